@@ -1,0 +1,1 @@
+"""The command line: `falconer serve | api | worker | bench | model`; no logic lives here."""

@@ -1,0 +1,70 @@
+"""Every failure Falconer names, in one tree.
+
+    FalconerError
+    ├── SettingsError           a wrong setting: the start stops with one line
+    ├── ClientError             the caller can mend it; carries `field` where one is to blame
+    │   ├── BadRequest            400  a value that cannot be served (no prompt, too long)
+    │   ├── InvalidParameter      422  a parameter outside its range, or unknown
+    │   ├── NotFound              404  no such job
+    │   ├── Conflict              409  idempotency key reused with another body
+    │   ├── PayloadTooLarge       413
+    │   └── QueueFull             429  carries `retry_after_s`
+    ├── ServiceUnavailable      503  Redis is out of reach; carries `retry_after_s`
+    └── WaitTimeout             504  the synchronous wait ended first; carries `job_id`
+"""
+
+
+class FalconerError(Exception):
+    """Base of all; `message` is fit for the caller to read."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class SettingsError(FalconerError):
+    pass
+
+
+class ClientError(FalconerError):
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class BadRequest(ClientError):
+    pass
+
+
+class InvalidParameter(ClientError):
+    pass
+
+
+class NotFound(ClientError):
+    pass
+
+
+class Conflict(ClientError):
+    pass
+
+
+class PayloadTooLarge(ClientError):
+    pass
+
+
+class QueueFull(ClientError):
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ServiceUnavailable(FalconerError):
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class WaitTimeout(FalconerError):
+    def __init__(self, message: str, *, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id

@@ -1,0 +1,80 @@
+"""Every Redis key and TTL, built here and nowhere else.
+
+The queue, job, retry, in-progress and result keys are arq's own layout, so arq's tools can read
+them; the rest lives under one prefix per queue, so several queues share a Redis without meeting.
+"""
+
+from dataclasses import dataclass
+
+from arq.constants import (
+    in_progress_key_prefix,
+    job_key_prefix,
+    result_key_prefix,
+    retry_key_prefix,
+)
+
+JOB_TTL_S = 24 * 3600  # a job nobody could run in this time is dropped
+RESULT_TTL_S = 3600  # default; `ttl_s` of the request wins
+REPLIES_TTL_S = 600  # an api replica's stream outlives the replica this long
+REPLIES_MAX_ENTRIES = 10_000
+WORKER_TTL_S = 10  # a worker that has not reported for this long is not live
+MODEL_CARD_TTL_S = 30 * 24 * 3600  # refreshed while a worker serves the model
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names for one queue; `queue` is the name of arq's sorted set."""
+
+    queue: str = "falconer:queue"
+
+    def arq_job(self, job_id: str) -> str:
+        return job_key_prefix + job_id
+
+    def arq_retry(self, job_id: str) -> str:
+        return retry_key_prefix + job_id
+
+    def arq_in_progress(self, job_id: str) -> str:
+        return in_progress_key_prefix + job_id
+
+    def arq_result(self, job_id: str) -> str:
+        return result_key_prefix + job_id
+
+    def record(self, job_id: str) -> str:
+        """Hash: payload, status, times, owner, watchers of one job."""
+        return f"{self.queue}:record:{job_id}"
+
+    def idempotency(self, digest: str) -> str:
+        return f"{self.queue}:idempotency:{digest}"
+
+    @property
+    def wake(self) -> str:
+        """List an idle worker blocks on; one element says that a job is ready."""
+        return f"{self.queue}:wake"
+
+    def control(self, worker_id: str) -> str:
+        """List of job ids that a worker must stop."""
+        return f"{self.queue}:control:{worker_id}"
+
+    def replies(self, replica_id: str) -> str:
+        """Stream of events for one api replica."""
+        return f"{self.queue}:replies:{replica_id}"
+
+    @property
+    def workers(self) -> str:
+        """Sorted set: worker id → last report, Redis time in ms."""
+        return f"{self.queue}:workers"
+
+    def worker(self, worker_id: str) -> str:
+        return f"{self.queue}:worker:{worker_id}"
+
+    @property
+    def current_model(self) -> str:
+        """Hash of the model card that requests are checked against."""
+        return f"{self.queue}:model"
+
+    def model_card(self, card_hash: str) -> str:
+        return f"{self.queue}:model:{card_hash}"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.queue}:dead"

@@ -1,0 +1,216 @@
+"""What travels between api and workers: frozen structs in msgpack, versioned, never pickle.
+
+Fields are only ever added, with a default; `VERSION` rises when an old reader would misread.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+VERSION = 1
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+class Message(msgspec.Struct, frozen=True):
+    role: str
+    content: str
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller sent; exactly one of `text` and `messages` is set."""
+
+    text: str | None = None
+    messages: tuple[Message, ...] | None = None
+    prefix: str | None = None
+    handle_long_generation: str | None = None
+
+
+class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted request.
+
+    `generate_kwargs` holds every field of `shared.parameters.GenerateKwargs`, validated. With
+    `card_hash`, prompt and lengths were already checked against that model card, and `token_ids`
+    and `max_new_tokens` are final; without, no worker had registered yet and the worker checks.
+    """
+
+    version: int = VERSION
+    id: str
+    prompt: Prompt
+    generate_kwargs: dict[str, Any]
+    seed: int
+    return_full_text: bool = True
+    clean_up_tokenization_spaces: bool = False
+    stream: bool = False
+    card_hash: str | None = None
+    token_ids: list[int] | None = None
+    max_new_tokens: int | None = None
+    deadline_ms: int | None = None  # Unix time
+    ttl_s: int | None = None  # how long the result is kept
+
+    @property
+    def cost_rows(self) -> int:
+        """Rows of a batch that the job takes: its sequences or beams."""
+        kwargs = self.generate_kwargs
+        return max(kwargs.get("num_return_sequences") or 1, kwargs.get("num_beams") or 1)
+
+    @property
+    def cost_tokens(self) -> int:
+        """Upper bound of the KV cache it needs, in tokens; 0 where lengths are not known yet."""
+        if self.token_ids is None or self.max_new_tokens is None:
+            return 0
+        return self.cost_rows * (len(self.token_ids) + self.max_new_tokens)
+
+
+class SequenceResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One generated sequence; `text` is the continuation alone."""
+
+    text: str
+    finish_reason: str  # "stop": eos or stop string; "length": max_new_tokens
+    token_count: int
+    score: float | None = None
+    token_ids: list[int] | None = None
+    token_logprobs: list[float] | None = None
+    top_logprobs: list[dict[int, float]] | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatResult(msgspec.Struct, frozen=True, kw_only=True, rename={"result": "Result"}):
+    """The 200 body of `/chat`."""
+
+    result: str
+    id: str
+    sequences: list[SequenceResult]
+    usage: Usage
+    seed: int
+
+
+class JobError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job failed; `status_code` is what a synchronous caller gets."""
+
+    message: str
+    status_code: int = 500
+    field: str | None = None
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows in the engine steps a job took part in."""
+
+    mean_rows: float
+    max_rows: int
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
+    """New text of a streamed job; `index` counts the job's deltas from 0, whatever the attempt."""
+
+    job_id: str
+    attempt: int
+    index: int
+    sequence: int
+    text: str
+    token_ids: list[int]
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    job_id: str
+    attempt: int
+    result: ChatResult
+    batch: Batch
+    queue_ms: float
+    run_ms: float
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """Any other end: failed, cancelled or expired."""
+
+    job_id: str
+    attempt: int
+    status: JobStatus
+    error: JobError
+    batch: Batch | None = None
+
+
+Outcome = Finished | Failed
+Event = Delta | Finished | Failed
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What `GET /jobs/{id}` shows. Times are Unix ms; `position` counts from 1 while queued."""
+
+    id: str
+    status: JobStatus
+    created_ms: int
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    attempts: int = 0
+    worker: str | None = None
+    position: int | None = None
+    batch: Batch | None = None
+    result: ChatResult | None = None
+    error: JobError | None = None
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What the api must know of a model to check requests; stored beside its tokenizer.json."""
+
+    name: str
+    context_length: int
+    vocab_size: int
+    eos_token_ids: list[int]
+    pad_token_id: int | None
+    bos_token_id: int | None
+    chat_template: str | None
+    max_rows: int  # most sequences one request may ask for
+    max_kv_tokens: int  # most KV tokens one request may need
+    max_num_beams: int = 1
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One live worker, as `GET /workers` lists it."""
+
+    id: str
+    model: str
+    card_hash: str
+    device: str
+    version: str
+    started_ms: int
+    running: int = 0
+    waiting: int = 0
+    kv_tokens_used: int = 0
+    kv_tokens_total: int = 0
+    tokens_per_s: float = 0.0
+    jobs_per_s: float = 0.0
+
+
+def encode(value: Any) -> bytes:
+    return msgspec.msgpack.encode(value)
+
+
+def encode_events(events: list[Event]) -> bytes:
+    """One entry of a reply stream."""
+    return msgspec.msgpack.encode(events)
+
+
+def decode_events(data: bytes) -> list[Event]:
+    return msgspec.msgpack.decode(data, type=list[Event])
+
+
+def decode_job(data: bytes) -> ChatJob:
+    return msgspec.msgpack.decode(data, type=ChatJob)

@@ -1,0 +1,48 @@
+"""How one request wants its tokens chosen: the engine's own view of the generation parameters.
+
+Knows nothing of HTTP or JSON; values arrive validated. `worker/task.py` translates from the wire.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """Semantics of each field are those of transformers' `GenerationConfig`, one unpadded prompt.
+
+    `None` and the neutral value (1.0, 0) both switch a field off. Lengths count tokens;
+    `min_length` counts the prompt, `max_new_tokens` and `min_new_tokens` do not.
+    """
+
+    max_new_tokens: int = 20
+    min_length: int = 0
+    min_new_tokens: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+
+    do_sample: bool = False
+    num_return_sequences: int = 1
+    seed: int = 0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float | None = None
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_ids: tuple[int, ...] = ()
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    remove_invalid_values: bool = False
+    renormalize_logits: bool = False
+
+    logprobs: bool = False
+    top_logprobs: int = 0
