@@ -1,0 +1,44 @@
+"""Settings of a process: environment variables, overridden by command-line flags of the same name.
+
+One wrong value ends the start with one line that names the setting, the value and the rule.
+"""
+
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import SettingsError
+
+ENV_PREFIX = "FALCONER_"
+
+
+class ProcessSettings(BaseSettings):
+    """Base of every process's settings; field `max_rows` is read from `FALCONER_MAX_ROWS`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, protected_namespaces=()
+    )
+
+
+S = TypeVar("S", bound=ProcessSettings)
+
+
+def load_settings(settings_class: type[S], flags: dict[str, Any] | None = None) -> S:
+    """Read the environment, then `flags` (those that are not `None`) on top.
+
+    Raises `SettingsError` with one line for the first value that does not hold.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        return settings_class(**given)
+    except ValidationError as error:
+        raise SettingsError(_describe(error)) from error
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    flag, variable = "--" + name.replace("_", "-"), ENV_PREFIX + name.upper()
+    rule = first["msg"].removeprefix("Value error, ")
+    return f"{flag} (or {variable}) = {first['input']!r}: {rule}"
