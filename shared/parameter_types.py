@@ -1,0 +1,93 @@
+"""Building blocks of the parameter table: field types and the checks that look at other fields.
+
+Each check raises with the limit in its message; the field's name comes from where it is used.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+MAX_INT = 2**31 - 1
+MAX_SEED = 2**63 - 1
+MAX_LIST = 1024  # entries of a list of token ids, words or biases
+MAX_NGRAM = 256  # token ids of one banned or biased sequence
+MAX_STOP_STRINGS = 64
+MAX_STOP_CHARS = 1024
+
+
+def as_list(value: Any) -> Any:
+    """A single value where a list is meant; anything else is left for the field to judge."""
+    return [value] if isinstance(value, int | str) else value
+
+
+def as_words(value: Any) -> Any:
+    """A flat list of ids means single-token words."""
+    if isinstance(value, list):
+        return [[item] if isinstance(item, int) else item for item in value]
+    return value
+
+
+def as_pair(value: Any) -> Any:
+    """JSON and msgpack have no tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
+TokenIdList = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_LIST)]
+TokenIds = Annotated[
+    TokenIdList, BeforeValidator(as_list, json_schema_input_type=TokenId | TokenIdList)
+]
+TokenSequence = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_NGRAM)]
+WordList = Annotated[list[TokenSequence], Field(min_length=1, max_length=MAX_LIST)]
+Words = Annotated[
+    WordList, BeforeValidator(as_words, json_schema_input_type=WordList | TokenIdList)
+]
+
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+StopStringList = Annotated[list[StopString], Field(min_length=1, max_length=MAX_STOP_STRINGS)]
+StopStrings = Annotated[
+    StopStringList, BeforeValidator(as_list, json_schema_input_type=StopString | StopStringList)
+]
+
+LengthDecay = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=MAX_INT)], Annotated[float, Field(gt=0)]],
+    BeforeValidator(as_pair),
+]
+Bias = Annotated[tuple[TokenSequence, float], BeforeValidator(as_pair)]
+Biases = Annotated[list[Bias], Field(min_length=1, max_length=MAX_LIST)]
+
+
+def broken_rule(message: str) -> PydanticCustomError:
+    """What a check raises; `message` is for the caller to read and names the limit."""
+    return PydanticCustomError("rule", "{message}", {"message": message})
+
+
+def while_sampling(
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+) -> AfterValidator:
+    """A range that holds while `do_sample` is true; greedy decoding ignores the value.
+
+    Needs `do_sample` to be declared before the field.
+    """
+    limits = {">": gt, "≥": ge, "<": lt, "≤": le}
+    spelled = " and ".join(
+        f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None
+    )
+
+    def check(value: float, info: ValidationInfo) -> float:
+        inside = (
+            (gt is None or value > gt)
+            and (ge is None or value >= ge)
+            and (lt is None or value < lt)
+            and (le is None or value <= le)
+        )
+        if info.data.get("do_sample") and not inside:
+            raise broken_rule(f"should be {spelled} while do_sample is true")
+        return value
+
+    return AfterValidator(check)

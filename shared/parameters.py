@@ -1,0 +1,241 @@
+"""The table of generation parameters: names, defaults, ranges and the rules between them.
+
+Everything a request may put in `generate_kwargs` is a field here; anything else is refused.
+Limits that depend on the model (vocabulary, context, rows) are `shared/prompt.py`'s.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from shared.parameter_types import (
+    MAX_INT,
+    MAX_SEED,
+    Biases,
+    LengthDecay,
+    StopStrings,
+    TokenId,
+    TokenIds,
+    Words,
+    broken_rule,
+    while_sampling,
+)
+
+# Where null is a value of its own; elsewhere it means that the parameter was not given.
+NULL_MEANS_OFF = frozenset({"eos_token_id", "top_k"})
+
+
+class GenerateKwargs(BaseModel):
+    """How the continuation is generated. Semantics are those of transformers' `generate`.
+
+    `null` stands for the default, with two exceptions: `eos_token_id: null` never stops early
+    and `top_k: null` keeps all tokens. Fields later in the table may look at earlier ones.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        json_schema_extra={"examples": [{"max_new_tokens": 40, "do_sample": False}]},
+    )
+
+    # Length, in tokens. Where both are given, the one that counts new tokens wins.
+    max_length: int = Field(
+        200,
+        ge=1,
+        le=MAX_INT,
+        description="Most tokens in all, the prompt included.",
+        examples=[200],
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, le=MAX_INT, description="Most tokens after the prompt.", examples=[40]
+    )
+    min_length: int = Field(
+        0, ge=0, le=MAX_INT, description="No end before this many tokens, the prompt included."
+    )
+    min_new_tokens: int | None = Field(
+        None, ge=0, le=MAX_INT, description="No end before this many tokens after the prompt."
+    )
+
+    # Choice of the next token. Greedy decoding ignores the rest of this group.
+    do_sample: bool = Field(True, description="Draw the next token; false takes the likeliest.")
+    temperature: Annotated[float, while_sampling(gt=0)] = Field(
+        1.0, description="Divides the logits. Above 0 while sampling.", examples=[0.7]
+    )
+    top_k: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT), while_sampling(ge=0)] | None = Field(
+        10, description="Keep the k likeliest tokens; 0 or null: all."
+    )
+    top_p: Annotated[float, while_sampling(gt=0, le=1)] = Field(
+        1.0, description="Keep the likeliest tokens that make up this probability; 1: all."
+    )
+    min_p: Annotated[float, while_sampling(ge=0, le=1)] | None = Field(
+        None, description="Keep tokens at least this likely, as a share of the likeliest one."
+    )
+    typical_p: Annotated[float, while_sampling(gt=0)] = Field(
+        1.0, description="Keep the most typical tokens that make up this probability; 1: all."
+    )
+    epsilon_cutoff: Annotated[float, while_sampling(ge=0, lt=1)] = Field(
+        0.0, description="Drop tokens less likely than this; 0: none."
+    )
+    eta_cutoff: Annotated[float, while_sampling(ge=0, lt=1)] = Field(
+        0.0, description="Drop tokens by an entropy-dependent bound; 0: none."
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="Same seed, same request, same result; drawn and returned when not given.",
+        examples=[1],
+    )
+
+    # Beams.
+    num_beams: int = Field(1, ge=1, le=MAX_INT, description="Beams searched; 1: no beam search.")
+    num_beam_groups: int = Field(
+        1, ge=1, le=MAX_INT, description="Groups of diverse beams; divides num_beams."
+    )
+    diversity_penalty: float = Field(
+        0.0,
+        validate_default=True,
+        description="Taken from tokens another group chose. Above 0 with several groups.",
+    )
+    early_stopping: Literal[True, False, "never"] = Field(
+        False, description="When beam search stops, as transformers defines it."
+    )
+    length_penalty: float = Field(
+        1.0, description="Power of the length that divides a beam's score."
+    )
+    num_return_sequences: int = Field(
+        1,
+        ge=1,
+        le=MAX_INT,
+        description="Sequences made. Greedy: 1; beams: at most num_beams.",
+    )
+
+    # Repetition, banned and forced tokens. All of them see the prompt too.
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="Above 1 discourages tokens that were there before.", examples=[1.1]
+    )
+    no_repeat_ngram_size: int = Field(
+        0, ge=0, le=MAX_INT, description="No n-gram of this size twice; 0: off."
+    )
+    encoder_no_repeat_ngram_size: int = Field(
+        0, ge=0, le=MAX_INT, description="No n-gram of this size from the prompt; 0: off."
+    )
+    bad_words_ids: Words | None = Field(
+        None, description="Token sequences never made; a flat list bans single tokens."
+    )
+    suppress_tokens: TokenIds | None = Field(None, description="Tokens never made.")
+    begin_suppress_tokens: TokenIds | None = Field(
+        None, description="Tokens never made right after the prompt."
+    )
+    sequence_bias: Biases | None = Field(
+        None, description="Pairs of a token sequence and what is added to its logits."
+    )
+    forced_bos_token_id: TokenId | None = Field(
+        None, description="The second token, when the prompt is one token long."
+    )
+    forced_eos_token_id: TokenIds | None = Field(
+        None, description="The last token, when max_length is reached."
+    )
+
+    # The end.
+    eos_token_id: TokenIds | None = Field(
+        None, description="Tokens that end a sequence; null: none; not given: the model's."
+    )
+    pad_token_id: TokenId | None = Field(
+        None, description="Accepted for compatibility; nothing is ever padded."
+    )
+    stop_strings: StopStrings | None = Field(
+        None,
+        description="Texts that end a sequence; the text itself is kept.",
+        examples=["\nUser:"],
+    )
+    exponential_decay_length_penalty: LengthDecay | None = Field(
+        None, description="[start, factor]: after `start` new tokens the end gets ever likelier."
+    )
+
+    # Logits and what is told about them.
+    remove_invalid_values: bool = Field(False, description="Repair nan and inf logits.")
+    renormalize_logits: bool = Field(False, description="Normalize after all processors.")
+    output_scores: bool = Field(False, description="Return log-probabilities of chosen tokens.")
+    return_dict_in_generate: bool = Field(False, description="Same as output_scores.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, description="Also return the k best log-probabilities of each step."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        nulled = cls.model_fields.keys() - NULL_MEANS_OFF
+        return {k: v for k, v in data.items() if v is not None or k not in nulled}
+
+    @field_validator("num_beam_groups")
+    @classmethod
+    def _groups_divide_the_beams(cls, groups: int, info: ValidationInfo) -> int:
+        num_beams = info.data.get("num_beams", groups)
+        if num_beams % groups:
+            raise broken_rule(f"should divide num_beams, which is {num_beams}")
+        if groups > 1 and info.data.get("do_sample"):
+            raise broken_rule("should be 1 while do_sample is true")
+        return groups
+
+    @field_validator("diversity_penalty")
+    @classmethod
+    def _groups_are_diverse(cls, penalty: float, info: ValidationInfo) -> float:
+        if penalty <= 0 and info.data.get("num_beam_groups", 1) > 1:
+            raise broken_rule("should be > 0 with num_beam_groups > 1")
+        return penalty
+
+    @field_validator("num_return_sequences")
+    @classmethod
+    def _sequences_can_be_made(cls, count: int, info: ValidationInfo) -> int:
+        num_beams = info.data.get("num_beams", count)
+        if num_beams > 1 and count > num_beams:
+            raise broken_rule(f"should be at most num_beams, which is {num_beams}")
+        if num_beams == 1 and count > 1 and not info.data.get("do_sample", True):
+            raise broken_rule("should be 1 in greedy decoding (do_sample false, num_beams 1)")
+        return count
+
+    @field_validator("forced_bos_token_id", "forced_eos_token_id")
+    @classmethod
+    def _a_forced_token_is_not_suppressed(
+        cls, forced: int | list[int] | None, info: ValidationInfo
+    ) -> int | list[int] | None:
+        forced_ids = {forced} if isinstance(forced, int) else set(forced or ())
+        if forced_ids and forced_ids.issubset(info.data.get("suppress_tokens") or ()):
+            raise broken_rule("should name a token that is not in suppress_tokens")
+        return forced
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Every parameter may be null, which the types alone do not say."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, value in schema["properties"].items():
+            schema["properties"][name] = _or_null(value)
+        return schema
+
+
+def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+    kinds = schema.get("anyOf", [])
+    if {"type": "null"} in kinds:
+        return schema
+    about = {
+        k: v for k, v in schema.items() if k in ("title", "description", "default", "examples")
+    }
+    kind = {"anyOf": kinds} if kinds else {k: v for k, v in schema.items() if k not in about}
+    return {"anyOf": [kind, {"type": "null"}], **about}
