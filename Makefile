@@ -1,0 +1,65 @@
+# The same commands on a laptop and in CI. Needs Python >= 3.11 and make, nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# torch comes first and alone: with it in place, no other package pulls in another build of it.
+TORCH := $(shell grep '^torch==' requirements.lock)
+SOURCES := falconer.py api bench serve shared training worker tests
+
+.PHONY: serve setup test lint format bench lock clean help
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+serve: $(VENV)/.serve ## run the whole service: PORT=, MODEL= (folder or hub id), REDIS_URL=, WORKERS=
+	@exec $(BIN)/falconer serve $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)") \
+	  $(if $(REDIS_URL),--redis-url "$(REDIS_URL)") $(if $(WORKERS),--workers "$(WORKERS)")
+
+setup: $(VENV)/.dev ## only the environment, in .venv
+
+test: $(VENV)/.dev ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## style and types
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## put the style right
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(VENV)/.dev ## added latency, batching and Redis cost of the service, on this machine
+	$(BIN)/python -m bench.overhead
+
+lock: $(VENV)/.dev ## pin anew what pyproject.toml allows; torch moves only by hand
+	@# torch's own CUDA packages are left to torch, which pins them itself where it wants them.
+	echo "$(TORCH)" | $(BIN)/uv pip compile pyproject.toml - --all-extras --universal \
+	  --python-version 3.11 --no-header --no-annotate --upgrade -q | grep -vE '^(nvidia-|cuda-|triton==)' > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean: ## remove the environment and the state folder
+	rm -rf $(VENV) .falconer
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("falconer needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)'
+	@echo "[1/3] creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: $(VENV)/bin/python requirements.lock
+	@echo "[2/3] installing $(TORCH) (the large one: a minute or more, once)"
+	@$(PIP) install --quiet --progress-bar on "$(TORCH)" -c requirements.lock
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.torch pyproject.toml
+	@echo "[3/3] installing falconer and what it needs (about a minute, once)"
+	@$(PIP) install --quiet -c requirements.lock -e '.[serve]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.serve
+	@echo "[dev] installing the test and lint tools (once)"
+	@$(PIP) install --quiet -c requirements.lock -e '.[dev]'
+	@touch $@
