@@ -1,0 +1,147 @@
+"""From a checked request to token ids: template, tokenizer, and every limit of the model card.
+
+Pure and without I/O. The api runs it before a job is queued, a worker where the api could not.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from shared.chat_template import ChatTemplate
+from shared.errors import BadRequest, InvalidParameter
+from shared.lengths import plan_lengths
+from shared.parameters import GenerateKwargs
+from shared.protocol import ModelCard, Prompt
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the engine needs of a prompt."""
+
+    token_ids: list[int]
+    max_new_tokens: int
+
+
+def check_prompt(prompt: Prompt) -> None:
+    """What can be said without a model: there is a prompt, and its roles exist."""
+    if not prompt.text and not prompt.messages:
+        raise BadRequest("Text generation parameter prompt required")
+    if prompt.text and prompt.messages:
+        raise InvalidParameter("give either prompt or messages, not both", field="messages")
+    if prompt.messages and prompt.prefix:
+        raise InvalidParameter("goes before a prompt, not before messages", field="prefix")
+    for index, message in enumerate(prompt.messages or ()):
+        if message.role not in ROLES:
+            raise BadRequest(
+                f"unknown role {message.role[:40]!r}; roles are {', '.join(ROLES)}",
+                field=f"messages.{index}.role",
+            )
+
+
+class PromptEncoder:
+    """One model's tokenizer, chat template and limits."""
+
+    def __init__(self, card: ModelCard, tokenizer_json: bytes) -> None:
+        self.card = card
+        self._tokenizer: Tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        # A tokenizer.json may carry the settings of its training; a prompt is never cut or filled.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._chat_template = (
+            None
+            if card.chat_template is None
+            else ChatTemplate(card.chat_template, self._special_tokens())
+        )
+
+    def prepare(self, prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
+        """Token ids and length of a request that this model can serve.
+
+        Raises BadRequest (no prompt, too long, a conversation the template refuses) or
+        InvalidParameter (a parameter outside the model's limits); both name field and limit.
+        """
+        check_prompt(prompt)
+        self._check_rows(kwargs)
+        self._check_vocabulary(kwargs)
+        token_ids = self.encode(prompt)
+        hole = prompt.handle_long_generation == "hole"
+        lengths = plan_lengths(len(token_ids), kwargs, self.card.context_length, hole=hole)
+        self._check_kv_tokens(lengths.prompt + lengths.max_new_tokens, kwargs)
+        return Prepared(token_ids[-lengths.prompt :], lengths.max_new_tokens)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of the whole prompt: prefix and text, or the rendered conversation."""
+        if prompt.messages:
+            # The template writes special tokens itself.
+            token_ids = self._tokenize(self._render(prompt), add_special_tokens=False)
+        else:
+            text = (prompt.prefix or "") + (prompt.text or "")
+            token_ids = self._tokenize(text, add_special_tokens=True)
+        if not token_ids:
+            raise BadRequest("Text generation parameter prompt required")
+        return token_ids
+
+    def _render(self, prompt: Prompt) -> str:
+        if self._chat_template is None:
+            reason = f"the model {self.card.name} has no chat template; send a prompt instead"
+            raise BadRequest(reason, field="messages")
+        return self._chat_template.render(prompt.messages or ())
+
+    def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        token_ids: list[int] = self._tokenizer.encode(
+            text, add_special_tokens=add_special_tokens
+        ).ids
+        return token_ids
+
+    def _special_tokens(self) -> dict[str, str]:
+        eos_token_id = next(iter(self.card.eos_token_ids), None)
+        named = {
+            "bos_token": self.card.bos_token_id,
+            "eos_token": eos_token_id,
+            "pad_token": self.card.pad_token_id,
+        }
+        spelled = {k: self._tokenizer.id_to_token(v) for k, v in named.items() if v is not None}
+        return {name: token for name, token in spelled.items() if token is not None}
+
+    def _check_rows(self, kwargs: GenerateKwargs) -> None:
+        for name, limit in (
+            ("num_beams", min(self.card.max_num_beams, self.card.max_rows)),
+            ("num_return_sequences", self.card.max_rows),
+        ):
+            value = getattr(kwargs, name)
+            if value > limit:
+                reason = f"should be at most {limit} with this model, got {value}"
+                raise InvalidParameter(reason, field=f"generate_kwargs.{name}")
+
+    def _check_vocabulary(self, kwargs: GenerateKwargs) -> None:
+        size = self.card.vocab_size
+        for name, token_ids in named_token_ids(kwargs):
+            outside = next((token_id for token_id in token_ids if token_id >= size), None)
+            if outside is not None:
+                reason = f"token id {outside} is outside the vocabulary of {size} tokens"
+                raise InvalidParameter(reason, field=f"generate_kwargs.{name}")
+
+    def _check_kv_tokens(self, length: int, kwargs: GenerateKwargs) -> None:
+        rows = max(kwargs.num_return_sequences, kwargs.num_beams)
+        limit = self.card.max_kv_tokens
+        if rows * length > limit:
+            raise BadRequest(
+                f"{rows} sequences of up to {length} tokens need {rows * length} tokens of cache "
+                f"and this model's workers hold {limit}; ask for fewer or shorter sequences",
+                field="generate_kwargs",
+            )
+
+
+def named_token_ids(kwargs: GenerateKwargs) -> Iterator[tuple[str, Iterable[int]]]:
+    """Every parameter that holds token ids, with all of its ids."""
+    for name in ("pad_token_id", "forced_bos_token_id"):
+        token_id = getattr(kwargs, name)
+        yield name, () if token_id is None else (token_id,)
+    for name in ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"):
+        yield name, getattr(kwargs, name) or ()
+    for index, word in enumerate(kwargs.bad_words_ids or ()):
+        yield f"bad_words_ids.{index}", word
+    for index, (sequence, _) in enumerate(kwargs.sequence_bias or ()):
+        yield f"sequence_bias.{index}", sequence
