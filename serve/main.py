@@ -1,0 +1,127 @@
+"""`falconer serve`: settings in, a running service out, one clear line when it cannot be."""
+
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+from serve.embedded_redis import EmbeddedRedis
+from serve.process import Child
+from serve.screen import Screen
+from serve.settings import ServeSettings
+from serve.supervisor import Supervisor
+from shared.errors import SettingsError
+
+DRAIN_S = 3  # what a stop gives running jobs; the supervisor ends everything within five seconds
+
+
+def main(settings: ServeSettings) -> int:
+    """Run until Ctrl-C. Raises `SettingsError` for anything the user can mend."""
+    screen = Screen()
+    check_model(settings.model)
+    check_port(settings.host, settings.port)
+    with state_folder(settings.state_dir) as state_dir:
+        supervisor = assemble(settings, state_dir, screen)
+        supervisor.handle_signals()
+        try:
+            supervisor.start(settings.start_timeout_s)
+            if not supervisor.is_stopping:
+                greet(screen, settings, supervisor)
+            supervisor.run()
+            screen.say("\n  Stopping: running jobs get a moment to finish …")
+        finally:
+            supervisor.stop()
+        screen.say("  Stopped.")
+    return 0
+
+
+def greet(screen: Screen, settings: ServeSettings, supervisor: Supervisor) -> None:
+    redis_line = "yours (redis-url)" if settings.redis_url else "embedded, append-only file"
+    screen.ready(
+        url=supervisor.url,
+        model=settings.model,
+        workers=settings.workers,
+        redis=redis_line,
+        state_dir=settings.state_dir,
+    )
+
+
+def check_model(model: str) -> None:
+    """Refuse a folder that cannot be a checkpoint before anything starts."""
+    looks_like_path = model.startswith((".", "/", "~")) or Path(model).exists()
+    if looks_like_path and not (Path(model).expanduser() / "config.json").is_file():
+        raise SettingsError(f"--model (MODEL) = {model!r}: no checkpoint there (no config.json)")
+
+
+def check_port(host: str, port: int) -> None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port (PORT)"
+        ) from error
+
+
+@contextmanager
+def state_folder(path: Path) -> Iterator[Path]:
+    """The state folder, locked: two services must not share an append-only file."""
+    (path / "logs").mkdir(parents=True, exist_ok=True)
+    with (path / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingsError(
+                f"another falconer serve uses {path}; give this one its own --state-dir"
+            ) from error
+        yield path
+
+
+def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Supervisor:
+    """Describe the children; nothing starts here."""
+    logs = state_dir / "logs"
+    embedded, url = None, settings.redis_url
+    if url is None:
+        server = EmbeddedRedis.prepare(state_dir / "redis")
+        url = server.url
+        embedded = Child(
+            "redis", [server.binary, "-"], os.environ, logs / "redis.log", server.configuration
+        )
+        screen.say(f"  starting Redis on 127.0.0.1:{server.port} and the api …")
+    else:
+        check_redis(url)
+    env = {**os.environ, "FALCONER_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}
+    falconer = [sys.executable, "-m", "falconer"]
+    address = ["--host", settings.host, "--port", str(settings.port)]
+    worker = ["worker", "--model", settings.model, "--grace-s", str(DRAIN_S)]
+    return Supervisor(
+        redis=embedded,
+        api=Child("api", [*falconer, "api", *address], env, logs / "api.log"),
+        workers=[
+            Child(f"worker {i}", [*falconer, *worker], env, logs / f"worker-{i}.log")
+            for i in range(1, settings.workers + 1)
+        ],
+        url=f"http://{url_host(settings.host)}:{settings.port}",
+        screen=screen,
+    )
+
+
+def url_host(host: str) -> str:
+    """An address a browser can open: a wildcard listens on loopback too."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def check_redis(url: str) -> None:
+    try:
+        redis.Redis.from_url(url, socket_connect_timeout=3).ping()
+    except (redis.RedisError, ValueError) as error:
+        raise SettingsError(f"--redis-url (REDIS_URL): cannot reach Redis: {error}") from error

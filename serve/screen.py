@@ -1,0 +1,53 @@
+"""What `falconer serve` prints: progress while it starts, then one screen to work from."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+EXAMPLES: tuple[dict[str, object], ...] = (
+    {"prompt": "Once upon a time"},
+    {
+        "messages": [{"role": "user", "content": "What is a falcon?"}],
+        "generate_kwargs": {"max_new_tokens": 60},
+    },
+)
+
+
+@dataclass(slots=True)
+class Screen:
+    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def ready(self, *, url: str, model: str, workers: int, redis: str, state_dir: Path) -> None:
+        rows = [
+            "",
+            f"  Falconer is ready on {url}      (API reference: {url}/docs)",
+            "",
+            f"  model   {model}, {workers} worker{'s' if workers > 1 else ''}",
+            f"  redis   {redis}",
+            f"  logs    {state_dir / 'logs'}",
+            f"  state   {state_dir}",
+            "",
+            "  Try it from another terminal:",
+            "",
+            *(f"  {line}" for line in curl_lines(url)),
+            "",
+            "  Ctrl-C stops it; jobs still queued are kept for the next start.",
+            "",
+        ]
+        self.say("\n".join(rows))
+
+
+def curl_lines(url: str) -> list[str]:
+    """Three lines to paste: a prompt, a chat, a job to poll."""
+    lines = [
+        f"curl -s {url}/chat -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+        for body in EXAMPLES
+    ]
+    job = json.dumps({"prompt": "The lighthouse keeper"})
+    lines.append(f"curl -s {url}/jobs -H 'Content-Type: application/json' -d '{job}'")
+    return lines

@@ -1,0 +1,123 @@
+"""A supervised child, tried on real processes."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from serve.process import Child
+
+PATIENCE_S = 30.0
+
+
+def child_running(code: str, log: Path, stdin: str | None = None) -> Child:
+    return Child("child", [sys.executable, "-c", code], os.environ, log, stdin)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Child]:
+    child = child_running("import time; time.sleep(60)", tmp_path / "log")
+    yield child
+    child.wait(time.monotonic())
+
+
+def test_a_child_that_was_never_started_is_not_running(sleeper: Child) -> None:
+    assert not sleeper.is_running
+    assert sleeper.returncode is None
+
+
+def test_a_killed_child_is_restarted_and_the_line_names_the_signal(sleeper: Child) -> None:
+    sleeper.start()
+    first = sleeper.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: not sleeper.is_running)
+    said: list[str] = []
+    sleeper.revive(said.append)
+    assert sleeper.is_running
+    assert sleeper.pid != first
+    assert "was killed by SIGKILL" in said[0]
+    assert f"pid {sleeper.pid}" in said[1]
+
+
+def test_a_living_child_is_left_alone(sleeper: Child) -> None:
+    sleeper.start()
+    first = sleeper.pid
+    sleeper.revive(lambda line: pytest.fail(line))
+    assert sleeper.pid == first
+
+
+def test_a_child_that_dies_young_again_waits_before_its_next_start(tmp_path: Path) -> None:
+    child = child_running("raise SystemExit(3)", tmp_path / "log")
+    said: list[str] = []
+    child.start()
+    wait_until(lambda: child.returncode == 3)
+    child.revive(said.append)
+    wait_until(lambda: child.returncode == 3)
+    child.revive(said.append)
+    assert not child.is_running
+    assert "ended with exit code 3; restarting it in 1 s" in said[-1]
+
+
+def test_its_last_words_are_the_last_line_of_its_log(tmp_path: Path) -> None:
+    child = child_running("print('loading'); print('no such model')", tmp_path / "log")
+    child.start()
+    wait_until(lambda: child.returncode == 0)
+    assert child.last_line() == "no such model"
+
+
+def test_standard_input_reaches_the_child_on_every_start(tmp_path: Path) -> None:
+    child = child_running("import sys; print(sys.stdin.read())", tmp_path / "log", stdin="secret")
+    child.start()
+    wait_until(lambda: child.returncode == 0)
+    child.revive(lambda _: None)
+    wait_until(lambda: child.returncode == 0)
+    assert (tmp_path / "log").read_text().split() == ["secret", "secret"]
+
+
+def test_a_child_that_ignores_sigterm_is_killed_at_the_deadline(tmp_path: Path) -> None:
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    child = child_running(code, tmp_path / "log")
+    child.start()
+    wait_until(lambda: "up" in (tmp_path / "log").read_text())
+    child.terminate()
+    child.wait(time.monotonic() + 0.2)
+    assert child.returncode == -signal.SIGKILL
+
+
+def test_a_child_dies_with_a_killed_supervisor(tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("the kernel's parent-death signal is Linux's")
+    script = (
+        "import os, sys, time; from pathlib import Path; from serve.process import Child\n"
+        "command = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        f"child = Child('c', command, os.environ, Path({str(tmp_path / 'log')!r}))\n"
+        "child.start(); print(child.pid, flush=True); time.sleep(60)"
+    )
+    supervisor = child_running(script, tmp_path / "supervisor.log")
+    supervisor.start()
+    wait_until(lambda: (tmp_path / "supervisor.log").read_text().strip().isdigit())
+    grandchild = int((tmp_path / "supervisor.log").read_text())
+    supervisor.wait(time.monotonic())
+    wait_until(lambda: not Path(f"/proc/{grandchild}").exists() or _is_zombie(grandchild))
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
