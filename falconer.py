@@ -1,1 +1,117 @@
-"""The command line: `falconer serve | api | worker | bench | model`; no logic lives here."""
+"""The command line: `falconer serve | api | worker | bench | model`; no logic lives here.
+
+Each process takes one flag per field of its settings class. Imports that load torch are inside
+the commands, so that `falconer api` never does.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.settings import ApiSettings
+from bench.report import finish_bench
+from bench.workload import read_workload
+from serve.settings import ServeSettings
+from shared.errors import FalconerError
+from shared.flags import settings_command
+from worker.settings import WorkerSettings
+
+app = typer.Typer(
+    name="falconer",
+    help="Falcon language models behind a queue.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(no_args_is_help=True, help="Measure the engine, or a running service.")
+model = typer.Typer(no_args_is_help=True, help="Make and describe checkpoints.")
+app.add_typer(bench, name="bench")
+app.add_typer(model, name="model")
+
+Requests = Annotated[
+    Path, typer.Option(help="JSON lines of {prompt | prompt_ids, generate_kwargs}.")
+]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")]
+
+
+def run_serve(settings: ServeSettings) -> int:
+    from serve.main import main
+
+    return main(settings)
+
+
+def run_api(settings: ApiSettings) -> int:
+    from api.main import main
+
+    return main(settings)
+
+
+def run_worker(settings: WorkerSettings) -> int:
+    from worker.main import main
+
+    return main(settings)
+
+
+app.command("serve", help="The whole service on this machine.")(
+    settings_command(ServeSettings, run_serve)
+)
+app.command("api", help="The HTTP front end.")(settings_command(ApiSettings, run_api))
+app.command("worker", help="A worker: claims jobs and runs the model.")(
+    settings_command(WorkerSettings, run_worker)
+)
+
+
+@bench.command("engine", help="The engine alone on a workload.")
+def bench_engine(
+    requests: Requests,
+    json_out: JsonOut = None,
+    model: Annotated[str, typer.Option(help="A folder, a hub id, or `tiny`.")] = "tiny",
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Requests in flight; all at once if not given.")
+    ] = None,
+    max_rows: Annotated[int, typer.Option(min=1, help="Most rows in one step.")] = 32,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    from bench.engine import EngineBench
+
+    bench = EngineBench(model, concurrency, max_rows, dtype, device)
+    finish_bench(bench.run(read_workload(requests)), json_out)
+
+
+@bench.command("service", help="The same workload over HTTP.")
+def bench_service(
+    requests: Requests,
+    json_out: JsonOut = None,
+    url: Annotated[str, typer.Option(help="Base address.")] = "http://127.0.0.1:8000",
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Calls in flight.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Calls per second, Poisson.")] = None,
+    stream: Annotated[bool, typer.Option(help="Stream, to see the first token.")] = True,
+    timeout_s: Annotated[float, typer.Option(help="Give a call up after this long.")] = 600.0,
+) -> None:
+    from bench.service import ServiceBench
+
+    bench = ServiceBench(url, concurrency, rate, stream, timeout_s)
+    finish_bench(bench.run(read_workload(requests)), json_out)
+
+
+@model.command("tiny", help="Write the bundled tiny trained Falcon to a folder.")
+def model_tiny(directory: Path) -> None:
+    from worker.model.tiny import copy_bundled
+
+    print(copy_bundled(directory))
+
+
+def main() -> None:
+    """Entry point: a failure the user can mend is one line and exit code 2."""
+    try:
+        app()
+    except FalconerError as error:
+        print(f"falconer: {error.message}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What a benchmark reports, the same for the engine alone and for the service."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(slots=True)
+class RequestReport:
+    """One request: `sequences` hold token_ids, finish_reason, text; times are seconds."""
+
+    sequences: list[dict[str, Any]] = field(default_factory=list)
+    ttft_s: float | None = None
+    latency_s: float | None = None
+    inter_token_s: list[float] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(sequence["token_count"] for sequence in self.sequences)
+
+    def to_json(self) -> dict[str, Any]:
+        body = asdict(self)
+        del body["inter_token_s"]
+        if self.error is None:
+            del body["error"]
+        return body
+
+
+@dataclass(slots=True)
+class Report:
+    """A run. `extra` holds what only one of the benchmarks knows (steps, rows per step)."""
+
+    requests: list[RequestReport]
+    wall_s: float
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        output_tokens = sum(request.output_tokens for request in self.requests)
+        gaps = [gap for request in self.requests for gap in request.inter_token_s]
+        return {
+            "requests": len(self.requests),
+            "failed": sum(request.error is not None for request in self.requests),
+            "output_tokens": output_tokens,
+            "wall_s": self.wall_s,
+            "tokens_per_s": output_tokens / self.wall_s,
+            "ttft_s": percentiles([r.ttft_s for r in self.requests if r.ttft_s is not None]),
+            "inter_token_s": percentiles(gaps),
+            "latency_s": percentiles(
+                [r.latency_s for r in self.requests if r.latency_s is not None]
+            ),
+            **self.extra,
+        }
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    """p50, p95, p99 by the nearest-rank method; `None` without values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return {f"p{p}": ordered[math.ceil(p / 100 * len(ordered)) - 1] for p in (50, 95, 99)}
+
+
+def finish_bench(report: Report, json_out: Path | None) -> None:
+    """Print the summary as a table; write the whole report where asked."""
+    table = Table("figure", "value", box=None)
+    for name, value in report.summary().items():
+        table.add_row(name, _format(value))
+    Console().print(table)
+    if json_out is not None:
+        body = {
+            "summary": report.summary(),
+            "requests": [request.to_json() for request in report.requests],
+        }
+        json_out.write_text(json.dumps(body, indent=1) + "\n")
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key} {_format(item)}" for key, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

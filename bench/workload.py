@@ -1,0 +1,56 @@
+"""Workloads: JSON lines, each one request with its `generate_kwargs`."""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shared.errors import FalconerError
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """Exactly one of `prompt` and `prompt_ids` is set."""
+
+    prompt: str | None = None
+    prompt_ids: list[int] | None = None
+    generate_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def read_workload(path: Path) -> list[WorkItem]:
+    """Parse a file of JSON lines; raises `FalconerError` naming the first bad line."""
+    if not path.is_file():
+        raise FalconerError(f"--requests {path}: no such file")
+    lines = enumerate(path.read_text().splitlines(), start=1)
+    items = [_parse(path, number, line) for number, line in lines if line.strip()]
+    if not items:
+        raise FalconerError(f"--requests {path}: holds no request")
+    return items
+
+
+def _parse(path: Path, number: int, line: str) -> WorkItem:
+    where = f"--requests {path}, line {number}"
+    try:
+        item = WorkItem(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise FalconerError(
+            f"{where}: not an object of prompt | prompt_ids, generate_kwargs"
+        ) from error
+    if (item.prompt is None) == (item.prompt_ids is None):
+        raise FalconerError(f"{where}: give either prompt or prompt_ids")
+    return item
+
+
+def uniform_workload(
+    *, num_requests: int, vocab: Sequence[int], min_tokens: int, max_tokens: int, seed: int
+) -> Iterator[WorkItem]:
+    """Random prompts and greedy outputs, both uniform in `min_tokens … max_tokens`, never stopping
+    early: the mix that continuous batching is measured on."""
+    rng = random.Random(seed)
+    for _ in range(num_requests):
+        prompt_ids = rng.choices(vocab, k=rng.randint(min_tokens, max_tokens))
+        new_tokens = rng.randint(min_tokens, max_tokens)
+        kwargs = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": None}
+        yield WorkItem(prompt_ids=prompt_ids, generate_kwargs=kwargs)

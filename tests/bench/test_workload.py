@@ -1,0 +1,56 @@
+"""Workload files: what is read, and what a mistake in one says."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.workload import WorkItem, read_workload, uniform_workload
+from shared.errors import FalconerError
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_lines_become_requests_in_order(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "w.jsonl",
+        '{"prompt": "a", "generate_kwargs": {"max_new_tokens": 3}}',
+        "",
+        '{"prompt_ids": [1, 2]}',
+    )
+    first = WorkItem(prompt="a", generate_kwargs={"max_new_tokens": 3})
+    assert read_workload(path) == [first, WorkItem(prompt_ids=[1, 2])]
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"promt": "a"}', "{}", '{"prompt": "a", "prompt_ids": [1]}']
+)
+def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path / "w.jsonl", '{"prompt": "a"}', line)
+    with pytest.raises(FalconerError, match="line 2"):
+        read_workload(path)
+
+
+def test_an_absent_or_empty_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(FalconerError, match="no such file"):
+        read_workload(tmp_path / "none")
+    with pytest.raises(FalconerError, match="no request"):
+        read_workload(write(tmp_path / "empty"))
+
+
+def test_the_uniform_workload_stays_within_its_bounds_and_follows_its_seed() -> None:
+    def make(seed: int) -> list[WorkItem]:
+        items = uniform_workload(
+            num_requests=50, vocab=range(20, 40), min_tokens=2, max_tokens=9, seed=seed
+        )
+        return list(items)
+
+    for item in make(1):
+        assert item.prompt_ids is not None
+        assert 2 <= len(item.prompt_ids) <= 9
+        assert 2 <= item.generate_kwargs["max_new_tokens"] <= 9
+        assert set(item.prompt_ids) <= set(range(20, 40))
+    assert make(1) == make(1)
+    assert make(1) != make(2)

@@ -1,0 +1,83 @@
+"""What stops `falconer serve` before it starts: one clear line on stderr and an exit code."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serve.embedded_redis import free_port
+
+
+def serve(*flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "falconer", "serve", *flags],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def assert_one_line(result: "subprocess.CompletedProcess[str]", *parts: str) -> None:
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 2
+    assert len(lines) == 1
+    assert lines[0].startswith("falconer: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_a_port_in_use_is_named_with_the_way_out(taken_port: int, tmp_path: Path) -> None:
+    result = serve("--port", str(taken_port), "--state-dir", str(tmp_path))
+    assert_one_line(result, f"127.0.0.1:{taken_port}", "Address already in use", "PORT")
+
+
+def test_a_missing_model_folder_is_named(tmp_path: Path) -> None:
+    result = serve("--model", str(tmp_path / "nowhere"), "--state-dir", str(tmp_path))
+    assert_one_line(result, "nowhere", "no config.json", "--model")
+
+
+def test_a_hub_id_that_cannot_be_had_ends_with_the_workers_own_words(tmp_path: Path) -> None:
+    result = serve(
+        "--model",
+        "falconer-test/no-such-model",
+        "--state-dir",
+        str(tmp_path),
+        "--port",
+        str(free_port()),
+        HF_HUB_OFFLINE="1",
+    )
+    assert_one_line(result, "worker 1", "falconer-test/no-such-model")
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "parts"),
+    [
+        (["--port", "0"], {}, ["--port", "FALCONER_PORT", "'0'", "greater than or equal to 1"]),
+        (["--port", "http"], {}, ["--port", "'http'", "valid integer"]),
+        ([], {"FALCONER_WORKERS": "none"}, ["FALCONER_WORKERS", "'none'", "valid integer"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value_and_rule(
+    flags: list[str], env: dict[str, str], parts: list[str]
+) -> None:
+    assert_one_line(serve(*flags, **env), *parts)
+
+
+def test_a_redis_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    url = f"redis://127.0.0.1:{free_port()}"
+    result = serve("--redis-url", url, "--state-dir", str(tmp_path), "--port", str(free_port()))
+    assert_one_line(result, "--redis-url", "cannot reach Redis")
