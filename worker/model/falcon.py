@@ -1,0 +1,199 @@
+"""The Falcon network on packed tokens: many sequences in one row of tokens, no padding.
+
+Modules carry the names of the published checkpoints (Almazrouei et al. 2023). Knows nothing of
+requests, scheduling or files.
+"""
+
+import torch
+from torch import nn
+from torch.nn import LayerNorm
+from transformers.activations import ACT2FN
+
+from worker.model.attention import PagedAttention
+from worker.model.config import BlockStyle, CheckpointError, ModelConfig
+from worker.model.kv_cache import AttentionMetadata, KVCache
+from worker.model.rotary import RotaryEmbedding, alibi_slopes, apply_rotary
+
+
+class FalconLinear(nn.Linear):
+    """A linear layer whose product is rounded before the bias is added, as in training."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        output = input @ self.weight.T
+        return output if self.bias is None else output + self.bias
+
+
+class FalconAttention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = layer
+        fused_size = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        self.query_key_value = FalconLinear(config.hidden_size, fused_size, bias=config.bias)
+        self.dense = FalconLinear(config.hidden_size, config.hidden_size, bias=config.bias)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None,
+        attention: PagedAttention,
+        kv_cache: KVCache,
+        slot_mapping: torch.Tensor,
+    ) -> torch.Tensor:
+        query, key, value = self.split_heads(self.query_key_value(hidden_states))
+        if rotary is not None:
+            query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
+        kv_cache.write(self.layer, key, value, slot_mapping)
+        output = attention(query, kv_cache.keys[self.layer], kv_cache.values[self.layer])
+        dense: torch.Tensor = self.dense(output.flatten(1))
+        return dense
+
+    def split_heads(self, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """[num_tokens, fused] → query [num_tokens, num_heads, head_dim], key and value [… kv …].
+
+        One layout serves every style: for each KV head its query heads, then its key, then its
+        value. falcon-7b has one KV head, falcon-rw one query head to each.
+        """
+        group = self.config.num_heads_per_kv_head
+        heads = fused.view(-1, self.config.num_kv_heads, group + 2, self.config.head_dim)
+        return heads[:, :, :-2].flatten(1, 2), heads[:, :, -2], heads[:, :, -1]
+
+
+class FalconMLP(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden, ffn = config.hidden_size, config.ffn_hidden_size
+        self.dense_h_to_4h = FalconLinear(hidden, ffn, bias=config.bias)
+        self.act = _activation(config.activation)
+        self.dense_4h_to_h = FalconLinear(ffn, hidden, bias=config.bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.dense_4h_to_h(self.act(self.dense_h_to_4h(hidden_states)))
+        return output
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACT2FN:
+        raise CheckpointError(f"config.json: unknown activation {name!r}")
+    activation: nn.Module = ACT2FN[name]
+    return activation
+
+
+class FalconDecoderLayer(nn.Module):
+    # Those that the block style has; see `_layer_norm_names`.
+    input_layernorm: LayerNorm
+    post_attention_layernorm: LayerNorm
+    ln_attn: LayerNorm
+    ln_mlp: LayerNorm
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.block_style = config.block_style
+        self.self_attention = FalconAttention(config, layer)
+        self.mlp = FalconMLP(config)
+        for name in _layer_norm_names(config.block_style):
+            self.add_module(name, LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None,
+        attention: PagedAttention,
+        kv_cache: KVCache,
+        slot_mapping: torch.Tensor,
+    ) -> torch.Tensor:
+        def attend(normed: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = self.self_attention(
+                normed, rotary, attention, kv_cache, slot_mapping
+            )
+            return output
+
+        residual = hidden_states
+        match self.block_style:
+            case BlockStyle.PARALLEL:
+                normed = self.input_layernorm(residual)
+                output = self.mlp(normed) + attend(normed)
+            case BlockStyle.PARALLEL_TWO_NORMS:
+                output = self.mlp(self.ln_mlp(residual)) + attend(self.ln_attn(residual))
+            case BlockStyle.SEQUENTIAL:
+                residual = residual + attend(self.input_layernorm(residual))
+                output = self.mlp(self.post_attention_layernorm(residual))
+        hidden_states = residual + output
+        return hidden_states
+
+
+def _layer_norm_names(block_style: BlockStyle) -> tuple[str, ...]:
+    match block_style:
+        case BlockStyle.PARALLEL:
+            return ("input_layernorm",)
+        case BlockStyle.PARALLEL_TWO_NORMS:
+            return ("ln_attn", "ln_mlp")
+        case BlockStyle.SEQUENTIAL:
+            return ("input_layernorm", "post_attention_layernorm")
+
+
+class FalconModel(nn.Module):
+    alibi_slopes: torch.Tensor | None
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.h = nn.ModuleList(FalconDecoderLayer(config, i) for i in range(config.num_layers))
+        self.ln_f = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.rotary_emb = None if config.alibi else RotaryEmbedding(config)
+        slopes = alibi_slopes(config.num_heads) if config.alibi else None
+        self.register_buffer("alibi_slopes", slopes, persistent=False)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        kv_cache: KVCache,
+        metadata: AttentionMetadata,
+    ) -> torch.Tensor:
+        hidden_states: torch.Tensor = self.word_embeddings(input_ids)
+        dtype = hidden_states.dtype
+        rotary = None if self.rotary_emb is None else self.rotary_emb(positions, dtype)
+        attention = PagedAttention(
+            metadata,
+            block_size=kv_cache.block_size,
+            num_kv_heads=self.config.num_kv_heads,
+            head_dim=self.config.head_dim,
+            dtype=dtype,
+            alibi_slopes=self.alibi_slopes,
+        )
+        for layer in self.h:
+            hidden_states = layer(hidden_states, rotary, attention, kv_cache, metadata.slot_mapping)
+        normed: torch.Tensor = self.ln_f(hidden_states)
+        return normed
+
+
+class FalconForCausalLM(nn.Module):
+    """Falcon with its language-model head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = FalconModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        kv_cache: KVCache,
+        metadata: AttentionMetadata,
+    ) -> torch.Tensor:
+        """Run one packed step and write its keys and values into the cache.
+
+        `input_ids` and `positions`: int64 [num_tokens]; a position counts from 0 in its own
+        sequence. Returns the last hidden states, [num_tokens, hidden_size] in the model's dtype.
+        """
+        hidden_states: torch.Tensor = self.transformer(input_ids, positions, kv_cache, metadata)
+        return hidden_states
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[n, hidden_size] → float32 [n, vocab_size]; pass only the rows that need logits."""
+        logits: torch.Tensor = self.lm_head(hidden_states)
+        return logits.float()

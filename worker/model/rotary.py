@@ -1,0 +1,100 @@
+"""Where a token stands: rotary embeddings (Su et al. 2021) and ALiBi biases (Press et al. 2022).
+
+Both to the bit as transformers' Falcon computes them, roundings included.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from worker.model.config import CheckpointError, ModelConfig
+
+
+class RotaryEmbedding(nn.Module):
+    """Cosines and sines of every position, for a configuration of a static rope type."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        inv_freq, self.attention_scaling = compute_inv_freq(config)
+        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
+
+    def forward(
+        self, positions: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """int64 [num_tokens] → cosines and sines, each [num_tokens, 1, head_dim] in `dtype`."""
+        angles = positions[:, None].float() * self.inv_freq
+        angles = torch.cat((angles, angles), dim=-1)[:, None]
+        cosines = angles.cos() * self.attention_scaling
+        sines = angles.sin() * self.attention_scaling
+        return cosines.to(dtype), sines.to(dtype)
+
+
+def apply_rotary(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """Rotate heads [num_tokens, num_heads, head_dim]; pairs are (i, i + head_dim / 2)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cosines + torch.cat((-second, first), dim=-1) * sines
+
+
+def compute_inv_freq(config: ModelConfig) -> tuple[torch.Tensor, float]:
+    """Angular frequencies, float32 [head_dim / 2] on the CPU, and the factor on cos and sin.
+
+    Raises CheckpointError when the scaling lacks a parameter that its type needs.
+    """
+    parameters = config.rope_parameters
+    if parameters["rope_type"] in ("default", "dynamic"):
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float, device="cpu")
+        inv_freq: torch.Tensor = 1.0 / parameters["rope_theta"] ** (exponents / config.head_dim)
+        return inv_freq, 1.0
+    return _scaled_inv_freq(config)
+
+
+def _scaled_inv_freq(config: ModelConfig) -> tuple[torch.Tensor, float]:
+    from transformers import FalconConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    parameters = dict(config.rope_parameters)
+    try:
+        reference = FalconConfig(
+            hidden_size=config.hidden_size,
+            num_attention_heads=config.num_heads,
+            max_position_embeddings=config.context_length,
+            rope_parameters=parameters,
+        )
+        initialise = ROPE_INIT_FUNCTIONS[parameters["rope_type"]]
+        inv_freq, attention_scaling = initialise(reference, torch.device("cpu"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"config.json: rope scaling {parameters}: {error}") from error
+    return inv_freq.float(), float(attention_scaling)
+
+
+def alibi_slopes(num_heads: int) -> torch.Tensor:
+    """bfloat16 [num_heads]: how fast each head's attention falls with distance.
+
+    The published models were trained with slopes, and products of slope and position, rounded to
+    bfloat16; exact ones would change what they generate.
+    """
+    power_of_2 = 2 ** math.floor(math.log2(num_heads))
+    slopes = _geometric(power_of_2, torch.arange(1, 1 + power_of_2, device="cpu"))
+    if power_of_2 < num_heads:
+        num_extra = num_heads - power_of_2
+        odd = torch.arange(1, 1 + 2 * num_extra, 2, device="cpu")
+        slopes = torch.cat([slopes, _geometric(2 * power_of_2, odd)])
+    return slopes.bfloat16()
+
+
+def _geometric(num_heads: int, powers: torch.Tensor) -> torch.Tensor:
+    base = torch.full((), 2 ** (-(2 ** -(math.log2(num_heads) - 3))), device="cpu")
+    return torch.pow(base, powers.int())
+
+
+def alibi_bias(
+    slopes: torch.Tensor, num_positions: int, head_dim: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """What ALiBi adds to scaled scores of keys at positions 0…: [num_heads, num_positions].
+
+    In terms of the key's position alone: the query's part is the same for all keys, and softmax
+    does not see it.
+    """
+    positions = torch.arange(num_positions, device=slopes.device)
+    return (slopes[:, None] * positions).to(dtype) / math.sqrt(head_dim)

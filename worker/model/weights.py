@@ -1,0 +1,166 @@
+"""Strict loading of safetensors: every tensor of the network, each in its shape, and no other.
+
+Owns shards, headers and tied embeddings. Headers are checked before the first weight is read.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from worker.model.checkpoint import load_tokenizer, resolve_checkpoint
+from worker.model.config import DTYPES, CheckpointError, ModelConfig, read_json
+from worker.model.falcon import FalconForCausalLM
+
+__all__ = ["TensorHeader", "load_model", "load_tokenizer", "read_headers", "resolve_checkpoint"]
+
+EMBEDDINGS = "transformer.word_embeddings.weight"
+LM_HEAD = "lm_head.weight"
+STORED_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+MAX_NAMED = 5  # tensors listed in an error
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """Where one tensor lies and what it looks like."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def load_model(
+    source: str, *, dtype: torch.dtype | None = None, device: torch.device
+) -> FalconForCausalLM:
+    """Load a local folder or hub id onto `device`, ready for inference.
+
+    `dtype` None takes what config.json states, else what the embeddings are stored in. Raises
+    CheckpointError naming what is missing, unexpected or of a wrong shape.
+    """
+    path = resolve_checkpoint(source)
+    config = ModelConfig.from_checkpoint(path)
+    with torch.device("meta"):
+        model = FalconForCausalLM(config)
+    headers = read_headers(path)
+    origins = match_tensors(model, headers)
+    dtype = dtype or config.dtype or headers[origins[EMBEDDINGS]].dtype
+    tensors = _read_tensors(headers, set(origins.values()), dtype, device)
+    _share_equal_embeddings(tensors, origins)
+    model.load_state_dict({name: tensors[origin] for name, origin in origins.items()}, assign=True)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def read_headers(path: Path) -> dict[str, TensorHeader]:
+    """Every tensor of a checkpoint folder by name, from its safetensors headers alone."""
+    headers: dict[str, TensorHeader] = {}
+    for file in find_shards(path):
+        with _open(file) as shard:
+            for name in shard.keys():
+                headers[name] = _header(file, name, shard.get_slice(name))
+    return headers
+
+
+def find_shards(path: Path) -> list[Path]:
+    """The safetensors files of a folder. Raises CheckpointError when there are none, or not all."""
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{index} has no weight_map")
+        shards = [path / name for name in sorted(set(weight_map.values()))]
+    else:
+        shards = [path / "model.safetensors"]
+    absent = [shard.name for shard in shards if not shard.is_file()]
+    if absent and index.is_file():
+        raise CheckpointError(f"{path} lacks weight files its index names: {_listed(absent)}")
+    if absent:
+        raise CheckpointError(_no_weights(path))
+    return shards
+
+
+def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader]) -> dict[str, str]:
+    """Which stored tensor each parameter of `model` takes: itself, save for tied embeddings.
+
+    A tied checkpoint stores one of the pair, or both. Raises CheckpointError listing the missing,
+    the unexpected and the wrongly shaped.
+    """
+    parameters = model.state_dict()
+    origins = {name: name for name in parameters}
+    if model.config.tie_word_embeddings:
+        for absent, other in ((LM_HEAD, EMBEDDINGS), (EMBEDDINGS, LM_HEAD)):
+            if absent not in headers:
+                origins[absent] = other
+    problems = []
+    if missing := sorted(set(origins.values()) - headers.keys()):
+        problems.append(f"missing: {_listed(missing)}")
+    if unexpected := sorted(headers.keys() - set(origins.values())):
+        problems.append(f"unexpected: {_listed(unexpected)}")
+    misshapen = [
+        f"{name} is {list(headers[origin].shape)}, config.json asks for {list(tensor.shape)}"
+        for name, tensor in parameters.items()
+        if (origin := origins[name]) in headers and headers[origin].shape != tensor.shape
+    ]
+    if misshapen:
+        problems.append(f"wrong shape: {_listed(misshapen)}")
+    if problems:
+        raise CheckpointError("the weights do not fit config.json: " + "; ".join(problems))
+    return origins
+
+
+def _read_tensors(
+    headers: Mapping[str, TensorHeader], names: set[str], dtype: torch.dtype, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Read and convert tensor by tensor, so that only one is ever held in both dtypes."""
+    tensors = {}
+    for file in {headers[name].file for name in names}:
+        with _open(file) as shard:
+            for name in names:
+                if headers[name].file == file:
+                    tensors[name] = shard.get_tensor(name).to(device=device, dtype=dtype)
+    return tensors
+
+
+def _share_equal_embeddings(tensors: dict[str, torch.Tensor], origins: dict[str, str]) -> None:
+    """Keep one copy of embeddings stored twice; unequal ones stay apart, whatever config says."""
+    if len({origins[EMBEDDINGS], origins[LM_HEAD]}) == 2 and torch.equal(
+        tensors[EMBEDDINGS], tensors[LM_HEAD]
+    ):
+        tensors[LM_HEAD] = tensors[EMBEDDINGS]
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[Any]:  # safetensors' handle is untyped
+    try:
+        with safe_open(file, framework="pt") as shard:
+            yield shard
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def _header(file: Path, name: str, tensor_slice: Any) -> TensorHeader:
+    stored = tensor_slice.get_dtype()
+    if stored not in STORED_DTYPES:
+        raise CheckpointError(f"{file.name}: {name} is stored as {stored}, which is not supported")
+    return TensorHeader(file, tuple(tensor_slice.get_shape()), DTYPES[STORED_DTYPES[stored]])
+
+
+def _no_weights(path: Path) -> str:
+    if any(path.glob("*.bin")):
+        return (
+            f"{path} has only pickled .bin weights, which can run code when loaded; convert them: "
+            "FalconForCausalLM.from_pretrained(...).save_pretrained(...) writes safetensors"
+        )
+    return f"no model.safetensors and no model.safetensors.index.json in {path}"
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
