@@ -19,6 +19,10 @@ REPLIES_TTL_S = 600  # an api replica's stream outlives the replica this long
 REPLIES_MAX_ENTRIES = 10_000
 WORKER_TTL_S = 10  # a worker that has not reported for this long is not live
 MODEL_CARD_TTL_S = 30 * 24 * 3600  # refreshed while a worker serves the model
+DEAD_LETTERS_MAX = 1000  # ids of the latest jobs that were given up
+
+LEASED = 2**42  # scores below: waiting jobs (ms of the year 2109); from here on: running ones
+PRIORITY_WINDOW_MS = 30_000  # head start of one priority step, so nothing waits for ever
 
 
 @dataclass(frozen=True, slots=True)

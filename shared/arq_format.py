@@ -1,0 +1,59 @@
+"""arq's job and result values, packed as msgpack instead of pickle.
+
+`deserialize` is what stock arq takes as `job_deserializer`; it never runs code from Redis.
+Prompts are not among a job's arguments: they travel in the record, and results repeat none.
+"""
+
+from typing import Any
+
+import msgspec
+
+from shared.errors import FalconerError
+from shared.protocol import Failed, Outcome
+
+FUNCTION = "chat"  # the name under which workers register the one thing they do
+
+
+class JobFailed(FalconerError):
+    """What stock arq's `Job.result()` raises for a job that failed, was cancelled or expired."""
+
+
+class ArqJob(msgspec.Struct, frozen=True, kw_only=True):
+    job_try: int | None = msgspec.field(default=None, name="t")
+    function: str = msgspec.field(default=FUNCTION, name="f")
+    args: tuple[()] = msgspec.field(default=(), name="a")
+    kwargs: dict[str, Any] = msgspec.field(default_factory=dict, name="k")
+    enqueued_ms: int = msgspec.field(name="et")
+
+
+class ArqResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of `arq.jobs.serialize_result`; `r` is how the job ended."""
+
+    job_try: int = msgspec.field(name="t")
+    function: str = msgspec.field(default=FUNCTION, name="f")
+    args: tuple[()] = msgspec.field(default=(), name="a")
+    kwargs: dict[str, Any] = msgspec.field(default_factory=dict, name="k")
+    enqueued_ms: int = msgspec.field(name="et")
+    success: bool = msgspec.field(name="s")
+    outcome: Outcome = msgspec.field(name="r")
+    started_ms: int = msgspec.field(name="st")
+    finished_ms: int = msgspec.field(name="ft")
+    queue: str = msgspec.field(name="q")
+    id: str
+
+
+def decode_result(data: bytes) -> ArqResult:
+    return msgspec.msgpack.decode(data, type=ArqResult)
+
+
+def serialize(value: dict[str, Any]) -> bytes:
+    """arq's `job_serializer`."""
+    return msgspec.msgpack.encode(value)
+
+
+def deserialize(data: bytes) -> dict[str, Any]:
+    """arq's `job_deserializer`: a failure comes out as an exception, as arq's callers expect."""
+    value: dict[str, Any] = msgspec.msgpack.decode(data)
+    if value.get("s") is False:
+        value["r"] = JobFailed(msgspec.convert(value["r"], Failed).error.message)
+    return value

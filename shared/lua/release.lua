@@ -1,0 +1,25 @@
+-- Hand jobs back unfinished: they wait again at their old place and the attempt does not count.
+-- ARGV: worker, then id and fence of each job
+-- Returns how many were handed back.
+local worker = ARGV[1]
+local released = 0
+
+for i = 2, #ARGV, 2 do
+  local id, owner = ARGV[i], worker .. ':' .. ARGV[i + 1]
+  local record = RECORD .. id
+  local score = redis.call('HGET', record, 'score')
+  if score and redis.call('GET', OWNER .. id) == owner then
+    redis.call('ZADD', QUEUE, score, id)
+    redis.call('HSET', record, 'status', 'queued')
+    redis.call('HDEL', record, 'worker', 'started_ms')
+    redis.call('DEL', OWNER .. id)
+    if tonumber(redis.call('GET', RETRY .. id) or '0') > 0 then
+      redis.call('DECR', RETRY .. id)
+    end
+    released = released + 1
+  end
+end
+if released > 0 then
+  wake_a_worker()
+end
+return released

@@ -1,0 +1,24 @@
+-- Extend all leases of one worker.
+-- ARGV: worker, lease in ms, then id and fence of each job
+-- Returns {lost, cancelled}: ids another worker has or that ended, ids that a caller cancelled.
+local worker, lease_ms = ARGV[1], ARGV[2]
+local lost, cancelled = {}, {}
+
+for i = 3, #ARGV, 2 do
+  local id, fence = ARGV[i], ARGV[i + 1]
+  local record, owner = RECORD .. id, worker .. ':' .. fence
+  if not holds(id, owner) then
+    lost[#lost + 1] = id
+  else
+    redis.call('ZADD', QUEUE, score_for_lease(lease_ms), id)
+    if redis.call('SET', OWNER .. id, owner, 'NX', 'PX', JOB_TTL_MS) then -- Redis had lost it
+      redis.call('HSET', record, 'status', 'running', 'worker', worker, 'fence', fence)
+      redis.call('HSETNX', record, 'created_ms', ms(NOW))
+      redis.call('PEXPIRE', record, JOB_TTL_MS)
+    end
+    if redis.call('HEXISTS', record, 'cancel') == 1 then
+      cancelled[#cancelled + 1] = id
+    end
+  end
+end
+return {lost, cancelled}

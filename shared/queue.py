@@ -1,0 +1,255 @@
+"""The queue: what the api does with a job, and what a worker does; each step one Lua script.
+
+Holds no state and knows neither HTTP nor the engine. Errors of Redis pass through.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from shared.arq_format import ArqJob, ArqResult
+from shared.errors import Conflict, QueueFull
+from shared.keys import PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
+from shared.protocol import (
+    ChatJob,
+    Failed,
+    Finished,
+    JobError,
+    JobRecord,
+    JobStatus,
+    Outcome,
+    decode_job,
+    encode,
+    encode_events,
+)
+from shared.records import decode_record
+from shared.registry import Registry
+from shared.scripts import Script, Scripts
+
+CANCELLED_STATUS_CODE = 499  # nginx's "client closed request"; no caller waits for it
+MAX_RETRY_AFTER_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """Hex digests of the Idempotency-Key and of the body it came with."""
+
+    key_digest: str
+    body_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """`replayed`: the job was there already, under the same idempotency key."""
+
+    job_id: str
+    position: int
+    created_ms: int
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    waiting: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a worker could still take. `running` counts the jobs it has."""
+
+    rows: int
+    tokens: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job with its lease; `attempts` counts the runs begun before this one."""
+
+    job: ChatJob
+    worker_id: str
+    fence: int
+    attempts: int
+    created_ms: int
+    started_ms: int
+    reply_to: str | None
+    is_cancelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`is_stalled`: something is ready that the worker has no room for."""
+
+    jobs: list[ClaimedJob]
+    is_stalled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """Jobs that another worker has by now or that ended, and jobs that a caller cancelled."""
+
+    lost: list[str]
+    cancelled: list[str]
+
+
+class JobQueue:
+    """One queue in one Redis."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._keys = keys
+        self._redis = redis
+        self._scripts = Scripts(redis, keys)
+
+    async def enqueue(
+        self,
+        job: ChatJob,
+        *,
+        reply_to: str | None,
+        priority: int = 0,
+        max_queued: int,
+        idempotency: Idempotency | None = None,
+    ) -> Enqueued:
+        """Accept a job in one round trip; `reply_to` is the api replica that waits for it.
+
+        Each step of `priority` puts it PRIORITY_WINDOW_MS ahead. Raises QueueFull, and Conflict
+        when the idempotency key came with another body.
+        """
+        verdict, job_id, position, created_ms = await self._scripts.run(
+            Script.ENQUEUE,
+            job.id,
+            encode(job),
+            encode(ArqJob(enqueued_ms=time.time_ns() // 1_000_000)),
+            job.cost_rows,
+            job.cost_tokens,
+            priority * PRIORITY_WINDOW_MS,
+            1000 * (job.ttl_s or RESULT_TTL_S),
+            reply_to or "",
+            max_queued,
+            idempotency.key_digest if idempotency else "",
+            idempotency.body_digest if idempotency else "",
+        )
+        if verdict == b"full":
+            raise await self._queue_full(max_queued)
+        if verdict == b"conflict":
+            raise Conflict("Idempotency-Key was already used with a different request body")
+        return Enqueued(job_id.decode(), position, int(created_ms), verdict == b"replayed")
+
+    async def _queue_full(self, max_queued: int) -> QueueFull:
+        """Come back when about a tenth of the queue has drained, at the workers' measured rate."""
+        workers = await Registry(self._redis, self._keys).workers()
+        jobs_per_s = sum(worker.jobs_per_s for worker in workers)
+        drain_s = max_queued / 10 / jobs_per_s if jobs_per_s > 0 else MAX_RETRY_AFTER_S
+        return QueueFull(
+            f"the queue is full: {max_queued} jobs are waiting",
+            retry_after_s=max(1, min(MAX_RETRY_AFTER_S, math.ceil(drain_s))),
+        )
+
+    async def record(self, job_id: str) -> JobRecord | None:
+        return await self.watch(job_id, "")
+
+    async def watch(self, job_id: str, replica_id: str) -> JobRecord | None:
+        """The record as of now; if it has not ended, its terminal event goes to the replica too."""
+        return decode_record(job_id, await self._scripts.run(Script.WATCH, job_id, replica_id))
+
+    async def cancel(self, job_id: str) -> JobRecord | None:
+        """End a waiting job, have a running one stopped; the record as of now, None if unknown."""
+        outcome = Failed(
+            job_id=job_id,
+            attempt=0,
+            status=JobStatus.CANCELLED,
+            error=JobError(message="the job was cancelled", status_code=CANCELLED_STATUS_CODE),
+        )
+        now_ms = time.time_ns() // 1_000_000
+        result = self._pack_result(outcome, created_ms=now_ms, started_ms=now_ms)
+        reply = await self._scripts.run(Script.CANCEL, job_id, result, encode_events([outcome]))
+        return decode_record(job_id, reply)
+
+    async def depth(self) -> Depth:
+        waiting, running = await self._scripts.run(Script.DEPTH)
+        return Depth(waiting, running)
+
+    async def claim(
+        self, worker_id: str, room: Room, *, lease_ms: int, max_attempts: int = 3
+    ) -> Claim:
+        """Lease what fits and is this worker's fair share: expired leases first, then in order.
+
+        A job's last attempt runs alone: had it killed its workers, it takes no one along.
+        """
+        is_stalled, claimed = await self._scripts.run(
+            Script.CLAIM,
+            worker_id,
+            lease_ms,
+            room.rows,
+            room.tokens,
+            room.running,
+            first_attempt_alone(max_attempts),
+            max_attempts,
+        )
+        jobs = [
+            ClaimedJob(
+                job=decode_job(payload),
+                worker_id=worker_id,
+                fence=fence,
+                attempts=attempts,
+                created_ms=int(created_ms),
+                started_ms=int(started_ms),
+                reply_to=reply_to.decode() if reply_to else None,
+                is_cancelled=cancel is not None,
+            )
+            for _, payload, fence, attempts, created_ms, started_ms, reply_to, cancel in claimed
+        ]
+        return Claim(jobs, bool(is_stalled))
+
+    async def renew(self, worker_id: str, fences: Mapping[str, int], *, lease_ms: int) -> Renewal:
+        """Extend all leases of a worker, given as job id → fence, in one call."""
+        args = [part for lease in fences.items() for part in lease]
+        lost, cancelled = await self._scripts.run(Script.RENEW, worker_id, lease_ms, *args)
+        return Renewal([id_.decode() for id_ in lost], [id_.decode() for id_ in cancelled])
+
+    async def finish(
+        self, claimed: ClaimedJob, outcome: Outcome, *, fence: int, is_dead_letter: bool = False
+    ) -> bool:
+        """Write how a job ended and tell its watchers; False when it is no longer this worker's."""
+        written = await self._scripts.run(
+            Script.FINISH,
+            claimed.job.id,
+            f"{claimed.worker_id}:{fence}",
+            outcome.status if isinstance(outcome, Failed) else JobStatus.SUCCEEDED,
+            self._pack_result(
+                outcome, created_ms=claimed.created_ms, started_ms=claimed.started_ms
+            ),
+            encode_events([outcome]),
+            outcome.attempt,
+            int(is_dead_letter),
+        )
+        return bool(written)
+
+    async def release(self, worker_id: str, fences: Mapping[str, int]) -> int:
+        """Hand jobs back to their old place in the queue, no attempt burnt; returns how many."""
+        args = [part for lease in fences.items() for part in lease]
+        released = await self._scripts.run(Script.RELEASE, worker_id, *args)
+        return int(released)
+
+    def _pack_result(self, outcome: Outcome, *, created_ms: int, started_ms: int) -> bytes:
+        run_ms = outcome.run_ms if isinstance(outcome, Finished) else 0
+        return encode(
+            ArqResult(
+                job_try=outcome.attempt,
+                enqueued_ms=created_ms,
+                success=isinstance(outcome, Finished),
+                outcome=outcome,
+                started_ms=started_ms,
+                finished_ms=started_ms + round(run_ms),
+                queue=self._keys.queue,
+                id=outcome.job_id,
+            )
+        )
+
+
+def first_attempt_alone(max_attempts: int) -> int:
+    """How many attempts a job has behind it when it must run alone: the last one it may have."""
+    return max(1, max_attempts - 1)

@@ -1,0 +1,75 @@
+"""Which workers live, and which model requests are checked against.
+
+A worker reports every few seconds and is gone from the list when it stops doing so.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+import msgspec
+from redis.asyncio import Redis
+
+from shared.keys import MODEL_CARD_TTL_S, Keys
+from shared.protocol import ModelCard, WorkerInfo, encode
+from shared.scripts import Script, Scripts
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredCard:
+    """A model card with its tokenizer.json, under the hash of both."""
+
+    hash: str
+    card: ModelCard
+    tokenizer_json: bytes
+
+
+class Registry:
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._scripts = Scripts(redis, keys)
+        self._latest: RegisteredCard | None = None
+
+    async def publish_card(self, card: ModelCard, tokenizer_json: bytes) -> str:
+        """Make this the model that requests are checked against; returns its hash."""
+        data = encode((card, tokenizer_json))
+        card_hash = sha256(data).hexdigest()
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(self._keys.model_card(card_hash), data, ex=MODEL_CARD_TTL_S)
+            pipe.set(self._keys.current_model, card_hash, ex=MODEL_CARD_TTL_S)
+            await pipe.execute()
+        return card_hash
+
+    async def current_card(self) -> RegisteredCard | None:
+        """The card published last; the same object until another is. Cheap enough to poll."""
+        current = await self._redis.get(self._keys.current_model)
+        if current is None:
+            return None
+        card_hash = current.decode()
+        if self._latest is None or self._latest.hash != card_hash:
+            data = await self._redis.get(self._keys.model_card(card_hash))
+            if data is None:
+                return None
+            card, tokenizer_json = msgspec.msgpack.decode(data, type=tuple[ModelCard, bytes])
+            self._latest = RegisteredCard(card_hash, card, tokenizer_json)
+        return self._latest
+
+    async def report(self, info: WorkerInfo) -> bool:
+        """A worker's sign of life; False when Redis lost its card, which it must publish again."""
+        known = await self._scripts.run(Script.REPORT, info.id, encode(info), info.card_hash)
+        return bool(known)
+
+    async def remove(self, worker_id: str) -> None:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(self._keys.workers, worker_id)
+            pipe.delete(self._keys.worker(worker_id), self._keys.control(worker_id))
+            await pipe.execute()
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The live workers, by id."""
+        ids = [id_.decode() for id_ in await self._redis.zrange(self._keys.workers, 0, -1)]
+        if not ids:
+            return []
+        reports = await self._redis.mget([self._keys.worker(id_) for id_ in ids])
+        live = [msgspec.msgpack.decode(data, type=WorkerInfo) for data in reports if data]
+        return sorted(live, key=lambda worker: worker.id)

@@ -1,0 +1,78 @@
+"""The Lua scripts of `shared/lua/`, each one atomic step of a job's life, ready to call.
+
+Key prefixes and constants come from `shared/keys.py` and are put before the text of each script.
+They build key names from job ids, so one Redis serves a queue: a Redis Cluster cannot.
+"""
+
+import json
+from enum import StrEnum
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+
+from shared import keys as constants
+from shared.keys import Keys
+
+
+class Script(StrEnum):
+    ENQUEUE = "enqueue"
+    CLAIM = "claim"
+    RENEW = "renew"
+    FINISH = "finish"
+    RELEASE = "release"
+    CANCEL = "cancel"
+    WATCH = "watch"
+    DEPTH = "depth"
+    REPORT = "report"
+
+
+class Scripts:
+    """Runs scripts by their digest; loads them again after Redis has forgotten them."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        prelude = _constants(keys) + _source("common")
+        self._scripts = {
+            script: redis.register_script(prelude + _source(script)) for script in Script
+        }
+
+    async def run(self, script: Script, *args: str | bytes | int | float) -> Any:
+        return await self._scripts[script](args=args)
+
+
+def _source(name: str) -> str:
+    return files("shared").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _constants(keys: Keys) -> str:
+    values: dict[str, str | int] = {
+        "QUEUE": keys.queue,
+        "WAKE": keys.wake,
+        "WORKERS": keys.workers,
+        "DEAD_LETTERS": keys.dead_letters,
+        "CURRENT_MODEL": keys.current_model,
+        # Prefixes: an id follows.
+        "RECORD": keys.record(""),
+        "JOB": keys.arq_job(""),
+        "RETRY": keys.arq_retry(""),
+        "OWNER": keys.arq_in_progress(""),
+        "RESULT": keys.arq_result(""),
+        "REPLIES": keys.replies(""),
+        "CONTROL": keys.control(""),
+        "IDEMPOTENCY": keys.idempotency(""),
+        "WORKER": keys.worker(""),
+        "MODEL_CARD": keys.model_card(""),
+        # Limits and times.
+        "LEASED": constants.LEASED,
+        "JOB_TTL_MS": constants.JOB_TTL_S * 1000,
+        "RESULT_TTL_MS": constants.RESULT_TTL_S * 1000,
+        "REPLIES_TTL_MS": constants.REPLIES_TTL_S * 1000,
+        "WORKER_TTL_MS": constants.WORKER_TTL_S * 1000,
+        "MODEL_CARD_TTL_MS": constants.MODEL_CARD_TTL_S * 1000,
+        "REPLIES_MAX_ENTRIES": constants.REPLIES_MAX_ENTRIES,
+        "DEAD_LETTERS_MAX": constants.DEAD_LETTERS_MAX,
+    }
+    return "".join(
+        f"local {name} = {json.dumps(value, ensure_ascii=False)}\n"
+        for name, value in values.items()
+    )
