@@ -1,16 +1,17 @@
 """Every failure Falconer names, in one tree.
 
-    FalconerError
-    ├── SettingsError           a wrong setting: the start stops with one line
-    ├── ClientError             the caller can mend it; carries `field` where one is to blame
-    │   ├── BadRequest            400  a value that cannot be served (no prompt, too long)
-    │   ├── InvalidParameter      422  a parameter outside its range, or unknown
-    │   ├── NotFound              404  no such job
-    │   ├── Conflict              409  idempotency key reused with another body
-    │   ├── PayloadTooLarge       413
-    │   └── QueueFull             429  carries `retry_after_s`
-    ├── ServiceUnavailable      503  Redis is out of reach; carries `retry_after_s`
-    └── WaitTimeout             504  the synchronous wait ended first; carries `job_id`
+FalconerError
+├── SettingsError           a wrong setting: the start stops with one line
+├── ClientError             the caller can mend it; carries `field` where one is to blame
+│   ├── BadRequest            400  a value that cannot be served (no prompt, too long)
+│   ├── InvalidParameter      422  a parameter outside its range, or unknown
+│   ├── NotFound              404  no such job
+│   ├── Conflict              409  idempotency key reused with another body
+│   ├── PayloadTooLarge       413
+│   ├── UnsupportedMediaType  415  the body is not said to be JSON
+│   └── QueueFull             429  carries `retry_after_s`
+├── ServiceUnavailable      503  Redis is out of reach; carries `retry_after_s`
+└── WaitTimeout             504  the synchronous wait ended first; carries `job_id`
 """
 
 
@@ -52,6 +53,10 @@ class PayloadTooLarge(ClientError):
     pass
 
 
+class UnsupportedMediaType(ClientError):
+    pass
+
+
 class QueueFull(ClientError):
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
@@ -68,3 +73,21 @@ class WaitTimeout(FalconerError):
     def __init__(self, message: str, *, job_id: str) -> None:
         super().__init__(message)
         self.job_id = job_id
+
+
+HTTP_STATUS: dict[type[FalconerError], int] = {
+    BadRequest: 400,
+    InvalidParameter: 422,
+    NotFound: 404,
+    Conflict: 409,
+    PayloadTooLarge: 413,
+    UnsupportedMediaType: 415,
+    QueueFull: 429,
+    ServiceUnavailable: 503,
+    WaitTimeout: 504,
+}
+
+
+def status_code(error: FalconerError) -> int:
+    """What the caller of a failed request gets; 500 for what no caller should see."""
+    return HTTP_STATUS.get(type(error), 500)

@@ -4,20 +4,11 @@ Everything a request may put in `generate_kwargs` is a field here; anything else
 Limits that depend on the model (vocabulary, context, rows) are `shared/prompt.py`'s.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
+from shared.nullable import NullMeansDefault
 from shared.parameter_types import (
     MAX_INT,
     MAX_SEED,
@@ -31,11 +22,8 @@ from shared.parameter_types import (
     while_sampling,
 )
 
-# Where null is a value of its own; elsewhere it means that the parameter was not given.
-NULL_MEANS_OFF = frozenset({"eos_token_id", "top_k"})
 
-
-class GenerateKwargs(BaseModel):
+class GenerateKwargs(NullMeansDefault):
     """How the continuation is generated. Semantics are those of transformers' `generate`.
 
     `null` stands for the default, with two exceptions: `eos_token_id: null` never stops early
@@ -43,12 +31,9 @@ class GenerateKwargs(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        json_schema_extra={"examples": [{"max_new_tokens": 40, "do_sample": False}]},
+        json_schema_extra={"examples": [{"max_new_tokens": 40, "do_sample": False}]}
     )
+    keeps_null: ClassVar[frozenset[str]] = frozenset({"eos_token_id", "top_k"})
 
     # Length, in tokens. Where both are given, the one that counts new tokens wins.
     max_length: int = Field(
@@ -174,14 +159,6 @@ class GenerateKwargs(BaseModel):
         None, ge=0, le=20, description="Also return the k best log-probabilities of each step."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_not_given(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        nulled = cls.model_fields.keys() - NULL_MEANS_OFF
-        return {k: v for k, v in data.items() if v is not None or k not in nulled}
-
     @field_validator("num_beam_groups")
     @classmethod
     def _groups_divide_the_beams(cls, groups: int, info: ValidationInfo) -> int:
@@ -218,24 +195,3 @@ class GenerateKwargs(BaseModel):
         if forced_ids and forced_ids.issubset(info.data.get("suppress_tokens") or ()):
             raise broken_rule("should name a token that is not in suppress_tokens")
         return forced
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        """Every parameter may be null, which the types alone do not say."""
-        schema = handler.resolve_ref_schema(handler(core_schema))
-        for name, value in schema["properties"].items():
-            schema["properties"][name] = _or_null(value)
-        return schema
-
-
-def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
-    kinds = schema.get("anyOf", [])
-    if {"type": "null"} in kinds:
-        return schema
-    about = {
-        k: v for k, v in schema.items() if k in ("title", "description", "default", "examples")
-    }
-    kind = {"anyOf": kinds} if kinds else {k: v for k, v in schema.items() if k not in about}
-    return {"anyOf": [kind, {"type": "null"}], **about}

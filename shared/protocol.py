@@ -41,9 +41,10 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     """One accepted request.
 
-    `generate_kwargs` holds every field of `shared.parameters.GenerateKwargs`, validated. With
-    `card_hash`, prompt and lengths were already checked against that model card, and `token_ids`
-    and `max_new_tokens` are final; without, no worker had registered yet and the worker checks.
+    `generate_kwargs` holds the fields of `shared.parameters.GenerateKwargs` that the caller gave,
+    validated. With `card_hash`, prompt and lengths were already checked against that model card,
+    and `token_ids` and `max_new_tokens` are final; without, no worker had registered yet and the
+    worker checks.
     """
 
     version: int = VERSION
