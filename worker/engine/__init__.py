@@ -1,0 +1,18 @@
+"""The continuous-batching engine: `Engine.add`, `.abort`, `.step`."""
+
+from worker.engine.config import EngineConfig
+from worker.engine.engine import Engine
+from worker.engine.outputs import FinishReason, Output, RequestFailed, TokenOutput
+from worker.engine.params import SamplingParams
+from worker.engine.request import Request
+
+__all__ = [
+    "Engine",
+    "EngineConfig",
+    "FinishReason",
+    "Output",
+    "Request",
+    "RequestFailed",
+    "SamplingParams",
+    "TokenOutput",
+]

@@ -1,0 +1,120 @@
+"""Token ids to text, one token at a time: UTF-8 safe, with stop strings across token borders.
+
+Byte-level BPE spells every token in bytes, so the text of a sequence is the UTF-8 of its tokens'
+bytes: an incremental UTF-8 decoder is exact and costs the same for every token. Knows no torch.
+"""
+
+import codecs
+import json
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Tokenizer
+
+_MAX_UTF8_BYTES = 4
+
+
+class TokenBytes:
+    """The bytes that each token of a byte-level tokenizer stands for.
+
+    Raises ValueError for a tokenizer of another kind: every Falcon has a byte-level one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        decoder = tokenizer.decoder
+        kind = None if decoder is None else json.loads(decoder.__getstate__()).get("type")
+        if kind != "ByteLevel":
+            raise ValueError(f"the tokenizer's decoder must be ByteLevel, not {kind}")
+        self._tokenizer = tokenizer
+        self._byte_of = {character: byte for byte, character in _byte_alphabet().items()}
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = {token_id for token_id, token in added.items() if token.special}
+        self._known: dict[int, bytes] = {}
+
+    def spell(self, token_id: int) -> bytes:
+        """Bytes of any token, a special one's name included; b"" for an id without a token."""
+        if token_id not in self._known:
+            self._known[token_id] = self._look_up(token_id)
+        return self._known[token_id]
+
+    def text_of(self, token_id: int) -> bytes:
+        """Bytes that the token adds to the text; special tokens add none."""
+        return b"" if token_id in self._special else self.spell(token_id)
+
+    def _look_up(self, token_id: int) -> bytes:
+        token = self._tokenizer.id_to_token(token_id)
+        if token is None:
+            return b""
+        if all(character in self._byte_of for character in token):
+            return bytes(self._byte_of[character] for character in token)
+        return token.encode()
+
+
+class Detokenizer:
+    """Turns the tokens that follow `context` into text.
+
+    The pieces and the last `flush()`, joined, are what decoding all tokens at once adds to the
+    decoded context. Bytes that form no UTF-8 become U+FFFD, as soon as that is certain.
+    """
+
+    def __init__(self, token_bytes: TokenBytes, context: Sequence[int]) -> None:
+        self._token_bytes = token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        # The context may end inside a character: the decoder must know its first bytes.
+        self._decoder.decode(_tail(map(token_bytes.text_of, reversed(context)), _MAX_UTF8_BYTES))
+
+    def push(self, token_id: int) -> str:
+        """Text that is now certain: "" while the token leaves a character incomplete."""
+        return self._decoder.decode(self._token_bytes.text_of(token_id))
+
+    def flush(self) -> str:
+        """Text of the bytes still held back; nothing follows."""
+        return self._decoder.decode(b"", final=True)
+
+
+class StopStrings:
+    """Tells when a token completes one of the stop strings.
+
+    Like transformers' StopStringCriteria: the string may begin in the context and the token may
+    go on beyond it, but the token must hold its end; special tokens count by their names.
+    """
+
+    def __init__(
+        self, token_bytes: TokenBytes, stop_strings: Iterable[str], context: Sequence[int]
+    ) -> None:
+        self._token_bytes = token_bytes
+        self._needles = [stop_string.encode() for stop_string in stop_strings]
+        self._reach = max(map(len, self._needles), default=1) - 1
+        self._tail = _tail(map(token_bytes.spell, reversed(context)), self._reach)
+
+    def push(self, token_id: int) -> bool:
+        """Whether the text up to this token holds a stop string that this token completed."""
+        if not self._needles:
+            return False
+        text = self._tail + self._token_bytes.spell(token_id)
+        num_old = len(self._tail)
+        self._tail = _last(text, self._reach)
+        return any(
+            text.find(needle, max(0, num_old - len(needle) + 1)) >= 0 for needle in self._needles
+        )
+
+
+def _tail(pieces_from_the_end: Iterable[bytes], num_bytes: int) -> bytes:
+    """The last `num_bytes` bytes of a text whose pieces come last one first."""
+    tail = b""
+    for piece in pieces_from_the_end:
+        if len(tail) >= num_bytes:
+            break
+        tail = piece + tail
+    return _last(tail, num_bytes)
+
+
+def _last(data: bytes, num_bytes: int) -> bytes:
+    return data[max(0, len(data) - num_bytes) :]
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """GPT-2's spelling of bytes: printable ones stand for themselves, the rest from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (byte for byte in range(256) if byte not in printable)
+    alphabet = {byte: chr(byte) for byte in printable}
+    return alphabet | {byte: chr(0x100 + index) for index, byte in enumerate(others)}

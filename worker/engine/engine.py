@@ -1,0 +1,242 @@
+"""The engine: requests in, one token per running sequence and step out.
+
+Plain synchronous Python, owned by one thread. Ties scheduler, runner, sampler and text together;
+knows nothing of queues or HTTP.
+"""
+
+import logging
+from collections.abc import Iterable
+from itertools import count
+
+import torch
+from tokenizers import Tokenizer
+
+from worker.detokenizer import TokenBytes
+from worker.engine.block_manager import BlockManager
+from worker.engine.config import EngineConfig
+from worker.engine.kv_budget import choose_num_blocks
+from worker.engine.outputs import Output, RequestFailed, TokenOutput
+from worker.engine.plan import StepPlan
+from worker.engine.request import Request, check_request
+from worker.engine.runner import ModelRunner, Runner
+from worker.engine.sampler import Choice, NoChoice, choose_tokens
+from worker.engine.scheduler import Scheduler
+from worker.engine.sequence import Sequence
+from worker.engine.text_stream import TextStream
+from worker.model.checkpoint import load_tokenizer, resolve_checkpoint
+from worker.model.config import DTYPES, ModelConfig
+from worker.model.kv_cache import KVCache
+from worker.model.weights import load_model
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Continuous batching of one model.
+
+    `add` and `abort` take effect with the next `step`; results come from `step` alone. Counts of
+    rows are counts of sequences.
+    """
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        model_config: ModelConfig,
+        config: EngineConfig,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.model_config = model_config
+        self.config = config
+        self.last_step_rows = 0
+        self._runner = runner
+        self._token_bytes = TokenBytes(tokenizer)
+        self._block_manager = BlockManager(runner.num_blocks, config.block_size)
+        self._scheduler = Scheduler(config, self._block_manager)
+        self._arrivals = count()
+        # Unfinished sequences by request, each with its text.
+        self._streams: dict[str, dict[Sequence, TextStream]] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str,
+        *,
+        dtype: str | None = None,
+        device: str = "cpu",
+        config: EngineConfig | None = None,
+    ) -> "Engine":
+        """Load a local folder or hub id; `dtype` None takes the checkpoint's.
+
+        Raises CheckpointError, or ValueError when its tokenizer or the memory will not do.
+        """
+        config = config or EngineConfig()
+        target = torch.device(device)
+        model = load_model(source, dtype=DTYPES[dtype] if dtype else None, device=target)
+        kv_dtype = model.lm_head.weight.dtype
+        kv_cache = KVCache(
+            num_layers=model.config.num_layers,
+            num_blocks=choose_num_blocks(config, model.config, kv_dtype, target),
+            block_size=config.block_size,
+            num_kv_heads=model.config.num_kv_heads,
+            head_dim=model.config.head_dim,
+            dtype=kv_dtype,
+            device=target,
+        )
+        return cls(
+            runner=ModelRunner(model, kv_cache),
+            tokenizer=load_tokenizer(resolve_checkpoint(source)),
+            model_config=model.config,
+            config=config,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._streams)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._scheduler.waiting)
+
+    @property
+    def num_preemptions(self) -> int:
+        """Sequences sent back to recompute so far, because blocks ran out."""
+        return self._scheduler.num_preemptions
+
+    @property
+    def free_rows(self) -> int:
+        """Rows that neither running nor waiting sequences claim."""
+        return max(0, self.config.max_rows - self.num_running - self.num_waiting)
+
+    @property
+    def total_kv_tokens(self) -> int:
+        return self._block_manager.num_blocks * self.config.block_size
+
+    @property
+    def used_kv_tokens(self) -> int:
+        """Tokens in blocks that are held right now."""
+        return self.total_kv_tokens - self._block_manager.num_free_blocks * self.config.block_size
+
+    @property
+    def free_kv_tokens(self) -> int:
+        """Tokens left if every accepted sequence grows to its full length: what to claim by."""
+        claimed = sum(
+            self._block_manager.num_blocks_for(sequence.max_length)
+            for sequences in self._streams.values()
+            for sequence in sequences
+        )
+        return max(0, self.total_kv_tokens - claimed * self.config.block_size)
+
+    def add(self, request: Request) -> None:
+        """Put a request in line. Raises ValueError, naming field and limit, if it can never run.
+
+        Sequences that `request.generated` already ends yield no output.
+        """
+        self._check(request)
+        sequences = [
+            Sequence.of(request, index, next(self._arrivals))
+            for index in range(request.params.num_return_sequences)
+        ]
+        streams = {sequence: TextStream(sequence, self._token_bytes) for sequence in sequences}
+        unfinished = {s: stream for s, stream in streams.items() if stream.finish_reason is None}
+        if not unfinished:
+            raise ValueError(f"request {request.request_id} is complete: nothing is left to do")
+        self._streams[request.request_id] = unfinished
+        for sequence in unfinished:
+            self._scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request; its blocks are free on return. An unknown id is no error."""
+        for sequence in self._streams.pop(request_id, {}):
+            self._scheduler.finish(sequence)
+
+    def step(self) -> list[Output]:
+        """Run one forward pass for whoever is next; a failure ends the requests it concerns."""
+        plan = self._scheduler.schedule()
+        self.last_step_rows = len(plan.chunks)
+        return self._run(plan) if plan else []
+
+    def _run(self, plan: StepPlan) -> list[Output]:
+        sampled = plan.sampled
+        try:
+            logits = self._runner.forward(plan)
+            choices = choose_tokens(logits, sampled)
+        except Exception as error:  # out of memory, a broken row: find whom to blame
+            return self._run_in_halves(plan, error)
+        self._scheduler.update(plan)
+        return self._commit(sampled, choices)
+
+    def _run_in_halves(self, plan: StepPlan, error: Exception) -> list[Output]:
+        """Repeat a failed step in halves, down to the sequence that fails alone."""
+        if len(plan.chunks) > 1:
+            return [output for half in plan.halves() for output in self._run_if_alive(half)]
+        request_id = plan.chunks[0].sequence.request_id
+        logger.error("request %s failed in a step", request_id, exc_info=error)
+        return self._fail(request_id, f"the model failed on this request: {error}")
+
+    def _run_if_alive(self, plan: StepPlan) -> list[Output]:
+        """Run what is left of a plan when a failed request took its other sequences along."""
+        alive = tuple(c for c in plan.chunks if c.sequence.request_id in self._streams)
+        return self._run(StepPlan(alive)) if alive else []
+
+    def _commit(
+        self, sequences: list[Sequence], choices: Iterable[Choice | NoChoice]
+    ) -> list[Output]:
+        """Append the chosen tokens and report them; end what is finished or failed."""
+        outputs: list[Output] = []
+        for sequence, choice in zip(sequences, choices, strict=True):
+            if sequence.request_id not in self._streams:
+                continue  # another sequence of the request failed in this very step
+            if isinstance(choice, NoChoice):
+                outputs += self._fail(sequence.request_id, choice.reason)
+            else:
+                outputs.append(self._append(sequence, choice))
+        return outputs
+
+    def _append(self, sequence: Sequence, choice: Choice) -> TokenOutput:
+        sequence.token_ids.append(choice.token_id)
+        stream = self._streams[sequence.request_id][sequence]
+        text = stream.push(choice.token_id)
+        if stream.finish_reason is not None:
+            self._finish(sequence)
+        return TokenOutput(
+            request_id=sequence.request_id,
+            sequence=sequence.index,
+            token_id=choice.token_id,
+            text=text,
+            logprob=choice.logprob,
+            top_logprobs=choice.top_logprobs,
+            finish_reason=stream.finish_reason,
+        )
+
+    def _finish(self, sequence: Sequence) -> None:
+        self._scheduler.finish(sequence)
+        streams = self._streams[sequence.request_id]
+        del streams[sequence]
+        if not streams:
+            del self._streams[sequence.request_id]
+
+    def _fail(self, request_id: str, message: str) -> list[Output]:
+        self.abort(request_id)
+        return [RequestFailed(request_id, message)]
+
+    def _check(self, request: Request) -> None:
+        if request.request_id in self._streams:
+            raise ValueError(f"request id {request.request_id} is in use")
+        check_request(
+            request,
+            vocab_size=self.model_config.vocab_size,
+            context_length=self.model_config.context_length,
+        )
+        # The last token of a sequence is never computed.
+        num_needed = len(request.prompt_token_ids) + request.params.max_new_tokens - 1
+        if num_needed > self.total_kv_tokens:
+            raise ValueError(
+                f"a sequence of {num_needed} tokens cannot be held: "
+                f"the KV cache has room for {self.total_kv_tokens}"
+            )

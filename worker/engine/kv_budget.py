@@ -1,0 +1,34 @@
+"""How many KV cache blocks an engine gets when nobody says: what its rows need, or what fits."""
+
+import os
+
+import torch
+
+from worker.engine.config import EngineConfig
+from worker.model.config import ModelConfig
+
+_SHARE_OF_FREE_MEMORY = {"cuda": 0.85, "cpu": 0.5}  # the rest is for activations and neighbours
+
+
+def choose_num_blocks(
+    config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> int:
+    """`config.num_blocks`, or enough for `max_rows` sequences of full length if memory allows.
+
+    Call it once the weights are loaded. Raises ValueError when not one block fits.
+    """
+    if config.num_blocks is not None:
+        return config.num_blocks
+    wanted = config.max_rows * -(-model_config.context_length // config.block_size)
+    bytes_per_block = config.block_size * model_config.kv_bytes_per_token(dtype)
+    memory = int(_free_memory(device) * _SHARE_OF_FREE_MEMORY[device.type])
+    if memory < bytes_per_block:
+        raise ValueError(f"no memory left for a KV cache on {device}; set num_blocks or free some")
+    return min(wanted, memory // bytes_per_block)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes a new allocation may hope for."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

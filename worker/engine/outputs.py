@@ -1,0 +1,39 @@
+"""What `Engine.step()` returns: one token of one sequence, or the end of a request that failed."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # an eos token or a stop string
+    LENGTH = "length"  # max_new_tokens
+
+
+@dataclass(slots=True)
+class TokenOutput:
+    """One new token.
+
+    `text` is what it adds to the sequence's text: "" while a UTF-8 character is incomplete; the
+    last output of a sequence, the one with a `finish_reason`, flushes what is left.
+    `logprob` is the log-probability of the token under the processed scores, and `top_logprobs`
+    those of the likeliest tokens, best first; both only where the request asked for them.
+    """
+
+    request_id: str
+    sequence: int
+    token_id: int
+    text: str
+    logprob: float | None = None
+    top_logprobs: dict[int, float] | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(slots=True)
+class RequestFailed:
+    """The request is over, all its sequences with it; `message` is fit for its caller."""
+
+    request_id: str
+    message: str
+
+
+Output = TokenOutput | RequestFailed

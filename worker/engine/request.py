@@ -1,0 +1,89 @@
+"""What a caller asks of the engine, and the checks that make a request safe to run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from worker.engine.params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt and how to continue it, `params.num_return_sequences` times.
+
+    `generated[i]` holds tokens that an earlier attempt already made for sequence i: they count as
+    generated, not as prompt (lengths, n-gram bans, seed positions), and are not emitted again.
+    Higher `priority` runs first; equal ones in the order they were added.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    generated: tuple[tuple[int, ...], ...] = field(default=())
+    priority: int = 0
+
+
+def check_request(request: Request, *, vocab_size: int, context_length: int) -> None:
+    """Raise ValueError, naming field and limit, where a request could never run."""
+    params = request.params
+    if not request.prompt_token_ids:
+        raise ValueError("prompt_token_ids is empty; at least one token is needed")
+    if params.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, not {params.max_new_tokens}")
+    if params.num_return_sequences < 1:
+        raise ValueError(
+            f"num_return_sequences must be at least 1, not {params.num_return_sequences}"
+        )
+    if params.do_sample and not params.temperature > 0:
+        raise ValueError(f"temperature must be above 0 to sample, not {params.temperature}")
+    if not 0 <= params.seed < 2**63:
+        raise ValueError(f"seed must lie in [0, 2**63), not {params.seed}")
+    if "" in params.stop_strings:
+        raise ValueError("stop_strings holds an empty string")
+    num_prompt_tokens = len(request.prompt_token_ids)
+    if num_prompt_tokens + params.max_new_tokens > context_length:
+        raise ValueError(
+            f"{num_prompt_tokens} prompt tokens + max_new_tokens {params.max_new_tokens} "
+            f"exceed the model's context of {context_length} tokens"
+        )
+    _check_token_ids(request, vocab_size)
+    _check_generated(request)
+
+
+def _check_generated(request: Request) -> None:
+    params = request.params
+    if len(request.generated) > params.num_return_sequences:
+        raise ValueError(
+            f"generated holds {len(request.generated)} sequences, "
+            f"num_return_sequences is {params.num_return_sequences}"
+        )
+    longest = max(map(len, request.generated), default=0)
+    if longest > params.max_new_tokens:
+        raise ValueError(
+            f"generated holds {longest} tokens, max_new_tokens is {params.max_new_tokens}"
+        )
+
+
+def _check_token_ids(request: Request, vocab_size: int) -> None:
+    for name, token_ids in _token_id_fields(request):
+        for token_id in token_ids:
+            if not 0 <= token_id < vocab_size:
+                raise ValueError(
+                    f"{name} holds token id {token_id}; the vocabulary is [0, {vocab_size})"
+                )
+
+
+def _token_id_fields(request: Request) -> Iterator[tuple[str, tuple[int, ...] | list[int]]]:
+    """Every field that indexes logits or embeddings. An eos id out of range just never occurs."""
+    params = request.params
+    yield "prompt_token_ids", request.prompt_token_ids
+    for generated in request.generated:
+        yield "generated", generated
+    for word in params.bad_words_ids:
+        yield "bad_words_ids", word
+    for word, _ in params.sequence_bias:
+        yield "sequence_bias", word
+    yield "suppress_tokens", params.suppress_tokens
+    yield "begin_suppress_tokens", params.begin_suppress_tokens
+    yield "forced_eos_token_id", params.forced_eos_token_ids
+    if params.forced_bos_token_id is not None:
+        yield "forced_bos_token_id", (params.forced_bos_token_id,)

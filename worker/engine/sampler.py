@@ -1,0 +1,143 @@
+"""Chooses the next token of each row from its logits.
+
+Rows whose requests need the same processors go through them together, whatever their values.
+Owns no state: a draw depends on the row's logits, parameters, seed and length alone, never on the
+batch it is in.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+
+from worker.engine.params import SamplingParams
+from worker.engine.philox import uniforms
+from worker.engine.processors import active_processors
+from worker.engine.processors.base import Processor
+from worker.engine.sequence import Sequence
+
+INVALID_LOGITS = "the model's logits contain nan or inf; remove_invalid_values would repair them"
+NOTHING_TO_SAMPLE = (
+    "no token can be sampled: the parameters ban every token or make the scores infinite"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The next token; log-probabilities under the processed scores where they were asked for."""
+
+    token_id: int
+    logprob: float | None = None
+    top_logprobs: dict[int, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoChoice:
+    """Why a row has no next token."""
+
+    reason: str
+
+
+@torch.inference_mode()
+def choose_tokens(logits: torch.Tensor, sequences: list[Sequence]) -> list[Choice | NoChoice]:
+    """The next token of each sequence from float32 `logits` [n, vocab]; never raises for one row.
+
+    A row with nan or inf has no choice, unless its request repairs them; its neighbours do.
+    """
+    choices: dict[int, Choice | NoChoice] = {}
+    for (processors, do_sample), rows in _groups(sequences).items():
+        group = [sequences[row] for row in rows]
+        scores = logits[torch.tensor(rows, device=logits.device)]
+        chosen = _choose_group(scores, group, processors, do_sample=do_sample)
+        choices.update(zip(rows, chosen, strict=True))
+    return [choices[row] for row in range(len(sequences))]
+
+
+def _groups(
+    sequences: list[Sequence],
+) -> dict[tuple[tuple[Processor, ...], bool], list[int]]:
+    """Rows by the work they need: the same processors, and drawing or taking the best."""
+    groups = defaultdict(list)
+    for row, sequence in enumerate(sequences):
+        params = sequence.params
+        groups[active_processors(params), params.do_sample].append(row)
+    return groups
+
+
+def _choose_group(
+    scores: torch.Tensor,
+    sequences: list[Sequence],
+    processors: tuple[Processor, ...],
+    *,
+    do_sample: bool,
+) -> list[Choice | NoChoice]:
+    """Process and choose for one group; `scores` is its own copy of the logits."""
+    problems = _find_invalid(scores, sequences)
+    for processor in processors:
+        scores = processor(scores, sequences)
+    if do_sample:
+        problems |= _find_unsampleable(scores, problems)
+        token_ids = _draw(scores, sequences)
+    else:
+        token_ids = scores.argmax(dim=-1)
+    rows = zip(token_ids.tolist(), scores, sequences, strict=True)
+    choices = [_report(token_id, row_scores, s.params) for token_id, row_scores, s in rows]
+    return [problems.get(row, choice) for row, choice in enumerate(choices)]
+
+
+def _find_invalid(scores: torch.Tensor, sequences: list[Sequence]) -> dict[int, NoChoice]:
+    """Rows with nan or +inf that nobody will repair."""
+    return {
+        row: NoChoice(INVALID_LOGITS)
+        for row, best in enumerate(scores.amax(dim=-1).tolist())
+        if not best < torch.inf and not sequences[row].params.remove_invalid_values
+    }
+
+
+def _find_unsampleable(scores: torch.Tensor, known: dict[int, NoChoice]) -> dict[int, NoChoice]:
+    """Rows whose processed scores form no distribution."""
+    is_finite = scores.amax(dim=-1).isfinite().tolist()
+    return {
+        row: NoChoice(NOTHING_TO_SAMPLE)
+        for row in range(len(scores))
+        if not is_finite[row] and row not in known
+    }
+
+
+def _draw(scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    """Draw from softmax(`scores`) by inverse CDF in the order of token ids; int64 [n].
+
+    In float64, where tokens that were ruled out add exactly nothing: the draw depends on the
+    tokens that are left alone. A row that is no distribution gets any valid id.
+    """
+    uniform = uniforms(
+        [sequence.params.seed for sequence in sequences],
+        [sequence.index for sequence in sequences],
+        [sequence.num_generated_tokens for sequence in sequences],
+    )
+    cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    target = torch.from_numpy(uniform).to(scores.device)[:, None] * total
+    # Rounding must not lift the target to the total: no column exceeds that.
+    target = torch.minimum(target, total.nextafter(torch.zeros_like(total)))
+    drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return drawn.clamp(max=scores.shape[1] - 1)
+
+
+def _report(token_id: int, scores: torch.Tensor, params: SamplingParams) -> Choice:
+    """One row's choice with the log-probabilities that its request asked for."""
+    if not params.logprobs and not params.top_logprobs:
+        return Choice(token_id)
+    logprobs = scores.log_softmax(dim=-1)
+    return Choice(
+        token_id,
+        logprobs[token_id].item() if params.logprobs else None,
+        _best(logprobs, params.top_logprobs) if params.top_logprobs else None,
+    )
+
+
+def _best(logprobs: torch.Tensor, count: int) -> dict[int, float]:
+    """The likeliest tokens of one row, best first, without those that were ruled out."""
+    best = logprobs.topk(min(count, len(logprobs)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return {token_id: logprob for token_id, logprob in pairs if logprob > -torch.inf}
