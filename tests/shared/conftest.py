@@ -1,0 +1,36 @@
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from fakeredis import FakeAsyncRedis
+from redis.asyncio import Redis
+
+from shared.connection import connect
+from shared.keys import Keys
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    directory: Path = tmp_path_factory.mktemp("redis")
+    server = RedisServer(directory)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["fakeredis", "redis"])
+async def redis(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
+    """An empty Redis, fake and real in turn: both must agree on what the scripts do."""
+    if request.param == "fakeredis":
+        client: Redis = FakeAsyncRedis()
+    else:
+        client = connect(request.getfixturevalue("redis_server").url, name="test", block_s=10)
+        await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def keys() -> Keys:
+    return Keys()
