@@ -65,6 +65,8 @@ def _check_generated(request: Request) -> None:
 
 def _check_token_ids(request: Request, vocab_size: int) -> None:
     for name, token_ids in _token_id_fields(request):
+        if not token_ids and name in ("bad_words_ids", "sequence_bias"):
+            raise ValueError(f"{name} holds an empty word")
         for token_id in token_ids:
             if not 0 <= token_id < vocab_size:
                 raise ValueError(

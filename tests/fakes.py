@@ -1,0 +1,130 @@
+"""Stand-ins for the heavy parts: a runner without a model, a tokenizer of single bytes.
+
+FakeRunner is strict: it keeps its own paged cache and refuses a plan that the real one would
+compute wrongly.
+"""
+
+import zlib
+from array import array
+from collections.abc import Callable
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from worker.engine import Engine, EngineConfig
+from worker.engine.plan import Chunk, StepPlan
+from worker.model.config import ModelConfig
+
+END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT_ID = 256
+VOCAB_SIZE = 257
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Byte-level BPE without merges: token i is byte i; 256 is the special end of text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    printable = [c for c in alphabet if ord(c) < 0x100]
+    shifted = [c for c in alphabet if ord(c) >= 0x100]
+    vocab = {character: ord(character) for character in printable}
+    others = (byte for byte in range(256) if byte not in vocab.values())
+    vocab |= dict(zip(shifted, others, strict=True))
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
+    return tokenizer
+
+
+def hashed_letter(context: list[int]) -> int:
+    """A next token, an ASCII letter, that depends on every token before it."""
+    return ord("a") + zlib.crc32(array("q", context).tobytes()) % 26
+
+
+class FakeRunner:
+    """A model that is a rule: the next token is `next_token(context)`.
+
+    The context is read back from the slots that earlier plans filled, never from the sequence.
+    A context that holds `crash_token` makes the whole step raise; one that holds `nan_token` has
+    logits of nan.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int = 64,
+        block_size: int = 4,
+        next_token: Callable[[list[int]], int] = hashed_letter,
+        crash_token: int | None = None,
+        nan_token: int | None = None,
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.plans: list[StepPlan] = []
+        self._block_size = block_size
+        self._next_token = next_token
+        self._crash_token = crash_token
+        self._nan_token = nan_token
+        self._slots: dict[int, int] = {}
+
+    def forward(self, plan: StepPlan) -> torch.Tensor:
+        assert plan.chunks, "an empty plan must not reach the model"
+        self.plans.append(plan)
+        for chunk in plan.chunks:
+            self._write(chunk)
+        contexts = [self._read(chunk) for chunk in plan.chunks]
+        if any(self._crash_token in context for context in contexts):
+            raise RuntimeError("the device gave up")
+        rows = [
+            self._logits(context)
+            for chunk, context in zip(plan.chunks, contexts, strict=True)
+            if chunk.yields_token
+        ]
+        return torch.stack(rows) if rows else torch.empty(0, VOCAB_SIZE)
+
+    def _write(self, chunk: Chunk) -> None:
+        for position, token_id in enumerate(chunk.token_ids, start=chunk.start):
+            self._slots[self._slot(chunk, position)] = token_id
+
+    def _read(self, chunk: Chunk) -> list[int]:
+        context = [self._slots[self._slot(chunk, p)] for p in range(chunk.context_len)]
+        assert context == chunk.sequence.token_ids[: chunk.context_len], "a slot was overwritten"
+        return context
+
+    def _slot(self, chunk: Chunk, position: int) -> int:
+        block = chunk.sequence.block_table[position // self._block_size]
+        assert 0 <= block < self.num_blocks
+        return block * self._block_size + position % self._block_size
+
+    def _logits(self, context: list[int]) -> torch.Tensor:
+        if self._nan_token in context:
+            return torch.full((VOCAB_SIZE,), torch.nan)
+        logits = torch.zeros(VOCAB_SIZE)
+        logits[self._next_token(context)] = 10.0
+        return logits
+
+
+def fake_engine(
+    runner: FakeRunner | None = None,
+    *,
+    max_rows: int = 8,
+    block_size: int = 4,
+    max_step_tokens: int = 16,
+    context_length: int = 2048,
+) -> Engine:
+    """An engine over `runner`, or over a FakeRunner of 64 blocks."""
+    shape = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    model_config = ModelConfig.from_dict(
+        {
+            "model_type": "falcon",
+            "vocab_size": VOCAB_SIZE,
+            "max_position_embeddings": context_length,
+            **shape,
+        }
+    )
+    return Engine(
+        runner=runner or FakeRunner(block_size=block_size),
+        tokenizer=byte_tokenizer(),
+        model_config=model_config,
+        config=EngineConfig(
+            max_rows=max_rows, block_size=block_size, max_step_tokens=max_step_tokens
+        ),
+    )

@@ -1,0 +1,173 @@
+"""Random traffic through the whole engine over a strict fake model.
+
+Whatever arrives, whatever is cancelled, however little room there is: every sequence gets exactly
+the tokens it would get alone, blocks are never shared or lost, and nobody waits for ever.
+"""
+
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fakes import FakeRunner, fake_engine, hashed_letter
+from worker.engine import Engine, Request, RequestFailed, SamplingParams, TokenOutput
+from worker.engine.sequence import Sequence
+
+BLOCK_SIZE = 4
+CRASH, NAN = 1, 2
+
+
+@dataclass
+class Arrival:
+    """A request, the steps that pass before it comes, and those before it is aborted, if ever."""
+
+    request: Request
+    after: int
+    abort_after: int | None
+
+
+@st.composite
+def traffic(draw: st.DrawFn, *, faults: bool) -> list[Arrival]:
+    first_token = st.sampled_from([CRASH, NAN, *range(97, 110)] if faults else range(97, 110))
+    count = draw(st.integers(1, 8))
+    return [
+        Arrival(
+            Request(
+                request_id=str(number),
+                prompt_token_ids=[draw(first_token)] * draw(st.integers(1, 14)),
+                params=SamplingParams(
+                    max_new_tokens=draw(st.integers(1, 10)),
+                    num_return_sequences=draw(st.integers(1, 3)),
+                ),
+                priority=0 if not faults else draw(st.integers(-1, 1)),
+            ),
+            after=draw(st.integers(0, 4)),
+            abort_after=draw(st.none() | st.integers(0, 8)) if faults else None,
+        )
+        for number in range(count)
+    ]
+
+
+@st.composite
+def engines(draw: st.DrawFn) -> Engine:
+    """Small pools: 24 tokens are just enough for the longest sequence alone."""
+    max_rows = draw(st.integers(1, 6))
+    runner = FakeRunner(
+        num_blocks=draw(st.integers(6, 16)),
+        block_size=BLOCK_SIZE,
+        crash_token=CRASH,
+        nan_token=NAN,
+    )
+    return fake_engine(
+        runner,
+        max_rows=max_rows,
+        block_size=BLOCK_SIZE,
+        max_step_tokens=draw(st.integers(max_rows, 20)),
+    )
+
+
+class Driver:
+    """Plays traffic against an engine and checks every step."""
+
+    def __init__(self, engine: Engine, arrivals: list[Arrival]) -> None:
+        self.engine = engine
+        self.arrivals = arrivals
+        self.tokens: dict[tuple[str, int], list[int]] = {}
+        self.failed: set[str] = set()
+        self.aborted: set[str] = set()
+
+    def play(self) -> None:
+        for arrival in self.arrivals:
+            for _ in range(arrival.after):
+                self.step()
+            self.engine.add(arrival.request)
+            if arrival.abort_after is not None:
+                for _ in range(arrival.abort_after):
+                    self.step()
+                self.engine.abort(arrival.request.request_id)
+                self.aborted.add(arrival.request.request_id)
+                self.check_blocks()
+        # The first in line gains a token in every step: no run can be longer than this.
+        for _ in range(self.num_tokens_left()):
+            self.step()
+        assert not self.engine.has_work, "somebody starves"
+
+    def step(self) -> None:
+        for output in self.engine.step():
+            assert output.request_id not in self.failed | self.aborted, "output after the end"
+            if isinstance(output, RequestFailed):
+                self.failed.add(output.request_id)
+            else:
+                self.record(output)
+        assert self.engine.last_step_rows <= self.engine.config.max_rows
+        self.check_blocks()
+
+    def record(self, output: TokenOutput) -> None:
+        self.tokens.setdefault((output.request_id, output.sequence), []).append(output.token_id)
+
+    def check_blocks(self) -> None:
+        scheduler = self.engine._scheduler
+        self.engine._block_manager.check_integrity([*scheduler.running, *scheduler.waiting])
+
+    def num_tokens_left(self) -> int:
+        scheduler = self.engine._scheduler
+        return sum(s.max_length for s in [*scheduler.running, *scheduler.waiting])
+
+
+def alone(request: Request) -> list[int]:
+    context = list(request.prompt_token_ids)
+    for _ in range(request.params.max_new_tokens):
+        context.append(hashed_letter(context))
+    return context[len(request.prompt_token_ids) :]
+
+
+@settings(max_examples=150)
+@given(engines(), traffic(faults=False))
+def test_everybody_gets_the_tokens_they_would_get_alone(
+    engine: Engine, arrivals: list[Arrival]
+) -> None:
+    driver = Driver(engine, arrivals)
+    driver.play()
+    expected = {
+        (arrival.request.request_id, index): alone(arrival.request)
+        for arrival in arrivals
+        for index in range(arrival.request.params.num_return_sequences)
+    }
+    assert driver.tokens == expected
+    assert engine.used_kv_tokens == 0
+
+
+@settings(max_examples=150)
+@given(engines(), traffic(faults=True))
+def test_faults_and_aborts_touch_nobody_else(engine: Engine, arrivals: list[Arrival]) -> None:
+    driver = Driver(engine, arrivals)
+    driver.play()
+    for arrival in arrivals:
+        request = arrival.request
+        is_faulty = request.prompt_token_ids[0] in (CRASH, NAN)
+        if request.request_id in driver.aborted:
+            continue
+        assert (request.request_id in driver.failed) == is_faulty
+        if not is_faulty:
+            for index in range(request.params.num_return_sequences):
+                assert driver.tokens[request.request_id, index] == alone(request)
+    assert engine.used_kv_tokens == 0
+
+
+@settings(max_examples=100)
+@given(engines(), traffic(faults=False))
+def test_the_oldest_sequence_makes_progress_in_every_step(
+    engine: Engine, arrivals: list[Arrival]
+) -> None:
+    for arrival in arrivals:
+        engine.add(arrival.request)
+    while engine.has_work:
+        oldest = min(_unfinished(engine), key=lambda sequence: sequence.arrival)
+        before = (oldest.num_computed_tokens, oldest.num_tokens)
+        engine.step()
+        finished = oldest not in _unfinished(engine)
+        assert finished or (oldest.num_computed_tokens, oldest.num_tokens) > before
+
+
+def _unfinished(engine: Engine) -> list[Sequence]:
+    return [*engine._scheduler.running, *engine._scheduler.waiting]

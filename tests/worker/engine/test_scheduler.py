@@ -1,0 +1,160 @@
+"""Who runs, with how many tokens, and who gives way: the scheduler and its block manager alone."""
+
+import pytest
+
+from tests.worker.engine.rows import make_sequence
+from worker.engine.block_manager import BlockManager
+from worker.engine.config import EngineConfig
+from worker.engine.plan import StepPlan
+from worker.engine.scheduler import Scheduler
+from worker.engine.sequence import Sequence, SequenceStatus
+
+BLOCK_SIZE = 4
+
+
+def make_scheduler(
+    *, max_rows: int = 4, num_blocks: int = 100, max_step_tokens: int = 8
+) -> Scheduler:
+    config = EngineConfig(max_rows=max_rows, block_size=BLOCK_SIZE, max_step_tokens=max_step_tokens)
+    return Scheduler(config, BlockManager(num_blocks, BLOCK_SIZE))
+
+
+def add(scheduler: Scheduler, *prompt_lengths: int, priority: int = 0) -> list[Sequence]:
+    """Add sequences that arrive after all those that are there."""
+    first = len(scheduler.waiting) + len(scheduler.running)
+    sequences = [
+        make_sequence([1] * length, arrival=arrival, priority=priority)
+        for arrival, length in enumerate(prompt_lengths, start=first)
+    ]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    return sequences
+
+
+def run(scheduler: Scheduler) -> StepPlan:
+    """One step in which every sequence that can gets a token."""
+    plan = scheduler.schedule()
+    sampled = plan.sampled
+    scheduler.update(plan)
+    for sequence in sampled:
+        sequence.token_ids.append(1)
+    return plan
+
+
+def shares(plan: StepPlan) -> list[tuple[int, int]]:
+    """(arrival, tokens) of each chunk."""
+    return [(chunk.sequence.arrival, chunk.num_tokens) for chunk in plan.chunks]
+
+
+def test_an_idle_scheduler_plans_nothing() -> None:
+    assert not make_scheduler().schedule()
+
+
+def test_a_long_prompt_comes_in_chunks_and_yields_a_token_with_the_last() -> None:
+    scheduler = make_scheduler(max_step_tokens=8)
+    [sequence] = add(scheduler, 20)
+    steps = [(shares(run(scheduler)), sequence.num_generated_tokens) for _ in range(4)]
+    assert steps == [([(0, 8)], 0), ([(0, 8)], 0), ([(0, 4)], 1), ([(0, 1)], 2)]
+
+
+def test_running_sequences_keep_streaming_while_a_long_prompt_is_computed() -> None:
+    scheduler = make_scheduler(max_step_tokens=8)
+    add(scheduler, 2)
+    run(scheduler)
+    add(scheduler, 30)
+    assert shares(run(scheduler)) == [(0, 1), (1, 7)]
+
+
+def test_an_old_long_prompt_does_not_silence_the_young() -> None:
+    scheduler = make_scheduler(max_step_tokens=8)
+    add(scheduler, 30, 2)
+    assert shares(run(scheduler)) == [(0, 7), (1, 1)]
+    assert shares(run(scheduler)) == [(0, 7), (1, 1)]
+
+
+def test_no_step_exceeds_its_token_budget_or_its_rows() -> None:
+    scheduler = make_scheduler(max_rows=3, max_step_tokens=5)
+    add(scheduler, 9, 1, 4, 2, 2)
+    for _ in range(6):
+        plan = run(scheduler)
+        assert plan.num_tokens <= 5
+        assert len(plan.chunks) <= 3
+
+
+def test_higher_priority_goes_first_and_equals_in_order_of_arrival() -> None:
+    scheduler = make_scheduler(max_rows=2)
+    add(scheduler, 1, 1)
+    add(scheduler, 1, 1, priority=5)
+    assert [arrival for arrival, _ in shares(scheduler.schedule())] == [2, 3]
+
+
+def test_nobody_overtakes_the_first_in_line_that_does_not_fit() -> None:
+    scheduler = make_scheduler(num_blocks=4)
+    add(scheduler, 8)
+    run(scheduler)
+    add(scheduler, 12, 1)
+    assert shares(run(scheduler)) == [(0, 1)]
+
+
+def test_the_youngest_gives_way_when_blocks_run_out_and_comes_back() -> None:
+    scheduler = make_scheduler(num_blocks=4, max_step_tokens=16)
+    old, young = add(scheduler, 4, 3)
+    run(scheduler)
+    while young.status is SequenceStatus.RUNNING:
+        run(scheduler)
+    assert old.status is SequenceStatus.RUNNING
+    assert (young.block_table, young.num_computed_tokens) == ([], 0)
+    assert scheduler.num_preemptions == 1
+    num_tokens = young.num_tokens
+    scheduler.finish(old)
+    assert shares(run(scheduler)) == [(1, num_tokens)]
+
+
+def test_low_priority_gives_way_before_the_young() -> None:
+    scheduler = make_scheduler(num_blocks=4, max_step_tokens=16)
+    [low] = add(scheduler, 3, priority=-1)
+    run(scheduler)
+    [high] = add(scheduler, 4)
+    for _ in range(9):
+        run(scheduler)
+    assert (low.status, high.status) == (SequenceStatus.WAITING, SequenceStatus.RUNNING)
+
+
+def test_a_sequence_that_fills_the_whole_cache_runs_alone_to_its_end() -> None:
+    scheduler = make_scheduler(num_blocks=4)
+    [sequence] = add(scheduler, 10)
+    while sequence.num_tokens <= 4 * BLOCK_SIZE:
+        assert run(scheduler)
+    assert scheduler.num_preemptions == 0
+
+
+def test_finishing_frees_the_blocks_of_running_and_waiting_alike() -> None:
+    scheduler = make_scheduler(max_rows=1)
+    running, waiting = add(scheduler, 5, 5)
+    run(scheduler)
+    scheduler.finish(running)
+    scheduler.finish(waiting)
+    assert not scheduler.schedule()
+    assert (running.block_table, waiting.block_table) == ([], [])
+
+
+def test_the_integrity_check_sees_a_block_that_two_hold() -> None:
+    manager = BlockManager(4, BLOCK_SIZE)
+    first, second = make_sequence([1] * 5), make_sequence([1] * 5)
+    manager.allocate(first)
+    manager.allocate(second)
+    manager.check_integrity([first, second])
+    second.block_table[0] = first.block_table[0]
+    with pytest.raises(AssertionError):
+        manager.check_integrity([first, second])
+
+
+def test_a_step_budget_below_the_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"max_step_tokens \(4\) must not be below max_rows \(5\)"):
+        EngineConfig(max_rows=5, max_step_tokens=4)
+
+
+@pytest.mark.parametrize("name", ["max_rows", "num_blocks", "block_size", "max_step_tokens"])
+def test_a_limit_below_one_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+        EngineConfig(**{name: 0})
