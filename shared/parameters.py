@@ -37,47 +37,57 @@ class GenerateKwargs(NullMeansDefault):
 
     # Length, in tokens. Where both are given, the one that counts new tokens wins.
     max_length: int = Field(
-        200,
+        default=200,
         ge=1,
         le=MAX_INT,
         description="Most tokens in all, the prompt included.",
         examples=[200],
     )
     max_new_tokens: int | None = Field(
-        None, ge=1, le=MAX_INT, description="Most tokens after the prompt.", examples=[40]
+        default=None, ge=1, le=MAX_INT, description="Most tokens after the prompt.", examples=[40]
     )
     min_length: int = Field(
-        0, ge=0, le=MAX_INT, description="No end before this many tokens, the prompt included."
+        default=0,
+        ge=0,
+        le=MAX_INT,
+        description="No end before this many tokens, the prompt included.",
     )
     min_new_tokens: int | None = Field(
-        None, ge=0, le=MAX_INT, description="No end before this many tokens after the prompt."
+        default=None,
+        ge=0,
+        le=MAX_INT,
+        description="No end before this many tokens after the prompt.",
     )
 
     # Choice of the next token. Greedy decoding ignores the rest of this group.
-    do_sample: bool = Field(True, description="Draw the next token; false takes the likeliest.")
+    do_sample: bool = Field(
+        default=True, description="Draw the next token; false takes the likeliest."
+    )
     temperature: Annotated[float, while_sampling(gt=0)] = Field(
-        1.0, description="Divides the logits. Above 0 while sampling.", examples=[0.7]
+        default=1.0, description="Divides the logits. Above 0 while sampling.", examples=[0.7]
     )
     top_k: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT), while_sampling(ge=0)] | None = Field(
-        10, description="Keep the k likeliest tokens; 0 or null: all."
+        default=10, description="Keep the k likeliest tokens; 0 or null: all."
     )
     top_p: Annotated[float, while_sampling(gt=0, le=1)] = Field(
-        1.0, description="Keep the likeliest tokens that make up this probability; 1: all."
+        default=1.0, description="Keep the likeliest tokens that make up this probability; 1: all."
     )
     min_p: Annotated[float, while_sampling(ge=0, le=1)] | None = Field(
-        None, description="Keep tokens at least this likely, as a share of the likeliest one."
+        default=None,
+        description="Keep tokens at least this likely, as a share of the likeliest one.",
     )
     typical_p: Annotated[float, while_sampling(gt=0)] = Field(
-        1.0, description="Keep the most typical tokens that make up this probability; 1: all."
+        default=1.0,
+        description="Keep the most typical tokens that make up this probability; 1: all.",
     )
     epsilon_cutoff: Annotated[float, while_sampling(ge=0, lt=1)] = Field(
-        0.0, description="Drop tokens less likely than this; 0: none."
+        default=0.0, description="Drop tokens less likely than this; 0: none."
     )
     eta_cutoff: Annotated[float, while_sampling(ge=0, lt=1)] = Field(
-        0.0, description="Drop tokens by an entropy-dependent bound; 0: none."
+        default=0.0, description="Drop tokens by an entropy-dependent bound; 0: none."
     )
     seed: int | None = Field(
-        None,
+        default=None,
         ge=0,
         le=MAX_SEED,
         description="Same seed, same request, same result; drawn and returned when not given.",
@@ -85,23 +95,25 @@ class GenerateKwargs(NullMeansDefault):
     )
 
     # Beams.
-    num_beams: int = Field(1, ge=1, le=MAX_INT, description="Beams searched; 1: no beam search.")
+    num_beams: int = Field(
+        default=1, ge=1, le=MAX_INT, description="Beams searched; 1: no beam search."
+    )
     num_beam_groups: int = Field(
-        1, ge=1, le=MAX_INT, description="Groups of diverse beams; divides num_beams."
+        default=1, ge=1, le=MAX_INT, description="Groups of diverse beams; divides num_beams."
     )
     diversity_penalty: float = Field(
-        0.0,
+        default=0.0,
         validate_default=True,
         description="Taken from tokens another group chose. Above 0 with several groups.",
     )
     early_stopping: Literal[True, False, "never"] = Field(
-        False, description="When beam search stops, as transformers defines it."
+        default=False, description="When beam search stops, as transformers defines it."
     )
     length_penalty: float = Field(
-        1.0, description="Power of the length that divides a beam's score."
+        default=1.0, description="Power of the length that divides a beam's score."
     )
     num_return_sequences: int = Field(
-        1,
+        default=1,
         ge=1,
         le=MAX_INT,
         description="Sequences made. Greedy: 1; beams: at most num_beams.",
@@ -109,55 +121,69 @@ class GenerateKwargs(NullMeansDefault):
 
     # Repetition, banned and forced tokens. All of them see the prompt too.
     repetition_penalty: float = Field(
-        1.0, gt=0, description="Above 1 discourages tokens that were there before.", examples=[1.1]
+        default=1.0,
+        gt=0,
+        description="Above 1 discourages tokens that were there before.",
+        examples=[1.1],
     )
     no_repeat_ngram_size: int = Field(
-        0, ge=0, le=MAX_INT, description="No n-gram of this size twice; 0: off."
+        default=0, ge=0, le=MAX_INT, description="No n-gram of this size twice; 0: off."
     )
     encoder_no_repeat_ngram_size: int = Field(
-        0, ge=0, le=MAX_INT, description="No n-gram of this size from the prompt; 0: off."
+        default=0, ge=0, le=MAX_INT, description="No n-gram of this size from the prompt; 0: off."
     )
     bad_words_ids: Words | None = Field(
-        None, description="Token sequences never made; a flat list bans single tokens."
+        default=None, description="Token sequences never made; a flat list bans single tokens."
     )
-    suppress_tokens: TokenIds | None = Field(None, description="Tokens never made.")
+    suppress_tokens: TokenIds | None = Field(default=None, description="Tokens never made.")
     begin_suppress_tokens: TokenIds | None = Field(
-        None, description="Tokens never made right after the prompt."
+        default=None, description="Tokens never made right after the prompt."
     )
     sequence_bias: Biases | None = Field(
-        None, description="Pairs of a token sequence and what is added to its logits."
+        default=None, description="Pairs of a token sequence and what is added to its logits."
     )
     forced_bos_token_id: TokenId | None = Field(
-        None, description="The second token, when the prompt is one token long."
+        default=None, description="The second token, when the prompt is one token long."
     )
     forced_eos_token_id: TokenIds | None = Field(
-        None, description="The last token, when max_length is reached."
+        default=None, description="The last token, when max_length is reached."
     )
 
     # The end.
     eos_token_id: TokenIds | None = Field(
-        None, description="Tokens that end a sequence; null: none; not given: the model's."
+        default=None, description="Tokens that end a sequence; null: none; not given: the model's."
     )
     pad_token_id: TokenId | None = Field(
-        None, description="Accepted for compatibility; nothing is ever padded."
+        default=None, description="Accepted for compatibility; nothing is ever padded."
     )
     stop_strings: StopStrings | None = Field(
-        None,
+        default=None,
         description="Texts that end a sequence; the text itself is kept.",
         examples=["\nUser:"],
     )
     exponential_decay_length_penalty: LengthDecay | None = Field(
-        None, description="[start, factor]: after `start` new tokens the end gets ever likelier."
+        default=None,
+        description="[start, factor]: after `start` new tokens the end gets ever likelier.",
     )
 
     # Logits and what is told about them.
-    remove_invalid_values: bool = Field(False, description="Repair nan and inf logits.")
-    renormalize_logits: bool = Field(False, description="Normalize after all processors.")
-    output_scores: bool = Field(False, description="Return log-probabilities of chosen tokens.")
-    return_dict_in_generate: bool = Field(False, description="Same as output_scores.")
-    top_logprobs: int | None = Field(
-        None, ge=0, le=20, description="Also return the k best log-probabilities of each step."
+    remove_invalid_values: bool = Field(default=False, description="Repair nan and inf logits.")
+    renormalize_logits: bool = Field(default=False, description="Normalize after all processors.")
+    output_scores: bool = Field(
+        default=False, description="Return log-probabilities of chosen tokens."
     )
+    return_dict_in_generate: bool = Field(default=False, description="Same as output_scores.")
+    top_logprobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=20,
+        description="Also return the k best log-probabilities of each step.",
+    )
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether the result tells of token ids and their log-probabilities."""
+        return self.output_scores or self.return_dict_in_generate or self.top_logprobs is not None
 
     @field_validator("num_beam_groups")
     @classmethod

@@ -1,0 +1,51 @@
+"""The FastAPI application, put together; logic lives in the routes and in `api/client.py`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from api.backend import Backend, Connect
+from api.client import ChatClient
+from api.errors import install_error_handlers
+from api.metrics import MeteredApp, Metrics
+from api.model_watch import ModelWatch
+from api.openapi import openapi_of
+from api.routes import chat, jobs, ops
+from api.services import Services
+from api.settings import ApiSettings
+from shared.connection import connect as connect_redis
+
+
+def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastAPI:
+    """Raises SettingsError where the Redis URL cannot be used; sends nothing before it starts."""
+    services = make_services(settings, connect)
+    app = FastAPI(
+        title="Falconer",
+        version=version("falconer"),
+        description="Falcon language models behind a queue.",
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    for module in (chat, jobs, ops):
+        app.include_router(module.router)
+    install_error_handlers(app)
+    app.add_middleware(MeteredApp, metrics=services.metrics)
+    app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented hook
+    return app
+
+
+def make_services(settings: ApiSettings, connect: Connect) -> Services:
+    backend, metrics = Backend(settings, connect), Metrics()
+    models = ModelWatch(backend.registry)
+    client = ChatClient(backend, models, settings, metrics)
+    return Services(settings, backend, models, metrics, client)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    services.start()
+    yield
+    await services.stop()

@@ -1,0 +1,60 @@
+"""What the api needs from Redis, in one place: queue, registry, replies; knows no HTTP."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from redis.asyncio import Redis
+
+from api.settings import ApiSettings
+from shared.connection import UNREACHABLE
+from shared.errors import ServiceUnavailable
+from shared.keys import Keys
+from shared.queue import JobQueue
+from shared.registry import Registry
+from shared.replies import BLOCK_S, ReplyReader
+
+REACH_S = 1.8  # a caller hears within two seconds that Redis is away
+RETRY_AFTER_S = 2
+
+
+class Connect(Protocol):
+    """How to get a client; see `shared.connection.connect`."""
+
+    def __call__(self, url: str, *, name: str, block_s: float = 0.0) -> Redis: ...
+
+
+class Backend:
+    """Clients of one api replica. Nothing is sent before the first use."""
+
+    def __init__(self, settings: ApiSettings, connect: Connect) -> None:
+        keys = Keys(settings.queue)
+        self.replica_id = uuid.uuid4().hex
+        self._redis = connect(settings.redis_url, name="falconer-api")
+        self._blocking_redis = connect(
+            settings.redis_url, name="falconer-api-replies", block_s=BLOCK_S
+        )
+        self.queue = JobQueue(self._redis, keys)
+        self.registry = Registry(self._redis, keys)
+        self.replies = ReplyReader(self._blocking_redis, keys, self.replica_id)
+
+    async def ping(self) -> None:
+        await self._redis.ping()
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+        await self._blocking_redis.aclose()
+
+
+@asynccontextmanager
+async def within_reach() -> AsyncIterator[None]:
+    """Around calls to Redis: one that fails or hangs becomes ServiceUnavailable, soon."""
+    try:
+        async with asyncio.timeout(REACH_S):
+            yield
+    except UNREACHABLE as error:
+        raise ServiceUnavailable(
+            "Redis is out of reach; nothing is lost, try again", retry_after_s=RETRY_AFTER_S
+        ) from error

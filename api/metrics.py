@@ -1,0 +1,101 @@
+"""Prometheus metrics that the api can honestly know, in a registry of its own.
+
+Jobs, tokens and waits are counted where a call of this replica saw them; workers report the rest.
+"""
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.protocol import Failed, Finished, JobStatus, Outcome
+from shared.queue import Depth
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 300)
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "falconer_requests", "HTTP requests.", ["route", "code"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "falconer_request_seconds",
+            "From request to the end of the answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.jobs = Counter(
+            "falconer_jobs",
+            "Jobs accepted (queued) and seen to end.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            "falconer_tokens", "Tokens of jobs seen to succeed.", ["kind"], registry=self.registry
+        )
+        self.queue_wait = Histogram(
+            "falconer_queue_wait_seconds",
+            "From acceptance to the start of jobs seen to succeed.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.first_token = Histogram(
+            "falconer_time_to_first_token_seconds",
+            "From request to first token of streamed calls.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge(
+            "falconer_queue_depth", "Jobs in the queue.", ["state"], registry=self.registry
+        )
+        self.workers = Gauge("falconer_workers", "Live workers.", registry=self.registry)
+
+    def note_outcome(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed):
+            self.jobs.labels(outcome.status).inc()
+            return
+        self.jobs.labels(JobStatus.SUCCEEDED).inc()
+        self._note_result(outcome)
+
+    def _note_result(self, finished: Finished) -> None:
+        self.queue_wait.observe(finished.queue_ms / 1000)
+        self.tokens.labels("prompt").inc(finished.result.usage.prompt_tokens)
+        self.tokens.labels("generated").inc(finished.result.usage.completion_tokens)
+
+    def note_service(self, depth: Depth, num_workers: int) -> None:
+        self.queue_depth.labels("waiting").set(depth.waiting)
+        self.queue_depth.labels("running").set(depth.running)
+        self.workers.set(num_workers)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class MeteredApp:
+    """ASGI middleware: counts requests by route template and status code."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        code, started_at = 500, time.perf_counter()
+
+        async def noting_send(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting_send)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(route, code).inc()
+            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - started_at)

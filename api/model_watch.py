@@ -1,0 +1,58 @@
+"""Keeps the model that requests are checked against up to date; knows no request."""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from shared.connection import UNREACHABLE
+from shared.prompt import PromptEncoder
+from shared.registry import RegisteredCard, Registry
+
+POLL_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    card_hash: str
+    encoder: PromptEncoder
+
+
+class ModelWatch:
+    """`current` is None until a first worker has registered its model."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.current: CheckedModel | None = None
+        self._seen_hash: str | None = None
+
+    async def run(self) -> None:
+        """Poll until cancelled. While Redis is away, the last model stays."""
+        while True:
+            try:
+                await self.refresh()
+            except UNREACHABLE as error:
+                log.warning("model card not read", error=str(error) or type(error).__name__)
+            await asyncio.sleep(POLL_S)
+
+    async def refresh(self) -> None:
+        registered = await self._registry.current_card()
+        card_hash = registered.hash if registered else None
+        if card_hash == self._seen_hash:
+            return
+        self.current = await self._load(registered) if registered else None
+        self._seen_hash = card_hash
+
+    async def _load(self, registered: RegisteredCard) -> CheckedModel | None:
+        """In a thread: a large tokenizer takes a while. An unreadable one leaves it to workers."""
+        try:
+            encoder = await asyncio.to_thread(
+                PromptEncoder, registered.card, registered.tokenizer_json
+            )
+        except ValueError as error:
+            log.error("unreadable tokenizer", model=registered.card.name, error=str(error))
+            return None
+        log.info("model registered", model=registered.card.name, card=registered.hash[:12])
+        return CheckedModel(registered.hash, encoder)

@@ -1,0 +1,98 @@
+"""The OpenAPI page: schemas of bodies that FastAPI does not parse itself, and shared responses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from api.schemas import ChatRequest, ErrorBody, JobView
+from api.system_info import SystemInfo
+from shared.protocol import ChatResult
+
+REF = "#/components/schemas/{}"
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def json_of(schema: str, description: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": REF.format(schema)}}}
+    return {"description": description, "content": content}
+
+
+def described(description: str = "Yes.") -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+
+
+JOB = json_of("JobView", "The job.")
+TEXT: dict[str, Any] = {
+    "description": "Prometheus text, or JSON where it is asked for.",
+    "content": {
+        "text/plain": {"schema": {"type": "string"}},
+        "application/json": {"schema": {"$ref": REF.format("SystemInfo")}},
+    },
+}
+UNAVAILABLE: Responses = {503: json_of("ErrorBody", "Not now; `Retry-After` says when.")}
+LOOKUP_ERRORS: Responses = {
+    404: json_of("ErrorBody", "No such job."),
+    422: json_of("ErrorBody", "A parameter outside its range."),
+    **UNAVAILABLE,
+}
+ERRORS: Responses = {
+    400: json_of("ErrorBody", "A body that cannot be served: no prompt, too long, not JSON."),
+    409: json_of("ErrorBody", "The idempotency key came with another body before."),
+    413: json_of("ErrorBody", "The body is too large."),
+    415: json_of("ErrorBody", "The body is not said to be JSON."),
+    422: json_of("ErrorBody", "A parameter that is unknown or outside its range."),
+    429: json_of("ErrorBody", "The queue is full; `Retry-After` says when to come back."),
+    500: json_of("ErrorBody", "The job failed."),
+    **UNAVAILABLE,
+    504: json_of("ErrorBody", "The wait ended first; the job goes on under its `id`."),
+}
+LOCATION = {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}
+ACCEPTED: dict[str, Any] = {**json_of("JobView", "Accepted."), "headers": LOCATION}
+RESULT: dict[str, Any] = {
+    "description": "The result.",
+    "content": {
+        "application/json": {"schema": {"$ref": REF.format("ChatResult")}},
+        "text/event-stream": {"schema": {"type": "string"}},
+    },
+}
+
+
+def request_body(schema: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": REF.format(schema)}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def component_schemas() -> dict[str, Any]:
+    template = REF.format("{model}")
+    _, pydantic = models_json_schema([(ChatRequest, "validation")], ref_template=template)
+    _, structs = msgspec.json.schema_components(
+        [ChatResult, JobView, ErrorBody, SystemInfo], ref_template=REF.format("{name}")
+    )
+    return {**pydantic["$defs"], **structs}
+
+
+def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """FastAPI's own document plus the schemas that routes refer to; made once."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+            )
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(component_schemas())
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    return openapi

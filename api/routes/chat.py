@@ -1,0 +1,72 @@
+"""`POST /chat`: one request for text, answered at once, later, or as it is written."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response
+
+from api.answers import wait_for_result, wait_or_accept
+from api.body import read_chat_request
+from api.openapi import ACCEPTED, ERRORS, RESULT, request_body
+from api.preferences import parse_prefer
+from api.services import services_of
+from api.sse import EventStreamResponse
+
+router = APIRouter()
+
+PreferHeader = Annotated[
+    str | None,
+    Header(description="`respond-async`: 202 at once; `wait=N`: 202 after N seconds."),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="Same key and same body: the same job, also after it is done.",
+    ),
+]
+
+
+@router.post(
+    "/chat",
+    summary="Generate text",
+    responses={200: RESULT, 202: ACCEPTED, **ERRORS},
+    openapi_extra=request_body("ChatRequest"),
+)
+async def chat(
+    request: Request, prefer: PreferHeader = None, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Continue a prompt or answer a conversation.
+
+    Waits for the result, unless the `Prefer` header says otherwise. With `"stream": true` or
+    `Accept: text/event-stream` the answer is a stream of events, the last one with the result.
+    """
+    services = services_of(request)
+    preference = parse_prefer(prefer)
+    body = await read_chat_request(request, services.settings.max_body_bytes)
+    is_plain = preference.wait_s is None
+    stream = is_plain and (body.stream or accepts_events(request))
+    ticket = await services.client.submit(
+        body,
+        is_awaited=preference.wait_s != 0,
+        stream=stream,
+        idempotency_key=idempotency_key,
+    )
+    if stream:
+        return EventStreamResponse(
+            services.client,
+            ticket,
+            services.stopping,
+            with_token_ids=body.generate_kwargs.wants_scores,
+            is_kept=idempotency_key is not None,
+        )
+    with ticket:
+        if is_plain:
+            is_kept = idempotency_key is not None
+            return await wait_for_result(request, services, ticket, is_kept=is_kept)
+        return await wait_or_accept(request, services, ticket, preference)
+
+
+def accepts_events(request: Request) -> bool:
+    return "text/event-stream" in request.headers.get("accept", "").lower()

@@ -1,0 +1,77 @@
+"""For people and machines that run the service: health, probes, metrics, workers."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from api.backend import within_reach
+from api.errors import json_response
+from api.openapi import TEXT, UNAVAILABLE, described
+from api.schemas import ErrorBody
+from api.services import Services, services_of
+from api.system_info import system_info
+from shared.errors import ServiceUnavailable
+
+router = APIRouter()
+
+
+@router.get("/", summary="Say hello", responses={200: described("A message.")})
+async def root() -> Response:
+    return json_response({"message": "Server is running"})
+
+
+@router.get("/health", summary="Is there a model?", responses={200: described(), **UNAVAILABLE})
+@router.get("/healthz", summary="Is there a model?", responses={200: described(), **UNAVAILABLE})
+async def health(request: Request) -> Response:
+    """200 when Redis answers and a live worker has the model loaded."""
+    try:
+        async with within_reach():
+            workers = await services_of(request).backend.registry.workers()
+    except ServiceUnavailable:
+        workers = []
+    if not workers:
+        return json_response(ErrorBody("Model not initialized"), 503)
+    return json_response({"status": "Healthy"})
+
+
+@router.get("/livez", summary="Is the process alive?", responses={200: described(), **UNAVAILABLE})
+async def alive(request: Request) -> Response:
+    if dead := services_of(request).dead_tasks:
+        return json_response(ErrorBody(f"no longer running: {', '.join(dead)}"), 503)
+    return json_response({"status": "alive"})
+
+
+@router.get("/readyz", summary="Is Redis there?", responses={200: described(), **UNAVAILABLE})
+async def ready(request: Request) -> Response:
+    """Does not depend on workers: they may be scaled to zero."""
+    async with within_reach():
+        await services_of(request).backend.ping()
+    return json_response({"status": "ready"})
+
+
+@router.get("/workers", summary="Live workers", responses={200: described(), **UNAVAILABLE})
+async def workers(request: Request) -> Response:
+    async with within_reach():
+        live = await services_of(request).backend.registry.workers()
+    return json_response({"workers": live})
+
+
+@router.get("/metrics", summary="Metrics", responses={200: TEXT})
+async def metrics(request: Request) -> Response:
+    """Prometheus text; with `Accept: application/json` the machine's load as KAITO tells it."""
+    if "application/json" in request.headers.get("accept", ""):
+        return json_response(system_info())
+    services = services_of(request)
+    await refresh_gauges(services)
+    return Response(services.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def refresh_gauges(services: Services) -> None:
+    """Without Redis the gauges keep their last values; the rest is worth having anyway."""
+    try:
+        async with within_reach():
+            depth = await services.backend.queue.depth()
+            live = await services.backend.registry.workers()
+    except ServiceUnavailable:
+        return
+    services.metrics.note_service(depth, len(live))

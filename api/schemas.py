@@ -1,0 +1,166 @@
+"""The bodies that come in and go out; ranges of `generate_kwargs` are `shared/parameters.py`'s."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from shared.nullable import NullMeansDefault
+from shared.parameters import GenerateKwargs
+from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus, Message, Prompt
+
+MAX_MESSAGES = 1024
+MAX_DEADLINE_S = 7 * 24 * 3600
+
+PROMPT_ONLY: dict[str, Any] = {"prompt": "Once upon a time there was a falcon who"}
+ALL_PARAMETERS: dict[str, Any] = {
+    "prompt": "Once upon a time there was a falcon who",
+    "return_full_text": False,
+    "clean_up_tokenization_spaces": False,
+    "prefix": None,
+    "handle_long_generation": None,
+    "generate_kwargs": {
+        "max_length": 200,
+        "min_length": 0,
+        "do_sample": True,
+        "early_stopping": False,
+        "num_beams": 1,
+        "num_beam_groups": 1,
+        "diversity_penalty": 0.0,
+        "temperature": 1.0,
+        "top_k": 10,
+        "top_p": 1,
+        "typical_p": 1,
+        "repetition_penalty": 1,
+        "length_penalty": 1,
+        "no_repeat_ngram_size": 0,
+        "encoder_no_repeat_ngram_size": 0,
+        "bad_words_ids": None,
+        "num_return_sequences": 1,
+        "output_scores": False,
+        "return_dict_in_generate": False,
+        "pad_token_id": None,
+        "eos_token_id": None,
+        "forced_bos_token_id": None,
+        "forced_eos_token_id": None,
+        "remove_invalid_values": None,
+    },
+}
+
+
+class ChatMessage(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    role: str = Field(description="system, user or assistant.", examples=["user"])
+    content: str = Field(examples=["Tell me about falcons."])
+
+
+class ChatRequest(NullMeansDefault):
+    """One request for text. `null` stands for the default, everywhere but in `generate_kwargs`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [PROMPT_ONLY, ALL_PARAMETERS]})
+
+    prompt: str | None = Field(default=None, description="Text to continue.")
+    messages: list[ChatMessage] | None = Field(
+        default=None,
+        max_length=MAX_MESSAGES,
+        description="A conversation to answer, instead of a prompt. A last message of the "
+        "assistant is continued.",
+    )
+    prefix: str | None = Field(
+        default=None, description="Goes before the prompt and counts as part of it; never echoed."
+    )
+    handle_long_generation: Literal["hole"] | None = Field(
+        default=None, description='"hole" drops the start of a prompt that is too long.'
+    )
+    return_full_text: bool = Field(
+        default=True, description="Put the prompt in front of each text."
+    )
+    clean_up_tokenization_spaces: bool = Field(
+        default=False, description="Remove spaces before punctuation in the continuation."
+    )
+    generate_kwargs: GenerateKwargs = Field(default_factory=GenerateKwargs)
+    stream: bool = Field(default=False, description="Answer with server-sent events.")
+    priority: int = Field(
+        default=0, ge=-10, le=10, description="Higher goes first, within a window."
+    )
+    deadline_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_DEADLINE_S,
+        description="Drop the job if it is not done in this time.",
+    )
+    ttl_s: int | None = Field(default=None, ge=1, description="How long the result is kept.")
+
+    @field_validator("messages")
+    @classmethod
+    def _instead_of_a_prompt(
+        cls, messages: list[ChatMessage] | None, info: ValidationInfo
+    ) -> list[ChatMessage] | None:
+        if messages is not None and info.data.get("prompt") is not None:
+            raise PydanticCustomError("rule", "give either prompt or messages, not both")
+        return messages
+
+    def to_prompt(self) -> Prompt:
+        messages = None
+        if self.messages is not None:
+            messages = tuple(Message(role=m.role, content=m.content) for m in self.messages)
+        return Prompt(
+            text=self.prompt,
+            messages=messages,
+            prefix=self.prefix,
+            handle_long_generation=self.handle_long_generation,
+        )
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as callers see it; times in UTC, `position` counts from 1 while it waits."""
+
+    id: str
+    status: JobStatus
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    queue_ms: int | None
+    run_ms: int | None
+    attempts: int
+    worker: str | None
+    batch: Batch | None
+    position: int | msgspec.UnsetType = msgspec.UNSET
+    result: ChatResult | msgspec.UnsetType = msgspec.UNSET
+    error: JobError | msgspec.UnsetType = msgspec.UNSET
+
+    @classmethod
+    def of(cls, record: JobRecord) -> Self:
+        return cls(
+            id=record.id,
+            status=record.status,
+            created_at=utc(record.created_ms),
+            started_at=None if record.started_ms is None else utc(record.started_ms),
+            finished_at=None if record.finished_ms is None else utc(record.finished_ms),
+            queue_ms=elapsed_ms(record.created_ms, record.started_ms),
+            run_ms=elapsed_ms(record.started_ms, record.finished_ms),
+            attempts=record.attempts,
+            worker=record.worker,
+            batch=record.batch,
+            position=msgspec.UNSET if record.position is None else record.position,
+            result=msgspec.UNSET if record.result is None else record.result,
+            error=msgspec.UNSET if record.error is None else record.error,
+        )
+
+
+class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Every refusal and failure; `id` where a job exists."""
+
+    detail: str
+    id: str | None = None
+
+
+def utc(unix_ms: int) -> datetime:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC)
+
+
+def elapsed_ms(start_ms: int | None, end_ms: int | None) -> int | None:
+    return None if start_ms is None or end_ms is None else end_ms - start_ms

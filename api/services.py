@@ -1,0 +1,48 @@
+"""What the routes share, made once per process and found through the request."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from fastapi import Request
+
+from api.backend import Backend
+from api.client import ChatClient
+from api.metrics import Metrics
+from api.model_watch import ModelWatch
+from api.settings import ApiSettings
+
+
+@dataclass(slots=True)
+class Services:
+    """`stopping` is set when open calls must end; `tasks` run for as long as the process."""
+
+    settings: ApiSettings
+    backend: Backend
+    models: ModelWatch
+    metrics: Metrics
+    client: ChatClient
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.tasks = [
+            asyncio.create_task(self.backend.replies.run(), name="replies"),
+            asyncio.create_task(self.models.run(), name="model watch"),
+        ]
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.backend.close()
+
+    @property
+    def dead_tasks(self) -> list[str]:
+        """Names of tasks that ended though they never should."""
+        return [task.get_name() for task in self.tasks if task.done()]
+
+
+def services_of(request: Request) -> Services:
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services

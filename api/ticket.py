@@ -1,0 +1,110 @@
+"""One call's hold on one job: its events as they come, its record when events fail to come."""
+
+import time
+from contextlib import ExitStack
+
+from api.backend import Backend, within_reach
+from api.metrics import Metrics
+from shared.errors import ServiceUnavailable
+from shared.protocol import (
+    Event,
+    Failed,
+    Finished,
+    JobError,
+    JobRecord,
+    JobStatus,
+    Outcome,
+)
+
+POLL_S = 5.0  # how often the record is read while no event comes
+
+
+class Ticket:
+    """Subscribed from its creation until `close`; `record` is the job as it was then.
+
+    With `metrics`, what it sees is counted: for the call that submitted the job, and no other.
+    """
+
+    def __init__(self, backend: Backend, job_id: str, metrics: Metrics | None = None) -> None:
+        self.job_id = job_id
+        self.record: JobRecord | None = None
+        self._queue = backend.queue
+        self._metrics = metrics
+        self._opened_at = time.perf_counter()
+        self._stack = ExitStack()
+        self._subscription = self._stack.enter_context(backend.replies.subscribe(job_id))
+
+    def __enter__(self) -> "Ticket":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    async def outcome(self, timeout_s: float) -> Outcome | None:
+        """How the job ended; None if it has not in this time."""
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            event = await self.next_event(left_s)
+            if isinstance(event, Finished | Failed):
+                return event
+        return None
+
+    async def next_event(self, timeout_s: float) -> Event | None:
+        """The next event, or the outcome out of the record should the event be lost."""
+        if (known := as_outcome(self.record)) is not None:
+            return self._noted(known)
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                return self._noted(await self._subscription.get(min(left_s, POLL_S)))
+            except TimeoutError:
+                if (known := await self._outcome_of_record()) is not None:
+                    return self._noted(known)
+        return None
+
+    async def _outcome_of_record(self) -> Outcome | None:
+        try:
+            async with within_reach():
+                record = await self._queue.record(self.job_id)
+        except ServiceUnavailable:
+            return None  # the job is safe; the wait goes on
+        if record is None:
+            gone = JobError(message="the job is gone: its time to live has passed", status_code=404)
+            return Failed(job_id=self.job_id, attempt=0, status=JobStatus.EXPIRED, error=gone)
+        return as_outcome(record)
+
+    def _noted(self, event: Event) -> Event:
+        if self._metrics is None:
+            return event
+        if isinstance(event, Finished | Failed):
+            self._metrics.note_outcome(event)
+        elif event.index == 0 and event.attempt <= 1:
+            self._metrics.first_token.observe(time.perf_counter() - self._opened_at)
+        return event
+
+
+def as_outcome(record: JobRecord | None) -> Outcome | None:
+    """The terminal event that a finished job's record amounts to."""
+    if record is None or not record.status.is_terminal:
+        return None
+    if record.result is None or record.batch is None:
+        unknown = JobError(message=f"the job has {record.status} and its result is gone")
+        return Failed(
+            job_id=record.id,
+            attempt=record.attempts,
+            status=record.status,
+            error=record.error or unknown,
+            batch=record.batch,
+        )
+    started_ms = record.started_ms or record.created_ms
+    return Finished(
+        job_id=record.id,
+        attempt=record.attempts,
+        result=record.result,
+        batch=record.batch,
+        queue_ms=started_ms - record.created_ms,
+        run_ms=(record.finished_ms or started_ms) - started_ms,
+    )
