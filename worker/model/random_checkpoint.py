@@ -139,20 +139,24 @@ def _save_model(
 
 @torch.no_grad()
 def _randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Weights at scales that keep logits some units apart and let the whole prompt matter.
+    """Draw every weight at the scale of its kind, in the order of the network."""
+    for name, parameter in model.named_parameters():
+        mean = 1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0  # layer norms
+        parameter.normal_(mean, _std(name, parameter), generator=generator)
 
-    Embeddings are small beside what layers add: tied to the head, larger ones would have every
+
+def _std(name: str, parameter: torch.Tensor) -> float:
+    """A scale that keeps logits some units apart and lets the whole prompt matter.
+
+    Attention must pick (queries and keys of gain 2) and be heard over the residual (gain 3).
+    Embeddings stay small beside what layers add: tied to the head, larger ones would have every
     token predict itself.
     """
-    for name, parameter in model.named_parameters():
-        if "word_embeddings" in name or "lm_head" in name:
-            parameter.normal_(0.0, 2 / math.sqrt(parameter.shape[1]), generator=generator)
-        elif parameter.dim() == 2:
-            parameter.normal_(0.0, 1.5 / math.sqrt(parameter.shape[1]), generator=generator)
-        elif name.endswith("bias"):
-            parameter.normal_(0.0, 0.1, generator=generator)
-        else:
-            parameter.normal_(1.0, 0.1, generator=generator)
+    if parameter.dim() == 1:
+        return 0.1
+    gains = {"query_key_value": 2.0, "attention.dense": 3.0, "embeddings": 2.0, "lm_head": 2.0}
+    gain = next((gain for part, gain in gains.items() if part in name), 1.5)
+    return gain / math.sqrt(parameter.shape[1])
 
 
 def _save_tokenizer(directory: Path, vocab_size: int, context_length: int) -> None:

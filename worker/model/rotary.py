@@ -42,11 +42,11 @@ def compute_inv_freq(config: ModelConfig) -> tuple[torch.Tensor, float]:
     Raises CheckpointError when the scaling lacks a parameter that its type needs.
     """
     parameters = config.rope_parameters
-    if parameters["rope_type"] in ("default", "dynamic"):
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float, device="cpu")
-        inv_freq: torch.Tensor = 1.0 / parameters["rope_theta"] ** (exponents / config.head_dim)
-        return inv_freq, 1.0
-    return _scaled_inv_freq(config)
+    with torch.device("cpu"):  # whatever device the network is being laid out on
+        if parameters["rope_type"] not in ("default", "dynamic"):
+            return _scaled_inv_freq(config)
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        return torch.pow(parameters["rope_theta"], exponents).reciprocal(), 1.0
 
 
 def _scaled_inv_freq(config: ModelConfig) -> tuple[torch.Tensor, float]:
@@ -61,30 +61,30 @@ def _scaled_inv_freq(config: ModelConfig) -> tuple[torch.Tensor, float]:
             max_position_embeddings=config.context_length,
             rope_parameters=parameters,
         )
-        initialise = ROPE_INIT_FUNCTIONS[parameters["rope_type"]]
-        inv_freq, attention_scaling = initialise(reference, torch.device("cpu"))
+        inv_freq, attention_scaling = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](reference)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"config.json: rope scaling {parameters}: {error}") from error
     return inv_freq.float(), float(attention_scaling)
 
 
 def alibi_slopes(num_heads: int) -> torch.Tensor:
-    """bfloat16 [num_heads]: how fast each head's attention falls with distance.
+    """bfloat16 [num_heads] on the CPU: how fast each head's attention falls with distance.
 
     The published models were trained with slopes, and products of slope and position, rounded to
     bfloat16; exact ones would change what they generate.
     """
     power_of_2 = 2 ** math.floor(math.log2(num_heads))
-    slopes = _geometric(power_of_2, torch.arange(1, 1 + power_of_2, device="cpu"))
-    if power_of_2 < num_heads:
-        num_extra = num_heads - power_of_2
-        odd = torch.arange(1, 1 + 2 * num_extra, 2, device="cpu")
-        slopes = torch.cat([slopes, _geometric(2 * power_of_2, odd)])
+    with torch.device("cpu"):
+        slopes = _geometric(power_of_2, torch.arange(1, 1 + power_of_2))
+        if power_of_2 < num_heads:
+            odd = torch.arange(1, 1 + 2 * (num_heads - power_of_2), 2)
+            slopes = torch.cat([slopes, _geometric(2 * power_of_2, odd)])
     return slopes.bfloat16()
 
 
 def _geometric(num_heads: int, powers: torch.Tensor) -> torch.Tensor:
-    base = torch.full((), 2 ** (-(2 ** -(math.log2(num_heads) - 3))), device="cpu")
+    """The slopes that `num_heads` heads, a power of 2, would have; those of `powers`."""
+    base = torch.tensor(2 ** (-(2 ** -(math.log2(num_heads) - 3))))
     return torch.pow(base, powers.int())
 
 

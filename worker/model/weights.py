@@ -12,11 +12,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from worker.model.checkpoint import load_tokenizer, resolve_checkpoint
+from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import DTYPES, CheckpointError, ModelConfig, read_json
 from worker.model.falcon import FalconForCausalLM
-
-__all__ = ["TensorHeader", "load_model", "load_tokenizer", "read_headers", "resolve_checkpoint"]
 
 EMBEDDINGS = "transformer.word_embeddings.weight"
 LM_HEAD = "lm_head.weight"
@@ -32,9 +30,19 @@ class TensorHeader:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
+
+@dataclass(frozen=True, slots=True)
+class LoadingPlan:
+    """A checkpoint whose weights are known to fit its configuration."""
+
+    model: FalconForCausalLM  # on the meta device
+    headers: dict[str, TensorHeader]
+    origins: dict[str, str]  # parameter → the stored tensor it takes
+
     @property
-    def num_bytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+    def dtype(self) -> torch.dtype:
+        """What config.json states, else what the embeddings are stored in."""
+        return self.model.config.dtype or self.headers[self.origins[EMBEDDINGS]].dtype
 
 
 def load_model(
@@ -45,17 +53,20 @@ def load_model(
     `dtype` None takes what config.json states, else what the embeddings are stored in. Raises
     CheckpointError naming what is missing, unexpected or of a wrong shape.
     """
-    path = resolve_checkpoint(source)
+    plan = plan_loading(resolve_checkpoint(source))
+    tensors = _read_tensors(plan, dtype or plan.dtype, device)
+    _share_equal_embeddings(tensors)
+    plan.model.load_state_dict(tensors, assign=True)
+    return plan.model.to(device).eval().requires_grad_(False)
+
+
+def plan_loading(path: Path) -> LoadingPlan:
+    """Check a checkpoint folder from config.json and headers alone. Raises CheckpointError."""
     config = ModelConfig.from_checkpoint(path)
     with torch.device("meta"):
         model = FalconForCausalLM(config)
     headers = read_headers(path)
-    origins = match_tensors(model, headers)
-    dtype = dtype or config.dtype or headers[origins[EMBEDDINGS]].dtype
-    tensors = _read_tensors(headers, set(origins.values()), dtype, device)
-    _share_equal_embeddings(tensors, origins)
-    model.load_state_dict({name: tensors[origin] for name, origin in origins.items()}, assign=True)
-    return model.to(device).eval().requires_grad_(False)
+    return LoadingPlan(model, headers, match_tensors(model, headers))
 
 
 def read_headers(path: Path) -> dict[str, TensorHeader]:
@@ -116,23 +127,21 @@ def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader])
 
 
 def _read_tensors(
-    headers: Mapping[str, TensorHeader], names: set[str], dtype: torch.dtype, device: torch.device
+    plan: LoadingPlan, dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """Read and convert tensor by tensor, so that only one is ever held in both dtypes."""
-    tensors = {}
-    for file in {headers[name].file for name in names}:
+    stored: dict[str, torch.Tensor] = {}
+    wanted = set(plan.origins.values())
+    for file in sorted({plan.headers[name].file for name in wanted}):
         with _open(file) as shard:
-            for name in names:
-                if headers[name].file == file:
-                    tensors[name] = shard.get_tensor(name).to(device=device, dtype=dtype)
-    return tensors
+            for name in wanted.intersection(shard.keys()):
+                stored[name] = shard.get_tensor(name).to(device=device, dtype=dtype)
+    return {name: stored[origin] for name, origin in plan.origins.items()}
 
 
-def _share_equal_embeddings(tensors: dict[str, torch.Tensor], origins: dict[str, str]) -> None:
+def _share_equal_embeddings(tensors: dict[str, torch.Tensor]) -> None:
     """Keep one copy of embeddings stored twice; unequal ones stay apart, whatever config says."""
-    if len({origins[EMBEDDINGS], origins[LM_HEAD]}) == 2 and torch.equal(
-        tensors[EMBEDDINGS], tensors[LM_HEAD]
-    ):
+    if torch.equal(tensors[EMBEDDINGS], tensors[LM_HEAD]):
         tensors[LM_HEAD] = tensors[EMBEDDINGS]
 
 

@@ -1,0 +1,46 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers.utils import logging as transformers_logging
+
+from tests.worker.model.oracle import load_oracle
+from worker.model.falcon import FalconForCausalLM
+from worker.model.random_checkpoint import write_random_checkpoint
+from worker.model.weights import load_model
+
+STYLES = ("7b", "40b", "11b", "rw")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_and_modest() -> Iterator[None]:
+    """No progress bars; one thread, since matrices this small lose by sharing the work."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
+    yield
+    transformers_logging.enable_progress_bar()
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a small random checkpoint by style; made once, never written to."""
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def get(like: str) -> Path:
+        path = root / like
+        return path if path.exists() else write_random_checkpoint(path, like=like)
+
+    return get
+
+
+@pytest.fixture(scope="session", params=STYLES)
+def pair(
+    request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]
+) -> tuple[FalconForCausalLM, Any]:
+    """Our network and the oracle on the same weights, float32, for every style."""
+    path = checkpoint(request.param)
+    return load_model(str(path), device=torch.device("cpu")), load_oracle(path)
