@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from fastapi import FastAPI
 
@@ -16,6 +15,7 @@ from api.routes import chat, jobs, ops
 from api.services import Services
 from api.settings import ApiSettings
 from shared.connection import connect as connect_redis
+from shared.version import falconer_version
 
 
 def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastAPI:
@@ -23,7 +23,7 @@ def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastA
     services = make_services(settings, connect)
     app = FastAPI(
         title="Falconer",
-        version=version("falconer"),
+        version=falconer_version(),
         description="Falcon language models behind a queue.",
         lifespan=lifespan,
     )
