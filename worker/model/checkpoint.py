@@ -10,7 +10,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from worker.model.config import CheckpointError, read_json
+from worker.model.errors import CheckpointError
+from worker.model.json_fields import JsonFields, read_json
 
 DOWNLOADED_FILES = (
     "config.json",
@@ -86,12 +87,13 @@ def load_special_tokens(path: Path) -> SpecialTokens:
     Raises CheckpointError when a file is broken or an id is not one.
     """
     sources = [
-        _read_optional_json(path / "generation_config.json"),
-        _read_optional_json(path / "config.json"),
-        _tokenizer_ids(path),
+        JsonFields("generation_config.json", _read_optional(path / "generation_config.json")),
+        JsonFields("config.json", _read_optional(path / "config.json")),
+        JsonFields("tokenizer_config.json", _tokenizer_ids(path)),
     ]
     bos, eos, pad = (
-        _first_ids(sources, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+        next((ids for source in sources if (ids := source.token_ids(name))), ())
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
     )
     return SpecialTokens(
         bos_token_id=bos[0] if bos else None,
@@ -100,25 +102,16 @@ def load_special_tokens(path: Path) -> SpecialTokens:
     )
 
 
-def _first_ids(sources: list[dict[str, Any]], name: str) -> tuple[int, ...]:
-    value: Any = next((source[name] for source in sources if source.get(name) is not None), [])
-    ids = value if isinstance(value, list) else [value]
-    if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-        raise CheckpointError(f"{name} must be a token id or a list of them, got {value!r}")
-    return tuple(ids)
-
-
-def _tokenizer_ids(path: Path) -> dict[str, Any]:
+def _tokenizer_ids(path: Path) -> dict[str, int | None]:
     """What tokenizer_config.json names as text ("eos_token"), looked up in tokenizer.json."""
-    names = _read_optional_json(path / "tokenizer_config.json")
     if not (path / "tokenizer.json").is_file():
         return {}
     tokenizer = load_tokenizer(path)
     ids = {}
-    for role in ("bos_token", "eos_token", "pad_token"):
-        token = names.get(role)
+    for role, token in _read_optional(path / "tokenizer_config.json").items():
         content = token.get("content") if isinstance(token, dict) else token
-        ids[f"{role}_id"] = tokenizer.token_to_id(content) if isinstance(content, str) else None
+        if role in ("bos_token", "eos_token", "pad_token") and isinstance(content, str):
+            ids[f"{role}_id"] = tokenizer.token_to_id(content)
     return ids
 
 
@@ -127,12 +120,12 @@ def load_chat_template(path: Path) -> str | None:
     file = path / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    template = _read_optional_json(path / "tokenizer_config.json").get("chat_template")
+    template = _read_optional(path / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several by name; "default" is for chat
         named = {entry.get("name"): entry.get("template") for entry in template}
         template = named.get("default")
     return template if isinstance(template, str) else None
 
 
-def _read_optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+def _read_optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}

@@ -4,7 +4,6 @@ Owns the shapes and everything that follows from them alone (parameters, KV byte
 of weights, devices or files other than config.json.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,9 +12,7 @@ from typing import Any
 
 import torch
 
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be served; the message says what is wrong and what would help."""
+from worker.model.json_fields import JsonFields, read_json
 
 
 class BlockStyle(StrEnum):
@@ -69,36 +66,28 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "ModelConfig":
         """Parse the fields of a config.json of transformers 4 or 5. Raises CheckpointError."""
-        _check_family(raw)
-        hidden_size = _positive(raw, "hidden_size", raw.get("n_embed", 4544))
-        num_heads = _positive(raw, "num_attention_heads", 71)
-        alibi = bool(raw.get("alibi", False))
-        if hidden_size % num_heads:
-            raise CheckpointError(
-                f"config.json: hidden_size {hidden_size} is not a multiple of "
-                f"num_attention_heads {num_heads}"
-            )
-        if not alibi and (hidden_size // num_heads) % 2:
-            raise CheckpointError(
-                f"config.json: rotary embeddings need an even head size, "
-                f"got {hidden_size // num_heads}"
-            )
+        fields = JsonFields("config.json", raw)
+        _check_family(fields)
+        hidden_size = fields.integer("hidden_size", 4544)
+        num_heads = fields.integer("num_attention_heads", 71)
+        alibi = fields.flag("alibi", False)
+        _check_head_size(fields, hidden_size, num_heads, rotary=not alibi)
         return cls(
-            vocab_size=_positive(raw, "vocab_size", 65024),
+            vocab_size=fields.integer("vocab_size", 65024),
             hidden_size=hidden_size,
-            num_layers=_positive(raw, "num_hidden_layers", 32),
+            num_layers=fields.integer("num_hidden_layers", 32),
             num_heads=num_heads,
-            num_kv_heads=_num_kv_heads(raw, num_heads),
-            ffn_hidden_size=_positive(raw, "ffn_hidden_size", 4 * hidden_size),
-            block_style=_block_style(raw),
-            context_length=_positive(raw, "max_position_embeddings", 2048),
-            layer_norm_epsilon=float(raw.get("layer_norm_epsilon", 1e-5)),
-            activation=str(raw.get("activation", "gelu")),
-            bias=bool(raw.get("bias", False)),
+            num_kv_heads=_num_kv_heads(fields, num_heads),
+            ffn_hidden_size=fields.integer("ffn_hidden_size", 4 * hidden_size),
+            block_style=_block_style(fields),
+            context_length=fields.integer("max_position_embeddings", 2048),
+            layer_norm_epsilon=fields.number("layer_norm_epsilon", 1e-5),
+            activation=fields.text("activation", "gelu"),
+            bias=fields.flag("bias", False),
             alibi=alibi,
-            rope_parameters=_rope_parameters(raw),
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", True)),
-            dtype=_dtype(raw),
+            rope_parameters=_rope_parameters(fields),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", True),
+            dtype=_dtype(fields),
         )
 
     @property
@@ -144,59 +133,44 @@ class ModelConfig:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises CheckpointError when it is absent or not one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"no {path.name} in {path.parent}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return value
-
-
-def _check_family(raw: Mapping[str, Any]) -> None:
-    model_type = raw.get("model_type")
+def _check_family(fields: JsonFields) -> None:
+    model_type = fields.text("model_type", "")
     if model_type in ("RefinedWeb", "RefinedWebModel"):
-        raise CheckpointError(
-            f"config.json is in the old remote-code format (model_type {model_type!r}); "
+        raise fields.error(
+            f"model_type {model_type!r} is the old remote-code format; "
             "take a newer revision of the checkpoint, whose model_type is 'falcon'"
         )
     if model_type != "falcon":
-        raise CheckpointError(f"not a Falcon checkpoint: model_type is {model_type!r}")
-    if raw.get("quantization_config"):
-        raise CheckpointError("quantized checkpoints are not supported: take the full weights")
+        raise fields.error(f"not a Falcon checkpoint: model_type is {model_type!r}")
+    if fields.mapping("quantization_config").raw:
+        raise fields.error("quantized checkpoints are not supported: take the full weights")
 
 
-def _positive(raw: Mapping[str, Any], name: str, default: int) -> int:
-    value = raw.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f"config.json: {name} must be a positive integer, got {value!r}")
-    return value
+def _check_head_size(fields: JsonFields, hidden_size: int, num_heads: int, *, rotary: bool) -> None:
+    head_size, rest = divmod(hidden_size, num_heads)
+    if rest:
+        raise fields.error(
+            f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}"
+        )
+    if rotary and head_size % 2:
+        raise fields.error(f"rotary embeddings need an even head size, got {head_size}")
 
 
-def _num_kv_heads(raw: Mapping[str, Any], num_heads: int) -> int:
-    if raw.get("new_decoder_architecture", False):
-        num_kv_heads = _positive(raw, "num_kv_heads", num_heads)
-        if num_heads % num_kv_heads:
-            raise CheckpointError(
-                f"config.json: num_attention_heads {num_heads} is not a multiple of "
-                f"num_kv_heads {num_kv_heads}"
-            )
-        return num_kv_heads
-    return 1 if raw.get("multi_query", True) else num_heads
+def _num_kv_heads(fields: JsonFields, num_heads: int) -> int:
+    if not fields.flag("new_decoder_architecture", False):
+        return 1 if fields.flag("multi_query", True) else num_heads
+    num_kv_heads = fields.integer("num_kv_heads", num_heads)
+    if num_heads % num_kv_heads:
+        raise fields.error(
+            f"num_attention_heads {num_heads} is not a multiple of num_kv_heads {num_kv_heads}"
+        )
+    return num_kv_heads
 
 
-def _block_style(raw: Mapping[str, Any]) -> BlockStyle:
-    new_architecture = bool(raw.get("new_decoder_architecture", False))
-    parallel = bool(raw.get("parallel_attn", True))
-    num_norms = raw.get("num_ln_in_parallel_attn")
-    if num_norms is None:
-        num_norms = 2 if new_architecture else 1
+def _block_style(fields: JsonFields) -> BlockStyle:
+    new_architecture = fields.flag("new_decoder_architecture", False)
+    parallel = fields.flag("parallel_attn", True)
+    num_norms = fields.integer("num_ln_in_parallel_attn", 2 if new_architecture else 1)
     match new_architecture, parallel, num_norms:
         case True, True, 2:
             return BlockStyle.PARALLEL_TWO_NORMS
@@ -204,46 +178,32 @@ def _block_style(raw: Mapping[str, Any]) -> BlockStyle:
             return BlockStyle.PARALLEL
         case False, False, _:
             return BlockStyle.SEQUENTIAL
-    raise CheckpointError(
-        f"config.json: no Falcon has new_decoder_architecture={new_architecture}, "
+    raise fields.error(
+        f"no Falcon has new_decoder_architecture={new_architecture}, "
         f"parallel_attn={parallel} and num_ln_in_parallel_attn={num_norms} together"
     )
 
 
-def _rope_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring the three spellings in use (`rope_parameters`, `rope_scaling`, neither) to one."""
-    given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    if not isinstance(given, Mapping):
-        raise CheckpointError(f"config.json: rope_scaling must be an object, got {given!r}")
-    parameters = {
-        **given,
-        "rope_type": given.get("rope_type", given.get("type", "default")),
-        "rope_theta": given.get("rope_theta", raw.get("rope_theta", 10000.0)),
-    }
-    parameters.pop("type", None)
-    _check_rope(parameters)
-    return parameters
-
-
-def _check_rope(parameters: Mapping[str, Any]) -> None:
-    rope_type, theta = parameters["rope_type"], parameters["rope_theta"]
+def _rope_parameters(fields: JsonFields) -> dict[str, Any]:
+    """Bring the spellings in use (`rope_parameters`, `rope_scaling`, neither) to one."""
+    given = fields.mapping("rope_scaling")
+    if not given.raw:
+        given = fields.mapping("rope_parameters")
+    rope_type = given.text("rope_type", given.text("type", "default"))
     if rope_type not in STATIC_ROPE_TYPES:
-        raise CheckpointError(
-            f"config.json: rotary embeddings of type {rope_type!r} are not supported, "
+        raise fields.error(
+            f"rotary embeddings of type {rope_type!r} are not supported, "
             f"only {', '.join(STATIC_ROPE_TYPES)}"
         )
-    if not isinstance(theta, int | float) or theta <= 0:
-        raise CheckpointError(f"config.json: rope_theta must be a positive number, got {theta!r}")
-    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
-        raise CheckpointError("config.json: Falcon rotates whole heads, partial_rotary_factor ≠ 1")
+    if given.number("partial_rotary_factor", 1.0) != 1.0:
+        raise fields.error("Falcon rotates whole heads, but partial_rotary_factor is not 1")
+    theta = given.number("rope_theta", fields.number("rope_theta", 10000.0))
+    rest = {name: value for name, value in given.raw.items() if name != "type"}
+    return rest | {"rope_type": rope_type, "rope_theta": theta}
 
 
-def _dtype(raw: Mapping[str, Any]) -> torch.dtype | None:
-    name = raw.get("dtype") or raw.get("torch_dtype")
-    if name is None:
-        return None
-    if name not in DTYPES:
-        raise CheckpointError(
-            f"config.json: dtype {name!r} is not supported, only {', '.join(DTYPES)}"
-        )
-    return DTYPES[name]
+def _dtype(fields: JsonFields) -> torch.dtype | None:
+    name = fields.text("dtype", fields.text("torch_dtype", ""))
+    if name and name not in DTYPES:
+        raise fields.error(f"dtype {name!r} is not supported, only {', '.join(DTYPES)}")
+    return DTYPES.get(name)

@@ -10,7 +10,8 @@ from torch.nn import LayerNorm
 from transformers.activations import ACT2FN
 
 from worker.model.attention import PagedAttention
-from worker.model.config import BlockStyle, CheckpointError, ModelConfig
+from worker.model.config import BlockStyle, ModelConfig
+from worker.model.errors import CheckpointError
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.rotary import RotaryEmbedding, alibi_slopes, apply_rotary
 

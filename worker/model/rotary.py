@@ -8,7 +8,8 @@ import math
 import torch
 from torch import nn
 
-from worker.model.config import CheckpointError, ModelConfig
+from worker.model.config import ModelConfig
+from worker.model.errors import CheckpointError
 
 
 class RotaryEmbedding(nn.Module):

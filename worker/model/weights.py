@@ -13,8 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from worker.model.checkpoint import resolve_checkpoint
-from worker.model.config import DTYPES, CheckpointError, ModelConfig, read_json
+from worker.model.config import DTYPES, ModelConfig
+from worker.model.errors import CheckpointError
 from worker.model.falcon import FalconForCausalLM
+from worker.model.json_fields import read_json
 
 EMBEDDINGS = "transformer.word_embeddings.weight"
 LM_HEAD = "lm_head.weight"

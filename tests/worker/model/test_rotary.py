@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from transformers import FalconConfig
 from transformers.models.falcon.modeling_falcon import FalconRotaryEmbedding, build_alibi_tensor
 
-from worker.model.config import CheckpointError, ModelConfig
+from worker.model.config import ModelConfig
+from worker.model.errors import CheckpointError
 from worker.model.rotary import RotaryEmbedding, alibi_bias, alibi_slopes, compute_inv_freq
 
 

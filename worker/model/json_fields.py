@@ -1,0 +1,78 @@
+"""Typed reading of the JSON files of a checkpoint; every complaint names the file and the field."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worker.model.errors import CheckpointError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises CheckpointError when it is absent or not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"no {path.name} in {path.parent}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class JsonFields:
+    """Fields of one JSON object; absent and null both mean the default."""
+
+    file: str  # name for messages
+    raw: Mapping[str, Any]
+
+    def integer(self, name: str, default: int) -> int:
+        """A positive integer."""
+        value = self._value(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.error(f"{name} must be a positive integer, got {value!r}")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """A positive number."""
+        value = self._value(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            raise self.error(f"{name} must be a positive number, got {value!r}")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            raise self.error(f"{name} must be true or false, got {value!r}")
+        return value
+
+    def text(self, name: str, default: str) -> str:
+        value = self._value(name, default)
+        if not isinstance(value, str):
+            raise self.error(f"{name} must be a string, got {value!r}")
+        return value
+
+    def mapping(self, name: str) -> "JsonFields":
+        """An object; empty when absent."""
+        value = self._value(name, {})
+        if not isinstance(value, Mapping):
+            raise self.error(f"{name} must be an object, got {value!r}")
+        return JsonFields(self.file, value)
+
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        """A token id or a list of them; empty when absent."""
+        value = self._value(name, [])
+        ids = value if isinstance(value, list) else [value]
+        if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+            raise self.error(f"{name} must be a token id or a list of them, got {value!r}")
+        return tuple(ids)
+
+    def error(self, message: str) -> CheckpointError:
+        return CheckpointError(f"{self.file}: {message}")
+
+    def _value(self, name: str, default: Any) -> Any:
+        value = self.raw.get(name)
+        return default if value is None else value
