@@ -23,6 +23,15 @@ class RegisteredCard:
     tokenizer_json: bytes
 
 
+def hash_card(card: ModelCard, tokenizer_json: bytes) -> str:
+    """Hex SHA-256 under which a card is registered."""
+    return sha256(_pack(card, tokenizer_json)).hexdigest()
+
+
+def _pack(card: ModelCard, tokenizer_json: bytes) -> bytes:
+    return encode((card, tokenizer_json))
+
+
 class Registry:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
@@ -32,9 +41,9 @@ class Registry:
 
     async def publish_card(self, card: ModelCard, tokenizer_json: bytes) -> str:
         """Make this the model that requests are checked against; returns its hash."""
-        data = encode((card, tokenizer_json))
-        card_hash = sha256(data).hexdigest()
+        card_hash = hash_card(card, tokenizer_json)
         async with self._redis.pipeline(transaction=True) as pipe:
+            data = _pack(card, tokenizer_json)
             pipe.set(self._keys.model_card(card_hash), data, ex=MODEL_CARD_TTL_S)
             pipe.set(self._keys.current_model, card_hash, ex=MODEL_CARD_TTL_S)
             await pipe.execute()

@@ -28,14 +28,15 @@ local function is_live(status)
 end
 
 -- Whether `owner` ("worker:fence") still owns the job. Redis may have lost its last writes:
--- a lease that nobody has and no result ended is given back to the one that asks.
+-- a lease that nobody has, no result ended and its owner did not release is given back.
 local function holds(id, owner)
   local current = redis.call('GET', OWNER .. id)
   if current then
     return current == owner
   end
-  local status = redis.call('HGET', RECORD .. id, 'status')
-  return (not status or is_live(status)) and redis.call('EXISTS', RESULT .. id) == 0
+  local status, released = unpack(redis.call('HMGET', RECORD .. id, 'status', 'released_by'))
+  local ended = status and not is_live(status) or redis.call('EXISTS', RESULT .. id) == 1
+  return not ended and released ~= owner
 end
 
 -- The one way a job ends: result, record and the event for every watcher, all or nothing.

@@ -10,7 +10,7 @@ for i = 2, #ARGV, 2 do
   local score = redis.call('HGET', record, 'score')
   if score and redis.call('GET', OWNER .. id) == owner then
     redis.call('ZADD', QUEUE, score, id)
-    redis.call('HSET', record, 'status', 'queued')
+    redis.call('HSET', record, 'status', 'queued', 'released_by', owner)
     redis.call('HDEL', record, 'worker', 'started_ms')
     redis.call('DEL', OWNER .. id)
     if tonumber(redis.call('GET', RETRY .. id) or '0') > 0 then

@@ -429,6 +429,18 @@ async def test_a_released_job_waits_at_its_old_place_and_keeps_its_attempts(
     assert ids(await claim(queue, "w2")) == [job.id, later.id]
 
 
+async def test_a_renewal_that_comes_late_does_not_take_a_released_job_back(
+    queue: JobQueue,
+) -> None:
+    job = await enqueue(queue)
+    claimed = await claim_one(queue)
+    await queue.release("w1", {job.id: claimed.fence})
+    renewal = await queue.renew("w1", {job.id: claimed.fence}, lease_ms=LEASE_MS)
+    assert renewal.lost == [job.id]
+    assert not await finish(queue, claimed)
+    assert await queue.depth() == Depth(waiting=1, running=0)
+
+
 async def test_only_the_owner_can_release(queue: JobQueue) -> None:
     job = await enqueue(queue)
     frozen = await claim_one(queue, "w1", ms=EXPIRED_AT_ONCE_MS)

@@ -1,0 +1,41 @@
+"""How much of the engine the held jobs may take up, and what is left for a claim.
+
+Plain arithmetic on upper bounds, so that what was claimed fits without anybody being preempted.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from shared.queue import ClaimedJob, Room, first_attempt_alone
+from worker.held_job import HeldJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What the engine holds in all: rows of a batch, tokens of KV cache."""
+
+    rows: int
+    tokens: int
+    max_attempts: int
+
+    def hold(self, claimed: ClaimedJob) -> HeldJob:
+        """The job with what it may take up; on its last attempt it wants the engine alone."""
+        alone_from = first_attempt_alone(self.max_attempts)
+        return HeldJob(
+            claimed=claimed,
+            fence=claimed.fence,
+            rows=claimed.job.cost_rows,
+            tokens=claimed.job.cost_tokens,
+            runs_alone=alone_from <= claimed.attempts < self.max_attempts,
+            attempt=claimed.attempts + 1,
+            is_cancelled=claimed.is_cancelled,
+        )
+
+    def room(self, held: Collection[HeldJob]) -> Room:
+        """What is left if every held job grows to its full size."""
+        rows = self.rows - sum(job.rows for job in held)
+        return Room(
+            rows=0 if any(job.runs_alone for job in held) else rows,
+            tokens=self.tokens - sum(job.tokens for job in held),
+            running=len(held),
+        )

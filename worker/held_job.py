@@ -1,0 +1,38 @@
+"""A job this worker has leased, from claim to end. Plain data; its fields are set on the loop."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from shared.protocol import ChatJob, Outcome
+from shared.queue import ClaimedJob
+
+
+@dataclass(slots=True, eq=False)
+class HeldJob:
+    """`rows` and `tokens` are what it may take up in the engine.
+
+    `fence` changes when the worker claims its own expired lease again. `changed` wakes the task:
+    its tokens are there or a caller cancelled it. `is_lost`: another worker has it by now, nothing
+    may be written. `is_stopped`: end it without an outcome.
+    """
+
+    claimed: ClaimedJob
+    fence: int
+    rows: int
+    tokens: int
+    runs_alone: bool
+    attempt: int
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    is_cancelled: bool = False
+    is_lost: bool = False
+    is_stopped: bool = False
+    outcome: Outcome | None = None
+
+    @property
+    def job(self) -> ChatJob:
+        return self.claimed.job
+
+    def cancel(self) -> None:
+        """A caller wants no more of it."""
+        self.is_cancelled = True
+        self.changed.set()

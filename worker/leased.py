@@ -1,0 +1,266 @@
+"""arq's worker with leases: it keeps `main` and `run_job` and replaces how jobs come and go.
+
+Jobs are claimed when they fit, and end by scripts that check the lease. Knows neither model nor
+engine: a `Task` runs a job, `Capacity` says how much fits.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import structlog
+from arq.connections import ArqRedis
+from arq.worker import Worker, func
+
+from shared.arq_format import FUNCTION, deserialize, serialize
+from shared.backoff import Backoff
+from shared.connection import UNREACHABLE
+from shared.keys import JOB_TTL_S, Keys
+from shared.protocol import Failed, JobError, JobStatus, Outcome
+from shared.queue import ClaimedJob, JobQueue, Room
+from worker.capacity import Capacity
+from worker.held_job import HeldJob
+
+POLL_S = 0.5  # without a wake-up: how soon an expired lease is noticed
+
+LAST_CLAIM_S = 1.0  # how long a stop waits for a claim that is under way
+HAND_BACK_S = 1.0
+
+T = TypeVar("T")
+Task = Callable[[HeldJob], Awaitable[Outcome]]
+
+log = structlog.get_logger(__name__)
+
+
+class LeasedWorker(Worker):
+    """Claims what fits, runs it through arq's `run_job`, and gives back what it cannot finish.
+
+    `nudge` makes it look for jobs now; `on_room(False)` says that waking it would be in vain.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: ArqRedis,
+        keys: Keys,
+        worker_id: str,
+        task: Task,
+        capacity: Capacity,
+        lease_ms: int,
+        on_room: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        super().__init__(
+            functions=[func(self._run_task, name=FUNCTION)],
+            queue_name=keys.queue,
+            redis_pool=pool,
+            handle_signals=False,
+            max_jobs=capacity.rows,
+            max_tries=capacity.max_attempts,
+            job_timeout=JOB_TTL_S,  # deadlines are the task's business
+            keep_result=0,  # finishing writes it, fenced
+            poll_delay=0,
+            job_serializer=serialize,
+            job_deserializer=deserialize,
+        )
+        self.worker_id = worker_id
+        self.held: dict[str, HeldJob] = {}
+        self._queue = JobQueue(pool, keys)
+        self._task = task
+        self._capacity = capacity
+        self._lease_ms = lease_ms
+        self._on_room = on_room
+        self._backoff = Backoff()
+        self._nudged = asyncio.Event()
+        self._nudged.set()
+        self._claims_ended = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    # -- claiming ----------------------------------------------------------------------------
+
+    def nudge(self) -> None:
+        self._nudged.set()
+
+    async def _poll_iteration(self) -> None:
+        """Wait for a reason to look, then claim. arq's `main` calls it for ever."""
+        await _wait(self._nudged, POLL_S)
+        self._nudged.clear()
+        if not self.allow_pick_jobs:
+            self._claims_ended.set()
+            await asyncio.Event().wait()  # until `main` is cancelled
+        try:
+            await self._claim()
+            self._backoff.reset()
+        except UNREACHABLE as error:
+            log.warning("no claim: Redis is away", error=str(error))
+            await asyncio.sleep(self._backoff.next_s())
+
+    async def _claim(self) -> None:
+        claim = await self._queue.claim(
+            self.worker_id,
+            self.room,
+            lease_ms=self._lease_ms,
+            max_attempts=self._capacity.max_attempts,
+        )
+        for claimed in claim.jobs:
+            self._start(claimed)
+        self._on_room(self.room.rows > 0 and not claim.is_stalled)
+
+    @property
+    def room(self) -> Room:
+        return self._capacity.room(self.held.values())
+
+    def _start(self, claimed: ClaimedJob) -> None:
+        job_id = claimed.job.id
+        if job_id in self.held:  # its lease ran out, and this worker took it again
+            self.held[job_id].fence = claimed.fence
+            return
+        held = self._capacity.hold(claimed)
+        self.held[job_id] = held
+        self._empty.clear()
+        self.tasks[job_id] = self.loop.create_task(self._run(held))
+
+    # -- running -----------------------------------------------------------------------------
+
+    async def _run(self, held: HeldJob) -> None:
+        """arq's `run_job`, again if Redis was away before the job began."""
+        job_id = held.job.id
+        backoff = Backoff()
+        try:
+            while True:
+                try:
+                    return await self.run_job(job_id, held.claimed.created_ms)
+                except UNREACHABLE as error:
+                    log.warning("a job waits for Redis", job_id=job_id, error=str(error))
+                    await asyncio.sleep(backoff.next_s())
+        finally:
+            del self.held[job_id], self.tasks[job_id]
+            if not self.held:
+                self._empty.set()
+            self.nudge()
+
+    async def _run_task(self, ctx: dict[Any, Any]) -> None:
+        """What arq calls as the job's function."""
+        held = self.held[ctx["job_id"]]
+        if held.is_stopped:
+            raise asyncio.CancelledError
+        held.attempt = ctx["job_try"]
+        try:
+            held.outcome = await self._task(held)
+        except Exception:  # the task's border: one broken job must not end the worker
+            log.exception("a job failed unexpectedly", job_id=held.job.id)
+            held.outcome = _failed(held, "the worker failed on this job")
+
+    def cancel(self, job_id: str) -> None:
+        """A caller wants no more of this job; harmless when it has ended."""
+        if held := self.held.get(job_id):
+            held.cancel()
+
+    def lose(self, job_id: str, fence: int) -> None:
+        """The lease with this fence is another worker's: stop the job here and write nothing."""
+        held = self.held.get(job_id)
+        if held is not None and held.fence == fence and held.outcome is None:
+            log.warning("lost the lease of a job", job_id=job_id)
+            held.is_lost = True
+            self._stop(held)
+
+    def _stop(self, held: HeldJob) -> None:
+        """End it without an outcome, whether its body runs or arq is still on the way there."""
+        held.is_stopped = True
+        if body := self.job_tasks.get(held.job.id):
+            body.cancel()
+
+    # -- ending ------------------------------------------------------------------------------
+
+    async def finish_job(
+        self,
+        job_id: str,
+        finish: bool,
+        result_data: bytes | None,
+        result_timeout_s: float | None,
+        keep_result_forever: bool,
+        incr_score: int | None,
+        keep_in_progress: float | None,
+    ) -> None:
+        """Called by arq when the body has ended; waits for Redis as long as it takes."""
+        held = self.held[job_id]
+        if held.is_lost:
+            return
+        if held.outcome is not None:
+            await self._finish(held, held.outcome)
+        else:
+            await _persist(
+                lambda: self._queue.release(self.worker_id, {job_id: held.fence}), job_id
+            )
+
+    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:
+        """Called by arq for a job that it will not run: too many attempts, or its data is gone."""
+        held = self.held[job_id]
+        attempts = held.claimed.attempts
+        held.attempt = attempts
+        if attempts >= self._capacity.max_attempts:
+            message = f"the worker running this job died {attempts} times; given up"
+        else:
+            message = "the job's data was lost before a worker could run it"
+        await self._finish(held, _failed(held, message), is_dead_letter=True)
+
+    async def _finish(
+        self, held: HeldJob, outcome: Outcome, *, is_dead_letter: bool = False
+    ) -> None:
+        written = await _persist(
+            lambda: self._queue.finish(
+                held.claimed, outcome, fence=held.fence, is_dead_letter=is_dead_letter
+            ),
+            held.job.id,
+        )
+        status = outcome.status if isinstance(outcome, Failed) else JobStatus.SUCCEEDED
+        log.info(
+            "job ended" if written else "a job ended that had ended before, or is another's",
+            job_id=held.job.id,
+            status=str(status),
+            attempt=outcome.attempt,
+        )
+
+    # -- stopping ----------------------------------------------------------------------------
+
+    async def drain(self, grace_s: float) -> None:
+        """Claim nothing more, let jobs finish for `grace_s`, hand the rest back.
+
+        Returns when every job is written or handed back, or Redis is too slow to be told.
+        """
+        self.allow_pick_jobs = False
+        self.nudge()
+        await _wait(self._claims_ended, LAST_CLAIM_S)
+        await _wait(self._empty, grace_s)
+        if self.held:
+            log.info("handing jobs back", jobs=len(self.held))
+        for held in self.held.values():
+            self._stop(held)
+        await _wait(self._empty, HAND_BACK_S)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+
+
+async def _persist(write: Callable[[], Awaitable[T]], job_id: str) -> T:
+    """Write to Redis however long it is away: a result that was computed is not thrown away."""
+    backoff = Backoff()
+    while True:
+        try:
+            return await write()
+        except UNREACHABLE as error:
+            log.warning("the end of a job waits for Redis", job_id=job_id, error=str(error))
+            await asyncio.sleep(backoff.next_s())
+
+
+def _failed(held: HeldJob, message: str) -> Failed:
+    return Failed(
+        job_id=held.job.id,
+        attempt=held.attempt,
+        status=JobStatus.FAILED,
+        error=JobError(message=message),
+    )

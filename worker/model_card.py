@@ -1,0 +1,25 @@
+"""What the api must know of this worker's model: limits, special tokens, template, tokenizer."""
+
+from pathlib import Path
+
+from shared.protocol import ModelCard
+from worker.engine import Engine
+from worker.model.checkpoint import load_chat_template, load_special_tokens
+
+
+def describe_model(name: str, checkpoint: Path, engine: Engine) -> tuple[ModelCard, bytes]:
+    """The card and the tokenizer.json that go with it. Raises CheckpointError."""
+    special = load_special_tokens(checkpoint)
+    config = engine.model_config
+    card = ModelCard(
+        name=name,
+        context_length=config.context_length,
+        vocab_size=config.vocab_size,
+        eos_token_ids=list(special.eos_token_ids),
+        pad_token_id=special.pad_token_id,
+        bos_token_id=special.bos_token_id,
+        chat_template=load_chat_template(checkpoint),
+        max_rows=engine.config.max_rows,
+        max_kv_tokens=engine.total_kv_tokens,
+    )
+    return card, (checkpoint / "tokenizer.json").read_bytes()

@@ -1,0 +1,199 @@
+"""The worker process: what it is made of, how it starts, and every way it stops.
+
+Each part is one task on one event loop; the first that fails ends the process.
+"""
+
+import asyncio
+import secrets
+import socket
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from arq.connections import ArqRedis
+from redis.exceptions import AuthenticationError, ResponseError
+
+from shared.backoff import Backoff
+from shared.connection import UNREACHABLE, connect
+from shared.errors import SettingsError
+from shared.keys import Keys
+from shared.prompt import PromptEncoder
+from shared.protocol import WorkerInfo
+from shared.queue import JobQueue
+from shared.registry import Registry, hash_card
+from shared.version import falconer_version
+from worker.capacity import Capacity
+from worker.heartbeat import Heartbeat
+from worker.leased import LeasedWorker
+from worker.leases import LeaseKeeper
+from worker.listener import BLOCK_S, ListListener
+from worker.model_loading import LoadedModel
+from worker.outbox import Outbox
+from worker.runtime import EngineRuntime
+from worker.settings import WorkerSettings
+from worker.task import ChatTask
+
+DEREGISTER_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class EngineDied(Exception):
+    """The engine's thread ended by an error of its own."""
+
+
+class WorkerProcess:
+    """One worker around a loaded model; made and run on the same event loop."""
+
+    def __init__(self, settings: WorkerSettings, model: LoadedModel) -> None:
+        self.worker_id = settings.worker_id or new_worker_id()
+        self._settings = settings
+        self._model = model
+        self._stopping = asyncio.Event()
+        self._clients: list[ArqRedis] = []
+        self._assemble(Keys(settings.queue), hash_card(model.card, model.tokenizer_json))
+
+    def _assemble(self, keys: Keys, card_hash: str) -> None:
+        settings, model = self._settings, self._model
+        lease_ms = round(settings.lease_s * 1000)
+        self._redis = self._connect("jobs")
+        self._registry = Registry(self._redis, keys)
+        self._runtime = EngineRuntime(model.engine)
+        self._outbox = Outbox(self._connect("tokens"), keys)
+        self._wake = ListListener(
+            self._connect("wake", BLOCK_S), keys.wake, lambda _: self._worker.nudge()
+        )
+        encoder = PromptEncoder(model.card, model.tokenizer_json)
+        self._worker = LeasedWorker(
+            pool=self._redis,
+            keys=keys,
+            worker_id=self.worker_id,
+            task=ChatTask(self._runtime, encoder, card_hash, self._outbox),
+            capacity=Capacity(
+                rows=settings.max_rows,
+                tokens=model.engine.total_kv_tokens,
+                max_attempts=settings.max_attempts,
+            ),
+            lease_ms=lease_ms,
+            on_room=self._wake.listen,
+        )
+        self._control = ListListener(
+            self._connect("control", BLOCK_S), keys.control(self.worker_id), self._worker.cancel
+        )
+        self._keeper = LeaseKeeper(
+            self._worker,
+            JobQueue(self._redis, keys),
+            self._runtime,
+            lease_ms=lease_ms,
+            step_timeout_s=settings.step_timeout_s,
+        )
+        self._heartbeat = Heartbeat(
+            self._registry,
+            self._info(card_hash),
+            model.card,
+            model.tokenizer_json,
+            self._worker,
+            self._runtime,
+        )
+
+    def _connect(self, purpose: str, block_s: float = 0.0) -> ArqRedis:
+        name = f"falconer-{self.worker_id}-{purpose}"
+        client = connect(self._settings.redis_url, name=name, block_s=block_s)
+        self._clients.append(client)
+        return client
+
+    def _info(self, card_hash: str) -> WorkerInfo:
+        return WorkerInfo(
+            id=self.worker_id,
+            model=self._model.card.name,
+            card_hash=card_hash,
+            device=self._model.device,
+            version=falconer_version(),
+            started_ms=time.time_ns() // 1_000_000,
+            kv_tokens_total=self._model.engine.total_kv_tokens,
+        )
+
+    def stop(self) -> None:
+        """Ask for an orderly end; `run` returns when it is reached."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve jobs until told to stop. Raises what made a part fail."""
+        try:
+            await self._wait_for_redis()
+            if not self._stopping.is_set():
+                await self._serve()
+        finally:
+            self._runtime.stop()
+            for client in self._clients:
+                await client.aclose()
+
+    async def _wait_for_redis(self) -> None:
+        """Redis may start later than its workers; a wrong password is not waited for."""
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            try:
+                await self._redis.ping()
+                return
+            except (AuthenticationError, ResponseError) as error:
+                raise SettingsError(f"Redis refuses this worker: {error}") from error
+            except UNREACHABLE as error:
+                log.warning("waiting for Redis", error=str(error))
+                await asyncio.sleep(backoff.next_s())
+
+    async def _serve(self) -> None:
+        await self._registry.publish_card(self._model.card, self._model.tokenizer_json)
+        self._runtime.start()
+        heartbeat = asyncio.create_task(self._heartbeat.run())
+        parts = [
+            asyncio.create_task(part)
+            for part in (
+                self._worker.async_run(),
+                self._wake.run(),
+                self._control.run(),
+                self._keeper.run(),
+                self._outbox.run(),
+                self._watch_engine(),
+            )
+        ]
+        stop = asyncio.create_task(self._stopping.wait())
+        log.info("worker ready", worker=self.worker_id, model=self._model.card.name)
+        try:
+            await _until_first((stop, heartbeat, *parts))
+            await _cancel([heartbeat])
+            await self._deregister()
+            await self._worker.drain(self._settings.grace_s)
+        finally:
+            await _cancel([stop, heartbeat, *parts])
+        log.info("worker stopped", worker=self.worker_id)
+
+    async def _watch_engine(self) -> None:
+        await self._runtime.failed.wait()
+        raise EngineDied("the engine ended by an error")
+
+    async def _deregister(self) -> None:
+        """Live workers share what is ready: one that stops must not be counted."""
+        with suppress(TimeoutError, *UNREACHABLE):
+            async with asyncio.timeout(DEREGISTER_S):
+                await self._registry.remove(self.worker_id)
+
+
+async def _until_first(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Wait until one task ends; raises its error if it has one."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def new_worker_id() -> str:
+    """Unique, and telling where it runs; fit for a Redis key."""
+    host = "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname())[:40]
+    return f"{host}-{secrets.token_hex(4)}"

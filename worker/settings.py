@@ -1,0 +1,49 @@
+"""Settings of a worker process."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from shared.logs import LogFormat, LogLevel
+from shared.settings import ProcessSettings
+
+WORD = r"^[^\s:]{1,64}$"  # goes into Redis keys and fencing tokens
+
+
+class WorkerSettings(ProcessSettings):
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis with the queue.")
+    queue: str = Field(
+        "falconer:queue", min_length=1, max_length=128, description="Name of the queue."
+    )
+    model: str = Field("tiny", description="Checkpoint: a folder, a hub id, or `tiny` (bundled).")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Of weights and KV cache; auto: float32 on CPU, else the checkpoint's."
+    )
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:N or auto."
+    )
+    max_rows: int = Field(32, ge=1, le=4096, description="Most sequences in one step.")
+    kv_tokens: int | None = Field(
+        None, ge=1, description="Size of the KV cache; not given: what the rows need, or what fits."
+    )
+    block_size: int = Field(16, ge=1, le=1024, description="Tokens per block of the KV cache.")
+    max_step_tokens: int = Field(
+        512, ge=1, description="Most tokens one step computes; longer prompts come in chunks."
+    )
+    lease_s: float = Field(
+        10.0, ge=0.5, le=3600, description="A worker that is silent this long loses its jobs."
+    )
+    grace_s: float = Field(
+        30.0, ge=0, description="What a stop gives running jobs before they are handed back."
+    )
+    max_attempts: int = Field(
+        3, ge=1, le=100, description="A job whose worker died this often is given up."
+    )
+    step_timeout_s: float = Field(
+        120.0, gt=0, description="An engine step longer than this is stuck: the worker exits."
+    )
+    worker_id: str | None = Field(
+        None, pattern=WORD, description="Name of this worker; not given: made from the host's."
+    )
+    log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error.")
+    log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json.")

@@ -1,0 +1,162 @@
+"""One chat job, from its lease to its outcome: check, generate, stream, and every way to end.
+
+Knows the wire and the engine's runtime, not Redis: what it returns is written by the worker.
+"""
+
+import asyncio
+import time
+from contextlib import suppress
+from itertools import count
+
+from shared.errors import ClientError, status_code
+from shared.parameters import GenerateKwargs
+from shared.prompt import Prepared, PromptEncoder
+from shared.protocol import (
+    Delta,
+    Failed,
+    Finished,
+    JobError,
+    JobStatus,
+    Outcome,
+)
+from shared.queue import CANCELLED_STATUS_CODE
+from worker.engine import Request, TokenOutput
+from worker.generation import Generation, OnToken
+from worker.held_job import HeldJob
+from worker.outbox import Outbox
+from worker.runtime import EngineRuntime
+from worker.translation import to_chat_result, to_sampling_params
+
+CANCELLED = JobError(message="the job was cancelled", status_code=CANCELLED_STATUS_CODE)
+EXPIRED = JobError(message="the job's deadline passed before it was done", status_code=504)
+
+
+class ChatTask:
+    """Runs jobs on one model; called once per attempt."""
+
+    def __init__(
+        self, runtime: EngineRuntime, encoder: PromptEncoder, card_hash: str, outbox: Outbox
+    ) -> None:
+        self._runtime = runtime
+        self._encoder = encoder
+        self._card_hash = card_hash
+        self._outbox = outbox
+
+    async def __call__(self, held: HeldJob) -> Outcome:
+        """How the job ended. Cancelling this call ends the generation without an outcome."""
+        time_left_s = _time_left_s(held)
+        if held.is_cancelled:
+            return _failed(held, JobStatus.CANCELLED, CANCELLED)
+        if time_left_s is not None and time_left_s <= 0:
+            return _failed(held, JobStatus.EXPIRED, EXPIRED)
+        kwargs = GenerateKwargs.model_validate(held.job.generate_kwargs)
+        try:
+            prepared = self._prepare(held, kwargs)
+        except ClientError as error:
+            refusal = JobError(
+                message=error.message, status_code=status_code(error), field=error.field
+            )
+            return _failed(held, JobStatus.FAILED, refusal)
+        return await self._generate(held, kwargs, prepared, time_left_s)
+
+    def _prepare(self, held: HeldJob, kwargs: GenerateKwargs) -> Prepared:
+        """What the api prepared for this very model, else the same checks here."""
+        job = held.job
+        if job.card_hash == self._card_hash and job.token_ids and job.max_new_tokens:
+            return Prepared(job.token_ids, job.max_new_tokens)
+        prepared = self._encoder.prepare(job.prompt, kwargs)
+        held.tokens = held.rows * (len(prepared.token_ids) + prepared.max_new_tokens)
+        return prepared
+
+    async def _generate(
+        self,
+        held: HeldJob,
+        kwargs: GenerateKwargs,
+        prepared: Prepared,
+        time_left_s: float | None,
+    ) -> Outcome:
+        generation = Generation(kwargs.num_return_sequences, held.changed, self._on_token(held))
+        request = self._to_request(held, kwargs, prepared)
+        started = time.monotonic()
+        self._runtime.submit(request, generation)
+        try:
+            await _wait_for_change(held, time_left_s)
+        finally:
+            self._runtime.abort(request.request_id)
+        if held.job.stream:
+            await self._outbox.written()
+        if not generation.is_done:
+            return _interrupted(held, generation)
+        if generation.error is not None or generation.batch is None:
+            error = generation.error or JobError(message="the engine made no token")
+            return _failed(held, JobStatus.FAILED, error, generation)
+        return Finished(
+            job_id=held.job.id,
+            attempt=held.attempt,
+            result=to_chat_result(held.job, kwargs, prepared, generation),
+            batch=generation.batch,
+            queue_ms=held.claimed.started_ms - held.claimed.created_ms,
+            run_ms=1000 * (time.monotonic() - started),
+        )
+
+    def _to_request(self, held: HeldJob, kwargs: GenerateKwargs, prepared: Prepared) -> Request:
+        return Request(
+            request_id=f"{held.job.id}:{held.fence}",  # another attempt is another request
+            prompt_token_ids=prepared.token_ids,
+            params=to_sampling_params(
+                kwargs,
+                max_new_tokens=prepared.max_new_tokens,
+                seed=held.job.seed,
+                card=self._encoder.card,
+            ),
+        )
+
+    def _on_token(self, held: HeldJob) -> OnToken | None:
+        """A streamed job's tokens go to the api replica that waits for them."""
+        replica_id = held.claimed.reply_to
+        if not held.job.stream or replica_id is None:
+            return None
+        index = count()
+
+        def put(output: TokenOutput) -> None:
+            delta = Delta(
+                job_id=held.job.id,
+                attempt=held.attempt,
+                index=next(index),
+                sequence=output.sequence,
+                text=output.text,
+                token_ids=[output.token_id],
+            )
+            self._outbox.put(replica_id, delta)
+
+        return put
+
+
+async def _wait_for_change(held: HeldJob, time_left_s: float | None) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(time_left_s):
+            await held.changed.wait()
+
+
+def _time_left_s(held: HeldJob) -> float | None:
+    """From the claim on, by the clock of Redis; None without a deadline."""
+    deadline_ms = held.job.deadline_ms
+    return None if deadline_ms is None else (deadline_ms - held.claimed.started_ms) / 1000
+
+
+def _interrupted(held: HeldJob, generation: Generation) -> Failed:
+    if held.is_cancelled:
+        return _failed(held, JobStatus.CANCELLED, CANCELLED, generation)
+    return _failed(held, JobStatus.EXPIRED, EXPIRED, generation)
+
+
+def _failed(
+    held: HeldJob, status: JobStatus, error: JobError, generation: Generation | None = None
+) -> Failed:
+    return Failed(
+        job_id=held.job.id,
+        attempt=held.attempt,
+        status=status,
+        error=error,
+        batch=generation.batch if generation else None,
+    )
