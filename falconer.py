@@ -72,8 +72,8 @@ def bench_engine(
         int | None, typer.Option(min=1, help="Requests in flight; all at once if not given.")
     ] = None,
     max_rows: Annotated[int, typer.Option(min=1, help="Most rows in one step.")] = 32,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     from bench.engine import EngineBench
 

@@ -5,11 +5,20 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.report import Report, RequestReport
 from bench.workload import WorkItem
-from shared.errors import FalconerError
-from worker.engine import Engine, EngineConfig, Request, RequestFailed, TokenOutput
-from worker.requests import RequestBuilder
+from shared.errors import ClientError, FalconerError
+from shared.lengths import plan_lengths
+from shared.parameters import GenerateKwargs
+from shared.prompt import Prepared, PromptEncoder
+from shared.protocol import Prompt
+from shared.settings import load_settings
+from worker.engine import Engine, Request, RequestFailed, TokenOutput
+from worker.model_loading import load_model
+from worker.settings import WorkerSettings
+from worker.translation import to_sampling_params
 
 
 @dataclass(slots=True)
@@ -58,29 +67,47 @@ class EngineBench:
     model: str
     concurrency: int | None
     max_rows: int
-    dtype: str | None
+    dtype: str
     device: str
 
     def run(self, items: list[WorkItem]) -> Report:
-        config = EngineConfig(max_rows=self.max_rows)
-        engine = Engine.from_pretrained(
-            self.model, dtype=self.dtype, device=self.device, config=config
+        settings = load_settings(
+            WorkerSettings,
+            {
+                "model": self.model,
+                "max_rows": self.max_rows,
+                "dtype": self.dtype,
+                "device": self.device,
+            },
         )
-        builder = RequestBuilder.for_engine(engine)
-        requests = [_request(builder, number, item) for number, item in enumerate(items)]
-        return replay(engine, requests, self.concurrency or len(requests))
+        loaded = load_model(settings)
+        encoder = PromptEncoder(loaded.card, loaded.tokenizer_json)
+        requests = [to_request(encoder, str(number), item) for number, item in enumerate(items, 1)]
+        return replay(loaded.engine, requests, self.concurrency or len(requests))
 
 
-def _request(builder: RequestBuilder, number: int, item: WorkItem) -> Request:
+def to_request(encoder: PromptEncoder, request_id: str, item: WorkItem) -> Request:
+    """Check and translate one line of the workload as the service would."""
     try:
-        return builder.build(
-            str(number),
-            prompt=item.prompt,
-            token_ids=item.prompt_ids,
-            generate_kwargs=item.generate_kwargs,
-        )
-    except FalconerError as error:
-        raise FalconerError(f"request {number + 1} of the workload: {error.message}") from error
+        kwargs = GenerateKwargs.model_validate(item.generate_kwargs)
+        prepared = _prepare(encoder, kwargs, item)
+    except (ClientError, ValidationError) as error:
+        raise FalconerError(f"request {request_id} of the workload: {error}") from error
+    params = to_sampling_params(
+        kwargs,
+        max_new_tokens=prepared.max_new_tokens,
+        seed=kwargs.seed or 0,
+        card=encoder.card,
+    )
+    return Request(request_id=request_id, prompt_token_ids=prepared.token_ids, params=params)
+
+
+def _prepare(encoder: PromptEncoder, kwargs: GenerateKwargs, item: WorkItem) -> Prepared:
+    if item.prompt_ids is None:
+        return encoder.prepare(Prompt(text=item.prompt), kwargs)
+    context = encoder.card.context_length
+    lengths = plan_lengths(len(item.prompt_ids), kwargs, context, hole=False)
+    return Prepared(item.prompt_ids, lengths.max_new_tokens)
 
 
 def replay(engine: Engine, requests: list[Request], concurrency: int) -> Report:

@@ -44,7 +44,7 @@ def added_latency(service: LocalService) -> dict[str, float]:
     The engine's own share is its median per prompt: its noise must not count for the path.
     """
     items = latency_workload()
-    engine = latencies_ms(EngineBench("tiny", 1, 32, None, "cpu").run(items))
+    engine = latencies_ms(EngineBench("tiny", 1, 32, "auto", "cpu").run(items))
     over_http = latencies_ms(ServiceBench(service.url, 1, None, False, 60).run(items))
     own = [statistics.median(engine[i :: len(PROMPTS)]) for i in range(len(PROMPTS))]
     added = [total - own[i % len(PROMPTS)] for i, total in enumerate(over_http)]
@@ -68,7 +68,7 @@ def redis_cost(service: LocalService, num_jobs: int = 200) -> RedisCost:
         after = client.info()
 
     def per_job(*names: str) -> float:
-        return sum(after[name] - before[name] for name in names) / num_jobs
+        return sum(float(after[name]) - float(before[name]) for name in names) / num_jobs
 
     cpu_s = per_job("used_cpu_user", "used_cpu_sys")
     return RedisCost(per_job("total_commands_processed"), 1e6 * cpu_s)
@@ -80,7 +80,7 @@ async def rows_per_step(service: LocalService, num_calls: int = 32) -> float:
     async with httpx.AsyncClient(base_url=service.url, timeout=120, trust_env=False) as client:
         answers = await asyncio.gather(*(client.post("/chat", json=body) for _ in range(num_calls)))
         records = [(await client.get(f"/jobs/{a.json()['id']}")).json() for a in answers]
-    return statistics.mean(record["batch"]["mean_rows"] for record in records)
+    return statistics.mean(float(record["batch"]["mean_rows"]) for record in records)
 
 
 def main() -> None:
