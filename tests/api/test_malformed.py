@@ -1,0 +1,254 @@
+"""Whatever a caller gets wrong is a 4xx that names it, and no job comes of it."""
+
+import json
+from typing import Any
+
+import pytest
+
+from api.settings import ApiSettings
+from tests.fakes_api import FakeService, fake_service
+
+JSON = {"Content-Type": "application/json"}
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"prompt": "hello"} | fields).encode()
+
+
+def kwargs(text: str) -> bytes:
+    """A body with `text`, raw JSON, as the inside of generate_kwargs."""
+    return b'{"prompt": "hello", "generate_kwargs": {%b}}' % text.encode()
+
+
+# Body, status, and what the message must name: the field and, where there is one, the limit.
+MALFORMED: list[tuple[bytes, int, list[str]]] = [
+    # Not JSON, or not an object.
+    (b"", 400, ["body"]),
+    (b"{", 400, ["body", "JSON"]),
+    (b'{"prompt": "hello",}', 400, ["body", "JSON"]),
+    (b"{'prompt': 'hello'}", 400, ["body", "JSON"]),
+    (b'{"prompt": "hel\xfflo"}', 400, ["body", "JSON"]),
+    (b'{"prompt": "\\ud800"}', 400, ["body", "JSON"]),
+    (b'{"prompt": "hello"} trailing', 400, ["body", "JSON"]),
+    (b'{"prompt": "a\nb"}', 400, ["body", "JSON"]),
+    (b"\x00\x01\x02", 400, ["body", "JSON"]),
+    (b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}", 400, ["body", "recursion"]),
+    (b'{"prompt": ' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}", 400, ["body", "recursion"]),
+    (kwargs('"seed": 1' + "0" * 5000), 400, ["body", "number"]),
+    (b"[]", 422, ["body", "object"]),
+    (b'["prompt"]', 422, ["body", "object"]),
+    (b'"prompt"', 422, ["body", "object"]),
+    (b"null", 422, ["body", "object"]),
+    (b"NaN", 422, ["body", "object"]),
+    # Prompt and messages.
+    (b"{}", 400, ["Text generation parameter prompt required"]),
+    (body(prompt=""), 400, ["Text generation parameter prompt required"]),
+    (body(prompt=None), 400, ["Text generation parameter prompt required"]),
+    (body(prompt=None, messages=[]), 400, ["Text generation parameter prompt required"]),
+    (body(prompt=5), 422, ["prompt", "string"]),
+    (body(prompt=["hello", "world"]), 422, ["prompt", "string"]),
+    (b'{"prompt": NaN}', 422, ["prompt", "string"]),
+    (body(messages=[{"role": "user", "content": "x"}]), 422, ["messages", "prompt"]),
+    (body(prompt=None, messages="hello"), 422, ["messages", "array"]),
+    (body(prompt=None, messages=[{"role": "user"}]), 422, ["messages.0.content", "required"]),
+    (body(prompt=None, messages=[{"content": "x"}]), 422, ["messages.0.role", "required"]),
+    (body(prompt=None, messages=[{"role": "bot", "content": "x"}]), 400, ["messages.0.role"]),
+    (body(prompt=None, messages=[{"role": "user", "content": [1]}]), 422, ["messages.0.content"]),
+    (
+        body(prompt=None, messages=[{"role": "user", "content": "x", "name": "y"}]),
+        422,
+        ["messages.0.name", "unknown"],
+    ),
+    (
+        body(prompt=None, messages=[{"role": "user", "content": "x"}] * 1025),
+        422,
+        ["messages", "1024"],
+    ),
+    (
+        body(prompt=None, prefix="x", messages=[{"role": "user", "content": "x"}]),
+        422,
+        ["prefix", "messages"],
+    ),
+    # Other fields of the request.
+    (body(webhook="http://x"), 422, ["webhook", "unknown"]),
+    (body(model="falcon"), 422, ["model", "unknown"]),
+    (body(prefix=1), 422, ["prefix", "string"]),
+    (body(handle_long_generation="truncate"), 422, ["handle_long_generation", "hole"]),
+    (body(return_full_text="yes"), 422, ["return_full_text", "boolean"]),
+    (body(clean_up_tokenization_spaces=1), 422, ["clean_up_tokenization_spaces", "boolean"]),
+    (body(stream="true"), 422, ["stream", "boolean"]),
+    (body(priority=11), 422, ["priority", "10"]),
+    (body(priority=-11), 422, ["priority", "-10"]),
+    (body(priority=1.5), 422, ["priority", "integer"]),
+    (body(deadline_s=0), 422, ["deadline_s", "0"]),
+    (body(deadline_s=1e9), 422, ["deadline_s", "604800"]),
+    (body(ttl_s=0), 422, ["ttl_s", "1"]),
+    (body(ttl_s=86401), 422, ["ttl_s", "86400"]),
+    (body(generate_kwargs=[]), 422, ["generate_kwargs", "object"]),
+    (body(generate_kwargs="max_length=5"), 422, ["generate_kwargs", "object"]),
+    # Parameters that must never be passed on.
+    (kwargs('"custom_generate": "some/repo"'), 422, ["generate_kwargs.custom_generate", "unknown"]),
+    (kwargs('"trust_remote_code": true'), 422, ["generate_kwargs.trust_remote_code", "unknown"]),
+    (kwargs('"max_time": 0.1'), 422, ["generate_kwargs.max_time", "unknown"]),
+    (kwargs('"assistant_model": "x"'), 422, ["generate_kwargs.assistant_model", "unknown"]),
+    (kwargs('"logits_processor": null'), 422, ["generate_kwargs.logits_processor", "unknown"]),
+    (kwargs('"use_cache": false'), 422, ["generate_kwargs.use_cache", "unknown"]),
+    (kwargs('"' + "x" * 5000 + '": 1'), 422, ["unknown"]),
+    # Ranges.
+    (kwargs('"max_length": 0'), 422, ["generate_kwargs.max_length", "1"]),
+    (kwargs('"max_length": 5'), 400, ["generate_kwargs.max_length", "5"]),
+    (kwargs('"max_length": 3000'), 400, ["generate_kwargs.max_length", "2048"]),
+    (kwargs('"max_length": 1e2'), 422, ["generate_kwargs.max_length", "integer"]),
+    (kwargs('"max_length": 1' + "0" * 400), 422, ["generate_kwargs.max_length", "2147483647"]),
+    (kwargs('"max_new_tokens": 0'), 422, ["generate_kwargs.max_new_tokens", "1"]),
+    (kwargs('"max_new_tokens": 2048'), 400, ["generate_kwargs.max_new_tokens", "2048"]),
+    (kwargs('"min_length": -1'), 422, ["generate_kwargs.min_length", "0"]),
+    (kwargs('"temperature": 0'), 422, ["generate_kwargs.temperature", "> 0"]),
+    (kwargs('"temperature": NaN'), 422, ["generate_kwargs.temperature", "finite"]),
+    (kwargs('"temperature": Infinity'), 422, ["generate_kwargs.temperature", "finite"]),
+    (kwargs('"temperature": 1e999'), 422, ["generate_kwargs.temperature", "finite"]),
+    (kwargs('"temperature": "hot"'), 422, ["generate_kwargs.temperature", "number"]),
+    (kwargs('"top_k": -1'), 422, ["generate_kwargs.top_k", "≥ 0"]),
+    (kwargs('"top_k": true'), 422, ["generate_kwargs.top_k", "integer"]),
+    (kwargs('"top_p": 0'), 422, ["generate_kwargs.top_p", "> 0", "≤ 1"]),
+    (kwargs('"top_p": 1.5'), 422, ["generate_kwargs.top_p", "> 0", "≤ 1"]),
+    (kwargs('"typical_p": 0'), 422, ["generate_kwargs.typical_p", "> 0"]),
+    (kwargs('"repetition_penalty": 0'), 422, ["generate_kwargs.repetition_penalty", "0"]),
+    (kwargs('"num_beams": 0'), 422, ["generate_kwargs.num_beams", "1"]),
+    (kwargs('"num_beams": 2'), 422, ["generate_kwargs.num_beams", "at most 1"]),
+    (
+        kwargs('"num_beams": 4, "num_beam_groups": 3, "do_sample": false'),
+        422,
+        ["generate_kwargs.num_beam_groups", "4"],
+    ),
+    (kwargs('"early_stopping": "soon"'), 422, ["generate_kwargs.early_stopping", "never"]),
+    (
+        kwargs('"num_return_sequences": 2, "do_sample": false'),
+        422,
+        ["generate_kwargs.num_return_sequences", "1"],
+    ),
+    (kwargs('"num_return_sequences": 9'), 422, ["generate_kwargs.num_return_sequences", "8"]),
+    (kwargs('"no_repeat_ngram_size": -1'), 422, ["generate_kwargs.no_repeat_ngram_size", "0"]),
+    (kwargs('"bad_words_ids": [[257]]'), 422, ["generate_kwargs.bad_words_ids.0", "257"]),
+    (kwargs('"bad_words_ids": [["no"]]'), 422, ["generate_kwargs.bad_words_ids.0.0", "integer"]),
+    (kwargs('"eos_token_id": 257'), 422, ["generate_kwargs.eos_token_id", "257"]),
+    (kwargs('"eos_token_id": -1'), 422, ["generate_kwargs.eos_token_id.0", "0"]),
+    (kwargs('"stop_strings": []'), 422, ["generate_kwargs.stop_strings", "1"]),
+    (kwargs('"seed": -1'), 422, ["generate_kwargs.seed", "0"]),
+    (kwargs('"seed": 9223372036854775808'), 422, ["generate_kwargs.seed", "9223372036854775807"]),
+    (kwargs('"top_logprobs": 21'), 422, ["generate_kwargs.top_logprobs", "20"]),
+    (kwargs('"return_dict_in_generate": "no"'), 422, ["generate_kwargs.return_dict_in_generate"]),
+]
+
+
+def is_refused(status: int, text: str, expected: int, names: list[str]) -> bool:
+    detail = json.loads(text)["detail"]
+    return status == expected and len(detail) < 1000 and all(name in detail for name in names)
+
+
+def check_refusal(status: int, text: str, expected: int, names: list[str]) -> None:
+    assert is_refused(status, text, expected, names), (status, text)
+
+
+@pytest.mark.parametrize("path", ["/chat", "/jobs"])
+async def test_each_malformed_body_is_refused_by_name_and_never_enqueued(
+    service: FakeService, path: str
+) -> None:
+    wrong = []
+    for content, expected, names in MALFORMED:
+        response = await service.http.post(path, content=content, headers=JSON)
+        if not is_refused(response.status_code, response.text, expected, names):
+            wrong.append((content[:80], names, response.status_code, response.text))
+    assert wrong == []
+    assert service.worker.seen == []
+    assert await service.num_queued() == 0
+
+
+async def test_what_needs_no_model_is_refused_before_a_worker_has_registered(
+    workerless: FakeService,
+) -> None:
+    for content in (b"{}", body(prompt=""), kwargs('"top_p": 7'), body(webhook="x")):
+        response = await workerless.http.post("/jobs", content=content, headers=JSON)
+        assert response.status_code in (400, 422)
+    assert await workerless.num_queued() == 0
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "x"])
+async def test_a_body_that_is_not_said_to_be_json_is_refused(
+    service: FakeService, media_type: str
+) -> None:
+    headers = {"Content-Type": media_type}
+    response = await service.http.post("/chat", content=body(), headers=headers)
+    check_refusal(response.status_code, response.text, 415, [media_type, "application/json"])
+
+
+@pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "application/ld+json"])
+async def test_spellings_of_json_are_accepted(service: FakeService, media_type: str) -> None:
+    headers = {"Content-Type": media_type}
+    response = await service.http.post("/chat", content=body(), headers=headers)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_a_body_over_the_limit_is_refused_announced_or_not(is_chunked: bool) -> None:
+    content = body(prompt="a" * 2000)
+
+    async def chunks() -> Any:
+        for start in range(0, len(content), 100):
+            yield content[start : start + 100]
+
+    async with fake_service(ApiSettings(max_body_bytes=1000)) as service:
+        response = await service.http.post(
+            "/chat", content=chunks() if is_chunked else content, headers=JSON
+        )
+        check_refusal(response.status_code, response.text, 413, ["body", "1000"])
+        assert response.headers["connection"] == "close"
+        assert await service.num_queued() == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "names"),
+    [
+        ({"Prefer": "wait=soon"}, ["Prefer", "wait"]),
+        ({"Prefer": "wait=-1"}, ["Prefer", "wait"]),
+        ({"Prefer": "wait=1.5"}, ["Prefer", "wait"]),
+        ({"Prefer": "respond-async, wait="}, ["Prefer", "wait"]),
+        ({"Idempotency-Key": ""}, ["idempotency-key", "1"]),
+        ({"Idempotency-Key": "k" * 256}, ["idempotency-key", "255"]),
+    ],
+)
+async def test_a_malformed_header_is_refused_by_name(
+    service: FakeService, headers: dict[str, str], names: list[str]
+) -> None:
+    response = await service.http.post("/chat", content=body(), headers=JSON | headers)
+    assert response.status_code in (400, 422)
+    check_refusal(response.status_code, response.text, response.status_code, names)
+    assert service.worker.seen == []
+
+
+@pytest.mark.parametrize("wait", ["-1", "soon", "3601", "nan", "inf", ""])
+async def test_a_malformed_wait_is_refused_by_name(service: FakeService, wait: str) -> None:
+    response = await service.http.get("/jobs/unknown", params={"wait": wait})
+    check_refusal(response.status_code, response.text, 422, ["wait"])
+
+
+@pytest.mark.parametrize("job_id", ["unknown", "0" * 32, "a" * 5000, "%00", "..%2f..", "%ff"])
+async def test_an_unknown_job_is_not_found(service: FakeService, job_id: str) -> None:
+    for method in ("GET", "DELETE"):
+        response = await service.http.request(method, f"/jobs/{job_id}")
+        assert response.status_code == 404
+        assert len(response.json()["detail"]) < 200
+
+
+async def test_refusals_do_not_repeat_the_callers_text(service: FakeService) -> None:
+    response = await service.http.post(
+        "/chat", content=body(prompt=["my secret"], prefix=["my secret"]), headers=JSON
+    )
+    assert response.status_code == 422
+    assert "secret" not in response.text
+
+
+async def test_many_errors_are_counted_not_listed(service: FakeService) -> None:
+    unknown = {f"unknown_{i}": i for i in range(100)}
+    response = await service.http.post("/chat", json={"prompt": "x", "generate_kwargs": unknown})
+    check_refusal(response.status_code, response.text, 422, ["95 more"])

@@ -1,0 +1,210 @@
+"""A whole service in one process for tests of the api: fake Redis, echo worker, ASGI client.
+
+Knows no torch, so that tests of the api run without it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+from fakeredis import FakeAsyncRedis, FakeServer
+from fastapi import FastAPI
+from redis.asyncio import Redis
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from api.app import create_app, lifespan
+from api.services import Services
+from api.settings import ApiSettings
+from shared.keys import Keys
+from shared.protocol import (
+    Batch,
+    ChatJob,
+    ChatResult,
+    Delta,
+    Failed,
+    Finished,
+    JobError,
+    JobStatus,
+    ModelCard,
+    SequenceResult,
+    Usage,
+)
+from shared.queue import ClaimedJob, JobQueue, Room
+from shared.registry import Registry
+from shared.replies import write_events
+from tests.factories import make_worker_info
+
+LEASE_MS = 60_000
+ROOM = Room(rows=100, tokens=1_000_000, running=0)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def letter_tokenizer() -> Tokenizer:
+    """Byte-level, without merges: one token per byte of the text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {character: index for index, character in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+    return tokenizer
+
+
+def letter_card(chat_template: str | None = CHAT_TEMPLATE) -> ModelCard:
+    """A model of 2048 tokens context and 257 tokens vocabulary."""
+    return ModelCard(
+        name="letters",
+        context_length=2048,
+        vocab_size=257,
+        eos_token_ids=[256],
+        pad_token_id=256,
+        bos_token_id=256,
+        chat_template=chat_template,
+        max_rows=8,
+        max_kv_tokens=8192,
+    )
+
+
+class EchoWorker:
+    """Answers each job with its prompt in capitals, one delta per word; holds on while `paused`."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self.paused = False
+        self.seen: list[ChatJob] = []
+        self.stopped: list[str] = []
+        self._redis = redis
+        self._keys = keys
+        self._queue = JobQueue(redis, keys)
+        self._running: dict[str, ClaimedJob] = {}
+
+    async def run(self) -> None:
+        while True:
+            claim = await self._queue.claim("echo", ROOM, lease_ms=LEASE_MS)
+            for claimed in claim.jobs:
+                self.seen.append(claimed.job)
+                self._running[claimed.job.id] = claimed
+            await self._stop_cancelled()
+            if not self.paused:
+                for claimed in list(self._running.values()):
+                    await self._answer(claimed)
+            await asyncio.sleep(0.005)
+
+    async def _stop_cancelled(self) -> None:
+        fences = {id_: claimed.fence for id_, claimed in self._running.items()}
+        renewal = await self._queue.renew("echo", fences, lease_ms=LEASE_MS)
+        for job_id in renewal.cancelled:
+            error = JobError(message="the job was cancelled", status_code=499)
+            status = JobStatus.CANCELLED
+            outcome = Failed(job_id=job_id, attempt=1, status=status, error=error)
+            claimed = self._running.pop(job_id)
+            await self._queue.finish(claimed, outcome, fence=claimed.fence)
+            self.stopped.append(job_id)
+
+    async def _answer(self, claimed: ClaimedJob) -> None:
+        job = claimed.job
+        del self._running[job.id]
+        if "fail" in (job.prompt.text or ""):
+            error = JobError(message="no room on the device", status_code=500)
+            status = JobStatus.FAILED
+            failed = Failed(job_id=job.id, attempt=1, status=status, error=error)
+            await self._queue.finish(claimed, failed, fence=claimed.fence)
+            return
+        words = [f" {word.upper()}" for word in (job.prompt.text or "hello").split()]
+        if job.stream and claimed.reply_to:
+            for index, word in enumerate(words):
+                await self._send(claimed.reply_to, self._delta(job.id, index, word))
+        await self._queue.finish(claimed, finished(job, "".join(words)), fence=claimed.fence)
+
+    async def _send(self, replica_id: str, delta: Delta) -> None:
+        """Twice, as a job that ran again does."""
+        for attempt in (1, 2):
+            again = Delta(
+                **{f: getattr(delta, f) for f in delta.__struct_fields__} | {"attempt": attempt}
+            )
+            await write_events(self._redis, self._keys, {replica_id: [again]})
+
+    def _delta(self, job_id: str, index: int, text: str) -> Delta:
+        return Delta(
+            job_id=job_id, attempt=1, index=index, sequence=0, text=text, token_ids=[index]
+        )
+
+
+def finished(job: ChatJob, text: str) -> Finished:
+    num_prompt = len(job.token_ids or ())
+    result = ChatResult(
+        result=(job.prompt.text or "") * job.return_full_text + text,
+        id=job.id,
+        sequences=[SequenceResult(text=text, finish_reason="stop", token_count=len(text))],
+        usage=Usage(
+            prompt_tokens=num_prompt,
+            completion_tokens=len(text),
+            total_tokens=num_prompt + len(text),
+        ),
+        seed=job.seed,
+    )
+    batch = Batch(mean_rows=1.0, max_rows=1)
+    return Finished(job_id=job.id, attempt=1, result=result, batch=batch, queue_ms=1.0, run_ms=2.0)
+
+
+@dataclass
+class FakeService:
+    """An api in this process over a fake Redis, with or without a worker."""
+
+    app: FastAPI
+    http: httpx.AsyncClient
+    server: FakeServer
+    redis: Redis
+    keys: Keys
+    worker: EchoWorker
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def services(self) -> Services:
+        services = self.app.state.services
+        assert isinstance(services, Services)
+        return services
+
+    async def num_queued(self) -> int:
+        return int(await self.redis.zcard(self.keys.queue))
+
+    async def start_worker(self) -> None:
+        """Register model and worker, and wait until the api has read the model."""
+        registry = Registry(self.redis, self.keys)
+        card_hash = await registry.publish_card(letter_card(), letter_tokenizer().to_str().encode())
+        await registry.report(make_worker_info("echo", card_hash=card_hash))
+        await self.services.models.refresh()
+        self.tasks.append(asyncio.create_task(self.worker.run()))
+
+    async def stop_worker(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def fake_service(
+    settings: ApiSettings | None = None, *, with_worker: bool = True
+) -> AsyncIterator[FakeService]:
+    server = FakeServer()
+
+    def connect(url: str, *, name: str, block_s: float = 0.0) -> Redis:
+        return FakeAsyncRedis(server=server)
+
+    app = create_app(settings or ApiSettings(), connect)
+    redis, keys = FakeAsyncRedis(server=server), Keys()
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://api") as http:
+        service = FakeService(app, http, server, redis, keys, EchoWorker(redis, keys))
+        if with_worker:
+            await service.start_worker()
+        try:
+            yield service
+        finally:
+            await service.stop_worker()
+            await redis.aclose()
