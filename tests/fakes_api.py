@@ -4,14 +4,18 @@ Knows no torch, so that tests of the api run without it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
+import msgspec
 from fakeredis import FakeAsyncRedis, FakeServer
 from fastapi import FastAPI
 from redis.asyncio import Redis
+from starlette.types import Message
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from api.app import create_app, lifespan
@@ -124,9 +128,7 @@ class EchoWorker:
     async def _send(self, replica_id: str, delta: Delta) -> None:
         """Twice, as a job that ran again does."""
         for attempt in (1, 2):
-            again = Delta(
-                **{f: getattr(delta, f) for f in delta.__struct_fields__} | {"attempt": attempt}
-            )
+            again = msgspec.structs.replace(delta, attempt=attempt)
             await write_events(self._redis, self._keys, {replica_id: [again]})
 
     def _delta(self, job_id: str, index: int, text: str) -> Delta:
@@ -170,6 +172,21 @@ class FakeService:
         assert isinstance(services, Services)
         return services
 
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Let the service run until `condition` holds; half a minute is a failure."""
+        for _ in range(3000):
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("it did not happen")
+
+    async def until_queued(self, count: int) -> None:
+        for _ in range(3000):
+            if await self.num_queued() == count:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{await self.num_queued()} jobs are queued, not {count}")
+
     async def num_queued(self) -> int:
         return int(await self.redis.zcard(self.keys.queue))
 
@@ -187,11 +204,52 @@ class FakeService:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
+async def abandoned_call(
+    app: FastAPI,
+    body: dict[str, Any],
+    leave: asyncio.Event,
+    headers: Mapping[str, str] | None = None,
+) -> list[Message]:
+    """`POST /chat` by a client that closes the connection once `leave` is set; what it was sent."""
+    sent: list[Message] = []
+    requests = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
+
+    async def receive() -> Message:
+        for message in requests:
+            return message
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/chat",
+        "raw_path": b"/chat",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("api", 80),
+    }
+    await app(scope, receive, send)
+    return sent
+
+
 @asynccontextmanager
 async def fake_service(
-    settings: ApiSettings | None = None, *, with_worker: bool = True
+    settings: ApiSettings | None = None,
+    *,
+    with_worker: bool = True,
+    server: FakeServer | None = None,
 ) -> AsyncIterator[FakeService]:
-    server = FakeServer()
+    """An api on `server`, or on a fake Redis of its own."""
+    server = server or FakeServer()
 
     def connect(url: str, *, name: str, block_s: float = 0.0) -> Redis:
         return FakeAsyncRedis(server=server)
