@@ -39,6 +39,8 @@ def resolve_checkpoint(source: str) -> Path:
 
     Raises CheckpointError when there is no such folder, and no such model on the hub either.
     """
+    if not source:
+        raise CheckpointError("no model given: name a folder or a hub id")
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
@@ -122,9 +124,14 @@ def load_chat_template(path: Path) -> str | None:
         return file.read_text(encoding="utf-8")
     template = _read_optional(path / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several by name; "default" is for chat
-        named = {entry.get("name"): entry.get("template") for entry in template}
+        named = {e.get("name"): e.get("template") for e in template if isinstance(e, dict)}
         template = named.get("default")
-    return template if isinstance(template, str) else None
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(
+            f"tokenizer_config.json: chat_template must be a string or a list of named ones, "
+            f"got {template!r}"
+        )
+    return template
 
 
 def _read_optional(path: Path) -> dict[str, Any]:

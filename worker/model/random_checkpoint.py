@@ -5,11 +5,15 @@ Written by transformers' own `save_pretrained`, so that reading one exercises th
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from worker.model.config import ModelConfig
+from worker.model.errors import CheckpointError
 
 # Ids 0 to 11 of the published tokenizer, in its order.
 SPECIAL_TOKENS = (
@@ -29,7 +33,7 @@ SPECIAL_TOKENS = (
 END_OF_TEXT_ID = 11
 NUM_BYTE_TOKENS = 256
 
-# What makes each style, at any size.
+# What makes each style, at any size, in the words of config.json.
 STYLES: dict[str, dict[str, Any]] = {
     "7b": {"multi_query": True, "parallel_attn": True},
     "40b": {"new_decoder_architecture": True, "num_ln_in_parallel_attn": 2},
@@ -41,33 +45,34 @@ STYLES: dict[str, dict[str, Any]] = {
     "rw": {"multi_query": False, "parallel_attn": False, "alibi": True, "bias": True},
 }
 
-# The published sizes; parameters in the order of `write_random_checkpoint`.
-FULL_SIZES: dict[str, dict[str, int]] = {
-    "7b": {"hidden_size": 4544, "num_layers": 32, "num_heads": 71, "vocab_size": 65024},
+PUBLISHED_SIZES: dict[str, dict[str, int]] = {
+    "7b": {"hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71},
     "40b": {
         "hidden_size": 8192,
-        "num_layers": 60,
-        "num_heads": 128,
+        "num_hidden_layers": 60,
+        "num_attention_heads": 128,
         "num_kv_heads": 8,
-        "vocab_size": 65024,
     },
     "11b": {
         "hidden_size": 4096,
-        "num_layers": 60,
-        "num_heads": 32,
+        "num_hidden_layers": 60,
+        "num_attention_heads": 32,
         "num_kv_heads": 8,
-        "vocab_size": 65024,
-        "context_length": 8192,
+        "max_position_embeddings": 8192,
     },
-    "rw": {"hidden_size": 2048, "num_layers": 24, "num_heads": 32, "vocab_size": 50304},
+    "rw": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "vocab_size": 50304,
+    },
 }
 SMALL_SIZE = {
     "hidden_size": 64,
-    "num_layers": 2,
-    "num_heads": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
     "num_kv_heads": 2,
     "vocab_size": 512,
-    "context_length": 2048,
 }
 
 
@@ -90,51 +95,58 @@ def write_random_checkpoint(
 
     Sizes not given are small ones, or the published ones when `full_size`. `num_kv_heads` counts
     in the styles that group heads (40b, 11b). The same arguments give the same weights. A
-    vocabulary too small for every byte gets no tokenizer. Raises ValueError for other sizes.
+    vocabulary too small for every byte gets no tokenizer. Raises ValueError for impossible sizes.
     """
-    if like not in STYLES:
-        raise ValueError(f"like must be one of {', '.join(STYLES)}, got {like!r}")
-    given = {
+    sizes = {
         "hidden_size": hidden_size,
-        "num_layers": num_layers,
-        "num_heads": num_heads,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": num_heads,
         "num_kv_heads": num_kv_heads,
         "vocab_size": vocab_size,
-        "context_length": context_length,
+        "max_position_embeddings": context_length,
     }
-    size = SMALL_SIZE | (FULL_SIZES[like] if full_size else {})
-    size |= {name: value for name, value in given.items() if value is not None}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    fields = config_fields(like, full_size=full_size) | given
+    try:
+        config = ModelConfig.from_dict(fields)
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
+    if config.vocab_size <= END_OF_TEXT_ID:
+        raise ValueError(f"vocab_size must exceed {END_OF_TEXT_ID}, got {config.vocab_size}")
     directory = Path(directory)
-    _save_model(directory, like, size, seed, dtype, max_shard_size)
-    if size["vocab_size"] >= len(SPECIAL_TOKENS) + NUM_BYTE_TOKENS:
-        _save_tokenizer(directory, size["vocab_size"], size["context_length"])
+    _save_model(directory, fields, seed, dtype, max_shard_size)
+    if config.vocab_size >= len(SPECIAL_TOKENS) + NUM_BYTE_TOKENS:
+        _save_tokenizer(directory, config)
     return directory
 
 
+def config_fields(like: str, *, full_size: bool) -> dict[str, Any]:
+    """The config.json of a style, small or as published. Raises ValueError for another style."""
+    if like not in STYLES:
+        raise ValueError(f"like must be one of {', '.join(STYLES)}, got {like!r}")
+    size = {"vocab_size": 65024} | PUBLISHED_SIZES[like] if full_size else SMALL_SIZE
+    fields = {
+        "model_type": "falcon",
+        "bos_token_id": END_OF_TEXT_ID,
+        "eos_token_id": END_OF_TEXT_ID,
+    }
+    fields |= STYLES[like] | size
+    if not fields.get("new_decoder_architecture"):
+        fields.pop("num_kv_heads", None)
+    return fields
+
+
 def _save_model(
-    directory: Path, like: str, size: dict[str, int], seed: int, dtype: torch.dtype, shard: str
+    directory: Path, fields: dict[str, Any], seed: int, dtype: torch.dtype, max_shard_size: str
 ) -> None:
     from transformers import FalconConfig, FalconForCausalLM
 
-    if size["vocab_size"] <= END_OF_TEXT_ID:
-        raise ValueError(f"vocab_size must exceed {END_OF_TEXT_ID}, got {size['vocab_size']}")
-    config = FalconConfig(
-        hidden_size=size["hidden_size"],
-        num_hidden_layers=size["num_layers"],
-        num_attention_heads=size["num_heads"],
-        num_kv_heads=size["num_kv_heads"] if "new_decoder_architecture" in STYLES[like] else None,
-        vocab_size=size["vocab_size"],
-        max_position_embeddings=size["context_length"],
-        bos_token_id=END_OF_TEXT_ID,
-        eos_token_id=END_OF_TEXT_ID,
-        **STYLES[like],
-    )
     with torch.device("meta"):  # no time for weights that are thrown away
-        model: Any = FalconForCausalLM(config)  # its `to` is decorated out of any type
+        model: Any = FalconForCausalLM(FalconConfig(**fields))  # its `to` hides its type
     model.to(dtype).to_empty(device="cpu")
     model.tie_weights()
     _randomize(model, torch.Generator().manual_seed(seed))
-    model.save_pretrained(directory, max_shard_size=shard)
+    model.save_pretrained(directory, max_shard_size=max_shard_size)
 
 
 @torch.no_grad()
@@ -159,11 +171,12 @@ def _std(name: str, parameter: torch.Tensor) -> float:
     return gain / math.sqrt(parameter.shape[1])
 
 
-def _save_tokenizer(directory: Path, vocab_size: int, context_length: int) -> None:
-    byte_tokens = sorted(pre_tokenizers.ByteLevel.alphabet(), key=_commonest_first)
-    tokens = [*SPECIAL_TOKENS, *sorted(byte_tokens)]
-    merges = [(first, second) for first in byte_tokens for second in byte_tokens]
-    merges = merges[: vocab_size - len(tokens)]
+def _save_tokenizer(directory: Path, config: ModelConfig) -> None:
+    byte_tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*SPECIAL_TOKENS, *byte_tokens]
+    by_use = sorted(byte_tokens, key=_rank)  # pairs of common characters first
+    pairs = sorted(product(range(NUM_BYTE_TOKENS), repeat=2), key=max)
+    merges = [(by_use[i], by_use[j]) for i, j in pairs[: config.vocab_size - len(tokens)]]
     tokens += [first + second for first, second in merges]
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
@@ -175,13 +188,13 @@ def _save_tokenizer(directory: Path, vocab_size: int, context_length: int) -> No
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": SPECIAL_TOKENS[END_OF_TEXT_ID],
         "eos_token": SPECIAL_TOKENS[END_OF_TEXT_ID],
-        "model_max_length": context_length,
+        "model_max_length": config.context_length,
         "clean_up_tokenization_spaces": False,
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _commonest_first(token: str) -> tuple[int, str]:
-    """Sort key: the commonest characters of English (Ġ is the space), then the rest."""
-    rank = "Ġetaoinsrhld".find(token)
-    return (rank if rank >= 0 else NUM_BYTE_TOKENS, token)
+def _rank(token: str) -> int:
+    """Place among the commonest characters of English (Ġ is the space); the rest come after."""
+    rank = "Ġetaoinsrhldcum".find(token)
+    return rank if rank >= 0 else NUM_BYTE_TOKENS

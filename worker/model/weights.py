@@ -13,14 +13,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from worker.model.checkpoint import resolve_checkpoint
-from worker.model.config import DTYPES, ModelConfig
+from worker.model.config import ModelConfig
 from worker.model.errors import CheckpointError
 from worker.model.falcon import FalconForCausalLM
-from worker.model.json_fields import read_json
+from worker.model.json_fields import JsonFields, read_json
 
 EMBEDDINGS = "transformer.word_embeddings.weight"
 LM_HEAD = "lm_head.weight"
-STORED_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MAX_NAMED = 5  # tensors listed in an error
 
 
@@ -56,10 +56,10 @@ def load_model(
     CheckpointError naming what is missing, unexpected or of a wrong shape.
     """
     plan = plan_loading(resolve_checkpoint(source))
-    tensors = _read_tensors(plan, dtype or plan.dtype, device)
-    _share_equal_embeddings(tensors)
-    plan.model.load_state_dict(tensors, assign=True)
-    return plan.model.to(device).eval().requires_grad_(False)
+    model = plan.model
+    model.load_state_dict(_read_tensors(plan, dtype or plan.dtype, device), assign=True)
+    _tie_equal_embeddings(model)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def plan_loading(path: Path) -> LoadingPlan:
@@ -84,19 +84,25 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
 def find_shards(path: Path) -> list[Path]:
     """The safetensors files of a folder. Raises CheckpointError when there are none, or not all."""
     index = path / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index} has no weight_map")
-        shards = [path / name for name in sorted(set(weight_map.values()))]
-    else:
-        shards = [path / "model.safetensors"]
-    absent = [shard.name for shard in shards if not shard.is_file()]
-    if absent and index.is_file():
+    if not index.is_file():
+        single = path / "model.safetensors"
+        if not single.is_file():
+            raise CheckpointError(_no_weights(path))
+        return [single]
+    names = _indexed_files(index)
+    if absent := [name for name in names if not (path / name).is_file()]:
         raise CheckpointError(f"{path} lacks weight files its index names: {_listed(absent)}")
-    if absent:
-        raise CheckpointError(_no_weights(path))
-    return shards
+    return [path / name for name in names]
+
+
+def _indexed_files(index: Path) -> list[str]:
+    names = set(JsonFields(index.name, read_json(index)).mapping("weight_map").raw.values())
+    if not names:
+        raise CheckpointError(f"{index.name}: weight_map names no files")
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise CheckpointError(f"{index.name}: weight_map names {name!r}, no file beside it")
+    return sorted(names)
 
 
 def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader]) -> dict[str, str]:
@@ -131,20 +137,23 @@ def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader])
 def _read_tensors(
     plan: LoadingPlan, dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Read and convert tensor by tensor, so that only one is ever held in both dtypes."""
+    """Read and convert tensor by tensor, so that only one is ever held in both dtypes.
+
+    Copies: what safetensors hands out is the mapped file, which others may overwrite.
+    """
     stored: dict[str, torch.Tensor] = {}
     wanted = set(plan.origins.values())
     for file in sorted({plan.headers[name].file for name in wanted}):
         with _open(file) as shard:
             for name in wanted.intersection(shard.keys()):
-                stored[name] = shard.get_tensor(name).to(device=device, dtype=dtype)
+                stored[name] = shard.get_tensor(name).to(device=device, dtype=dtype, copy=True)
     return {name: stored[origin] for name, origin in plan.origins.items()}
 
 
-def _share_equal_embeddings(tensors: dict[str, torch.Tensor]) -> None:
+def _tie_equal_embeddings(model: FalconForCausalLM) -> None:
     """Keep one copy of embeddings stored twice; unequal ones stay apart, whatever config says."""
-    if torch.equal(tensors[EMBEDDINGS], tensors[LM_HEAD]):
-        tensors[LM_HEAD] = tensors[EMBEDDINGS]
+    if torch.equal(model.lm_head.weight, model.transformer.word_embeddings.weight):
+        model.lm_head.weight = model.transformer.word_embeddings.weight
 
 
 @contextmanager
@@ -160,7 +169,7 @@ def _header(file: Path, name: str, tensor_slice: Any) -> TensorHeader:
     stored = tensor_slice.get_dtype()
     if stored not in STORED_DTYPES:
         raise CheckpointError(f"{file.name}: {name} is stored as {stored}, which is not supported")
-    return TensorHeader(file, tuple(tensor_slice.get_shape()), DTYPES[STORED_DTYPES[stored]])
+    return TensorHeader(file, tuple(tensor_slice.get_shape()), STORED_DTYPES[stored])
 
 
 def _no_weights(path: Path) -> str:

@@ -1,0 +1,216 @@
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.worker.model.oracle import load_oracle, oracle_logits
+from tests.worker.model.packed import prefill
+from worker.model.errors import CheckpointError
+from worker.model.falcon import FalconForCausalLM
+from worker.model.random_checkpoint import write_random_checkpoint
+from worker.model.weights import LoadingPlan, load_model, plan_loading
+
+EMBEDDINGS = "transformer.word_embeddings.weight"
+DENSE = "transformer.h.0.self_attention.dense.weight"
+PROMPT = list(range(20, 60))
+
+Edit = Callable[[dict[str, torch.Tensor]], None]
+
+
+def load(path: Path, dtype: torch.dtype | None = None) -> FalconForCausalLM:
+    return load_model(str(path), dtype=dtype, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def folder(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A checkpoint of the 7b style that the test may spoil."""
+    return shutil.copytree(checkpoint("7b"), tmp_path / "model")
+
+
+def edit_weights(folder: Path, edit: Edit) -> None:
+    file = folder / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    edit(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("like", ["7b", "40b", "11b", "rw"])
+def test_shards_load_like_one_file(
+    checkpoint: Callable[[str], Path], tmp_path: Path, like: str
+) -> None:
+    write_random_checkpoint(tmp_path, like=like, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) >= 3
+    sharded, whole = load(tmp_path).state_dict(), load(checkpoint(like)).state_dict()
+    assert sharded.keys() == whole.keys()
+    assert all(torch.equal(sharded[name], whole[name]) for name in whole)
+
+
+def test_a_loaded_model_is_ready_for_inference(folder: Path) -> None:
+    model = load(folder)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_dtype_is_that_of_config_json_unless_asked_otherwise(folder: Path) -> None:
+    assert load(folder).lm_head.weight.dtype is torch.float32
+    assert load(folder, torch.bfloat16).lm_head.weight.dtype is torch.bfloat16
+    edit_config(folder, dtype="bfloat16")
+    assert load(folder).lm_head.weight.dtype is torch.bfloat16
+
+
+def test_without_a_stated_dtype_the_stored_one_counts(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path, dtype=torch.float16)
+    edit_config(tmp_path, dtype=None)
+    assert load(tmp_path).lm_head.weight.dtype is torch.float16
+
+
+def test_tied_embeddings_share_memory(folder: Path) -> None:
+    model = load(folder)
+    embeddings = model.transformer.word_embeddings.weight
+    assert model.lm_head.weight.data_ptr() == embeddings.data_ptr()
+
+
+def test_either_of_the_tied_pair_may_be_the_stored_one(folder: Path) -> None:
+    expected = prefill(load(folder), PROMPT)
+    edit_weights(
+        folder, lambda tensors: tensors.update({"lm_head.weight": tensors.pop(EMBEDDINGS)})
+    )
+    assert torch.equal(prefill(load(folder), PROMPT), expected)
+
+
+def test_a_tied_pair_stored_twice_is_kept_once(folder: Path) -> None:
+    edit_weights(
+        folder, lambda tensors: tensors.update({"lm_head.weight": tensors[EMBEDDINGS].clone()})
+    )
+    model = load(folder)
+    embeddings = model.transformer.word_embeddings.weight
+    assert model.lm_head.weight.data_ptr() == embeddings.data_ptr()
+
+
+def test_a_tied_pair_stored_unequal_stays_apart_as_in_transformers(folder: Path) -> None:
+    edit_weights(
+        folder, lambda tensors: tensors.update({"lm_head.weight": tensors[EMBEDDINGS].flip(0)})
+    )
+    expected = oracle_logits(load_oracle(folder), PROMPT)
+    torch.testing.assert_close(prefill(load(folder), PROMPT), expected, atol=1e-4, rtol=0)
+
+
+def test_untied_embeddings_need_a_head_of_their_own(folder: Path) -> None:
+    edit_config(folder, tie_word_embeddings=False)
+    with pytest.raises(CheckpointError, match=r"missing: lm_head\.weight$"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda tensors: tensors.pop(DENSE), f"missing: {DENSE}$"),
+        (
+            lambda tensors: tensors.update(extra=torch.zeros(1), spare=torch.zeros(1)),
+            "unexpected: extra, spare$",
+        ),
+        (
+            lambda tensors: tensors.update({DENSE: torch.zeros(64, 63)}),
+            rf"wrong shape: {DENSE} is \[64, 63\], config.json asks for \[64, 64\]$",
+        ),
+        (
+            lambda tensors: tensors.update({DENSE + "s": tensors.pop(DENSE)}),
+            f"missing: {DENSE}; unexpected: {DENSE}s$",
+        ),
+        (
+            lambda tensors: [tensors.pop(name) for name in list(tensors) if ".h." in name],
+            "and 7 more$",
+        ),
+        (
+            lambda tensors: tensors.update({DENSE: torch.zeros(64, 64, dtype=torch.int8)}),
+            f"{DENSE} is stored as I8, which is not supported",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(folder: Path, edit: Edit, message: str) -> None:
+    edit_weights(folder, edit)
+    with pytest.raises(CheckpointError, match=message):
+        load(folder)
+
+
+def test_a_layer_too_many_or_too_few_is_refused(folder: Path) -> None:
+    edit_config(folder, num_hidden_layers=1)
+    with pytest.raises(CheckpointError, match=r"unexpected: transformer\.h\.1\."):
+        load(folder)
+    edit_config(folder, num_hidden_layers=3)
+    with pytest.raises(CheckpointError, match=r"missing: transformer\.h\.2\."):
+        load(folder)
+
+
+def test_an_unknown_activation_is_refused(folder: Path) -> None:
+    edit_config(folder, activation="gelato")
+    with pytest.raises(CheckpointError, match="unknown activation 'gelato'"):
+        load(folder)
+
+
+def test_a_folder_without_weights_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+        load(folder)
+
+
+def test_pickled_weights_are_never_opened(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"payload": 1}))
+    with pytest.raises(CheckpointError, match="convert them"):
+        load(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 20_000])
+def test_a_truncated_file_is_refused(folder: Path, keep: int) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        load(folder)
+
+
+def test_a_shard_that_the_index_names_must_be_there(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path, max_shard_size="100KB")
+    lost = sorted(tmp_path.glob("*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(CheckpointError, match=f"lacks weight files its index names: {lost.name}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": {}}', '{"weight_map": {"a": 3}}', "["])
+def test_a_broken_index_is_refused(folder: Path, index: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json"):
+        load(folder)
+
+
+def test_an_index_cannot_point_outside_its_folder(folder: Path) -> None:
+    (folder.parent / "outside.safetensors").write_bytes(b"")
+    index = {"weight_map": {EMBEDDINGS: "../outside.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="no file beside it"):
+        load(folder)
+
+
+def test_a_loaded_model_does_not_hang_on_its_files(folder: Path) -> None:
+    model = load(folder)
+    file = folder / "model.safetensors"
+    with file.open("r+b") as weights:
+        weights.seek(file.stat().st_size // 2)
+        weights.write(bytes(file.stat().st_size // 2))
+    assert not torch.equal(prefill(load(folder), PROMPT), prefill(model, PROMPT))
+
+
+def test_planning_reads_no_weight(folder: Path) -> None:
+    plan: LoadingPlan = plan_loading(folder)
+    assert all(tensor.is_meta for tensor in plan.model.state_dict().values())
