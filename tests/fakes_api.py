@@ -5,13 +5,16 @@ Knows no torch, so that tests of the api run without it.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import msgspec
+import uvicorn
 from fakeredis import FakeAsyncRedis, FakeServer
 from fastapi import FastAPI
 from redis.asyncio import Redis
@@ -21,7 +24,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from api.app import create_app, lifespan
 from api.services import Services
 from api.settings import ApiSettings
-from shared.keys import Keys
+from shared.keys import WORKER_TTL_S, Keys
 from shared.protocol import (
     Batch,
     ChatJob,
@@ -34,6 +37,7 @@ from shared.protocol import (
     ModelCard,
     SequenceResult,
     Usage,
+    WorkerInfo,
 )
 from shared.queue import ClaimedJob, JobQueue, Room
 from shared.registry import Registry
@@ -154,6 +158,12 @@ def finished(job: ChatJob, text: str) -> Finished:
     return Finished(job_id=job.id, attempt=1, result=result, batch=batch, queue_ms=1.0, run_ms=2.0)
 
 
+async def keep_reporting(registry: Registry, info: WorkerInfo) -> None:
+    while True:
+        await asyncio.sleep(WORKER_TTL_S / 3)
+        await registry.report(info)
+
+
 @dataclass
 class FakeService:
     """An api in this process over a fake Redis, with or without a worker."""
@@ -194,9 +204,11 @@ class FakeService:
         """Register model and worker, and wait until the api has read the model."""
         registry = Registry(self.redis, self.keys)
         card_hash = await registry.publish_card(letter_card(), letter_tokenizer().to_str().encode())
-        await registry.report(make_worker_info("echo", card_hash=card_hash))
+        info = make_worker_info("echo", card_hash=card_hash)
+        await registry.report(info)
         await self.services.models.refresh()
         self.tasks.append(asyncio.create_task(self.worker.run()))
+        self.tasks.append(asyncio.create_task(keep_reporting(registry, info)))
 
     async def stop_worker(self) -> None:
         for task in self.tasks:
@@ -266,3 +278,29 @@ async def fake_service(
         finally:
             await service.stop_worker()
             await redis.aclose()
+
+
+@contextmanager
+def served_api() -> Iterator[str]:
+    """The fake service behind a real HTTP server on a free loopback port; gives its address."""
+    ready, done = threading.Event(), threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=asyncio.run, args=[_serve(listener, ready, done)])
+        thread.start()
+        try:
+            assert ready.wait(30), "the api did not start"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            done.set()
+            thread.join(30)
+
+
+async def _serve(listener: socket.socket, ready: threading.Event, done: threading.Event) -> None:
+    async with fake_service() as service:
+        config = uvicorn.Config(service.app, lifespan="off", log_config=None, access_log=False)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        ready.set()
+        await asyncio.to_thread(done.wait)
+        server.should_exit = True
+        await serving

@@ -1,0 +1,72 @@
+"""The OpenAPI page is true: fuzzed requests get what it promises, and never a 5xx of ours."""
+
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from fakeredis import FakeAsyncRedis
+from hypothesis import HealthCheck, settings
+from redis.asyncio import Redis
+from schemathesis import checks
+
+from api.app import create_app
+from api.schemas import ALL_PARAMETERS, PROMPT_ONLY
+from api.settings import ApiSettings
+from tests.fakes_api import FakeService, served_api
+
+
+def no_redis(url: str, *, name: str, block_s: float = 0.0) -> Redis:
+    return FakeAsyncRedis()
+
+
+DOCUMENT = create_app(ApiSettings(), no_redis).openapi()
+
+schema = schemathesis.openapi.from_dict(DOCUMENT)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served_api() as url:
+        yield url
+
+
+@schema.parametrize()
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_api_keeps_what_its_page_promises(case: schemathesis.Case, address: str) -> None:
+    case.call_and_validate(
+        base_url=address,
+        checks=[
+            checks.not_a_server_error,
+            checks.status_code_conformance,
+            checks.content_type_conformance,
+            checks.response_headers_conformance,
+            checks.response_schema_conformance,
+            checks.negative_data_rejection,
+        ],
+    )
+
+
+async def test_the_page_and_its_document_are_served(service: FakeService) -> None:
+    assert (await service.http.get("/docs")).status_code == 200
+    assert (await service.http.get("/openapi.json")).json() == DOCUMENT
+
+
+def test_the_page_shows_examples_that_run() -> None:
+    examples = DOCUMENT["components"]["schemas"]["ChatRequest"]["examples"]
+    assert examples == [PROMPT_ONLY, ALL_PARAMETERS]
+
+
+def test_every_reference_of_the_page_leads_somewhere() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    for reference in references(DOCUMENT):
+        assert reference.removeprefix("#/components/schemas/") in schemas
+
+
+def references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if "$ref" in node:
+            yield node["$ref"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from references(item)
