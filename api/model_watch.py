@@ -1,6 +1,7 @@
 """Keeps the model that requests are checked against up to date; knows no request."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -29,12 +30,10 @@ class ModelWatch:
         self._seen_hash: str | None = None
 
     async def run(self) -> None:
-        """Poll until cancelled. While Redis is away, the last model stays."""
+        """Poll until cancelled. While Redis is away, the last model stays; others log that."""
         while True:
-            try:
+            with suppress(*UNREACHABLE):
                 await self.refresh()
-            except UNREACHABLE as error:
-                log.warning("model card not read", error=str(error) or type(error).__name__)
             await asyncio.sleep(POLL_S)
 
     async def refresh(self) -> None:
