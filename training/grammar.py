@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 Scene = Mapping[str, str]
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
-_ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIO])")
+_ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIO]|honest)")
 _SENTENCE_START = re.compile(r"(^|[.!?] |\n)([a-z])")
 
 

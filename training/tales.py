@@ -43,7 +43,8 @@ def poem(rng: random.Random, **fixed: str) -> str:
     lines: list[str] = []
     for rhyme in rng.sample(_RHYMES, 2):
         lines += [expand(line, scene, rng) for line in rng.sample(rhyme, 2)]
-    return f"{lines[0]},\n{lines[1]}.\n{lines[2]},\n{lines[3]}.".replace("?.", "?")
+    couplets = f"{lines[0]},\n{lines[1]}.\n{lines[2]},\n{lines[3]}."
+    return couplets.replace("?,", "?").replace("?.", "?")  # a line that asks has its own mark
 
 
 _TELLERS: tuple[Callable[..., str], ...] = (tale, musing, poem)
