@@ -177,7 +177,8 @@ class Engine:
             return [output for half in plan.halves() for output in self._run_if_alive(half)]
         request_id = plan.chunks[0].sequence.request_id
         logger.error("request %s failed in a step", request_id, exc_info=error)
-        return self._fail(request_id, f"the model failed on this request: {error}")
+        reason = next(iter(str(error).splitlines()), type(error).__name__)  # CUDA's run to pages
+        return self._fail(request_id, f"the model failed on this request: {reason}")
 
     def _run_if_alive(self, plan: StepPlan) -> list[Output]:
         """Run what is left of a plan when a failed request took its other sequences along."""

@@ -46,7 +46,19 @@ def check_request(request: Request, *, vocab_size: int, context_length: int) -> 
             f"exceed the model's context of {context_length} tokens"
         )
     _check_token_ids(request, vocab_size)
+    _check_forced(params)
     _check_generated(request)
+
+
+def _check_forced(params: SamplingParams) -> None:
+    """Refuse, as transformers does, to force a token and suppress it: none would be left."""
+    forced_bos = () if params.forced_bos_token_id is None else (params.forced_bos_token_id,)
+    for name, forced in (
+        ("forced_bos_token_id", forced_bos),
+        ("forced_eos_token_id", params.forced_eos_token_ids),
+    ):
+        if forced and set(forced) <= set(params.suppress_tokens):
+            raise ValueError(f"every token of {name} is also in suppress_tokens")
 
 
 def _check_generated(request: Request) -> None:

@@ -242,6 +242,8 @@ def test_a_resumed_request_draws_what_it_would_have_drawn() -> None:
         ([A], {"begin_suppress_tokens": (300,)}, "begin_suppress_tokens holds token id 300"),
         ([A], {"forced_eos_token_ids": (300,)}, "forced_eos_token_id holds token id 300"),
         ([A], {"forced_bos_token_id": 300}, "forced_bos_token_id holds token id 300"),
+        ([A], {"forced_bos_token_id": 3, "suppress_tokens": (3,)}, "token of forced_bos_token_id"),
+        ([A], {"forced_eos_token_ids": (3,), "suppress_tokens": (3, 4)}, "also in suppress_tokens"),
     ],
 )
 def test_a_request_that_can_never_run_is_refused_with_its_reason(

@@ -1,0 +1,114 @@
+"""Our processors against transformers' own, on the same logits and prefixes, bit for bit."""
+
+from collections import defaultdict
+from random import Random
+
+import pytest
+import torch
+
+from tests.worker.engine import oracle
+from tests.worker.engine.conftest import Judge
+from tests.worker.engine.random_params import (
+    random_greedy_params,
+    random_prompt,
+    random_sampling_params,
+)
+from tests.worker.engine.rows import make_sequence
+from worker.engine.params import SamplingParams
+from worker.engine.processors import PROCESSORS, active_processors
+from worker.engine.sequence import Sequence
+
+VOCAB_SIZE = 512
+
+
+def process(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    """Ours, on rows whose requests need the same processors."""
+    scores = logits.clone()
+    for processor in active_processors(sequences[0].params):
+        scores = processor(scores, sequences)
+    return scores
+
+
+def assert_equal_to_transformers(
+    judge: Judge, ours: torch.Tensor, logits: torch.Tensor, sequence: Sequence
+) -> None:
+    """Bit for bit, on one row; nan, which normalizing a wholly banned row makes, equals nan."""
+    theirs = oracle.process(judge.model, sequence, logits)
+    torch.testing.assert_close(
+        ours, theirs, rtol=0, atol=0, equal_nan=True, msg=lambda m: f"{m}\n{sequence.params}"
+    )
+
+
+def random_sequence(random: Random, number: int) -> Sequence:
+    make_params = random_greedy_params if number % 2 else random_sampling_params
+    params = make_params(random, VOCAB_SIZE)
+    prompt = random_prompt(random, VOCAB_SIZE, random.choice([1, 2, 24]))
+    palette = [*prompt, *random.sample(range(VOCAB_SIZE), 3)]
+    length = random.choice([0, params.max_new_tokens - 1, random.randrange(params.max_new_tokens)])
+    return make_sequence(prompt, params, generated=tuple(random.choices(palette, k=length)))
+
+
+def random_logits(number: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(number)
+    logits = torch.randn(VOCAB_SIZE, generator=generator) * 3
+    if number % 7 == 0:  # ties, as coarse dtypes make them
+        logits = logits.round()
+    return logits
+
+
+@pytest.mark.parametrize("judge", ["7b"], indirect=True)
+def test_random_mixes_equal_transformers_bit_for_bit(judge: Judge) -> None:
+    random = Random(0)
+    for number in range(600):
+        sequence, logits = random_sequence(random, number), random_logits(number)
+        assert_equal_to_transformers(judge, process(logits[None], [sequence])[0], logits, sequence)
+
+
+@pytest.mark.parametrize("judge", ["7b"], indirect=True)
+def test_rows_processed_together_equal_transformers_one_by_one(judge: Judge) -> None:
+    random = Random(1)
+    groups = defaultdict(list)
+    for number in range(1500):
+        sequence = random_sequence(random, number)
+        groups[active_processors(sequence.params), sequence.params.do_sample].append(sequence)
+    shared = [group for group in groups.values() if len(group) > 1]
+    assert sum(map(len, shared)) > 100
+    for group in shared:
+        logits = torch.stack([random_logits(number) for number in range(len(group))])
+        ours = process(logits, group)
+        for row, sequence in enumerate(group):
+            assert_equal_to_transformers(judge, ours[row], logits[row], sequence)
+
+
+@pytest.mark.parametrize("judge", ["7b"], indirect=True)
+def test_invalid_values_are_repaired_as_transformers_does(judge: Judge) -> None:
+    logits = random_logits(0)
+    logits[3], logits[4], logits[5] = torch.nan, torch.inf, -torch.inf
+    sequence = make_sequence([1, 2], SamplingParams(remove_invalid_values=True))
+    assert_equal_to_transformers(judge, process(logits[None], [sequence])[0], logits, sequence)
+
+
+def test_the_random_mixes_use_every_processor() -> None:
+    random = Random(0)
+    used = {p for n in range(600) for p in active_processors(random_sequence(random, n).params)}
+    assert used == set(PROCESSORS)
+
+
+def test_parameters_at_their_neutral_values_need_no_processor() -> None:
+    neutral = SamplingParams(
+        do_sample=True, min_new_tokens=0, top_k=0, eos_token_ids=(1,), repetition_penalty=1.0
+    )
+    assert active_processors(neutral) == ()
+
+
+def test_warpers_are_ignored_in_greedy_mode() -> None:
+    params = SamplingParams(temperature=0.5, top_k=3, top_p=0.5, min_p=0.1, typical_p=0.5)
+    assert active_processors(params) == ()
+
+
+def test_a_decay_too_large_for_a_float_makes_eos_certain() -> None:
+    params = SamplingParams(
+        max_new_tokens=2000, eos_token_ids=(7,), exponential_decay_length_penalty=(0, 10.0)
+    )
+    sequence = make_sequence([1], params, generated=(2,) * 400)
+    assert process(torch.ones(1, VOCAB_SIZE), [sequence]).argmax().item() == 7

@@ -1,0 +1,160 @@
+"""Draws: their distribution, their independence of the batch, rows that form no distribution."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.worker.engine.rows import make_sequence
+from worker.engine.params import SamplingParams
+from worker.engine.sampler import Choice, NoChoice, choose_tokens
+from worker.engine.sequence import Sequence
+
+VOCAB_SIZE = 40
+SAMPLE = SamplingParams(do_sample=True, max_new_tokens=100_000)
+
+
+def logits(count: int = 1, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, VOCAB_SIZE, generator=generator) * 2
+
+
+def token(choice: Choice | NoChoice) -> int:
+    assert isinstance(choice, Choice)
+    return choice.token_id
+
+
+def chi_square(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
+    """Distance of the counts from what the probabilities promise."""
+    promised = probabilities * counts.sum()
+    return float(((counts - promised) ** 2 / promised).sum())
+
+
+# The 99.9 % quantile of chi-square for 39 degrees of freedom. Seeds are fixed: pass or fail is too.
+LIMIT_39 = 72.1
+
+
+@pytest.mark.parametrize("varied", ["seed", "sequence", "position"])
+def test_draws_follow_the_softmax_whatever_is_counted_up(varied: str) -> None:
+    count = 5_000
+    row = logits()[0]
+    sequences = [make_sequence([0], replace(SAMPLE, seed=3)) for _ in range(count)]
+    for number, sequence in enumerate(sequences):
+        match varied:
+            case "seed":
+                sequences[number] = make_sequence([0], replace(SAMPLE, seed=number))
+            case "sequence":
+                sequence.index = number
+            case "position":
+                sequence.token_ids.extend([0] * number)
+    drawn = torch.tensor([token(c) for c in choose_tokens(row.expand(count, -1), sequences)])
+    counts = torch.bincount(drawn, minlength=VOCAB_SIZE).double()
+    assert chi_square(counts, row.double().softmax(dim=-1)) < LIMIT_39
+
+
+def test_only_what_the_warpers_leave_is_drawn_in_its_renormalized_share() -> None:
+    count = 20_000
+    row = logits()[0]
+    params = replace(SAMPLE, top_k=5, temperature=1.7)
+    sequences = [make_sequence([0], replace(params, seed=seed)) for seed in range(count)]
+    drawn = torch.tensor([token(c) for c in choose_tokens(row.expand(count, -1), sequences)])
+    best = row.topk(5)
+    counts = torch.bincount(drawn, minlength=VOCAB_SIZE)[best.indices].double()
+    assert counts.sum() == count
+    shares = (best.values.double() / 1.7).softmax(dim=-1)
+    assert chi_square(counts, shares) < 18.5  # 99.9 % quantile, 4 degrees of freedom
+
+
+def test_a_draw_is_the_same_alone_and_in_mixed_company() -> None:
+    params = [
+        replace(SAMPLE, seed=1),
+        replace(SAMPLE, seed=2, top_k=7),
+        replace(SAMPLE, seed=3, top_k=20, repetition_penalty=1.3),
+        SamplingParams(),
+        replace(SAMPLE, seed=1, top_k=9),
+        replace(SAMPLE, seed=1),
+    ] * 10
+    rows = logits(len(params))
+    sequences = [
+        make_sequence([number % 5, 3], p, generated=(1,) * number, index=number % 3)
+        for number, p in enumerate(params)
+    ]
+    alone = [choose_tokens(rows[[i]], [s])[0] for i, s in enumerate(sequences)]
+    assert choose_tokens(rows, sequences) == alone
+
+
+def test_dropping_hopeless_tokens_does_not_change_a_draw() -> None:
+    """What lets a later sampler look at the kept columns alone."""
+    row = logits()
+    row[0, 10:] = -torch.inf
+    for seed in range(200):
+        sequence = make_sequence([0], replace(SAMPLE, seed=seed))
+        assert choose_tokens(row, [sequence]) == choose_tokens(row[:, :10], [sequence])
+
+
+def test_an_impossible_token_is_never_drawn_not_even_at_the_edges(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = torch.full((1, VOCAB_SIZE), -torch.inf)
+    row[0, 7:12] = torch.tensor([0.3, -1.0, 2.0, 0.1, 0.7])
+    for uniform, expected in ((0.0, 7), (1 - 2**-53, 11)):
+        edge = torch.tensor([uniform], dtype=torch.float64).numpy()
+        monkeypatch.setattr("worker.engine.sampler.uniforms", lambda *_, edge=edge: edge)
+        assert token(choose_tokens(row, [make_sequence([0], SAMPLE)])[0]) == expected
+
+
+def test_greedy_takes_the_first_of_the_best() -> None:
+    row = torch.zeros(1, VOCAB_SIZE)
+    row[0, [4, 9]] = 1.0
+    assert choose_tokens(row, [make_sequence([0])]) == [Choice(4)]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("params", [SAMPLE, SamplingParams(), replace(SAMPLE, typical_p=0.9)])
+def test_an_invalid_row_has_no_choice_and_its_neighbours_do(
+    bad: float, params: SamplingParams
+) -> None:
+    rows = logits(3)
+    rows[1, 5] = bad
+    sequences = [make_sequence([0], params) for _ in range(3)]
+    first, second, third = choose_tokens(rows, sequences)
+    assert isinstance(second, NoChoice)
+    assert "nan or inf" in second.reason
+    neighbours = choose_tokens(rows[[0, 2]], [sequences[0], sequences[2]])
+    assert [first, third] == neighbours
+
+
+def test_sampling_where_every_token_is_banned_has_no_choice() -> None:
+    params = replace(SAMPLE, suppress_tokens=tuple(range(VOCAB_SIZE)))
+    [choice] = choose_tokens(logits(), [make_sequence([0], params)])
+    assert isinstance(choice, NoChoice)
+    assert "ban every token" in choice.reason
+
+
+def test_log_probabilities_are_those_of_the_processed_scores() -> None:
+    params = SamplingParams(logprobs=True, top_logprobs=3, suppress_tokens=(0, 1, 2))
+    row = logits()
+    [choice] = choose_tokens(row, [make_sequence([0], params)])
+    assert isinstance(choice, Choice)
+    processed = row[0].clone()
+    processed[:3] = -torch.inf
+    best = processed.log_softmax(dim=-1).topk(3)
+    assert choice.top_logprobs is not None
+    assert list(choice.top_logprobs) == best.indices.tolist()
+    assert list(choice.top_logprobs.values()) == pytest.approx(best.values.tolist())
+    assert choice.logprob == choice.top_logprobs[choice.token_id]
+
+
+def test_ruled_out_tokens_do_not_appear_among_the_likeliest() -> None:
+    params = replace(SAMPLE, top_k=2, top_logprobs=5)
+    [choice] = choose_tokens(logits(), [make_sequence([0], params)])
+    assert isinstance(choice, Choice)
+    assert choice.logprob is None
+    assert choice.top_logprobs is not None
+    assert len(choice.top_logprobs) == 2
+
+
+def test_no_rows_give_no_choices() -> None:
+    nobody: list[Sequence] = []
+    assert choose_tokens(torch.empty(0, VOCAB_SIZE), nobody) == []
