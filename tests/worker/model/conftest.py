@@ -19,9 +19,10 @@ def quiet_and_modest() -> Iterator[None]:
     """No progress bars; one thread, since matrices this small lose by sharing the work."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    transformers_logging.disable_progress_bar()
+    progress_bars: Any = transformers_logging  # its functions have no types
+    progress_bars.disable_progress_bar()
     yield
-    transformers_logging.enable_progress_bar()
+    progress_bars.enable_progress_bar()
     torch.set_num_threads(num_threads)
 
 

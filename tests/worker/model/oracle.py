@@ -8,7 +8,8 @@ from transformers import FalconForCausalLM
 
 
 def load_oracle(path: Path, dtype: torch.dtype = torch.float32) -> Any:
-    return FalconForCausalLM.from_pretrained(path, dtype=dtype).eval()
+    oracle: Any = FalconForCausalLM.from_pretrained(path, dtype=dtype)
+    return oracle.eval()
 
 
 @torch.inference_mode()

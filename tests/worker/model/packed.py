@@ -69,7 +69,7 @@ def step(
     )
     hidden = model(torch.tensor(input_ids), torch.tensor(positions), kv_cache, metadata)
     logits = model.compute_logits(hidden)
-    return list(logits.split([num_new for _, num_new in work]))
+    return list(torch.split(logits, [num_new for _, num_new in work]))
 
 
 def prefill(model: FalconForCausalLM, token_ids: list[int]) -> torch.Tensor:

@@ -100,7 +100,7 @@ def test_parameters_are_counted_as_transformers_counts_them(raw: dict[str, Any])
 def test_every_accepted_combination_has_the_parameters_of_the_oracle(
     num_heads: int, num_kv_heads: int, num_norms: int | None, **flags: bool
 ) -> None:
-    raw = {
+    raw: dict[str, Any] = {
         "hidden_size": 8 * num_heads,
         "num_attention_heads": num_heads,
         "num_kv_heads": num_kv_heads if flags["new_decoder_architecture"] else None,
