@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from api.settings import ApiSettings
 from shared.connection import UNREACHABLE
@@ -18,6 +20,8 @@ from shared.replies import BLOCK_S, ReplyReader
 
 REACH_S = 1.8  # a caller hears within two seconds that Redis is away
 RETRY_AFTER_S = 2
+
+log = structlog.get_logger(__name__)
 
 
 class Connect(Protocol):
@@ -55,6 +59,8 @@ async def within_reach() -> AsyncIterator[None]:
         async with asyncio.timeout(REACH_S):
             yield
     except UNREACHABLE as error:
+        if isinstance(error, ResponseError):  # Redis is there, and refuses: out of memory, a bug
+            log.error("redis refused a command", error=str(error))
         raise ServiceUnavailable(
             "Redis is out of reach; nothing is lost, try again", retry_after_s=RETRY_AFTER_S
         ) from error

@@ -20,7 +20,7 @@ from shared.prompt import Prepared, check_prompt
 from shared.protocol import ChatJob, JobRecord, JobStatus, Prompt
 from shared.queue import Idempotency
 
-LONG_TEXT = 20_000  # characters; tokenizing more would hold up other calls
+LONG_TEXT = 8_000  # characters; tokenizing more would hold up other calls
 
 log = structlog.get_logger(__name__)
 

@@ -49,6 +49,7 @@ ERRORS: Responses = {
     413: json_of("ErrorBody", "The body is too large."),
     415: json_of("ErrorBody", "The body is not said to be JSON."),
     422: json_of("ErrorBody", "A parameter that is unknown or outside its range."),
+    499: json_of("ErrorBody", "The job was cancelled meanwhile."),
     429: json_of("ErrorBody", "The queue is full; `Retry-After` says when to come back."),
     500: json_of("ErrorBody", "The job failed."),
     **UNAVAILABLE,

@@ -13,10 +13,13 @@ class Preference:
     applied: str | None = None
 
 
-def parse_prefer(header: str | None) -> Preference:
-    """Of the known preferences, `wait` wins over `respond-async`; unknown ones are ignored."""
+def parse_prefer(headers: list[str] | None) -> Preference:
+    """What all `Prefer` headers of a request say together.
+
+    Of the known preferences `wait` wins over `respond-async`; unknown ones are ignored.
+    """
     preference = Preference()
-    for token in (header or "").split(","):
+    for token in ",".join(headers or ()).split(","):
         name, _, value = token.partition(";")[0].strip().partition("=")
         match name.strip().lower():
             case "wait":

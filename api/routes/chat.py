@@ -15,7 +15,7 @@ from api.sse import EventStreamResponse
 router = APIRouter()
 
 PreferHeader = Annotated[
-    str | None,
+    list[str] | None,
     Header(description="`respond-async`: 202 at once; `wait=N`: 202 after N seconds."),
 ]
 IdempotencyKey = Annotated[

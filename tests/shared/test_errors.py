@@ -23,7 +23,8 @@ def leaves(error: type[FalconerError]) -> Iterator[type[FalconerError]]:
 
 
 def test_every_failure_of_a_request_has_a_status_code() -> None:
-    assert set(leaves(FalconerError)) - {SettingsError} == set(HTTP_STATUS)
+    of_the_tree = {error for error in leaves(FalconerError) if error.__module__ == "shared.errors"}
+    assert of_the_tree - {SettingsError} == set(HTTP_STATUS)
 
 
 def test_what_the_caller_can_mend_is_a_4xx() -> None:
