@@ -4,6 +4,8 @@ Modules carry the names of the published checkpoints (Almazrouei et al. 2023). K
 requests, scheduling or files.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import LayerNorm
@@ -38,19 +40,16 @@ class FalconAttention(nn.Module):
         hidden_states: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor] | None,
         attention: PagedAttention,
-        kv_cache: KVCache,
-        slot_mapping: torch.Tensor,
     ) -> torch.Tensor:
         query, key, value = self.split_heads(self.query_key_value(hidden_states))
         if rotary is not None:
             query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
-        kv_cache.write(self.layer, key, value, slot_mapping)
-        output = attention(query, kv_cache.keys[self.layer], kv_cache.values[self.layer])
-        dense: torch.Tensor = self.dense(output.flatten(1))
-        return dense
+        context = attention(self.layer, query, key, value)
+        output: torch.Tensor = self.dense(context.flatten(1))
+        return output
 
     def split_heads(self, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """[num_tokens, fused] → query [num_tokens, num_heads, head_dim], key and value [… kv …].
+        """Query [num_tokens, num_heads, head_dim], key and value [num_tokens, num_kv_heads, …].
 
         One layout serves every style: for each KV head its query heads, then its key, then its
         value. falcon-7b has one KV head, falcon-rw one query head to each.
@@ -100,15 +99,8 @@ class FalconDecoderLayer(nn.Module):
         hidden_states: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor] | None,
         attention: PagedAttention,
-        kv_cache: KVCache,
-        slot_mapping: torch.Tensor,
     ) -> torch.Tensor:
-        def attend(normed: torch.Tensor) -> torch.Tensor:
-            output: torch.Tensor = self.self_attention(
-                normed, rotary, attention, kv_cache, slot_mapping
-            )
-            return output
-
+        attend = partial(self.self_attention, rotary=rotary, attention=attention)
         residual = hidden_states
         match self.block_style:
             case BlockStyle.PARALLEL:
@@ -138,7 +130,6 @@ class FalconModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.h = nn.ModuleList(FalconDecoderLayer(config, i) for i in range(config.num_layers))
         self.ln_f = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
@@ -154,18 +145,12 @@ class FalconModel(nn.Module):
         metadata: AttentionMetadata,
     ) -> torch.Tensor:
         hidden_states: torch.Tensor = self.word_embeddings(input_ids)
-        dtype = hidden_states.dtype
-        rotary = None if self.rotary_emb is None else self.rotary_emb(positions, dtype)
-        attention = PagedAttention(
-            metadata,
-            block_size=kv_cache.block_size,
-            num_kv_heads=self.config.num_kv_heads,
-            head_dim=self.config.head_dim,
-            dtype=dtype,
-            alibi_slopes=self.alibi_slopes,
-        )
+        rotary = None
+        if self.rotary_emb is not None:
+            rotary = self.rotary_emb(positions, hidden_states.dtype)
+        attention = PagedAttention.plan(kv_cache, metadata, self.alibi_slopes)
         for layer in self.h:
-            hidden_states = layer(hidden_states, rotary, attention, kv_cache, metadata.slot_mapping)
+            hidden_states = layer(hidden_states, rotary, attention)
         normed: torch.Tensor = self.ln_f(hidden_states)
         return normed
 
