@@ -8,25 +8,22 @@ import logging
 from collections.abc import Iterable
 from itertools import count
 
-import torch
 from tokenizers import Tokenizer
 
 from worker.detokenizer import TokenBytes
 from worker.engine.block_manager import BlockManager
 from worker.engine.config import EngineConfig
-from worker.engine.kv_budget import choose_num_blocks
+from worker.engine.loading import load_runner
 from worker.engine.outputs import Output, RequestFailed, TokenOutput
 from worker.engine.plan import StepPlan
 from worker.engine.request import Request, check_request
-from worker.engine.runner import ModelRunner, Runner
+from worker.engine.runner import Runner
 from worker.engine.sampler import Choice, NoChoice, choose_tokens
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Sequence
 from worker.engine.text_stream import TextStream
 from worker.model.checkpoint import load_tokenizer, resolve_checkpoint
-from worker.model.config import DTYPES, ModelConfig
-from worker.model.kv_cache import KVCache
-from worker.model.weights import load_model
+from worker.model.config import ModelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -69,25 +66,15 @@ class Engine:
     ) -> "Engine":
         """Load a local folder or hub id; `dtype` None takes the checkpoint's.
 
-        Raises CheckpointError, or ValueError when its tokenizer or the memory will not do.
+        Raises CheckpointError, or ValueError when its tokenizer, the device or the memory will
+        not do.
         """
         config = config or EngineConfig()
-        target = torch.device(device)
-        model = load_model(source, dtype=DTYPES[dtype] if dtype else None, device=target)
-        kv_dtype = model.lm_head.weight.dtype
-        kv_cache = KVCache(
-            num_layers=model.config.num_layers,
-            num_blocks=choose_num_blocks(config, model.config, kv_dtype, target),
-            block_size=config.block_size,
-            num_kv_heads=model.config.num_kv_heads,
-            head_dim=model.config.head_dim,
-            dtype=kv_dtype,
-            device=target,
-        )
+        runner, model_config = load_runner(source, dtype=dtype, device=device, config=config)
         return cls(
-            runner=ModelRunner(model, kv_cache),
+            runner=runner,
             tokenizer=load_tokenizer(resolve_checkpoint(source)),
-            model_config=model.config,
+            model_config=model_config,
             config=config,
         )
 

@@ -27,7 +27,7 @@ class ModelRunner:
     def __init__(self, model: FalconForCausalLM, kv_cache: KVCache) -> None:
         self.num_blocks = kv_cache.num_blocks
         self._model = model
-        self._kv_cache = kv_cache
+        self.kv_cache = kv_cache
         self._device = kv_cache.keys.device
 
     @torch.inference_mode()
@@ -35,7 +35,7 @@ class ModelRunner:
         token_ids = [token_id for chunk in plan.chunks for token_id in chunk.token_ids]
         positions = self._positions(plan)
         metadata = self._metadata(plan, positions)
-        hidden_states = self._model(self._tensor(token_ids), positions, self._kv_cache, metadata)
+        hidden_states = self._model(self._tensor(token_ids), positions, self.kv_cache, metadata)
         ends = metadata.cu_seqlens_q[1:]
         sampled = [
             end - 1 for chunk, end in zip(plan.chunks, ends, strict=True) if chunk.yields_token
@@ -54,7 +54,7 @@ class ModelRunner:
         block_tables = self._tensor([t + [t[0]] * (longest - len(t)) for t in tables])
         lengths = self._tensor([chunk.num_tokens for chunk in plan.chunks])
         owners = torch.repeat_interleave(lengths)  # chunk of each packed token
-        block_size = self._kv_cache.block_size
+        block_size = self.kv_cache.block_size
         blocks = block_tables[owners, positions // block_size]
         return AttentionMetadata(
             cu_seqlens_q=[0, *lengths.cumsum(0).tolist()],

@@ -20,12 +20,10 @@ from tests.worker.engine.random_params import (
     random_sampling_params,
 )
 from worker.engine import Engine, EngineConfig, Request, RequestFailed, SamplingParams, TokenOutput
+from worker.engine.loading import load_runner
 from worker.engine.plan import StepPlan
-from worker.engine.runner import ModelRunner
 from worker.engine.sampler import INVALID_LOGITS
 from worker.model.checkpoint import load_tokenizer
-from worker.model.kv_cache import KVCache
-from worker.model.weights import load_model
 
 NUM_PROMPTS = 100
 NUM_MIXES = 60
@@ -187,18 +185,10 @@ class PoisonedRunner:
     """A model that goes mad over one request: its logits and all it caches become nan."""
 
     def __init__(self, judge: Judge, config: EngineConfig) -> None:
-        model = load_model(str(judge.path), device=torch.device("cpu"))
-        self._cache = KVCache(
-            num_layers=model.config.num_layers,
-            num_blocks=config.num_blocks or 1,
-            block_size=config.block_size,
-            num_kv_heads=model.config.num_kv_heads,
-            head_dim=model.config.head_dim,
-            dtype=torch.float32,
-            device=torch.device("cpu"),
+        self._runner, self.model_config = load_runner(
+            str(judge.path), dtype=None, device="cpu", config=config
         )
-        self._runner = ModelRunner(model, self._cache)
-        self.model_config = model.config
+        self._cache = self._runner.kv_cache
         self.num_blocks = self._runner.num_blocks
         self.num_poisoned = 0
 

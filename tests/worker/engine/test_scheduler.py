@@ -110,6 +110,12 @@ def test_the_youngest_gives_way_when_blocks_run_out_and_comes_back() -> None:
     assert shares(run(scheduler)) == [(1, num_tokens)]
 
 
+def test_who_enters_leaves_a_spare_block_to_each_that_runs() -> None:
+    scheduler = make_scheduler(num_blocks=4)
+    add(scheduler, 4, 4, 4)
+    assert len(run(scheduler).chunks) == 2
+
+
 def test_low_priority_gives_way_before_the_young() -> None:
     scheduler = make_scheduler(num_blocks=4, max_step_tokens=16)
     [low] = add(scheduler, 3, priority=-1)
