@@ -1,6 +1,7 @@
 """`falconer worker`: settings in, jobs served, an exit code out. Prints nothing but log lines."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import structlog
 from shared.connection import connect
 from shared.errors import SettingsError
 from shared.logs import configure_logs
+from shared.tasks import cancel_all
 from worker.leases import EngineStuck
 from worker.model_loading import LoadedModel, load_model
 from worker.process import EngineDied, WorkerProcess
@@ -25,6 +27,7 @@ def main(settings: WorkerSettings) -> int:
         connect(settings.redis_url, name="check")  # a bad URL shows before minutes of loading
         log.info("loading model", model=settings.model)
         model = load_model(settings)
+        gc.freeze()  # what loading made lives as long as the process: never look at it again
         asyncio.run(_run(settings, model))
         return 0
     except SettingsError as error:
@@ -43,4 +46,7 @@ async def _run(settings: WorkerSettings, model: LoadedModel) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, process.stop)
-    await process.run()
+    try:
+        await process.run()
+    finally:
+        await cancel_all(asyncio.all_tasks() - {asyncio.current_task()})

@@ -23,6 +23,7 @@ from shared.prompt import PromptEncoder
 from shared.protocol import WorkerInfo
 from shared.queue import JobQueue
 from shared.registry import Registry, hash_card
+from shared.tasks import cancel_all
 from shared.version import falconer_version
 from worker.capacity import Capacity
 from worker.heartbeat import Heartbeat
@@ -162,11 +163,11 @@ class WorkerProcess:
         log.info("worker ready", worker=self.worker_id, model=self._model.card.name)
         try:
             await _until_first((stop, heartbeat, *parts))
-            await _cancel([heartbeat])
+            await cancel_all([heartbeat])
             await self._deregister()
             await self._worker.drain(self._settings.grace_s)
         finally:
-            await _cancel([stop, heartbeat, *parts])
+            await cancel_all([stop, heartbeat, *parts])
         log.info("worker stopped", worker=self.worker_id)
 
     async def _watch_engine(self) -> None:
@@ -185,12 +186,6 @@ async def _until_first(tasks: Iterable[asyncio.Task[Any]]) -> None:
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()
-
-
-async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def new_worker_id() -> str:

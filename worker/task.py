@@ -8,7 +8,9 @@ import time
 from contextlib import suppress
 from itertools import count
 
-from shared.errors import ClientError, status_code
+from pydantic import ValidationError
+
+from shared.errors import ClientError, InvalidParameter, status_code
 from shared.parameters import GenerateKwargs
 from shared.prompt import Prepared, PromptEncoder
 from shared.protocol import (
@@ -49,8 +51,8 @@ class ChatTask:
             return _failed(held, JobStatus.CANCELLED, CANCELLED)
         if time_left_s is not None and time_left_s <= 0:
             return _failed(held, JobStatus.EXPIRED, EXPIRED)
-        kwargs = GenerateKwargs.model_validate(held.job.generate_kwargs)
         try:
+            kwargs = _check_kwargs(held)
             prepared = self._prepare(held, kwargs)
         except ClientError as error:
             refusal = JobError(
@@ -130,6 +132,16 @@ class ChatTask:
             self._outbox.put(replica_id, delta)
 
         return put
+
+
+def _check_kwargs(held: HeldJob) -> GenerateKwargs:
+    """The api checked them; one of another version may have had other rules."""
+    try:
+        return GenerateKwargs.model_validate(held.job.generate_kwargs)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(["generate_kwargs", *map(str, first["loc"])])
+        raise InvalidParameter(first["msg"], field=field) from None
 
 
 async def _wait_for_change(held: HeldJob, time_left_s: float | None) -> None:

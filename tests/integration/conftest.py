@@ -1,0 +1,69 @@
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.connection import connect
+from shared.keys import Keys
+from shared.queue import JobQueue
+from shared.registry import Registry
+from shared.replies import BLOCK_S, ReplyReader
+from shared.tasks import cancel_all
+from tests.integration.service import Service, WorkerChild
+from tests.redis_server import RedisServer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    directory = tmp_path / "redis"
+    directory.mkdir()
+    server = RedisServer(directory, append_only=True)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start_worker(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., WorkerChild]]:
+    """Starts `falconer worker` on the bundled tiny model; flags are its settings."""
+    started: list[WorkerChild] = []
+
+    def start(**flags: object) -> WorkerChild:
+        worker_id = f"w{len(started) + 1}"
+        settings = {"redis_url": redis_server.url, "worker_id": worker_id, "lease_s": 2, **flags}
+        environment = {f"FALCONER_{name.upper()}": str(value) for name, value in settings.items()}
+        log = tmp_path / f"{worker_id}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "falconer", "worker"],
+                cwd=ROOT,
+                env=os.environ | environment,
+                stderr=file,
+            )
+        child = WorkerChild(worker_id, process, log)
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+
+
+@pytest.fixture
+async def service(redis_server: RedisServer) -> AsyncIterator[Service]:
+    """What an api replica has: the queue, the registry and a reader of replies."""
+    keys = Keys()
+    redis = connect(redis_server.url, name="test")
+    blocking = connect(redis_server.url, name="test-replies", block_s=BLOCK_S)
+    reader = ReplyReader(blocking, keys, "api-1")
+    reading = asyncio.create_task(reader.run())
+    yield Service(redis, keys, JobQueue(redis, keys), Registry(redis, keys), reader)
+    await cancel_all([reading])
+    await redis.aclose()
+    await blocking.aclose()

@@ -1,0 +1,111 @@
+"""The service without its HTTP: submit jobs as an api replica does, watch them end."""
+
+import asyncio
+import subprocess
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+
+from shared.keys import Keys
+from shared.protocol import Delta, Event, Failed, Finished, JobRecord, Prompt
+from shared.queue import JobQueue
+from shared.registry import Registry
+from shared.replies import ReplyReader, Subscription
+from tests.factories import make_job
+
+WAIT_S = 60.0
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], timeout_s: float = WAIT_S) -> None:
+    """Wait until it holds; fails the test if it never does."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while not await holds():
+        assert asyncio.get_running_loop().time() < deadline, "it never came about"
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class WorkerChild:
+    id: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(WAIT_S)
+
+    async def exit_code(self) -> int:
+        return await asyncio.to_thread(self.process.wait, WAIT_S)
+
+    @property
+    def log_text(self) -> str:
+        return self.log.read_text()
+
+
+@dataclass
+class Submitted:
+    """A job on its way; `events` fills while `end` waits."""
+
+    id: str
+    subscription: Subscription
+    events: list[Event] = field(default_factory=list)
+
+    async def end(self) -> Finished | Failed:
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                event = await self.subscription.get(None)
+                self.events.append(event)
+                if not isinstance(event, Delta):
+                    return event
+
+
+@dataclass
+class Service:
+    redis: Redis
+    keys: Keys
+    queue: JobQueue
+    registry: Registry
+    reader: ReplyReader
+    subscriptions: ExitStack = field(default_factory=ExitStack)
+
+    async def ready(self, *workers: WorkerChild) -> None:
+        async def all_live() -> bool:
+            for worker in workers:
+                assert worker.process.poll() is None, worker.log_text
+            live = {info.id for info in await self.registry.workers()}
+            return {worker.id for worker in workers} <= live
+
+        await eventually(all_live)
+
+    async def submit(self, *, new_tokens: int = 8, stream: bool = False, **job: Any) -> Submitted:
+        """A sampled request that runs for exactly `new_tokens`."""
+        kwargs = {"max_new_tokens": new_tokens, "eos_token_id": None}
+        made = make_job(
+            prompt=Prompt(text="Once upon a time"),
+            generate_kwargs=kwargs | job.pop("generate_kwargs", {}),
+            card_hash=None,
+            token_ids=None,
+            max_new_tokens=None,
+            stream=stream,
+            **job,
+        )
+        subscription = self.subscriptions.enter_context(self.reader.subscribe(made.id))
+        await self.queue.enqueue(made, reply_to="api-1", max_queued=10_000)
+        return Submitted(made.id, subscription)
+
+    async def record(self, job: Submitted) -> JobRecord:
+        record = await self.queue.record(job.id)
+        assert record is not None
+        return record
+
+    async def running(self, count: int) -> None:
+        """Wait until so many jobs run."""
+
+        async def enough() -> bool:
+            return (await self.queue.depth()).running >= count
+
+        await eventually(enough)
