@@ -1,0 +1,73 @@
+from redis.asyncio import Redis
+
+from shared.keys import Keys
+from shared.registry import Registry, hash_card
+from tests.factories import make_card, make_worker_info
+
+TOKENIZER = b'{"model": {}}'
+
+
+async def test_there_is_no_card_before_a_worker_published_one(redis: Redis, keys: Keys) -> None:
+    assert await Registry(redis, keys).current_card() is None
+
+
+async def test_a_published_card_comes_back_whole(redis: Redis, keys: Keys) -> None:
+    card = make_card(chat_template="{{ messages }}")
+    card_hash = await Registry(redis, keys).publish_card(card, TOKENIZER)
+    registered = await Registry(redis, keys).current_card()
+    assert registered is not None
+    assert (registered.hash, registered.card, registered.tokenizer_json) == (
+        card_hash,
+        card,
+        TOKENIZER,
+    )
+    assert card_hash == hash_card(card, TOKENIZER)
+
+
+async def test_polling_an_unchanged_card_costs_one_small_read(redis: Redis, keys: Keys) -> None:
+    registry = Registry(redis, keys)
+    await registry.publish_card(make_card(), TOKENIZER)
+    first = await registry.current_card()
+    assert await registry.current_card() is first
+
+
+async def test_the_card_published_last_is_current(redis: Redis, keys: Keys) -> None:
+    registry = Registry(redis, keys)
+    await registry.publish_card(make_card(), TOKENIZER)
+    await registry.current_card()
+    newer = await registry.publish_card(make_card(name="newer"), TOKENIZER)
+    current = await registry.current_card()
+    assert current is not None and current.hash == newer
+
+
+async def test_a_worker_that_reports_is_listed(redis: Redis, keys: Keys) -> None:
+    registry = Registry(redis, keys)
+    reports = [make_worker_info(f"w{i}", running=i) for i in range(3)]
+    for report in reversed(reports):
+        await registry.report(report)
+    assert await registry.workers() == reports
+
+
+async def test_a_silent_worker_is_not_listed(redis: Redis, keys: Keys) -> None:
+    registry = Registry(redis, keys)
+    await registry.report(make_worker_info("w1"))
+    await redis.pexpire(keys.worker("w1"), 1)
+    await redis.delete(keys.worker("w1"))
+    assert await registry.workers() == []
+
+
+async def test_a_removed_worker_is_not_listed(redis: Redis, keys: Keys) -> None:
+    registry = Registry(redis, keys)
+    await registry.report(make_worker_info("w1"))
+    await registry.remove("w1")
+    assert await registry.workers() == []
+    assert await redis.zcard(keys.workers) == 0
+
+
+async def test_a_worker_hears_that_redis_lost_its_card(redis: Redis, keys: Keys) -> None:
+    registry = Registry(redis, keys)
+    card_hash = await registry.publish_card(make_card(), TOKENIZER)
+    info = make_worker_info(card_hash=card_hash)
+    assert await registry.report(info)
+    await redis.flushall()
+    assert not await registry.report(info)
