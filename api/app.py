@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from api.admission import Admission
 from api.backend import Backend, Connect
 from api.client import ChatClient
 from api.errors import install_error_handlers
@@ -39,7 +40,8 @@ def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastA
 def make_services(settings: ApiSettings, connect: Connect) -> Services:
     backend, metrics = Backend(settings, connect), Metrics()
     models = ModelWatch(backend.registry)
-    client = ChatClient(backend, models, settings, metrics)
+    admission = Admission(models, settings.max_ttl_s)
+    client = ChatClient(backend, admission, metrics, settings.max_queued)
     return Services(settings, backend, models, metrics, client)
 
 

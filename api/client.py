@@ -1,37 +1,29 @@
 """Submit a job, follow it, cancel it: the one path that every route uses; knows no HTTP."""
 
-import asyncio
-import secrets
-import time
-import uuid
 from hashlib import sha256
 
 import msgspec
 import structlog
 
+from api.admission import Admission
 from api.backend import Backend, within_reach
 from api.metrics import Metrics
-from api.model_watch import CheckedModel, ModelWatch
 from api.schemas import ChatRequest
-from api.settings import ApiSettings
 from api.ticket import Ticket
-from shared.errors import FalconerError, InvalidParameter, NotFound
-from shared.prompt import Prepared, check_prompt
-from shared.protocol import ChatJob, JobRecord, JobStatus, Prompt
+from shared.errors import FalconerError, NotFound
+from shared.protocol import JobRecord, JobStatus
 from shared.queue import Idempotency
-
-LONG_TEXT = 8_000  # characters; tokenizing more would hold up other calls
 
 log = structlog.get_logger(__name__)
 
 
 class ChatClient:
     def __init__(
-        self, backend: Backend, models: ModelWatch, settings: ApiSettings, metrics: Metrics
+        self, backend: Backend, admission: Admission, metrics: Metrics, max_queued: int
     ) -> None:
         self._backend = backend
-        self._models = models
-        self._settings = settings
+        self._admission = admission
+        self._max_queued = max_queued
         self._metrics = metrics
 
     async def submit(
@@ -47,7 +39,7 @@ class ChatClient:
         Events come only to a job that `is_awaited`. Raises a ClientError before anything is
         enqueued, ServiceUnavailable without Redis.
         """
-        job = await self._to_job(request, stream=stream)
+        job = await self._admission.admit(request, stream=stream)
         ticket = Ticket(self._backend, job.id, self._metrics)  # first, or events are missed
         try:
             async with within_reach():
@@ -55,7 +47,7 @@ class ChatClient:
                     job,
                     reply_to=self._backend.replica_id if is_awaited else None,
                     priority=request.priority,
-                    max_queued=self._settings.max_queued,
+                    max_queued=self._max_queued,
                     idempotency=idempotency(request, idempotency_key),
                 )
         except BaseException:
@@ -108,47 +100,6 @@ class ChatClient:
             await self.cancel(job_id)
         except FalconerError as error:
             log.warning("abandoned job not cancelled", job_id=job_id, error=error.message)
-
-    async def _to_job(self, request: ChatRequest, *, stream: bool) -> ChatJob:
-        self._check_ttl(request)
-        prompt, model = request.to_prompt(), self._models.current
-        prepared = None
-        if model is None:
-            check_prompt(prompt)
-        else:
-            prepared = await prepare(model, prompt, request)
-        kwargs = request.generate_kwargs
-        deadline_ms = None
-        if request.deadline_s is not None:
-            deadline_ms = round((time.time() + request.deadline_s) * 1000)
-        return ChatJob(
-            id=uuid.uuid4().hex,
-            prompt=prompt,
-            generate_kwargs=kwargs.model_dump(exclude_unset=True),
-            seed=secrets.randbits(32) if kwargs.seed is None else kwargs.seed,
-            return_full_text=request.return_full_text,
-            clean_up_tokenization_spaces=request.clean_up_tokenization_spaces,
-            stream=stream,
-            card_hash=model.card_hash if model else None,
-            token_ids=prepared.token_ids if prepared else None,
-            max_new_tokens=prepared.max_new_tokens if prepared else None,
-            deadline_ms=deadline_ms,
-            ttl_s=request.ttl_s,
-        )
-
-    def _check_ttl(self, request: ChatRequest) -> None:
-        limit = self._settings.max_ttl_s
-        if request.ttl_s is not None and request.ttl_s > limit:
-            reason = f"should be at most {limit} seconds, got {request.ttl_s}"
-            raise InvalidParameter(reason, field="ttl_s")
-
-
-async def prepare(model: CheckedModel, prompt: Prompt, request: ChatRequest) -> Prepared:
-    """In a thread only where the text is long; the hop costs more than a short prompt."""
-    texts = [prompt.text or "", prompt.prefix or "", *(m.content for m in prompt.messages or ())]
-    if sum(map(len, texts)) > LONG_TEXT:
-        return await asyncio.to_thread(model.encoder.prepare, prompt, request.generate_kwargs)
-    return model.encoder.prepare(prompt, request.generate_kwargs)
 
 
 def idempotency(request: ChatRequest, key: str | None) -> Idempotency | None:

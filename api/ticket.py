@@ -72,7 +72,7 @@ class Ticket:
         except ServiceUnavailable:
             return None  # the job is safe; the wait goes on
         if record is None:
-            gone = JobError(message="the job is gone: its time to live has passed", status_code=404)
+            gone = JobError(message="the job is gone: Redis no longer has it")
             return Failed(job_id=self.job_id, attempt=0, status=JobStatus.EXPIRED, error=gone)
         return as_outcome(record)
 

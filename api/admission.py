@@ -1,0 +1,62 @@
+"""From a request to a job: every check that needs no queue, and what the caller left open."""
+
+import asyncio
+import secrets
+import time
+import uuid
+
+from api.model_watch import CheckedModel, ModelWatch
+from api.schemas import ChatRequest
+from shared.errors import InvalidParameter
+from shared.prompt import Prepared, check_prompt
+from shared.protocol import ChatJob, Prompt
+
+LONG_TEXT = 8_000  # characters; tokenizing more would hold up other calls
+
+
+class Admission:
+    """Checks against the registered model; without one, the worker that takes the job does."""
+
+    def __init__(self, models: ModelWatch, max_ttl_s: int) -> None:
+        self._models = models
+        self._max_ttl_s = max_ttl_s
+
+    async def admit(self, request: ChatRequest, *, stream: bool) -> ChatJob:
+        """A job with an id and a seed; raises a ClientError that names field and limit."""
+        self._check_ttl(request.ttl_s)
+        prompt, model = request.to_prompt(), self._models.current
+        check_prompt(prompt)
+        prepared = None if model is None else await prepare(model, prompt, request)
+        kwargs = request.generate_kwargs
+        return ChatJob(
+            id=uuid.uuid4().hex,
+            prompt=prompt,
+            generate_kwargs=kwargs.model_dump(exclude_unset=True),
+            seed=secrets.randbits(32) if kwargs.seed is None else kwargs.seed,
+            return_full_text=request.return_full_text,
+            clean_up_tokenization_spaces=request.clean_up_tokenization_spaces,
+            stream=stream,
+            card_hash=model.card_hash if model else None,
+            token_ids=prepared.token_ids if prepared else None,
+            max_new_tokens=prepared.max_new_tokens if prepared else None,
+            deadline_ms=deadline_ms(request.deadline_s),
+            ttl_s=request.ttl_s,
+        )
+
+    def _check_ttl(self, ttl_s: int | None) -> None:
+        if ttl_s is not None and ttl_s > self._max_ttl_s:
+            reason = f"should be at most {self._max_ttl_s} seconds, got {ttl_s}"
+            raise InvalidParameter(reason, field="ttl_s")
+
+
+async def prepare(model: CheckedModel, prompt: Prompt, request: ChatRequest) -> Prepared:
+    """In a thread only where the text is long; the hop costs more than a short prompt."""
+    texts = [prompt.text or "", prompt.prefix or "", *(m.content for m in prompt.messages or ())]
+    if sum(map(len, texts)) > LONG_TEXT:
+        return await asyncio.to_thread(model.encoder.prepare, prompt, request.generate_kwargs)
+    return model.encoder.prepare(prompt, request.generate_kwargs)
+
+
+def deadline_ms(deadline_s: float | None) -> int | None:
+    """Unix time by this machine's clock."""
+    return None if deadline_s is None else round((time.time() + deadline_s) * 1000)
