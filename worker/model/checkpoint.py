@@ -121,7 +121,10 @@ def load_chat_template(path: Path) -> str | None:
     """The Jinja chat template: chat_template.jinja, else tokenizer_config.json's, else None."""
     file = path / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
     template = _read_optional(path / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several by name; "default" is for chat
         named = {e.get("name"): e.get("template") for e in template if isinstance(e, dict)}

@@ -93,9 +93,10 @@ def write_random_checkpoint(
 ) -> Path:
     """Write config, weights and a byte-level tokenizer of a Falcon `like` 7b, 40b, 11b or rw.
 
-    Sizes not given are small ones, or the published ones when `full_size`. `num_kv_heads` counts
-    in the styles that group heads (40b, 11b). The same arguments give the same weights. A
-    vocabulary too small for every byte gets no tokenizer. Raises ValueError for impossible sizes.
+    Sizes not given are small ones, or the published ones when `full_size`; `num_kv_heads` is for
+    the styles that group heads (40b, 11b). The same arguments give the same weights. A vocabulary
+    too small for every byte gets no tokenizer. Raises ValueError for impossible sizes and for a
+    folder that is not empty.
     """
     sizes = {
         "hidden_size": hidden_size,
@@ -106,7 +107,10 @@ def write_random_checkpoint(
         "max_position_embeddings": context_length,
     }
     given = {name: size for name, size in sizes.items() if size is not None}
-    fields = config_fields(like, full_size=full_size) | given
+    fields = config_fields(like, full_size=full_size)
+    if "num_kv_heads" in given.keys() - fields.keys():
+        raise ValueError(f"num_kv_heads does not apply to {like}: its heads are not grouped")
+    fields |= given
     try:
         config = ModelConfig.from_dict(fields)
     except CheckpointError as error:
@@ -114,6 +118,8 @@ def write_random_checkpoint(
     if config.vocab_size <= END_OF_TEXT_ID:
         raise ValueError(f"vocab_size must exceed {END_OF_TEXT_ID}, got {config.vocab_size}")
     directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(f"{directory} exists and is not an empty folder")
     _save_model(directory, fields, seed, dtype, max_shard_size)
     if config.vocab_size >= len(SPECIAL_TOKENS) + NUM_BYTE_TOKENS:
         _save_tokenizer(directory, config)

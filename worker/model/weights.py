@@ -83,12 +83,15 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
 
 def find_shards(path: Path) -> list[Path]:
     """The safetensors files of a folder. Raises CheckpointError when there are none, or not all."""
-    index = path / "model.safetensors.index.json"
-    if not index.is_file():
-        single = path / "model.safetensors"
-        if not single.is_file():
-            raise CheckpointError(_no_weights(path))
+    single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if single.is_file():  # of both, the one that transformers takes
         return [single]
+    if not index.is_file():
+        raise CheckpointError(
+            f"neither {single.name} nor {index.name} in {path}; pickled .bin weights can run code "
+            "when loaded and are never read: convert them, FalconForCausalLM"
+            ".from_pretrained(...).save_pretrained(...) writes safetensors"
+        )
     names = _indexed_files(index)
     if absent := [name for name in names if not (path / name).is_file()]:
         raise CheckpointError(f"{path} lacks weight files its index names: {_listed(absent)}")
@@ -170,15 +173,6 @@ def _header(file: Path, name: str, tensor_slice: Any) -> TensorHeader:
     if stored not in STORED_DTYPES:
         raise CheckpointError(f"{file.name}: {name} is stored as {stored}, which is not supported")
     return TensorHeader(file, tuple(tensor_slice.get_shape()), STORED_DTYPES[stored])
-
-
-def _no_weights(path: Path) -> str:
-    if any(path.glob("*.bin")):
-        return (
-            f"{path} has only pickled .bin weights, which can run code when loaded; convert them: "
-            "FalconForCausalLM.from_pretrained(...).save_pretrained(...) writes safetensors"
-        )
-    return f"no model.safetensors and no model.safetensors.index.json in {path}"
 
 
 def _listed(names: list[str]) -> str:

@@ -138,6 +138,12 @@ def test_the_template_file_wins_over_the_tokenizer_config(tmp_path: Path) -> Non
     assert load_chat_template(tmp_path) == "from file: é"
 
 
+def test_a_template_in_no_known_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja cannot be read"):
+        load_chat_template(tmp_path)
+
+
 def test_of_several_templates_the_default_is_for_chat(tmp_path: Path) -> None:
     templates = [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
     write(tmp_path, "tokenizer_config.json", {"chat_template": templates})

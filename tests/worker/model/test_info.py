@@ -44,5 +44,5 @@ def test_rows_share_what_the_weights_leave() -> None:
 def test_a_checkpoint_that_would_not_load_is_not_described(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+    with pytest.raises(CheckpointError, match="never read"):
         describe(str(tmp_path))

@@ -111,6 +111,12 @@ def test_transformers_reads_the_tokenizer_alike(
     assert theirs.eos_token_id == 11
 
 
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
+        write_random_checkpoint(tmp_path)
+
+
 def test_a_vocabulary_smaller_than_the_bytes_has_no_tokenizer(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path, vocab_size=100)
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
@@ -123,6 +129,7 @@ def test_a_vocabulary_smaller_than_the_bytes_has_no_tokenizer(tmp_path: Path) ->
         ({"like": "180b"}, "like must be one of 7b, 40b, 11b, rw, got '180b'"),
         ({"vocab_size": 11}, "vocab_size must exceed 11, got 11"),
         ({"hidden_size": 65}, "hidden_size 65 is not a multiple of num_attention_heads 8"),
+        ({"like": "rw", "num_kv_heads": 2}, "num_kv_heads does not apply to rw"),
         ({"like": "40b", "num_kv_heads": 3}, "not a multiple of num_kv_heads 3"),
     ],
 )
