@@ -1,0 +1,169 @@
+"""Random lives of jobs against a simple model: nothing is lost, nothing ends twice."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fakeredis import FakeAsyncRedis
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+)
+
+from shared.keys import Keys
+from shared.protocol import JobStatus, decode_events
+from shared.queue import ClaimedJob, Depth, JobQueue, Room
+from tests.factories import make_finished, make_job
+
+T = TypeVar("T")
+WORKERS = st.sampled_from(["w1", "w2"])
+LONG_MS, OVER_AT_ONCE_MS = 600_000, 0
+
+
+@dataclass
+class ModelJob:
+    """What the queue should know of a job. `owner`: the lease that counts."""
+
+    status: JobStatus = JobStatus.QUEUED
+    owner: tuple[str, int] | None = None
+    is_expired: bool = False
+    is_cancelled: bool = False
+
+
+class QueueMachine(RuleBasedStateMachine):
+    leases = Bundle("leases")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.redis = FakeAsyncRedis()
+        self.keys = Keys()
+        self.queue = JobQueue(self.redis, self.keys)
+        self.jobs: dict[str, ModelJob] = {}
+        self.released: dict[str, tuple[str, int]] = {}
+
+    def teardown(self) -> None:
+        self.do(self.redis.aclose())
+        self.loop.close()
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    def owns(self, lease: ClaimedJob) -> bool:
+        return self.jobs[lease.job.id].owner == (lease.worker_id, lease.fence)
+
+    @rule(priority=st.integers(-10, 10), tokens=st.integers(1, 30))
+    def enqueue(self, priority: int, tokens: int) -> None:
+        job = make_job(max_new_tokens=tokens)
+        self.do(self.queue.enqueue(job, reply_to="api-1", priority=priority, max_queued=1000))
+        self.jobs[job.id] = ModelJob()
+
+    @rule(
+        target=leases,
+        worker=WORKERS,
+        rows=st.integers(1, 4),
+        tokens=st.integers(1, 80),
+        running=st.integers(0, 1),
+        lease_ms=st.sampled_from([LONG_MS, OVER_AT_ONCE_MS]),
+    )
+    def claim(self, worker: str, rows: int, tokens: int, running: int, lease_ms: int) -> Any:
+        room = Room(rows=rows, tokens=tokens, running=running)
+        claimed = self.do(self.queue.claim(worker, room, lease_ms=lease_ms)).jobs
+        expired = [job_id for job_id, job in self.jobs.items() if job.is_expired]
+        for lease in claimed:
+            job = self.jobs[lease.job.id]
+            assert job.status is JobStatus.QUEUED or job.is_expired
+            assert lease.is_cancelled == job.is_cancelled
+            job.status, job.owner = JobStatus.RUNNING, (worker, lease.fence)
+            job.is_expired = lease_ms == OVER_AT_ONCE_MS
+        costs = [lease.job.cost_tokens for lease in claimed]
+        assert len(claimed) <= max(rows, 1)
+        assert sum(costs) <= tokens or (running == 0 and len(claimed) == 1)
+        overtook = [lease for lease in claimed if lease.job.id not in expired]
+        assert not overtook or set(expired) <= {lease.job.id for lease in claimed}
+        return multiple(*claimed)
+
+    @rule(lease=leases)
+    def renew(self, lease: ClaimedJob) -> None:
+        job_id, job = lease.job.id, self.jobs[lease.job.id]
+        renewal = self.do(
+            self.queue.renew(lease.worker_id, {job_id: lease.fence}, lease_ms=LONG_MS)
+        )
+        assert renewal.lost == ([] if self.owns(lease) or self.retakes(lease) else [job_id])
+        if not renewal.lost:
+            assert renewal.cancelled == ([job_id] if job.is_cancelled else [])
+            job.status, job.is_expired = JobStatus.RUNNING, False
+            job.owner = (lease.worker_id, lease.fence)
+
+    def retakes(self, lease: ClaimedJob) -> bool:
+        """An older lease may come back while the job waits, unless it was the one released."""
+        job = self.jobs[lease.job.id]
+        return job.status is JobStatus.QUEUED and self.released.get(lease.job.id) != (
+            lease.worker_id,
+            lease.fence,
+        )
+
+    @rule(lease=consumes(leases))
+    def finish(self, lease: ClaimedJob) -> None:
+        outcome = make_finished(lease.job.id)
+        expected = self.owns(lease) or self.retakes(lease)
+        assert self.do(self.queue.finish(lease, outcome, fence=lease.fence)) == expected
+        if expected:
+            self.end(lease.job.id, JobStatus.SUCCEEDED)
+
+    @rule(lease=leases)
+    def release(self, lease: ClaimedJob) -> None:
+        released = self.do(self.queue.release(lease.worker_id, {lease.job.id: lease.fence}))
+        assert released == self.owns(lease)
+        if released:
+            job = self.jobs[lease.job.id]
+            self.released[lease.job.id] = (lease.worker_id, lease.fence)
+            job.status, job.owner, job.is_expired = JobStatus.QUEUED, None, False
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if not self.jobs:
+            return
+        job_id = data.draw(st.sampled_from(sorted(self.jobs)))
+        record = self.do(self.queue.cancel(job_id))
+        job = self.jobs[job_id]
+        if job.status is JobStatus.QUEUED:
+            self.end(job_id, JobStatus.CANCELLED)
+        elif job.status is JobStatus.RUNNING:
+            job.is_cancelled = True
+        assert record is not None and record.status is self.jobs[job_id].status
+
+    def end(self, job_id: str, status: JobStatus) -> None:
+        self.jobs[job_id] = ModelJob(status=status)
+
+    @invariant()
+    def every_job_is_where_the_model_has_it(self) -> None:
+        statuses = [job.status for job in self.jobs.values()]
+        waiting = statuses.count(JobStatus.QUEUED)
+        running = statuses.count(JobStatus.RUNNING)
+        assert self.do(self.queue.depth()) == Depth(waiting, running)
+        positions = set()
+        for job_id, job in self.jobs.items():
+            record = self.do(self.queue.record(job_id))
+            assert record is not None and record.status is job.status
+            positions.add(record.position)
+        assert positions - {None} == set(range(1, waiting + 1))
+
+    @invariant()
+    def every_ended_job_told_so_once(self) -> None:
+        entries = self.do(self.redis.xrange(self.keys.replies("api-1")))
+        told = [event.job_id for _, fields in entries for event in decode_events(fields[b"events"])]
+        assert sorted(told) == sorted(
+            id_ for id_, job in self.jobs.items() if job.status.is_terminal
+        )
+
+
+TestQueueModel = QueueMachine.TestCase
+TestQueueModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
