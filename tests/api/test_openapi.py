@@ -1,6 +1,7 @@
 """The OpenAPI page is true: fuzzed requests get what it promises, and never a 5xx of ours."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import schemathesis
@@ -32,7 +33,7 @@ def address() -> Iterator[str]:
 
 @schema.parametrize()
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_api_keeps_what_its_page_promises(case: schemathesis.Case, address: str) -> None:
+def test_the_api_keeps_what_its_page_promises(case: schemathesis.Case[Any], address: str) -> None:
     case.call_and_validate(
         base_url=address,
         checks=[

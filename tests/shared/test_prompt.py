@@ -44,12 +44,12 @@ def encoder() -> PromptEncoder:
 
 
 @pytest.fixture(scope="module")
-def oracle(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """transformers' tokenizer over the same file; it has no types worth the name."""
     path: Path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     letter_tokenizer().save(str(path))
-    return PreTrainedTokenizerFast(
-        tokenizer_file=str(path), bos_token="<|endoftext|>", eos_token="<|endoftext|>"
-    )
+    load: Any = PreTrainedTokenizerFast
+    return load(tokenizer_file=str(path), bos_token="<|endoftext|>", eos_token="<|endoftext|>")
 
 
 def lengths(encoder: PromptEncoder, num_tokens: int, **kwargs: Any) -> tuple[int, int]:
@@ -73,7 +73,7 @@ def refusal(encoder: PromptEncoder, prompt: Prompt, **kwargs: Any) -> ClientErro
     "text", ["hello", " spaced  out ", "naïve 🦅 日本", "a<|endoftext|>b", "\n"]
 )
 def test_a_prompt_becomes_the_ids_that_transformers_gives(
-    encoder: PromptEncoder, oracle: PreTrainedTokenizerFast, text: str
+    encoder: PromptEncoder, oracle: Any, text: str
 ) -> None:
     assert encoder.encode(Prompt(text=text)) == oracle(text)["input_ids"]
 
@@ -81,7 +81,7 @@ def test_a_prompt_becomes_the_ids_that_transformers_gives(
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, FALCON_TEMPLATE])
 @pytest.mark.parametrize("turns", CONVERSATIONS)
 def test_a_conversation_is_rendered_as_transformers_renders_it(
-    oracle: PreTrainedTokenizerFast, template: str, turns: list[tuple[str, str]]
+    oracle: Any, template: str, turns: list[tuple[str, str]]
 ) -> None:
     encoder = make_encoder(chat_template=template)
     messages = tuple(Message(role=role, content=content) for role, content in turns)
