@@ -110,20 +110,7 @@ def write_random_checkpoint(
     fields = config_fields(like, full_size=full_size)
     if "num_kv_heads" in given.keys() - fields.keys():
         raise ValueError(f"num_kv_heads does not apply to {like}: its heads are not grouped")
-    fields |= given
-    try:
-        config = ModelConfig.from_dict(fields)
-    except CheckpointError as error:
-        raise ValueError(str(error)) from error
-    if config.vocab_size <= END_OF_TEXT_ID:
-        raise ValueError(f"vocab_size must exceed {END_OF_TEXT_ID}, got {config.vocab_size}")
-    directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"{directory} exists and is not an empty folder")
-    _save_model(directory, fields, seed, dtype, max_shard_size)
-    if config.vocab_size >= len(SPECIAL_TOKENS) + NUM_BYTE_TOKENS:
-        _save_tokenizer(directory, config)
-    return directory
+    return _write(Path(directory), fields | given, seed, dtype, max_shard_size)
 
 
 def config_fields(like: str, *, full_size: bool) -> dict[str, Any]:
@@ -140,6 +127,23 @@ def config_fields(like: str, *, full_size: bool) -> dict[str, Any]:
     if not fields.get("new_decoder_architecture"):
         fields.pop("num_kv_heads", None)
     return fields
+
+
+def _write(
+    directory: Path, fields: dict[str, Any], seed: int, dtype: torch.dtype, max_shard_size: str
+) -> Path:
+    try:
+        config = ModelConfig.from_dict(fields)
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
+    if config.vocab_size <= END_OF_TEXT_ID:
+        raise ValueError(f"vocab_size must exceed {END_OF_TEXT_ID}, got {config.vocab_size}")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(f"{directory} exists and is not an empty folder")
+    _save_model(directory, fields, seed, dtype, max_shard_size)
+    if config.vocab_size >= len(SPECIAL_TOKENS) + NUM_BYTE_TOKENS:
+        _save_tokenizer(directory, config)
+    return directory
 
 
 def _save_model(
