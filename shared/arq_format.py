@@ -47,8 +47,8 @@ def decode_result(data: bytes) -> ArqResult:
 
 
 def serialize(value: dict[str, Any]) -> bytes:
-    """arq's `job_serializer`."""
-    return msgspec.msgpack.encode(value)
+    """arq's `job_serializer`; an exception among the values becomes its message."""
+    return msgspec.msgpack.encode(value, enc_hook=str)
 
 
 def deserialize(data: bytes) -> dict[str, Any]:

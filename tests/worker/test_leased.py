@@ -1,0 +1,317 @@
+"""The worker's side of a job's life, with tasks that have no model."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from arq.connections import ArqRedis
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError
+
+from shared.arq_format import deserialize, serialize
+from shared.connection import connect
+from shared.keys import LEASED, Keys
+from shared.protocol import JobRecord, JobStatus, Outcome
+from shared.queue import Depth, JobQueue
+from shared.tasks import cancel_all
+from tests.factories import make_finished, make_job
+from tests.redis_server import RedisServer
+from worker.capacity import Capacity
+from worker.held_job import HeldJob
+from worker.leased import LeasedWorker, Task
+from worker.listener import BLOCK_S, ListListener
+
+WAIT_S = 30.0
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[ArqRedis]:
+    client = connect(redis_url, name="test")
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def keys() -> Keys:
+    return Keys()
+
+
+@pytest.fixture
+def queue(redis: Redis, keys: Keys) -> JobQueue:
+    return JobQueue(redis, keys)
+
+
+def make_worker(
+    redis: ArqRedis,
+    keys: Keys,
+    task: Task,
+    *,
+    name: str = "w1",
+    rows: int = 8,
+) -> LeasedWorker:
+    return LeasedWorker(
+        pool=redis,
+        keys=keys,
+        worker_id=name,
+        task=task,
+        capacity=Capacity(rows=rows, tokens=10_000, max_attempts=3),
+        lease_ms=60_000,
+    )
+
+
+@asynccontextmanager
+async def running(*workers: LeasedWorker) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(worker.async_run()) for worker in workers]
+    try:
+        yield
+    finally:
+        await cancel_all([*tasks, *(t for worker in workers for t in worker.tasks.values())])
+
+
+async def enqueue(queue: JobQueue, count: int = 1) -> list[str]:
+    ids = []
+    for _ in range(count):
+        enqueued = await queue.enqueue(make_job(), reply_to=None, max_queued=100_000)
+        ids.append(enqueued.job_id)
+    return ids
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+    deadline = asyncio.get_running_loop().time() + WAIT_S
+    while not await holds():
+        assert asyncio.get_running_loop().time() < deadline, "it never came about"
+        await asyncio.sleep(0.005)
+
+
+async def ended(queue: JobQueue, job_id: str) -> JobRecord:
+    records: list[JobRecord] = []
+
+    async def has_ended() -> bool:
+        record = await queue.record(job_id)
+        assert record is not None
+        records.append(record)
+        return record.status.is_terminal
+
+    await eventually(has_ended)
+    return records[-1]
+
+
+async def succeed(held: HeldJob) -> Outcome:
+    return make_finished(held.job.id, attempt=held.attempt)
+
+
+async def never(held: HeldJob) -> Outcome:
+    await held.changed.wait()
+    raise AssertionError("nobody changed it")
+
+
+async def test_jobs_run_and_end(redis: ArqRedis, keys: Keys, queue: JobQueue) -> None:
+    ids = await enqueue(queue, 20)
+    async with running(make_worker(redis, keys, succeed, rows=4)):
+        records = [await ended(queue, job_id) for job_id in ids]
+    assert {record.status for record in records} == {JobStatus.SUCCEEDED}
+    assert {record.attempts for record in records} == {1}
+    assert await queue.depth() == Depth(0, 0)
+
+
+async def test_no_more_is_claimed_than_fits(redis: ArqRedis, keys: Keys, queue: JobQueue) -> None:
+    await enqueue(queue, 5)
+    worker = make_worker(redis, keys, never, rows=3)
+    async with running(worker):
+
+        async def full() -> bool:
+            return await queue.depth() == Depth(waiting=2, running=3)
+
+        await eventually(full)
+        assert worker.room.rows == 0
+
+
+async def test_a_task_that_raises_fails_its_job_alone(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    bad, good = await enqueue(queue, 2)
+
+    async def task(held: HeldJob) -> Outcome:
+        if held.job.id == bad:
+            raise ZeroDivisionError
+        return await succeed(held)
+
+    async with running(make_worker(redis, keys, task)):
+        failed, succeeded = await ended(queue, bad), await ended(queue, good)
+    assert failed.error is not None and failed.error.status_code == 500
+    assert succeeded.status is JobStatus.SUCCEEDED
+
+
+async def test_a_job_whose_worker_died_too_often_is_given_up(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    [job_id] = await enqueue(queue)
+    await redis.set(keys.arq_retry(job_id), 3)
+    async with running(make_worker(redis, keys, succeed)):
+        record = await ended(queue, job_id)
+    assert (record.status, record.attempts) == (JobStatus.FAILED, 3)
+    assert record.error is not None
+    assert record.error.message == "the worker running this job died 3 times; given up"
+    assert await redis.lrange(keys.dead_letters, 0, -1) == [job_id.encode()]
+
+
+async def test_a_job_on_its_last_attempt_has_the_worker_for_itself(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    suspect, _other = await enqueue(queue, 2)
+    await redis.set(keys.arq_retry(suspect), 2)
+    worker = make_worker(redis, keys, never)
+    async with running(worker):
+
+        async def claimed() -> bool:
+            return suspect in worker.job_tasks
+
+        await eventually(claimed)
+        await worker._claim()
+        assert list(worker.held) == [suspect]
+
+
+async def test_an_expired_lease_that_comes_back_to_its_worker_is_not_started_twice(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    [job_id] = await enqueue(queue)
+    starts = []
+    go_on = asyncio.Event()
+
+    async def task(held: HeldJob) -> Outcome:
+        starts.append(held.fence)
+        await go_on.wait()
+        return await succeed(held)
+
+    worker = make_worker(redis, keys, task)
+    async with running(worker):
+
+        async def started() -> bool:
+            return bool(starts)
+
+        async def claimed_again() -> bool:
+            return worker.held[job_id].fence == 2
+
+        await eventually(started)
+        await redis.zadd(keys.queue, {job_id: LEASED + 1})  # its lease ran out long ago
+        await eventually(claimed_again)
+        go_on.set()
+        record = await ended(queue, job_id)
+    assert (len(starts), record.attempts) == (1, 1)
+
+
+async def test_a_lost_job_is_stopped_and_nothing_is_written(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    [job_id] = await enqueue(queue)
+    worker = make_worker(redis, keys, never)
+    async with running(worker):
+
+        async def runs() -> bool:
+            return job_id in worker.job_tasks
+
+        await eventually(runs)
+        worker.lose(job_id, fence=worker.held[job_id].fence)
+
+        async def dropped() -> bool:
+            return not worker.held
+
+        await eventually(dropped)
+    assert await queue.depth() == Depth(waiting=0, running=1)  # as far as this worker knows
+
+
+async def test_draining_hands_unfinished_jobs_back(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    ids = await enqueue(queue, 3)
+    worker = make_worker(redis, keys, never)
+    async with running(worker):
+
+        async def all_run() -> bool:
+            return len(worker.held) == 3
+
+        await eventually(all_run)
+        await worker.drain(grace_s=0)
+        assert not worker.held
+    for job_id in ids:
+        record = await queue.record(job_id)
+        assert record is not None
+        assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)
+
+
+async def test_the_end_of_a_job_is_written_once_redis_is_back(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = await enqueue(queue)
+    failures = [ConnectionError("gone"), OSError("refused"), TimeoutError()]
+    finish = JobQueue.finish
+
+    async def flaky(*args: object, **kwargs: object) -> object:
+        if failures:
+            raise failures.pop()
+        return await finish(*args, **kwargs)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(JobQueue, "finish", flaky)
+    async with running(make_worker(redis, keys, succeed)):
+        record = await ended(queue, job_id)
+    assert record.status is JobStatus.SUCCEEDED and not failures
+
+
+async def test_an_idle_worker_is_woken_by_a_job(
+    redis: ArqRedis, redis_url: str, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.leased.POLL_S", 10 * WAIT_S)  # only a wake-up can be in time
+    blocking = connect(redis_url, name="wake", block_s=BLOCK_S)
+    worker = make_worker(redis, keys, succeed)
+    wake = asyncio.create_task(ListListener(blocking, keys.wake, lambda _: worker.nudge()).run())
+    async with running(worker):
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            [job_id] = await enqueue(queue)
+            assert (await ended(queue, job_id)).status is JobStatus.SUCCEEDED
+    await cancel_all([wake])
+    await blocking.aclose()
+
+
+@pytest.mark.parametrize("num_workers", [1, 8, 16])
+async def test_the_cost_of_a_job_does_not_grow_with_the_number_of_workers(
+    redis: ArqRedis,
+    keys: Keys,
+    queue: JobQueue,
+    num_workers: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    num_jobs = 320
+    ids = await enqueue(queue, num_jobs)
+    await redis.config_resetstat()
+    workers = [make_worker(redis, keys, succeed, name=f"w{i}") for i in range(num_workers)]
+    async with running(*workers):
+
+        async def all_ended() -> bool:
+            return sum(worker.jobs_complete for worker in workers) == num_jobs and not any(
+                worker.held for worker in workers
+            )
+
+        await eventually(all_ended)
+    stats = await redis.info("commandstats")
+    calls = sum(stat["calls"] for name, stat in stats.items())
+    usec = sum(stats[name]["usec"] for name in ("cmdstat_evalsha", "cmdstat_exec"))
+    with capsys.disabled():
+        cost = f"{calls / num_jobs:.1f} commands, {usec / num_jobs:.0f} µs"
+        print(f"\n{num_workers} workers: {cost} a job")
+    assert len(ids) == num_jobs
+    assert calls / num_jobs < 60
+
+
+def test_what_arq_cannot_pack_does_not_stop_it() -> None:
+    assert deserialize(serialize({"r": ValueError("no")}))["r"] == "no"

@@ -1,0 +1,125 @@
+"""The bridge between engine thread and event loop, with an engine that has no model."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.worker.fake_engine import CRASHING, FAILING, FakeEngine
+from worker.engine import Request, SamplingParams
+from worker.generation import Generation
+from worker.runtime import EngineRuntime
+
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(total_kv_tokens=100)
+
+
+@pytest.fixture
+async def runtime(engine: FakeEngine) -> EngineRuntime:
+    return EngineRuntime(engine)
+
+
+@pytest.fixture(autouse=True)
+def started(runtime: EngineRuntime, engine: FakeEngine) -> Iterator[None]:
+    runtime.start()
+    yield
+    engine.gate.set()
+    runtime.stop()
+
+
+def request(request_id: str, *, tokens: int = 3, first: int = 1, n: int = 1) -> Request:
+    params = SamplingParams(max_new_tokens=tokens, num_return_sequences=n)
+    return Request(request_id=request_id, prompt_token_ids=[first, 2], params=params)
+
+
+async def run(runtime: EngineRuntime, made: Request) -> Generation:
+    generation = Generation(made.params.num_return_sequences, asyncio.Event())
+    runtime.submit(made, generation)
+    await ended(generation)
+    return generation
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    deadline = asyncio.get_running_loop().time() + WAIT_S
+    while not holds():
+        assert asyncio.get_running_loop().time() < deadline, "it never came about"
+        await asyncio.sleep(0.001)
+
+
+async def ended(generation: Generation) -> None:
+    await eventually(lambda: generation.is_done)
+
+
+async def test_a_request_yields_its_tokens_in_order(runtime: EngineRuntime) -> None:
+    generation = await run(runtime, request("a", tokens=3))
+    assert generation.sequences[0].token_ids == [1, 2, 3]
+    assert "".join(generation.sequences[0].texts) == "abc"
+
+
+async def test_requests_that_come_together_share_steps(
+    runtime: EngineRuntime, engine: FakeEngine
+) -> None:
+    engine.gate.clear()
+    generations = [Generation(2, asyncio.Event()) for _ in range(4)]
+    for index, generation in enumerate(generations):
+        runtime.submit(request(f"r{index}", n=2), generation)
+    engine.gate.set()
+    for generation in generations:
+        await ended(generation)
+        assert generation.batch is not None
+        assert generation.batch.max_rows == 8 or generation is generations[0]
+        assert 2 <= generation.batch.mean_rows <= 8
+
+
+async def test_a_refused_request_fails_as_the_callers_fault(runtime: EngineRuntime) -> None:
+    made = Request(request_id="a", prompt_token_ids=[1] * 101, params=SamplingParams())
+    generation = await run(runtime, made)
+    assert generation.error is not None
+    assert (generation.error.status_code, generation.batch) == (400, None)
+    assert "too long" in generation.error.message
+
+
+async def test_a_request_that_fails_does_not_take_others_along(runtime: EngineRuntime) -> None:
+    failing, other = await asyncio.gather(
+        run(runtime, request("bad", first=FAILING)), run(runtime, request("good"))
+    )
+    assert failing.error is not None and failing.error.status_code == 500
+    assert other.error is None and other.num_tokens == 3
+
+
+async def test_an_aborted_request_makes_no_more_tokens(
+    runtime: EngineRuntime, engine: FakeEngine
+) -> None:
+    generation = Generation(1, asyncio.Event())
+    engine.gate.clear()
+    runtime.submit(request("a", tokens=1000), generation)
+    runtime.abort("a")
+    engine.gate.set()
+    await run(runtime, request("b"))
+    assert engine.aborted == ["a"]
+    assert not generation.is_done
+
+
+async def test_a_long_step_shows_its_age(runtime: EngineRuntime, engine: FakeEngine) -> None:
+    assert runtime.step_age_s == 0.0
+    engine.gate.clear()
+    generation = Generation(1, asyncio.Event())
+    runtime.submit(request("a"), generation)
+    await eventually(lambda: runtime.step_age_s > 0.01)
+    engine.gate.set()
+    await ended(generation)
+
+
+async def test_a_crash_of_the_engine_is_noticed(runtime: EngineRuntime) -> None:
+    runtime.submit(request("a", first=CRASHING), Generation(1, asyncio.Event()))
+    async with asyncio.timeout(WAIT_S):
+        await runtime.failed.wait()
+
+
+async def test_stats_follow_the_engine(runtime: EngineRuntime) -> None:
+    await run(runtime, request("a", tokens=5, n=2))
+    assert (runtime.stats.running, runtime.stats.num_tokens) == (0, 10)
