@@ -1,0 +1,116 @@
+"""Leases are kept while the engine makes steps, and only then."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared.queue import Renewal
+from shared.tasks import cancel_all
+from tests.worker.fake_engine import FakeEngine
+from worker.engine import Request, SamplingParams
+from worker.generation import Generation
+from worker.leases import EngineStuck, LeaseKeeper
+from worker.runtime import EngineRuntime
+
+WAIT_S = 30.0
+
+
+class Held:
+    fence = 3
+
+
+class FakeWorker:
+    """Holds one job and notes what it is told."""
+
+    worker_id = "w1"
+
+    def __init__(self) -> None:
+        self.held = {"a": Held()}
+        self.told: list[tuple[str, ...]] = []
+
+    def cancel(self, job_id: str) -> None:
+        self.told.append(("cancel", job_id))
+
+    def lose(self, job_id: str, fence: int) -> None:
+        self.told.append(("lose", job_id, str(fence)))
+
+
+class FakeQueue:
+    """Answers renewals in turn, the last one for ever; exceptions are raised."""
+
+    def __init__(self, *answers: Renewal | Exception) -> None:
+        self.answers = list(answers)
+        self.renewed = asyncio.Semaphore(0)
+
+    async def renew(self, worker_id: str, fences: dict[str, int], *, lease_ms: int) -> Renewal:
+        assert (worker_id, fences, lease_ms) == ("w1", {"a": 3}, 30)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        self.renewed.release()
+        return answer
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[FakeEngine]:
+    engine = FakeEngine()
+    yield engine
+    engine.gate.set()
+
+
+@pytest.fixture
+async def runtime(engine: FakeEngine) -> AsyncIterator[EngineRuntime]:
+    runtime = EngineRuntime(engine)
+    runtime.start()
+    yield runtime
+    engine.gate.set()
+    runtime.stop()
+
+
+def keep(worker: FakeWorker, queue: FakeQueue, runtime: EngineRuntime) -> LeaseKeeper:
+    made: LeaseKeeper = LeaseKeeper(
+        worker,  # type: ignore[arg-type]  # has what the keeper uses
+        queue,  # type: ignore[arg-type]
+        runtime,
+        lease_ms=30,
+        step_timeout_s=0.05,
+    )
+    return made
+
+
+async def renewals(queue: FakeQueue, count: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        for _ in range(count):
+            await queue.renewed.acquire()
+
+
+async def test_an_idle_worker_keeps_its_leases(runtime: EngineRuntime) -> None:
+    queue = FakeQueue(Renewal([], []))
+    running = asyncio.create_task(keep(FakeWorker(), queue, runtime).run())
+    await renewals(queue, 3)
+    await cancel_all([running])
+
+
+async def test_what_a_renewal_says_reaches_the_worker(runtime: EngineRuntime) -> None:
+    worker, queue = FakeWorker(), FakeQueue(Renewal(["a"], ["b"]), Renewal([], []))
+    running = asyncio.create_task(keep(worker, queue, runtime).run())
+    await renewals(queue, 2)
+    await cancel_all([running])
+    assert worker.told == [("cancel", "b"), ("lose", "a", "3")]
+
+
+async def test_renewals_go_on_after_redis_was_away(runtime: EngineRuntime) -> None:
+    queue = FakeQueue(OSError("refused"), TimeoutError(), Renewal([], []))
+    running = asyncio.create_task(keep(FakeWorker(), queue, runtime).run())
+    await renewals(queue, 1)
+    await cancel_all([running])
+
+
+async def test_a_stuck_engine_ends_the_keeping(runtime: EngineRuntime, engine: FakeEngine) -> None:
+    engine.gate.clear()
+    request = Request(request_id="a", prompt_token_ids=[1], params=SamplingParams())
+    runtime.submit(request, Generation(1, asyncio.Event()))
+    with pytest.raises(EngineStuck, match=r"longer than 0\.05 s"):
+        async with asyncio.timeout(WAIT_S):
+            await keep(FakeWorker(), FakeQueue(Renewal([], [])), runtime).run()

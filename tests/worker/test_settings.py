@@ -1,0 +1,34 @@
+import pytest
+
+from shared.errors import SettingsError
+from shared.settings import load_settings
+from worker.settings import WorkerSettings
+
+
+def test_the_environment_sets_a_worker_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FALCONER_MAX_ROWS", "7")
+    monkeypatch.setenv("FALCONER_LOG_FORMAT", "json")
+    settings = load_settings(WorkerSettings)
+    assert (settings.max_rows, settings.log_format, settings.model) == (7, "json", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_rows", "0"),
+        ("kv_tokens", "none"),
+        ("lease_s", "0"),
+        ("grace_s", "-1"),
+        ("device", "tpu"),
+        ("dtype", "int8"),
+        ("worker_id", "two words"),
+        ("worker_id", "with:colon"),
+        ("log_level", "loud"),
+        ("max_attempts", "0"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(WorkerSettings, {name: value})
+    assert name.replace("_", "-") in caught.value.message
+    assert "\n" not in caught.value.message

@@ -1,0 +1,219 @@
+"""A chat job from lease to outcome, with an engine that has no model."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from shared.keys import Keys
+from shared.prompt import PromptEncoder
+from shared.protocol import ChatJob, Delta, Failed, Finished, JobStatus, Message, Prompt
+from shared.queue import ClaimedJob
+from tests.factories import make_card, make_job
+from tests.fakes_api import letter_tokenizer
+from tests.worker.fake_engine import FAILING, FakeEngine
+from worker.capacity import Capacity
+from worker.held_job import HeldJob
+from worker.outbox import Outbox
+from worker.runtime import EngineRuntime
+from worker.task import ChatTask
+
+NOW_MS = 1_000_000
+WAIT_S = 30.0
+
+
+class CollectingOutbox(Outbox):
+    """Keeps what was put; nothing is written."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeAsyncRedis(), Keys())
+        self.deltas: list[tuple[str, Delta]] = []
+
+    def put(self, replica_id: str, delta: Delta) -> None:
+        self.deltas.append((replica_id, delta))
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def outbox() -> CollectingOutbox:
+    return CollectingOutbox()
+
+
+@pytest.fixture
+async def runtime(engine: FakeEngine) -> EngineRuntime:
+    return EngineRuntime(engine)
+
+
+@pytest.fixture
+def task(
+    runtime: EngineRuntime, engine: FakeEngine, outbox: CollectingOutbox
+) -> Iterator[ChatTask]:
+    encoder = PromptEncoder(make_card(), letter_tokenizer().to_str().encode())
+    runtime.start()
+    yield ChatTask(runtime, encoder, "card", outbox)
+    engine.gate.set()
+    runtime.stop()
+
+
+def hold(job: ChatJob, *, reply_to: str | None = "api-1") -> HeldJob:
+    claimed = ClaimedJob(
+        job=job,
+        worker_id="w1",
+        fence=1,
+        attempts=0,
+        created_ms=NOW_MS - 50,
+        started_ms=NOW_MS,
+        reply_to=reply_to,
+        is_cancelled=False,
+    )
+    return Capacity(rows=8, tokens=1000, max_attempts=3).hold(claimed)
+
+
+async def finished(task: ChatTask, job: ChatJob) -> Finished:
+    async with asyncio.timeout(WAIT_S):
+        outcome = await task(hold(job))
+    assert isinstance(outcome, Finished), outcome
+    return outcome
+
+
+async def failed(task: ChatTask, held: HeldJob) -> Failed:
+    async with asyncio.timeout(WAIT_S):
+        outcome = await task(held)
+    assert isinstance(outcome, Failed), outcome
+    return outcome
+
+
+async def test_the_result_holds_text_usage_seed_and_batch(task: ChatTask) -> None:
+    outcome = await finished(task, make_job(max_new_tokens=3, seed=7))
+    assert outcome.result.result == "Helloabc"
+    [sequence] = outcome.result.sequences
+    assert (sequence.text, sequence.finish_reason, sequence.token_count) == ("abc", "length", 3)
+    usage = outcome.result.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (4, 3, 7)
+    assert (outcome.result.seed, outcome.queue_ms, outcome.attempt) == (7, 50, 1)
+    assert (outcome.batch.mean_rows, outcome.batch.max_rows) == (1.0, 1)
+
+
+async def test_every_sequence_follows_the_prompt_with_nothing_between(task: ChatTask) -> None:
+    job = make_job(generate_kwargs={"num_return_sequences": 2}, max_new_tokens=2)
+    assert (await finished(task, job)).result.result == "HelloabHelloab"
+
+
+async def test_the_prompt_is_left_out_when_not_wanted(task: ChatTask) -> None:
+    job = make_job(max_new_tokens=2, return_full_text=False)
+    assert (await finished(task, job)).result.result == "ab"
+
+
+async def test_a_conversation_gets_the_reply_alone(task: ChatTask) -> None:
+    prompt = Prompt(messages=(Message(role="user", content="Hi"),))
+    job = make_job(prompt=prompt, max_new_tokens=2)
+    assert (await finished(task, job)).result.result == "ab"
+
+
+async def test_the_prefix_is_never_echoed(task: ChatTask) -> None:
+    job = make_job(prompt=Prompt(text="Hello", prefix="Once. "), max_new_tokens=2)
+    assert (await finished(task, job)).result.result == "Helloab"
+
+
+@pytest.mark.parametrize("asked", ["output_scores", "return_dict_in_generate"])
+async def test_scores_come_only_when_asked_for(task: ChatTask, asked: str) -> None:
+    plain = (await finished(task, make_job(max_new_tokens=2))).result.sequences[0]
+    assert (plain.token_ids, plain.token_logprobs) == (None, None)
+    job = make_job(max_new_tokens=2, generate_kwargs={asked: True})
+    scored = (await finished(task, job)).result.sequences[0]
+    assert (scored.token_ids, scored.token_logprobs) == ([1, 2], [-0.5, -0.5])
+
+
+async def test_a_job_for_another_model_card_is_checked_again(task: ChatTask) -> None:
+    job = make_job(card_hash="other", token_ids=[1] * 60, max_new_tokens=60)
+    outcome = await finished(task, job)  # five letters, and what the context leaves
+    assert outcome.result.usage.prompt_tokens == 5
+
+
+async def test_what_the_checks_refuse_fails_with_field_and_status(task: ChatTask) -> None:
+    job = make_job(card_hash=None, generate_kwargs={"max_new_tokens": 500})
+    outcome = await failed(task, hold(job))
+    assert (outcome.error.status_code, outcome.error.field) == (
+        400,
+        "generate_kwargs.max_new_tokens",
+    )
+    outcome = await failed(task, hold(make_job(generate_kwargs={"trust_remote_code": True})))
+    assert (outcome.error.status_code, outcome.error.field) == (
+        422,
+        "generate_kwargs.trust_remote_code",
+    )
+
+
+async def test_what_the_engine_refuses_is_the_callers_fault(task: ChatTask) -> None:
+    outcome = await failed(task, hold(make_job(token_ids=[1] * 1001)))
+    assert outcome.error.status_code == 400
+
+
+async def test_what_fails_in_the_engine_is_not(task: ChatTask) -> None:
+    outcome = await failed(task, hold(make_job(token_ids=[FAILING])))
+    assert (outcome.error.status_code, outcome.status) == (500, JobStatus.FAILED)
+
+
+async def test_a_streamed_job_sends_each_token(task: ChatTask, outbox: CollectingOutbox) -> None:
+    await finished(task, make_job(max_new_tokens=3, stream=True))
+    assert [replica for replica, _ in outbox.deltas] == ["api-1"] * 3
+    deltas = [delta for _, delta in outbox.deltas]
+    assert [(delta.index, delta.text, delta.token_ids) for delta in deltas] == [
+        (0, "a", [1]),
+        (1, "b", [2]),
+        (2, "c", [3]),
+    ]
+
+
+async def test_a_job_that_is_not_streamed_sends_none(
+    task: ChatTask, outbox: CollectingOutbox
+) -> None:
+    await finished(task, make_job())
+    assert outbox.deltas == []
+
+
+async def test_a_cancelled_job_stops_and_leaves_the_engine(
+    task: ChatTask, engine: FakeEngine
+) -> None:
+    held = hold(make_job(max_new_tokens=10**9))
+    running = asyncio.create_task(failed(task, held))
+    await asyncio.sleep(0.01)
+    held.cancel()
+    outcome = await running
+    assert (outcome.status, outcome.error.status_code) == (JobStatus.CANCELLED, 499)
+    await finished(task, make_job())
+    assert engine.aborted == [f"{held.job.id}:1"]
+
+
+async def test_a_job_cancelled_before_it_began_never_reaches_the_engine(
+    task: ChatTask, engine: FakeEngine
+) -> None:
+    engine.gate.clear()
+    held = hold(make_job())
+    held.cancel()
+    assert (await failed(task, held)).status is JobStatus.CANCELLED
+
+
+async def test_a_deadline_stops_a_job_before_or_while_it_runs(task: ChatTask) -> None:
+    for deadline_ms in (NOW_MS, NOW_MS + 20):
+        held = hold(make_job(max_new_tokens=10**9, deadline_ms=deadline_ms))
+        outcome = await failed(task, held)
+        assert (outcome.status, outcome.error.status_code) == (JobStatus.EXPIRED, 504)
+
+
+async def test_a_task_that_is_cancelled_leaves_the_engine(
+    task: ChatTask, engine: FakeEngine
+) -> None:
+    held = hold(make_job(max_new_tokens=10**9))
+    running = asyncio.create_task(task(held))
+    await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await finished(task, make_job())
+    assert engine.aborted == [f"{held.job.id}:1"]

@@ -1,0 +1,96 @@
+import dataclasses
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from shared.parameters import GenerateKwargs
+from tests.factories import make_card
+from tests.fakes_api import letter_tokenizer
+from worker.engine import SamplingParams
+from worker.translation import clean_up, to_sampling_params
+
+
+def translate(**kwargs: Any) -> SamplingParams:
+    """As a worker sees them: after the trip over the wire."""
+    sent = GenerateKwargs.model_validate(kwargs).model_dump(exclude_unset=True)
+    received = msgspec.msgpack.decode(msgspec.msgpack.encode(sent))
+    return to_sampling_params(
+        GenerateKwargs.model_validate(received), max_new_tokens=5, seed=9, card=make_card()
+    )
+
+
+def test_what_nobody_asked_for_is_the_contracts_default() -> None:
+    params = translate()
+    assert (params.do_sample, params.top_k, params.temperature) == (True, 10, 1.0)
+    assert (params.max_new_tokens, params.seed) == (5, 9)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [({}, (0,)), ({"eos_token_id": None}, ()), ({"eos_token_id": 7}, (7,))],
+)
+def test_the_end_is_the_models_unless_the_request_says_otherwise(
+    kwargs: dict[str, Any], expected: tuple[int, ...]
+) -> None:
+    assert translate(**kwargs).eos_token_ids == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("min_length", 3, "min_length", 3),
+        ("min_new_tokens", 2, "min_new_tokens", 2),
+        ("stop_strings", "END", "stop_strings", ("END",)),
+        ("do_sample", False, "do_sample", False),
+        ("num_return_sequences", 3, "num_return_sequences", 3),
+        ("temperature", 0.5, "temperature", 0.5),
+        ("top_k", None, "top_k", None),
+        ("top_p", 0.9, "top_p", 0.9),
+        ("min_p", 0.1, "min_p", 0.1),
+        ("typical_p", 0.8, "typical_p", 0.8),
+        ("epsilon_cutoff", 0.01, "epsilon_cutoff", 0.01),
+        ("eta_cutoff", 0.02, "eta_cutoff", 0.02),
+        ("repetition_penalty", 2, "repetition_penalty", 2.0),
+        ("no_repeat_ngram_size", 2, "no_repeat_ngram_size", 2),
+        ("encoder_no_repeat_ngram_size", 3, "encoder_no_repeat_ngram_size", 3),
+        ("bad_words_ids", [[1, 2], [3]], "bad_words_ids", ((1, 2), (3,))),
+        ("bad_words_ids", [1, 2], "bad_words_ids", ((1,), (2,))),
+        ("sequence_bias", [[[1, 2], -1.5]], "sequence_bias", (((1, 2), -1.5),)),
+        ("suppress_tokens", [4], "suppress_tokens", (4,)),
+        ("begin_suppress_tokens", [5], "begin_suppress_tokens", (5,)),
+        ("forced_bos_token_id", 6, "forced_bos_token_id", 6),
+        ("forced_eos_token_id", [7, 8], "forced_eos_token_ids", (7, 8)),
+        (
+            "exponential_decay_length_penalty",
+            [3, 1.5],
+            "exponential_decay_length_penalty",
+            (3, 1.5),
+        ),
+        ("remove_invalid_values", True, "remove_invalid_values", True),
+        ("renormalize_logits", True, "renormalize_logits", True),
+        ("output_scores", True, "logprobs", True),
+        ("top_logprobs", 4, "top_logprobs", 4),
+    ],
+)
+def test_each_parameter_arrives(name: str, value: Any, field: str, expected: Any) -> None:
+    assert getattr(translate(**{name: value}), field) == expected
+
+
+def test_no_parameter_of_the_engine_is_forgotten() -> None:
+    """Every field is set explicitly: none silently keeps the engine's own default."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worker.translation.SamplingParams", dict)
+        given: Any = to_sampling_params(
+            GenerateKwargs(), max_new_tokens=1, seed=0, card=make_card()
+        )
+    assert set(given) == {field.name for field in dataclasses.fields(SamplingParams)}
+
+
+@given(st.text(alphabet=" .?!,'nmsvtrea", max_size=30))
+def test_clean_up_is_transformers_own(text: str) -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letter_tokenizer())
+    assert clean_up(text) == tokenizer.clean_up_tokenization(text)
