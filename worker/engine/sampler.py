@@ -116,10 +116,8 @@ def _draw(scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         [sequence.num_generated_tokens for sequence in sequences],
     )
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
-    total = cumulative[:, -1:]
-    target = torch.from_numpy(uniform).to(scores.device)[:, None] * total
-    # Rounding must not lift the target to the total: no column exceeds that.
-    target = torch.minimum(target, total.nextafter(torch.zeros_like(total)))
+    # At most (1 - 2**-53) of the total, which rounds to less than it: some column exceeds that.
+    target = torch.from_numpy(uniform).to(scores.device)[:, None] * cumulative[:, -1:]
     drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
     return drawn.clamp(max=scores.shape[1] - 1)
 

@@ -93,15 +93,25 @@ def test_dropping_hopeless_tokens_does_not_change_a_draw() -> None:
         assert choose_tokens(row, [sequence]) == choose_tokens(row[:, :10], [sequence])
 
 
+@pytest.mark.parametrize(("uniform", "expected"), [(0.0, 3), (1 - 2**-53, 29)])
 def test_an_impossible_token_is_never_drawn_not_even_at_the_edges(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, uniform: float, expected: int
 ) -> None:
-    row = torch.full((1, VOCAB_SIZE), -torch.inf)
-    row[0, 7:12] = torch.tensor([0.3, -1.0, 2.0, 0.1, 0.7])
-    for uniform, expected in ((0.0, 7), (1 - 2**-53, 11)):
-        edge = torch.tensor([uniform], dtype=torch.float64).numpy()
-        monkeypatch.setattr("worker.engine.sampler.uniforms", lambda *_, edge=edge: edge)
-        assert token(choose_tokens(row, [make_sequence([0], SAMPLE)])[0]) == expected
+    rows = logits(100)  # enough for probabilities that add up to a little more than 1
+    rows[:, :3] = rows[:, 30:] = -torch.inf
+    edge = torch.full((100,), uniform, dtype=torch.float64).numpy()
+    monkeypatch.setattr("worker.engine.sampler.uniforms", lambda *_: edge)
+    choices = choose_tokens(rows, [make_sequence([0], SAMPLE) for _ in range(100)])
+    assert {token(choice) for choice in choices} == {expected}
+
+
+def test_positions_count_generated_tokens_whatever_the_prompt() -> None:
+    row = logits()
+    for seed in range(20):
+        params = replace(SAMPLE, seed=seed)
+        short = make_sequence([0], params, generated=(1, 2))
+        long = make_sequence([0] * 9, params, generated=(1, 2))
+        assert choose_tokens(row, [short]) == choose_tokens(row, [long])
 
 
 def test_greedy_takes_the_first_of_the_best() -> None:
