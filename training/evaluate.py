@@ -16,16 +16,18 @@ from typing import Any, cast
 import torch
 from transformers import AutoTokenizer, FalconForCausalLM, PreTrainedTokenizerBase
 
-from training.corpus import TRAINING_SEED, documents
-from training.document import text_of
+from training.corpus import TRAINING_SEED, documents, heldout, heldout_tales
+from training.document import Document, Segment, text_of
 from training.prompts import CHAT, PLAIN
 from training.tokenizer import END_OF_TEXT_ID
-from training.train import heldout_loss
+from training.topics import CAPITALS, TOPICS, Turn
+from training.train import HELDOUT_DOCUMENTS, mean_loss
 from worker.model.tiny import bundled_checkpoint
 
 MAX_NEW_TOKENS = 200
 REPEATED_NGRAM = 4
 MAX_REPEATS = 3
+HELDOUT_TALES = 200
 _WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -80,6 +82,34 @@ def generate(
     return Sample(prompt, str(tokenizer.decode(ids, skip_special_tokens=True)), tuple(ids))
 
 
+def print_perplexity(model: FalconForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    tales: list[Document] = [(Segment(tale),) for tale in heldout_tales(HELDOUT_TALES)]
+    texts = {"held-out documents": heldout(HELDOUT_DOCUMENTS), "heldout.txt": tales}
+    for name, texts_of_kind in texts.items():
+        nats = mean_loss(model, tokenizer.backend_tokenizer, texts_of_kind)
+        print(f"{name}: {nats:.4f} nats per token, perplexity {math.exp(nats):.3f}")
+
+
+def quiz() -> dict[str, list[Turn]]:
+    """Questions whose right answer begins in one way."""
+    return {
+        "topics": [(f"What is a {topic.word}?", topic.is_a) for topic in TOPICS],
+        "capitals": [(f"What is the capital of {land}?", city) for land, city in CAPITALS],
+        "sums": [(f"What is {a} + {b}?", f"is {a + b}.") for a in range(10) for b in range(10)],
+    }
+
+
+def print_recall(model: FalconForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    """How many questions of the training text a greedy chat answers rightly."""
+    for name, turns in quiz().items():
+        replies = [
+            generate(model, tokenizer, f"User: {question}\n\nFalcon:", sampled=False).text
+            for question, _ in turns
+        ]
+        right = sum(answer in reply for (_, answer), reply in zip(turns, replies, strict=True))
+        print(f"{name}: {right} of {len(turns)} right")
+
+
 def known_words(num_documents: int = 20_000) -> set[str]:
     """Every word of the training text, in lower case."""
     stream = islice(documents(TRAINING_SEED), num_documents)
@@ -121,8 +151,8 @@ def main() -> None:
     torch.manual_seed(TRAINING_SEED)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = FalconForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    nats = heldout_loss(model, tokenizer.backend_tokenizer)
-    print(f"held-out: {nats:.4f} nats per token, perplexity {math.exp(nats):.3f}\n")
+    print_perplexity(model, tokenizer)
+    print_recall(model, tokenizer)
     words = known_words()
     print("| decoding | stops | tokens (p10, p50, p90) | loops | distinct | known words |")
     print("| --- | --- | --- | --- | --- | --- |")

@@ -31,7 +31,7 @@ def _topic(line: str) -> Topic:
 
 
 TOPICS = tuple(_topic(line) for line in load_lines("topics.txt")["topics"])
-_CAPITALS = tuple(tuple(line.split(" | ")) for line in _TALK["capitals"][0])
+CAPITALS = tuple(tuple(line.split(" | ")) for line in _TALK["capitals"][0])
 
 
 def topic_answer(topic: Topic, rng: random.Random) -> str:
@@ -54,7 +54,7 @@ def ask_fact(rng: random.Random) -> Turn:
 
 def capital_fact(rng: random.Random) -> tuple[str, str]:
     """A country, and the sentence that names its capital."""
-    country, capital = rng.choice(_CAPITALS)
+    country, capital = rng.choice(CAPITALS)
     return country, f"The capital of {country} is {capital}."
 
 

@@ -97,10 +97,10 @@ def loss_of(model: FalconForCausalLM, batch: Batch) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def heldout_loss(model: FalconForCausalLM, tokenizer: Tokenizer) -> float:
+def mean_loss(model: FalconForCausalLM, tokenizer: Tokenizer, texts: list[Document]) -> float:
     """Nats per learned token, each document alone, as a prompt would be."""
     total, count = 0.0, 0
-    for document in heldout(HELDOUT_DOCUMENTS):
+    for document in texts:
         ids, labels = encode(tokenizer, document)
         batch = (torch.tensor([ids]), torch.tensor([labels]))
         num_learned = sum(label != IGNORED for label in labels[1:])
@@ -164,7 +164,7 @@ def train(model: FalconForCausalLM, tokenizer: Tokenizer, num_steps: int, direct
         if step % 50 == 0:
             print(f"{time.monotonic() - started:7.0f} s  step {step}  loss {loss:.3f}", flush=True)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == num_steps:
-            nats = heldout_loss(model, tokenizer)
+            nats = mean_loss(model, tokenizer, heldout(HELDOUT_DOCUMENTS))
             print(f"held-out loss {nats:.4f}, perplexity {math.exp(nats):.3f}", flush=True)
             save(model, tokenizer, directory)
 

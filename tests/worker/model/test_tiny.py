@@ -17,7 +17,9 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, FalconForCausalLM
 
+from tests.worker.model.packed import prefill
 from worker.model.tiny import bundled_checkpoint, copy_bundled
+from worker.model.weights import load_model
 
 END_OF_TEXT_ID = 11
 SPECIAL_TOKENS = (
@@ -90,6 +92,16 @@ def test_transformers_finds_every_weight_and_no_other() -> None:
     # The types of transformers do not know that this flag makes the answer a pair.
     loaded: Any = FalconForCausalLM.from_pretrained(bundled_checkpoint(), output_loading_info=True)
     assert not any(loaded[1].values()), loaded[1]
+
+
+@torch.inference_mode()
+def test_our_own_falcon_reads_it_as_transformers_does() -> None:
+    own = load_model(bundled_checkpoint(), dtype=torch.float32, device=torch.device("cpu"))
+    for prompt in PROMPTS:
+        ids = tokenizer().encode(prompt).ids
+        torch.testing.assert_close(
+            prefill(own, ids), model()(input_ids=torch.tensor([ids])).logits[0], atol=1e-4, rtol=0
+        )
 
 
 def test_the_architecture_is_that_of_falcon_7b() -> None:
