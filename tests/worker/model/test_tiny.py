@@ -96,7 +96,7 @@ def test_transformers_finds_every_weight_and_no_other() -> None:
 
 @torch.inference_mode()
 def test_our_own_falcon_reads_it_as_transformers_does() -> None:
-    own = load_model(bundled_checkpoint(), dtype=torch.float32, device=torch.device("cpu"))
+    own = load_model(str(bundled_checkpoint()), dtype=torch.float32, device=torch.device("cpu"))
     for prompt in PROMPTS:
         ids = tokenizer().encode(prompt).ids
         torch.testing.assert_close(
