@@ -165,6 +165,11 @@ class LeasedWorker(Worker):
             held.is_lost = True
             self._stop(held)
 
+    def abandon(self) -> None:
+        """The engine is gone: hand nothing back, so that each job's attempt counts as a death."""
+        for held in self.held.values():
+            held.is_lost = True
+
     def _stop(self, held: HeldJob) -> None:
         """End it without an outcome, whether its body runs or arq is still on the way there."""
         held.is_stopped = True
@@ -214,13 +219,7 @@ class LeasedWorker(Worker):
             ),
             held.job.id,
         )
-        status = outcome.status if isinstance(outcome, Failed) else JobStatus.SUCCEEDED
-        log.info(
-            "job ended" if written else "a job ended that had ended before, or is another's",
-            job_id=held.job.id,
-            status=str(status),
-            attempt=outcome.attempt,
-        )
+        _log_end(outcome, written)
 
     # -- stopping ----------------------------------------------------------------------------
 
@@ -255,6 +254,16 @@ async def _persist(write: Callable[[], Awaitable[T]], job_id: str) -> T:
         except UNREACHABLE as error:
             log.warning("the end of a job waits for Redis", job_id=job_id, error=str(error))
             await asyncio.sleep(backoff.next_s())
+
+
+def _log_end(outcome: Outcome, written: bool) -> None:
+    bound = log.bind(job_id=outcome.job_id, attempt=outcome.attempt)
+    if not written:
+        bound.warning("a job had ended before, or is another worker's by now")
+    elif isinstance(outcome, Failed):
+        bound.info("job ended", status=str(outcome.status), code=outcome.error.status_code)
+    else:
+        bound.debug("job succeeded")
 
 
 def _failed(held: HeldJob, message: str) -> Failed:

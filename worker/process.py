@@ -7,7 +7,7 @@ import asyncio
 import secrets
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -28,7 +28,7 @@ from shared.version import falconer_version
 from worker.capacity import Capacity
 from worker.heartbeat import Heartbeat
 from worker.leased import LeasedWorker
-from worker.leases import LeaseKeeper
+from worker.leases import EngineStuck, LeaseKeeper
 from worker.listener import BLOCK_S, ListListener
 from worker.model_loading import LoadedModel
 from worker.outbox import Outbox
@@ -147,27 +147,27 @@ class WorkerProcess:
     async def _serve(self) -> None:
         await self._registry.publish_card(self._model.card, self._model.tokenizer_json)
         self._runtime.start()
-        heartbeat = asyncio.create_task(self._heartbeat.run())
-        parts = [
-            asyncio.create_task(part)
-            for part in (
-                self._worker.async_run(),
-                self._wake.run(),
-                self._control.run(),
-                self._keeper.run(),
-                self._outbox.run(),
-                self._watch_engine(),
-            )
-        ]
-        stop = asyncio.create_task(self._stopping.wait())
+        # What makes others count on this worker, or takes what another could have: ends first.
+        greeters = _start(self._heartbeat.run(), self._wake.run())
+        parts = _start(
+            self._worker.async_run(),
+            self._control.run(),
+            self._keeper.run(),
+            self._outbox.run(),
+            self._watch_engine(),
+        )
+        stop = _start(self._stopping.wait())
         log.info("worker ready", worker=self.worker_id, model=self._model.card.name)
         try:
-            await _until_first((stop, heartbeat, *parts))
-            await cancel_all([heartbeat])
+            await _until_first([*stop, *greeters, *parts])
+            await cancel_all(greeters)
             await self._deregister()
             await self._worker.drain(self._settings.grace_s)
+        except (EngineDied, EngineStuck):
+            self._worker.abandon()
+            raise
         finally:
-            await cancel_all([stop, heartbeat, *parts])
+            await cancel_all([*stop, *greeters, *parts])
         log.info("worker stopped", worker=self.worker_id)
 
     async def _watch_engine(self) -> None:
@@ -179,6 +179,10 @@ class WorkerProcess:
         with suppress(TimeoutError, *UNREACHABLE):
             async with asyncio.timeout(DEREGISTER_S):
                 await self._registry.remove(self.worker_id)
+
+
+def _start(*parts: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(part) for part in parts]
 
 
 async def _until_first(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -249,6 +249,22 @@ async def test_draining_hands_unfinished_jobs_back(
         assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)
 
 
+async def test_jobs_of_a_worker_whose_engine_died_keep_their_attempt(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    [job_id] = await enqueue(queue)
+    worker = make_worker(redis, keys, never)
+    async with running(worker):
+
+        async def runs() -> bool:
+            return job_id in worker.job_tasks
+
+        await eventually(runs)
+        worker.abandon()
+    assert await queue.depth() == Depth(waiting=0, running=1)  # until the lease ends
+    assert await redis.get(keys.arq_retry(job_id)) == b"1"
+
+
 async def test_the_end_of_a_job_is_written_once_redis_is_back(
     redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
