@@ -99,9 +99,49 @@ def bench_service(
 
 @model.command("tiny", help="Write the bundled tiny trained Falcon to a folder.")
 def model_tiny(directory: Path) -> None:
-    from worker.model.tiny import copy_bundled
+    from worker.checkpoint_commands import write_tiny
 
-    print(copy_bundled(directory))
+    write_tiny(directory)
+
+
+@model.command("random", help="Write a checkpoint of random weights in one of Falcon's styles.")
+def model_random(
+    directory: Path,
+    like: Annotated[str, typer.Option(help="7b, 40b, 11b or rw.")] = "7b",
+    full_size: Annotated[bool, typer.Option(help="The published sizes; else small ones.")] = False,
+    hidden_size: int | None = None,
+    num_layers: int | None = None,
+    num_heads: int | None = None,
+    num_kv_heads: Annotated[int | None, typer.Option(help="For 40b and 11b.")] = None,
+    vocab_size: int | None = None,
+    context_length: int | None = None,
+    seed: int = 0,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    max_shard_size: Annotated[str, typer.Option(help="Split larger weights, as in 5GB.")] = "5GB",
+) -> None:
+    from worker.checkpoint_commands import write_random
+
+    write_random(
+        directory,
+        like=like,
+        full_size=full_size,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        vocab_size=vocab_size,
+        context_length=context_length,
+        seed=seed,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+    )
+
+
+@model.command("info", help="Describe a checkpoint: sizes, and how many rows fit in memory.")
+def model_info(source: Annotated[str, typer.Argument(help="Folder, hub id or `tiny`.")]) -> None:
+    from worker.checkpoint_commands import show_info
+
+    show_info(source)
 
 
 def main() -> None:

@@ -1,0 +1,78 @@
+"""The command line: what each command prints, and what a mistake gets."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from falconer import app
+from shared.errors import FalconerError
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(app, list(words), env={"COLUMNS": "120"}, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_tiny_writes_a_checkpoint_that_info_describes(tmp_path: Path) -> None:
+    assert str(tmp_path / "tiny") in run("model", "tiny", str(tmp_path / "tiny"))
+    described = run("model", "info", str(tmp_path / "tiny"))
+    assert "7b" in described
+    assert "1,918,848" in described
+    assert described == run("model", "info", "tiny")
+
+
+def test_random_makes_the_style_and_sizes_asked_for(tmp_path: Path) -> None:
+    folder = str(tmp_path / "random")
+    run("model", "random", folder, "--like", "40b", "--num-layers", "3", "--dtype", "bfloat16")
+    described = run("model", "info", folder)
+    for fact in ("40b", "bfloat16", "8 on 2 of keys and values"):
+        assert fact in described
+    assert "layers              3" in described
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["model", "random", "{new}", "--like", "13b"], "like must be one of 7b, 40b, 11b, rw"),
+        (["model", "random", "{new}", "--dtype", "int4"], "--dtype must be one of"),
+        (["model", "random", "{full}"], "is not an empty folder"),
+        (["model", "tiny", "{full}"], "is not an empty folder"),
+        (["model", "info", "{full}"], "no config.json"),
+        (["bench", "engine", "--requests", "{new}"], "no such file"),
+    ],
+)
+def test_a_mistake_is_one_error_that_names_it(words: list[str], part: str, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "note").write_text("mine")
+    filled = [word.format(new=tmp_path / "new", full=full) for word in words]
+    with pytest.raises(FalconerError) as caught:
+        CliRunner().invoke(app, filled, catch_exceptions=False)
+    assert part in caught.value.message
+
+
+def test_an_error_is_one_line_on_stderr_and_exit_code_two(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "falconer", "model", "info", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr == f"falconer: no config.json in {tmp_path}\n"
+
+
+def test_the_engine_benchmark_reports_every_request_in_order(tmp_path: Path) -> None:
+    workload, report = tmp_path / "w.jsonl", tmp_path / "out.json"
+    workload.write_text(
+        '{"prompt": "Hello", "generate_kwargs": {"do_sample": false, "max_new_tokens": 3}}\n'
+        '{"prompt_ids": [100], "generate_kwargs": {"max_new_tokens": 5, "eos_token_id": null}}\n'
+    )
+    printed = run("bench", "engine", "--requests", str(workload), "--json", str(report))
+    assert "tokens_per_s" in printed
+    body = json.loads(report.read_text())
+    counts = [len(request["sequences"][0]["token_ids"]) for request in body["requests"]]
+    assert counts == [3, 5]
+    assert body["summary"]["output_tokens"] == 8
+    assert body["summary"]["rows_per_step"] > 1
