@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from bench.report import Report, RequestReport
@@ -71,19 +72,21 @@ class EngineBench:
     device: str
 
     def run(self, items: list[WorkItem]) -> Report:
-        settings = load_settings(
-            WorkerSettings,
-            {
-                "model": self.model,
-                "max_rows": self.max_rows,
-                "dtype": self.dtype,
-                "device": self.device,
-            },
-        )
-        loaded = load_model(settings)
-        encoder = PromptEncoder(loaded.card, loaded.tokenizer_json)
+        engine, encoder = self.load()
         requests = [to_request(encoder, str(number), item) for number, item in enumerate(items, 1)]
-        return replay(loaded.engine, requests, self.concurrency or len(requests))
+        return replay(engine, requests, self.concurrency or len(requests))
+
+    def load(self) -> tuple[Engine, PromptEncoder]:
+        """The engine as a worker would load it, to be run in this thread."""
+        flags = {
+            "model": self.model,
+            "max_rows": self.max_rows,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
+        loaded = load_model(load_settings(WorkerSettings, flags))
+        torch.set_num_threads(loaded.num_threads)
+        return loaded.engine, PromptEncoder(loaded.card, loaded.tokenizer_json)
 
 
 def to_request(encoder: PromptEncoder, request_id: str, item: WorkItem) -> Request:

@@ -64,6 +64,10 @@ class Generation:
         self._changed.set()
 
     @property
+    def is_streamed(self) -> bool:
+        return self._on_token is not None
+
+    @property
     def is_done(self) -> bool:
         return self._num_unfinished == 0 or self.error is not None
 

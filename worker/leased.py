@@ -22,7 +22,7 @@ from shared.queue import ClaimedJob, JobQueue, Room
 from worker.capacity import Capacity
 from worker.held_job import HeldJob
 
-POLL_S = 0.5  # without a wake-up: how soon an expired lease is noticed
+POLL_S = 1.0  # without a wake-up: how soon an expired lease is noticed
 
 LAST_CLAIM_S = 1.0  # how long a stop waits for a claim that is under way
 HAND_BACK_S = 1.0
@@ -70,6 +70,7 @@ class LeasedWorker(Worker):
         self._capacity = capacity
         self._lease_ms = lease_ms
         self._on_room = on_room
+        self._is_listening = False
         self._backoff = Backoff()
         self._nudged = asyncio.Event()
         self._nudged.set()
@@ -105,7 +106,8 @@ class LeasedWorker(Worker):
         )
         for claimed in claim.jobs:
             self._start(claimed)
-        self._on_room(self.room.rows > 0 and not claim.is_stalled)
+        self._is_listening = self.room.rows > 0 and not claim.is_stalled
+        self._on_room(self._is_listening)
 
     @property
     def room(self) -> Room:
@@ -138,7 +140,8 @@ class LeasedWorker(Worker):
             del self.held[job_id], self.tasks[job_id]
             if not self.held:
                 self._empty.set()
-            self.nudge()
+            if not self._is_listening:  # else the wake list tells of what is ready
+                self.nudge()
 
     async def _run_task(self, ctx: dict[Any, Any]) -> None:
         """What arq calls as the job's function."""

@@ -15,6 +15,7 @@ from worker.model_card import describe_model
 from worker.settings import WorkerSettings
 
 BUNDLED = "tiny"
+SMALL_MODEL = 20_000_000  # parameters; below, threads wait for each other longer than they work
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,18 @@ class LoadedModel:
     card: ModelCard
     tokenizer_json: bytes
     device: str
+    num_threads: int
 
 
 def load_model(settings: WorkerSettings) -> LoadedModel:
-    """Load what the settings name. Raises SettingsError when it cannot be served."""
+    """Load what the settings name. Raises SettingsError when it cannot be served.
+
+    Loading takes one thread: a pool of threads belongs to the thread that first needed it, and a
+    second pool makes OpenMP put both to sleep between the parts of a step, which then takes twice
+    as long. `num_threads` is for the thread that will run the engine.
+    """
+    default_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,7 +53,12 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
         raise SettingsError(
             f"cannot serve model {settings.model!r} on {device}: {reason}"
         ) from error
-    return LoadedModel(engine, card, tokenizer_json, device)
+    num_threads = settings.threads or choose_num_threads(engine, default_threads)
+    return LoadedModel(engine, card, tokenizer_json, device, num_threads)
+
+
+def choose_num_threads(engine: Engine, default: int) -> int:
+    return 1 if engine.model_config.num_parameters < SMALL_MODEL else default
 
 
 def find_checkpoint(model: str) -> Path:

@@ -9,9 +9,11 @@ import socket
 import time
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
+import torch
 from arq.connections import ArqRedis
 from redis.exceptions import AuthenticationError, ResponseError
 
@@ -61,7 +63,9 @@ class WorkerProcess:
         lease_ms = round(settings.lease_s * 1000)
         self._redis = self._connect("jobs")
         self._registry = Registry(self._redis, keys)
-        self._runtime = EngineRuntime(model.engine)
+        self._runtime = EngineRuntime(
+            model.engine, partial(torch.set_num_threads, model.num_threads)
+        )
         self._outbox = Outbox(self._connect("tokens"), keys)
         self._wake = ListListener(
             self._connect("wake", BLOCK_S), keys.wake, lambda _: self._worker.nudge()

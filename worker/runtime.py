@@ -1,7 +1,7 @@
 """The engine's thread, and the bridge between it and the event loop.
 
-Commands go in through a queue; what a step yields comes back in one call per step. Everything but
-`_run` and what it calls belongs to the event loop.
+Commands go in through a queue; what steps yield comes back in one call as soon as somebody waits
+for it. Everything but `_run` and what it calls belongs to the event loop.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from worker.engine import Output, Request, RequestFailed, TokenOutput
 from worker.generation import Generation
 
 JOIN_TIMEOUT_S = 1.0
+MAX_UNDELIVERED_STEPS = 64
 
 log = structlog.get_logger(__name__)
 
@@ -64,16 +65,29 @@ class EngineStats:
     num_tokens: int = 0  # generated since the start
 
 
-class EngineRuntime:
-    """Runs an engine in a thread of its own; `failed` is set if that thread dies."""
+@dataclass(frozen=True, slots=True)
+class StepOutputs:
+    outputs: list[Output]
+    rows: int
 
-    def __init__(self, engine: EngineLike) -> None:
+
+class EngineRuntime:
+    """Runs an engine in a thread of its own; `failed` is set if that thread dies.
+
+    `prepare_thread` runs first in that thread: what a library keeps per thread is set there.
+    """
+
+    def __init__(
+        self, engine: EngineLike, prepare_thread: Callable[[], None] = lambda: None
+    ) -> None:
         self.stats = EngineStats()
         self.failed = asyncio.Event()
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._commands: SimpleQueue[Request | Abort | Stop] = SimpleQueue()
-        self._generations: dict[str, Generation] = {}
+        self._generations: dict[str, Generation] = {}  # the thread only looks up in it
+        self._undelivered: list[StepOutputs] = []  # the thread's
+        self._prepare_thread = prepare_thread
         self._step_started: float | None = None  # monotonic seconds
         self._num_tokens = 0
         self._thread = Thread(target=self._run, name="engine", daemon=True)
@@ -104,6 +118,7 @@ class EngineRuntime:
 
     def _run(self) -> None:
         try:
+            self._prepare_thread()
             while self._execute_commands():
                 if self._engine.has_work:
                     self._step()
@@ -137,21 +152,40 @@ class EngineRuntime:
         outputs = self._engine.step()
         self._step_started = None
         self._num_tokens += len(outputs)
-        stats = EngineStats(
+        self.stats = EngineStats(
             running=self._engine.num_running,
             waiting=self._engine.num_waiting,
             used_kv_tokens=self._engine.used_kv_tokens,
             num_tokens=self._num_tokens,
         )
-        self._call(self._deliver, outputs, self._engine.last_step_rows, stats)
+        self._undelivered.append(StepOutputs(outputs, self._engine.last_step_rows))
+        if self._is_awaited(outputs) or len(self._undelivered) >= MAX_UNDELIVERED_STEPS:
+            self._call(self._deliver, self._undelivered)
+            self._undelivered = []
+
+    def _is_awaited(self, outputs: list[Output]) -> bool:
+        """Whether the loop must hear of them now. Waking it takes time from the next step."""
+        return any(
+            isinstance(output, RequestFailed)
+            or output.finish_reason is not None
+            or self._is_streamed(output.request_id)
+            for output in outputs
+        )
+
+    def _is_streamed(self, request_id: str) -> bool:
+        generation = self._generations.get(request_id)
+        return generation is not None and generation.is_streamed
 
     def _call(self, callback: Callable[..., object], *args: object) -> None:
         """Run `callback` on the event loop; at the very end there may be none left to tell."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback, *args)
 
-    def _deliver(self, outputs: list[Output], rows: int, stats: EngineStats) -> None:
-        self.stats = stats
+    def _deliver(self, steps: list[StepOutputs]) -> None:
+        for step in steps:
+            self._deliver_step(step.outputs, step.rows)
+
+    def _deliver_step(self, outputs: list[Output], rows: int) -> None:
         by_request: dict[str, list[TokenOutput]] = {}
         for output in outputs:
             if isinstance(output, RequestFailed):

@@ -22,6 +22,12 @@ class WorkerSettings(ProcessSettings):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:N or auto."
     )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads of a step; not given: as the model's size asks.",
+    )
     max_rows: int = Field(32, ge=1, le=4096, description="Most sequences in one step.")
     kv_tokens: int | None = Field(
         None, ge=1, description="Size of the KV cache; not given: what the rows need, or what fits."

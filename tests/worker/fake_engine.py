@@ -1,16 +1,19 @@
 """An engine without a model: every request gets the token ids it asked for, one per step."""
 
 import threading
+import time
 
 from worker.engine import FinishReason, Output, Request, RequestFailed, TokenOutput
 
+STEP_S = 0.0005
 FAILING, CRASHING = 13, 66  # prompts that begin with these fail alone, or end the engine
 
 
 class FakeEngine:
     """Sequence i of a request is `max_new_tokens` tokens, the text of each is its letter.
 
-    Each step waits for `gate`, which is open unless a test closes it.
+    Each step waits for `gate`, which is open unless a test closes it, and takes a moment as a
+    real one does: an endless request must not outrun the event loop.
     """
 
     def __init__(self, *, max_rows: int = 8, total_kv_tokens: int = 1000) -> None:
@@ -49,6 +52,7 @@ class FakeEngine:
 
     def step(self) -> list[Output]:
         self.gate.wait()
+        time.sleep(STEP_S)
         self.last_step_rows = self.num_running
         return [output for request_id in list(self._requests) for output in self._next(request_id)]
 
