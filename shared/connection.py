@@ -16,7 +16,6 @@ from shared.errors import SettingsError
 
 CONNECT_TIMEOUT_S = 2.0
 COMMAND_TIMEOUT_S = 5.0
-HEALTH_CHECK_S = 15
 RETRIES = 3
 
 # What a call may raise while Redis is away; OSError covers refused and reset sockets.
@@ -41,11 +40,12 @@ def connect(url: str, *, name: str, block_s: float = 0.0) -> ArqRedis:
 
 
 def _options(url: str, name: str, timeout_s: float) -> dict[str, Any]:
+    # No health_check_interval: redis-py 5.3 checks within the handshake, and the check connects
+    # anew; a Redis that is mute or wants a password then never ends in an error. Keepalives do it.
     options: dict[str, Any] = {
         "client_name": name,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "health_check_interval": HEALTH_CHECK_S,
         "retry": Retry(ExponentialBackoff(cap=0.3, base=0.05), RETRIES),
         "retry_on_error": [ConnectionError, TimeoutError],
     }

@@ -13,9 +13,10 @@ START_TIMEOUT_S = 30.0
 class RedisServer:
     """`restart` keeps the port and, with `append_only`, what was written."""
 
-    def __init__(self, directory: Path, *, append_only: bool = False) -> None:
+    def __init__(self, directory: Path, *, append_only: bool = False, password: str = "") -> None:
         self._directory = directory
         self._append_only = append_only
+        self._password = password
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
 
@@ -28,6 +29,7 @@ class RedisServer:
             redis_binary(),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)),
             *("--save", "", "--appendonly", "yes" if self._append_only else "no"),
+            *("--requirepass", self._password),
         ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -52,7 +54,7 @@ class RedisServer:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
-                return connection.recv(16).startswith(b"+PONG")
+                return connection.recv(16).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
 

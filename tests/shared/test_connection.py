@@ -1,10 +1,15 @@
 import asyncio
+from pathlib import Path
 
 import pytest
+from redis.exceptions import AuthenticationError, TimeoutError
 
 from shared.connection import connect
 from shared.errors import SettingsError
 from shared.tasks import cancel_all
+from tests.redis_server import RedisServer
+
+WAIT_S = 30.0
 
 
 @pytest.mark.parametrize(
@@ -26,6 +31,40 @@ def test_a_password_is_not_repeated_in_errors() -> None:
 @pytest.mark.parametrize("url", ["redis://h:1/2", "rediss://u:p@h", "unix:///tmp/redis.sock"])
 async def test_each_scheme_of_redis_gives_a_client(url: str) -> None:
     await connect(url, name="test").aclose()
+
+
+async def test_a_redis_that_never_answers_is_an_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.connection.COMMAND_TIMEOUT_S", 0.1)
+
+    async def be_mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the client goes away
+        writer.close()
+
+    async with await asyncio.start_server(be_mute, "127.0.0.1", 0) as mute:
+        port = mute.sockets[0].getsockname()[1]
+        client = connect(f"redis://127.0.0.1:{port}", name="test")
+        with pytest.raises(TimeoutError, match="Timeout reading from 127"):
+            async with asyncio.timeout(WAIT_S):
+                await client.ping()
+        await client.aclose()
+
+
+async def test_a_password_that_is_missing_or_wrong_is_an_error_at_once(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, password="right")
+    server.start()
+    try:
+        for credentials, said in (
+            ("", "Authentication required"),
+            (":wrong@", "invalid username-password"),
+        ):
+            url = server.url.replace("//", f"//{credentials}")
+            client = connect(url, name="test")
+            with pytest.raises(AuthenticationError, match=said):
+                async with asyncio.timeout(WAIT_S):
+                    await client.ping()
+            await client.aclose()
+    finally:
+        server.stop()
 
 
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
