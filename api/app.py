@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from api.admission import Admission
 from api.backend import Backend, Connect
@@ -22,7 +23,7 @@ from shared.version import falconer_version
 def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastAPI:
     """Raises SettingsError where the Redis URL cannot be used; sends nothing before it starts."""
     services = make_services(settings, connect)
-    app = FastAPI(
+    app = FastAPIOffline(  # the page at /docs loads nothing from elsewhere
         title="Falconer",
         version=falconer_version(),
         description="Falcon language models behind a queue.",

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from api.examples import ANSWER, REQUESTS
 from api.schemas import ChatRequest, ErrorBody, JobView
 from api.system_info import SystemInfo
 from shared.protocol import ChatResult
@@ -60,7 +61,7 @@ ACCEPTED: dict[str, Any] = {**json_of("JobView", "Accepted."), "headers": LOCATI
 RESULT: dict[str, Any] = {
     "description": "The result.",
     "content": {
-        "application/json": {"schema": {"$ref": REF.format("ChatResult")}},
+        "application/json": {"schema": {"$ref": REF.format("ChatResult")}, "example": ANSWER},
         "text/event-stream": {"schema": {"type": "string"}},
     },
 }
@@ -80,6 +81,13 @@ def component_schemas() -> dict[str, Any]:
     return {**pydantic["$defs"], **structs}
 
 
+def show_examples(document: dict[str, Any]) -> None:
+    """Put the named examples under the routes that take a request; FastAPI would drop nulls."""
+    for path in ("/chat", "/jobs"):
+        body = document["paths"][path]["post"]["requestBody"]
+        body["content"]["application/json"]["examples"] = REQUESTS
+
+
 def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
     """FastAPI's own document plus the schemas that routes refer to; made once."""
 
@@ -93,6 +101,7 @@ def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
             )
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(component_schemas())
+            show_examples(document)
             app.openapi_schema = document
         return app.openapi_schema
 

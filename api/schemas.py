@@ -1,53 +1,19 @@
 """The bodies that come in and go out; ranges of `generate_kwargs` are `shared/parameters.py`'s."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from api.examples import REQUESTS
 from shared.nullable import NullMeansDefault
 from shared.parameters import GenerateKwargs
 from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus, Message, Prompt
 
 MAX_MESSAGES = 1024
 MAX_DEADLINE_S = 7 * 24 * 3600
-
-PROMPT_ONLY: dict[str, Any] = {"prompt": "Once upon a time there was a falcon who"}
-ALL_PARAMETERS: dict[str, Any] = {
-    "prompt": "Once upon a time there was a falcon who",
-    "return_full_text": False,
-    "clean_up_tokenization_spaces": False,
-    "prefix": None,
-    "handle_long_generation": None,
-    "generate_kwargs": {
-        "max_length": 200,
-        "min_length": 0,
-        "do_sample": True,
-        "early_stopping": False,
-        "num_beams": 1,
-        "num_beam_groups": 1,
-        "diversity_penalty": 0.0,
-        "temperature": 1.0,
-        "top_k": 10,
-        "top_p": 1,
-        "typical_p": 1,
-        "repetition_penalty": 1,
-        "length_penalty": 1,
-        "no_repeat_ngram_size": 0,
-        "encoder_no_repeat_ngram_size": 0,
-        "bad_words_ids": None,
-        "num_return_sequences": 1,
-        "output_scores": False,
-        "return_dict_in_generate": False,
-        "pad_token_id": None,
-        "eos_token_id": None,
-        "forced_bos_token_id": None,
-        "forced_eos_token_id": None,
-        "remove_invalid_values": None,
-    },
-}
 
 
 class ChatMessage(BaseModel):
@@ -60,7 +26,9 @@ class ChatMessage(BaseModel):
 class ChatRequest(NullMeansDefault):
     """One request for text. `null` stands for the default, everywhere but in `generate_kwargs`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [PROMPT_ONLY, ALL_PARAMETERS]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [example["value"] for example in REQUESTS.values()]}
+    )
 
     prompt: str | None = Field(default=None, description="Text to continue.")
     messages: list[ChatMessage] | None = Field(

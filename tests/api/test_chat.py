@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.schemas import ALL_PARAMETERS, PROMPT_ONLY
+from api.examples import REQUESTS
 from api.settings import ApiSettings
 from tests.fakes_api import FakeService, abandoned_call, fake_service
 
@@ -38,9 +38,9 @@ async def test_a_call_gets_the_result_of_its_job(service: FakeService) -> None:
     assert answer["usage"]["prompt_tokens"] == 15
 
 
-@pytest.mark.parametrize("example", [PROMPT_ONLY, ALL_PARAMETERS])
-async def test_the_examples_of_the_page_run(service: FakeService, example: dict[str, Any]) -> None:
-    response = await service.http.post("/chat", json=example)
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_the_examples_of_the_page_run(service: FakeService, name: str) -> None:
+    response = await service.http.post("/chat", json=REQUESTS[name]["value"])
     assert response.status_code == 200
 
 

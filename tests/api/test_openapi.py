@@ -1,5 +1,6 @@
 """The OpenAPI page is true: fuzzed requests get what it promises, and never a 5xx of ours."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from redis.asyncio import Redis
 from schemathesis import checks
 
 from api.app import create_app
-from api.schemas import ALL_PARAMETERS, PROMPT_ONLY
+from api.examples import REQUESTS
 from api.settings import ApiSettings
 from tests.fakes_api import FakeService, served_api
 
@@ -53,8 +54,17 @@ async def test_the_page_and_its_document_are_served(service: FakeService) -> Non
 
 
 def test_the_page_shows_examples_that_run() -> None:
-    examples = DOCUMENT["components"]["schemas"]["ChatRequest"]["examples"]
-    assert examples == [PROMPT_ONLY, ALL_PARAMETERS]
+    for path in ("/chat", "/jobs"):
+        body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        assert body["examples"] == REQUESTS
+
+
+async def test_the_page_loads_nothing_from_elsewhere(service: FakeService) -> None:
+    page = (await service.http.get("/docs")).text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(sources) >= 3
+    for source in sources:
+        assert (await service.http.get(source)).status_code == 200
 
 
 def test_every_reference_of_the_page_leads_somewhere() -> None:
