@@ -25,17 +25,21 @@ class Outbox:
         self._keys = keys
         self._bundles: dict[str, list[Event]] = {}
         self._filled = asyncio.Event()
-        self._written = asyncio.Event()
-        self._written.set()
+        self._next_write = asyncio.Event()  # set once what is in `_bundles` has been written
+        self._last_put = asyncio.Event()  # the same, of the write that takes the latest delta
+        self._last_put.set()
 
     def put(self, replica_id: str, delta: Delta) -> None:
         self._bundles.setdefault(replica_id, []).append(delta)
+        self._last_put = self._next_write
         self._filled.set()
-        self._written.clear()
 
     async def written(self) -> None:
-        """Wait until everything put so far is in Redis: a terminal event must not overtake it."""
-        await self._written.wait()
+        """Wait until everything put so far is in Redis: a terminal event must not overtake it.
+
+        What others put meanwhile is not waited for: they may never stop.
+        """
+        await self._last_put.wait()
 
     async def run(self) -> None:
         """Write until cancelled; keeps what it could not write while Redis was away."""
@@ -43,9 +47,9 @@ class Outbox:
             await self._filled.wait()
             self._filled.clear()
             bundles, self._bundles = self._bundles, {}
+            written, self._next_write = self._next_write, asyncio.Event()
             await self._write(bundles)
-            if not self._bundles:
-                self._written.set()
+            written.set()
 
     async def _write(self, bundles: dict[str, list[Event]]) -> None:
         backoff = Backoff()
