@@ -15,8 +15,10 @@ help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 serve: $(VENV)/.serve ## run the whole service: PORT=, MODEL= (folder or hub id), REDIS_URL=, WORKERS=
-	@exec $(BIN)/falconer serve $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)") \
-	  $(if $(REDIS_URL),--redis-url "$(REDIS_URL)") $(if $(WORKERS),--workers "$(WORKERS)")
+	@# The URL may hold a password: as a variable, the process list does not show it.
+	@$(if $(REDIS_URL),FALCONER_REDIS_URL="$(REDIS_URL)") exec $(BIN)/falconer serve \
+	  $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)") \
+	  $(if $(WORKERS),--workers "$(WORKERS)")
 
 setup: $(VENV)/.dev ## only the environment, in .venv
 
@@ -47,7 +49,8 @@ clean: ## remove the environment and the state folder
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("falconer needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)'
 	@echo "[1/3] creating $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) && $(PIP) --version >/dev/null || { rm -rf $(VENV); \
+	  echo "cannot create $(VENV): install Python's venv and pip (Debian, Ubuntu: apt-get install python3-venv), then run make again"; exit 1; }
 
 $(VENV)/.torch: $(VENV)/bin/python requirements.lock
 	@echo "[2/3] installing $(TORCH) (the large one: a minute or more, once)"

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from api.settings import ApiSettings
-from bench.report import finish_bench
+from bench.report import check_output, finish_bench
 from bench.workload import read_workload
 from serve.settings import ServeSettings
 from shared.errors import FalconerError
@@ -77,8 +77,9 @@ def bench_engine(
 ) -> None:
     from bench.engine import EngineBench
 
+    check_output(json_out)
     bench = EngineBench(model, concurrency, max_rows, dtype, device)
-    finish_bench(bench.run(read_workload(requests)), json_out)
+    raise typer.Exit(finish_bench(bench.run(read_workload(requests)), json_out))
 
 
 @bench.command("service", help="The same workload over HTTP.")
@@ -87,14 +88,17 @@ def bench_service(
     json_out: JsonOut = None,
     url: Annotated[str, typer.Option(help="Base address.")] = "http://127.0.0.1:8000",
     concurrency: Annotated[int | None, typer.Option(min=1, help="Calls in flight.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Calls per second, Poisson.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Calls per second, Poisson arrivals.")
+    ] = None,
     stream: Annotated[bool, typer.Option(help="Stream, to see the first token.")] = True,
     timeout_s: Annotated[float, typer.Option(help="Give a call up after this long.")] = 600.0,
 ) -> None:
     from bench.service import ServiceBench
 
+    check_output(json_out)
     bench = ServiceBench(url, concurrency, rate, stream, timeout_s)
-    finish_bench(bench.run(read_workload(requests)), json_out)
+    raise typer.Exit(finish_bench(bench.run(read_workload(requests)), json_out))
 
 
 @model.command("tiny", help="Write the bundled tiny trained Falcon to a folder.")
@@ -151,6 +155,8 @@ def main() -> None:
     except FalconerError as error:
         print(f"falconer: {error.message}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

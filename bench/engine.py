@@ -123,7 +123,10 @@ def replay(engine: Engine, requests: list[Request], concurrency: int) -> Report:
         while waiting and num_running < concurrency:
             request = waiting.popleft()
             flights[request.request_id] = InFlight.start(request.params.num_return_sequences)
-            engine.add(request)
+            try:
+                engine.add(request)
+            except ValueError as error:
+                raise FalconerError(f"request {request.request_id}: {error}") from error
             num_running += 1
         outputs = engine.step()
         now = time.perf_counter()

@@ -1,20 +1,17 @@
 """A whole service of our own to measure: real Redis, api and workers on free loopback ports."""
 
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from rich.console import Console
 
 from serve.embedded_redis import free_port
 from serve.main import assemble
 from serve.screen import Screen
 from serve.settings import ServeSettings
-from shared.errors import FalconerError
 
 START_TIMEOUT_S = 300.0
 
@@ -37,17 +34,6 @@ def local_service(*, model: str = "tiny", workers: int = 1) -> Iterator[LocalSer
         supervisor = assemble(settings, state_dir, Screen(Console(quiet=True)))
         try:
             supervisor.start(START_TIMEOUT_S)
-            _wait_for_workers(supervisor.url, workers)
             yield LocalService(supervisor.url, supervisor.api.env["FALCONER_REDIS_URL"])
         finally:
             supervisor.stop()
-
-
-def _wait_for_workers(url: str, workers: int) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        listed = httpx.get(f"{url}/workers", trust_env=False).json()["workers"]
-        if len(listed) == workers:
-            return
-        time.sleep(0.2)
-    raise FalconerError(f"not all of {workers} workers came up in {START_TIMEOUT_S:.0f} s")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from shared.errors import FalconerError
+
+MAX_ERRORS_SHOWN = 5
 
 
 @dataclass(slots=True)
@@ -67,18 +72,32 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
     return {f"p{p}": ordered[math.ceil(p / 100 * len(ordered)) - 1] for p in (50, 95, 99)}
 
 
-def finish_bench(report: Report, json_out: Path | None) -> None:
-    """Print the summary as a table; write the whole report where asked."""
+def check_output(json_out: Path | None) -> None:
+    """Refuse a file that cannot be written before minutes are spent on measuring."""
+    if json_out is not None and not json_out.resolve().parent.is_dir():
+        raise FalconerError(f"--json {json_out}: there is no folder {json_out.parent}")
+
+
+def finish_bench(report: Report, json_out: Path | None) -> int:
+    """Print the summary and what went wrong, write the whole report where asked.
+
+    Returns an exit code: 1 when every request failed.
+    """
     table = Table("figure", "value", box=None)
     for name, value in report.summary().items():
         table.add_row(name, _format(value))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    errors = Counter(request.error for request in report.requests if request.error is not None)
+    for error, count in errors.most_common(MAX_ERRORS_SHOWN):
+        console.print(f"{count} times: {error}", markup=False)
     if json_out is not None:
         body = {
             "summary": report.summary(),
             "requests": [request.to_json() for request in report.requests],
         }
         json_out.write_text(json.dumps(body, indent=1) + "\n")
+    return 1 if errors.total() == len(report.requests) else 0
 
 
 def _format(value: Any) -> str:

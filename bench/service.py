@@ -66,7 +66,7 @@ class ServiceBench:
             else:
                 response = await client.post("/chat", json=body)
                 result = _checked(response.status_code, response.json())
-        except (httpx.HTTPError, FalconerError) as error:
+        except (httpx.HTTPError, ValueError, FalconerError) as error:  # ValueError: not JSON
             report.error = f"{type(error).__name__}: {error}"
             return report
         report.latency_s = time.perf_counter() - started

@@ -23,7 +23,11 @@ def read_workload(path: Path) -> list[WorkItem]:
     """Parse a file of JSON lines; raises `FalconerError` naming the first bad line."""
     if not path.is_file():
         raise FalconerError(f"--requests {path}: no such file")
-    lines = enumerate(path.read_text().splitlines(), start=1)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise FalconerError(f"--requests {path}: not UTF-8 text") from error
+    lines = enumerate(text.split("\n"), start=1)  # splitlines() would split inside JSON strings
     items = [_parse(path, number, line) for number, line in lines if line.strip()]
     if not items:
         raise FalconerError(f"--requests {path}: holds no request")

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Iterator
@@ -73,8 +74,12 @@ def check_port(host: str, port: int) -> None:
 @contextmanager
 def state_folder(path: Path) -> Iterator[Path]:
     """The state folder, locked: two services must not share an append-only file."""
-    (path / "logs").mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("w") as lock:
+    try:
+        (path / "logs").mkdir(parents=True, exist_ok=True)
+        lock = (path / "lock").open("w")
+    except OSError as error:
+        raise SettingsError(f"--state-dir {path}: cannot write there ({error.strerror})") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -98,19 +103,31 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
     else:
         check_redis(url)
     env = {**os.environ, "FALCONER_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}
-    falconer = [sys.executable, "-m", "falconer"]
+    # -P: a folder named like one of our packages must not shadow it.
+    falconer = [sys.executable, "-P", "-m", "falconer"]
     address = ["--host", settings.host, "--port", str(settings.port)]
     worker = ["worker", "--model", settings.model, "--grace-s", str(DRAIN_S)]
+    worker_ids = new_worker_ids(settings.workers)
     return Supervisor(
         redis=embedded,
         api=Child("api", [*falconer, "api", *address], env, logs / "api.log"),
-        workers=[
-            Child(f"worker {i}", [*falconer, *worker], env, logs / f"worker-{i}.log")
-            for i in range(1, settings.workers + 1)
-        ],
+        workers={
+            id_: Child(
+                f"worker {number}",
+                [*falconer, *worker, "--worker-id", id_],
+                env,
+                logs / f"worker-{number}.log",
+            )
+            for number, id_ in enumerate(worker_ids, 1)
+        },
         url=f"http://{url_host(settings.host)}:{settings.port}",
         screen=screen,
     )
+
+
+def new_worker_ids(count: int) -> list[str]:
+    run = secrets.token_hex(3)  # Redis may remember the workers of an earlier run
+    return [f"worker-{number}-{run}" for number in range(1, count + 1)]
 
 
 def url_host(host: str) -> str:
@@ -122,6 +139,6 @@ def url_host(host: str) -> str:
 
 def check_redis(url: str) -> None:
     try:
-        redis.Redis.from_url(url, socket_connect_timeout=3).ping()
-    except (redis.RedisError, ValueError) as error:
+        redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3).ping()
+    except (redis.RedisError, ValueError, TypeError, OSError) as error:
         raise SettingsError(f"--redis-url (REDIS_URL): cannot reach Redis: {error}") from error

@@ -36,6 +36,8 @@ class Screen:
             "",
             *(f"  {line}" for line in curl_lines(url)),
             "",
+            f"  The last one answers at once; its result is at {url}/jobs/<id>?wait=10",
+            "",
             "  Ctrl-C stops it; jobs still queued are kept for the next start.",
             "",
         ]

@@ -5,8 +5,9 @@ Knows processes, ports and readiness; nothing of jobs or models.
 
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
+from typing import Any
 
 import httpx
 
@@ -19,10 +20,16 @@ POLL_S = 0.1
 
 
 class Supervisor:
-    """Children in start order; `redis` is `None` when somebody else runs it."""
+    """`workers` by the id they register under; `redis` is `None` when somebody else runs it."""
 
     def __init__(
-        self, *, redis: Child | None, api: Child, workers: list[Child], url: str, screen: Screen
+        self,
+        *,
+        redis: Child | None,
+        api: Child,
+        workers: dict[str, Child],
+        url: str,
+        screen: Screen,
     ) -> None:
         self.redis = redis
         self.api = api
@@ -33,11 +40,12 @@ class Supervisor:
 
     @property
     def children(self) -> list[Child]:
-        return [*([self.redis] if self.redis else []), self.api, *self.workers]
+        return [*([self.redis] if self.redis else []), self.api, *self.workers.values()]
 
     def handle_signals(self) -> None:
         signal.signal(signal.SIGINT, self._request_stop)
         signal.signal(signal.SIGTERM, self._request_stop)
+        signal.signal(signal.SIGHUP, self._request_stop)  # the terminal was closed
 
     def _request_stop(self, _signum: int, _frame: FrameType | None) -> None:
         if self.is_stopping:  # asked twice: do not drain
@@ -47,21 +55,21 @@ class Supervisor:
         self.is_stopping = True
 
     def start(self, timeout_s: float) -> None:
-        """Start every child and wait until `/health` says the model answers.
+        """Start every child and wait until the api answers and lists every worker.
 
         Raises `SettingsError` with the dying child's last words if one ends before that.
         """
         deadline = time.monotonic() + timeout_s
         for child in self.children:
             child.start()
-        self._wait_until("the api", "/livez", deadline)
+        self._wait_until("the api", self._api_answers, deadline)
         self.screen.say("  api is up; loading the model …")
-        self._wait_until("the model", "/health", deadline)
+        self._wait_until("the workers", self._workers_are_there, deadline)
 
-    def _wait_until(self, what: str, path: str, deadline: float) -> None:
+    def _wait_until(self, what: str, holds: Callable[[], bool], deadline: float) -> None:
         while not self.is_stopping:
             self._refuse_early_deaths()
-            if self._answers(path):
+            if holds():
                 return
             if time.monotonic() > deadline:
                 raise SettingsError(f"gave up waiting for {what}; see {self.api.log.parent}")
@@ -72,11 +80,22 @@ class Supervisor:
             if not child.is_running:
                 raise SettingsError(f"{child.name} {child.death}: {child.last_line()}")
 
-    def _answers(self, path: str) -> bool:
+    def _api_answers(self) -> bool:
+        return self._get("/livez") is not None
+
+    def _workers_are_there(self) -> bool:
+        """By their ids: workers of an earlier run may still be listed for some seconds."""
+        answer = self._get("/workers")
+        listed = {worker["id"] for worker in answer["workers"]} if answer else set()
+        return self.workers.keys() <= listed
+
+    def _get(self, path: str) -> dict[str, Any] | None:
+        """The answer as JSON; `None` unless it is a 200."""
         try:
-            return httpx.get(self.url + path, timeout=2, trust_env=False).status_code == 200
+            response = httpx.get(self.url + path, timeout=2, trust_env=False)
         except httpx.HTTPError:
-            return False
+            return None
+        return response.json() if response.status_code == 200 else None
 
     def run(self) -> None:
         """Until a signal asks to stop: restart whatever dies, and say so."""
@@ -88,7 +107,7 @@ class Supervisor:
     def stop(self) -> None:
         """Drain api and workers together, so that open calls get their answers; then Redis."""
         deadline = time.monotonic() + STOP_AFTER_S
-        _stop([self.api, *self.workers], deadline)
+        _stop([self.api, *self.workers.values()], deadline)
         _stop([self.redis] if self.redis else [], deadline + 0.4)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import Report, RequestReport, finish_bench, percentiles
+from bench.report import Report, RequestReport, check_output, finish_bench, percentiles
+from shared.errors import FalconerError
 
 
 def test_percentiles_are_values_that_occurred() -> None:
@@ -30,6 +31,23 @@ def test_the_summary_counts_tokens_failures_and_times(report: Report) -> None:
     assert summary["ttft_s"]["p50"] == 0.5
     assert summary["inter_token_s"]["p99"] == 1.0
     assert summary["steps"] == 3
+
+
+def test_failures_are_shown_and_only_total_failure_is_an_exit_code(
+    report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finish_bench(report, None) == 0
+    assert "1 times: 503: Redis is away" in capsys.readouterr().out
+    failed = RequestReport(error="no such host")
+    assert finish_bench(Report([failed, failed], 1.0), None) == 1
+    assert "2 times: no such host" in capsys.readouterr().out
+
+
+def test_a_report_without_a_folder_is_refused_before_measuring(tmp_path: Path) -> None:
+    with pytest.raises(FalconerError, match="there is no folder"):
+        check_output(tmp_path / "absent" / "out.json")
+    check_output(tmp_path / "out.json")
+    check_output(None)
 
 
 def test_the_file_holds_every_request_in_order(report: Report, tmp_path: Path) -> None:

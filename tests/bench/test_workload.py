@@ -40,6 +40,18 @@ def test_an_absent_or_empty_file_is_an_error_that_names_it(tmp_path: Path) -> No
         read_workload(write(tmp_path / "empty"))
 
 
+def test_a_line_ends_only_at_a_line_feed(tmp_path: Path) -> None:
+    path = write(tmp_path / "w.jsonl", '{"prompt": "one\u2028two"}')
+    assert read_workload(path) == [WorkItem(prompt="one\u2028two")]
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.jsonl"
+    path.write_bytes('{"prompt": "é"}'.encode("latin-1"))
+    with pytest.raises(FalconerError, match="not UTF-8"):
+        read_workload(path)
+
+
 def test_the_uniform_workload_stays_within_its_bounds_and_follows_its_seed() -> None:
     def make(seed: int) -> list[WorkItem]:
         items = uniform_workload(

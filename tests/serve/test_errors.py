@@ -81,3 +81,39 @@ def test_a_redis_that_does_not_answer_is_named(tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{free_port()}"
     result = serve("--redis-url", url, "--state-dir", str(tmp_path), "--port", str(free_port()))
     assert_one_line(result, "--redis-url", "cannot reach Redis")
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0?foo=1", "http://127.0.0.1"])
+def test_a_redis_url_that_cannot_be_used_is_named(url: str, tmp_path: Path) -> None:
+    result = serve("--redis-url", url, "--state-dir", str(tmp_path), "--port", str(free_port()))
+    assert_one_line(result, "--redis-url")
+
+
+def test_a_redis_that_accepts_and_is_silent_is_given_up(tmp_path: Path) -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        url = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
+        flags = ["--redis-url", url, "--state-dir", str(tmp_path), "--port", str(free_port())]
+        assert_one_line(serve(*flags), "--redis-url", "cannot reach Redis")
+
+
+def test_a_state_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    result = serve("--state-dir", str(file), "--port", str(free_port()))
+    assert_one_line(result, "--state-dir", str(file), "Not a directory")
+
+
+def test_a_folder_named_like_one_of_our_packages_does_not_get_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "__init__.py").write_text("raise RuntimeError('not ours')")
+    result = subprocess.run(
+        [sys.executable, "-P", "-m", "falconer", "serve", "--model", "falconer-test/none"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "FALCONER_PORT": str(free_port())},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert_one_line(result, "worker 1", "falconer-test/none")
