@@ -114,10 +114,14 @@ async def test_a_long_step_shows_its_age(runtime: EngineRuntime, engine: FakeEng
     await ended(generation)
 
 
-async def test_a_crash_of_the_engine_is_noticed(runtime: EngineRuntime) -> None:
-    runtime.submit(request("a", first=CRASHING), Generation(1, asyncio.Event()))
+async def test_a_crash_of_the_engine_is_noticed_and_ends_no_request(
+    runtime: EngineRuntime,
+) -> None:
+    generation = Generation(1, asyncio.Event())
+    runtime.submit(request("a", first=CRASHING), generation)
     async with asyncio.timeout(WAIT_S):
         await runtime.failed.wait()
+    assert not generation.is_done  # another worker will run it
 
 
 async def test_stats_follow_the_engine(runtime: EngineRuntime) -> None:

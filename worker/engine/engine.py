@@ -16,6 +16,7 @@ from worker.engine.config import EngineConfig
 from worker.engine.loading import load_runner
 from worker.engine.outputs import Output, RequestFailed, TokenOutput
 from worker.engine.plan import StepPlan
+from worker.engine.probe import probe_model
 from worker.engine.request import Request, check_request
 from worker.engine.runner import Runner
 from worker.engine.sampler import Choice, NoChoice, choose_tokens
@@ -143,20 +144,24 @@ class Engine:
             self._scheduler.finish(sequence)
 
     def step(self) -> list[Output]:
-        """Run one forward pass for whoever is next; a failure ends the requests it concerns."""
+        """Run one forward pass for whoever is next; a failure ends the requests it concerns.
+
+        Raises EngineBroken when the failure is nobody's: no request has ended by it.
+        """
         plan = self._scheduler.schedule()
         self.last_step_rows = len(plan.chunks)
         return self._run(plan) if plan else []
 
     def _run(self, plan: StepPlan) -> list[Output]:
-        sampled = plan.sampled
         try:
-            logits = self._runner.forward(plan)
-            choices = choose_tokens(logits, sampled)
+            choices = self._compute(plan)
         except Exception as error:  # out of memory, a broken row: find whom to blame
             return self._run_in_halves(plan, error)
         self._scheduler.update(plan)
-        return self._commit(sampled, choices)
+        return self._commit(plan.sampled, choices)
+
+    def _compute(self, plan: StepPlan) -> list[Choice | NoChoice]:
+        return choose_tokens(self._runner.forward(plan), plan.sampled)
 
     def _run_in_halves(self, plan: StepPlan, error: Exception) -> list[Output]:
         """Repeat a failed step in halves, down to the sequence that fails alone."""
@@ -165,7 +170,9 @@ class Engine:
         request_id = plan.chunks[0].sequence.request_id
         logger.error("request %s failed in a step", request_id, exc_info=error)
         reason = next(iter(str(error).splitlines()), type(error).__name__)  # CUDA's run to pages
-        return self._fail(request_id, f"the model failed on this request: {reason}")
+        outputs = self._fail(request_id, f"the model failed on this request: {reason}")
+        probe_model(self._compute, self._block_manager)
+        return outputs
 
     def _run_if_alive(self, plan: StepPlan) -> list[Output]:
         """Run what is left of a plan when a failed request took its other sequences along."""

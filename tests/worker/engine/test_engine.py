@@ -4,10 +4,12 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
+import torch
 
 from tests.fakes import END_OF_TEXT, END_OF_TEXT_ID, FakeRunner, fake_engine, hashed_letter
 from worker.engine import (
     Engine,
+    EngineBroken,
     FinishReason,
     Output,
     Request,
@@ -15,6 +17,7 @@ from worker.engine import (
     SamplingParams,
     TokenOutput,
 )
+from worker.engine.plan import StepPlan
 
 A, B, CRASH, NAN = 97, 98, 1, 2
 
@@ -180,12 +183,50 @@ def test_a_request_that_crashes_the_model_fails_alone() -> None:
         assert [o.token_id for o in tokens(outputs[request_id])] == expected(prompt, 5)
 
 
-def test_a_model_that_always_crashes_fails_every_request_once() -> None:
+def test_requests_that_are_all_to_blame_fail_each_once() -> None:
     engine = fake_engine(FakeRunner(crash_token=A))
     for i in range(5):
         engine.add(request(f"r{i}", [A]))
     outputs = run_to_end(engine)
     assert [len(outputs[f"r{i}"]) for i in range(5)] == [1] * 5
+
+
+class FailingRunner(FakeRunner):
+    """Every forward pass raises, whatever is in it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, plan: StepPlan) -> torch.Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize("num_requests", [1, 2, 7])
+def test_a_dead_device_is_blamed_on_no_request(num_requests: int) -> None:
+    engine = fake_engine(FailingRunner(RuntimeError("device-side assert triggered")))
+    for i in range(num_requests):
+        engine.add(request(f"r{i}", [A]))
+    with pytest.raises(EngineBroken, match="fails on every request"):
+        engine.step()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), MemoryError()])
+def test_out_of_memory_ends_requests_but_not_the_engine(error: Exception) -> None:
+    engine = fake_engine(FailingRunner(error))
+    for i in range(3):
+        engine.add(request(f"r{i}", [A]))
+    outputs = run_to_end(engine)
+    assert all(isinstance(outputs[f"r{i}"][0], RequestFailed) for i in range(3))
+
+
+def test_the_probe_finds_room_in_a_full_cache() -> None:
+    engine = fake_engine(FakeRunner(num_blocks=2, crash_token=CRASH))
+    engine.add(request("bad", [CRASH] * 4, max_new_tokens=1))
+    engine.add(request("good", [A] * 4, max_new_tokens=1))
+    outputs = run_to_end(engine)
+    assert isinstance(outputs["bad"][0], RequestFailed)
+    assert [o.token_id for o in tokens(outputs["good"])] == expected([A] * 4, 1)
 
 
 def test_a_resumed_request_goes_on_where_the_earlier_attempt_stopped() -> None:

@@ -1,0 +1,38 @@
+"""Tells a broken request from a broken model: runs a request that cannot be to blame.
+
+After a sticky device error every forward pass raises. Whoever is in the batch would be blamed in
+turn, and an engine that lived on would fail all that its worker claims.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from worker.engine.block_manager import BlockManager
+from worker.engine.params import SamplingParams
+from worker.engine.plan import Chunk, StepPlan
+from worker.engine.request import Request
+from worker.engine.sequence import Sequence
+
+PROBE = Request(request_id="probe", prompt_token_ids=[0], params=SamplingParams(max_new_tokens=1))
+
+
+class EngineBroken(Exception):
+    """The model computes nothing more, for nobody; its process must end."""
+
+
+def probe_model(compute: Callable[[StepPlan], object], block_manager: BlockManager) -> None:
+    """Run one token through `compute`; raises EngineBroken when even that fails.
+
+    Needs a free block. Out of memory is no proof: another process may have taken it for a while.
+    """
+    probe = Sequence.of(PROBE, index=0, arrival=0)
+    block_manager.allocate(probe)
+    try:
+        compute(StepPlan((Chunk(probe, 0, probe.num_tokens),)))
+    except (torch.OutOfMemoryError, MemoryError):
+        pass
+    except Exception as error:
+        raise EngineBroken("the model fails on every request") from error
+    finally:
+        block_manager.free(probe)
