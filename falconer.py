@@ -155,8 +155,19 @@ def main() -> None:
     except FalconerError as error:
         print(f"falconer: {error.message}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        print(f"falconer: {missing_package(error)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """An installation may hold one process's packages only."""
+    return (
+        f"this command needs the package {error.name}, which is not installed; "
+        "the extras are falconer[api], falconer[worker] and falconer[serve] (both)"
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import falconer
 from falconer import app
 from shared.errors import FalconerError
 
@@ -61,6 +62,17 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_two(tmp_path: Path) -> Non
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert result.stderr == f"falconer: no config.json in {tmp_path}\n"
+
+
+def test_a_command_without_its_packages_names_them_and_the_extras(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "bench.engine", None)  # as if an import in it failed
+    monkeypatch.setattr(sys, "argv", ["falconer", "bench", "engine", "--requests", __file__])
+    with pytest.raises(SystemExit) as caught:
+        falconer.main()
+    assert caught.value.code == 2
+    assert "falconer[worker]" in capsys.readouterr().err
 
 
 def test_the_engine_benchmark_reports_every_request_in_order(tmp_path: Path) -> None:
