@@ -96,7 +96,10 @@ class GenerateKwargs(NullMeansDefault):
 
     # Beams.
     num_beams: int = Field(
-        default=1, ge=1, le=MAX_INT, description="Beams searched; 1: no beam search."
+        default=1,
+        ge=1,
+        le=MAX_INT,
+        description="Beams searched; 1: no beam search. More are not available yet.",
     )
     num_beam_groups: int = Field(
         default=1, ge=1, le=MAX_INT, description="Groups of diverse beams; divides num_beams."

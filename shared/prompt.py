@@ -90,9 +90,11 @@ class PromptEncoder:
         return self._chat_template.render(prompt.messages or ())
 
     def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        token_ids: list[int] = self._tokenizer.encode(
-            text, add_special_tokens=add_special_tokens
-        ).ids
+        # A batch of one: unlike `encode`, it lets other threads run meanwhile.
+        (encoding,) = self._tokenizer.encode_batch_fast(
+            [text], add_special_tokens=add_special_tokens
+        )
+        token_ids: list[int] = encoding.ids
         return token_ids
 
     def _special_tokens(self) -> dict[str, str]:
@@ -113,6 +115,8 @@ class PromptEncoder:
             value = getattr(kwargs, name)
             if value > limit:
                 reason = f"should be at most {limit} with this model, got {value}"
+                if name == "num_beams" and self.card.max_num_beams == 1:
+                    reason = f"beam search is not available yet: should be 1, got {value}"
                 raise InvalidParameter(reason, field=f"generate_kwargs.{name}")
 
     def _check_vocabulary(self, kwargs: GenerateKwargs) -> None:

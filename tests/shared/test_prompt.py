@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from shared.errors import BadRequest, ClientError, InvalidParameter
@@ -108,6 +111,30 @@ def test_truncation_and_padding_stored_in_a_tokenizer_are_not_applied() -> None:
     tokenizer.enable_padding(length=32)
     encoder = PromptEncoder(letter_card(), tokenizer.to_str().encode())
     assert len(encoder.encode(Prompt(text="a" * 10))) == 10
+
+
+def framing_tokenizer() -> Tokenizer:
+    """Puts a special token before and after each text, unless it is told not to."""
+    tokenizer = letter_tokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A <|endoftext|>", special_tokens=[("<|endoftext|>", 256)]
+    )
+    return tokenizer
+
+
+@given(st.text(), st.booleans())
+def test_every_text_becomes_the_ids_that_the_tokenizer_itself_gives(
+    text: str, is_conversation: bool
+) -> None:
+    tokenizer = framing_tokenizer()
+    card = letter_card(chat_template="{{ messages[0]['content'] }}.")
+    encoder = PromptEncoder(card, tokenizer.to_str().encode())
+    if is_conversation:
+        messages = (Message(role="user", content=text),)
+        expected = tokenizer.encode(text + ".", add_special_tokens=False).ids
+        assert encoder.encode(Prompt(messages=messages)) == expected
+    else:
+        assert encoder.encode(Prompt(text=text)) == tokenizer.encode(text).ids
 
 
 # -- lengths ---------------------------------------------------------------------------------
@@ -238,6 +265,15 @@ def test_a_parameter_outside_the_models_limits_is_refused_by_name(
     error = refusal(encoder, Prompt(text="x"), **kwargs)
     assert isinstance(error, InvalidParameter)
     assert error.field == f"generate_kwargs.{field}"
+
+
+def test_beam_search_is_said_to_be_missing_where_the_model_has_none(
+    encoder: PromptEncoder,
+) -> None:
+    error = refusal(encoder, Prompt(text="x"), num_beams=4)
+    assert error.message == "beam search is not available yet: should be 1, got 4"
+    error = refusal(make_encoder(max_num_beams=3), Prompt(text="x"), num_beams=4)
+    assert error.message == "should be at most 3 with this model, got 4"
 
 
 def test_a_request_that_no_workers_cache_can_hold_is_refused_with_both_numbers() -> None:
