@@ -46,7 +46,10 @@ CONVERSATION: dict[str, Any] = {
 REQUESTS: dict[str, dict[str, Any]] = {
     "prompt": {"summary": "A prompt to continue", "value": PROMPT_ONLY},
     "conversation": {"summary": "A conversation to answer", "value": CONVERSATION},
-    "all parameters": {"summary": "Every parameter of a falcon preset", "value": ALL_PARAMETERS},
+    "all parameters": {
+        "summary": "Every parameter of a falcon preset; null eos: runs to max_length",
+        "value": ALL_PARAMETERS,
+    },
 }
 
 ANSWER: dict[str, Any] = {
