@@ -15,6 +15,14 @@ MAX_NGRAM = 256  # token ids of one banned or biased sequence
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 1024
 
+# Bounds that keep float32 logits finite, whatever a request combines: a bias divided by the least
+# penalty and the least temperature, 1024 times over, stays below 3.4e38. None limits any real use.
+MIN_SCALE = 1e-6  # of what divides logits
+MAX_SCALE = 1e6
+MAX_BIAS = 1e20
+MAX_DECAY = 100.0  # growth per token
+MAX_LENGTH_POWER = 10.0
+
 
 def as_list(value: Any) -> Any:
     """A single value where a list is meant; anything else is left for the field to judge."""
@@ -51,10 +59,11 @@ StopStrings = Annotated[
 ]
 
 LengthDecay = Annotated[
-    tuple[Annotated[int, Field(ge=0, le=MAX_INT)], Annotated[float, Field(gt=0)]],
+    tuple[Annotated[int, Field(ge=0, le=MAX_INT)], Annotated[float, Field(gt=0, le=MAX_DECAY)]],
     BeforeValidator(as_pair),
 ]
-Bias = Annotated[tuple[TokenSequence, float], BeforeValidator(as_pair)]
+BiasValue = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
+Bias = Annotated[tuple[TokenSequence, BiasValue], BeforeValidator(as_pair)]
 Biases = Annotated[list[Bias], Field(min_length=1, max_length=MAX_LIST)]
 
 

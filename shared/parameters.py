@@ -10,8 +10,12 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from shared.nullable import NullMeansDefault
 from shared.parameter_types import (
+    MAX_BIAS,
     MAX_INT,
+    MAX_LENGTH_POWER,
+    MAX_SCALE,
     MAX_SEED,
+    MIN_SCALE,
     Biases,
     LengthDecay,
     StopStrings,
@@ -63,8 +67,10 @@ class GenerateKwargs(NullMeansDefault):
     do_sample: bool = Field(
         default=True, description="Draw the next token; false takes the likeliest."
     )
-    temperature: Annotated[float, while_sampling(gt=0)] = Field(
-        default=1.0, description="Divides the logits. Above 0 while sampling.", examples=[0.7]
+    temperature: Annotated[float, while_sampling(ge=MIN_SCALE, le=MAX_SCALE)] = Field(
+        default=1.0,
+        description="Divides the logits. From 1e-6 to 1e6 while sampling.",
+        examples=[0.7],
     )
     top_k: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT), while_sampling(ge=0)] | None = Field(
         default=10, description="Keep the k likeliest tokens; 0 or null: all."
@@ -106,6 +112,8 @@ class GenerateKwargs(NullMeansDefault):
     )
     diversity_penalty: float = Field(
         default=0.0,
+        ge=-MAX_BIAS,
+        le=MAX_BIAS,
         validate_default=True,
         description="Taken from tokens another group chose. Above 0 with several groups.",
     )
@@ -113,7 +121,10 @@ class GenerateKwargs(NullMeansDefault):
         default=False, description="When beam search stops, as transformers defines it."
     )
     length_penalty: float = Field(
-        default=1.0, description="Power of the length that divides a beam's score."
+        default=1.0,
+        ge=-MAX_LENGTH_POWER,
+        le=MAX_LENGTH_POWER,
+        description="Power of the length that divides a beam's score.",
     )
     num_return_sequences: int = Field(
         default=1,
@@ -125,7 +136,8 @@ class GenerateKwargs(NullMeansDefault):
     # Repetition, banned and forced tokens. All of them see the prompt too.
     repetition_penalty: float = Field(
         default=1.0,
-        gt=0,
+        ge=MIN_SCALE,
+        le=MAX_SCALE,
         description="Above 1 discourages tokens that were there before.",
         examples=[1.1],
     )
