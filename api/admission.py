@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 import uuid
 
 from api.model_watch import CheckedModel, ModelWatch
@@ -39,7 +38,7 @@ class Admission:
             card_hash=model.card_hash if model else None,
             token_ids=prepared.token_ids if prepared else None,
             max_new_tokens=prepared.max_new_tokens if prepared else None,
-            deadline_ms=deadline_ms(request.deadline_s),
+            deadline_s=request.deadline_s,
             ttl_s=request.ttl_s,
         )
 
@@ -55,8 +54,3 @@ async def prepare(model: CheckedModel, prompt: Prompt, request: ChatRequest) -> 
     if sum(map(len, texts)) > LONG_TEXT:
         return await asyncio.to_thread(model.encoder.prepare, prompt, request.generate_kwargs)
     return model.encoder.prepare(prompt, request.generate_kwargs)
-
-
-def deadline_ms(deadline_s: float | None) -> int | None:
-    """Unix time by this machine's clock."""
-    return None if deadline_s is None else round((time.time() + deadline_s) * 1000)

@@ -13,8 +13,10 @@ from arq.constants import (
     retry_key_prefix,
 )
 
-JOB_TTL_S = 24 * 3600  # a job nobody could run in this time is dropped
+JOB_TTL_S = 24 * 3600  # the deadline of a job without one; the worker that finds it late ends it
+JOB_KEPT_S = JOB_TTL_S + 3600  # what a job not ended leaves behind lives this long
 RESULT_TTL_S = 3600  # default; `ttl_s` of the request wins
+TOMBSTONE_S = 900  # a record lives at least this long after the end: a frozen worker may wake up
 REPLIES_TTL_S = 600  # an api replica's stream outlives the replica this long
 REPLIES_MAX_ENTRIES = 10_000
 WORKER_TTL_S = 10  # a worker that has not reported for this long is not live

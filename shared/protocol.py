@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from shared.errors import FalconerError
+
 VERSION = 1
 
 
@@ -58,7 +60,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     card_hash: str | None = None
     token_ids: list[int] | None = None
     max_new_tokens: int | None = None
-    deadline_ms: int | None = None  # Unix time
+    deadline_s: float | None = None  # from its acceptance on, by the clock of Redis
     ttl_s: int | None = None  # how long the result is kept
 
     @property
@@ -213,5 +215,18 @@ def decode_events(data: bytes) -> list[Event]:
     return msgspec.msgpack.decode(data, type=list[Event])
 
 
+class UnreadableJob(FalconerError):
+    """A job of a version that this one cannot know, or no job at all."""
+
+
 def decode_job(data: bytes) -> ChatJob:
-    return msgspec.msgpack.decode(data, type=ChatJob)
+    """Raises UnreadableJob."""
+    try:
+        job = msgspec.msgpack.decode(data, type=ChatJob)
+    except msgspec.DecodeError as error:
+        raise UnreadableJob(f"the worker cannot read this job: {error}") from None
+    if job.version > VERSION:
+        raise UnreadableJob(
+            f"the job has protocol version {job.version}; its worker reads up to {VERSION}"
+        )
+    return job

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from shared.arq_format import ArqJob, ArqResult
+from shared.claims import Claim, Lease, Renewal, Room, decode_claim, first_attempt_alone
 from shared.errors import Conflict, QueueFull
-from shared.keys import PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
+from shared.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
 from shared.protocol import (
     ChatJob,
     Failed,
@@ -21,7 +22,6 @@ from shared.protocol import (
     JobRecord,
     JobStatus,
     Outcome,
-    decode_job,
     encode,
     encode_events,
 )
@@ -57,45 +57,6 @@ class Depth:
     running: int
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What a worker could still take. `running` counts the jobs it has."""
-
-    rows: int
-    tokens: int
-    running: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedJob:
-    """A job with its lease; `attempts` counts the runs begun before this one."""
-
-    job: ChatJob
-    worker_id: str
-    fence: int
-    attempts: int
-    created_ms: int
-    started_ms: int
-    reply_to: str | None
-    is_cancelled: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """`is_stalled`: something is ready that the worker has no room for."""
-
-    jobs: list[ClaimedJob]
-    is_stalled: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    """Jobs that another worker has by now or that ended, and jobs that a caller cancelled."""
-
-    lost: list[str]
-    cancelled: list[str]
-
-
 class JobQueue:
     """One queue in one Redis."""
 
@@ -126,6 +87,7 @@ class JobQueue:
             job.cost_rows,
             job.cost_tokens,
             priority * PRIORITY_WINDOW_MS,
+            round(1000 * (JOB_TTL_S if job.deadline_s is None else min(job.deadline_s, JOB_TTL_S))),
             1000 * (job.ttl_s or RESULT_TTL_S),
             reply_to or "",
             max_queued,
@@ -179,7 +141,7 @@ class JobQueue:
 
         A job's last attempt runs alone: had it killed its workers, it takes no one along.
         """
-        is_stalled, claimed = await self._scripts.run(
+        reply = await self._scripts.run(
             Script.CLAIM,
             worker_id,
             lease_ms,
@@ -189,20 +151,7 @@ class JobQueue:
             first_attempt_alone(max_attempts),
             max_attempts,
         )
-        jobs = [
-            ClaimedJob(
-                job=decode_job(payload),
-                worker_id=worker_id,
-                fence=fence,
-                attempts=attempts,
-                created_ms=int(created_ms),
-                started_ms=int(started_ms),
-                reply_to=reply_to.decode() if reply_to else None,
-                is_cancelled=cancel is not None,
-            )
-            for _, payload, fence, attempts, created_ms, started_ms, reply_to, cancel in claimed
-        ]
-        return Claim(jobs, bool(is_stalled))
+        return decode_claim(worker_id, max_attempts, reply)
 
     async def renew(self, worker_id: str, fences: Mapping[str, int], *, lease_ms: int) -> Renewal:
         """Extend all leases of a worker, given as job id → fence, in one call."""
@@ -211,19 +160,21 @@ class JobQueue:
         return Renewal([id_.decode() for id_ in lost], [id_.decode() for id_ in cancelled])
 
     async def finish(
-        self, claimed: ClaimedJob, outcome: Outcome, *, fence: int, is_dead_letter: bool = False
+        self, lease: Lease, outcome: Outcome, *, fence: int, is_dead_letter: bool = False
     ) -> bool:
-        """Write how a job ended and tell its watchers; False when it is no longer this worker's."""
+        """Write how a job ended and tell its watchers; False when it is no longer this worker's.
+
+        `fence` counts, not the lease's own: the worker may have claimed the job again meanwhile.
+        """
         written = await self._scripts.run(
             Script.FINISH,
-            claimed.job.id,
-            f"{claimed.worker_id}:{fence}",
+            outcome.job_id,
+            lease.worker_id,
+            fence,
             outcome.status if isinstance(outcome, Failed) else JobStatus.SUCCEEDED,
-            self._pack_result(
-                outcome, created_ms=claimed.created_ms, started_ms=claimed.started_ms
-            ),
-            encode_events([outcome]),
             outcome.attempt,
+            self._pack_result(outcome, created_ms=lease.created_ms, started_ms=lease.started_ms),
+            encode_events([outcome]),
             int(is_dead_letter),
         )
         return bool(written)
@@ -248,8 +199,3 @@ class JobQueue:
                 id=outcome.job_id,
             )
         )
-
-
-def first_attempt_alone(max_attempts: int) -> int:
-    """How many attempts a job has behind it when it must run alone: the last one it may have."""
-    return max(1, max_attempts - 1)

@@ -64,8 +64,9 @@ def _constants(keys: Keys) -> str:
         "MODEL_CARD": keys.model_card(""),
         # Limits and times.
         "LEASED": constants.LEASED,
-        "JOB_TTL_MS": constants.JOB_TTL_S * 1000,
+        "JOB_KEPT_MS": constants.JOB_KEPT_S * 1000,
         "RESULT_TTL_MS": constants.RESULT_TTL_S * 1000,
+        "TOMBSTONE_MS": constants.TOMBSTONE_S * 1000,
         "REPLIES_TTL_MS": constants.REPLIES_TTL_S * 1000,
         "WORKER_TTL_MS": constants.WORKER_TTL_S * 1000,
         "MODEL_CARD_TTL_MS": constants.MODEL_CARD_TTL_S * 1000,

@@ -24,6 +24,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from api.app import create_app, lifespan
 from api.services import Services
 from api.settings import ApiSettings
+from shared.claims import ClaimedJob, Room
 from shared.keys import WORKER_TTL_S, Keys
 from shared.protocol import (
     Batch,
@@ -39,7 +40,7 @@ from shared.protocol import (
     Usage,
     WorkerInfo,
 )
-from shared.queue import ClaimedJob, JobQueue, Room
+from shared.queue import JobQueue
 from shared.registry import Registry
 from shared.replies import write_events
 from tests.factories import make_worker_info

@@ -1,12 +1,13 @@
 """How much of the engine the held jobs may take up, and what is left for a claim.
 
-Plain arithmetic on upper bounds, so that what was claimed fits without anybody being preempted.
+Arithmetic on upper bounds, so that what was claimed fits without anybody being preempted.
 """
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from shared.queue import ClaimedJob, Room, first_attempt_alone
+from shared.claims import ClaimedJob, Room, first_attempt_alone
 from worker.held_job import HeldJob
 
 
@@ -20,14 +21,14 @@ class Capacity:
 
     def hold(self, claimed: ClaimedJob) -> HeldJob:
         """The job with what it may take up; on its last attempt it wants the engine alone."""
-        alone_from = first_attempt_alone(self.max_attempts)
         return HeldJob(
             claimed=claimed,
             fence=claimed.fence,
-            rows=claimed.job.cost_rows,
-            tokens=claimed.job.cost_tokens,
-            runs_alone=alone_from <= claimed.attempts < self.max_attempts,
+            rows=claimed.rows,
+            tokens=claimed.tokens,
+            runs_alone=claimed.attempts >= first_attempt_alone(self.max_attempts),
             attempt=claimed.attempts + 1,
+            deadline=time.monotonic() + claimed.time_left_s,
             is_cancelled=claimed.is_cancelled,
         )
 

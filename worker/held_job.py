@@ -1,19 +1,20 @@
 """A job this worker has leased, from claim to end. Plain data; its fields are set on the loop."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
+from shared.claims import ClaimedJob
 from shared.protocol import ChatJob, Outcome
-from shared.queue import ClaimedJob
 
 
 @dataclass(slots=True, eq=False)
 class HeldJob:
     """`rows` and `tokens` are what it may take up in the engine.
 
-    `fence` changes when the worker claims its own expired lease again. `changed` wakes the task:
-    its tokens are there or a caller cancelled it. `is_lost`: another worker has it by now, nothing
-    may be written. `is_stopped`: end it without an outcome.
+    `deadline` is monotonic time. `fence` changes when the worker claims its own expired lease
+    again. `changed` wakes the task: its tokens are there or a caller cancelled it. `is_lost`:
+    another worker has it by now, nothing may be written. `is_stopped`: end it without an outcome.
     """
 
     claimed: ClaimedJob
@@ -22,6 +23,7 @@ class HeldJob:
     tokens: int
     runs_alone: bool
     attempt: int
+    deadline: float
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     is_cancelled: bool = False
     is_lost: bool = False
@@ -31,6 +33,11 @@ class HeldJob:
     @property
     def job(self) -> ChatJob:
         return self.claimed.job
+
+    @property
+    def time_left_s(self) -> float:
+        """Until its deadline; negative once that has passed."""
+        return self.deadline - time.monotonic()
 
     def cancel(self) -> None:
         """A caller wants no more of it."""

@@ -5,9 +5,10 @@ engine: a `Task` runs a job, `Capacity` says how much fits.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
@@ -15,11 +16,13 @@ from arq.worker import Worker, func
 
 from shared.arq_format import FUNCTION, deserialize, serialize
 from shared.backoff import Backoff
+from shared.claims import ClaimedJob, Room
 from shared.connection import UNREACHABLE
 from shared.keys import JOB_TTL_S, Keys
-from shared.protocol import Failed, JobError, JobStatus, Outcome
-from shared.queue import ClaimedJob, JobQueue, Room
+from shared.protocol import Outcome
+from shared.queue import JobQueue
 from worker.capacity import Capacity
+from worker.endings import Endings, failed
 from worker.held_job import HeldJob
 
 POLL_S = 1.0  # without a wake-up: how soon an expired lease is noticed
@@ -27,7 +30,6 @@ POLL_S = 1.0  # without a wake-up: how soon an expired lease is noticed
 LAST_CLAIM_S = 1.0  # how long a stop waits for a claim that is under way
 HAND_BACK_S = 1.0
 
-T = TypeVar("T")
 Task = Callable[[HeldJob], Awaitable[Outcome]]
 
 log = structlog.get_logger(__name__)
@@ -56,7 +58,7 @@ class LeasedWorker(Worker):
             redis_pool=pool,
             handle_signals=False,
             max_jobs=capacity.rows,
-            max_tries=capacity.max_attempts,
+            max_tries=sys.maxsize,  # its count is off when Redis is; claims count attempts
             job_timeout=JOB_TTL_S,  # deadlines are the task's business
             keep_result=0,  # finishing writes it, fenced
             poll_delay=0,
@@ -66,6 +68,7 @@ class LeasedWorker(Worker):
         self.worker_id = worker_id
         self.held: dict[str, HeldJob] = {}
         self._queue = JobQueue(pool, keys)
+        self._endings = Endings(self._queue, worker_id)
         self._task = task
         self._capacity = capacity
         self._lease_ms = lease_ms
@@ -105,7 +108,11 @@ class LeasedWorker(Worker):
             max_attempts=self._capacity.max_attempts,
         )
         for claimed in claim.jobs:
-            self._start(claimed)
+            if not self._takes_over(claimed.job.id, claimed.fence):
+                self._start(claimed)
+        for hopeless in claim.hopeless:
+            if not self._takes_over(hopeless.job_id, hopeless.fence):
+                self._begin(hopeless.job_id, self._endings.give_up(hopeless))
         self._is_listening = self.room.rows > 0 and not claim.is_stalled
         self._on_room(self._is_listening)
 
@@ -113,15 +120,39 @@ class LeasedWorker(Worker):
     def room(self) -> Room:
         return self._capacity.room(self.held.values())
 
+    def _takes_over(self, job_id: str, fence: int) -> bool:
+        """Whether the worker had the job already: its lease ran out, and here it is again."""
+        held = self.held.get(job_id)
+        if held is None:
+            return False
+        if held.is_lost or held.is_stopped:  # what is left of that run writes nothing
+            remains = self.tasks[job_id]
+            self._begin(f"{job_id}:{fence}", self._hand_back(job_id, fence, remains))
+        else:
+            held.fence = fence
+        return True
+
+    async def _hand_back(self, job_id: str, fence: int, remains: asyncio.Task[Any]) -> None:
+        await asyncio.wait([remains])  # or this worker would claim it again, and again
+        await self._endings.release(job_id, fence)
+
     def _start(self, claimed: ClaimedJob) -> None:
-        job_id = claimed.job.id
-        if job_id in self.held:  # its lease ran out, and this worker took it again
-            self.held[job_id].fence = claimed.fence
-            return
         held = self._capacity.hold(claimed)
-        self.held[job_id] = held
+        self.held[claimed.job.id] = held
+        self._begin(claimed.job.id, self._run(held))
+
+    def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """As one of arq's tasks, which end before the worker does."""
         self._empty.clear()
-        self.tasks[job_id] = self.loop.create_task(self._run(held))
+        self.tasks[name] = self.loop.create_task(self._until_done(name, work))
+
+    async def _until_done(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        finally:
+            del self.tasks[name]
+            if not self.tasks:
+                self._empty.set()
 
     # -- running -----------------------------------------------------------------------------
 
@@ -137,9 +168,7 @@ class LeasedWorker(Worker):
                     log.warning("a job waits for Redis", job_id=job_id, error=str(error))
                     await asyncio.sleep(backoff.next_s())
         finally:
-            del self.held[job_id], self.tasks[job_id]
-            if not self.held:
-                self._empty.set()
+            del self.held[job_id]
             if not self._is_listening:  # else the wake list tells of what is ready
                 self.nudge()
 
@@ -148,12 +177,11 @@ class LeasedWorker(Worker):
         held = self.held[ctx["job_id"]]
         if held.is_stopped:
             raise asyncio.CancelledError
-        held.attempt = ctx["job_try"]
         try:
             held.outcome = await self._task(held)
         except Exception:  # the task's border: one broken job must not end the worker
             log.exception("a job failed unexpectedly", job_id=held.job.id)
-            held.outcome = _failed(held, "the worker failed on this job")
+            held.outcome = failed(held.job.id, held.attempt, "the worker failed on this job")
 
     def cancel(self, job_id: str) -> None:
         """A caller wants no more of this job; harmless when it has ended."""
@@ -196,33 +224,15 @@ class LeasedWorker(Worker):
         if held.is_lost:
             return
         if held.outcome is not None:
-            await self._finish(held, held.outcome)
+            await self._endings.finish(held, held.outcome)
         else:
-            await _persist(
-                lambda: self._queue.release(self.worker_id, {job_id: held.fence}), job_id
-            )
+            await self._endings.release(job_id, held.fence)
 
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:
-        """Called by arq for a job that it will not run: too many attempts, or its data is gone."""
+        """Called by arq for a job whose data it does not find, or cannot read."""
         held = self.held[job_id]
-        attempts = held.claimed.attempts
-        held.attempt = attempts
-        if attempts >= self._capacity.max_attempts:
-            message = f"the worker running this job died {attempts} times; given up"
-        else:
-            message = "the job's data was lost before a worker could run it"
-        await self._finish(held, _failed(held, message), is_dead_letter=True)
-
-    async def _finish(
-        self, held: HeldJob, outcome: Outcome, *, is_dead_letter: bool = False
-    ) -> None:
-        written = await _persist(
-            lambda: self._queue.finish(
-                held.claimed, outcome, fence=held.fence, is_dead_letter=is_dead_letter
-            ),
-            held.job.id,
-        )
-        _log_end(outcome, written)
+        message = "the job's data was lost before a worker could run it"
+        await self._endings.finish(held, failed(job_id, held.attempt, message))
 
     # -- stopping ----------------------------------------------------------------------------
 
@@ -246,33 +256,3 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()
-
-
-async def _persist(write: Callable[[], Awaitable[T]], job_id: str) -> T:
-    """Write to Redis however long it is away: a result that was computed is not thrown away."""
-    backoff = Backoff()
-    while True:
-        try:
-            return await write()
-        except UNREACHABLE as error:
-            log.warning("the end of a job waits for Redis", job_id=job_id, error=str(error))
-            await asyncio.sleep(backoff.next_s())
-
-
-def _log_end(outcome: Outcome, written: bool) -> None:
-    bound = log.bind(job_id=outcome.job_id, attempt=outcome.attempt)
-    if not written:
-        bound.warning("a job had ended before, or is another worker's by now")
-    elif isinstance(outcome, Failed):
-        bound.info("job ended", status=str(outcome.status), code=outcome.error.status_code)
-    else:
-        bound.debug("job succeeded")
-
-
-def _failed(held: HeldJob, message: str) -> Failed:
-    return Failed(
-        job_id=held.job.id,
-        attempt=held.attempt,
-        status=JobStatus.FAILED,
-        error=JobError(message=message),
-    )

@@ -46,10 +46,9 @@ class ChatTask:
 
     async def __call__(self, held: HeldJob) -> Outcome:
         """How the job ended. Cancelling this call ends the generation without an outcome."""
-        time_left_s = _time_left_s(held)
         if held.is_cancelled:
             return _failed(held, JobStatus.CANCELLED, CANCELLED)
-        if time_left_s is not None and time_left_s <= 0:
+        if held.time_left_s <= 0:
             return _failed(held, JobStatus.EXPIRED, EXPIRED)
         try:
             kwargs = _check_kwargs(held)
@@ -59,7 +58,7 @@ class ChatTask:
                 message=error.message, status_code=status_code(error), field=error.field
             )
             return _failed(held, JobStatus.FAILED, refusal)
-        return await self._generate(held, kwargs, prepared, time_left_s)
+        return await self._generate(held, kwargs, prepared)
 
     def _prepare(self, held: HeldJob, kwargs: GenerateKwargs) -> Prepared:
         """What the api prepared for this very model, else the same checks here."""
@@ -70,19 +69,13 @@ class ChatTask:
         held.tokens = held.rows * (len(prepared.token_ids) + prepared.max_new_tokens)
         return prepared
 
-    async def _generate(
-        self,
-        held: HeldJob,
-        kwargs: GenerateKwargs,
-        prepared: Prepared,
-        time_left_s: float | None,
-    ) -> Outcome:
+    async def _generate(self, held: HeldJob, kwargs: GenerateKwargs, prepared: Prepared) -> Outcome:
         generation = Generation(kwargs.num_return_sequences, held.changed, self._on_token(held))
         request = self._to_request(held, kwargs, prepared)
         started = time.monotonic()
         self._runtime.submit(request, generation)
         try:
-            await _wait_for_change(held, time_left_s)
+            await _wait_for_change(held)
         finally:
             self._runtime.abort(request.request_id)
         if held.job.stream:
@@ -144,16 +137,10 @@ def _check_kwargs(held: HeldJob) -> GenerateKwargs:
         raise InvalidParameter(first["msg"], field=field) from None
 
 
-async def _wait_for_change(held: HeldJob, time_left_s: float | None) -> None:
+async def _wait_for_change(held: HeldJob) -> None:
     with suppress(TimeoutError):
-        async with asyncio.timeout(time_left_s):
+        async with asyncio.timeout(held.time_left_s):
             await held.changed.wait()
-
-
-def _time_left_s(held: HeldJob) -> float | None:
-    """From the claim on, by the clock of Redis; None without a deadline."""
-    deadline_ms = held.job.deadline_ms
-    return None if deadline_ms is None else (deadline_ms - held.claimed.started_ms) / 1000
 
 
 def _interrupted(held: HeldJob, generation: Generation) -> Failed:

@@ -2,7 +2,8 @@
 -- It stops at the first that does not fit, so nothing overtakes a large job for ever.
 -- ARGV: worker, lease in ms, free rows, free tokens, jobs it runs, attempts from which a job runs
 --       alone, most attempts
--- Returns {stalled, jobs}; stalled: something is ready that this worker has no room for.
+-- Returns {stalled, jobs}; stalled: something is ready that this worker has no room for. A job
+-- whose payload is gone or that is out of attempts is leased as well, for the worker to end it.
 local worker, lease_ms = ARGV[1], ARGV[2]
 local free_rows, free_tokens, running = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local alone_from, max_attempts = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -12,55 +13,57 @@ local live = redis.call('ZCOUNT', WORKERS, NOW - WORKER_TTL_MS, '+inf')
 local ready = waiting() + redis.call('ZCOUNT', QUEUE, LEASED, expired_below)
 local share = math.ceil(ready / math.max(1, live))
 
-local function fits(rows, tokens, attempts)
-  if attempts >= max_attempts then
-    return true -- it will be given up, not run
-  elseif running == 0 then
-    return true -- alone, or never
+-- Returns false where there is no room; an empty worker has room for anything.
+local function take_room(rows, tokens, attempts)
+  local is_alone = attempts >= alone_from
+  if running > 0 and (is_alone or rows > free_rows or tokens > free_tokens) then
+    return false
   end
-  return attempts < alone_from and rows <= free_rows and tokens <= free_tokens
+  free_rows = is_alone and 0 or free_rows - rows
+  free_tokens, running = free_tokens - tokens, running + 1
+  return true
 end
 
-local function lease(id, payload, attempts)
-  local record = RECORD .. id
-  local fence = redis.call('HINCRBY', record, 'fence', 1)
+local function lease(id, fence, attempts)
   redis.call('ZADD', QUEUE, score_for_lease(lease_ms), id)
-  redis.call('SET', OWNER .. id, worker .. ':' .. fence, 'PX', JOB_TTL_MS)
-  redis.call('HSET', record, 'status', 'running', 'worker', worker, 'started_ms', ms(NOW))
-  redis.call('PEXPIRE', record, JOB_TTL_MS)
-  redis.call('PEXPIRE', JOB .. id, JOB_TTL_MS)
-  local known = redis.call('HMGET', record, 'created_ms', 'reply_to', 'cancel')
-  return {id, payload, fence, attempts, known[1], ms(NOW), known[2], known[3]}
+  redis.call('SET', OWNER .. id, worker .. ':' .. fence, 'PX', JOB_KEPT_MS)
+  redis.call('HSET', RECORD .. id, 'status', 'running', 'worker', worker, 'fence', fence,
+    'started_ms', ms(NOW), 'attempts', attempts)
 end
 
 local claimed = {}
 -- Returns false once a job does not fit.
-local function claim_between(low, high)
+local function claim_between(low, high, is_expired)
   local limit = share - #claimed
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, low, high, 'LIMIT', 0, limit)) do
-    local known = redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens')
-    if not known[1] then
-      redis.call('ZREM', QUEUE, id) -- older than JOB_TTL: its data is gone
-      ready = ready - 1
-    else
-      local rows, tokens = tonumber(known[2]), tonumber(known[3])
-      local attempts = tonumber(redis.call('GET', RETRY .. id) or '0')
-      if not fits(rows, tokens, attempts) then
-        return false
-      end
-      claimed[#claimed + 1] = lease(id, known[1], attempts)
-      if attempts < max_attempts then
-        free_rows, free_tokens, running = free_rows - rows, free_tokens - tokens, running + 1
-        if attempts >= alone_from then
-          free_rows = 0
-        end
-      end
+    local payload, rows, tokens, attempts, fence, created_ms, deadline_ms, reply_to, cancel =
+      unpack(redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens', 'attempts', 'fence',
+        'created_ms', 'deadline_ms', 'reply_to', 'cancel'))
+    attempts, fence = tonumber(attempts or 0), tonumber(fence or 0) + 1
+    rows, tokens = tonumber(rows or 0), tonumber(tokens or 0)
+    if is_expired then
+      attempts = attempts + begun(id)
     end
+    if payload and attempts < max_attempts and not take_room(rows, tokens, attempts) then
+      return false
+    end
+    lease(id, fence, attempts)
+    if is_expired then
+      redis.call('DEL', RETRY .. id) -- counted, once
+    end
+    if not payload then -- the record may be new
+      created_ms = created_ms or ms(NOW)
+      redis.call('HSET', RECORD .. id, 'created_ms', created_ms)
+      redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
+    end
+    claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, created_ms, ms(NOW),
+      ms((deadline_ms or NOW) - NOW), reply_to, cancel}
   end
   return true
 end
 
-local room = claim_between(LEASED, expired_below) and claim_between('-inf', '(' .. LEASED)
+local room = claim_between(LEASED, expired_below, true)
+  and claim_between('-inf', '(' .. LEASED, false)
 if ready > #claimed then
   wake_a_worker()
 end

@@ -27,50 +27,59 @@ local function is_live(status)
   return status == 'queued' or status == 'running'
 end
 
--- Whether `owner` ("worker:fence") still owns the job. Redis may have lost its last writes:
--- a lease that nobody has, no result ended and its owner did not release is given back.
-local function holds(id, owner)
-  local current = redis.call('GET', OWNER .. id)
-  if current then
-    return current == owner
+-- Whether the worker's lease still counts. Redis may have lost its last writes: a lease that
+-- nobody has is given back, unless the job ended or the record knows this fence or a later one
+-- (then it was released).
+local function holds(id, worker, fence)
+  local owner = redis.call('GET', OWNER .. id)
+  if owner then
+    return owner == worker .. ':' .. fence
   end
-  local status, released = unpack(redis.call('HMGET', RECORD .. id, 'status', 'released_by'))
-  local ended = status and not is_live(status) or redis.call('EXISTS', RESULT .. id) == 1
-  return not ended and released ~= owner
+  local status, latest = unpack(redis.call('HMGET', RECORD .. id, 'status', 'fence'))
+  return (not status or is_live(status)) and tonumber(latest or 0) < tonumber(fence)
+end
+
+-- 1 if the latest lease came to running the job, 0 if not; arq counts there, a retried command
+-- more than once.
+local function begun(id)
+  return redis.call('EXISTS', RETRY .. id)
 end
 
 -- The one way a job ends: result, record and the event for every watcher, all or nothing.
-local function conclude(id, status, result, events)
+-- The record outlives a short ttl, so that a worker that was frozen cannot end the job again.
+local function conclude(id, status, attempts, result, events)
   local record = RECORD .. id
-  local known = redis.call('HMGET', record, 'ttl_ms', 'watchers', 'idempotency')
-  local ttl = known[1] or RESULT_TTL_MS
+  local ttl, watchers, idempotency, created_ms =
+    unpack(redis.call('HMGET', record, 'ttl_ms', 'watchers', 'idempotency', 'created_ms'))
+  ttl = tonumber(ttl or RESULT_TTL_MS)
   redis.call('SET', RESULT .. id, result, 'PX', ttl)
-  redis.call('HSET', record, 'status', status, 'finished_ms', ms(NOW))
-  redis.call('HSETNX', record, 'created_ms', ms(NOW))
+  redis.call('HSET', record, 'status', status, 'attempts', attempts,
+    'created_ms', created_ms or ms(NOW), 'finished_ms', ms(NOW))
   redis.call('HDEL', record, 'payload', 'cancel')
-  redis.call('PEXPIRE', record, ttl)
+  redis.call('PEXPIRE', record, math.max(ttl, TOMBSTONE_MS))
   redis.call('ZREM', QUEUE, id)
   redis.call('DEL', JOB .. id, RETRY .. id, OWNER .. id)
-  if known[3] then
-    redis.call('PEXPIRE', IDEMPOTENCY .. known[3], ttl)
+  if idempotency then
+    redis.call('PEXPIRE', IDEMPOTENCY .. idempotency, ttl)
   end
-  for replica in string.gmatch(known[2] or '', '%S+') do
+  for replica in string.gmatch(watchers or '', '%S+') do
     local stream = REPLIES .. replica
     redis.call('XADD', stream, 'MAXLEN', '~', REPLIES_MAX_ENTRIES, '*', 'events', events)
     redis.call('PEXPIRE', stream, REPLIES_TTL_MS)
   end
 end
 
--- What `shared/queue.py` decodes into a JobRecord; false where there is no such job.
+-- What `shared/records.py` decodes into a JobRecord; false where there is no such job, or none
+-- any more: when a result's ttl is over, what is left of the record is no caller's business.
 local function read_record(id)
   local fields = redis.call('HMGET', RECORD .. id,
     'status', 'created_ms', 'started_ms', 'finished_ms', 'worker', 'attempts')
   if not fields[1] then
     return false
+  elseif is_live(fields[1]) then
+    fields[6] = tonumber(fields[6] or 0) + begun(id)
+    return {fields, fields[1] == 'queued' and redis.call('ZRANK', QUEUE, id), false}
   end
-  if is_live(fields[1]) then
-    fields[6] = redis.call('GET', RETRY .. id)
-  end
-  local rank = fields[1] == 'queued' and redis.call('ZRANK', QUEUE, id)
-  return {fields, rank, redis.call('GET', RESULT .. id)}
+  local result = redis.call('GET', RESULT .. id)
+  return result and {fields, false, result}
 end

@@ -10,12 +10,9 @@ for i = 2, #ARGV, 2 do
   local score = redis.call('HGET', record, 'score')
   if score and redis.call('GET', OWNER .. id) == owner then
     redis.call('ZADD', QUEUE, score, id)
-    redis.call('HSET', record, 'status', 'queued', 'released_by', owner)
+    redis.call('HSET', record, 'status', 'queued')
     redis.call('HDEL', record, 'worker', 'started_ms')
-    redis.call('DEL', OWNER .. id)
-    if tonumber(redis.call('GET', RETRY .. id) or '0') > 0 then
-      redis.call('DECR', RETRY .. id)
-    end
+    redis.call('DEL', OWNER .. id, RETRY .. id)
     released = released + 1
   end
 end

@@ -7,14 +7,14 @@ local lost, cancelled = {}, {}
 for i = 3, #ARGV, 2 do
   local id, fence = ARGV[i], ARGV[i + 1]
   local record, owner = RECORD .. id, worker .. ':' .. fence
-  if not holds(id, owner) then
+  if not holds(id, worker, fence) then
     lost[#lost + 1] = id
   else
     redis.call('ZADD', QUEUE, score_for_lease(lease_ms), id)
-    if redis.call('SET', OWNER .. id, owner, 'NX', 'PX', JOB_TTL_MS) then -- Redis had lost it
+    if redis.call('SET', OWNER .. id, owner, 'NX', 'PX', JOB_KEPT_MS) then -- Redis had lost it
       redis.call('HSET', record, 'status', 'running', 'worker', worker, 'fence', fence)
       redis.call('HSETNX', record, 'created_ms', ms(NOW))
-      redis.call('PEXPIRE', record, JOB_TTL_MS)
+      redis.call('PEXPIRE', record, JOB_KEPT_MS)
     end
     if redis.call('HEXISTS', record, 'cancel') == 1 then
       cancelled[#cancelled + 1] = id

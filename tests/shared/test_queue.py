@@ -8,6 +8,7 @@ from arq.jobs import JobStatus as ArqJobStatus
 from redis.asyncio import Redis
 
 from shared.arq_format import JobFailed, deserialize
+from shared.claims import Claim, ClaimedJob, Room
 from shared.errors import Conflict, QueueFull
 from shared.keys import LEASED, Keys
 from shared.protocol import (
@@ -19,7 +20,7 @@ from shared.protocol import (
     decode_events,
     encode,
 )
-from shared.queue import Claim, ClaimedJob, Depth, Idempotency, JobQueue, Room
+from shared.queue import Depth, Idempotency, JobQueue
 from shared.registry import Registry
 from tests.factories import make_finished, make_job, make_worker_info
 
@@ -64,9 +65,20 @@ def failed(job_id: str) -> Failed:
     return Failed(job_id=job_id, attempt=1, status=JobStatus.FAILED, error=error)
 
 
-async def begin_attempt(redis: Redis, keys: Keys, job: ChatJob) -> None:
-    """What arq's run_job does first."""
-    await redis.incr(keys.arq_retry(job.id))
+async def begin_run(redis: Redis, keys: Keys, job: ChatJob) -> None:
+    """What arq's run_job does first; twice, as when Redis answered too late the first time."""
+    for _ in range(2):
+        await redis.incr(keys.arq_retry(job.id))
+
+
+async def enqueue_deadly(queue: JobQueue, redis: Redis, keys: Keys, *, deaths: int) -> ChatJob:
+    """A job that so many workers have died of."""
+    job = await enqueue(queue)
+    for death in range(deaths):
+        claimed = await claim_one(queue, f"dead-{death}", ms=EXPIRED_AT_ONCE_MS)
+        assert (claimed.job, claimed.attempts) == (job, death)
+        await begin_run(redis, keys, job)
+    return job
 
 
 # -- enqueue ---------------------------------------------------------------------------------
@@ -117,6 +129,16 @@ async def test_running_jobs_do_not_fill_the_queue(queue: JobQueue) -> None:
     await claim(queue)
     await queue.enqueue(make_job(), reply_to=None, max_queued=1)
     assert await queue.depth() == Depth(waiting=1, running=1)
+
+
+async def test_jobs_that_nobody_came_for_do_not_fill_the_queue_for_ever(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    gone = await enqueue(queue)
+    await redis.delete(keys.record(gone.id))  # as its ttl does
+    await redis.zincrby(keys.queue, -26 * 3_600_000, gone.id)
+    await queue.enqueue(make_job(), reply_to=None, max_queued=1)
+    assert await queue.depth() == Depth(waiting=1, running=0)
 
 
 async def test_the_same_key_and_body_give_the_same_job(queue: JobQueue) -> None:
@@ -251,9 +273,8 @@ async def test_a_valid_lease_is_left_alone(queue: JobQueue) -> None:
 async def test_a_job_on_its_last_attempt_runs_alone(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
-    suspect, other = await enqueue(queue), await enqueue(queue)
-    for _ in range(2):
-        await begin_attempt(redis, keys, suspect)
+    suspect = await enqueue_deadly(queue, redis, keys, deaths=2)
+    other = await enqueue(queue)
     busy = await claim(queue, room=Room(rows=9, tokens=1000, running=1))
     assert (busy.jobs, busy.is_stalled) == ([], True)
     assert ids(await claim(queue)) == [suspect.id]
@@ -263,21 +284,68 @@ async def test_a_job_on_its_last_attempt_runs_alone(
 async def test_a_job_out_of_attempts_is_handed_out_to_be_given_up(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
-    poison, next_job = await enqueue(queue), await enqueue(queue)
-    for _ in range(3):
-        await begin_attempt(redis, keys, poison)
+    poison = await enqueue_deadly(queue, redis, keys, deaths=3)
+    next_job = await enqueue(queue)
     claimed = await claim(queue, room=Room(rows=1, tokens=10, running=1))
-    assert ids(claimed) == [poison.id, next_job.id]
-    assert claimed.jobs[0].attempts == 3
+    assert ids(claimed) == [next_job.id]
+    [given_up] = claimed.hopeless
+    assert (given_up.job_id, given_up.attempts) == (poison.id, 3)
+    assert given_up.reason == "the worker running this job died 3 times; given up"
 
 
-async def test_an_entry_whose_data_expired_is_dropped(
+async def test_a_lease_that_ends_before_its_run_began_is_no_attempt(queue: JobQueue) -> None:
+    await enqueue(queue)
+    for fence in (1, 2, 3, 4):
+        claimed = await claim_one(queue, ms=EXPIRED_AT_ONCE_MS)
+        assert (claimed.fence, claimed.attempts) == (fence, 0)
+
+
+async def test_a_job_whose_data_is_gone_is_handed_out_to_be_ended(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     gone, job = await enqueue(queue), await enqueue(queue)
     await redis.delete(keys.record(gone.id))
-    assert ids(await claim(queue)) == [job.id]
+    claimed = await claim(queue)
+    assert ids(claimed) == [job.id]
+    [hopeless] = claimed.hopeless
+    assert hopeless.job_id == gone.id
+    assert "waited for too long, or Redis lost it" in hopeless.reason
+    assert await queue.finish(hopeless, failed(gone.id), fence=hopeless.fence)
+    record = await queue.record(gone.id)
+    assert record is not None and record.status is JobStatus.FAILED
     assert await queue.depth() == Depth(waiting=0, running=1)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"\xc1", "cannot read this job"),
+        (encode({"version": 1, "id": 5}), "cannot read this job"),
+        (encode(make_job(version=99)), "protocol version 99; its worker reads up to 1"),
+    ],
+)
+async def test_a_job_of_another_version_does_not_keep_others_from_running(
+    queue: JobQueue, redis: Redis, keys: Keys, payload: bytes, reason: str
+) -> None:
+    strange, job = await enqueue(queue), await enqueue(queue)
+    await redis.hset(keys.record(strange.id), "payload", payload)
+    claimed = await claim(queue)
+    assert ids(claimed) == [job.id]
+    [hopeless] = claimed.hopeless
+    assert hopeless.job_id == strange.id and reason in hopeless.reason
+
+
+async def test_a_claim_tells_how_much_time_is_left(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    patient = await enqueue(queue)
+    assert 86_000 < (await claim_one(queue)).time_left_s <= 86_400
+    hurried = await enqueue(queue, make_job(deadline_s=100.0))
+    assert 0 < (await claim_one(queue)).time_left_s <= 100
+    await redis.hset(keys.record(hurried.id), "deadline_ms", 0)
+    await redis.zadd(keys.queue, {hurried.id: LEASED})
+    assert (await claim_one(queue)).time_left_s < 0
+    assert await redis.pttl(keys.record(patient.id)) > 86_400_000  # its end can still be told
 
 
 # -- renew -----------------------------------------------------------------------------------
@@ -321,6 +389,43 @@ async def test_a_lease_that_redis_lost_is_taken_again(queue: JobQueue, redis: Re
     assert record is not None and record.status is JobStatus.SUCCEEDED
 
 
+async def test_a_job_that_redis_lost_ends_also_when_its_worker_dies(
+    queue: JobQueue, redis: Redis
+) -> None:
+    job = await enqueue(queue)
+    claimed = await claim_one(queue)
+    await redis.flushall()
+    await queue.renew("w1", {job.id: claimed.fence}, lease_ms=EXPIRED_AT_ONCE_MS)
+    [hopeless] = (await claim(queue, "w2")).hopeless
+    assert (hopeless.job_id, hopeless.fence) == (job.id, claimed.fence + 1)
+    assert await queue.finish(hopeless, failed(job.id), fence=hopeless.fence)
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.FAILED
+
+
+async def test_a_renewal_brings_no_older_fence_back(queue: JobQueue) -> None:
+    job = await enqueue(queue)
+    frozen = await claim_one(queue, "w1", ms=EXPIRED_AT_ONCE_MS)
+    second = await claim_one(queue, "w2")
+    await queue.release("w2", {job.id: second.fence})
+    assert (await queue.renew("w1", {job.id: frozen.fence}, lease_ms=0)).lost == [job.id]
+    assert (await claim_one(queue, "w2")).fence == second.fence + 1
+
+
+async def test_a_worker_frozen_for_longer_than_the_result_lives_ends_nothing_twice(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job = await enqueue(queue, make_job(ttl_s=1))
+    frozen = await claim_one(queue, "w1", ms=EXPIRED_AT_ONCE_MS)
+    await finish(queue, await claim_one(queue, "w2"))
+    await redis.delete(keys.arq_result(job.id))  # as its ttl does
+    assert await redis.pttl(keys.record(job.id)) > 60_000
+    assert await queue.record(job.id) is None
+    assert (await queue.renew("w1", {job.id: frozen.fence}, lease_ms=9)).lost == [job.id]
+    assert not await finish(queue, frozen)
+    assert await redis.xlen(keys.replies("api-1")) == 1
+
+
 # -- finish ----------------------------------------------------------------------------------
 
 
@@ -358,14 +463,14 @@ async def test_a_job_has_exactly_one_result(queue: JobQueue, redis: Redis, keys:
 async def test_finishing_leaves_nothing_but_the_record_and_the_result(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
-    job = await enqueue(queue, make_job(ttl_s=60))
+    job = await enqueue(queue, make_job(ttl_s=2000))
     await finish(queue, await claim_one(queue))
     await redis.delete(keys.wake, keys.replies("api-1"))
     left = {key.decode() for key in await redis.keys("*")}
     assert left == {keys.record(job.id), keys.arq_result(job.id)}
     assert await redis.hget(keys.record(job.id), "payload") is None
     for key in left:
-        assert 0 < await redis.pttl(key) <= 60_000
+        assert 0 < await redis.pttl(key) <= 2_000_000
 
 
 async def test_every_watcher_gets_the_terminal_event(
@@ -417,7 +522,9 @@ async def test_a_released_job_waits_at_its_old_place_and_keeps_its_attempts(
 ) -> None:
     job = await enqueue(queue)
     claimed = await claim_one(queue)
-    await begin_attempt(redis, keys, job)
+    await begin_run(redis, keys, job)
+    record = await queue.record(job.id)
+    assert record is not None and record.attempts == 1
     later = await enqueue(queue)
     await redis.delete(keys.wake)
     assert await queue.release("w1", {job.id: claimed.fence}) == 1
@@ -476,6 +583,17 @@ async def test_cancelling_a_running_job_tells_its_worker(
     renewal = await queue.renew("w1", {job.id: claimed.fence}, lease_ms=EXPIRED_AT_ONCE_MS)
     assert renewal.cancelled == [job.id]
     assert (await claim_one(queue, "w2")).is_cancelled
+
+
+async def test_cancelling_a_job_whose_worker_died_ends_it_at_once(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job = await enqueue_deadly(queue, redis, keys, deaths=1)
+    record = await queue.cancel(job.id)
+    assert record is not None
+    assert (record.status, record.attempts) == (JobStatus.CANCELLED, 1)
+    assert await redis.xlen(keys.replies("api-1")) == 1
+    assert await queue.depth() == Depth(waiting=0, running=0)
 
 
 async def test_cancelling_a_job_that_ended_changes_nothing(queue: JobQueue) -> None:

@@ -21,9 +21,10 @@ from hypothesis.stateful import (
     rule,
 )
 
+from shared.claims import ClaimedJob, Room
 from shared.keys import Keys
 from shared.protocol import JobStatus, decode_events
-from shared.queue import ClaimedJob, Depth, JobQueue, Room
+from shared.queue import Depth, JobQueue
 from tests.factories import make_finished, make_job
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.keys = Keys()
         self.queue = JobQueue(self.redis, self.keys)
         self.jobs: dict[str, ModelJob] = {}
-        self.released: dict[str, tuple[str, int]] = {}
+        self.fences: set[tuple[str, int]] = set()
 
     def teardown(self) -> None:
         self.do(self.redis.aclose())
@@ -91,6 +92,8 @@ class QueueMachine(RuleBasedStateMachine):
             job = self.jobs[lease.job.id]
             assert job.status is JobStatus.QUEUED or job.is_expired
             assert lease.is_cancelled == job.is_cancelled
+            assert (lease.job.id, lease.fence) not in self.fences
+            self.fences.add((lease.job.id, lease.fence))
             job.status, job.owner = JobStatus.RUNNING, (worker, lease.fence)
             job.is_expired = lease_ms == OVER_AT_ONCE_MS
         costs = [lease.job.cost_tokens for lease in claimed]
@@ -106,24 +109,15 @@ class QueueMachine(RuleBasedStateMachine):
         renewal = self.do(
             self.queue.renew(lease.worker_id, {job_id: lease.fence}, lease_ms=LONG_MS)
         )
-        assert renewal.lost == ([] if self.owns(lease) or self.retakes(lease) else [job_id])
+        assert renewal.lost == ([] if self.owns(lease) else [job_id])
         if not renewal.lost:
             assert renewal.cancelled == ([job_id] if job.is_cancelled else [])
-            job.status, job.is_expired = JobStatus.RUNNING, False
-            job.owner = (lease.worker_id, lease.fence)
-
-    def retakes(self, lease: ClaimedJob) -> bool:
-        """An older lease may come back while the job waits, unless it was the one released."""
-        job = self.jobs[lease.job.id]
-        return job.status is JobStatus.QUEUED and self.released.get(lease.job.id) != (
-            lease.worker_id,
-            lease.fence,
-        )
+            job.is_expired = False
 
     @rule(lease=consumes(leases))
     def finish(self, lease: ClaimedJob) -> None:
         outcome = make_finished(lease.job.id)
-        expected = self.owns(lease) or self.retakes(lease)
+        expected = self.owns(lease)
         assert self.do(self.queue.finish(lease, outcome, fence=lease.fence)) == expected
         if expected:
             self.end(lease.job.id, JobStatus.SUCCEEDED)
@@ -134,7 +128,6 @@ class QueueMachine(RuleBasedStateMachine):
         assert released == self.owns(lease)
         if released:
             job = self.jobs[lease.job.id]
-            self.released[lease.job.id] = (lease.worker_id, lease.fence)
             job.status, job.owner, job.is_expired = JobStatus.QUEUED, None, False
 
     @rule(data=st.data())
@@ -144,7 +137,7 @@ class QueueMachine(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(list(self.jobs)))
         record = self.do(self.queue.cancel(job_id))
         job = self.jobs[job_id]
-        if job.status is JobStatus.QUEUED:
+        if job.status is JobStatus.QUEUED or job.is_expired:
             self.end(job_id, JobStatus.CANCELLED)
         elif job.status is JobStatus.RUNNING:
             job.is_cancelled = True

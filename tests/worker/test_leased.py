@@ -156,7 +156,7 @@ async def test_a_job_whose_worker_died_too_often_is_given_up(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     [job_id] = await enqueue(queue)
-    await redis.set(keys.arq_retry(job_id), 3)
+    await redis.hset(keys.record(job_id), "attempts", "3")
     async with running(make_worker(redis, keys, succeed)):
         record = await ended(queue, job_id)
     assert (record.status, record.attempts) == (JobStatus.FAILED, 3)
@@ -169,7 +169,7 @@ async def test_a_job_on_its_last_attempt_has_the_worker_for_itself(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     suspect, _other = await enqueue(queue, 2)
-    await redis.set(keys.arq_retry(suspect), 2)
+    await redis.hset(keys.record(suspect), "attempts", "2")
     worker = make_worker(redis, keys, never)
     async with running(worker):
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared.queue import Renewal
+from shared.claims import Renewal
 from shared.tasks import cancel_all
 from tests.worker.fake_engine import FakeEngine
 from worker.engine import Request, SamplingParams

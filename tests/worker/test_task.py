@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 from fakeredis import FakeAsyncRedis
 
+from shared.claims import ClaimedJob
 from shared.keys import Keys
 from shared.prompt import PromptEncoder
 from shared.protocol import ChatJob, Delta, Failed, Finished, JobStatus, Message, Prompt
-from shared.queue import ClaimedJob
 from tests.factories import make_card, make_job
 from tests.fakes_api import letter_tokenizer
 from tests.worker.fake_engine import FAILING, FakeEngine
@@ -60,12 +60,15 @@ def task(
     runtime.stop()
 
 
-def hold(job: ChatJob, *, reply_to: str | None = "api-1") -> HeldJob:
+def hold(job: ChatJob, *, reply_to: str | None = "api-1", time_left_s: float = WAIT_S) -> HeldJob:
     claimed = ClaimedJob(
         job=job,
         worker_id="w1",
         fence=1,
         attempts=0,
+        rows=job.cost_rows,
+        tokens=job.cost_tokens,
+        time_left_s=time_left_s,
         created_ms=NOW_MS - 50,
         started_ms=NOW_MS,
         reply_to=reply_to,
@@ -200,8 +203,8 @@ async def test_a_job_cancelled_before_it_began_never_reaches_the_engine(
 
 
 async def test_a_deadline_stops_a_job_before_or_while_it_runs(task: ChatTask) -> None:
-    for deadline_ms in (NOW_MS, NOW_MS + 20):
-        held = hold(make_job(max_new_tokens=10**9, deadline_ms=deadline_ms))
+    for time_left_s in (0.0, 0.02):
+        held = hold(make_job(max_new_tokens=10**9), time_left_s=time_left_s)
         outcome = await failed(task, held)
         assert (outcome.status, outcome.error.status_code) == (JobStatus.EXPIRED, 504)
 
