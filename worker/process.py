@@ -127,34 +127,47 @@ class WorkerProcess:
     async def run(self) -> None:
         """Serve jobs until told to stop. Raises what made a part fail."""
         try:
-            await self._wait_for_redis()
-            if not self._stopping.is_set():
+            if await self._register_unless_stopped():
                 await self._serve()
         finally:
             self._runtime.stop()
             for client in self._clients:
                 await client.aclose()
 
-    async def _wait_for_redis(self) -> None:
-        """Redis may start later than its workers; a wrong password is not waited for."""
+    async def _register_unless_stopped(self) -> bool:
+        """A call to a Redis that says nothing may take long: a stop does not wait for it."""
+        tasks = _start(self._register(), self._stopping.wait())
+        try:
+            await _until_first(tasks)
+            return not self._stopping.is_set()
+        finally:
+            await cancel_all(tasks)
+
+    async def _register(self) -> None:
+        """Publish the model. Redis may start later than its workers."""
         backoff = Backoff()
-        while not self._stopping.is_set():
+        while True:
             try:
-                await self._redis.ping()
+                await self._log_in()
+                await self._registry.publish_card(self._model.card, self._model.tokenizer_json)
                 return
-            except (AuthenticationError, ResponseError) as error:
-                raise SettingsError(f"Redis refuses this worker: {error}") from error
             except UNREACHABLE as error:
                 log.warning("waiting for Redis", error=str(error))
                 await asyncio.sleep(backoff.next_s())
 
+    async def _log_in(self) -> None:
+        """A wrong password is not waited for."""
+        try:
+            await self._redis.ping()
+        except (AuthenticationError, ResponseError) as error:
+            raise SettingsError(f"Redis refuses this worker: {error}") from error
+
     async def _serve(self) -> None:
-        await self._registry.publish_card(self._model.card, self._model.tokenizer_json)
         self._runtime.start()
         # What makes others count on this worker, or takes what another could have: ends first.
         greeters = _start(self._heartbeat.run(), self._wake.run())
         parts = _start(
-            self._worker.async_run(),
+            self._work(),
             self._control.run(),
             self._keeper.run(),
             self._outbox.run(),
@@ -173,6 +186,16 @@ class WorkerProcess:
         finally:
             await cancel_all([*stop, *greeters, *parts])
         log.info("worker stopped", worker=self.worker_id)
+
+    async def _work(self) -> None:
+        """Claim and run jobs. Before it does, arq asks Redis for its version, once."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._worker.async_run()
+            except UNREACHABLE as error:
+                log.warning("waiting for Redis", error=str(error))
+                await asyncio.sleep(backoff.next_s())
 
     async def _watch_engine(self) -> None:
         await self._runtime.failed.wait()

@@ -96,9 +96,13 @@ class EngineRuntime:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its current step; does not wait long for one that is stuck."""
+        """End the thread after its current step; does not wait long for one that is stuck.
+
+        Harmless when it never started.
+        """
         self._commands.put(Stop())
-        self._thread.join(JOIN_TIMEOUT_S)
+        if self._thread.is_alive():
+            self._thread.join(JOIN_TIMEOUT_S)
 
     def submit(self, request: Request, generation: Generation) -> None:
         """Start generating; the request's id must be new in this process."""

@@ -1,0 +1,76 @@
+"""A real worker process while Redis is not there yet, mute, unwilling, or gone again."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from shared.protocol import Finished
+from tests.integration.redis_proxy import RedisProxy
+from tests.integration.service import WAIT_S, Service, WorkerChild, eventually
+from tests.redis_server import RedisServer, free_port
+
+pytestmark = pytest.mark.integration
+
+StartWorker = Callable[..., WorkerChild]
+
+
+async def said(worker: WorkerChild, text: str) -> None:
+    async def is_there() -> bool:
+        assert worker.process.poll() is None, worker.log_text
+        return text in worker.log_text
+
+    await eventually(is_there)
+
+
+async def ends_quietly(worker: WorkerChild) -> None:
+    worker.process.send_signal(signal.SIGTERM)
+    assert await worker.exit_code() == 0, worker.log_text
+    assert "Traceback" not in worker.log_text
+
+
+async def test_a_worker_that_waits_for_redis_can_be_stopped(start_worker: StartWorker) -> None:
+    worker = start_worker(redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    await said(worker, "waiting for Redis")
+    await ends_quietly(worker)
+
+
+async def test_a_worker_whose_redis_is_mute_can_be_stopped(start_worker: StartWorker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(WAIT_S)
+        worker = start_worker(redis_url=f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
+        connection, _ = await asyncio.to_thread(mute.accept)
+        with connection:
+            await ends_quietly(worker)
+    assert "waiting for Redis" not in worker.log_text  # it was stopped within its first call
+
+
+async def test_a_wrong_password_stops_the_start_with_one_line(
+    start_worker: StartWorker, service: Service, redis_server: RedisServer
+) -> None:
+    await service.redis.config_set("requirepass", "right")
+    worker = start_worker(redis_url=redis_server.url.replace("127.0.0.1", ":wrong@127.0.0.1"))
+    assert await worker.exit_code() == 1
+    _, line = worker.log_text.splitlines()  # the first tells which model is loaded
+    assert "Redis refuses this worker" in line
+    assert "wrong@" not in worker.log_text
+
+
+@pytest.mark.parametrize("word", [b"PING", b"EXEC", b"INFO"])
+async def test_a_worker_whose_redis_goes_away_while_it_starts_waits_for_it(
+    start_worker: StartWorker, service: Service, redis_server: RedisServer, word: bytes
+) -> None:
+    """At the first call, while the model is published, and when arq asks for the version."""
+    proxy = RedisProxy(redis_server.port, word)
+    await proxy.start()
+    worker = start_worker(redis_url=proxy.url)
+    await said(worker, "waiting for Redis")
+    proxy.restore()
+    await service.ready(worker)
+    job = await service.submit()
+    assert isinstance(await job.end(), Finished)
+    assert "Traceback" not in worker.log_text
+    worker.kill()
+    await proxy.stop()
