@@ -9,7 +9,7 @@ from tests.redis_server import free_port
 
 
 class RedisProxy:
-    """Passes bytes both ways until a client sends `word`; then refuses everybody until `restore`."""
+    """Passes bytes both ways until a client sends `word`; then is gone until `restore`."""
 
     def __init__(self, redis_port: int, word: bytes) -> None:
         self.port = free_port()
