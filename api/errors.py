@@ -1,5 +1,7 @@
 """Every failure as an HTTP answer: one readable line in `detail`, never a stack trace."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +13,15 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from api.schemas import ErrorBody
+from api.waiting import ServerStopping
 from shared.errors import ClientError, FalconerError, PayloadTooLarge, status_code
 
 MAX_LISTED = 5  # errors named in one answer
-MAX_NAME = 100  # characters of a name that the caller chose
+MAX_SHOWN = 100  # characters of a name or number that the caller chose
+
+# Callers write JSON; pydantic's messages speak of Python.
+SUBJECT = re.compile("(Input|String|List|Tuple) should")
+IN_JSON = {"True": "true", "False": "false", "'": '"', " after validation": ""}
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +53,7 @@ def named(field: str | None, message: str) -> str:
 def describe(errors: Sequence[Mapping[str, Any]]) -> str:
     """Pydantic's errors as one line that names each field and its limit."""
     lines = [
-        named(".".join(str(part)[:MAX_NAME] for part in error["loc"]), reason(error))
+        named(".".join(str(part)[:MAX_SHOWN] for part in error["loc"]), reason(error))
         for error in errors[:MAX_LISTED]
     ]
     if len(errors) > MAX_LISTED:
@@ -57,16 +64,39 @@ def describe(errors: Sequence[Mapping[str, Any]]) -> str:
 def reason(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return "unknown parameter"
-    message = str(error["msg"]).replace("Input should", "should")
-    value = error["input"]
-    # Numbers help to see the mistake; texts are not repeated, they may be long or private.
-    return f"{message}, got {value!r}" if isinstance(value, int | float) else message
+    message, value = in_json_words(str(error["msg"])), error["input"]
+    if not isinstance(value, int | float):
+        return message  # texts are not repeated, they may be long or private
+    shown = json.dumps(value)
+    return f"{message}, got {shown[:MAX_SHOWN]}{'…' * (len(shown) > MAX_SHOWN)}"
+
+
+def in_json_words(message: str) -> str:
+    message = SUBJECT.sub("should", message)
+    for python, word in IN_JSON.items():
+        message = message.replace(python, word)
+    return message
+
+
+def stopping_response(job_id: str | None = None) -> Response:
+    """503: this process ends. A job that exists goes on without it."""
+    body = ErrorBody(stopping_message(job_id), job_id)
+    return json_response(body, 503, {"Retry-After": "1", "Connection": "close"})
+
+
+def stopping_message(job_id: str | None) -> str:
+    outlook = f"the job goes on, see /jobs/{job_id}" if job_id else "nothing was accepted"
+    return f"the server is stopping; {outlook}"
 
 
 def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(FalconerError)
     async def _named_failure(request: Request, error: FalconerError) -> Response:
         return error_response(error)
+
+    @app.exception_handler(ServerStopping)
+    async def _stopping(request: Request, error: ServerStopping) -> Response:
+        return stopping_response()
 
     @app.exception_handler(RequestValidationError)
     async def _bad_parameter(request: Request, error: RequestValidationError) -> Response:

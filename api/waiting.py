@@ -24,18 +24,31 @@ async def while_connected(
 
     Needs the request's body to have been read. Raises CallerGone or ServerStopping.
     """
+    return await _unless(
+        work, {CallerGone(): disconnected(receive), ServerStopping(): stopping.wait()}
+    )
+
+
+async def until_stopping(work: Coroutine[Any, Any, T], stopping: asyncio.Event) -> T:
+    """The result of `work`, which is cancelled when the server stops; raises ServerStopping."""
+    return await _unless(work, {ServerStopping(): stopping.wait()})
+
+
+async def _unless(
+    work: Coroutine[Any, Any, T], ends: dict[Exception, Coroutine[Any, Any, object]]
+) -> T:
+    """The result of `work`, or the error whose coroutine came first; all are over afterwards."""
     task = asyncio.create_task(work)
-    gone = asyncio.create_task(disconnected(receive))
-    stop = asyncio.create_task(stopping.wait())
+    watchers = {asyncio.create_task(end): error for error, end in ends.items()}
     try:
-        await asyncio.wait({task, gone, stop}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, *watchers}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise CallerGone if gone.done() else ServerStopping
+        raise next(error for watcher, error in watchers.items() if watcher.done())
     finally:
-        for each in (task, gone, stop):
+        for each in (task, *watchers):
             each.cancel()
-        await asyncio.gather(task, gone, stop, return_exceptions=True)
+        await asyncio.gather(task, *watchers, return_exceptions=True)
 
 
 async def disconnected(receive: Receive) -> None:
