@@ -3,11 +3,11 @@
 from fastapi import Request
 from fastapi.responses import Response
 
-from api.errors import error_response, json_response, named
+from api.errors import json_response, named, stopping_response
 from api.preferences import Preference
 from api.schemas import ErrorBody, JobView
 from api.services import Services
-from api.ticket import Ticket
+from api.ticket import Ticket, as_outcome
 from api.waiting import CallerGone, ServerStopping, while_connected
 from shared.errors import ServiceUnavailable, WaitTimeout
 from shared.protocol import Failed, JobRecord, Outcome
@@ -45,21 +45,31 @@ async def wait_or_accept(
     request: Request, services: Services, ticket: Ticket, preference: Preference
 ) -> Response:
     """`Prefer: wait=N` or `respond-async`: the result if it is there in time, else 202."""
-    headers = {"Preference-Applied": preference.applied} if preference.applied else {}
-    wait_s = min(preference.wait_s or 0.0, services.settings.sync_timeout_s)
-    outcome = None
-    if wait_s:
+    outcome, record = None, ticket.record
+    if preference.wait_s:
         try:
             outcome = await while_connected(
-                ticket.outcome(wait_s), request.receive, services.stopping
+                ticket.outcome(preference.wait_s), request.receive, services.stopping
             )
         except CallerGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         except ServerStopping:
             pass  # 202 it is
-    response = accepted(ticket.record) if outcome is None else outcome_response(outcome)
-    response.headers.update(headers)
+        if outcome is None:
+            record = await latest_record(services, ticket)
+            outcome = as_outcome(record)
+    response = accepted(record) if outcome is None else outcome_response(outcome)
+    if preference.applied:
+        response.headers["Preference-Applied"] = preference.applied
     return response
+
+
+async def latest_record(services: Services, ticket: Ticket) -> JobRecord | None:
+    """The job as it is now; without Redis as it was when the ticket was made."""
+    try:
+        return await services.client.record(ticket.job_id)
+    except ServiceUnavailable:
+        return ticket.record
 
 
 def outcome_response(outcome: Outcome) -> Response:
@@ -74,10 +84,3 @@ def outcome_response(outcome: Outcome) -> Response:
 def accepted(record: JobRecord | None) -> Response:
     assert record is not None, "a submitted job has a record"
     return json_response(JobView.of(record), 202, {"Location": f"/jobs/{record.id}"})
-
-
-def stopping_response(job_id: str) -> Response:
-    error = ServiceUnavailable(
-        f"the server is stopping; the job goes on, see /jobs/{job_id}", retry_after_s=1
-    )
-    return error_response(error)

@@ -20,6 +20,7 @@ from shared.replies import BLOCK_S, ReplyReader
 
 REACH_S = 1.8  # a caller hears within two seconds that Redis is away
 RETRY_AFTER_S = 2
+MAX_REFUSAL = 200  # characters
 
 log = structlog.get_logger(__name__)
 
@@ -58,9 +59,17 @@ async def within_reach() -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(REACH_S):
             yield
+    except ResponseError as error:  # Redis is there, and refuses: out of memory, a bug
+        log.error("redis refused a command", error=str(error))
+        raise ServiceUnavailable(
+            f"Redis refuses writes: {refusal(error)}", retry_after_s=RETRY_AFTER_S
+        ) from error
     except UNREACHABLE as error:
-        if isinstance(error, ResponseError):  # Redis is there, and refuses: out of memory, a bug
-            log.error("redis refused a command", error=str(error))
         raise ServiceUnavailable(
             "Redis is out of reach; nothing is lost, try again", retry_after_s=RETRY_AFTER_S
         ) from error
+
+
+def refusal(error: ResponseError) -> str:
+    """Redis's own words, without those on the script they came through."""
+    return str(error).rpartition(": -")[2].partition(" script: ")[0][:MAX_REFUSAL]

@@ -8,15 +8,18 @@ from starlette.requests import ClientDisconnect
 
 from api.errors import describe
 from api.schemas import ChatRequest
+from api.waiting import until_stopping
 from shared.errors import BadRequest, InvalidParameter, PayloadTooLarge, UnsupportedMediaType
 
 BODY_TIMEOUT_S = 30.0
 
 
-async def read_chat_request(request: Request, max_bytes: int) -> ChatRequest:
-    """Raises a ClientError that names what is wrong with the body."""
+async def read_chat_request(
+    request: Request, max_bytes: int, stopping: asyncio.Event
+) -> ChatRequest:
+    """Raises a ClientError that names what is wrong with the body, or ServerStopping."""
     check_media_type(request.headers.get("content-type"))
-    body = await read_body(request, max_bytes)
+    body = await until_stopping(read_body(request, max_bytes), stopping)
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:

@@ -1,8 +1,11 @@
 """The `Prefer` request header (RFC 7240): answer at once, or wait for a while first."""
 
+import re
 from dataclasses import dataclass
 
 from shared.errors import BadRequest
+
+QUOTED = r'"(?:\\.|[^"\\])*"?'
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,21 +16,26 @@ class Preference:
     applied: str | None = None
 
 
-def parse_prefer(headers: list[str] | None) -> Preference:
-    """What all `Prefer` headers of a request say together.
+def parse_prefer(headers: list[str] | None, max_wait_s: float) -> Preference:
+    """What all `Prefer` headers of a request say together; a longer wait is cut to `max_wait_s`.
 
     Of the known preferences `wait` wins over `respond-async`; unknown ones are ignored.
     """
     preference = Preference()
-    for token in ",".join(headers or ()).split(","):
-        name, _, value = token.partition(";")[0].strip().partition("=")
+    for token in (token for header in headers or () for token in split(header, ",")):
+        name, _, value = split(token, ";")[0].partition("=")
         match name.strip().lower():
             case "wait":
-                wait_s = seconds(value.strip().strip('"'))
-                return Preference(wait_s, f"wait={wait_s}")
+                wait_s = min(seconds(value.strip().strip('"')), max_wait_s)
+                return Preference(wait_s, f"wait={wait_s:g}")
             case "respond-async":
                 preference = Preference(0.0, "respond-async")
     return preference
+
+
+def split(text: str, separator: str) -> list[str]:
+    """The parts between separators, those within quotes aside; at least one."""
+    return re.findall(rf'(?:[^"{separator}]|{QUOTED})+', text) or [""]
 
 
 def seconds(text: str) -> int:

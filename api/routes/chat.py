@@ -43,8 +43,8 @@ async def chat(
     `Accept: text/event-stream` the answer is a stream of events, the last one with the result.
     """
     services = services_of(request)
-    preference = parse_prefer(prefer)
-    body = await read_chat_request(request, services.settings.max_body_bytes)
+    preference = parse_prefer(prefer, services.settings.sync_timeout_s)
+    body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
     is_plain = preference.wait_s is None
     stream = is_plain and (body.stream or accepts_events(request))
     ticket = await services.client.submit(

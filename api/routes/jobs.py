@@ -36,7 +36,7 @@ WaitSeconds = Annotated[
 async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
     """Same body as `/chat`; answers at once. Look under `Location` for the result."""
     services = services_of(request)
-    body = await read_chat_request(request, services.settings.max_body_bytes)
+    body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
     ticket = await services.client.submit(
         body, is_awaited=False, stream=body.stream, idempotency_key=idempotency_key
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -139,9 +140,41 @@ async def test_a_stop_of_the_server_ends_open_calls_and_not_their_jobs(
     response = await call
     assert response.status_code == 503
     assert "retry-after" in response.headers
+    assert response.json()["id"] == service.worker.seen[0].id
     service.worker.paused = False
     record = await service.http.get(f"/jobs/{service.worker.seen[0].id}")
     assert record.json()["status"] in ("running", "succeeded")
+
+
+async def test_a_stop_of_the_server_ends_a_call_whose_body_is_still_to_come(
+    service: FakeService,
+) -> None:
+    service.services.stopping.set()
+    never = asyncio.Event()
+
+    async def half_a_body() -> AsyncIterator[bytes]:
+        yield b'{"prompt": '
+        await never.wait()
+
+    response = await service.http.post("/chat", content=half_a_body())
+    assert response.status_code == 503
+    assert "stopping" in response.json()["detail"]
+    assert response.headers["connection"] == "close"
+    assert "retry-after" in response.headers
+
+
+async def test_a_stop_of_the_server_ends_a_stream_with_word_of_its_job(
+    service: FakeService,
+) -> None:
+    service.worker.paused = True
+    body = {"prompt": "hello", "stream": True}
+    call = asyncio.create_task(service.http.post("/chat", json=body))
+    await service.until(lambda: service.worker.seen)
+    service.services.stopping.set()
+    (last,) = events_of((await call).text)
+    job_id = service.worker.seen[0].id
+    assert (last["index"], last["id"], last["status"]) == (0, job_id, "running")
+    assert f"/jobs/{job_id}" in last["error"]["message"]
 
 
 # -- Prefer ----------------------------------------------------------------------------------
@@ -176,8 +209,28 @@ async def test_wait_accepts_the_job_that_takes_longer(service: FakeService, pref
     assert response.headers["location"]
 
 
-async def test_unknown_preferences_are_ignored(service: FakeService) -> None:
-    headers = {"Prefer": "handling=strict, return=minimal"}
+async def test_a_job_accepted_after_a_wait_is_shown_as_it_is_then(service: FakeService) -> None:
+    service.worker.paused = True
+    response = await service.http.post(
+        "/chat", json={"prompt": "hello"}, headers={"Prefer": "wait=1"}
+    )
+    assert (response.status_code, response.json()["status"]) == (202, "running")
+
+
+async def test_the_wait_that_was_applied_is_told() -> None:
+    async with fake_service(IMPATIENT) as service:
+        service.worker.paused = True
+        response = await service.http.post(
+            "/chat", json={"prompt": "hello"}, headers={"Prefer": "wait=600"}
+        )
+        assert response.headers["preference-applied"] == "wait=0.2"
+
+
+@pytest.mark.parametrize(
+    "prefer", ["handling=strict, return=minimal", 'x="a, wait=0"', 'x="\\", wait=0"', 'x="wait=0']
+)
+async def test_unknown_preferences_are_ignored(service: FakeService, prefer: str) -> None:
+    headers = {"Prefer": prefer}
     response = await service.http.post("/chat", json={"prompt": "hello"}, headers=headers)
     assert response.status_code == 200
     assert "preference-applied" not in response.headers

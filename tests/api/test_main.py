@@ -61,6 +61,14 @@ class ApiProcess:
         connection.sendall(head.encode() + body)
         return connection
 
+    def open_half_a_chat(self) -> socket.socket:
+        """A `/chat` call whose body has only begun, and that the api has seen."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+        connection.sendall(b'POST /chat HTTP/1.1\r\nHost: api\r\nContent-Length: 99\r\n\r\n{"')
+        for _ in range(3):  # calls are taken in order
+            self.get("/livez")
+        return connection
+
     def num_waiting(self) -> int:
         line = 'falconer_queue_depth{state="waiting"} '
         text = self.get("/metrics")[1]
@@ -146,6 +154,15 @@ def test_a_stop_answers_open_calls_and_ends_with_exit_code_0(api: ApiProcess) ->
     connection.close()
     assert answer.startswith("HTTP/1.1 503")
     assert "retry-after" in answer
+
+
+def test_a_stop_answers_a_call_whose_body_is_still_to_come(api: ApiProcess) -> None:
+    connection = api.open_half_a_chat()
+    assert api.stop() == 0
+    answer = connection.recv(65536).decode()
+    connection.close()
+    assert answer.startswith("HTTP/1.1 503")
+    assert "connection: close" in answer.lower()
 
 
 def test_an_api_that_starts_before_redis_finds_it_later(tmp_path: Path) -> None:

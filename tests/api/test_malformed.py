@@ -110,7 +110,7 @@ MALFORMED: list[tuple[bytes, int, list[str]]] = [
     (kwargs('"temperature": 1e999'), 422, ["generate_kwargs.temperature", "finite"]),
     (kwargs('"temperature": "hot"'), 422, ["generate_kwargs.temperature", "number"]),
     (kwargs('"top_k": -1'), 422, ["generate_kwargs.top_k", "≥ 0"]),
-    (kwargs('"top_k": true'), 422, ["generate_kwargs.top_k", "integer"]),
+    (kwargs('"top_k": true'), 422, ["generate_kwargs.top_k", "integer", "got true"]),
     (kwargs('"top_p": 0'), 422, ["generate_kwargs.top_p", "> 0", "≤ 1"]),
     (kwargs('"top_p": 1.5'), 422, ["generate_kwargs.top_p", "> 0", "≤ 1"]),
     (kwargs('"typical_p": 0'), 422, ["generate_kwargs.typical_p", "> 0"]),
@@ -128,7 +128,12 @@ MALFORMED: list[tuple[bytes, int, list[str]]] = [
         422,
         ["generate_kwargs.num_beam_groups", "4"],
     ),
-    (kwargs('"early_stopping": "soon"'), 422, ["generate_kwargs.early_stopping", "never"]),
+    (
+        kwargs('"early_stopping": "soon"'),
+        422,
+        ["generate_kwargs.early_stopping", 'true, false or "never"'],
+    ),
+    (kwargs('"sequence_bias": [[[1], 2, 3]]'), 422, ["sequence_bias.0: should have at most 2"]),
     (
         kwargs('"num_return_sequences": 2, "do_sample": false'),
         422,
@@ -253,6 +258,12 @@ async def test_refusals_do_not_repeat_the_callers_text(service: FakeService) -> 
     )
     assert response.status_code == 422
     assert "secret" not in response.text
+
+
+async def test_refusals_show_the_start_of_a_huge_number(service: FakeService) -> None:
+    content = kwargs('"seed": 1' + "0" * 4000)
+    response = await service.http.post("/chat", content=content, headers=JSON)
+    assert response.json()["detail"].endswith("got 1" + "0" * 99 + "…")
 
 
 async def test_many_errors_are_counted_not_listed(service: FakeService) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from redis.exceptions import ResponseError
 
 from api.app import create_app, lifespan
 from api.settings import ApiSettings
@@ -24,6 +25,11 @@ NEEDS_REDIS = [
 async def test_the_root_says_that_the_server_runs(service: FakeService) -> None:
     response = await service.http.get("/")
     assert response.json() == {"message": "Server is running"}
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/healthz", "/livez", "/readyz"])
+async def test_head_is_answered_where_probes_ask(service: FakeService, path: str) -> None:
+    assert (await service.http.head(path)).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/health", "/healthz"])
@@ -82,8 +88,9 @@ async def test_metrics_count_requests_jobs_and_tokens(service: FakeService) -> N
         assert line in text, line
 
 
-async def test_metrics_in_json_have_kaitos_form(service: FakeService) -> None:
-    response = await service.http.get("/metrics", headers={"Accept": "application/json"})
+@pytest.mark.parametrize("media_type", ["application/json", "application/JSON"])
+async def test_metrics_in_json_have_kaitos_form(service: FakeService, media_type: str) -> None:
+    response = await service.http.get("/metrics", headers={"Accept": media_type})
     info = response.json()
     assert info["gpu_info"] is None
     assert set(info["cpu_info"]) == {
@@ -126,6 +133,18 @@ async def test_without_redis_the_process_is_alive_but_not_healthy(cut_off: FakeS
 async def test_without_redis_a_malformed_body_is_still_named(cut_off: FakeService) -> None:
     response = await cut_off.http.post("/chat", json={"prompt": "a", "generate_kwargs": {"k": 1}})
     assert response.status_code == 422
+
+
+async def test_a_redis_that_refuses_writes_is_not_said_to_be_away(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def out_of_memory(*args: object, **kwargs: object) -> None:
+        raise ResponseError("Error running script (call to f_1): -OOM command not allowed")
+
+    monkeypatch.setattr(service.services.backend.queue, "enqueue", out_of_memory)
+    response = await service.http.post("/chat", json={"prompt": "hello"})
+    assert response.status_code == 503
+    assert response.json()["detail"] == "Redis refuses writes: OOM command not allowed"
 
 
 async def test_a_call_that_waits_survives_an_absence_of_redis(
