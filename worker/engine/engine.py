@@ -17,6 +17,7 @@ from worker.engine.loading import load_runner
 from worker.engine.outputs import Output, RequestFailed, TokenOutput
 from worker.engine.plan import StepPlan
 from worker.engine.probe import probe_model
+from worker.engine.processors import active_processors
 from worker.engine.request import Request, check_request
 from worker.engine.runner import Runner
 from worker.engine.sampler import Choice, NoChoice, choose_tokens
@@ -126,8 +127,9 @@ class Engine:
         Sequences that `request.generated` already ends yield no output.
         """
         self._check(request)
+        processors = active_processors(request.params)
         sequences = [
-            Sequence.of(request, index, next(self._arrivals))
+            Sequence.of(request, index, next(self._arrivals), processors)
             for index in range(request.params.num_return_sequences)
         ]
         streams = {sequence: TextStream(sequence, self._token_bytes) for sequence in sequences}

@@ -3,10 +3,14 @@
 Knows nothing of HTTP or JSON; values arrive validated. `worker/task.py` translates from the wire.
 """
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
+
+from worker.engine.word_index import WordIndex
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: they leave no room for cached properties
 class SamplingParams:
     """Semantics of each field are those of transformers' `GenerationConfig`, one unpadded prompt.
 
@@ -46,3 +50,14 @@ class SamplingParams:
 
     logprobs: bool = False
     top_logprobs: int = 0
+
+    @cached_property
+    def biased_words(self) -> WordIndex:
+        """`sequence_bias`; of a word given twice the last bias counts."""
+        return WordIndex(dict(self.sequence_bias))
+
+    @cached_property
+    def banned_words(self) -> WordIndex:
+        """`bad_words_ids`; an eos alone is no bad word."""
+        allowed = {(eos,) for eos in self.eos_token_ids}
+        return WordIndex({word: -math.inf for word in self.bad_words_ids if word not in allowed})

@@ -12,7 +12,6 @@ import torch
 
 from worker.engine.params import SamplingParams
 from worker.engine.philox import uniforms
-from worker.engine.processors import active_processors
 from worker.engine.processors.base import Processor
 from worker.engine.sequence import Sequence
 
@@ -59,8 +58,7 @@ def _groups(
     """Rows by the work they need: the same processors, and drawing or taking the best."""
     groups = defaultdict(list)
     for row, sequence in enumerate(sequences):
-        params = sequence.params
-        groups[active_processors(params), params.do_sample].append(row)
+        groups[sequence.processors, sequence.params.do_sample].append(row)
     return groups
 
 

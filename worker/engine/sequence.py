@@ -5,9 +5,13 @@ Plain Python; knows nothing of tensors, text or who else runs.
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from worker.engine.params import SamplingParams
 from worker.engine.request import Request
+
+if TYPE_CHECKING:  # a sequence only carries them; they, and torch with them, know sequences
+    from worker.engine.processors.base import Processor
 
 
 class SequenceStatus(Enum):
@@ -22,21 +26,29 @@ class Sequence:
 
     `num_computed_tokens` of its `num_tokens` have keys and values in the cache. There is no
     prefill and no decode: each step computes some of the rest, and a step that computes the last
-    of them yields logits for the next token.
+    of them yields logits for the next token, which `processors` go over.
     """
 
     request: Request
     index: int
     arrival: int
     token_ids: list[int]
+    processors: tuple["Processor", ...] = ()
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
     status: SequenceStatus = SequenceStatus.WAITING
 
     @classmethod
-    def of(cls, request: Request, index: int, arrival: int) -> "Sequence":
+    def of(
+        cls,
+        request: Request,
+        index: int,
+        arrival: int,
+        processors: tuple["Processor", ...] = (),
+    ) -> "Sequence":
         generated = request.generated[index] if index < len(request.generated) else ()
-        return cls(request, index, arrival, [*request.prompt_token_ids, *generated])
+        token_ids = [*request.prompt_token_ids, *generated]
+        return cls(request, index, arrival, token_ids, processors)
 
     @property
     def request_id(self) -> str:

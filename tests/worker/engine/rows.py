@@ -1,6 +1,7 @@
 """Sequences for tests of the engine's parts."""
 
 from worker.engine.params import SamplingParams
+from worker.engine.processors import active_processors
 from worker.engine.request import Request
 from worker.engine.sequence import Sequence
 
@@ -21,4 +22,4 @@ def make_sequence(
         generated=((),) * index + (generated,),
         priority=priority,
     )
-    return Sequence.of(request, index, arrival)
+    return Sequence.of(request, index, arrival, active_processors(request.params))

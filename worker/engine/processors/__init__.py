@@ -3,8 +3,6 @@
 The order is that of `_get_logits_processor` in transformers 5.
 """
 
-from functools import lru_cache
-
 from worker.engine.params import SamplingParams
 from worker.engine.processors.bans import (
     BeginSuppressTokens,
@@ -56,9 +54,8 @@ PROCESSORS: tuple[Processor, ...] = (
 )
 
 
-@lru_cache(maxsize=1024)
 def active_processors(params: SamplingParams) -> tuple[Processor, ...]:
-    """The processors that these parameters need, in order."""
+    """The processors that these parameters need, in order; to be asked once per request."""
     return tuple(
         processor
         for processor in PROCESSORS

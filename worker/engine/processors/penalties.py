@@ -1,15 +1,13 @@
 """Processors that raise or lower the scores of tokens: repetition, biases, length decay."""
 
 import math
-from collections.abc import Iterable
 
 import torch
 
 from worker.engine.params import SamplingParams
 from worker.engine.processors.base import Processor, entries, per_row
 from worker.engine.sequence import Sequence
-
-Biases = Iterable[tuple[tuple[int, ...], float]]
+from worker.engine.word_index import WordIndex
 
 
 class RepetitionPenalty(Processor):
@@ -32,15 +30,14 @@ class SequenceBias(Processor):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.sequence_bias)
 
-    def biases(self, sequence: Sequence) -> Biases:
-        return dict(sequence.params.sequence_bias).items()
+    def words(self, params: SamplingParams) -> WordIndex:
+        return params.biased_words
 
     def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         completions = [
-            (row, word[-1], value)
+            (row, completion.token_id, completion.bias)
             for row, sequence in enumerate(sequences)
-            for word, value in self.biases(sequence)
-            if _ends_with(sequence.token_ids, word[:-1])
+            for completion in self.words(sequence.params).completions(sequence.token_ids)
         ]
         if not completions:
             return scores
@@ -53,15 +50,13 @@ class SequenceBias(Processor):
 
 
 class BadWords(SequenceBias):
-    """Never complete one of the given token sequences; an eos alone is no bad word."""
+    """Never complete one of the given token sequences."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.bad_words_ids)
 
-    def biases(self, sequence: Sequence) -> Biases:
-        allowed = {(eos,) for eos in sequence.params.eos_token_ids}
-        words = (word for word in sequence.params.bad_words_ids if word not in allowed)
-        return ((word, -math.inf) for word in words)
+    def words(self, params: SamplingParams) -> WordIndex:
+        return params.banned_words
 
 
 class ExponentialDecayLengthPenalty(Processor):
@@ -90,8 +85,3 @@ def _decay_growth(sequence: Sequence) -> float:
         return math.pow(factor, exponent) - 1
     except OverflowError:
         return math.inf
-
-
-def _ends_with(token_ids: list[int], suffix: tuple[int, ...]) -> bool:
-    num_before = len(token_ids) - len(suffix)
-    return num_before >= 0 and tuple(token_ids[num_before:]) == suffix

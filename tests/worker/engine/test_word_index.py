@@ -1,0 +1,42 @@
+"""The index of words finds what looking at every word would find."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.engine.params import SamplingParams
+from worker.engine.word_index import WordIndex
+
+TOKENS = st.integers(0, 2)  # few, so that words often match
+WORDS = st.dictionaries(st.lists(TOKENS, min_size=1, max_size=4).map(tuple), st.floats(-9, 9))
+
+
+def found(index: WordIndex, token_ids: list[int]) -> list[tuple[int, float]]:
+    return sorted((c.token_id, c.bias) for c in index.completions(token_ids))
+
+
+@given(WORDS, st.lists(TOKENS, min_size=1, max_size=6))
+def test_it_finds_the_words_that_one_more_token_would_complete(
+    words: dict[tuple[int, ...], float], token_ids: list[int]
+) -> None:
+    def is_before_end(word: tuple[int, ...]) -> bool:
+        length = len(word) - 1
+        return length <= len(token_ids) and tuple(token_ids[len(token_ids) - length :]) == word[:-1]
+
+    expected = sorted((word[-1], bias) for word, bias in words.items() if is_before_end(word))
+    assert found(WordIndex(words), token_ids) == expected
+
+
+def test_words_are_indexed_once_per_request() -> None:
+    params = SamplingParams(bad_words_ids=((1, 2),), sequence_bias=(((3,), 1.0),))
+    assert params.banned_words is params.banned_words
+    assert params.biased_words is params.biased_words
+
+
+def test_an_eos_alone_is_no_bad_word() -> None:
+    params = SamplingParams(bad_words_ids=((7,), (5, 7), (8,)), eos_token_ids=(7,))
+    assert [token for token, _ in found(params.banned_words, [5])] == [7, 8]
+
+
+def test_of_a_word_biased_twice_the_last_bias_counts() -> None:
+    params = SamplingParams(sequence_bias=(((3,), 1.0), ((3,), 2.0)))
+    assert found(params.biased_words, [0]) == [(3, 2.0)]
