@@ -11,6 +11,7 @@ from shared.prompt import Prepared, check_prompt
 from shared.protocol import ChatJob, Prompt
 
 LONG_TEXT = 8_000  # characters; tokenizing more would hold up other calls
+MAX_LONG_TEXTS = 2  # prepared at a time; more would only take the processor from the other calls
 
 
 class Admission:
@@ -19,13 +20,14 @@ class Admission:
     def __init__(self, models: ModelWatch, max_ttl_s: int) -> None:
         self._models = models
         self._max_ttl_s = max_ttl_s
+        self._long_texts = asyncio.Semaphore(MAX_LONG_TEXTS)
 
     async def admit(self, request: ChatRequest, *, stream: bool) -> ChatJob:
         """A job with an id and a seed; raises a ClientError that names field and limit."""
         self._check_ttl(request.ttl_s)
         prompt, model = request.to_prompt(), self._models.current
         check_prompt(prompt)
-        prepared = None if model is None else await prepare(model, prompt, request)
+        prepared = None if model is None else await self._prepare(model, prompt, request)
         kwargs = request.generate_kwargs
         return ChatJob(
             id=uuid.uuid4().hex,
@@ -47,10 +49,14 @@ class Admission:
             reason = f"should be at most {self._max_ttl_s} seconds, got {ttl_s}"
             raise InvalidParameter(reason, field="ttl_s")
 
+    async def _prepare(self, model: CheckedModel, prompt: Prompt, request: ChatRequest) -> Prepared:
+        """In a thread only where the text is long; the hop costs more than a short prompt."""
+        if num_characters(prompt) <= LONG_TEXT:
+            return model.encoder.prepare(prompt, request.generate_kwargs)
+        async with self._long_texts:
+            return await asyncio.to_thread(model.encoder.prepare, prompt, request.generate_kwargs)
 
-async def prepare(model: CheckedModel, prompt: Prompt, request: ChatRequest) -> Prepared:
-    """In a thread only where the text is long; the hop costs more than a short prompt."""
+
+def num_characters(prompt: Prompt) -> int:
     texts = [prompt.text or "", prompt.prefix or "", *(m.content for m in prompt.messages or ())]
-    if sum(map(len, texts)) > LONG_TEXT:
-        return await asyncio.to_thread(model.encoder.prepare, prompt, request.generate_kwargs)
-    return model.encoder.prepare(prompt, request.generate_kwargs)
+    return sum(map(len, texts))

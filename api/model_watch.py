@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from shared.connection import UNREACHABLE
@@ -28,13 +29,24 @@ class ModelWatch:
         self._registry = registry
         self.current: CheckedModel | None = None
         self._seen_hash: str | None = None
+        self._last_complaint: str | None = None
 
     async def run(self) -> None:
         """Poll until cancelled. While Redis is away, the last model stays; others log that."""
         while True:
             with suppress(*UNREACHABLE):
-                await self.refresh()
+                await self._refresh_if_readable()
             await asyncio.sleep(POLL_S)
+
+    async def _refresh_if_readable(self) -> None:
+        """A card of another version is no reason to stop; it is complained of once."""
+        try:
+            await self.refresh()
+            self._last_complaint = None
+        except msgspec.DecodeError as error:
+            if self._last_complaint != str(error):
+                self._last_complaint = str(error)
+                log.error("unreadable model card; the last one stays", error=str(error))
 
     async def refresh(self) -> None:
         registered = await self._registry.current_card()
