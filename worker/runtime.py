@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from shared.protocol import JobError
-from worker.engine import Output, Request, RequestFailed, TokenOutput
+from worker.engine import Blame, Output, Request, RequestFailed, TokenOutput
 from worker.generation import Generation
 
 JOIN_TIMEOUT_S = 1.0
@@ -38,8 +38,6 @@ class EngineLike(Protocol):
     def num_waiting(self) -> int: ...
     @property
     def used_kv_tokens(self) -> int: ...
-    @property
-    def total_kv_tokens(self) -> int: ...
     def add(self, request: Request) -> None: ...
     def abort(self, request_id: str) -> None: ...
     def step(self) -> list[Output]: ...
@@ -57,7 +55,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Rows and tokens as of the end of a step."""
+    """Rows and tokens as of the last step or abort."""
 
     running: int = 0
     waiting: int = 0
@@ -144,6 +142,7 @@ class EngineRuntime:
     def _execute(self, command: Request | Abort) -> None:
         if isinstance(command, Abort):
             self._engine.abort(command.request_id)
+            self._measure()  # there may be no step to do it
             return
         try:
             self._engine.add(command)
@@ -156,16 +155,19 @@ class EngineRuntime:
         outputs = self._engine.step()
         self._step_started = None
         self._num_tokens += len(outputs)
+        self._measure()
+        self._undelivered.append(StepOutputs(outputs, self._engine.last_step_rows))
+        if self._is_awaited(outputs) or len(self._undelivered) >= MAX_UNDELIVERED_STEPS:
+            self._call(self._deliver, self._undelivered)
+            self._undelivered = []
+
+    def _measure(self) -> None:
         self.stats = EngineStats(
             running=self._engine.num_running,
             waiting=self._engine.num_waiting,
             used_kv_tokens=self._engine.used_kv_tokens,
             num_tokens=self._num_tokens,
         )
-        self._undelivered.append(StepOutputs(outputs, self._engine.last_step_rows))
-        if self._is_awaited(outputs) or len(self._undelivered) >= MAX_UNDELIVERED_STEPS:
-            self._call(self._deliver, self._undelivered)
-            self._undelivered = []
 
     def _is_awaited(self, outputs: list[Output]) -> bool:
         """Whether the loop must hear of them now. Waking it takes time from the next step."""
@@ -193,7 +195,7 @@ class EngineRuntime:
         by_request: dict[str, list[TokenOutput]] = {}
         for output in outputs:
             if isinstance(output, RequestFailed):
-                self._fail(output.request_id, JobError(message=output.message))
+                self._fail(output.request_id, _to_error(output))
             else:
                 by_request.setdefault(output.request_id, []).append(output)
         for request_id, tokens in by_request.items():
@@ -207,3 +209,8 @@ class EngineRuntime:
         generation = self._generations.pop(request_id, None)
         if generation is not None:
             generation.fail(error)
+
+
+def _to_error(failed: RequestFailed) -> JobError:
+    status_code = 422 if failed.blame is Blame.PARAMETERS else 500
+    return JobError(message=failed.message, status_code=status_code)

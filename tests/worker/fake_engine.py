@@ -3,10 +3,11 @@
 import threading
 import time
 
-from worker.engine import FinishReason, Output, Request, RequestFailed, TokenOutput
+from worker.engine import Blame, FinishReason, Output, Request, RequestFailed, TokenOutput
 
 STEP_S = 0.0005
-FAILING, CRASHING = 13, 66  # prompts that begin with these fail alone, or end the engine
+FAILING, BANNING = 13, 14  # prompts that begin with these fail alone: the model, the parameters
+CRASHING = 66  # and these end the engine
 
 
 class FakeEngine:
@@ -61,7 +62,9 @@ class FakeEngine:
         if request.prompt_token_ids[0] == CRASHING:
             raise RuntimeError("the device is gone")
         if request.prompt_token_ids[0] == FAILING:
-            return [RequestFailed(request_id, "its logits are invalid")]
+            return [RequestFailed(request_id, "its logits are invalid", Blame.MODEL)]
+        if request.prompt_token_ids[0] == BANNING:
+            return [RequestFailed(request_id, "every token is banned", Blame.PARAMETERS)]
         done += 1
         is_last = done == request.params.max_new_tokens
         if not is_last:

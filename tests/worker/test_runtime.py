@@ -127,3 +127,10 @@ async def test_a_crash_of_the_engine_is_noticed_and_ends_no_request(
 async def test_stats_follow_the_engine(runtime: EngineRuntime) -> None:
     await run(runtime, request("a", tokens=5, n=2))
     assert (runtime.stats.running, runtime.stats.num_tokens) == (0, 10)
+
+
+async def test_stats_tell_of_an_abort_that_leaves_nothing_to_do(runtime: EngineRuntime) -> None:
+    runtime.submit(request("a", tokens=10**9), Generation(1, asyncio.Event()))
+    await eventually(lambda: runtime.stats.running == 1)
+    runtime.abort("a")
+    await eventually(lambda: (runtime.stats.running, runtime.stats.used_kv_tokens) == (0, 0))

@@ -2,12 +2,13 @@
 
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
-from worker.engine.outputs import FinishReason, Output, RequestFailed, TokenOutput
+from worker.engine.outputs import Blame, FinishReason, Output, RequestFailed, TokenOutput
 from worker.engine.params import SamplingParams
 from worker.engine.probe import EngineBroken
 from worker.engine.request import Request
 
 __all__ = [
+    "Blame",
     "Engine",
     "EngineBroken",
     "EngineConfig",

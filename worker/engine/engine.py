@@ -14,7 +14,7 @@ from worker.detokenizer import TokenBytes
 from worker.engine.block_manager import BlockManager
 from worker.engine.config import EngineConfig
 from worker.engine.loading import load_runner
-from worker.engine.outputs import Output, RequestFailed, TokenOutput
+from worker.engine.outputs import Blame, Output, RequestFailed, TokenOutput
 from worker.engine.plan import StepPlan
 from worker.engine.probe import probe_model
 from worker.engine.processors import active_processors
@@ -93,16 +93,6 @@ class Engine:
         return len(self._scheduler.waiting)
 
     @property
-    def num_preemptions(self) -> int:
-        """Sequences sent back to recompute so far, because blocks ran out."""
-        return self._scheduler.num_preemptions
-
-    @property
-    def free_rows(self) -> int:
-        """Rows that neither running nor waiting sequences claim."""
-        return max(0, self.config.max_rows - self.num_running - self.num_waiting)
-
-    @property
     def total_kv_tokens(self) -> int:
         return self._block_manager.num_blocks * self.config.block_size
 
@@ -110,16 +100,6 @@ class Engine:
     def used_kv_tokens(self) -> int:
         """Tokens in blocks that are held right now."""
         return self.total_kv_tokens - self._block_manager.num_free_blocks * self.config.block_size
-
-    @property
-    def free_kv_tokens(self) -> int:
-        """Tokens left if every accepted sequence grows to its full length: what to claim by."""
-        claimed = sum(
-            self._block_manager.num_blocks_for(sequence.max_length)
-            for sequences in self._streams.values()
-            for sequence in sequences
-        )
-        return max(0, self.total_kv_tokens - claimed * self.config.block_size)
 
     def add(self, request: Request) -> None:
         """Put a request in line. Raises ValueError, naming field and limit, if it can never run.
@@ -172,7 +152,8 @@ class Engine:
         request_id = plan.chunks[0].sequence.request_id
         logger.error("request %s failed in a step", request_id, exc_info=error)
         reason = next(iter(str(error).splitlines()), type(error).__name__)  # CUDA's run to pages
-        outputs = self._fail(request_id, f"the model failed on this request: {reason}")
+        message = f"the model failed on this request: {reason}"
+        outputs = self._fail(request_id, message, Blame.MODEL)
         probe_model(self._compute, self._block_manager)
         return outputs
 
@@ -190,7 +171,7 @@ class Engine:
             if sequence.request_id not in self._streams:
                 continue  # another sequence of the request failed in this very step
             if isinstance(choice, NoChoice):
-                outputs += self._fail(sequence.request_id, choice.reason)
+                outputs += self._fail(sequence.request_id, choice.reason, choice.blame)
             else:
                 outputs.append(self._append(sequence, choice))
         return outputs
@@ -218,9 +199,9 @@ class Engine:
         if not streams:
             del self._streams[sequence.request_id]
 
-    def _fail(self, request_id: str, message: str) -> list[Output]:
+    def _fail(self, request_id: str, message: str, blame: Blame) -> list[Output]:
         self.abort(request_id)
-        return [RequestFailed(request_id, message)]
+        return [RequestFailed(request_id, message, blame)]
 
     def _check(self, request: Request) -> None:
         if request.request_id in self._streams:

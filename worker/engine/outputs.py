@@ -1,7 +1,7 @@
 """What `Engine.step()` returns: one token of one sequence, or the end of a request that failed."""
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 
 
 class FinishReason(StrEnum):
@@ -16,7 +16,8 @@ class TokenOutput:
     `text` is what it adds to the sequence's text: "" while a UTF-8 character is incomplete; the
     last output of a sequence, the one with a `finish_reason`, flushes what is left.
     `logprob` is the log-probability of the token under the processed scores, and `top_logprobs`
-    those of the likeliest tokens, best first; both only where the request asked for them.
+    those of the likeliest tokens, best first; both only where the request asked for them, and
+    where the scores form a distribution: they do not when every token is banned.
     """
 
     request_id: str
@@ -28,12 +29,20 @@ class TokenOutput:
     finish_reason: FinishReason | None = None
 
 
+class Blame(Enum):
+    """What made a request fail."""
+
+    MODEL = auto()
+    PARAMETERS = auto()  # the caller can mend them
+
+
 @dataclass(slots=True)
 class RequestFailed:
     """The request is over, all its sequences with it; `message` is fit for its caller."""
 
     request_id: str
     message: str
+    blame: Blame = Blame.MODEL
 
 
 Output = TokenOutput | RequestFailed

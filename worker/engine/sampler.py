@@ -5,11 +5,13 @@ Owns no state: a draw depends on the row's logits, parameters, seed and length a
 batch it is in.
 """
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 
+from worker.engine.outputs import Blame
 from worker.engine.params import SamplingParams
 from worker.engine.philox import uniforms
 from worker.engine.processors.base import Processor
@@ -35,6 +37,7 @@ class NoChoice:
     """Why a row has no next token."""
 
     reason: str
+    blame: Blame
 
 
 @torch.inference_mode()
@@ -86,7 +89,7 @@ def _choose_group(
 def _find_invalid(scores: torch.Tensor, sequences: list[Sequence]) -> dict[int, NoChoice]:
     """Rows with nan or +inf that nobody will repair."""
     return {
-        row: NoChoice(INVALID_LOGITS)
+        row: NoChoice(INVALID_LOGITS, Blame.MODEL)
         for row, best in enumerate(scores.amax(dim=-1).tolist())
         if not best < torch.inf and not sequences[row].params.remove_invalid_values
     }
@@ -96,7 +99,7 @@ def _find_unsampleable(scores: torch.Tensor, known: dict[int, NoChoice]) -> dict
     """Rows whose processed scores form no distribution."""
     is_finite = scores.amax(dim=-1).isfinite().tolist()
     return {
-        row: NoChoice(NOTHING_TO_SAMPLE)
+        row: NoChoice(NOTHING_TO_SAMPLE, Blame.PARAMETERS)
         for row in range(len(scores))
         if not is_finite[row] and row not in known
     }
@@ -125,9 +128,10 @@ def _report(token_id: int, scores: torch.Tensor, params: SamplingParams) -> Choi
     if not params.logprobs and not params.top_logprobs:
         return Choice(token_id)
     logprobs = scores.log_softmax(dim=-1)
+    logprob = logprobs[token_id].item()
     return Choice(
         token_id,
-        logprobs[token_id].item() if params.logprobs else None,
+        logprob if params.logprobs and not math.isnan(logprob) else None,
         _best(logprobs, params.top_logprobs) if params.top_logprobs else None,
     )
 

@@ -8,6 +8,7 @@ import torch
 
 from tests.fakes import END_OF_TEXT, END_OF_TEXT_ID, FakeRunner, fake_engine, hashed_letter
 from worker.engine import (
+    Blame,
     Engine,
     EngineBroken,
     FinishReason,
@@ -126,18 +127,6 @@ def test_every_sequence_of_a_request_reports_under_its_own_index() -> None:
     assert [len(tokens(outputs, index)) for index in range(5)] == [3] * 5
 
 
-def test_free_room_counts_what_waits_and_how_long_it_may_grow() -> None:
-    engine = fake_engine(FakeRunner(num_blocks=10), max_rows=2)
-    assert (engine.free_rows, engine.free_kv_tokens, engine.total_kv_tokens) == (2, 40, 40)
-    engine.add(request("a", [A] * 5, max_new_tokens=4))
-    assert (engine.free_rows, engine.free_kv_tokens) == (1, 28)
-    engine.add(request("b", [A], max_new_tokens=1))
-    engine.add(request("c", [A], max_new_tokens=1))
-    assert (engine.free_rows, engine.num_waiting, engine.num_running) == (0, 3, 0)
-    engine.step()
-    assert (engine.num_waiting, engine.num_running) == (1, 1)
-
-
 def test_an_aborted_request_is_silent_and_its_blocks_are_free_at_once() -> None:
     engine = fake_engine()
     engine.add(request("gone", [A] * 9))
@@ -160,7 +149,41 @@ def test_a_request_with_invalid_logits_fails_alone() -> None:
     [failed] = outputs["bad"]
     assert isinstance(failed, RequestFailed)
     assert "nan" in failed.message
+    assert failed.blame is Blame.MODEL
     assert [o.token_id for o in tokens(outputs["good"])] == expected([A], 5)
+
+
+def test_parameters_that_leave_no_token_are_to_blame_and_their_neighbours_go_on() -> None:
+    engine = fake_engine()
+    everything = tuple(range(257))
+    engine.add(request("bad", [A], do_sample=True, suppress_tokens=everything))
+    engine.add(request("good", [A], max_new_tokens=5))
+    outputs = run_to_end(engine)
+    [failed] = outputs["bad"]
+    assert isinstance(failed, RequestFailed)
+    assert failed.blame is Blame.PARAMETERS
+    assert len(outputs["good"]) == 5
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize("factor", [1e30, 1e300, -1e300, 5.0])
+def test_a_length_penalty_that_overflows_harms_nobody_else(factor: float, do_sample: bool) -> None:
+    engine = fake_engine(FakeRunner(num_blocks=200))
+    engine.add(
+        request(
+            "decaying",
+            [A],
+            max_new_tokens=200,
+            do_sample=do_sample,
+            eos_token_ids=(END_OF_TEXT_ID, 50256),
+            exponential_decay_length_penalty=(1, factor),
+        )
+    )
+    engine.add(request("other", [A], max_new_tokens=150))
+    outputs = run_to_end(engine)
+    assert [o.token_id for o in tokens(outputs["other"])] == expected([A], 150)
+    last = outputs["decaying"][-1]
+    assert isinstance(last, TokenOutput) or last.blame is Blame.PARAMETERS
 
 
 def test_invalid_logits_are_repaired_on_request() -> None:

@@ -70,7 +70,7 @@ def test_greedy_equals_generate_alone_and_in_a_crowd(judge: Judge) -> None:
     assert ids(run_alone(load(judge, ALONE), wishes)) == expected
     crowded = load(judge, CROWDED)
     assert ids(run(crowded, wishes, per_step=3)) == expected
-    assert crowded.num_preemptions > 0
+    assert crowded._scheduler.num_preemptions > 0
     assert ids(run(load(judge, EngineConfig(max_rows=32)), wishes, per_step=100)) == expected
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.worker.engine.rows import make_sequence
+from worker.engine.outputs import Blame
 from worker.engine.params import SamplingParams
 from worker.engine.sampler import Choice, NoChoice, choose_tokens
 from worker.engine.sequence import Sequence
@@ -131,6 +132,7 @@ def test_an_invalid_row_has_no_choice_and_its_neighbours_do(
     first, second, third = choose_tokens(rows, sequences)
     assert isinstance(second, NoChoice)
     assert "nan or inf" in second.reason
+    assert second.blame is Blame.MODEL
     neighbours = choose_tokens(rows[[0, 2]], [sequences[0], sequences[2]])
     assert [first, third] == neighbours
 
@@ -140,6 +142,13 @@ def test_sampling_where_every_token_is_banned_has_no_choice() -> None:
     [choice] = choose_tokens(logits(), [make_sequence([0], params)])
     assert isinstance(choice, NoChoice)
     assert "ban every token" in choice.reason
+    assert choice.blame is Blame.PARAMETERS
+
+
+def test_greedy_where_every_token_is_banned_has_no_log_probability() -> None:
+    everything = tuple(range(VOCAB_SIZE))
+    params = SamplingParams(logprobs=True, top_logprobs=2, suppress_tokens=everything)
+    assert choose_tokens(logits(), [make_sequence([0], params)]) == [Choice(0, None, {})]
 
 
 def test_log_probabilities_are_those_of_the_processed_scores() -> None:
