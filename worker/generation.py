@@ -15,17 +15,18 @@ OnToken = Callable[[TokenOutput], None]
 
 @dataclass(slots=True)
 class GeneratedSequence:
+    """`logprobs` has one entry per token, None where it was not asked for or is not defined."""
+
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    logprobs: list[float | None] = field(default_factory=list)
     top_logprobs: list[dict[int, float]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
     def append(self, output: TokenOutput) -> None:
         self.texts.append(output.text)
         self.token_ids.append(output.token_id)
-        if output.logprob is not None:
-            self.logprobs.append(output.logprob)
+        self.logprobs.append(output.logprob)
         if output.top_logprobs is not None:
             self.top_logprobs.append(output.top_logprobs)
         self.finish_reason = output.finish_reason

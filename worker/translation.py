@@ -27,7 +27,6 @@ CLEAN_UPS = (
 def to_sampling_params(
     kwargs: GenerateKwargs, *, max_new_tokens: int, seed: int, card: ModelCard
 ) -> SamplingParams:
-    wants_logprobs = kwargs.output_scores or kwargs.return_dict_in_generate
     return SamplingParams(
         max_new_tokens=max_new_tokens,
         min_length=kwargs.min_length,
@@ -56,7 +55,7 @@ def to_sampling_params(
         exponential_decay_length_penalty=kwargs.exponential_decay_length_penalty,
         remove_invalid_values=kwargs.remove_invalid_values,
         renormalize_logits=kwargs.renormalize_logits,
-        logprobs=wants_logprobs or kwargs.top_logprobs is not None,
+        logprobs=kwargs.wants_scores,
         top_logprobs=kwargs.top_logprobs or 0,
     )
 
@@ -92,15 +91,20 @@ def _to_sequence_result(
     job: ChatJob, kwargs: GenerateKwargs, sequence: GeneratedSequence
 ) -> SequenceResult:
     text = "".join(sequence.texts)
-    tells_scores = kwargs.output_scores or kwargs.return_dict_in_generate
     return SequenceResult(
         text=clean_up(text) if job.clean_up_tokenization_spaces else text,
         finish_reason=str(sequence.finish_reason),
         token_count=len(sequence.token_ids),
-        token_ids=sequence.token_ids if tells_scores else None,
-        token_logprobs=sequence.logprobs if tells_scores else None,
+        token_ids=sequence.token_ids if kwargs.wants_scores else None,
+        token_logprobs=_logprobs(sequence) if kwargs.wants_scores else None,
         top_logprobs=sequence.top_logprobs if kwargs.top_logprobs else None,
     )
+
+
+def _logprobs(sequence: GeneratedSequence) -> list[float] | None:
+    """All or nothing: a token has none when its scores form no distribution."""
+    known = [logprob for logprob in sequence.logprobs if logprob is not None]
+    return known if len(known) == len(sequence.token_ids) else None
 
 
 def clean_up(text: str) -> str:

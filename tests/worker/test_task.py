@@ -12,7 +12,7 @@ from shared.prompt import PromptEncoder
 from shared.protocol import ChatJob, Delta, Failed, Finished, JobStatus, Message, Prompt
 from tests.factories import make_card, make_job
 from tests.fakes_api import letter_tokenizer
-from tests.worker.fake_engine import FAILING, FakeEngine
+from tests.worker.fake_engine import BANNING, FAILING, FakeEngine
 from worker.capacity import Capacity
 from worker.held_job import HeldJob
 from worker.outbox import Outbox
@@ -123,11 +123,13 @@ async def test_the_prefix_is_never_echoed(task: ChatTask) -> None:
     assert (await finished(task, job)).result.result == "Helloab"
 
 
-@pytest.mark.parametrize("asked", ["output_scores", "return_dict_in_generate"])
-async def test_scores_come_only_when_asked_for(task: ChatTask, asked: str) -> None:
+@pytest.mark.parametrize(
+    "asked", [{"output_scores": True}, {"return_dict_in_generate": True}, {"top_logprobs": 0}]
+)
+async def test_scores_come_only_when_asked_for(task: ChatTask, asked: dict[str, object]) -> None:
     plain = (await finished(task, make_job(max_new_tokens=2))).result.sequences[0]
     assert (plain.token_ids, plain.token_logprobs) == (None, None)
-    job = make_job(max_new_tokens=2, generate_kwargs={asked: True})
+    job = make_job(max_new_tokens=2, generate_kwargs=asked)
     scored = (await finished(task, job)).result.sequences[0]
     assert (scored.token_ids, scored.token_logprobs) == ([1, 2], [-0.5, -0.5])
 
@@ -152,6 +154,13 @@ async def test_what_the_checks_refuse_fails_with_field_and_status(task: ChatTask
     )
 
 
+async def test_a_forced_token_that_is_suppressed_is_refused_with_its_field(task: ChatTask) -> None:
+    for name, forced in (("forced_bos_token_id", 3), ("forced_eos_token_id", [3])):
+        kwargs = {name: forced, "suppress_tokens": [3, 4]}
+        outcome = await failed(task, hold(make_job(generate_kwargs=kwargs)))
+        assert (outcome.error.status_code, outcome.error.field) == (422, f"generate_kwargs.{name}")
+
+
 async def test_what_the_engine_refuses_is_the_callers_fault(task: ChatTask) -> None:
     outcome = await failed(task, hold(make_job(token_ids=[1] * 1001)))
     assert outcome.error.status_code == 400
@@ -160,6 +169,11 @@ async def test_what_the_engine_refuses_is_the_callers_fault(task: ChatTask) -> N
 async def test_what_fails_in_the_engine_is_not(task: ChatTask) -> None:
     outcome = await failed(task, hold(make_job(token_ids=[FAILING])))
     assert (outcome.error.status_code, outcome.status) == (500, JobStatus.FAILED)
+
+
+async def test_parameters_that_leave_no_token_are_the_callers_fault(task: ChatTask) -> None:
+    outcome = await failed(task, hold(make_job(token_ids=[BANNING])))
+    assert (outcome.error.status_code, outcome.status) == (422, JobStatus.FAILED)
 
 
 async def test_a_streamed_job_sends_each_token(task: ChatTask, outbox: CollectingOutbox) -> None:

@@ -1,3 +1,4 @@
+import asyncio
 import dataclasses
 from typing import Any
 
@@ -8,10 +9,12 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from shared.parameters import GenerateKwargs
-from tests.factories import make_card
+from shared.prompt import Prepared
+from tests.factories import make_card, make_job
 from tests.fakes_api import letter_tokenizer
-from worker.engine import SamplingParams
-from worker.translation import clean_up, to_sampling_params
+from worker.engine import SamplingParams, TokenOutput
+from worker.generation import Generation
+from worker.translation import clean_up, to_chat_result, to_sampling_params
 
 
 def translate(**kwargs: Any) -> SamplingParams:
@@ -88,6 +91,25 @@ def test_no_parameter_of_the_engine_is_forgotten() -> None:
             GenerateKwargs(), max_new_tokens=1, seed=0, card=make_card()
         )
     assert set(given) == {field.name for field in dataclasses.fields(SamplingParams)}
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "told"), [([-1.0, -2.0], [-1.0, -2.0]), ([-1.0, None], None), ([None, None], None)]
+)
+def test_log_probabilities_are_told_when_every_token_has_one(
+    logprobs: list[float | None], told: list[float] | None
+) -> None:
+    generation = Generation(1, asyncio.Event())
+    generation.take(
+        [
+            TokenOutput("r", sequence=0, token_id=7, text="x", logprob=logprob)
+            for logprob in logprobs
+        ],
+        rows=1,
+    )
+    kwargs = GenerateKwargs(output_scores=True)
+    result = to_chat_result(make_job(), kwargs, Prepared([1], 2), generation)
+    assert (result.sequences[0].token_ids, result.sequences[0].token_logprobs) == ([7, 7], told)
 
 
 @given(st.text(alphabet=" .?!,'nmsvtrea", max_size=30))
