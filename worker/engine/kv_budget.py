@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from worker.engine import cgroup
 from worker.engine.config import EngineConfig
 from worker.model.config import ModelConfig
 
@@ -31,4 +32,6 @@ def _free_memory(device: torch.device) -> int:
     """Bytes a new allocation may hope for."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    left = cgroup.memory_left()
+    return free if left is None else min(free, left)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.fakes import fake_engine
-from worker.engine import kv_budget
+from worker.engine import cgroup, kv_budget
 from worker.engine.config import EngineConfig
 from worker.engine.kv_budget import choose_num_blocks
 
@@ -33,3 +33,8 @@ def test_no_room_for_one_block_is_a_clear_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(kv_budget, "_free_memory", lambda device: 100)
     with pytest.raises(ValueError, match="no memory left for a KV cache on cpu"):
         choose(EngineConfig())
+
+
+def test_a_containers_limit_counts_as_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "memory_left", lambda: 2 * 10 * 16 * 32 + 1)
+    assert choose(EngineConfig(block_size=16)) == 10

@@ -1,0 +1,75 @@
+"""Memory limits of control groups, read from folders like the kernel's."""
+
+from pathlib import Path
+
+import pytest
+
+from worker.engine.cgroup import memory_left
+
+V2_FILES = ("memory.max", "memory.current", "inactive_file")
+V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def make_group(
+    folder: Path,
+    limit: int | str,
+    usage: int,
+    cache: int = 0,
+    files: tuple[str, str, str] = V2_FILES,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / files[0]).write_text(f"{limit}\n")
+    (folder / files[1]).write_text(f"{usage}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{files[2]} {cache}\n")
+
+
+@pytest.fixture
+def membership(tmp_path: Path) -> Path:
+    path = tmp_path / "self"
+    path.write_text("0::/pods/mine\n")
+    return path
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Path:
+    return tmp_path / "cgroup"
+
+
+def test_what_the_limit_leaves_counts_pages_that_would_be_given_back(
+    mount: Path, membership: Path
+) -> None:
+    make_group(mount / "pods/mine", limit=1000, usage=700, cache=150)
+    assert memory_left(mount, membership) == 450
+
+
+def test_the_tightest_limit_above_counts(mount: Path, membership: Path) -> None:
+    make_group(mount / "pods/mine", limit=1000, usage=100)
+    make_group(mount / "pods", limit=500, usage=300)
+    assert memory_left(mount, membership) == 200
+
+
+def test_in_a_container_the_limit_stands_at_the_mount_point(mount: Path, membership: Path) -> None:
+    membership.write_text("0::/\n")
+    make_group(mount, limit=1000, usage=400)
+    assert memory_left(mount, membership) == 600
+
+
+def test_version_one_has_files_of_its_own(mount: Path, membership: Path) -> None:
+    membership.write_text("4:cpu,cpuacct:/a\n9:memory:/docker/abc\n1:name=systemd:/b\n")
+    make_group(mount / "memory", limit=1000, usage=400, cache=50, files=V1_FILES)
+    assert memory_left(mount, membership) == 650
+
+
+def test_a_group_over_its_limit_has_nothing_left(mount: Path, membership: Path) -> None:
+    make_group(mount / "pods/mine", limit=1000, usage=1200)
+    assert memory_left(mount, membership) == 0
+
+
+def test_without_a_limit_or_cgroups_there_is_nothing_to_respect(
+    mount: Path, membership: Path
+) -> None:
+    assert memory_left(mount, membership) is None
+    make_group(mount / "pods/mine", limit="max", usage=100)
+    assert memory_left(mount, membership) is None
+    membership.unlink()
+    assert memory_left(mount, membership) is None

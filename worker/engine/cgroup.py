@@ -1,0 +1,69 @@
+"""How much memory the control groups of this process leave it, in versions 2 and 1 (Linux).
+
+A container's limit is there, not in what the machine has free. Sources: the kernel's
+admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+UNLIMITED = "max"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Where a version keeps its groups under the mount point, and what its files are called."""
+
+    folder: str
+    limit: str
+    usage: str
+    cache: str  # entry of memory.stat: file pages that the kernel gives back when asked
+
+
+V1 = Version("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = Version("", "memory.max", "memory.current", "inactive_file")
+
+
+def memory_left(
+    mount: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """Bytes until the tightest limit of the process's groups; None without limit or cgroups."""
+    left = [
+        left
+        for version, folder in _groups(mount, membership)
+        if (left := _left_in(folder, version)) is not None
+    ]
+    return max(0, min(left)) if left else None
+
+
+def _groups(mount: Path, membership: Path) -> Iterator[tuple[Version, Path]]:
+    """The process's own groups and all above them: every one may set a limit.
+
+    In a container the path may be the host's, of which only the mount point itself is visible.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        version = V1 if controllers else V2
+        root = mount / version.folder
+        group = root / path.lstrip("/")
+        yield from ((version, g) for g in (group, *group.parents) if g.is_relative_to(root))
+
+
+def _left_in(group: Path, version: Version) -> int | None:
+    """Bytes that the group may still take, what it would give back included; None: no limit."""
+    try:
+        limit = (group / version.limit).read_text().strip()
+        if limit == UNLIMITED:
+            return None
+        usage = int((group / version.usage).read_text())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except OSError:
+        return None
+    return int(limit) - usage + int(statistics.get(version.cache, 0))
