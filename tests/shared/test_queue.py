@@ -300,6 +300,12 @@ async def test_a_lease_that_ends_before_its_run_began_is_no_attempt(queue: JobQu
         assert (claimed.fence, claimed.attempts) == (fence, 0)
 
 
+async def test_a_death_is_counted_once(queue: JobQueue, redis: Redis, keys: Keys) -> None:
+    await enqueue_deadly(queue, redis, keys, deaths=1)
+    for _ in range(3):  # taken by a worker that goes on with its run, or that never began one
+        assert (await claim_one(queue, ms=EXPIRED_AT_ONCE_MS)).attempts == 1
+
+
 async def test_a_job_whose_data_is_gone_is_handed_out_to_be_ended(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
