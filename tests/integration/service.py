@@ -102,6 +102,14 @@ class Service:
         assert record is not None
         return record
 
+    async def has_begun(self, job: Submitted) -> None:
+        """Wait until its first attempt has begun; it may have ended too."""
+
+        async def is_counted() -> bool:
+            return (await self.record(job)).attempts > 0
+
+        await eventually(is_counted)
+
     async def running(self, count: int) -> None:
         """Wait until so many jobs run."""
 
