@@ -6,8 +6,9 @@ engine: a `Task` runs a job, `Capacity` says how much fits.
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -112,7 +113,8 @@ class LeasedWorker(Worker):
                 self._start(claimed)
         for hopeless in claim.hopeless:
             if not self._takes_over(hopeless.job_id, hopeless.fence):
-                self._begin(hopeless.job_id, self._endings.give_up(hopeless))
+                name = f"{hopeless.job_id}:{hopeless.fence}"
+                self._begin(name, partial(self._endings.give_up, hopeless))
         self._is_listening = self.room.rows > 0 and not claim.is_stalled
         self._on_room(self._is_listening)
 
@@ -127,7 +129,8 @@ class LeasedWorker(Worker):
             return False
         if held.is_lost or held.is_stopped:  # what is left of that run writes nothing
             remains = self.tasks[job_id]
-            self._begin(f"{job_id}:{fence}", self._hand_back(job_id, fence, remains))
+            name = f"{job_id}:{fence}"
+            self._begin(name, partial(self._hand_back, job_id, fence, remains))
         else:
             held.fence = fence
         return True
@@ -139,16 +142,16 @@ class LeasedWorker(Worker):
     def _start(self, claimed: ClaimedJob) -> None:
         held = self._capacity.hold(claimed)
         self.held[claimed.job.id] = held
-        self._begin(claimed.job.id, self._run(held))
+        self._begin(claimed.job.id, partial(self._run, held))
 
-    def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """As one of arq's tasks, which end before the worker does."""
         self._empty.clear()
         self.tasks[name] = self.loop.create_task(self._until_done(name, work))
 
-    async def _until_done(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _until_done(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         finally:
             del self.tasks[name]
             if not self.tasks:
