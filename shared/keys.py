@@ -82,5 +82,10 @@ class Keys:
         return f"{self.queue}:model:{card_hash}"
 
     @property
+    def totals(self) -> str:
+        """Hash: how many jobs were accepted (queued) and how many ended in each status."""
+        return f"{self.queue}:totals"
+
+    @property
     def dead_letters(self) -> str:
         return f"{self.queue}:dead"

@@ -29,7 +29,9 @@ from shared.records import decode_record
 from shared.registry import Registry
 from shared.scripts import Script, Scripts
 
-CANCELLED_STATUS_CODE = 499  # nginx's "client closed request"; no caller waits for it
+# 499 is nginx's "client closed request"; no caller waits for it.
+CANCELLED = JobError(message="the job was cancelled", status_code=499)
+EXPIRED = JobError(message="the job's deadline passed before it was done", status_code=504)
 MAX_RETRY_AFTER_S = 60
 
 
@@ -114,25 +116,47 @@ class JobQueue:
         return await self.watch(job_id, "")
 
     async def watch(self, job_id: str, replica_id: str) -> JobRecord | None:
-        """The record as of now; if it has not ended, its terminal event goes to the replica too."""
-        return decode_record(job_id, await self._scripts.run(Script.WATCH, job_id, replica_id))
+        """The record as of now; if it has not ended, its terminal event goes to the replica too.
+
+        A job that no worker has when its deadline is over expires by this.
+        """
+        expired = self._pack_end(job_id, JobStatus.EXPIRED, EXPIRED)
+        reply = await self._scripts.run(Script.WATCH, job_id, replica_id, *expired)
+        return decode_record(job_id, reply)
 
     async def cancel(self, job_id: str) -> JobRecord | None:
         """End a waiting job, have a running one stopped; the record as of now, None if unknown."""
-        outcome = Failed(
-            job_id=job_id,
-            attempt=0,
-            status=JobStatus.CANCELLED,
-            error=JobError(message="the job was cancelled", status_code=CANCELLED_STATUS_CODE),
-        )
+        return await self._cancel(job_id, may_arrive=False)
+
+    async def withdraw(self, job_id: str) -> None:
+        """Cancel a job that may have been accepted, or may be yet: its enqueueing comes to naught.
+
+        For one whose enqueueing got no answer and whose caller was told that it failed.
+        """
+        await self._cancel(job_id, may_arrive=True)
+
+    async def _cancel(self, job_id: str, *, may_arrive: bool) -> JobRecord | None:
+        cancelled = self._pack_end(job_id, JobStatus.CANCELLED, CANCELLED)
+        reply = await self._scripts.run(Script.CANCEL, job_id, *cancelled, int(may_arrive))
+        return decode_record(job_id, reply)
+
+    def _pack_end(self, job_id: str, status: JobStatus, error: JobError) -> tuple[bytes, bytes]:
+        """Result and events of a job that no worker ends."""
+        outcome = Failed(job_id=job_id, attempt=0, status=status, error=error)
         now_ms = time.time_ns() // 1_000_000
         result = self._pack_result(outcome, created_ms=now_ms, started_ms=now_ms)
-        reply = await self._scripts.run(Script.CANCEL, job_id, result, encode_events([outcome]))
-        return decode_record(job_id, reply)
+        return result, encode_events([outcome])
 
     async def depth(self) -> Depth:
         waiting, running = await self._scripts.run(Script.DEPTH)
         return Depth(waiting, running)
+
+    async def totals(self) -> dict[JobStatus, int]:
+        """Jobs accepted (queued), and jobs that ended, by status; since Redis was empty."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self._keys.totals)
+            (totals,) = await pipe.execute()
+        return {JobStatus(status.decode()): int(count) for status, count in totals.items()}
 
     async def claim(
         self, worker_id: str, room: Room, *, lease_ms: int, max_attempts: int = 3

@@ -50,6 +50,7 @@ def _constants(keys: Keys) -> str:
         "WAKE": keys.wake,
         "WORKERS": keys.workers,
         "DEAD_LETTERS": keys.dead_letters,
+        "TOTALS": keys.totals,
         "CURRENT_MODEL": keys.current_model,
         # Prefixes: an id follows.
         "RECORD": keys.record(""),

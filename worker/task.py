@@ -21,16 +21,13 @@ from shared.protocol import (
     JobStatus,
     Outcome,
 )
-from shared.queue import CANCELLED_STATUS_CODE
+from shared.queue import CANCELLED, EXPIRED
 from worker.engine import Request, TokenOutput
 from worker.generation import Generation, OnToken
 from worker.held_job import HeldJob
 from worker.outbox import Outbox
 from worker.runtime import EngineRuntime
 from worker.translation import to_chat_result, to_sampling_params
-
-CANCELLED = JobError(message="the job was cancelled", status_code=CANCELLED_STATUS_CODE)
-EXPIRED = JobError(message="the job's deadline passed before it was done", status_code=504)
 
 
 class ChatTask:

@@ -57,6 +57,7 @@ local function conclude(id, status, attempts, result, events)
     'created_ms', created_ms or ms(NOW), 'finished_ms', ms(NOW))
   redis.call('HDEL', record, 'payload', 'cancel')
   redis.call('PEXPIRE', record, math.max(ttl, TOMBSTONE_MS))
+  redis.call('HINCRBY', TOTALS, status, 1)
   redis.call('ZREM', QUEUE, id)
   redis.call('DEL', JOB .. id, RETRY .. id, OWNER .. id)
   if idempotency then
@@ -67,6 +68,17 @@ local function conclude(id, status, attempts, result, events)
     redis.call('XADD', stream, 'MAXLEN', '~', REPLIES_MAX_ENTRIES, '*', 'events', events)
     redis.call('PEXPIRE', stream, REPLIES_TTL_MS)
   end
+end
+
+-- Ends a job that waits, or whose worker died; false where there is none, or a worker runs it.
+local function conclude_idle(id, status, result, events)
+  local current, attempts = unpack(redis.call('HMGET', RECORD .. id, 'status', 'attempts'))
+  local score = tonumber(redis.call('ZSCORE', QUEUE, id) or 0)
+  if current == 'queued' or current == 'running' and score <= score_for_lease(0) then
+    conclude(id, status, tonumber(attempts or 0) + begun(id), result, events)
+    return true
+  end
+  return false
 end
 
 -- What `shared/records.py` decodes into a JobRecord; false where there is no such job, or none

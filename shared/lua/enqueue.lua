@@ -44,6 +44,7 @@ if key_digest ~= '' then
   redis.call('HSET', RECORD .. id, 'idempotency', key_digest)
   redis.call('SET', IDEMPOTENCY .. key_digest, id .. ' ' .. body_digest, 'PX', JOB_KEPT_MS)
 end
+redis.call('HINCRBY', TOTALS, 'queued', 1)
 redis.call('ZADD', QUEUE, score, id)
 wake_a_worker()
 return answer('accepted', id, ms(NOW))

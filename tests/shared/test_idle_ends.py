@@ -1,0 +1,133 @@
+"""How jobs end that no worker has: withdrawn, or too late; and that every end is counted."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.claims import ClaimedJob, Room
+from shared.keys import Keys
+from shared.protocol import ChatJob, JobRecord, JobStatus
+from shared.queue import Depth, JobQueue
+from tests.factories import make_finished, make_job
+
+ROOM = Room(rows=100, tokens=1_000_000, running=0)
+SOON_S = 0.02
+
+
+@pytest.fixture
+def queue(redis: Redis, keys: Keys) -> JobQueue:
+    return JobQueue(redis, keys)
+
+
+async def enqueue(queue: JobQueue, deadline_s: float | None = None) -> ChatJob:
+    job = make_job(deadline_s=deadline_s)
+    await queue.enqueue(job, reply_to="api-1", max_queued=100)
+    return job
+
+
+async def claim_one(queue: JobQueue, lease_ms: int) -> ClaimedJob:
+    (claimed,) = (await queue.claim("w1", ROOM, lease_ms=lease_ms)).jobs
+    return claimed
+
+
+async def record_after_the_deadline(queue: JobQueue, job: ChatJob) -> JobRecord:
+    await asyncio.sleep(2 * SOON_S)
+    record = await queue.record(job.id)
+    assert record is not None
+    return record
+
+
+# -- deadlines -------------------------------------------------------------------------------
+
+
+async def test_looking_at_a_job_that_waited_too_long_ends_it(queue: JobQueue) -> None:
+    job = await enqueue(queue, deadline_s=SOON_S)
+    record = await record_after_the_deadline(queue, job)
+    assert record.status is JobStatus.EXPIRED
+    assert record.error is not None and "deadline" in record.error.message
+    assert await queue.depth() == Depth(waiting=0, running=0)
+
+
+async def test_watchers_hear_that_a_job_waited_too_long(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job = await enqueue(queue, deadline_s=SOON_S)
+    await queue.watch(job.id, "api-2")
+    await record_after_the_deadline(queue, job)
+    for replica in ("api-1", "api-2"):
+        assert await redis.xlen(keys.replies(replica)) == 1
+
+
+async def test_an_overdue_job_of_a_dead_worker_ends_too(queue: JobQueue) -> None:
+    job = await enqueue(queue, deadline_s=SOON_S)
+    claimed = await claim_one(queue, lease_ms=1)
+    assert (await record_after_the_deadline(queue, job)).status is JobStatus.EXPIRED
+    assert not await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
+
+
+async def test_an_overdue_job_that_runs_is_left_to_its_worker(queue: JobQueue) -> None:
+    job = await enqueue(queue, deadline_s=SOON_S)
+    claimed = await claim_one(queue, lease_ms=60_000)
+    assert (await record_after_the_deadline(queue, job)).status is JobStatus.RUNNING
+    assert await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
+    assert (await record_after_the_deadline(queue, job)).status is JobStatus.SUCCEEDED
+
+
+async def test_a_job_in_time_is_left_alone(queue: JobQueue) -> None:
+    for deadline_s in (None, 60):
+        job = await enqueue(queue, deadline_s)
+        assert (await record_after_the_deadline(queue, job)).status is JobStatus.QUEUED
+
+
+# -- withdrawals -----------------------------------------------------------------------------
+
+
+async def test_a_withdrawn_job_does_not_run(queue: JobQueue) -> None:
+    job = await enqueue(queue)
+    await queue.withdraw(job.id)
+    assert (await queue.claim("w1", ROOM, lease_ms=1000)).jobs == []
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.CANCELLED
+
+
+async def test_a_job_withdrawn_before_it_arrives_does_not_run(queue: JobQueue) -> None:
+    job = make_job()
+    await queue.withdraw(job.id)
+    await queue.enqueue(job, reply_to=None, max_queued=100)
+    assert await queue.depth() == Depth(waiting=0, running=0)
+    assert await queue.record(job.id) is None
+
+
+async def test_a_withdrawn_job_leaves_nothing_for_ever(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    await queue.withdraw("never came")
+    assert await redis.pttl(keys.record("never came")) > 0
+
+
+async def test_cancelling_an_unknown_job_leaves_nothing(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    assert await queue.cancel("unknown") is None
+    assert not await redis.exists(keys.record("unknown"))
+
+
+# -- totals ----------------------------------------------------------------------------------
+
+
+async def test_every_end_is_counted_once(queue: JobQueue) -> None:
+    assert await queue.totals() == {}
+    done = await enqueue(queue)
+    claimed = await claim_one(queue, lease_ms=60_000)
+    waiting, late = await enqueue(queue), await enqueue(queue, deadline_s=SOON_S)
+    for _ in range(2):
+        await queue.finish(claimed, make_finished(done.id), fence=claimed.fence)
+        await queue.cancel(waiting.id)
+        await record_after_the_deadline(queue, late)
+    assert await queue.totals() == {
+        JobStatus.QUEUED: 3,
+        JobStatus.SUCCEEDED: 1,
+        JobStatus.CANCELLED: 1,
+        JobStatus.EXPIRED: 1,
+    }
