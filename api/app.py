@@ -16,6 +16,7 @@ from api.openapi import openapi_of
 from api.routes import chat, jobs, ops
 from api.services import Services
 from api.settings import ApiSettings
+from api.withdrawals import Withdrawals
 from shared.connection import connect as connect_redis
 from shared.version import falconer_version
 
@@ -42,8 +43,9 @@ def make_services(settings: ApiSettings, connect: Connect) -> Services:
     backend, metrics = Backend(settings, connect), Metrics()
     models = ModelWatch(backend.registry)
     admission = Admission(models, settings.max_ttl_s)
-    client = ChatClient(backend, admission, metrics, settings.max_queued)
-    return Services(settings, backend, models, metrics, client)
+    withdrawals = Withdrawals(backend.queue)
+    client = ChatClient(backend, admission, withdrawals, metrics, settings.max_queued)
+    return Services(settings, backend, models, withdrawals, metrics, client)
 
 
 @asynccontextmanager

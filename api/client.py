@@ -10,7 +10,8 @@ from api.backend import Backend, within_reach
 from api.metrics import Metrics
 from api.schemas import ChatRequest
 from api.ticket import Ticket
-from shared.errors import FalconerError, NotFound
+from api.withdrawals import Withdrawals
+from shared.errors import FalconerError, NotFound, ServiceUnavailable
 from shared.protocol import JobRecord, JobStatus
 from shared.queue import Idempotency
 
@@ -19,10 +20,16 @@ log = structlog.get_logger(__name__)
 
 class ChatClient:
     def __init__(
-        self, backend: Backend, admission: Admission, metrics: Metrics, max_queued: int
+        self,
+        backend: Backend,
+        admission: Admission,
+        withdrawals: Withdrawals,
+        metrics: Metrics,
+        max_queued: int,
     ) -> None:
         self._backend = backend
         self._admission = admission
+        self._withdrawals = withdrawals
         self._max_queued = max_queued
         self._metrics = metrics
 
@@ -37,7 +44,8 @@ class ChatClient:
         """Check the request against the model and enqueue it; the ticket follows the job.
 
         Events come only to a job that `is_awaited`. Raises a ClientError before anything is
-        enqueued, ServiceUnavailable without Redis.
+        enqueued, ServiceUnavailable without Redis; then the job will not run, unless the caller
+        comes again with its idempotency key.
         """
         job = await self._admission.admit(request, stream=stream)
         ticket = Ticket(self._backend, job.id, self._metrics)  # first, or events are missed
@@ -50,19 +58,21 @@ class ChatClient:
                     max_queued=self._max_queued,
                     idempotency=idempotency(request, idempotency_key),
                 )
-        except BaseException:
+        except BaseException as error:
             ticket.close()
+            if isinstance(error, ServiceUnavailable) and idempotency_key is None:
+                self._withdrawals.add(job.id)
             raise
         if enqueued.replayed:
             ticket.close()
             return await self.follow(enqueued.job_id)
-        self._metrics.jobs.labels(JobStatus.QUEUED).inc()
-        ticket.record = JobRecord(
+        record = JobRecord(
             id=job.id,
             status=JobStatus.QUEUED,
             created_ms=enqueued.created_ms,
             position=enqueued.position,
         )
+        ticket.accepted(record, job.deadline_s)
         return ticket
 
     async def follow(self, job_id: str) -> Ticket:

@@ -1,17 +1,38 @@
 """Prometheus metrics that the api can honestly know, in a registry of its own.
 
-Jobs, tokens and waits are counted where a call of this replica saw them; workers report the rest.
+Queue and jobs are Redis's to tell, so every replica tells the same of them. Tokens and waits are
+counted where a call of this replica saw them; workers report the rest.
 """
 
 import time
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.protocol import Failed, Finished, JobStatus, Outcome
+from shared.protocol import Finished, JobStatus
 from shared.queue import Depth
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 300)
+
+
+class JobTotals(Collector):
+    """A counter whose values are counted elsewhere."""
+
+    def __init__(self) -> None:
+        self.totals: Mapping[JobStatus, int] = {}
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "falconer_jobs",
+            "Jobs accepted (queued) and ended; the same on every replica.",
+            labels=["status"],
+        )
+        for status, total in sorted(self.totals.items()):
+            family.add_metric([status], total)
+        yield family
 
 
 class Metrics:
@@ -27,12 +48,8 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.jobs = Counter(
-            "falconer_jobs",
-            "Jobs accepted (queued) and seen to end.",
-            ["status"],
-            registry=self.registry,
-        )
+        self.jobs = JobTotals()
+        self.registry.register(self.jobs)
         self.tokens = Counter(
             "falconer_tokens", "Tokens of jobs seen to succeed.", ["kind"], registry=self.registry
         )
@@ -53,21 +70,15 @@ class Metrics:
         )
         self.workers = Gauge("falconer_workers", "Live workers.", registry=self.registry)
 
-    def note_outcome(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Failed):
-            self.jobs.labels(outcome.status).inc()
-            return
-        self.jobs.labels(JobStatus.SUCCEEDED).inc()
-        self._note_result(outcome)
-
-    def _note_result(self, finished: Finished) -> None:
+    def note_finished(self, finished: Finished) -> None:
         self.queue_wait.observe(finished.queue_ms / 1000)
         self.tokens.labels("prompt").inc(finished.result.usage.prompt_tokens)
         self.tokens.labels("generated").inc(finished.result.usage.completion_tokens)
 
-    def note_service(self, depth: Depth, num_workers: int) -> None:
+    def note_service(self, depth: Depth, totals: Mapping[JobStatus, int], num_workers: int) -> None:
         self.queue_depth.labels("waiting").set(depth.waiting)
         self.queue_depth.labels("running").set(depth.running)
+        self.jobs.totals = totals
         self.workers.set(num_workers)
 
     def text(self) -> bytes:

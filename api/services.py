@@ -10,6 +10,7 @@ from api.client import ChatClient
 from api.metrics import Metrics
 from api.model_watch import ModelWatch
 from api.settings import ApiSettings
+from api.withdrawals import Withdrawals
 
 
 @dataclass(slots=True)
@@ -19,6 +20,7 @@ class Services:
     settings: ApiSettings
     backend: Backend
     models: ModelWatch
+    withdrawals: Withdrawals
     metrics: Metrics
     client: ChatClient
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -28,6 +30,7 @@ class Services:
         self.tasks = [
             asyncio.create_task(self.backend.replies.run(), name="replies"),
             asyncio.create_task(self.models.run(), name="model watch"),
+            asyncio.create_task(self.withdrawals.run(), name="withdrawals"),
         ]
 
     async def stop(self) -> None:

@@ -1,5 +1,6 @@
 """One call's hold on one job: its events as they come, its record when events fail to come."""
 
+import math
 import time
 from contextlib import ExitStack
 
@@ -7,6 +8,7 @@ from api.backend import Backend, within_reach
 from api.metrics import Metrics
 from shared.errors import ServiceUnavailable
 from shared.protocol import (
+    Delta,
     Event,
     Failed,
     Finished,
@@ -17,6 +19,7 @@ from shared.protocol import (
 )
 
 POLL_S = 5.0  # how often the record is read while no event comes
+MARGIN_S = 0.05  # after its deadline a job has expired by the clock of Redis too
 
 
 class Ticket:
@@ -31,6 +34,7 @@ class Ticket:
         self._queue = backend.queue
         self._metrics = metrics
         self._opened_at = time.perf_counter()
+        self._deadline: float | None = None
         self._stack = ExitStack()
         self._subscription = self._stack.enter_context(backend.replies.subscribe(job_id))
 
@@ -42,6 +46,12 @@ class Ticket:
 
     def close(self) -> None:
         self._stack.close()
+
+    def accepted(self, record: JobRecord, deadline_s: float | None) -> None:
+        """The job is in the queue, as in `record`; it expires in `deadline_s` from now."""
+        self.record = record
+        if deadline_s is not None:
+            self._deadline = time.monotonic() + deadline_s + MARGIN_S
 
     async def outcome(self, timeout_s: float) -> Outcome | None:
         """How the job ended; None if it has not in this time."""
@@ -59,11 +69,19 @@ class Ticket:
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
             try:
-                return self._noted(await self._subscription.get(min(left_s, POLL_S)))
+                return self._noted(await self._subscription.get(min(left_s, self._quiet_s())))
             except TimeoutError:
                 if (known := await self._outcome_of_record()) is not None:
                     return self._noted(known)
         return None
+
+    def _quiet_s(self) -> float:
+        """How long to wait for an event before the record is read: not beyond the deadline.
+
+        Where no worker has the job by then, reading its record is what ends it.
+        """
+        left_s = math.inf if self._deadline is None else self._deadline - time.monotonic()
+        return left_s if 0 < left_s < POLL_S else POLL_S
 
     async def _outcome_of_record(self) -> Outcome | None:
         try:
@@ -79,9 +97,9 @@ class Ticket:
     def _noted(self, event: Event) -> Event:
         if self._metrics is None:
             return event
-        if isinstance(event, Finished | Failed):
-            self._metrics.note_outcome(event)
-        elif event.index == 0 and event.attempt <= 1:
+        if isinstance(event, Finished):
+            self._metrics.note_finished(event)
+        elif isinstance(event, Delta) and event.index == 0 and event.attempt <= 1:
             self._metrics.first_token.observe(time.perf_counter() - self._opened_at)
         return event
 

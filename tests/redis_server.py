@@ -1,6 +1,7 @@
 """A real Redis for tests: a process of its own on a free loopback port."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -43,6 +44,15 @@ class RedisServer:
         self._process.kill()
         self._process.wait(START_TIMEOUT_S)
         self._process = None
+
+    def freeze(self) -> None:
+        """Connections stay open and commands arrive, but nothing is answered until `thaw`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._process is not None:

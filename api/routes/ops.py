@@ -76,7 +76,8 @@ async def refresh_gauges(services: Services) -> None:
     try:
         async with within_reach():
             depth = await services.backend.queue.depth()
+            totals = await services.backend.queue.totals()
             live = await services.backend.registry.workers()
     except ServiceUnavailable:
         return
-    services.metrics.note_service(depth, len(live))
+    services.metrics.note_service(depth, totals, len(live))

@@ -4,6 +4,8 @@ import asyncio
 from datetime import datetime
 from typing import Any
 
+import pytest
+
 from tests.fakes_api import FakeService, fake_service
 
 RECORD = {
@@ -138,6 +140,28 @@ async def test_submitting_twice_with_a_key_shows_the_job_that_is_there(
     again = await service.http.post("/jobs", json={"prompt": "a"}, headers=headers)
     assert again.status_code == 202
     assert (again.json()["id"], again.json()["status"]) == (job_id, "succeeded")
+
+
+async def test_a_job_that_no_worker_takes_expires_at_its_deadline(
+    workerless: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.ticket.POLL_S", 0.05)
+    job_id = await submit(workerless, deadline_s=0.05)
+    job = (await workerless.http.get(f"/jobs/{job_id}", params={"wait": 30})).json()
+    assert job["status"] == "expired"
+    assert "deadline" in job["error"]["message"]
+    assert await workerless.num_queued() == 0
+
+
+async def test_a_call_hears_at_the_deadline_that_no_worker_took_its_job(
+    workerless: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.ticket.POLL_S", 3600)
+    async with asyncio.timeout(30):
+        response = await workerless.http.post("/chat", json={"prompt": "hello", "deadline_s": 0.05})
+    assert response.status_code == 504
+    assert "deadline" in response.json()["detail"]
+    assert await workerless.num_queued() == 0
 
 
 async def test_deadline_and_ttl_travel_with_the_job(service: FakeService) -> None:

@@ -88,6 +88,19 @@ async def test_metrics_count_requests_jobs_and_tokens(service: FakeService) -> N
         assert line in text, line
 
 
+async def test_metrics_count_jobs_that_no_call_waited_for(service: FakeService) -> None:
+    job_id = (await service.http.post("/jobs", json={"prompt": "hello"})).json()["id"]
+    await service.until(lambda: service.worker.seen)
+    await service.http.get(f"/jobs/{job_id}", params={"wait": 30})
+    await service.stop_worker()
+    cancelled = (await service.http.post("/jobs", json={"prompt": "hello"})).json()["id"]
+    await service.http.delete(f"/jobs/{cancelled}")
+    text = (await service.http.get("/metrics")).text
+    assert 'falconer_jobs_total{status="queued"} 2.0' in text
+    assert 'falconer_jobs_total{status="succeeded"} 1.0' in text
+    assert 'falconer_jobs_total{status="cancelled"} 1.0' in text
+
+
 @pytest.mark.parametrize("media_type", ["application/json", "application/JSON"])
 async def test_metrics_in_json_have_kaitos_form(service: FakeService, media_type: str) -> None:
     response = await service.http.get("/metrics", headers={"Accept": media_type})
