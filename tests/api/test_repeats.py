@@ -39,3 +39,9 @@ def test_two_runs_at_once_tell_each_piece_once() -> None:
     assert told(repeats, "0a", "0b", "0c", attempt=2) == ["0c"]
     assert told(repeats, "0c", "0d", first_index=2) == ["0d"]
     assert told(repeats, "0d", "0e", attempt=2, first_index=3) == ["0e"]
+
+
+def test_a_stream_that_joined_late_hears_a_single_sequence_without_repeats() -> None:
+    repeats = Repeats()
+    assert told(repeats, "0c", "0d", first_index=2) == ["0c", "0d"]
+    assert told(repeats, "0a", "0b", "0c", "0d", "0e", attempt=2) == ["0e"]
