@@ -617,6 +617,7 @@ async def test_stock_arq_follows_a_job_from_queue_to_result(
 ) -> None:
     job = await enqueue(queue)
     arq_job = Job(job.id, redis, keys.queue, deserialize)
+    await asyncio.sleep(0.01)  # arq's clock has whole milliseconds, the job's score has fractions
     assert await arq_job.status() is ArqJobStatus.queued
     info = await arq_job.info()
     assert info is not None and info.function == "chat"
