@@ -9,7 +9,6 @@ import signal
 import structlog
 
 from shared.connection import connect
-from shared.errors import SettingsError
 from shared.logs import configure_logs
 from shared.tasks import cancel_all
 from worker.leases import EngineStuck
@@ -21,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 def main(settings: WorkerSettings) -> int:
-    """Run until SIGTERM or SIGINT: 0. A wrong setting or a dead engine: one line and 1."""
+    """Run until SIGTERM or SIGINT: 0; 1 when the engine died. Raises SettingsError."""
     configure_logs(settings.log_level, settings.log_format)
     try:
         connect(settings.redis_url, name="check")  # a bad URL shows before minutes of loading
@@ -30,9 +29,6 @@ def main(settings: WorkerSettings) -> int:
         gc.freeze()  # what loading made lives as long as the process: never look at it again
         asyncio.run(_run(settings, model))
         return 0
-    except SettingsError as error:
-        log.error(error.message)
-        return 1
     except (EngineStuck, EngineDied) as error:
         log.critical("ending, other workers will run its jobs", reason=str(error))
         logging.shutdown()
