@@ -80,5 +80,13 @@ class Registry:
         if not ids:
             return []
         reports = await self._redis.mget([self._keys.worker(id_) for id_ in ids])
-        live = [msgspec.msgpack.decode(data, type=WorkerInfo) for data in reports if data]
+        live = [info for data in reports if data and (info := _decode_report(data))]
         return sorted(live, key=lambda worker: worker.id)
+
+
+def _decode_report(data: bytes) -> WorkerInfo | None:
+    """`None` for a worker of another version that says things this one cannot read."""
+    try:
+        return msgspec.msgpack.decode(data, type=WorkerInfo)
+    except msgspec.DecodeError:
+        return None

@@ -71,3 +71,11 @@ async def test_a_worker_hears_that_redis_lost_its_card(redis: Redis, keys: Keys)
     assert await registry.report(info)
     await redis.flushall()
     assert not await registry.report(info)
+
+
+async def test_a_report_of_another_version_hides_no_other_worker(redis: Redis, keys: Keys) -> None:
+    registry = Registry(redis, keys)
+    await registry.report(make_worker_info("w1"))
+    await registry.report(make_worker_info("w2"))
+    await redis.set(keys.worker("w1"), b"\x01")
+    assert [worker.id for worker in await registry.workers()] == ["w2"]
