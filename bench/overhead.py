@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -28,6 +29,7 @@ from shared.errors import FalconerError
 
 NUM_PAIRS = 300
 WARM_UP = 20
+IDLE_S = 5.0
 PROMPTS = ("Once upon a time", "What is a falcon?", "The lighthouse keeper", "Hello")
 
 
@@ -40,8 +42,25 @@ def workload(num_requests: int, max_new_tokens: int) -> list[WorkItem]:
     ]
 
 
-def added_latency_ms(service: LocalService, max_new_tokens: int) -> list[float]:
-    """Service latency less engine latency, pair by pair: the same request to both in turn.
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One request, run by an engine here and by the service; seconds."""
+
+    alone_s: float
+    over_http_s: float
+    run_s: float  # of `over_http_s`, what the worker's record says the engine took
+
+    @property
+    def added_ms(self) -> float:
+        return 1000 * (self.over_http_s - self.alone_s)
+
+    @property
+    def outside_ms(self) -> float:
+        return 1000 * (self.over_http_s - self.run_s)
+
+
+def measure_pairs(service: LocalService, max_new_tokens: int) -> list[Pair]:
+    """The same requests, one at a time, to an engine of our own and to the service in turn.
 
     In turn, because the machine's speed drifts and because an engine that is called in a tight
     loop, with warm caches, is faster than one that has just been waiting for a request.
@@ -50,53 +69,74 @@ def added_latency_ms(service: LocalService, max_new_tokens: int) -> list[float]:
     address = urlsplit(service.url)
     connection = HTTPConnection(address.hostname or "", address.port)
 
-    def call_both(number: int, item: WorkItem) -> float:
+    def measure(number: int, item: WorkItem) -> Pair:
         request = to_request(encoder, str(number), item)
-        alone = timed(lambda: replay(engine, [request], 1))
-        return timed(lambda: post(connection, item)) - alone
+        body = {"prompt": item.prompt, "generate_kwargs": item.generate_kwargs}
+        alone_s = timed(lambda: replay(engine, [request], 1))
+        started = time.perf_counter()
+        answer = call(connection, "POST", "/chat", body)
+        over_http_s = time.perf_counter() - started
+        record = call(connection, "GET", f"/jobs/{answer['id']}")
+        return Pair(alone_s, over_http_s, record["run_ms"] / 1000)
 
     items = workload(NUM_PAIRS + WARM_UP, max_new_tokens)
-    added = [call_both(number, item) for number, item in enumerate(items)]
-    return [1000 * seconds for seconds in added[WARM_UP:]]
+    return [measure(number, item) for number, item in enumerate(items)][WARM_UP:]
 
 
-def timed(call: Callable[[], object]) -> float:
+def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
-    call()
+    work()
     return time.perf_counter() - started
 
 
-def post(connection: HTTPConnection, item: WorkItem) -> None:
-    """One synchronous call, by the standard library: the client must not weigh."""
-    body = json.dumps({"prompt": item.prompt, "generate_kwargs": item.generate_kwargs})
-    connection.request("POST", "/chat", body, {"Content-Type": "application/json"})
+def call(connection: HTTPConnection, method: str, path: str, body: Any = None) -> Any:
+    """One call by the standard library: the client must not weigh."""
+    data = None if body is None else json.dumps(body)
+    connection.request(method, path, data, {"Content-Type": "application/json"})
     response = connection.getresponse()
     answer = response.read()
     if response.status != 200:
         raise FalconerError(f"{response.status}: {answer.decode()}")
+    return json.loads(answer)
 
 
 @dataclass(frozen=True, slots=True)
 class RedisCost:
-    """Commands count those inside scripts; time is the server's CPU time."""
+    """Commands, those inside scripts included, and seconds of the server's CPU time."""
 
-    commands_per_job: float
-    cpu_us_per_job: float
+    commands: float
+    cpu_s: float
+
+    @classmethod
+    def read(cls, client: redis.Redis) -> "RedisCost":
+        info: Any = client.info()
+        cpu_s = float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+        return cls(float(info["total_commands_processed"]), cpu_s)
+
+    def since(self, earlier: "RedisCost") -> "RedisCost":
+        return RedisCost(self.commands - earlier.commands, self.cpu_s - earlier.cpu_s)
+
+    def scaled(self, factor: float) -> "RedisCost":
+        return RedisCost(self.commands * factor, self.cpu_s * factor)
 
 
-def redis_cost(service: LocalService, num_jobs: int = 200) -> RedisCost:
-    """What a job costs Redis while calls come eight at a time, everybody's polling included."""
-    items = workload(num_jobs, 16)
+def redis_cost(service: LocalService, num_jobs: int = 200) -> tuple[RedisCost, RedisCost]:
+    """What a second without jobs costs Redis, and what each job adds to that."""
     with redis.Redis.from_url(service.redis_url) as client:
-        before = client.info()
-        ServiceBench(service.url, 8, None, False, 120).run(items)
-        after = client.info()
+        start = RedisCost.read(client)
+        time.sleep(IDLE_S)
+        idle = RedisCost.read(client)
+        seconds = timed(lambda: call_eight_at_a_time(service, workload(num_jobs, 16)))
+        busy = RedisCost.read(client)
+    per_second = idle.since(start).scaled(1 / IDLE_S)
+    of_jobs = busy.since(idle).since(per_second.scaled(seconds))
+    return per_second, of_jobs.scaled(1 / num_jobs)
 
-    def per_job(*names: str) -> float:
-        return sum(float(after[name]) - float(before[name]) for name in names) / num_jobs
 
-    cpu_s = per_job("used_cpu_user", "used_cpu_sys")
-    return RedisCost(per_job("total_commands_processed"), 1e6 * cpu_s)
+def call_eight_at_a_time(service: LocalService, items: list[WorkItem]) -> None:
+    report = ServiceBench(service.url, 8, None, False, 120).run(items)
+    if failed := [request.error for request in report.requests if request.error]:
+        raise FalconerError(f"{len(failed)} calls failed: {failed[0]}")
 
 
 async def rows_per_step(service: LocalService, num_calls: int = 32) -> float:
@@ -112,19 +152,29 @@ def main() -> None:
     table = Table("measure", "figure", box=None)
     with local_service(workers=1) as service:
         for tokens in (1, 16):
-            added = percentiles(added_latency_ms(service, tokens)) or {}
-            figures = "  ".join(f"{name} {value:.2f} ms" for name, value in added.items())
-            table.add_row(f"added latency, one call at a time, {tokens} tokens", figures)
+            pairs = measure_pairs(service, tokens)
+            called = f"one call at a time, {tokens} tokens"
+            table.add_row(f"added latency, {called}", _in_ms([p.added_ms for p in pairs]))
+            table.add_row(f"outside the engine, {called}", _in_ms([p.outside_ms for p in pairs]))
         rows = asyncio.run(rows_per_step(service))
         table.add_row("mean rows per step, 32 concurrent calls", f"{rows:.1f}")
-        table.add_row("Redis per job, 1 worker", _describe(redis_cost(service)))
+        table.add_row("Redis, 1 worker", _describe(redis_cost(service)))
     with local_service(workers=8) as service:
-        table.add_row("Redis per job, 8 workers", _describe(redis_cost(service)))
+        table.add_row("Redis, 8 workers", _describe(redis_cost(service)))
     Console().print(table)
 
 
-def _describe(cost: RedisCost) -> str:
-    return f"{cost.commands_per_job:.1f} commands, {cost.cpu_us_per_job:.0f} µs of Redis CPU time"
+def _in_ms(values: list[float]) -> str:
+    figures = percentiles(values) or {}
+    return "  ".join(f"{name} {value:.2f} ms" for name, value in figures.items())
+
+
+def _describe(cost: tuple[RedisCost, RedisCost]) -> str:
+    idle, job = cost
+    return (
+        f"{job.commands:.1f} commands, {1e6 * job.cpu_s:.0f} µs of its CPU per job; "
+        f"idle {idle.commands:.0f} commands/s, {100 * idle.cpu_s:.1f} % of a core"
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from shared.errors import SettingsError
 
 
 @contextmanager
-def running(server: EmbeddedRedis) -> Iterator["redis.Redis[bytes]"]:
+def running(server: EmbeddedRedis) -> Iterator[redis.Redis]:
     process = subprocess.Popen(
         [server.binary, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
@@ -30,7 +30,7 @@ def running(server: EmbeddedRedis) -> Iterator["redis.Redis[bytes]"]:
         process.wait(30)
 
 
-def wait_for(client: "redis.Redis[bytes]") -> None:
+def wait_for(client: redis.Redis) -> None:
     deadline = time.monotonic() + 30
     while True:
         try:
