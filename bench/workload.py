@@ -1,8 +1,6 @@
 """Workloads: JSON lines, each one request with its `generate_kwargs`."""
 
 import json
-import random
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,16 +43,3 @@ def _parse(path: Path, number: int, line: str) -> WorkItem:
     if (item.prompt is None) == (item.prompt_ids is None):
         raise FalconerError(f"{where}: give either prompt or prompt_ids")
     return item
-
-
-def uniform_workload(
-    *, num_requests: int, vocab: Sequence[int], min_tokens: int, max_tokens: int, seed: int
-) -> Iterator[WorkItem]:
-    """Random prompts and greedy outputs, both uniform in `min_tokens … max_tokens`, never stopping
-    early: the mix that continuous batching is measured on."""
-    rng = random.Random(seed)
-    for _ in range(num_requests):
-        prompt_ids = rng.choices(vocab, k=rng.randint(min_tokens, max_tokens))
-        new_tokens = rng.randint(min_tokens, max_tokens)
-        kwargs = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": None}
-        yield WorkItem(prompt_ids=prompt_ids, generate_kwargs=kwargs)

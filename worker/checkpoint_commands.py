@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -25,13 +26,13 @@ def write_tiny(directory: Path) -> None:
         print(copy_bundled(directory))
 
 
-def write_random(directory: Path, *, dtype: str, **shape: str | int | bool | None) -> None:
+def write_random(directory: Path, *, dtype: str, **shape: Any) -> None:
     """`shape` as for `write_random_checkpoint`; `None` leaves a size at its default."""
     if dtype not in DTYPES:
         raise FalconerError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     given = {name: value for name, value in shape.items() if value is not None}
     with _clear_errors():
-        print(write_random_checkpoint(directory, dtype=DTYPES[dtype], **given))  # type: ignore[arg-type]
+        print(write_random_checkpoint(directory, dtype=DTYPES[dtype], **given))
 
 
 def show_info(source: str) -> None:

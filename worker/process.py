@@ -70,20 +70,7 @@ class WorkerProcess:
         self._wake = ListListener(
             self._connect("wake", BLOCK_S), keys.wake, lambda _: self._worker.nudge()
         )
-        encoder = PromptEncoder(model.card, model.tokenizer_json)
-        self._worker = LeasedWorker(
-            pool=self._redis,
-            keys=keys,
-            worker_id=self.worker_id,
-            task=ChatTask(self._runtime, encoder, card_hash, self._outbox),
-            capacity=Capacity(
-                rows=settings.max_rows,
-                tokens=model.engine.total_kv_tokens,
-                max_attempts=settings.max_attempts,
-            ),
-            lease_ms=lease_ms,
-            on_room=self._wake.listen,
-        )
+        self._worker = self._make_worker(keys, card_hash, lease_ms)
         self._control = ListListener(
             self._connect("control", BLOCK_S), keys.control(self.worker_id), self._worker.cancel
         )
@@ -101,6 +88,23 @@ class WorkerProcess:
             model.tokenizer_json,
             self._worker,
             self._runtime,
+        )
+
+    def _make_worker(self, keys: Keys, card_hash: str, lease_ms: int) -> LeasedWorker:
+        settings, model = self._settings, self._model
+        encoder = PromptEncoder(model.card, model.tokenizer_json)
+        return LeasedWorker(
+            pool=self._redis,
+            keys=keys,
+            worker_id=self.worker_id,
+            task=ChatTask(self._runtime, encoder, card_hash, self._outbox),
+            capacity=Capacity(
+                rows=settings.max_rows,
+                tokens=model.engine.total_kv_tokens,
+                max_attempts=settings.max_attempts,
+            ),
+            lease_ms=lease_ms,
+            on_room=self._wake.listen,
         )
 
     def _connect(self, purpose: str, block_s: float = 0.0) -> ArqRedis:

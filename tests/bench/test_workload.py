@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.workload import WorkItem, read_workload, uniform_workload
+from bench.workload import WorkItem, read_workload
 from shared.errors import FalconerError
 
 
@@ -50,19 +50,3 @@ def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     path.write_bytes('{"prompt": "é"}'.encode("latin-1"))
     with pytest.raises(FalconerError, match="not UTF-8"):
         read_workload(path)
-
-
-def test_the_uniform_workload_stays_within_its_bounds_and_follows_its_seed() -> None:
-    def make(seed: int) -> list[WorkItem]:
-        items = uniform_workload(
-            num_requests=50, vocab=range(20, 40), min_tokens=2, max_tokens=9, seed=seed
-        )
-        return list(items)
-
-    for item in make(1):
-        assert item.prompt_ids is not None
-        assert 2 <= len(item.prompt_ids) <= 9
-        assert 2 <= item.generate_kwargs["max_new_tokens"] <= 9
-        assert set(item.prompt_ids) <= set(range(20, 40))
-    assert make(1) == make(1)
-    assert make(1) != make(2)
