@@ -6,6 +6,7 @@ Knows nothing of HTTP or JSON; values arrive validated. `worker/task.py` transla
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from worker.engine.word_index import WordIndex
 
@@ -23,6 +24,7 @@ class SamplingParams:
     min_new_tokens: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
+    pad_token_id: int | None = None  # diverse beams only; None stands for the first eos
 
     do_sample: bool = False
     num_return_sequences: int = 1
@@ -34,6 +36,12 @@ class SamplingParams:
     typical_p: float = 1.0
     epsilon_cutoff: float = 0.0
     eta_cutoff: float = 0.0
+
+    num_beams: int = 1
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    early_stopping: bool | Literal["never"] = False
+    length_penalty: float = 1.0
 
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
@@ -50,6 +58,13 @@ class SamplingParams:
 
     logprobs: bool = False
     top_logprobs: int = 0
+
+    @property
+    def min_tokens_to_keep(self) -> int:
+        """Tokens that warpers leave at least: beams need one beside every eos to go on with."""
+        if self.num_beams == 1:
+            return 1
+        return 1 + (len(self.eos_token_ids) or 1)
 
     @cached_property
     def biased_words(self) -> WordIndex:

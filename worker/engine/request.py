@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from worker.engine.params import SamplingParams
 
+MAX_LENGTH_POWER = 20  # no length raised to it, or divided by it, leaves the range of floats
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -29,10 +31,6 @@ def check_request(request: Request, *, vocab_size: int, context_length: int) -> 
         raise ValueError("prompt_token_ids is empty; at least one token is needed")
     if params.max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, not {params.max_new_tokens}")
-    if params.num_return_sequences < 1:
-        raise ValueError(
-            f"num_return_sequences must be at least 1, not {params.num_return_sequences}"
-        )
     if params.do_sample and not params.temperature > 0:
         raise ValueError(f"temperature must be above 0 to sample, not {params.temperature}")
     if not 0 <= params.seed < 2**63:
@@ -45,9 +43,41 @@ def check_request(request: Request, *, vocab_size: int, context_length: int) -> 
             f"{num_prompt_tokens} prompt tokens + max_new_tokens {params.max_new_tokens} "
             f"exceed the model's context of {context_length} tokens"
         )
+    _check_counts(params)
+    _check_beams(params)
     _check_token_ids(request, vocab_size)
     _check_forced(params)
     _check_generated(request)
+
+
+def _check_counts(params: SamplingParams) -> None:
+    """As many sequences as can be made."""
+    for name in ("num_return_sequences", "num_beams", "num_beam_groups"):
+        if getattr(params, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(params, name)}")
+    if 1 < params.num_beams < params.num_return_sequences:
+        raise ValueError(
+            f"num_return_sequences must be at most num_beams ({params.num_beams}), "
+            f"not {params.num_return_sequences}"
+        )
+
+
+def _check_beams(params: SamplingParams) -> None:
+    num_beams, num_groups = params.num_beams, params.num_beam_groups
+    if num_beams % num_groups:
+        raise ValueError(f"num_beam_groups ({num_groups}) must divide num_beams ({num_beams})")
+    if num_groups > 1 and params.do_sample:
+        raise ValueError("do_sample must be off with num_beam_groups > 1")
+    if num_groups > 1 and not params.diversity_penalty > 0:
+        raise ValueError(
+            "diversity_penalty must be above 0 with num_beam_groups > 1, "
+            f"not {params.diversity_penalty}"
+        )
+    if not abs(params.length_penalty) <= MAX_LENGTH_POWER:
+        raise ValueError(
+            f"length_penalty must lie in [-{MAX_LENGTH_POWER}, {MAX_LENGTH_POWER}], "
+            f"not {params.length_penalty}"
+        )
 
 
 def _check_forced(params: SamplingParams) -> None:
