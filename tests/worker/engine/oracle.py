@@ -1,5 +1,8 @@
 """transformers as the judge: `generate`, and the processors it would use, for one prompt alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from worker.engine import SamplingParams
 from worker.engine.sequence import Sequence
+from worker.model.random_checkpoint import write_random_checkpoint
 
 END_OF_TEXT_ID = 11
 
@@ -18,6 +22,9 @@ SAME_NAMES = (
     "min_length",
     "min_new_tokens",
     "do_sample",
+    "num_beams",
+    "early_stopping",
+    "length_penalty",
     "temperature",
     "top_k",
     "top_p",
@@ -37,6 +44,36 @@ SAME_NAMES = (
 )
 
 
+@dataclass(frozen=True)
+class Judge:
+    """A checkpoint and the oracle that was loaded from it."""
+
+    path: Path
+    model: Any
+    tokenizer: Any
+
+    @property
+    def vocab_size(self) -> int:
+        size: int = self.model.config.vocab_size
+        return size
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One continuation; `score` is that of a beam. `logprobs` hold nan where nothing was left."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    score: float | None = None
+
+
+def make_judge(directory: Path, style: str) -> Judge:
+    """A small random checkpoint in `directory` and transformers' model on the same weights."""
+    silence()
+    path = write_random_checkpoint(directory, like=style)
+    return Judge(path, *load_judge(path))
+
+
 def to_generate_kwargs(params: SamplingParams) -> dict[str, Any]:
     """The same wishes in the words of `GenerationConfig`; what is off is left out."""
     default = SamplingParams()
@@ -48,6 +85,8 @@ def to_generate_kwargs(params: SamplingParams) -> dict[str, Any]:
     }
     if params.do_sample and params.top_k is None:
         kwargs["top_k"] = 0  # unset would mean transformers' own default, 50
+    if params.num_beams > 1:
+        kwargs["num_return_sequences"] = params.num_return_sequences
     if params.bad_words_ids:
         kwargs["bad_words_ids"] = [list(word) for word in params.bad_words_ids]
     if params.sequence_bias:
@@ -62,20 +101,70 @@ def generate(
     model: Any, prompt: list[int], params: SamplingParams, tokenizer: Any = None
 ) -> list[int]:
     """The continuation that transformers makes of one unpadded prompt."""
+    output = _generate(model, prompt, params, tokenizer)
+    continuation: list[int] = output.sequences[0, len(prompt) :].tolist()
+    return continuation
+
+
+def answers(judge: Judge, prompt: list[int], params: SamplingParams) -> list[Answer]:
+    """What transformers' greedy or beam search makes of one unpadded prompt, the best first."""
+    output = _generate(judge.model, prompt, params, judge.tokenizer)
+    beams = getattr(output, "beam_indices", None)
+    logprobs = judge.model.compute_transition_scores(
+        output.sequences, output.scores, beams, normalize_logits=beams is None
+    )
+    continuations = output.sequences[:, len(prompt) :].tolist()
+    if beams is None:
+        return [Answer(continuations[0], logprobs[0].tolist())]
+    lengths = (beams >= 0).sum(dim=-1).tolist()  # what follows is padding
+    scores = output.sequences_scores.tolist()
+    return [
+        Answer(token_ids[:length], row[:length], score)
+        for token_ids, row, length, score in zip(
+            continuations, logprobs.tolist(), lengths, scores, strict=True
+        )
+    ]
+
+
+def _generate(model: Any, prompt: list[int], params: SamplingParams, tokenizer: Any) -> Any:
     stop = {"stop_strings": list(params.stop_strings), "tokenizer": tokenizer}
-    output = model.generate(
+    return model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+        return_dict_in_generate=True,
+        output_scores=True,
         **to_generate_kwargs(params),
         **(stop if params.stop_strings else {}),
     )
-    continuation: list[int] = output[0, len(prompt) :].tolist()
-    return continuation
 
 
 def process(model: Any, sequence: Sequence, logits: torch.Tensor) -> torch.Tensor:
     """The scores [vocab] that `generate` would make of this row's logits [vocab]."""
-    prompt, params = sequence.request.prompt_token_ids, sequence.params
+    processors = _processors(model, sequence.request.prompt_token_ids, sequence.params)
+    scores: torch.Tensor = processors(torch.tensor([sequence.token_ids]), logits[None].clone())
+    return scores[0]
+
+
+@torch.no_grad()
+def next_scores(
+    model: Any, prompt: list[int], params: SamplingParams, token_ids: list[int]
+) -> torch.Tensor:
+    """From what `generate` would draw the token after each prefix of `token_ids`, the whole too.
+
+    Processed scores, [len(token_ids) + 1, vocab].
+    """
+    whole = torch.tensor([prompt + token_ids])
+    logits = model(whole, attention_mask=torch.ones_like(whole)).logits[0, len(prompt) - 1 :]
+    processors = _processors(model, prompt, params)
+    rows = [
+        processors(whole[:, : len(prompt) + position], row[None].clone())[0]
+        for position, row in enumerate(logits)
+    ]
+    return torch.stack(rows)
+
+
+def _processors(model: Any, prompt: list[int], params: SamplingParams) -> Any:
+    """The list of processors that `generate` would apply to this prompt's continuation."""
     config, _ = model._prepare_generation_config(None, **to_generate_kwargs(params))
     model._prepare_special_tokens(config, True, device="cpu")
     input_ids = torch.tensor([prompt])
@@ -87,15 +176,28 @@ def process(model: Any, sequence: Sequence, logits: torch.Tensor) -> torch.Tenso
         input_ids_length=len(prompt),
         inputs_tensor=input_ids,
     )
-    processors = model._get_logits_processor(
+    return model._get_logits_processor(
         generation_config=config,
         input_ids_seq_length=len(prompt),
         encoder_input_ids=input_ids,
         device="cpu",
         model_kwargs={},
     )
-    scores: torch.Tensor = processors(torch.tensor([sequence.token_ids]), logits[None].clone())
-    return scores[0]
+
+
+@contextmanager
+def nudged(model: Any, seed: int, size: float = 1e-5) -> Iterator[None]:
+    """Move every logit by at most `size`: what transformers says then, it says within rounding."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def nudge(_module: object, _inputs: object, logits: torch.Tensor) -> torch.Tensor:
+        return logits + (torch.rand(logits.shape, generator=generator) * 2 - 1) * size
+
+    hook = model.lm_head.register_forward_hook(nudge)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def load_judge(path: Path) -> tuple[Any, Any]:
