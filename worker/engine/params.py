@@ -66,6 +66,11 @@ class SamplingParams:
             return 1
         return 1 + (len(self.eos_token_ids) or 1)
 
+    @property
+    def num_candidates(self) -> int | None:
+        """`top_k`, or as many as must be kept where that is more; None where it is off."""
+        return max(self.top_k, self.min_tokens_to_keep) if self.top_k else None
+
     @cached_property
     def biased_words(self) -> WordIndex:
         """`sequence_bias`; of a word given twice the last bias counts."""

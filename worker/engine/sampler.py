@@ -6,7 +6,6 @@ batch it is in.
 """
 
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ import torch
 from worker.engine.outputs import Blame
 from worker.engine.params import SamplingParams
 from worker.engine.philox import uniforms
-from worker.engine.processors.base import Processor
+from worker.engine.processors import process
 from worker.engine.sequence import Sequence
 
 INVALID_LOGITS = "the model's logits contain nan or inf; remove_invalid_values would repair them"
@@ -46,44 +45,18 @@ def choose_tokens(logits: torch.Tensor, sequences: list[Sequence]) -> list[Choic
 
     A row with nan or inf has no choice, unless its request repairs them; its neighbours do.
     """
-    choices: dict[int, Choice | NoChoice] = {}
-    for (processors, do_sample), rows in _groups(sequences).items():
-        group = [sequences[row] for row in rows]
-        scores = logits[torch.tensor(rows, device=logits.device)]
-        chosen = _choose_group(scores, group, processors, do_sample=do_sample)
-        choices.update(zip(rows, chosen, strict=True))
-    return [choices[row] for row in range(len(sequences))]
-
-
-def _groups(
-    sequences: list[Sequence],
-) -> dict[tuple[tuple[Processor, ...], bool], list[int]]:
-    """Rows by the work they need: the same processors, and drawing or taking the best."""
-    groups = defaultdict(list)
-    for row, sequence in enumerate(sequences):
-        groups[sequence.processors, sequence.params.do_sample].append(row)
-    return groups
-
-
-def _choose_group(
-    scores: torch.Tensor,
-    sequences: list[Sequence],
-    processors: tuple[Processor, ...],
-    *,
-    do_sample: bool,
-) -> list[Choice | NoChoice]:
-    """Process and choose for one group; `scores` is its own copy of the logits."""
-    problems = _find_invalid(scores, sequences)
-    for processor in processors:
-        scores = processor(scores, sequences)
-    if do_sample:
-        problems |= _find_unsampleable(scores, problems)
-        token_ids = _draw(scores, sequences)
-    else:
-        token_ids = scores.argmax(dim=-1)
-    rows = zip(token_ids.tolist(), scores, sequences, strict=True)
-    choices = [_report(token_id, row_scores, s.params) for token_id, row_scores, s in rows]
-    return [problems.get(row, choice) for row, choice in enumerate(choices)]
+    if not sequences:
+        return []
+    problems = _find_invalid(logits, sequences)
+    scores = process(logits.clone(), sequences)
+    problems |= _find_unsampleable(scores, sequences, problems)
+    drawn = _draw(scores, sequences).tolist()
+    best = scores.argmax(dim=-1).tolist()
+    return [
+        problems.get(row)
+        or _report(drawn[row] if s.params.do_sample else best[row], scores[row], s.params)
+        for row, s in enumerate(sequences)
+    ]
 
 
 def _find_invalid(scores: torch.Tensor, sequences: list[Sequence]) -> dict[int, NoChoice]:
@@ -95,13 +68,15 @@ def _find_invalid(scores: torch.Tensor, sequences: list[Sequence]) -> dict[int, 
     }
 
 
-def _find_unsampleable(scores: torch.Tensor, known: dict[int, NoChoice]) -> dict[int, NoChoice]:
+def _find_unsampleable(
+    scores: torch.Tensor, sequences: list[Sequence], known: dict[int, NoChoice]
+) -> dict[int, NoChoice]:
     """Rows whose processed scores form no distribution."""
     is_finite = scores.amax(dim=-1).isfinite().tolist()
     return {
         row: NoChoice(NOTHING_TO_SAMPLE, Blame.PARAMETERS)
         for row in range(len(scores))
-        if not is_finite[row] and row not in known
+        if not is_finite[row] and sequences[row].params.do_sample and row not in known
     }
 
 

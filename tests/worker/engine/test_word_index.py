@@ -11,7 +11,8 @@ WORDS = st.dictionaries(st.lists(TOKENS, min_size=1, max_size=4).map(tuple), st.
 
 
 def found(index: WordIndex, token_ids: list[int]) -> list[tuple[int, float]]:
-    return sorted((c.token_id, c.bias) for c in index.completions(token_ids))
+    completions = index.completions(token_ids)
+    return sorted(zip(completions.token_ids, completions.biases, strict=True))
 
 
 @given(WORDS, st.lists(TOKENS, min_size=1, max_size=6))
@@ -24,6 +25,12 @@ def test_it_finds_the_words_that_one_more_token_would_complete(
 
     expected = sorted((word[-1], bias) for word, bias in words.items() if is_before_end(word))
     assert found(WordIndex(words), token_ids) == expected
+
+
+def test_being_asked_leaves_no_trace() -> None:
+    index = WordIndex({(1,): 1.0, (2, 3): 2.0})
+    assert found(index, [2]) == [(1, 1.0), (3, 2.0)]
+    assert found(index, [5]) == [(1, 1.0)]
 
 
 def test_words_are_indexed_once_per_request() -> None:

@@ -1,7 +1,12 @@
-"""The ordered table of logits processors: a new one is a small class and a line here.
+"""The ordered tables of logits processors: a new one is a small class and a line here.
 
-The order is that of `_get_logits_processor` in transformers 5.
+The order is that of `_get_logits_processor` in transformers 5: the edits, then the shapers. Each
+goes over all the rows that use it at once, whatever else those rows use.
 """
+
+from collections import defaultdict
+
+import torch
 
 from worker.engine.params import SamplingParams
 from worker.engine.processors.bans import (
@@ -11,7 +16,7 @@ from worker.engine.processors.bans import (
     NoRepeatNgram,
     SuppressTokens,
 )
-from worker.engine.processors.base import Processor
+from worker.engine.processors.base import Edit, Processor, Shaper
 from worker.engine.processors.forced import ForcedBos, ForcedEos
 from worker.engine.processors.penalties import (
     BadWords,
@@ -29,8 +34,9 @@ from worker.engine.processors.warpers import (
     TopP,
     TypicalP,
 )
+from worker.engine.sequence import Sequence
 
-PROCESSORS: tuple[Processor, ...] = (
+EDITS: tuple[Edit, ...] = (
     SequenceBias(),
     RepetitionPenalty(),
     NoRepeatNgram(),
@@ -43,6 +49,8 @@ PROCESSORS: tuple[Processor, ...] = (
     ExponentialDecayLengthPenalty(),
     SuppressTokens(),
     BeginSuppressTokens(),
+)
+SHAPERS: tuple[Shaper, ...] = (
     Temperature(),
     TopK(),
     TopP(),
@@ -56,8 +64,51 @@ PROCESSORS: tuple[Processor, ...] = (
 
 def active_processors(params: SamplingParams) -> tuple[Processor, ...]:
     """The processors that these parameters need, in order; to be asked once per request."""
-    return tuple(
-        processor
-        for processor in PROCESSORS
-        if processor.is_active(params) and (params.do_sample or not processor.is_warper)
-    )
+    edits = [edit for edit in EDITS if edit.is_active(params)]
+    shapers = [
+        shaper
+        for shaper in SHAPERS
+        if shaper.is_active(params) and (params.do_sample or not shaper.is_warper)
+    ]
+    return (*edits, *shapers)
+
+
+def process(scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    """What `generate` would make of float32 `scores` [n, vocab], one row per sequence.
+
+    Logits, or log-probabilities where beams are searched. `scores` are spent: edited in place.
+    """
+    edit(scores, sequences)
+    return shape(scores, sequences)
+
+
+def edit(scores: torch.Tensor, sequences: list[Sequence]) -> None:
+    """Apply to `scores` [n, vocab], in place, each edit to the rows that use it."""
+    rows_of = _rows_by_processor(sequences)
+    for processor in EDITS:
+        if rows := rows_of.get(processor):
+            processor(scores, rows, [sequences[row] for row in rows])
+
+
+def shape(scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    """Apply to `scores` [n, width] each shaper to the rows that use it; may work in place.
+
+    The columns need not be the whole vocabulary, but those left out must have been ruled out.
+    """
+    rows_of = _rows_by_processor(sequences)
+    for processor in SHAPERS:
+        rows = rows_of.get(processor, [])
+        if len(rows) == len(sequences):
+            scores = processor(scores, sequences)
+        elif rows:
+            index = torch.tensor(rows, device=scores.device)
+            scores[index] = processor(scores[index], [sequences[row] for row in rows])
+    return scores
+
+
+def _rows_by_processor(sequences: list[Sequence]) -> dict[Processor, list[int]]:
+    rows_of: defaultdict[Processor, list[int]] = defaultdict(list)
+    for row, sequence in enumerate(sequences):
+        for processor in sequence.processors:
+            rows_of[processor].append(row)
+    return rows_of

@@ -1,8 +1,6 @@
 """Processors that forbid tokens: repeated n-grams, suppressed tokens, eos before its time."""
 
-from collections.abc import Iterable
-
-import numpy as np
+from collections.abc import Collection
 
 from worker.engine.params import SamplingParams
 from worker.engine.processors.base import Ban
@@ -15,9 +13,9 @@ class NoRepeatNgram(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return params.no_repeat_ngram_size > 0
 
-    def banned(self, sequence: Sequence) -> Iterable[int]:
+    def banned(self, sequence: Sequence) -> Collection[int]:
         size = sequence.params.no_repeat_ngram_size
-        return _ngram_successors(sequence.token_ids, sequence.token_ids, size)
+        return sequence.history.repeating(sequence.token_ids, size)
 
 
 class EncoderNoRepeatNgram(Ban):
@@ -26,9 +24,12 @@ class EncoderNoRepeatNgram(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return params.encoder_no_repeat_ngram_size > 0
 
-    def banned(self, sequence: Sequence) -> Iterable[int]:
-        size = sequence.params.encoder_no_repeat_ngram_size
-        return _ngram_successors(sequence.request.prompt_token_ids, sequence.token_ids, size)
+    def banned(self, sequence: Sequence) -> Collection[int]:
+        prompt, size = (
+            sequence.request.prompt_token_ids,
+            sequence.params.encoder_no_repeat_ngram_size,
+        )
+        return sequence.history.repeating_prompt(prompt, sequence.token_ids, size)
 
 
 class MinLength(Ban):
@@ -37,7 +38,7 @@ class MinLength(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.eos_token_ids and (params.min_length or params.min_new_tokens))
 
-    def banned(self, sequence: Sequence) -> Iterable[int]:
+    def banned(self, sequence: Sequence) -> Collection[int]:
         params = sequence.params
         if params.min_new_tokens is None:
             is_short = sequence.num_tokens < params.min_length
@@ -50,7 +51,7 @@ class SuppressTokens(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.suppress_tokens)
 
-    def banned(self, sequence: Sequence) -> Iterable[int]:
+    def banned(self, sequence: Sequence) -> Collection[int]:
         return sequence.params.suppress_tokens
 
 
@@ -60,21 +61,8 @@ class BeginSuppressTokens(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.begin_suppress_tokens)
 
-    def banned(self, sequence: Sequence) -> Iterable[int]:
+    def banned(self, sequence: Sequence) -> Collection[int]:
         params = sequence.params
         bos_is_forced = params.forced_bos_token_id is not None and sequence.num_prompt_tokens == 1
         is_first = sequence.num_generated_tokens == (1 if bos_is_forced else 0)
         return params.begin_suppress_tokens if is_first else ()
-
-
-def _ngram_successors(text: list[int], token_ids: list[int], size: int) -> list[int]:
-    """Tokens that, put after `token_ids`, would complete an n-gram that `text` holds."""
-    num_windows = len(text) - size + 1
-    if num_windows < 1 or len(token_ids) < size - 1:
-        return []
-    array = np.array(text)
-    matches = np.ones(num_windows, dtype=bool)
-    for offset, token_id in enumerate(token_ids[len(token_ids) - size + 1 :]):
-        matches &= array[offset : offset + num_windows] == token_id
-    successors: list[int] = array[size - 1 :][matches].tolist()
-    return successors

@@ -3,35 +3,33 @@
 import torch
 
 from worker.engine.params import SamplingParams
-from worker.engine.processors.base import Processor
+from worker.engine.processors.base import Edit
 from worker.engine.sequence import Sequence
 
 
-class ForcedBos(Processor):
+class ForcedBos(Edit):
     """After a prompt of one token the next is `forced_bos_token_id`."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.forced_bos_token_id is not None
 
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-        for row, sequence in enumerate(sequences):
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+        for row, sequence in zip(rows, sequences, strict=True):
             token_id = sequence.params.forced_bos_token_id
             if sequence.num_tokens == 1 and token_id is not None:
                 _leave_only(scores[row], (token_id,))
-        return scores
 
 
-class ForcedEos(Processor):
+class ForcedEos(Edit):
     """The last token of a sequence that reaches its full length is a `forced_eos_token_id`."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.forced_eos_token_ids)
 
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-        for row, sequence in enumerate(sequences):
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+        for row, sequence in zip(rows, sequences, strict=True):
             if sequence.num_tokens == sequence.max_length - 1:
                 _leave_only(scores[row], sequence.params.forced_eos_token_ids)
-        return scores
 
 
 def _leave_only(scores: torch.Tensor, token_ids: tuple[int, ...]) -> None:

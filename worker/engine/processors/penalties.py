@@ -2,76 +2,70 @@
 
 import math
 
+import numpy as np
 import torch
 
 from worker.engine.params import SamplingParams
-from worker.engine.processors.base import Processor, entries, per_row
+from worker.engine.processors.base import Edit, entries, per_row
 from worker.engine.sequence import Sequence
-from worker.engine.word_index import WordIndex
 
 
-class RepetitionPenalty(Processor):
+class RepetitionPenalty(Edit):
     """Lower the score of every token the sequence holds, prompt included (Keskar et al. 2019)."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.repetition_penalty != 1.0
 
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-        rows, token_ids = entries(scores, sequences, lambda sequence: set(sequence.token_ids))
-        penalty = per_row(scores, (s.params.repetition_penalty for s in sequences))[rows, 0]
-        seen = scores[rows, token_ids]
-        scores[rows, token_ids] = torch.where(seen < 0, seen * penalty, seen / penalty)
-        return scores
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+        named = entries(scores, rows, [s.history.distinct(s.token_ids) for s in sequences])
+        penalty = per_row(scores, (s.params.repetition_penalty for s in sequences))[named.owners, 0]
+        seen = scores[named.rows, named.token_ids]
+        lowered = torch.where(seen < 0, seen * penalty, seen / penalty)
+        scores[named.rows, named.token_ids] = lowered
 
 
-class SequenceBias(Processor):
+class SequenceBias(Edit):
     """Add a bias to the token that would complete one of the given token sequences."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.sequence_bias)
 
-    def words(self, params: SamplingParams) -> WordIndex:
-        return params.biased_words
-
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-        completions = [
-            (row, completion.token_id, completion.bias)
-            for row, sequence in enumerate(sequences)
-            for completion in self.words(sequence.params).completions(sequence.token_ids)
-        ]
-        if not completions:
-            return scores
-        rows, token_ids, values = (
-            torch.tensor(column, device=scores.device) for column in zip(*completions, strict=True)
-        )
-        bias = torch.zeros_like(scores)
-        bias.index_put_((rows, token_ids), values.to(scores.dtype), accumulate=True)
-        return scores + bias
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+        found = [s.params.biased_words.completions(s.token_ids) for s in sequences]
+        named = entries(scores, rows, [completions.token_ids for completions in found])
+        biases = np.concatenate([np.array(c.biases, dtype=np.float32) for c in found])
+        # Of several biases for one token the sum is added, as transformers does it.
+        places = (named.rows * scores.shape[1] + named.token_ids).numpy(force=True)
+        places, owners = np.unique(places, return_inverse=True)
+        sums = np.zeros(len(places), dtype=np.float32)
+        np.add.at(sums, owners, biases)
+        scores.view(-1)[torch.from_numpy(places)] += torch.from_numpy(sums).to(scores.device)
 
 
-class BadWords(SequenceBias):
+class BadWords(Edit):
     """Never complete one of the given token sequences."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.bad_words_ids)
 
-    def words(self, params: SamplingParams) -> WordIndex:
-        return params.banned_words
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+        found = [s.params.banned_words.completions(s.token_ids) for s in sequences]
+        named = entries(scores, rows, [completions.token_ids for completions in found])
+        scores[named.rows, named.token_ids] += -torch.inf  # added: nan stays nan
 
 
-class ExponentialDecayLengthPenalty(Processor):
+class ExponentialDecayLengthPenalty(Edit):
     """Raise eos by `factor ** n` once the continuation is n tokens past its start length."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.exponential_decay_length_penalty is not None and bool(params.eos_token_ids)
 
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-        rows, token_ids = entries(scores, sequences, lambda s: set(s.params.eos_token_ids))
-        growth = per_row(scores, map(_decay_growth, sequences))[rows, 0]
-        eos = scores[rows, token_ids]
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+        named = entries(scores, rows, [tuple(set(s.params.eos_token_ids)) for s in sequences])
+        growth = per_row(scores, map(_decay_growth, sequences))[named.owners, 0]
+        eos = scores[named.rows, named.token_ids]
         penalty = (eos.abs() * growth).masked_fill(~eos.isfinite(), 0.0)
-        scores[rows, token_ids] = eos + penalty
-        return scores
+        scores[named.rows, named.token_ids] = eos + penalty
 
 
 def _decay_growth(sequence: Sequence) -> float:
