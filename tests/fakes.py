@@ -43,7 +43,9 @@ def hashed_letter(context: list[int]) -> int:
 class FakeRunner:
     """A model that is a rule: the next token is `next_token(context)`.
 
-    The context is read back from the slots that earlier plans filled, never from the sequence.
+    A slot remembers the token that was written to it and a digest of all the tokens before, as keys
+    and values do. What earlier plans left there must be what the sequence says: a wrong
+    prefix, a missed copy or a write to another's block shows.
     A context that holds `crash_token` makes the whole step raise; one that holds `nan_token` has
     logits of nan.
     """
@@ -63,14 +65,18 @@ class FakeRunner:
         self._next_token = next_token
         self._crash_token = crash_token
         self._nan_token = nan_token
-        self._slots: dict[int, int] = {}
+        self._slots: dict[int, tuple[int, int] | None] = {}
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
         assert plan.chunks, "an empty plan must not reach the model"
         self.plans.append(plan)
+        for source, destination in plan.block_copies:
+            self._copy(source, destination)
         for chunk in plan.chunks:
-            self._write(chunk)
-        contexts = [self._read(chunk) for chunk in plan.chunks]
+            self._write(chunk, digest=self._read(chunk, chunk.start))
+        for chunk in plan.chunks:
+            self._read(chunk, chunk.context_len)
+        contexts = [chunk.sequence.token_ids[: chunk.context_len] for chunk in plan.chunks]
         if any(self._crash_token in context for context in contexts):
             raise RuntimeError("the device gave up")
         rows = [
@@ -80,14 +86,24 @@ class FakeRunner:
         ]
         return torch.stack(rows) if rows else torch.empty(0, VOCAB_SIZE)
 
-    def _write(self, chunk: Chunk) -> None:
-        for position, token_id in enumerate(chunk.token_ids, start=chunk.start):
-            self._slots[self._slot(chunk, position)] = token_id
+    def _copy(self, source: int, destination: int) -> None:
+        for offset in range(self._block_size):
+            content = self._slots.get(source * self._block_size + offset)
+            self._slots[destination * self._block_size + offset] = content
 
-    def _read(self, chunk: Chunk) -> list[int]:
-        context = [self._slots[self._slot(chunk, p)] for p in range(chunk.context_len)]
-        assert context == chunk.sequence.token_ids[: chunk.context_len], "a slot was overwritten"
-        return context
+    def _write(self, chunk: Chunk, *, digest: int) -> None:
+        for position, token_id in enumerate(chunk.token_ids, start=chunk.start):
+            digest = hash((digest, token_id))
+            self._slots[self._slot(chunk, position)] = (token_id, digest)
+
+    def _read(self, chunk: Chunk, num_tokens: int) -> int:
+        """Check what the cache holds of the first `num_tokens`; returns their digest."""
+        digest = 0
+        for position, token_id in enumerate(chunk.sequence.token_ids[:num_tokens]):
+            digest = hash((digest, token_id))
+            content = self._slots.get(self._slot(chunk, position))
+            assert content == (token_id, digest), f"the slot of token {position} holds {content}"
+        return digest
 
     def _slot(self, chunk: Chunk, position: int) -> int:
         block = chunk.sequence.block_table[position // self._block_size]

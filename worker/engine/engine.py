@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from worker.detokenizer import TokenBytes
 from worker.engine.block_manager import BlockManager
 from worker.engine.config import EngineConfig
+from worker.engine.group import SequenceGroup
 from worker.engine.loading import load_runner
 from worker.engine.outputs import Blame, Output, RequestFailed, TokenOutput
 from worker.engine.plan import StepPlan
@@ -54,8 +55,8 @@ class Engine:
         self._block_manager = BlockManager(runner.num_blocks, config.block_size)
         self._scheduler = Scheduler(config, self._block_manager)
         self._arrivals = count()
-        # Unfinished sequences by request, each with its text.
-        self._streams: dict[str, dict[Sequence, TextStream]] = {}
+        # Unfinished groups by request, each with its text.
+        self._streams: dict[str, dict[SequenceGroup, TextStream]] = {}
 
     @classmethod
     def from_pretrained(
@@ -86,11 +87,11 @@ class Engine:
 
     @property
     def num_running(self) -> int:
-        return len(self._scheduler.running)
+        return self._scheduler.num_running_rows
 
     @property
     def num_waiting(self) -> int:
-        return len(self._scheduler.waiting)
+        return self._scheduler.num_waiting_rows
 
     @property
     def total_kv_tokens(self) -> int:
@@ -112,18 +113,19 @@ class Engine:
             Sequence.of(request, index, next(self._arrivals), processors)
             for index in range(request.params.num_return_sequences)
         ]
-        streams = {sequence: TextStream(sequence, self._token_bytes) for sequence in sequences}
-        unfinished = {s: stream for s, stream in streams.items() if stream.finish_reason is None}
+        streams = {SequenceGroup([s]): TextStream(s, self._token_bytes) for s in sequences}
+        unfinished = {g: stream for g, stream in streams.items() if stream.finish_reason is None}
+        self._check_room(next(iter(streams)))
         if not unfinished:
             raise ValueError(f"request {request.request_id} is complete: nothing is left to do")
         self._streams[request.request_id] = unfinished
-        for sequence in unfinished:
-            self._scheduler.add(sequence)
+        for group in unfinished:
+            self._scheduler.add(group)
 
     def abort(self, request_id: str) -> None:
         """Forget a request; its blocks are free on return. An unknown id is no error."""
-        for sequence in self._streams.pop(request_id, {}):
-            self._scheduler.finish(sequence)
+        for group in self._streams.pop(request_id, {}):
+            self._scheduler.finish(group)
 
     def step(self) -> list[Output]:
         """Run one forward pass for whoever is next; a failure ends the requests it concerns.
@@ -140,16 +142,17 @@ class Engine:
         except Exception as error:  # out of memory, a broken row: find whom to blame
             return self._run_in_halves(plan, error)
         self._scheduler.update(plan)
-        return self._commit(plan.sampled, choices)
+        return self._commit(plan.sampled_groups, choices)
 
     def _compute(self, plan: StepPlan) -> list[Choice | NoChoice]:
         return choose_tokens(self._runner.forward(plan), plan.sampled)
 
     def _run_in_halves(self, plan: StepPlan, error: Exception) -> list[Output]:
-        """Repeat a failed step in halves, down to the sequence that fails alone."""
-        if len(plan.chunks) > 1:
+        """Repeat a failed step in halves, down to the group that fails alone."""
+        if len(plan.groups) > 1:
             return [output for half in plan.halves() for output in self._run_if_alive(half)]
-        request_id = plan.chunks[0].sequence.request_id
+        [group] = plan.groups
+        request_id = group.request_id
         logger.error("request %s failed in a step", request_id, exc_info=error)
         reason = next(iter(str(error).splitlines()), type(error).__name__)  # CUDA's run to pages
         message = f"the model failed on this request: {reason}"
@@ -159,29 +162,30 @@ class Engine:
 
     def _run_if_alive(self, plan: StepPlan) -> list[Output]:
         """Run what is left of a plan when a failed request took its other sequences along."""
-        alive = tuple(c for c in plan.chunks if c.sequence.request_id in self._streams)
-        return self._run(StepPlan(alive)) if alive else []
+        alive = plan.only([group for group in plan.groups if group.request_id in self._streams])
+        return self._run(alive) if alive else []
 
     def _commit(
-        self, sequences: list[Sequence], choices: Iterable[Choice | NoChoice]
+        self, groups: list[SequenceGroup], choices: Iterable[Choice | NoChoice]
     ) -> list[Output]:
         """Append the chosen tokens and report them; end what is finished or failed."""
         outputs: list[Output] = []
-        for sequence, choice in zip(sequences, choices, strict=True):
-            if sequence.request_id not in self._streams:
+        for group, choice in zip(groups, choices, strict=True):
+            if group.request_id not in self._streams:
                 continue  # another sequence of the request failed in this very step
             if isinstance(choice, NoChoice):
-                outputs += self._fail(sequence.request_id, choice.reason, choice.blame)
+                outputs += self._fail(group.request_id, choice.reason, choice.blame)
             else:
-                outputs.append(self._append(sequence, choice))
+                outputs.append(self._append(group, choice))
         return outputs
 
-    def _append(self, sequence: Sequence, choice: Choice) -> TokenOutput:
-        sequence.token_ids.append(choice.token_id)
-        stream = self._streams[sequence.request_id][sequence]
+    def _append(self, group: SequenceGroup, choice: Choice) -> TokenOutput:
+        [sequence] = group.sequences
+        sequence.append(choice.token_id)
+        stream = self._streams[group.request_id][group]
         text = stream.push(choice.token_id)
         if stream.finish_reason is not None:
-            self._finish(sequence)
+            self._finish(group)
         return TokenOutput(
             request_id=sequence.request_id,
             sequence=sequence.index,
@@ -192,12 +196,12 @@ class Engine:
             finish_reason=stream.finish_reason,
         )
 
-    def _finish(self, sequence: Sequence) -> None:
-        self._scheduler.finish(sequence)
-        streams = self._streams[sequence.request_id]
-        del streams[sequence]
+    def _finish(self, group: SequenceGroup) -> None:
+        self._scheduler.finish(group)
+        streams = self._streams[group.request_id]
+        del streams[group]
         if not streams:
-            del self._streams[sequence.request_id]
+            del self._streams[group.request_id]
 
     def _fail(self, request_id: str, message: str, blame: Blame) -> list[Output]:
         self.abort(request_id)
@@ -211,10 +215,13 @@ class Engine:
             vocab_size=self.model_config.vocab_size,
             context_length=self.model_config.context_length,
         )
-        # The last token of a sequence is never computed.
-        num_needed = len(request.prompt_token_ids) + request.params.max_new_tokens - 1
-        if num_needed > self.total_kv_tokens:
+
+    def _check_room(self, group: SequenceGroup) -> None:
+        """Raise ValueError where a group would not fit even if it had the whole KV cache."""
+        if group.max_blocks(self.config.block_size) > self._block_manager.num_blocks:
+            sequences = "a sequence" if group.num_rows == 1 else f"{group.num_rows} sequences"
+            # The last token of a sequence is never computed.
             raise ValueError(
-                f"a sequence of {num_needed} tokens cannot be held: "
+                f"{sequences} of {group.sequences[0].max_length - 1} tokens cannot be held: "
                 f"the KV cache has room for {self.total_kv_tokens}"
             )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from worker.engine.block_manager import BlockManager
+from worker.engine.group import SequenceGroup
 from worker.engine.params import SamplingParams
 from worker.engine.plan import Chunk, StepPlan
 from worker.engine.request import Request
@@ -29,7 +30,7 @@ def probe_model(compute: Callable[[StepPlan], object], block_manager: BlockManag
     probe = Sequence.of(PROBE, index=0, arrival=0)
     block_manager.allocate(probe)
     try:
-        compute(StepPlan((Chunk(probe, 0, probe.num_tokens),)))
+        compute(StepPlan((Chunk(SequenceGroup([probe]), probe, 0, probe.num_tokens),)))
     except (torch.OutOfMemoryError, MemoryError):
         pass
     except Exception as error:

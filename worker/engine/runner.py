@@ -32,6 +32,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, plan: StepPlan) -> torch.Tensor:
+        self.kv_cache.copy_blocks(plan.block_copies)
         token_ids = [token_id for chunk in plan.chunks for token_id in chunk.token_ids]
         positions = self._positions(plan)
         metadata = self._metadata(plan, positions)

@@ -1,36 +1,55 @@
 """Decides what the next step computes: who runs, how many tokens each, who must give way.
 
 Plain Python; no tensors, no clock, no I/O. Order is priority, then arrival, and nobody overtakes:
-the first in line always runs, so every sequence that fits alone ends, and nothing deadlocks.
+the first in line always runs, so every group that fits alone ends, and nothing deadlocks.
 """
 
 from bisect import insort
+from collections.abc import Iterator
 from operator import attrgetter
 
 from worker.engine.block_manager import BlockManager
 from worker.engine.config import EngineConfig
-from worker.engine.plan import Chunk, StepPlan
-from worker.engine.sequence import Sequence, SequenceStatus
+from worker.engine.group import GroupStatus, SequenceGroup
+from worker.engine.plan import BlockCopy, Chunk, StepPlan
+from worker.engine.sequence import Sequence
 
 _rank = attrgetter("rank")
 
 
 class Scheduler:
-    """Keeps `waiting` and `running`, both in rank order, and gives blocks to what runs."""
+    """Keeps the groups `waiting` and `running`, both in rank order, and gives blocks to what runs.
+
+    One round: `schedule`, compute the plan, `update`; then each of the plan's `sampled_groups`
+    gets its next tokens: a group of one by `Sequence.append`, a beam search by `replace`. Or it
+    leaves by `finish`, as any group may between rounds.
+    """
 
     def __init__(self, config: EngineConfig, block_manager: BlockManager) -> None:
         self._max_rows = config.max_rows
         self._max_step_tokens = config.max_step_tokens
+        self._max_prefill_tokens = config.max_prefill_tokens
         self._block_manager = block_manager
-        self.waiting: list[Sequence] = []
-        self.running: list[Sequence] = []
+        self._block_copies: dict[Sequence, BlockCopy] = {}  # that the next step needs
+        self.waiting: list[SequenceGroup] = []
+        self.running: list[SequenceGroup] = []
         self.num_preemptions = 0
 
-    def add(self, sequence: Sequence) -> None:
-        insort(self.waiting, sequence, key=_rank)
+    @property
+    def num_running_rows(self) -> int:
+        """Rows that the running groups may take, beams that are still to come included."""
+        return sum(group.num_rows for group in self.running)
+
+    @property
+    def num_waiting_rows(self) -> int:
+        return sum(group.num_rows for group in self.waiting)
+
+    def add(self, group: SequenceGroup) -> None:
+        insort(self.waiting, group, key=_rank)
 
     def schedule(self) -> StepPlan:
         """Secure blocks for what runs, admit what fits, and share the step's token budget."""
+        self._block_copies.clear()
         self._keep_running()
         self._admit()
         return self._share_budget()
@@ -39,57 +58,121 @@ class Scheduler:
         """Record that the plan's tokens now have keys and values."""
         for chunk in plan.chunks:
             chunk.sequence.num_computed_tokens = chunk.context_len
+            self._block_manager.file_computed(chunk.sequence)
 
-    def finish(self, sequence: Sequence) -> None:
-        """Forget a sequence, wherever it is; its blocks are free at once."""
-        if sequence.status is SequenceStatus.RUNNING:
-            self.running.remove(sequence)
-        elif sequence.status is SequenceStatus.WAITING:
-            self.waiting.remove(sequence)
-        self._block_manager.free(sequence)
-        sequence.status = SequenceStatus.FINISHED
+    def replace(self, group: SequenceGroup, children: list[tuple[Sequence, int]]) -> list[Sequence]:
+        """Let a beam search go on with other sequences: child i is (a sequence, its next token).
+
+        Call it after `update` for a group among the plan's `sampled_groups`, with at most
+        `num_rows` children of its present sequences; a parent may have several or none. The
+        children, in order and with `index` i, become the group's sequences and are returned. They
+        share their parents' blocks; nothing is copied but a last block that is not full.
+        """
+        heirs = [parent.child(index, token) for index, (parent, token) in enumerate(children)]
+        for (parent, _), heir in zip(children, heirs, strict=True):
+            self._block_manager.fork(parent, heir)
+        self._free(group)
+        group.sequences = heirs
+        return heirs
+
+    def finish(self, group: SequenceGroup) -> None:
+        """Forget a group, wherever it is; its blocks are free at once."""
+        if group.status is GroupStatus.RUNNING:
+            self.running.remove(group)
+        elif group.status is GroupStatus.WAITING:
+            self.waiting.remove(group)
+        self._free(group)
+        group.status = GroupStatus.FINISHED
 
     def _keep_running(self) -> None:
-        """Give each running sequence its slots, first in line first; the last in line pay."""
-        position = 0
-        while position < len(self.running):
-            sequence = self.running[position]
-            while not self._block_manager.can_allocate(sequence):
-                self._preempt(self.running[-1])
-                if sequence.status is SequenceStatus.WAITING:
-                    return
-            self._block_manager.allocate(sequence)
-            position += 1
+        """Give each running group its slots, first in line first; the last in line pay."""
+        for group in tuple(self.running):
+            if group.status is GroupStatus.RUNNING:
+                self._secure(group)
 
-    def _preempt(self, sequence: Sequence) -> None:
-        """Send a sequence back in line; it recomputes its tokens when it is admitted again."""
-        self.running.remove(sequence)
-        self._block_manager.free(sequence)
-        sequence.status = SequenceStatus.WAITING
-        insort(self.waiting, sequence, key=_rank)
+    def _secure(self, group: SequenceGroup) -> None:
+        """Slots for all that the group computes next, or it goes back in line.
+
+        Who is behind catches up first; the beams after it get their slots in their turn.
+        """
+        for sequence in group.sequences:
+            while not self._block_manager.can_allocate(sequence):
+                last = self.running[-1]
+                self._preempt(last)
+                if last is group:
+                    return
+            self._allocate(sequence)
+            if sequence.num_uncomputed_tokens > 1:
+                return
+
+    def _allocate(self, sequence: Sequence) -> None:
+        block_copy = self._block_manager.allocate(sequence)
+        if block_copy is not None:
+            self._block_copies[sequence] = block_copy
+
+    def _preempt(self, group: SequenceGroup) -> None:
+        """Send a group back in line; what the cache loses is computed again when it returns."""
+        self.running.remove(group)
+        self._free(group)
+        group.status = GroupStatus.WAITING
+        insort(self.waiting, group, key=_rank)
         self.num_preemptions += 1
 
-    def _admit(self) -> None:
-        """Start waiting sequences, strictly in order, with slots for all the tokens they have.
+    def _free(self, group: SequenceGroup) -> None:
+        for sequence in group.sequences:
+            self._block_manager.free(sequence)
+            self._block_copies.pop(sequence, None)
 
-        Slots for all its tokens are taken at once, so that prompts never starve each other half
-        way; one block per running sequence stays free, or who enters would soon be sent back.
-        """
-        while self.waiting and len(self.running) < self._max_rows:
-            sequence = self.waiting[0]
-            if not self._block_manager.can_allocate(sequence, spare_blocks=len(self.running)):
+    def _admit(self) -> None:
+        """Start waiting groups, strictly in order, as long as rows and blocks are left."""
+        num_rows = self.num_running_rows
+        while self.waiting and num_rows + self.waiting[0].num_rows <= self._max_rows:
+            group = self.waiting[0]
+            if not self._can_start(group, num_rows):
                 return
             self.waiting.pop(0)
-            self._block_manager.allocate(sequence)
-            sequence.status = SequenceStatus.RUNNING
-            insort(self.running, sequence, key=_rank)
+            group.status = GroupStatus.RUNNING
+            insort(self.running, group, key=_rank)
+            self._secure(group)
+            if group.status is GroupStatus.WAITING:  # its beams found less in common than they had
+                return
+            num_rows += group.num_rows
+
+    def _can_start(self, group: SequenceGroup, num_running_rows: int) -> bool:
+        """Whether there is room for all its tokens, and no part of its prompt is on the way.
+
+        Slots for all tokens are there at once, so that prompts never starve each other half way;
+        one block per running row stays free, or who enters would soon be sent back. A prefix that
+        somebody computes right now is worth the wait: it would get that one's turn in no step.
+        """
+        first, *others = group.sequences
+        block_size = self._block_manager.block_size
+        num_shared = first.num_prompt_tokens // block_size
+        num_own = sum(self._block_manager.num_blocks_for(s.num_tokens) - num_shared for s in others)
+        has_room = self._block_manager.can_allocate(first, spare_blocks=num_running_rows + num_own)
+        return has_room and not self._block_manager.is_prefix_coming(first, self._running_members())
+
+    def _running_members(self) -> Iterator[Sequence]:
+        return (sequence for group in self.running for sequence in group.sequences)
 
     def _share_budget(self) -> StepPlan:
-        """One token for each sequence first, so that all keep streaming; the rest in order."""
-        budget = self._max_step_tokens - len(self.running)
+        """One token for whoever computes, so that all keep streaming; the rest in order."""
+        due = [(group, *turn) for group in self.running for turn in group.due()]
+        budget = self._num_extra_tokens([num_due for _, _, num_due in due])
         chunks = []
-        for sequence in self.running:
-            extra = min(sequence.num_uncomputed_tokens - 1, budget)
+        for group, sequence, num_due in due:
+            extra = min(num_due - 1, budget)
             budget -= extra
-            chunks.append(Chunk(sequence, sequence.num_computed_tokens, 1 + extra))
+            block_copy = self._block_copies.get(sequence)
+            start = sequence.num_computed_tokens
+            chunks.append(Chunk(group, sequence, start, 1 + extra, block_copy))
         return StepPlan(tuple(chunks))
+
+    def _num_extra_tokens(self, nums_due: list[int]) -> int:
+        """Tokens of the step beyond one each; prompts must not hold up those that decode."""
+        num_decoding = nums_due.count(1)
+        num_prefilling = len(nums_due) - num_decoding
+        budget = self._max_step_tokens - len(nums_due)
+        if num_decoding:
+            budget = min(budget, max(0, self._max_prefill_tokens - num_prefilling))
+        return budget

@@ -4,30 +4,26 @@ Plain Python; knows nothing of tensors, text or who else runs.
 """
 
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from worker.engine.params import SamplingParams
+from worker.engine.prefix_cache import EMPTY_PREFIX
 from worker.engine.request import Request
-from worker.engine.token_history import TokenHistory
 
 if TYPE_CHECKING:  # a sequence only carries them; they, and torch with them, know sequences
     from worker.engine.processors.base import Processor
 
 
-class SequenceStatus(Enum):
-    WAITING = auto()
-    RUNNING = auto()
-    FINISHED = auto()
-
-
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Continuation number `index` of a request; `arrival` orders sequences of equal priority.
+    """Continuation number `index` of a request; `arrival` orders groups of equal priority.
 
     `num_computed_tokens` of its `num_tokens` have keys and values in the cache. There is no
     prefill and no decode: each step computes some of the rest, and a step that computes the last
     of them yields logits for the next token, which `processors` go over.
+
+    The block manager keeps the rest: the `block_table`, whose first `num_filed_blocks`, ending the
+    prefix called `prefix_id`, others can find; the first `num_sound_blocks` are known to be sound.
     """
 
     request: Request
@@ -37,8 +33,12 @@ class Sequence:
     processors: tuple["Processor", ...] = ()
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
-    history: TokenHistory = field(default_factory=TokenHistory, repr=False)
-    status: SequenceStatus = SequenceStatus.WAITING
+    num_filed_blocks: int = 0
+    num_sound_blocks: int = 0
+    prefix_id: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.prefix_id = self.prefix_root
 
     @classmethod
     def of(
@@ -51,6 +51,17 @@ class Sequence:
         generated = request.generated[index] if index < len(request.generated) else ()
         token_ids = [*request.prompt_token_ids, *generated]
         return cls(request, index, arrival, token_ids, processors)
+
+    def append(self, token_id: int) -> None:
+        """Take the next token."""
+        self.vouch()
+        self.token_ids.append(token_id)
+
+    def child(self, index: int, token_id: int) -> "Sequence":
+        """Its tokens and the next one, as another sequence of its group; no blocks yet."""
+        self.vouch()
+        token_ids = [*self.token_ids, token_id]
+        return Sequence(self.request, index, self.arrival, token_ids, self.processors)
 
     @property
     def request_id(self) -> str:
@@ -85,3 +96,12 @@ class Sequence:
     def max_length(self) -> int:
         """Tokens it may reach, prompt included: `max_length` in transformers' words."""
         return self.num_prompt_tokens + self.params.max_new_tokens
+
+    @property
+    def prefix_root(self) -> int:
+        """The id of its empty prefix. Who wants invalid values repaired may have some to hide."""
+        return -1 - self.arrival if self.params.remove_invalid_values else EMPTY_PREFIX
+
+    def vouch(self) -> None:
+        """Note that what is computed is sound: its logits, which depend on all of it, were."""
+        self.num_sound_blocks = self.num_filed_blocks

@@ -4,6 +4,7 @@ Owns the tensors and nothing else; who holds which block is the engine's busines
 (`worker/engine/block_manager.py`). Paging follows PagedAttention (Kwon et al. 2023, vLLM).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,16 @@ class KVCache:
         shape = (num_layers, num_blocks * block_size, num_kv_heads, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+
+    def copy_blocks(self, block_copies: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks in all layers: (source, destination) each; none is both."""
+        if not block_copies:
+            return
+        pairs = torch.tensor(block_copies, dtype=torch.int64, device=self.keys.device)
+        sources, destinations = pairs.unbind(dim=1)
+        for pool in (self.keys, self.values):
+            blocks = pool.view(len(pool), self.num_blocks, -1)
+            blocks.index_copy_(1, destinations, blocks.index_select(1, sources))
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot_mapping: torch.Tensor

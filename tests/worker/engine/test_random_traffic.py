@@ -107,11 +107,13 @@ class Driver:
 
     def check_blocks(self) -> None:
         scheduler = self.engine._scheduler
-        self.engine._block_manager.check_integrity([*scheduler.running, *scheduler.waiting])
+        groups = [*scheduler.running, *scheduler.waiting]
+        self.engine._block_manager.check_integrity(s for group in groups for s in group.sequences)
 
     def num_tokens_left(self) -> int:
         scheduler = self.engine._scheduler
-        return sum(s.max_length for s in [*scheduler.running, *scheduler.waiting])
+        groups = [*scheduler.running, *scheduler.waiting]
+        return sum(s.max_length for group in groups for s in group.sequences)
 
 
 def alone(request: Request) -> list[int]:
@@ -170,4 +172,5 @@ def test_the_oldest_sequence_makes_progress_in_every_step(
 
 
 def _unfinished(engine: Engine) -> list[Sequence]:
-    return [*engine._scheduler.running, *engine._scheduler.waiting]
+    groups = [*engine._scheduler.running, *engine._scheduler.waiting]
+    return [sequence for group in groups for sequence in group.sequences]

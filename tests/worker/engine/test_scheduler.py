@@ -1,34 +1,45 @@
 """Who runs, with how many tokens, and who gives way: the scheduler and its block manager alone."""
 
+from dataclasses import fields
+
 import pytest
 
 from tests.worker.engine.rows import make_sequence
 from worker.engine.block_manager import BlockManager
 from worker.engine.config import EngineConfig
+from worker.engine.group import GroupStatus, SequenceGroup
 from worker.engine.plan import StepPlan
 from worker.engine.scheduler import Scheduler
-from worker.engine.sequence import Sequence, SequenceStatus
 
 BLOCK_SIZE = 4
 
 
 def make_scheduler(
-    *, max_rows: int = 4, num_blocks: int = 100, max_step_tokens: int = 8
+    *,
+    max_rows: int = 4,
+    num_blocks: int = 100,
+    max_step_tokens: int = 8,
+    max_prefill_tokens: int = 8,
 ) -> Scheduler:
-    config = EngineConfig(max_rows=max_rows, block_size=BLOCK_SIZE, max_step_tokens=max_step_tokens)
+    config = EngineConfig(
+        max_rows=max_rows,
+        block_size=BLOCK_SIZE,
+        max_step_tokens=max_step_tokens,
+        max_prefill_tokens=max_prefill_tokens,
+    )
     return Scheduler(config, BlockManager(num_blocks, BLOCK_SIZE))
 
 
-def add(scheduler: Scheduler, *prompt_lengths: int, priority: int = 0) -> list[Sequence]:
-    """Add sequences that arrive after all those that are there."""
+def add(scheduler: Scheduler, *prompt_lengths: int, priority: int = 0) -> list[SequenceGroup]:
+    """Add groups of one that arrive after all those that are there, with nothing in common."""
     first = len(scheduler.waiting) + len(scheduler.running)
-    sequences = [
-        make_sequence([1] * length, arrival=arrival, priority=priority)
+    groups = [
+        SequenceGroup([make_sequence([arrival] * length, arrival=arrival, priority=priority)])
         for arrival, length in enumerate(prompt_lengths, start=first)
     ]
-    for sequence in sequences:
-        scheduler.add(sequence)
-    return sequences
+    for group in groups:
+        scheduler.add(group)
+    return groups
 
 
 def run(scheduler: Scheduler) -> StepPlan:
@@ -37,7 +48,7 @@ def run(scheduler: Scheduler) -> StepPlan:
     sampled = plan.sampled
     scheduler.update(plan)
     for sequence in sampled:
-        sequence.token_ids.append(1)
+        sequence.append(sequence.arrival)
     return plan
 
 
@@ -52,7 +63,8 @@ def test_an_idle_scheduler_plans_nothing() -> None:
 
 def test_a_long_prompt_comes_in_chunks_and_yields_a_token_with_the_last() -> None:
     scheduler = make_scheduler(max_step_tokens=8)
-    [sequence] = add(scheduler, 20)
+    [group] = add(scheduler, 20)
+    [sequence] = group.sequences
     steps = [(shares(run(scheduler)), sequence.num_generated_tokens) for _ in range(4)]
     assert steps == [([(0, 8)], 0), ([(0, 8)], 0), ([(0, 4)], 1), ([(0, 1)], 2)]
 
@@ -100,14 +112,14 @@ def test_the_youngest_gives_way_when_blocks_run_out_and_comes_back() -> None:
     scheduler = make_scheduler(num_blocks=4, max_step_tokens=16)
     old, young = add(scheduler, 4, 3)
     run(scheduler)
-    while young.status is SequenceStatus.RUNNING:
+    while young.status is GroupStatus.RUNNING:
         run(scheduler)
-    assert old.status is SequenceStatus.RUNNING
-    assert (young.block_table, young.num_computed_tokens) == ([], 0)
+    assert old.status is GroupStatus.RUNNING
+    [sequence] = young.sequences
+    assert (sequence.block_table, sequence.num_computed_tokens) == ([], 0)
     assert scheduler.num_preemptions == 1
-    num_tokens = young.num_tokens
     scheduler.finish(old)
-    assert shares(run(scheduler)) == [(1, num_tokens)]
+    assert [arrival for arrival, _ in shares(run(scheduler))] == [1]
 
 
 def test_who_enters_leaves_a_spare_block_to_each_that_runs() -> None:
@@ -123,12 +135,13 @@ def test_low_priority_gives_way_before_the_young() -> None:
     [high] = add(scheduler, 4)
     for _ in range(9):
         run(scheduler)
-    assert (low.status, high.status) == (SequenceStatus.WAITING, SequenceStatus.RUNNING)
+    assert (low.status, high.status) == (GroupStatus.WAITING, GroupStatus.RUNNING)
 
 
 def test_a_sequence_that_fills_the_whole_cache_runs_alone_to_its_end() -> None:
     scheduler = make_scheduler(num_blocks=4)
-    [sequence] = add(scheduler, 10)
+    [group] = add(scheduler, 10)
+    [sequence] = group.sequences
     while sequence.num_tokens <= 4 * BLOCK_SIZE:
         assert run(scheduler)
     assert scheduler.num_preemptions == 0
@@ -141,12 +154,12 @@ def test_finishing_frees_the_blocks_of_running_and_waiting_alike() -> None:
     scheduler.finish(running)
     scheduler.finish(waiting)
     assert not scheduler.schedule()
-    assert (running.block_table, waiting.block_table) == ([], [])
+    assert [s.block_table for group in (running, waiting) for s in group.sequences] == [[], []]
 
 
 def test_the_integrity_check_sees_a_block_that_two_hold() -> None:
     manager = BlockManager(4, BLOCK_SIZE)
-    first, second = make_sequence([1] * 5), make_sequence([1] * 5)
+    first, second = make_sequence([1] * 5), make_sequence([2] * 5)
     manager.allocate(first)
     manager.allocate(second)
     manager.check_integrity([first, second])
@@ -160,7 +173,7 @@ def test_a_step_budget_below_the_rows_is_refused() -> None:
         EngineConfig(max_rows=5, max_step_tokens=4)
 
 
-@pytest.mark.parametrize("name", ["max_rows", "num_blocks", "block_size", "max_step_tokens"])
+@pytest.mark.parametrize("name", [field.name for field in fields(EngineConfig)])
 def test_a_limit_below_one_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
         EngineConfig(**{name: 0})
