@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from worker.engine.params import SamplingParams
 from worker.engine.prefix_cache import EMPTY_PREFIX
 from worker.engine.request import Request
+from worker.engine.token_history import TokenHistory
 
 if TYPE_CHECKING:  # a sequence only carries them; they, and torch with them, know sequences
     from worker.engine.processors.base import Processor
@@ -33,6 +34,7 @@ class Sequence:
     processors: tuple["Processor", ...] = ()
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
+    history: TokenHistory = field(default_factory=TokenHistory, repr=False)
     num_filed_blocks: int = 0
     num_sound_blocks: int = 0
     prefix_id: int = field(init=False)
