@@ -85,7 +85,7 @@ class EngineBench:
             "device": self.device,
         }
         loaded = load_model(load_settings(WorkerSettings, flags))
-        torch.set_num_threads(loaded.num_threads)
+        torch.set_num_threads(loaded.engine.num_torch_threads)
         return loaded.engine, PromptEncoder(loaded.card, loaded.tokenizer_json)
 
 

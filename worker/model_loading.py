@@ -7,7 +7,7 @@ import torch
 
 from shared.errors import SettingsError
 from shared.protocol import ModelCard
-from worker.engine import Engine, EngineConfig
+from worker.engine import Engine, EngineConfig, Executor, Quantization
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.errors import CheckpointError
 from worker.model.tiny import bundled_checkpoint
@@ -15,7 +15,6 @@ from worker.model_card import describe_model
 from worker.settings import WorkerSettings
 
 BUNDLED = "tiny"
-SMALL_MODEL = 20_000_000  # parameters; below, threads wait for each other longer than they work
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,6 @@ class LoadedModel:
     card: ModelCard
     tokenizer_json: bytes
     device: str
-    num_threads: int
 
 
 def load_model(settings: WorkerSettings) -> LoadedModel:
@@ -32,9 +30,8 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
 
     Loading takes one thread: a pool of threads belongs to the thread that first needed it, and a
     second pool makes OpenMP put both to sleep between the parts of a step, which then takes twice
-    as long. `num_threads` is for the thread that will run the engine.
+    as long. The thread that will run the engine sets `engine.num_torch_threads` for itself.
     """
-    default_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     device = settings.device
     if device == "auto":
@@ -45,6 +42,9 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             str(checkpoint),
             dtype=_dtype(settings, device),
             device=device,
+            executor=Executor(settings.executor),
+            quantization=settings.quantization and Quantization(settings.quantization),
+            num_threads=settings.threads,
             config=_engine_config(settings),
         )
         card, tokenizer_json = describe_model(settings.model, checkpoint, engine)
@@ -53,12 +53,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
         raise SettingsError(
             f"cannot serve model {settings.model!r} on {device}: {reason}"
         ) from error
-    num_threads = settings.threads or choose_num_threads(engine, default_threads)
-    return LoadedModel(engine, card, tokenizer_json, device, num_threads)
-
-
-def choose_num_threads(engine: Engine, default: int) -> int:
-    return 1 if engine.model_config.num_parameters < SMALL_MODEL else default
+    return LoadedModel(engine, card, tokenizer_json, device)
 
 
 def find_checkpoint(model: str) -> Path:
@@ -79,4 +74,5 @@ def _engine_config(settings: WorkerSettings) -> EngineConfig:
         num_blocks=None if kv_tokens is None else -(-kv_tokens // settings.block_size),
         block_size=settings.block_size,
         max_step_tokens=settings.max_step_tokens,
+        max_prefill_tokens=settings.max_prefill_tokens,
     )

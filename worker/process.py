@@ -64,7 +64,7 @@ class WorkerProcess:
         self._redis = self._connect("jobs")
         self._registry = Registry(self._redis, keys)
         self._runtime = EngineRuntime(
-            model.engine, partial(torch.set_num_threads, model.num_threads)
+            model.engine, partial(torch.set_num_threads, model.engine.num_torch_threads)
         )
         self._outbox = Outbox(self._connect("tokens"), keys)
         self._wake = ListListener(

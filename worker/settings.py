@@ -22,6 +22,13 @@ class WorkerSettings(ProcessSettings):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:N or auto."
     )
+    executor: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="What computes: torch, openvino (CPU, float32) or auto, the fastest that can.",
+    )
+    quantization: Literal["int8"] | None = Field(
+        None, description="int8: 8-bit weights, on CPU; faster, and other results."
+    )
     threads: int | None = Field(
         None,
         ge=1,
@@ -32,9 +39,12 @@ class WorkerSettings(ProcessSettings):
     kv_tokens: int | None = Field(
         None, ge=1, description="Size of the KV cache; not given: what the rows need, or what fits."
     )
-    block_size: int = Field(16, ge=1, le=1024, description="Tokens per block of the KV cache.")
+    block_size: int = Field(32, ge=1, le=1024, description="Tokens per block of the KV cache.")
     max_step_tokens: int = Field(
         512, ge=1, description="Most tokens one step computes; longer prompts come in chunks."
+    )
+    max_prefill_tokens: int = Field(
+        64, ge=1, description="Most of them that go to prompts while others decode."
     )
     lease_s: float = Field(
         10.0, ge=0.5, le=3600, description="A worker that is silent this long loses its jobs."

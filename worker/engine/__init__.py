@@ -2,6 +2,7 @@
 
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
+from worker.engine.executor import Executor, Quantization
 from worker.engine.outputs import Blame, FinishReason, Output, RequestFailed, TokenOutput
 from worker.engine.params import SamplingParams
 from worker.engine.probe import EngineBroken
@@ -12,8 +13,10 @@ __all__ = [
     "Engine",
     "EngineBroken",
     "EngineConfig",
+    "Executor",
     "FinishReason",
     "Output",
+    "Quantization",
     "Request",
     "RequestFailed",
     "SamplingParams",

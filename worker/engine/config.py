@@ -16,7 +16,7 @@ class EngineConfig:
 
     max_rows: int = 32
     num_blocks: int | None = None
-    block_size: int = 16
+    block_size: int = 32
     max_step_tokens: int = 512
     max_prefill_tokens: int = 64
 

@@ -8,11 +8,13 @@ import logging
 from collections.abc import Iterable
 from itertools import count
 
+import torch
 from tokenizers import Tokenizer
 
 from worker.detokenizer import TokenBytes
 from worker.engine.block_manager import BlockManager
 from worker.engine.config import EngineConfig
+from worker.engine.executor import Executor, Quantization
 from worker.engine.group import SequenceGroup
 from worker.engine.loading import load_runner
 from worker.engine.outputs import Blame, Output, RequestFailed, TokenOutput
@@ -50,6 +52,7 @@ class Engine:
         self.model_config = model_config
         self.config = config
         self.last_step_rows = 0
+        self.num_torch_threads = torch.get_num_threads()  # of the thread that runs the steps
         self._runner = runner
         self._token_bytes = TokenBytes(tokenizer)
         self._block_manager = BlockManager(runner.num_blocks, config.block_size)
@@ -65,21 +68,35 @@ class Engine:
         *,
         dtype: str | None = None,
         device: str = "cpu",
+        executor: Executor = Executor.AUTO,
+        quantization: Quantization | None = None,
+        num_threads: int | None = None,
         config: EngineConfig | None = None,
     ) -> "Engine":
         """Load a local folder or hub id; `dtype` None takes the checkpoint's.
 
-        Raises CheckpointError, or ValueError when its tokenizer, the device or the memory will
-        not do.
+        `num_threads` are those of a step on the CPU; None takes all, or one for a small model.
+        Raises CheckpointError, or ValueError when its tokenizer, the device, the executor or the
+        memory will not do.
         """
         config = config or EngineConfig()
-        runner, model_config = load_runner(source, dtype=dtype, device=device, config=config)
-        return cls(
-            runner=runner,
+        loaded = load_runner(
+            source,
+            config=config,
+            dtype=dtype,
+            device=device,
+            executor=executor,
+            quantization=quantization,
+            num_threads=num_threads,
+        )
+        engine = cls(
+            runner=loaded.runner,
             tokenizer=load_tokenizer(resolve_checkpoint(source)),
-            model_config=model_config,
+            model_config=loaded.model_config,
             config=config,
         )
+        engine.num_torch_threads = loaded.num_torch_threads
+        return engine
 
     @property
     def has_work(self) -> bool:

@@ -1,38 +1,114 @@
-"""From a checkpoint to a runner: device, dtype, weights and a KV cache that fits beside them.
+"""From a checkpoint to a runner: device, dtype, executor, weights and a KV cache beside them.
 
 Knows nothing of scheduling.
 """
 
+from dataclasses import dataclass
+
 import torch
 
+from worker.engine import allocator
 from worker.engine.config import EngineConfig
+from worker.engine.executor import Executor, Quantization, check_quantization, choose_executor
 from worker.engine.kv_budget import choose_num_blocks
-from worker.engine.runner import ModelRunner
+from worker.engine.runner import ModelRunner, Runner
 from worker.model.config import DTYPES, ModelConfig
+from worker.model.falcon import FalconForCausalLM
 from worker.model.kv_cache import KVCache
+from worker.model.packed_linear import Int8Linear, PackedLinear, can_pack, replace_linears
 from worker.model.weights import load_model
+
+# torch's own choice, read before anybody narrows it for a thread.
+_DEFAULT_NUM_THREADS = torch.get_num_threads()
+SMALL_MODEL = 20_000_000  # parameters; below, threads wait for each other longer than they work
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRunner:
+    """`num_torch_threads` is what torch should use in the thread that runs the steps."""
+
+    runner: Runner
+    model_config: ModelConfig
+    num_torch_threads: int
 
 
 def load_runner(
-    source: str, *, dtype: str | None, device: str, config: EngineConfig
-) -> tuple[ModelRunner, ModelConfig]:
+    source: str,
+    *,
+    config: EngineConfig,
+    dtype: str | None = None,
+    device: str = "cpu",
+    executor: Executor = Executor.AUTO,
+    quantization: Quantization | None = None,
+    num_threads: int | None = None,
+) -> LoadedRunner:
     """Load a local folder or hub id; `dtype` None takes the checkpoint's.
 
-    Raises CheckpointError, or ValueError for a dtype or device that cannot be had.
+    `num_threads` None takes what torch has, or one for a small model. Raises CheckpointError, or
+    ValueError for a dtype, device or executor that cannot be had.
     """
     target = parse_device(device)
     model = load_model(source, dtype=parse_dtype(dtype), device=target)
-    kv_dtype = model.lm_head.weight.dtype
+    weights_dtype = model.lm_head.weight.dtype
+    check_quantization(quantization, dtype=weights_dtype, device=target)
+    executor = choose_executor(
+        executor,
+        model.config,
+        dtype=weights_dtype,
+        device=target,
+        quantization=quantization,
+        config=config,
+    )
+    num_threads = num_threads or _choose_num_threads(model.config)
+    if target.type == "cpu":
+        allocator.keep_freed_memory()
+    if executor is Executor.OPENVINO:
+        return _load_openvino(model, config, quantization, num_threads)
+    return _load_torch(model, config, quantization, num_threads)
+
+
+def _load_torch(
+    model: FalconForCausalLM,
+    config: EngineConfig,
+    quantization: Quantization | None,
+    num_threads: int,
+) -> LoadedRunner:
+    dtype, device = model.lm_head.weight.dtype, model.lm_head.weight.device
+    if quantization:
+        replace_linears(model, Int8Linear)
+    elif device.type == "cpu" and dtype == torch.float32 and can_pack():
+        replace_linears(model, PackedLinear)
     kv_cache = KVCache(
         num_layers=model.config.num_layers,
-        num_blocks=choose_num_blocks(config, model.config, kv_dtype, target),
+        num_blocks=choose_num_blocks(config, model.config, dtype, device),
         block_size=config.block_size,
         num_kv_heads=model.config.num_kv_heads,
         head_dim=model.config.head_dim,
-        dtype=kv_dtype,
-        device=target,
+        dtype=dtype,
+        device=device,
     )
-    return ModelRunner(model, kv_cache), model.config
+    return LoadedRunner(ModelRunner(model, kv_cache), model.config, num_threads)
+
+
+def _load_openvino(
+    model: FalconForCausalLM,
+    config: EngineConfig,
+    quantization: Quantization | None,
+    num_threads: int,
+) -> LoadedRunner:
+    from worker.engine.openvino_runner import OpenVinoRunner
+
+    graph = OpenVinoRunner.compile(
+        model, num_threads=num_threads, int8=quantization is Quantization.INT8
+    )
+    num_blocks = choose_num_blocks(config, model.config, torch.float32, torch.device("cpu"))
+    runner = OpenVinoRunner(model, graph, num_blocks=num_blocks)
+    # OpenVINO has threads of its own: a second pool would take the cores from them.
+    return LoadedRunner(runner, model.config, num_torch_threads=1)
+
+
+def _choose_num_threads(model_config: ModelConfig) -> int:
+    return 1 if model_config.num_parameters < SMALL_MODEL else _DEFAULT_NUM_THREADS
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:

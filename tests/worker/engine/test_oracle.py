@@ -22,6 +22,7 @@ from tests.worker.engine.random_params import (
 from worker.engine import Engine, EngineConfig, Request, RequestFailed, SamplingParams, TokenOutput
 from worker.engine.loading import load_runner
 from worker.engine.plan import StepPlan
+from worker.engine.runner import ModelRunner
 from worker.engine.sampler import INVALID_LOGITS
 from worker.model.checkpoint import load_tokenizer
 
@@ -185,9 +186,9 @@ class PoisonedRunner:
     """A model that goes mad over one request: its logits and all it caches become nan."""
 
     def __init__(self, judge: Judge, config: EngineConfig) -> None:
-        self._runner, self.model_config = load_runner(
-            str(judge.path), dtype=None, device="cpu", config=config
-        )
+        loaded = load_runner(str(judge.path), config=config)
+        assert isinstance(loaded.runner, ModelRunner)
+        self._runner, self.model_config = loaded.runner, loaded.model_config
         self._cache = self._runner.kv_cache
         self.num_blocks = self._runner.num_blocks
         self.num_poisoned = 0

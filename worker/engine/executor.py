@@ -1,0 +1,73 @@
+"""Which runtime computes the network, and whether this model, device and machine allow it."""
+
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from worker.engine.config import EngineConfig
+from worker.model.config import ModelConfig
+
+
+class Executor(StrEnum):
+    AUTO = "auto"  # the fastest that can
+    TORCH = "torch"  # anywhere
+    OPENVINO = "openvino"  # on CPUs, in float32; an optional extra
+
+
+class Quantization(StrEnum):
+    INT8 = "int8"  # weights of the linear layers; their inputs on the fly
+
+
+def choose_executor(
+    wanted: Executor,
+    model_config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization | None,
+    config: EngineConfig,
+) -> Executor:
+    """TORCH or OPENVINO. Raises ValueError when OpenVINO is asked for and cannot do it."""
+    if wanted is Executor.TORCH:
+        return wanted
+    obstacle = _openvino_obstacle(model_config, dtype, device, config)
+    if obstacle is None and wanted is Executor.AUTO and quantization and not _has_vnni():
+        return Executor.TORCH  # OpenVINO would compute with the 8-bit weights in float32
+    if obstacle is None:
+        return Executor.OPENVINO
+    if wanted is Executor.OPENVINO:
+        raise ValueError(f"executor openvino cannot run this: {obstacle}")
+    return Executor.TORCH
+
+
+def check_quantization(
+    quantization: Quantization | None, *, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raise ValueError where 8-bit layers cannot be had."""
+    if quantization and (device.type != "cpu" or dtype != torch.float32):
+        raise ValueError(
+            f"quantization {quantization} needs device cpu and dtype float32, "
+            f"not {device} and {str(dtype).removeprefix('torch.')}"
+        )
+
+
+def _openvino_obstacle(
+    model_config: ModelConfig, dtype: torch.dtype, device: torch.device, config: EngineConfig
+) -> str | None:
+    if find_spec("openvino") is None:
+        return "the package openvino is not installed"
+    from worker.model.openvino_falcon import BLOCK_SIZE, why_unsupported
+
+    if device.type != "cpu" or dtype != torch.float32:
+        return f"it needs device cpu and dtype float32, not {device} and {dtype}"
+    if config.block_size != BLOCK_SIZE:
+        return f"block_size must be {BLOCK_SIZE}, not {config.block_size}"
+    return why_unsupported(model_config)
+
+
+def _has_vnni() -> bool:
+    """Whether the CPU multiplies 8-bit numbers natively; what is no x86 Linux is taken to."""
+    info = Path("/proc/cpuinfo")
+    return not info.exists() or "vnni" in info.read_text()

@@ -1,0 +1,84 @@
+"""Runs a step's plan on OpenVINO's CPU runtime: the fast way through a Falcon without a GPU.
+
+Owns the compiled graph and the KV cache it writes into. An optional extra: nothing else imports
+openvino.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import openvino as ov
+import torch
+from numpy.typing import NDArray
+
+from worker.engine.packing import PackedStep
+from worker.engine.plan import StepPlan
+from worker.model.config import ModelConfig
+from worker.model.falcon import FalconForCausalLM
+from worker.model.openvino_falcon import BLOCK_SIZE, build_graph
+
+# Activations of 8-bit layers are quantized on the fly in groups of this many, each with a scale.
+_ACTIVATION_GROUP_SIZE = 128
+
+
+Caches = dict[str, NDArray[np.float32]]
+
+
+class OpenVinoRunner:
+    """A Falcon compiled for this CPU. Running a plan again overwrites the same slots: it may be."""
+
+    def __init__(
+        self, model: FalconForCausalLM, compiled: ov.CompiledModel, *, num_blocks: int
+    ) -> None:
+        self.num_blocks = num_blocks
+        self._model = model  # the graph shares the memory of its weights
+        self._request = compiled.create_infer_request()
+        self._caches = _allocate_caches(model.config, num_blocks)
+        for name, cache in self._caches.items():
+            self._request.set_tensor(name, ov.Tensor(cache, shared_memory=True))
+
+    @staticmethod
+    def compile(model: FalconForCausalLM, *, num_threads: int, int8: bool) -> ov.CompiledModel:
+        """Compile a model in float32; takes as much memory as its weights, once more."""
+        properties = {
+            "INFERENCE_PRECISION_HINT": "f32",  # else it takes bfloat16 where the CPU has it
+            "KV_CACHE_PRECISION": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": num_threads,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP_SIZE if int8 else 0,
+        }
+        return ov.Core().compile_model(build_graph(model, int8=int8), "CPU", properties)
+
+    def forward(self, plan: StepPlan) -> torch.Tensor:
+        """Float32 logits [len(plan.sampled), vocab]; the next step overwrites them."""
+        self._copy_blocks(plan.block_copies)
+        step = PackedStep.of(plan, BLOCK_SIZE)
+        inputs = {
+            "input_ids": step.token_ids,
+            "positions": step.positions,
+            "sampled": step.sampled,
+            "past_lens": step.past_lens,
+            "subsequence_begins": step.cu_seqlens_q,
+            "block_indices": step.block_indices,
+            "block_indices_begins": step.block_begins,
+            "max_context_len": step.context_lens.max(),
+        }
+        for name, array in inputs.items():
+            self._request.set_tensor(name, ov.Tensor(np.asarray(array), shared_memory=True))
+        self._request.infer(share_outputs=True)
+        return torch.from_numpy(self._request.get_output_tensor(0).data)
+
+    def _copy_blocks(self, block_copies: Sequence[tuple[int, int]]) -> None:
+        for source, destination in block_copies:
+            for cache in self._caches.values():
+                cache[destination] = cache[source]
+
+
+def _allocate_caches(config: ModelConfig, num_blocks: int) -> Caches:
+    """Keys and values of every layer by the name of their input."""
+    shape = (num_blocks, config.num_kv_heads, BLOCK_SIZE, config.head_dim)
+    return {
+        f"{kind}_cache.{layer}": np.zeros(shape, dtype=np.float32)
+        for layer in range(config.num_layers)
+        for kind in ("key", "value")
+    }

@@ -1,0 +1,65 @@
+"""Lays a step's chunks end to end, without padding, as arrays that any runner can take.
+
+Plain numpy: knows nothing of devices or of how attention is computed.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.engine.plan import StepPlan
+
+Int32s = NDArray[np.int32]
+Int64s = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStep:
+    """One step over `num_seqs` chunks and `num_tokens` new tokens.
+
+    The tokens of chunk i are rows `cu_seqlens_q[i]:cu_seqlens_q[i+1]`. Its blocks, those that
+    hold its context, are `block_indices[block_begins[i]:block_begins[i+1]]`.
+    """
+
+    token_ids: Int64s  # [num_tokens]
+    positions: Int64s  # [num_tokens], each in its own sequence
+    sampled: Int64s  # [n]: the rows whose next token is wanted
+    past_lens: Int32s  # [num_seqs], tokens in the cache before this step
+    cu_seqlens_q: Int32s  # [num_seqs + 1]
+    block_indices: Int32s
+    block_begins: Int32s  # [num_seqs + 1]
+
+    @classmethod
+    def of(cls, plan: StepPlan, block_size: int) -> "PackedStep":
+        chunks = plan.chunks
+        starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
+        lengths = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int32)
+        yields = np.array([chunk.yields_token for chunk in chunks], dtype=bool)
+        tables = [c.sequence.block_table[: -(-c.context_len // block_size)] for c in chunks]
+        cu_seqlens_q = _cumulative(lengths)
+        offsets = np.repeat(starts - cu_seqlens_q[:-1], lengths)
+        return cls(
+            token_ids=_concatenated([chunk.token_ids for chunk in chunks]).astype(np.int64),
+            positions=np.arange(cu_seqlens_q[-1]) + offsets,
+            sampled=(cu_seqlens_q[1:] - 1)[yields].astype(np.int64),
+            past_lens=starts,
+            cu_seqlens_q=cu_seqlens_q,
+            block_indices=_concatenated(tables),
+            block_begins=_cumulative(np.array([len(table) for table in tables], dtype=np.int32)),
+        )
+
+    @property
+    def context_lens(self) -> Int32s:
+        """Tokens of each sequence in the cache after this step, int32 [num_seqs]."""
+        lengths: Int32s = self.past_lens + np.diff(self.cu_seqlens_q)
+        return lengths
+
+
+def _concatenated(lists: list[list[int]]) -> Int32s:
+    return np.fromiter(chain.from_iterable(lists), dtype=np.int32)
+
+
+def _cumulative(lengths: Int32s) -> Int32s:
+    return np.array([0, *accumulate(lengths.tolist())], dtype=np.int32)

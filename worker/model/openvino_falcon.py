@@ -1,0 +1,210 @@
+"""The Falcon network as one OpenVINO graph: what `FalconForCausalLM` computes, in fp32 on a CPU.
+
+OpenVINO fuses the element-wise work into its oneDNN matrix products and brings an attention kernel
+that reads paged keys and values. Owns the graph; knows nothing of requests or of who holds a block.
+"""
+
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from openvino import opset13 as op
+from openvino.op import _PagedAttentionExtension
+from torch.nn import LayerNorm, Linear
+
+from worker.model.config import BlockStyle, ModelConfig
+from worker.model.falcon import FalconDecoderLayer, FalconForCausalLM
+from worker.model.quantization import quantize_rows
+
+BLOCK_SIZE = 32  # tokens; the CPU kernel knows no other
+
+Node = Any  # openvino's nodes and outputs stand for each other everywhere
+
+
+def why_unsupported(config: ModelConfig) -> str | None:
+    """What keeps a model from running as such a graph, if anything does."""
+    if config.alibi:
+        return "alibi slopes are rounded to bfloat16, which its attention cannot do"
+    if config.activation != "gelu":
+        return f"activation {config.activation!r} is not one that its graph has"
+    return None
+
+
+def build_graph(model: FalconForCausalLM, *, int8: bool) -> ov.Model:
+    """A graph from packed tokens to logits; `model` is in float32, on the CPU.
+
+    Inputs, by name: `input_ids`, `positions`: int64 [num_tokens]; `sampled`: int64 [n], the rows
+    that need logits; `past_lens` [num_seqs], `subsequence_begins` [num_seqs + 1], `block_indices`,
+    `block_indices_begins` [num_seqs + 1] and `max_context_len` []: int32, as PagedAttention takes
+    them; `key_cache.N` and `value_cache.N`: float32 [num_blocks, num_kv_heads, 32, head_dim],
+    written in place. Output: logits, float32 [n, vocab_size].
+
+    The graph shares the memory of the model's weights. `int8` rounds the linear layers' weights
+    to 8 bits, one scale to an output row.
+    """
+    return _GraphBuilder(model, int8=int8).build()
+
+
+class _GraphBuilder:
+    def __init__(self, model: FalconForCausalLM, *, int8: bool) -> None:
+        self._model = model
+        self._config = model.config
+        self._int8 = int8
+        self._parameters: list[Node] = []
+        self._input_ids = self._parameter("input_ids", [-1], np.int64)
+        self._positions = self._parameter("positions", [-1], np.int64)
+        self._sampled = self._parameter("sampled", [-1], np.int64)
+        self._paging = [
+            self._parameter("past_lens", [-1], np.int32),
+            self._parameter("subsequence_begins", [-1], np.int32),
+            self._parameter("block_indices", [-1], np.int32),
+            self._parameter("block_indices_begins", [-1], np.int32),
+        ]
+        self._max_context_len = self._parameter("max_context_len", [], np.int32)
+
+    def build(self) -> ov.Model:
+        transformer = self._model.transformer
+        embeddings = _shared(transformer.word_embeddings.weight)
+        hidden = op.gather(embeddings, self._input_ids, _int64(0))
+        rotary = self._rotary()
+        for index, layer in enumerate(transformer.h):
+            assert isinstance(layer, FalconDecoderLayer)
+            hidden = self._layer(hidden, index, layer, rotary)
+        sampled = op.gather(hidden, self._sampled, _int64(0))
+        logits = self._linear(_layer_norm(sampled, transformer.ln_f), self._model.lm_head)
+        return ov.Model([logits], self._parameters)
+
+    def _layer(
+        self, residual: Node, index: int, layer: FalconDecoderLayer, rotary: tuple[Node, Node]
+    ) -> Node:
+        match layer.block_style:
+            case BlockStyle.PARALLEL:
+                normed = _layer_norm(residual, layer.input_layernorm)
+                attended = self._attention(normed, index, layer, rotary)
+                output = op.add(self._mlp(normed, layer), attended)
+            case BlockStyle.PARALLEL_TWO_NORMS:
+                normed = _layer_norm(residual, layer.ln_attn)
+                attended = self._attention(normed, index, layer, rotary)
+                output = op.add(self._mlp(_layer_norm(residual, layer.ln_mlp), layer), attended)
+            case BlockStyle.SEQUENTIAL:
+                normed = _layer_norm(residual, layer.input_layernorm)
+                residual = op.add(residual, self._attention(normed, index, layer, rotary))
+                output = self._mlp(_layer_norm(residual, layer.post_attention_layernorm), layer)
+        return op.add(residual, output)
+
+    def _mlp(self, hidden: Node, layer: FalconDecoderLayer) -> Node:
+        expanded = op.gelu(self._linear(hidden, layer.mlp.dense_h_to_4h), "erf")
+        return self._linear(expanded, layer.mlp.dense_4h_to_h)
+
+    def _attention(
+        self, hidden: Node, index: int, layer: FalconDecoderLayer, rotary: tuple[Node, Node]
+    ) -> Node:
+        fused = self._linear(hidden, layer.self_attention.query_key_value)
+        query, key, value = self._split_heads(fused)
+        context = self._paged_attention(
+            self._joined(self._rotate(query, rotary)),
+            self._joined(self._rotate(key, rotary)),
+            self._joined(value),
+            index,
+        )
+        return self._linear(context, layer.self_attention.dense)
+
+    def _split_heads(self, fused: Node) -> tuple[Node, Node, Node]:
+        """For each KV head its query heads, its key, its value: [num_tokens, kv, heads, dim]."""
+        config = self._config
+        group = config.num_heads_per_kv_head
+        shape = [0, config.num_kv_heads, group + 2, config.head_dim]
+        heads = op.variadic_split(
+            op.reshape(fused, _int64(shape), special_zero=True), _int64(2), _int64([group, 1, 1])
+        )
+        return heads.output(0), heads.output(1), heads.output(2)
+
+    def _joined(self, heads: Node) -> Node:
+        """[num_tokens, kv, heads, dim] → [num_tokens, kv * heads * dim]."""
+        return op.reshape(heads, _int64([0, -1]), special_zero=True)
+
+    def _rotary(self) -> tuple[Node, Node]:
+        """Cosines and sines, [num_tokens, 1, 1, head_dim], as `RotaryEmbedding` has them."""
+        embedding = self._model.transformer.rotary_emb
+        assert embedding is not None
+        positions = op.unsqueeze(op.convert(self._positions, "f32"), _int64([1, 2, 3]))
+        angles = op.multiply(positions, _shared(embedding.inv_freq))
+        angles = op.concat([angles, angles], -1)
+        scaling = op.constant(np.float32(embedding.attention_scaling))
+        return op.multiply(op.cos(angles), scaling), op.multiply(op.sin(angles), scaling)
+
+    def _rotate(self, heads: Node, rotary: tuple[Node, Node]) -> Node:
+        half = self._config.head_dim // 2
+        halves = op.variadic_split(heads, _int64(-1), _int64([half, half]))
+        turned = op.concat([op.negative(halves.output(1)), halves.output(0)], -1)
+        cosines, sines = rotary
+        return op.add(op.multiply(heads, cosines), op.multiply(turned, sines))
+
+    def _paged_attention(self, query: Node, key: Node, value: Node, layer: int) -> Node:
+        config = self._config
+        shape = [-1, config.num_kv_heads, BLOCK_SIZE, config.head_dim]
+        caches = [
+            self._parameter(f"{kind}_cache.{layer}", shape, np.float32) for kind in ("key", "value")
+        ]
+        scale = op.constant(np.float32(config.head_dim**-0.5))
+        sliding_window, alibi_slopes = op.constant(np.int32(0)), _none(np.float32)
+        inputs = [query, key, value, *caches, *self._paging]
+        inputs += [scale, sliding_window, alibi_slopes, self._max_context_len, *_unused_features()]
+        attention = _PagedAttentionExtension([_output(node) for node in inputs])
+        for name in ("k", "v"):
+            attention.get_rt_info()[f"num_{name}_heads"] = config.num_kv_heads
+            attention.get_rt_info()[f"{name}_head_size"] = config.head_dim
+        return op.reshape(attention.output(0), _int64([0, config.hidden_size]), special_zero=True)
+
+    def _linear(self, hidden: Node, linear: Linear) -> Node:
+        product = op.matmul(hidden, self._weight(linear), transpose_a=False, transpose_b=True)
+        return product if linear.bias is None else op.add(product, _shared(linear.bias))
+
+    def _weight(self, linear: Linear) -> Node:
+        if not self._int8:
+            return _shared(linear.weight)
+        weight, scale = quantize_rows(linear.weight)
+        return op.multiply(op.convert(op.constant(weight.numpy()), "f32"), _shared(scale))
+
+    def _parameter(self, name: str, shape: list[int], dtype: type[np.generic]) -> Node:
+        parameter = op.parameter(shape, dtype, name=name)
+        parameter.output(0).set_names({name})
+        self._parameters.append(parameter)
+        return parameter
+
+
+def _layer_norm(hidden: Node, norm: LayerNorm) -> Node:
+    normalized = op.mvn(hidden, _int64([-1]), True, norm.eps, "INSIDE_SQRT")
+    return op.add(op.multiply(normalized, _shared(norm.weight)), _shared(norm.bias))
+
+
+def _unused_features() -> list[Node]:
+    """The operator's inputs 13 to 27: windows, cache rotation and eviction, sinks, biases."""
+    f32, i32, zero = np.float32, np.int32, op.constant(np.int32(0))
+    return [
+        _none(i32),  # score_aggregation_window
+        *(_none(i32), _none(i32), _none(f32)),  # rotated_block_indices, _deltas, _trig_lut
+        *(_none(f32), zero, zero),  # xattention_threshold, _block_size, _stride
+        _none(f32),  # sinks
+        *(zero, _none(i32), _none(i32), _none(i32)),  # adaptive_rkv_*
+        _none(i32),  # token_type_ids
+        *(_none(np.uint8), _none(i32)),  # qq_bias, qq_bias_begins
+    ]
+
+
+def _none(dtype: type[np.generic]) -> Node:
+    """How the operator is told to do without an input."""
+    return op.constant(np.zeros(0, dtype=dtype))
+
+
+def _int64(values: int | list[int]) -> Node:
+    return op.constant(np.array(values, dtype=np.int64))
+
+
+def _shared(tensor: torch.Tensor) -> Node:
+    return op.constant(tensor.detach().numpy(), shared_memory=True)
+
+
+def _output(node: Node) -> Node:
+    return node if isinstance(node, ov.Output) else node.output(0)

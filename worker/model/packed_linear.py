@@ -1,0 +1,68 @@
+"""Linear layers for the CPU: weights laid out once the way the matrix product reads them.
+
+torch re-orders a plain weight on every call, which at a few dozen rows takes longer than the
+product. Inference only.
+"""
+
+import torch
+from torch import nn
+
+from worker.model.quantization import INT8_MAX, quantize_rows
+
+_ZERO_POINT = 128
+_TINY = 1e-30  # a row of zeros has no scale
+
+
+class PackedLinear(nn.Module):
+    """`input @ weight.T + bias` in float32, by the oneDNN calls that torch.compile makes too."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.bias = linear.bias
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            input, self._weight, self.bias, "none", [], ""
+        )
+        return product
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with 8-bit weights; each row of the input is rounded to 8 bits on the fly.
+
+    A scale per row of the input keeps a row's result free of its company.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.bias = linear.bias
+        weight, scale = quantize_rows(linear.weight.detach())
+        self._weight = torch.ops.onednn.qlinear_prepack(weight, None)
+        self._weight_scale = scale[:, 0].contiguous()
+        self._weight_zero_point = torch.zeros(len(weight), dtype=torch.int64)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        scale = input.abs().amax(dim=-1, keepdim=True).clamp_(min=_TINY) / INT8_MAX
+        # oneDNN is fast with unsigned inputs alone.
+        rounded = (input / scale).round_().add_(_ZERO_POINT).to(torch.uint8)
+        product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            *(rounded, 1.0, _ZERO_POINT),
+            *(self._weight, self._weight_scale, self._weight_zero_point, None),
+            *(1.0, 0, torch.float32, "none", [], ""),
+        )
+        product = product.mul_(scale)
+        return product if self.bias is None else product.add_(self.bias)
+
+
+def replace_linears(model: nn.Module, kind: type[PackedLinear] | type[Int8Linear]) -> None:
+    """Swap every linear layer of a model on the CPU, in place; the old weights are let go."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(module, name, kind(child))
+
+
+def can_pack() -> bool:
+    """Whether this build of torch has oneDNN's packed weights."""
+    return hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
