@@ -1,11 +1,17 @@
-"""Small random checkpoints of the three styles, and transformers' model on the same weights."""
+"""Small random checkpoints of the three styles, and transformers' model on the same weights.
+
+After every test of the folder, engines that it made must have given all their blocks back.
+"""
 
 from collections.abc import Iterator
+from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
 
 from tests.worker.engine.oracle import Judge, make_judge
+from worker.engine import Engine
 
 STYLES = ("7b", "40b", "rw")
 
@@ -30,3 +36,22 @@ def judge(request: pytest.FixtureRequest, judges: dict[str, Judge]) -> Judge:
     """Each style in turn."""
     style: str = request.param
     return judges[style]
+
+
+@pytest.fixture(autouse=True)
+def no_engine_leaks_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test left undone is aborted; then nobody may hold a block."""
+    engines: WeakSet[Engine] = WeakSet()
+    make_engine = Engine.__init__
+
+    def make_and_remember(engine: Engine, **parts: Any) -> None:
+        make_engine(engine, **parts)
+        engines.add(engine)
+
+    monkeypatch.setattr(Engine, "__init__", make_and_remember)
+    yield
+    for engine in engines:
+        for request_id in list(engine._streams):
+            engine.abort(request_id)
+        assert engine.used_kv_tokens == 0
+        engine._block_manager.check_integrity([])
