@@ -157,15 +157,70 @@ def test_finishing_frees_the_blocks_of_running_and_waiting_alike() -> None:
     assert [s.block_table for group in (running, waiting) for s in group.sequences] == [[], []]
 
 
-def test_the_integrity_check_sees_a_block_that_two_hold() -> None:
-    manager = BlockManager(4, BLOCK_SIZE)
-    first, second = make_sequence([1] * 5), make_sequence([2] * 5)
-    manager.allocate(first)
-    manager.allocate(second)
-    manager.check_integrity([first, second])
-    second.block_table[0] = first.block_table[0]
-    with pytest.raises(AssertionError):
-        manager.check_integrity([first, second])
+def add_equals(scheduler: Scheduler, prompt: list[int], count: int) -> list[SequenceGroup]:
+    groups = [SequenceGroup([make_sequence(prompt, arrival=n)]) for n in range(count)]
+    for group in groups:
+        scheduler.add(group)
+    return groups
+
+
+def test_what_many_have_in_common_is_computed_once() -> None:
+    scheduler = make_scheduler(max_rows=8, max_step_tokens=16, max_prefill_tokens=16)
+    add_equals(scheduler, [1] * 22, 8)
+    plans = [run(scheduler) for _ in range(4)]
+    assert [shares(plan) for plan in plans[:2]] == [[(0, 16)], [(0, 6)]]
+    assert shares(plans[2]) == [(0, 1), *[(arrival, 2) for arrival in range(1, 8)]]
+    assert shares(plans[3]) == [(arrival, 1) for arrival in range(8)]
+
+
+def test_who_waits_for_a_prefix_goes_on_when_nobody_computes_it_any_more() -> None:
+    scheduler = make_scheduler()
+    first, second = add_equals(scheduler, [1] * 22, 2)
+    run(scheduler)
+    assert second.status is GroupStatus.WAITING
+    scheduler.finish(first)
+    assert shares(run(scheduler)) == [(1, 8)]
+
+
+def test_who_waits_for_a_prefix_goes_on_when_its_owner_is_sent_back() -> None:
+    scheduler = make_scheduler()
+    first, second = add_equals(scheduler, [1] * 22, 2)
+    run(scheduler)
+    scheduler._preempt(first)
+    scheduler.finish(second)
+    assert shares(run(scheduler)) == [(0, 8)]
+
+
+def test_nobody_overtakes_who_waits_for_a_prefix() -> None:
+    scheduler = make_scheduler()
+    add_equals(scheduler, [1] * 22, 2)
+    run(scheduler)
+    add(scheduler, 1)
+    assert [arrival for arrival, _ in shares(run(scheduler))] == [0]
+
+
+def test_prompts_get_all_tokens_of_a_step_when_nobody_decodes() -> None:
+    scheduler = make_scheduler(max_step_tokens=20, max_prefill_tokens=6)
+    add(scheduler, 30, 30)
+    assert shares(run(scheduler)) == [(0, 19), (1, 1)]
+
+
+def test_prompts_get_a_small_share_together_while_others_decode() -> None:
+    scheduler = make_scheduler(max_step_tokens=20, max_prefill_tokens=6)
+    add(scheduler, 1)
+    run(scheduler)
+    add(scheduler, 8, 30)
+    assert shares(run(scheduler)) == [(0, 1), (1, 5), (2, 1)]
+    assert shares(run(scheduler)) == [(0, 1), (1, 3), (2, 3)]
+    assert shares(run(scheduler)) == [(0, 1), (1, 1), (2, 6)]
+
+
+def test_a_share_smaller_than_the_prompts_still_gives_each_a_token() -> None:
+    scheduler = make_scheduler(max_step_tokens=20, max_prefill_tokens=1)
+    add(scheduler, 1)
+    run(scheduler)
+    add(scheduler, 8, 8)
+    assert shares(run(scheduler)) == [(0, 1), (1, 1), (2, 1)]
 
 
 def test_a_step_budget_below_the_rows_is_refused() -> None:
