@@ -56,6 +56,17 @@ class PackedStep:
         lengths: Int32s = self.past_lens + np.diff(self.cu_seqlens_q)
         return lengths
 
+    def owners(self) -> Int64s:
+        """The chunk of each packed token, int64 [num_tokens]."""
+        return np.repeat(np.arange(len(self.past_lens)), np.diff(self.cu_seqlens_q))
+
+    def block_tables(self) -> Int64s:
+        """Each chunk's blocks as a row, int64 [num_seqs, max_blocks]; padded with block 0."""
+        lengths = np.diff(self.block_begins)
+        tables = np.zeros((len(lengths), lengths.max()), dtype=np.int64)
+        tables[np.arange(lengths.max()) < lengths[:, None]] = self.block_indices
+        return tables
+
 
 def _concatenated(lists: list[list[int]]) -> Int32s:
     return np.fromiter(chain.from_iterable(lists), dtype=np.int32)

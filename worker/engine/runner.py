@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from worker.engine.packing import Int64s, PackedStep
 from worker.engine.plan import StepPlan
 from worker.model.falcon import FalconForCausalLM
 from worker.model.kv_cache import AttentionMetadata, KVCache
@@ -33,36 +34,26 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, plan: StepPlan) -> torch.Tensor:
         self.kv_cache.copy_blocks(plan.block_copies)
-        token_ids = [token_id for chunk in plan.chunks for token_id in chunk.token_ids]
-        positions = self._positions(plan)
-        metadata = self._metadata(plan, positions)
-        hidden_states = self._model(self._tensor(token_ids), positions, self.kv_cache, metadata)
-        ends = metadata.cu_seqlens_q[1:]
-        sampled = [
-            end - 1 for chunk, end in zip(plan.chunks, ends, strict=True) if chunk.yields_token
-        ]
-        logits: torch.Tensor = self._model.compute_logits(hidden_states[self._tensor(sampled)])
+        step = PackedStep.of(plan, self.kv_cache.block_size)
+        hidden_states = self._model(
+            self._tensor(step.token_ids),
+            self._tensor(step.positions),
+            self.kv_cache,
+            self._metadata(step),
+        )
+        logits: torch.Tensor = self._model.compute_logits(hidden_states[self._tensor(step.sampled)])
         return logits
 
-    def _positions(self, plan: StepPlan) -> torch.Tensor:
-        """Place of each packed token in its own sequence, int64 [num_tokens]."""
-        ranges = (range(chunk.start, chunk.context_len) for chunk in plan.chunks)
-        return self._tensor([position for positions in ranges for position in positions])
-
-    def _metadata(self, plan: StepPlan, positions: torch.Tensor) -> AttentionMetadata:
-        tables = [chunk.sequence.block_table for chunk in plan.chunks]
-        longest = max(map(len, tables))
-        block_tables = self._tensor([t + [t[0]] * (longest - len(t)) for t in tables])
-        lengths = self._tensor([chunk.num_tokens for chunk in plan.chunks])
-        owners = torch.repeat_interleave(lengths)  # chunk of each packed token
+    def _metadata(self, step: PackedStep) -> AttentionMetadata:
         block_size = self.kv_cache.block_size
-        blocks = block_tables[owners, positions // block_size]
+        block_tables = step.block_tables()
+        blocks = block_tables[step.owners(), step.positions // block_size]
         return AttentionMetadata(
-            cu_seqlens_q=[0, *lengths.cumsum(0).tolist()],
-            context_lens=[chunk.context_len for chunk in plan.chunks],
-            slot_mapping=blocks * block_size + positions % block_size,
-            block_tables=block_tables,
+            cu_seqlens_q=step.cu_seqlens_q.tolist(),
+            context_lens=step.context_lens.tolist(),
+            slot_mapping=self._tensor(blocks * block_size + step.positions % block_size),
+            block_tables=self._tensor(block_tables),
         )
 
-    def _tensor(self, values: list[int] | list[list[int]]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self._device)
+    def _tensor(self, array: Int64s) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)

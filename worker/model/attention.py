@@ -16,7 +16,7 @@ from worker.model.rotary import alibi_bias
 
 @dataclass(slots=True)
 class _Group:
-    """Sequences with equally many new tokens, computed together; all decoding rows are one."""
+    """Sequences with equally many new tokens and similar contexts, computed together."""
 
     rows: torch.Tensor  # int64 [num_seqs, num_new]: rows of the packed input
     slots: torch.Tensor  # int64 [num_seqs, max_context]: where the keys lie in the cache
@@ -40,8 +40,7 @@ class PagedAttention:
     ) -> "PagedAttention":
         """Work out masks and slots; `alibi_slopes` as `rotary.alibi_slopes` gives them."""
         groups = [
-            _plan_group(kv_cache, metadata, seqs, alibi_slopes)
-            for seqs in _by_num_new_tokens(metadata)
+            _plan_group(kv_cache, metadata, seqs, alibi_slopes) for seqs in _by_shape(metadata)
         ]
         return cls(kv_cache, metadata.slot_mapping, groups)
 
@@ -119,11 +118,14 @@ def _slots(
     return block_tables.gather(1, positions // block_size) * block_size + positions % block_size
 
 
-def _by_num_new_tokens(metadata: AttentionMetadata) -> list[list[int]]:
-    """Indices of the sequences, in groups of the same number of new tokens."""
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for i in range(len(metadata.context_lens)):
-        groups[_num_new_tokens(metadata, i)].append(i)
+def _by_shape(metadata: AttentionMetadata) -> list[list[int]]:
+    """Indices of the sequences, in groups of equally many new tokens and contexts alike.
+
+    A group is computed as wide as its longest context, so none is to be twice another.
+    """
+    groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, context_len in enumerate(metadata.context_lens):
+        groups[_num_new_tokens(metadata, i), context_len.bit_length()].append(i)
     return list(groups.values())
 
 
