@@ -60,6 +60,10 @@ class SamplingParams:
     top_logprobs: int = 0
 
     @property
+    def wants_logprobs(self) -> bool:
+        return self.logprobs or self.top_logprobs > 0
+
+    @property
     def min_tokens_to_keep(self) -> int:
         """Tokens that warpers leave at least: beams need one beside every eos to go on with."""
         if self.num_beams == 1:

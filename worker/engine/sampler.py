@@ -1,20 +1,32 @@
 """Chooses the next token of each row from its logits.
 
-Rows whose requests need the same processors go through them together, whatever their values.
-Owns no state: a draw depends on the row's logits, parameters, seed and length alone, never on the
-batch it is in.
+Owns no state: a choice depends on the row's logits, parameters, seed and tokens alone, to the last
+bit, never on the batch it is in.
 """
 
-import math
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
 
 import torch
 
+from worker.engine.choice import Choice, NoChoice, Options, best_columns
+from worker.engine.draw import draw, draw_wide
 from worker.engine.outputs import Blame
-from worker.engine.params import SamplingParams
 from worker.engine.philox import uniforms
-from worker.engine.processors import process
+from worker.engine.processors import edit, shape
+from worker.engine.processors.base import Edit, Shaper, count_per_row, per_row
 from worker.engine.sequence import Sequence
+from worker.engine.tiled_scores import TiledScores
+
+__all__ = [
+    "INVALID_LOGITS",
+    "NOTHING_TO_SAMPLE",
+    "Choice",
+    "NoChoice",
+    "best_columns",
+    "choose_tokens",
+]
 
 INVALID_LOGITS = "the model's logits contain nan or inf; remove_invalid_values would repair them"
 NOTHING_TO_SAMPLE = (
@@ -22,21 +34,22 @@ NOTHING_TO_SAMPLE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The next token; log-probabilities under the processed scores where they were asked for."""
+class _Way(Enum):
+    """How a row comes to its token; rows that go the same way go together."""
 
-    token_id: int
-    logprob: float | None = None
-    top_logprobs: dict[int, float] | None = None
+    BEST = auto()
+    BEST_SHAPED = auto()
+    DRAWN_FROM_FEW = auto()  # top-k leaves so few columns that the others need no look
+    DRAWN_FROM_ALL = auto()
 
-
-@dataclass(frozen=True, slots=True)
-class NoChoice:
-    """Why a row has no next token."""
-
-    reason: str
-    blame: Blame
+    @classmethod
+    def of(cls, sequence: Sequence, scores: TiledScores) -> "_Way":
+        if not sequence.params.do_sample:
+            is_shaped = any(isinstance(processor, Shaper) for processor in sequence.processors)
+            return cls.BEST_SHAPED if is_shaped else cls.BEST
+        count = sequence.params.num_candidates
+        is_short = count is not None and count <= scores.num_tiles
+        return cls.DRAWN_FROM_FEW if is_short else cls.DRAWN_FROM_ALL
 
 
 @torch.inference_mode()
@@ -47,72 +60,98 @@ def choose_tokens(logits: torch.Tensor, sequences: list[Sequence]) -> list[Choic
     """
     if not sequences:
         return []
-    problems = _find_invalid(logits, sequences)
-    scores = process(logits.clone(), sequences)
-    problems |= _find_unsampleable(scores, sequences, problems)
-    drawn = _draw(scores, sequences).tolist()
-    best = scores.argmax(dim=-1).tolist()
-    return [
-        problems.get(row)
-        or _report(drawn[row] if s.params.do_sample else best[row], scores[row], s.params)
-        for row, s in enumerate(sequences)
-    ]
+    scores = TiledScores(logits)
+    choices: dict[int, Choice | NoChoice] = {}
+    problems = _find_invalid(scores, sequences)
+    scores = _edited(scores, sequences)
+    for way, rows in _rows_by_way(scores, sequences).items():
+        members = [sequences[row] for row in rows]
+        choices |= zip(rows, _CHOOSERS[way](scores, rows, members), strict=True)
+    return [problems.get(row) or choices[row] for row in range(len(sequences))]
 
 
-def _find_invalid(scores: torch.Tensor, sequences: list[Sequence]) -> dict[int, NoChoice]:
+def _find_invalid(logits: TiledScores, sequences: list[Sequence]) -> dict[int, NoChoice]:
     """Rows with nan or +inf that nobody will repair."""
     return {
         row: NoChoice(INVALID_LOGITS, Blame.MODEL)
-        for row, best in enumerate(scores.amax(dim=-1).tolist())
+        for row, best in enumerate(logits.best().tolist())
         if not best < torch.inf and not sequences[row].params.remove_invalid_values
     }
 
 
-def _find_unsampleable(
-    scores: torch.Tensor, sequences: list[Sequence], known: dict[int, NoChoice]
-) -> dict[int, NoChoice]:
-    """Rows whose processed scores form no distribution."""
-    is_finite = scores.amax(dim=-1).isfinite().tolist()
-    return {
-        row: NoChoice(NOTHING_TO_SAMPLE, Blame.PARAMETERS)
-        for row in range(len(scores))
-        if not is_finite[row] and sequences[row].params.do_sample and row not in known
-    }
+def _edited(logits: TiledScores, sequences: list[Sequence]) -> TiledScores:
+    """The scores that the edits make of the logits, which are left as they are."""
+    if not any(isinstance(processor, Edit) for s in sequences for processor in s.processors):
+        return logits
+    scores = logits.scores.clone()
+    edit(scores, sequences)
+    return TiledScores(scores)
 
 
-def _draw(scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-    """Draw from softmax(`scores`) by inverse CDF in the order of token ids; int64 [n].
+def _rows_by_way(scores: TiledScores, sequences: list[Sequence]) -> dict[_Way, list[int]]:
+    rows_of: defaultdict[_Way, list[int]] = defaultdict(list)
+    for row, sequence in enumerate(sequences):
+        rows_of[_Way.of(sequence, scores)].append(row)
+    return rows_of
 
-    In float64, where tokens that were ruled out add exactly nothing: the draw depends on the
-    tokens that are left alone. A row that is no distribution gets any valid id.
-    """
+
+def _choose_best(scores: TiledScores, rows: list[int], sequences: list[Sequence]) -> list[Choice]:
+    return Options(scores.scores).choices(rows, scores.argmax(scores.index(rows)), sequences)
+
+
+def _choose_best_shaped(
+    scores: TiledScores, rows: list[int], sequences: list[Sequence]
+) -> list[Choice]:
+    shaped = TiledScores(shape(scores.rows(rows), sequences))
+    return _choose_best(shaped, list(range(len(rows))), sequences)
+
+
+def _draw_from_few(
+    scores: TiledScores, rows: list[int], sequences: list[Sequence]
+) -> list[Choice | NoChoice]:
+    few = scores.shortlist(
+        scores.index(rows),
+        count_per_row(scores.scores, (s.params.num_candidates or 0 for s in sequences)),
+        per_row(scores.scores, (s.params.temperature for s in sequences)),
+    )
+    options = Options(shape(few.scores, sequences), few.token_ids)
+    return _if_possible(options, draw(options.scores, _uniforms(scores, sequences)), sequences)
+
+
+def _draw_from_all(
+    scores: TiledScores, rows: list[int], sequences: list[Sequence]
+) -> list[Choice | NoChoice]:
+    options = Options(shape(scores.rows(rows), sequences))
+    return _if_possible(options, draw_wide(options.scores, _uniforms(scores, sequences)), sequences)
+
+
+_Chooser = Callable[[TiledScores, list[int], list[Sequence]], Iterable[Choice | NoChoice]]
+_CHOOSERS: dict[_Way, _Chooser] = {
+    _Way.BEST: _choose_best,
+    _Way.BEST_SHAPED: _choose_best_shaped,
+    _Way.DRAWN_FROM_FEW: _draw_from_few,
+    _Way.DRAWN_FROM_ALL: _draw_from_all,
+}
+
+
+def _uniforms(scores: TiledScores, sequences: list[Sequence]) -> torch.Tensor:
+    """The random number that each sequence has for its next token, float64 [n]."""
     uniform = uniforms(
         [sequence.params.seed for sequence in sequences],
         [sequence.index for sequence in sequences],
         [sequence.num_generated_tokens for sequence in sequences],
     )
-    cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
-    # At most (1 - 2**-53) of the total, which rounds to less than it: some column exceeds that.
-    target = torch.from_numpy(uniform).to(scores.device)[:, None] * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    return drawn.clamp(max=scores.shape[1] - 1)
+    return torch.from_numpy(uniform).to(scores.maxima.device)
 
 
-def _report(token_id: int, scores: torch.Tensor, params: SamplingParams) -> Choice:
-    """One row's choice with the log-probabilities that its request asked for."""
-    if not params.logprobs and not params.top_logprobs:
-        return Choice(token_id)
-    logprobs = scores.log_softmax(dim=-1)
-    logprob = logprobs[token_id].item()
-    return Choice(
-        token_id,
-        logprob if params.logprobs and not math.isnan(logprob) else None,
-        _best(logprobs, params.top_logprobs) if params.top_logprobs else None,
-    )
-
-
-def _best(logprobs: torch.Tensor, count: int) -> dict[int, float]:
-    """The likeliest tokens of one row, best first, without those that were ruled out."""
-    best = logprobs.topk(min(count, len(logprobs)))
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return {token_id: logprob for token_id, logprob in pairs if logprob > -torch.inf}
+def _if_possible(
+    options: Options, columns: torch.Tensor, sequences: list[Sequence]
+) -> list[Choice | NoChoice]:
+    """The drawn columns as choices, but for rows whose scores form no distribution."""
+    choices = options.choices(list(range(len(sequences))), columns, sequences)
+    is_possible = options.scores.amax(dim=-1).isfinite().tolist()
+    nothing = NoChoice(NOTHING_TO_SAMPLE, Blame.PARAMETERS)
+    return [
+        choice if possible else nothing
+        for choice, possible in zip(choices, is_possible, strict=True)
+    ]

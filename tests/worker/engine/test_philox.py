@@ -20,8 +20,8 @@ def words(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
 
 
-def column(text: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint32]]:
-    return np.array(words(text), dtype=np.uint32)[:, None]
+def column(text: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+    return np.array(words(text), dtype=np.uint64)[:, None]
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)

@@ -57,7 +57,9 @@ def test_random_mixes_equal_transformers_bit_for_bit(judge: Judge) -> None:
     random = Random(0)
     for number in range(600):
         sequence, logits = random_sequence(random, number), random_logits(number)
-        assert_equal_to_transformers(judge, process(logits[None].clone(), [sequence])[0], logits, sequence)
+        assert_equal_to_transformers(
+            judge, process(logits[None].clone(), [sequence])[0], logits, sequence
+        )
 
 
 @pytest.mark.parametrize("judge", ["7b"], indirect=True)
@@ -76,7 +78,9 @@ def test_invalid_values_are_repaired_as_transformers_does(judge: Judge) -> None:
     logits = random_logits(0)
     logits[3], logits[4], logits[5] = torch.nan, torch.inf, -torch.inf
     sequence = make_sequence([1, 2], SamplingParams(remove_invalid_values=True))
-    assert_equal_to_transformers(judge, process(logits[None].clone(), [sequence])[0], logits, sequence)
+    assert_equal_to_transformers(
+        judge, process(logits[None].clone(), [sequence])[0], logits, sequence
+    )
 
 
 def test_the_random_mixes_use_every_processor() -> None:

@@ -39,7 +39,8 @@ class SequenceBias(Edit):
         places, owners = np.unique(places, return_inverse=True)
         sums = np.zeros(len(places), dtype=np.float32)
         np.add.at(sums, owners, biases)
-        scores.view(-1)[torch.from_numpy(places)] += torch.from_numpy(sums).to(scores.device)
+        index = torch.from_numpy(np.stack(np.divmod(places, scores.shape[1]))).to(scores.device)
+        scores[index[0], index[1]] += torch.from_numpy(sums).to(scores.device)
 
 
 class BadWords(Edit):

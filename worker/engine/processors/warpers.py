@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import torch
 
+from worker.engine.ordering import ascending, kth_best, order_of_distances
 from worker.engine.params import SamplingParams
 from worker.engine.processors.base import Shaper, count_per_row, per_row
-from worker.engine.processors.ordering import ascending, kth_best, order_of_distances
 from worker.engine.sequence import Sequence
 
 

@@ -1,0 +1,42 @@
+"""Sorts and searches the columns of score matrices. Knows nothing of what they mean.
+
+On CPU by numpy, whose sort of plain numbers and search for true values use vector instructions:
+on a row of 65,024, torch's sort of values with their places takes twenty times as long.
+"""
+
+import numpy as np
+import torch
+
+_INDEX_BITS = 32
+
+
+def ascending(values: torch.Tensor) -> torch.Tensor:
+    """The values of each row in order, [n, width]; nan last."""
+    if values.device.type != "cpu":
+        return values.sort(dim=-1).values
+    return torch.from_numpy(np.sort(values.numpy(), axis=-1))
+
+
+def kth_best(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Of each row the score that at least `counts` int64 [n, 1] columns reach, [n, 1]."""
+    return ascending(scores).gather(-1, scores.shape[1] - counts)
+
+
+def order_of_distances(distances: torch.Tensor) -> torch.Tensor:
+    """Columns of each row by ascending distance, int64 [n, width]; equal ones by column.
+
+    `distances` are float32, not negative: their bits order as integers, so that one integer may
+    hold a distance and its column.
+    """
+    columns = torch.arange(distances.shape[1], device=distances.device)
+    keys = (distances.view(torch.int32).long() << _INDEX_BITS) | columns
+    return ascending(keys) & ((1 << _INDEX_BITS) - 1)
+
+
+def places_of(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns, int64 [k] each, of what is true in bool `mask` [n, width], in order."""
+    if mask.device.type != "cpu":
+        rows, columns = mask.nonzero(as_tuple=True)
+        return rows, columns
+    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return flat // mask.shape[1], flat % mask.shape[1]
