@@ -9,6 +9,8 @@ import torch
 from worker.engine.config import EngineConfig
 from worker.model.config import ModelConfig
 
+CPU_INFO = Path("/proc/cpuinfo")
+
 
 class Executor(StrEnum):
     AUTO = "auto"  # the fastest that can
@@ -49,7 +51,7 @@ def check_quantization(
     if quantization and (device.type != "cpu" or dtype != torch.float32):
         raise ValueError(
             f"quantization {quantization} needs device cpu and dtype float32, "
-            f"not {device} and {str(dtype).removeprefix('torch.')}"
+            f"not {device} and {_name(dtype)}"
         )
 
 
@@ -61,13 +63,16 @@ def _openvino_obstacle(
     from worker.model.openvino_falcon import BLOCK_SIZE, why_unsupported
 
     if device.type != "cpu" or dtype != torch.float32:
-        return f"it needs device cpu and dtype float32, not {device} and {dtype}"
+        return f"it needs device cpu and dtype float32, not {device} and {_name(dtype)}"
     if config.block_size != BLOCK_SIZE:
         return f"block_size must be {BLOCK_SIZE}, not {config.block_size}"
     return why_unsupported(model_config)
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _has_vnni() -> bool:
     """Whether the CPU multiplies 8-bit numbers natively; what is no x86 Linux is taken to."""
-    info = Path("/proc/cpuinfo")
-    return not info.exists() or "vnni" in info.read_text()
+    return not CPU_INFO.exists() or "vnni" in CPU_INFO.read_text()

@@ -1,0 +1,125 @@
+"""The network on OpenVINO: the same tokens as transformers, whatever the company."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.worker.engine.oracle import generate, load_judge, silence
+from worker.engine import (
+    Engine,
+    EngineConfig,
+    Executor,
+    Quantization,
+    Request,
+    SamplingParams,
+    TokenOutput,
+)
+from worker.engine.openvino_runner import OpenVinoRunner
+from worker.model.random_checkpoint import write_random_checkpoint
+
+GREEDY = SamplingParams(max_new_tokens=16)
+CROWDED = EngineConfig(max_rows=8, num_blocks=9, max_step_tokens=24)
+
+
+@dataclass(frozen=True)
+class Falcon:
+    path: Path
+    oracle: Any
+
+
+@pytest.fixture(scope="module", params=["7b", "40b", "11b"])
+def falcon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Falcon:
+    silence()
+    path = write_random_checkpoint(tmp_path_factory.mktemp(request.param), like=request.param)
+    return Falcon(path, load_judge(path)[0])
+
+
+def load(
+    falcon: Falcon, config: EngineConfig, quantization: Quantization | None = None
+) -> tuple[Engine, OpenVinoRunner]:
+    engine = Engine.from_pretrained(
+        str(falcon.path),
+        dtype="float32",
+        executor=Executor.OPENVINO,
+        quantization=quantization,
+        config=config,
+    )
+    assert isinstance(engine._runner, OpenVinoRunner)
+    return engine, engine._runner
+
+
+def prompts(falcon: Falcon, count: int) -> list[list[int]]:
+    random = Random(count)
+    vocab_size = falcon.oracle.config.vocab_size
+    return [
+        [random.randrange(vocab_size) for _ in range(random.randint(1, 70))] for _ in range(count)
+    ]
+
+
+def run(
+    engine: Engine, wishes: list[list[int]], params: SamplingParams = GREEDY
+) -> list[list[int]]:
+    for number, prompt in enumerate(wishes):
+        engine.add(Request(request_id=str(number), prompt_token_ids=prompt, params=params))
+    token_ids: dict[str, list[int]] = {str(number): [] for number in range(len(wishes))}
+    while engine.has_work:
+        for output in engine.step():
+            assert isinstance(output, TokenOutput), output
+            token_ids[output.request_id].append(output.token_id)
+    return list(token_ids.values())
+
+
+def test_greedy_equals_generate_in_a_crowd_with_too_little_room(falcon: Falcon) -> None:
+    engine, _ = load(falcon, CROWDED)
+    wishes = prompts(falcon, 16)
+    long = SamplingParams(max_new_tokens=50)
+    expected = [generate(falcon.oracle, prompt, long) for prompt in wishes]
+    assert run(engine, wishes, long) == expected
+    assert engine._scheduler.num_preemptions > 0
+
+
+def test_what_others_left_in_the_cache_is_never_read(falcon: Falcon) -> None:
+    wishes = prompts(falcon, 6)
+    engine, runner = load(falcon, CROWDED)
+    for cache in runner._caches.values():
+        cache[:] = np.nan
+    assert run(engine, wishes) == [generate(falcon.oracle, prompt, GREEDY) for prompt in wishes]
+
+
+def test_a_copied_block_holds_what_its_source_holds_in_every_layer(falcon: Falcon) -> None:
+    engine, runner = load(falcon, CROWDED)
+    run(engine, prompts(falcon, 1))
+    before = {name: cache.copy() for name, cache in runner._caches.items()}
+    source = next(block for block in range(9) if before["key_cache.0"][block].any())
+    target = (source + 1) % 9
+    runner._copy_blocks([(source, target)])
+    for name, cache in runner._caches.items():
+        np.testing.assert_array_equal(cache[target], before[name][source])
+        np.testing.assert_array_equal(cache[source], before[name][source])
+
+
+def test_8_bit_weights_mostly_agree_on_the_next_token(falcon: Falcon) -> None:
+    engine, _ = load(falcon, EngineConfig(max_rows=8), Quantization.INT8)
+    wishes = prompts(falcon, 40)
+    ours = [tokens[0] for tokens in run(engine, wishes)]
+    exact = [generate(falcon.oracle, prompt, GREEDY)[0] for prompt in wishes]
+    agreement = np.mean(np.array(ours) == np.array(exact))
+    assert 0.7 < agreement
+
+
+def test_logits_are_those_of_our_own_network(falcon: Falcon) -> None:
+    """Step for step, torch and OpenVINO within what float32 allows."""
+    [prompt] = prompts(falcon, 1)
+    logits = {}
+    for executor in (Executor.TORCH, Executor.OPENVINO):
+        engine = Engine.from_pretrained(str(falcon.path), dtype="float32", executor=executor)
+        engine.add(Request(request_id="r", prompt_token_ids=prompt, params=GREEDY))
+        logits[executor] = engine._runner.forward(engine._scheduler.schedule()).clone()
+    torch.testing.assert_close(
+        logits[Executor.OPENVINO], logits[Executor.TORCH], rtol=1e-4, atol=1e-4
+    )
