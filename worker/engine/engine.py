@@ -6,16 +6,21 @@ knows nothing of queues or HTTP.
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 
 import torch
 from tokenizers import Tokenizer
 
 from worker.detokenizer import TokenBytes
+from worker.engine.beam_candidates import Candidates
+from worker.engine.beam_stream import BeamStream
 from worker.engine.block_manager import BlockManager
+from worker.engine.choice import Choice, NoChoice
 from worker.engine.config import EngineConfig
 from worker.engine.executor import Executor, Quantization
 from worker.engine.group import SequenceGroup
+from worker.engine.group_choice import GroupChoice, choose
 from worker.engine.loading import load_runner
 from worker.engine.outputs import Blame, Output, RequestFailed, TokenOutput
 from worker.engine.plan import StepPlan
@@ -23,7 +28,6 @@ from worker.engine.probe import probe_model
 from worker.engine.processors import active_processors
 from worker.engine.request import Request, check_request
 from worker.engine.runner import Runner
-from worker.engine.sampler import Choice, NoChoice, choose_tokens
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Sequence
 from worker.engine.text_stream import TextStream
@@ -58,8 +62,8 @@ class Engine:
         self._block_manager = BlockManager(runner.num_blocks, config.block_size)
         self._scheduler = Scheduler(config, self._block_manager)
         self._arrivals = count()
-        # Unfinished groups by request, each with its text.
-        self._streams: dict[str, dict[SequenceGroup, TextStream]] = {}
+        # Unfinished groups by request, each with its text or the search for one.
+        self._streams: dict[str, dict[SequenceGroup, TextStream | BeamStream]] = {}
 
     @classmethod
     def from_pretrained(
@@ -122,21 +126,15 @@ class Engine:
     def add(self, request: Request) -> None:
         """Put a request in line. Raises ValueError, naming field and limit, if it can never run.
 
-        Sequences that `request.generated` already ends yield no output.
+        Sequences that `request.generated` already ends yield no output; a beam search begins anew.
         """
         self._check(request)
-        processors = active_processors(request.params)
-        sequences = [
-            Sequence.of(request, index, next(self._arrivals), processors)
-            for index in range(request.params.num_return_sequences)
-        ]
-        streams = {SequenceGroup([s]): TextStream(s, self._token_bytes) for s in sequences}
-        unfinished = {g: stream for g, stream in streams.items() if stream.finish_reason is None}
-        self._check_room(next(iter(streams)))
-        if not unfinished:
+        streams = self._search(request) if request.params.num_beams > 1 else self._continue(request)
+        if not streams:
             raise ValueError(f"request {request.request_id} is complete: nothing is left to do")
-        self._streams[request.request_id] = unfinished
-        for group in unfinished:
+        self._check_room(next(iter(streams)))
+        self._streams[request.request_id] = streams
+        for group in streams:
             self._scheduler.add(group)
 
     def abort(self, request_id: str) -> None:
@@ -153,6 +151,23 @@ class Engine:
         self.last_step_rows = len(plan.chunks)
         return self._run(plan) if plan else []
 
+    def _continue(self, request: Request) -> dict[SequenceGroup, TextStream | BeamStream]:
+        """A group for each sequence that is not complete."""
+        processors = active_processors(request.params)
+        sequences = [
+            Sequence.of(request, index, next(self._arrivals), processors)
+            for index in range(request.params.num_return_sequences)
+        ]
+        streams = ((SequenceGroup([s]), TextStream(s, self._token_bytes)) for s in sequences)
+        return {group: stream for group, stream in streams if stream.finish_reason is None}
+
+    def _search(self, request: Request) -> dict[SequenceGroup, TextStream | BeamStream]:
+        """One group for all beams."""
+        processors = active_processors(request.params)
+        prompt = Sequence.of(replace(request, generated=()), 0, next(self._arrivals), processors)
+        group = SequenceGroup([prompt], request.params.num_beams)
+        return {group: BeamStream(request, self._token_bytes)}
+
     def _run(self, plan: StepPlan) -> list[Output]:
         try:
             choices = self._compute(plan)
@@ -161,8 +176,10 @@ class Engine:
         self._scheduler.update(plan)
         return self._commit(plan.sampled_groups, choices)
 
-    def _compute(self, plan: StepPlan) -> list[Choice | NoChoice]:
-        return choose_tokens(self._runner.forward(plan), plan.sampled)
+    def _compute(self, plan: StepPlan) -> list[GroupChoice]:
+        logits = self._runner.forward(plan)
+        groups = plan.sampled_groups
+        return choose(logits, groups, [self._stream_of(group) for group in groups])
 
     def _run_in_halves(self, plan: StepPlan, error: Exception) -> list[Output]:
         """Repeat a failed step in halves, down to the group that fails alone."""
@@ -182,24 +199,24 @@ class Engine:
         alive = plan.only([group for group in plan.groups if group.request_id in self._streams])
         return self._run(alive) if alive else []
 
-    def _commit(
-        self, groups: list[SequenceGroup], choices: Iterable[Choice | NoChoice]
-    ) -> list[Output]:
-        """Append the chosen tokens and report them; end what is finished or failed."""
+    def _commit(self, groups: list[SequenceGroup], choices: Iterable[GroupChoice]) -> list[Output]:
+        """Let each group go on as chosen and report its tokens; end what is finished or failed."""
         outputs: list[Output] = []
         for group, choice in zip(groups, choices, strict=True):
-            if group.request_id not in self._streams:
-                continue  # another sequence of the request failed in this very step
-            if isinstance(choice, NoChoice):
-                outputs += self._fail(group.request_id, choice.reason, choice.blame)
-            else:
-                outputs.append(self._append(group, choice))
+            match self._stream_of(group), choice:
+                case None, _:
+                    continue  # another sequence of the request failed in this very step
+                case _, NoChoice():
+                    outputs += self._fail(group.request_id, choice.reason, choice.blame)
+                case TextStream() as stream, Choice():
+                    outputs.append(self._append(group, stream, choice))
+                case BeamStream() as search, list():
+                    outputs += self._advance(group, search, choice)
         return outputs
 
-    def _append(self, group: SequenceGroup, choice: Choice) -> TokenOutput:
+    def _append(self, group: SequenceGroup, stream: TextStream, choice: Choice) -> TokenOutput:
         [sequence] = group.sequences
         sequence.append(choice.token_id)
-        stream = self._streams[group.request_id][group]
         text = stream.push(choice.token_id)
         if stream.finish_reason is not None:
             self._finish(group)
@@ -212,6 +229,25 @@ class Engine:
             top_logprobs=choice.top_logprobs,
             finish_reason=stream.finish_reason,
         )
+
+    def _advance(
+        self, group: SequenceGroup, search: BeamStream, proposals: list[Candidates]
+    ) -> Iterable[Output]:
+        successors = search.advance(proposals)
+        if successors:
+            parents = group.sequences
+            children = [(parents[s.parent], s.token_id) for s in successors]
+            self._scheduler.replace(group, children)
+            return []
+        results = search.results()
+        if isinstance(results, NoChoice):
+            return self._fail(group.request_id, results.reason, results.blame)
+        self._finish(group)
+        return results
+
+    def _stream_of(self, group: SequenceGroup) -> TextStream | BeamStream | None:
+        """None once its request is over, by another group's failure."""
+        return self._streams.get(group.request_id, {}).get(group)
 
     def _finish(self, group: SequenceGroup) -> None:
         self._scheduler.finish(group)
@@ -234,7 +270,12 @@ class Engine:
         )
 
     def _check_room(self, group: SequenceGroup) -> None:
-        """Raise ValueError where a group would not fit even if it had the whole KV cache."""
+        """Raise ValueError where a group would not fit even if it had the engine for itself."""
+        if group.num_rows > self.config.max_rows:
+            raise ValueError(
+                f"num_beams must be at most {self.config.max_rows}, the rows of a step, "
+                f"not {group.num_rows}"
+            )
         if group.max_blocks(self.config.block_size) > self._block_manager.num_blocks:
             sequences = "a sequence" if group.num_rows == 1 else f"{group.num_rows} sequences"
             # The last token of a sequence is never computed.

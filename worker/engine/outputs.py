@@ -18,6 +18,9 @@ class TokenOutput:
     `logprob` is the log-probability of the token under the processed scores, and `top_logprobs`
     those of the likeliest tokens, best first; both only where the request asked for them, and
     where the scores form a distribution: they do not when every token is banned.
+    A beam search reports all tokens of all its sequences at its end, with its processed scores as
+    they are, not normalized: they add up to the `score` of the sequence, which its last output
+    has, once divided by length ** length_penalty.
     """
 
     request_id: str
@@ -27,6 +30,7 @@ class TokenOutput:
     logprob: float | None = None
     top_logprobs: dict[int, float] | None = None
     finish_reason: FinishReason | None = None
+    score: float | None = None
 
 
 class Blame(Enum):
