@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
-from worker.engine.ordering import kth_best, places_of
+from worker.engine.ordering import below, kth_best, places_of
 
 TILE_WIDTH = 128
 _MIN_WIDTH = 64  # a multiple of any vector's width: padding then cannot change how a row adds up
@@ -67,9 +67,9 @@ class TiledScores:
         # As many columns as wanted reach the maximum of the tile that comes in at that place.
         # Tokens that were ruled out are below any floor.
         floor = kth_best(maxima, counts).clamp_(min=torch.finfo(maxima.dtype).min)
-        owners, tile = places_of(~(maxima < floor))
+        owners, tile = places_of(~below(maxima, floor))
         scores = self.tiles.flatten(0, 1).index_select(0, rows[owners] * self.num_tiles + tile)
-        place, column = places_of(~(scores / temperature[owners] < floor[owners]))
+        place, column = places_of(~below(scores / temperature[owners], floor[owners]))
         token_ids = tile[place] * TILE_WIDTH + column
         return _pack(owners[place], token_ids, scores[place, column], len(rows))
 

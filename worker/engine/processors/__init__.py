@@ -102,7 +102,8 @@ def shape(scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
             scores = processor(scores, sequences)
         elif rows:
             index = torch.tensor(rows, device=scores.device)
-            scores[index] = processor(scores[index], [sequences[row] for row in rows])
+            part = processor(scores.index_select(0, index), [sequences[row] for row in rows])
+            scores.index_copy_(0, index, part)
     return scores
 
 
