@@ -15,6 +15,8 @@ from worker.model_card import describe_model
 from worker.settings import WorkerSettings
 
 BUNDLED = "tiny"
+# What takes about as long as the tokens of 16 rows that decode.
+MAX_CHUNK_TOKENS = {"cpu": 24, "cuda": 512}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             executor=Executor(settings.executor),
             quantization=settings.quantization and Quantization(settings.quantization),
             num_threads=settings.threads,
-            config=_engine_config(settings),
+            config=_engine_config(settings, device),
         )
         card, tokenizer_json = describe_model(settings.model, checkpoint, engine)
     except (CheckpointError, ValueError, OSError, RuntimeError) as error:
@@ -67,12 +69,12 @@ def _dtype(settings: WorkerSettings, device: str) -> str | None:
     return "float32" if device == "cpu" else None
 
 
-def _engine_config(settings: WorkerSettings) -> EngineConfig:
+def _engine_config(settings: WorkerSettings, device: str) -> EngineConfig:
     kv_tokens = settings.kv_tokens
     return EngineConfig(
         max_rows=settings.max_rows,
         num_blocks=None if kv_tokens is None else -(-kv_tokens // settings.block_size),
         block_size=settings.block_size,
         max_step_tokens=settings.max_step_tokens,
-        max_prefill_tokens=settings.max_prefill_tokens,
+        max_chunk_tokens=settings.max_chunk_tokens or MAX_CHUNK_TOKENS[device.partition(":")[0]],
     )

@@ -43,8 +43,10 @@ class WorkerSettings(ProcessSettings):
     max_step_tokens: int = Field(
         512, ge=1, description="Most tokens one step computes; longer prompts come in chunks."
     )
-    max_prefill_tokens: int = Field(
-        64, ge=1, description="Most of them that go to prompts while others decode."
+    max_chunk_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Most of them for one prompt while others decode; not given: 24 on CPU, 512.",
     )
     lease_s: float = Field(
         10.0, ge=0.5, le=3600, description="A worker that is silent this long loses its jobs."

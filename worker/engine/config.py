@@ -10,15 +10,15 @@ class EngineConfig:
     `max_rows`: sequences in one step. `num_blocks` blocks of `block_size` tokens: the KV
     cache; `None` takes what `max_rows` sequences of full length need, or what fits in free memory.
     `max_step_tokens`: tokens one step may compute, so that long prompts come in chunks.
-    `max_prefill_tokens`: how many of them prompts may get while others decode, whose next tokens
-    the step holds up; every running sequence gets one in any case.
+    `max_chunk_tokens`: how many of them one prompt may get while others decode, whose next tokens
+    the step holds up.
     """
 
     max_rows: int = 32
     num_blocks: int | None = None
     block_size: int = 32
     max_step_tokens: int = 512
-    max_prefill_tokens: int = 64
+    max_chunk_tokens: int = 24
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -28,7 +28,7 @@ class Scheduler:
     def __init__(self, config: EngineConfig, block_manager: BlockManager) -> None:
         self._max_rows = config.max_rows
         self._max_step_tokens = config.max_step_tokens
-        self._max_prefill_tokens = config.max_prefill_tokens
+        self._max_chunk_tokens = config.max_chunk_tokens
         self._block_manager = block_manager
         self._block_copies: dict[Sequence, BlockCopy] = {}  # that the next step needs
         self.waiting: list[SequenceGroup] = []
@@ -158,21 +158,14 @@ class Scheduler:
     def _share_budget(self) -> StepPlan:
         """One token for whoever computes, so that all keep streaming; the rest in order."""
         due = [(group, *turn) for group in self.running for turn in group.due()]
-        budget = self._num_extra_tokens([num_due for _, _, num_due in due])
+        budget = self._max_step_tokens - len(due)
+        is_awaited = any(num_due == 1 for _, _, num_due in due)
+        longest = self._max_chunk_tokens if is_awaited else self._max_step_tokens
         chunks = []
         for group, sequence, num_due in due:
-            extra = min(num_due - 1, budget)
+            extra = min(num_due - 1, longest - 1, budget)
             budget -= extra
             block_copy = self._block_copies.get(sequence)
             start = sequence.num_computed_tokens
             chunks.append(Chunk(group, sequence, start, 1 + extra, block_copy))
         return StepPlan(tuple(chunks))
-
-    def _num_extra_tokens(self, nums_due: list[int]) -> int:
-        """Tokens of the step beyond one each; prompts must not hold up those that decode."""
-        num_decoding = nums_due.count(1)
-        num_prefilling = len(nums_due) - num_decoding
-        budget = self._max_step_tokens - len(nums_due)
-        if num_decoding:
-            budget = min(budget, max(0, self._max_prefill_tokens - num_prefilling))
-        return budget

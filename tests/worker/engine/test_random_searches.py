@@ -42,7 +42,7 @@ class Driver:
     def __init__(self, groups: list[SequenceGroup], *, spare_blocks: int, seed: int) -> None:
         num_blocks = max(group.max_blocks(BLOCK_SIZE) for group in groups) + spare_blocks
         config = EngineConfig(
-            max_rows=MAX_ROWS, block_size=BLOCK_SIZE, max_step_tokens=16, max_prefill_tokens=6
+            max_rows=MAX_ROWS, block_size=BLOCK_SIZE, max_step_tokens=16, max_chunk_tokens=6
         )
         self.random = Random(seed)
         self.manager = BlockManager(num_blocks, BLOCK_SIZE)

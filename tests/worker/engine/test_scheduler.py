@@ -19,13 +19,13 @@ def make_scheduler(
     max_rows: int = 4,
     num_blocks: int = 100,
     max_step_tokens: int = 8,
-    max_prefill_tokens: int = 8,
+    max_chunk_tokens: int = 8,
 ) -> Scheduler:
     config = EngineConfig(
         max_rows=max_rows,
         block_size=BLOCK_SIZE,
         max_step_tokens=max_step_tokens,
-        max_prefill_tokens=max_prefill_tokens,
+        max_chunk_tokens=max_chunk_tokens,
     )
     return Scheduler(config, BlockManager(num_blocks, BLOCK_SIZE))
 
@@ -165,7 +165,7 @@ def add_equals(scheduler: Scheduler, prompt: list[int], count: int) -> list[Sequ
 
 
 def test_what_many_have_in_common_is_computed_once() -> None:
-    scheduler = make_scheduler(max_rows=8, max_step_tokens=16, max_prefill_tokens=16)
+    scheduler = make_scheduler(max_rows=8, max_step_tokens=16, max_chunk_tokens=16)
     add_equals(scheduler, [1] * 22, 8)
     plans = [run(scheduler) for _ in range(4)]
     assert [shares(plan) for plan in plans[:2]] == [[(0, 16)], [(0, 6)]]
@@ -200,27 +200,26 @@ def test_nobody_overtakes_who_waits_for_a_prefix() -> None:
 
 
 def test_prompts_get_all_tokens_of_a_step_when_nobody_decodes() -> None:
-    scheduler = make_scheduler(max_step_tokens=20, max_prefill_tokens=6)
+    scheduler = make_scheduler(max_step_tokens=20, max_chunk_tokens=6)
     add(scheduler, 30, 30)
     assert shares(run(scheduler)) == [(0, 19), (1, 1)]
 
 
-def test_prompts_get_a_small_share_together_while_others_decode() -> None:
-    scheduler = make_scheduler(max_step_tokens=20, max_prefill_tokens=6)
+def test_each_prompt_gets_a_small_chunk_while_others_decode() -> None:
+    scheduler = make_scheduler(max_step_tokens=20, max_chunk_tokens=6)
     add(scheduler, 1)
     run(scheduler)
     add(scheduler, 8, 30)
-    assert shares(run(scheduler)) == [(0, 1), (1, 5), (2, 1)]
-    assert shares(run(scheduler)) == [(0, 1), (1, 3), (2, 3)]
-    assert shares(run(scheduler)) == [(0, 1), (1, 1), (2, 6)]
+    assert shares(run(scheduler)) == [(0, 1), (1, 6), (2, 6)]
+    assert shares(run(scheduler)) == [(0, 1), (1, 2), (2, 6)]
 
 
-def test_a_share_smaller_than_the_prompts_still_gives_each_a_token() -> None:
-    scheduler = make_scheduler(max_step_tokens=20, max_prefill_tokens=1)
+def test_the_chunks_of_many_prompts_together_stay_within_the_step() -> None:
+    scheduler = make_scheduler(max_step_tokens=16, max_chunk_tokens=10)
     add(scheduler, 1)
     run(scheduler)
-    add(scheduler, 8, 8)
-    assert shares(run(scheduler)) == [(0, 1), (1, 1), (2, 1)]
+    add(scheduler, 30, 30)
+    assert shares(run(scheduler)) == [(0, 1), (1, 10), (2, 5)]
 
 
 def test_a_step_budget_below_the_rows_is_refused() -> None:
