@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' requirements.lock)
 SOURCES := falconer.py api bench serve shared training worker tests
 
-.PHONY: serve setup test lint format bench lock clean help
+.PHONY: serve setup test lint format bench bench-engine lock clean help
 
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
 
 serve: $(VENV)/.serve ## run the whole service: PORT=, MODEL= (folder or hub id), REDIS_URL=, WORKERS=
 	@# The URL may hold a password: as a variable, the process list does not show it.
@@ -36,6 +36,9 @@ format: $(VENV)/.dev ## put the style right
 
 bench: $(VENV)/.dev ## added latency, batching and Redis cost of the service, on this machine
 	$(BIN)/python -m bench.overhead
+
+bench-engine: $(VENV)/.dev ## the engine beside generate, OpenVINO GenAI and vLLM: 15 minutes; PEERS=no: without the last two
+	$(BIN)/python -m bench.compare $(if $(filter no,$(PEERS)),--no-peers) $(if $(MODEL),--model "$(MODEL)")
 
 lock: $(VENV)/.dev ## pin anew what pyproject.toml allows; torch moves only by hand
 	@# torch's own CUDA packages are left to torch, which pins them itself where it wants them.

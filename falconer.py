@@ -74,11 +74,16 @@ def bench_engine(
     max_rows: Annotated[int, typer.Option(min=1, help="Most rows in one step.")] = 32,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    executor: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
+    quantization: Annotated[str | None, typer.Option(help="int8: weights in 8 bits.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of a step.")] = None,
 ) -> None:
     from bench.engine import EngineBench
 
     check_output(json_out)
-    bench = EngineBench(model, concurrency, max_rows, dtype, device)
+    bench = EngineBench(
+        model, concurrency, max_rows, dtype, device, executor, quantization, threads
+    )
     raise typer.Exit(finish_bench(bench.run(read_workload(requests)), json_out))
 
 

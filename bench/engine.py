@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -63,13 +63,19 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class EngineBench:
-    """`concurrency` requests in flight, or all of them at once when it is `None`."""
+    """`concurrency` requests in flight, or all of them at once when it is `None`.
+
+    The other fields are settings of a worker.
+    """
 
     model: str
-    concurrency: int | None
-    max_rows: int
-    dtype: str
-    device: str
+    concurrency: int | None = None
+    max_rows: int = 32
+    dtype: str = "auto"
+    device: str = "auto"
+    executor: str = "auto"
+    quantization: str | None = None
+    threads: int | None = None
 
     def run(self, items: list[WorkItem]) -> Report:
         engine, encoder = self.load()
@@ -78,12 +84,8 @@ class EngineBench:
 
     def load(self) -> tuple[Engine, PromptEncoder]:
         """The engine as a worker would load it, to be run in this thread."""
-        flags = {
-            "model": self.model,
-            "max_rows": self.max_rows,
-            "dtype": self.dtype,
-            "device": self.device,
-        }
+        flags = asdict(self)
+        del flags["concurrency"]
         loaded = load_model(load_settings(WorkerSettings, flags))
         torch.set_num_threads(loaded.engine.num_torch_threads)
         return loaded.engine, PromptEncoder(loaded.card, loaded.tokenizer_json)

@@ -65,7 +65,7 @@ def measure_pairs(service: LocalService, max_new_tokens: int) -> list[Pair]:
     In turn, because the machine's speed drifts and because an engine that is called in a tight
     loop, with warm caches, is faster than one that has just been waiting for a request.
     """
-    engine, encoder = EngineBench("tiny", 1, 32, "auto", "cpu").load()
+    engine, encoder = EngineBench("tiny", device="cpu").load()
     address = urlsplit(service.url)
     connection = HTTPConnection(address.hostname or "", address.port)
 

@@ -1,7 +1,8 @@
 """Workloads: JSON lines, each one request with its `generate_kwargs`."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ def read_workload(path: Path) -> list[WorkItem]:
     if not items:
         raise FalconerError(f"--requests {path}: holds no request")
     return items
+
+
+def write_workload(path: Path, items: Sequence[WorkItem]) -> None:
+    """Write what `read_workload` reads."""
+    bodies = ({k: v for k, v in asdict(item).items() if v is not None} for item in items)
+    path.write_text("".join(json.dumps(body) + "\n" for body in bodies), encoding="utf-8")
 
 
 def _parse(path: Path, number: int, line: str) -> WorkItem:

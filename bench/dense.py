@@ -1,0 +1,92 @@
+"""The dense layers of a step alone, on the engine's own executor: the floor of a step's time.
+
+They are query_key_value, dense, dense_h_to_4h, dense_4h_to_h of every layer and the head: the
+matrix products and nothing between them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from worker.engine.runner import ModelRunner, Runner
+from worker.model.falcon import FalconDecoderLayer, FalconForCausalLM
+
+# Computes the layers on `num_tokens` rows and the head on `num_logit_rows`.
+DenseLayers = Callable[[int, int], None]
+
+
+def dense_layers(runner: Runner, *, threads: int) -> DenseLayers:
+    """Those of the runner's model, its weights shared."""
+    if isinstance(runner, ModelRunner):
+        return torch_layers(runner._model)
+    from worker.engine.openvino_runner import OpenVinoRunner
+
+    assert isinstance(runner, OpenVinoRunner), "a runner of a kind that has come since"
+    return openvino_layers(runner._model, threads=threads)
+
+
+def torch_layers(model: FalconForCausalLM) -> DenseLayers:
+    @torch.inference_mode()
+    def compute(num_tokens: int, num_logit_rows: int) -> None:
+        hidden_states = torch.zeros(num_tokens, model.config.hidden_size)
+        expanded = torch.zeros(num_tokens, model.config.ffn_hidden_size)
+        for layer in decoder_layers(model):
+            layer.self_attention.query_key_value(hidden_states)
+            layer.self_attention.dense(hidden_states)
+            layer.mlp.dense_h_to_4h(hidden_states)
+            layer.mlp.dense_4h_to_h(expanded)
+        model.lm_head(hidden_states[:num_logit_rows])
+
+    return compute
+
+
+def openvino_layers(model: FalconForCausalLM, *, threads: int) -> DenseLayers:
+    """One graph, compiled as the runner compiles its own."""
+    import openvino as ov
+
+    properties = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    compiled = ov.Core().compile_model(dense_graph(model), "CPU", properties)
+    request = compiled.create_infer_request()
+
+    def compute(num_tokens: int, num_logit_rows: int) -> None:
+        for index, num_rows in enumerate((num_tokens, num_logit_rows)):
+            rows = torch.zeros(num_rows, model.config.hidden_size).numpy()
+            request.set_input_tensor(index, ov.Tensor(rows, shared_memory=True))
+        request.infer(share_outputs=True)
+
+    return compute
+
+
+def dense_graph(model: FalconForCausalLM) -> Any:
+    """An `openvino.Model` of two inputs, [num_tokens, hidden] and [num_logit_rows, hidden].
+
+    Every product depends on one before it, so that the runtime can neither drop nor merge any.
+    """
+    import openvino as ov
+    from openvino import opset13 as op
+
+    def linear(rows: Any, layer: torch.nn.Linear) -> Any:
+        weight = op.constant(layer.weight.detach().numpy(), shared_memory=True)
+        return op.matmul(rows, weight, transpose_a=False, transpose_b=True)
+
+    hidden_size = model.config.hidden_size
+    shape = [-1, hidden_size]
+    inputs = [op.parameter(shape, np.float32) for _ in range(2)]
+    hidden, sampled = inputs
+    for layer in decoder_layers(model):
+        fused = linear(hidden, layer.self_attention.query_key_value)
+        query = op.slice(fused, [0], [hidden_size], [1], [1])
+        attended = linear(query, layer.self_attention.dense)
+        expanded = linear(hidden, layer.mlp.dense_h_to_4h)
+        hidden = op.add(attended, linear(expanded, layer.mlp.dense_4h_to_h))
+    return ov.Model([hidden, linear(sampled, model.lm_head)], inputs)
+
+
+def decoder_layers(model: FalconForCausalLM) -> list[FalconDecoderLayer]:
+    return [layer for layer in model.transformer.h if isinstance(layer, FalconDecoderLayer)]

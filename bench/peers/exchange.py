@@ -1,0 +1,75 @@
+"""What every peer's runner takes and gives: the flags, the workload, and the summary it writes.
+
+Runs in the peers' environments too: only the standard library, and what of ours needs no more.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.workload import read_workload
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRequest:
+    """One greedy request that ends after `num_new` tokens, whatever they are."""
+
+    prompt_ids: list[int]
+    num_new: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one run is to do; `max_rows`: sequences that may be in a step."""
+
+    model: str
+    requests: list[PeerRequest]
+    json_out: Path
+    threads: int
+    max_rows: int
+    options: argparse.Namespace
+
+
+def read_task(*extra_flags: str) -> Task:
+    """Parse the command line; `extra_flags` are a peer's own, each with a value."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--requests", type=Path, required=True)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--max-rows", type=int, default=32)
+    for flag in extra_flags:
+        parser.add_argument(flag)
+    options = parser.parse_args()
+    items = read_workload(options.requests)
+    requests = [
+        PeerRequest(item.prompt_ids or [], item.generate_kwargs["max_new_tokens"]) for item in items
+    ]
+    return Task(options.model, requests, options.json, options.threads, options.max_rows, options)
+
+
+def time_task(task: Task, generate: Callable[[list[PeerRequest]], list[list[int]]]) -> None:
+    """Time `generate`, which returns each request's new token ids, and write the report.
+
+    Only tokens that were asked for count: what a row makes while others finish is waste.
+    """
+    started = time.perf_counter()
+    outputs = generate(task.requests)
+    wall_s = time.perf_counter() - started
+    for number, (request, token_ids) in enumerate(zip(task.requests, outputs, strict=True), 1):
+        if len(token_ids) != request.num_new:
+            raise SystemExit(
+                f"request {number}: {len(token_ids)} tokens, {request.num_new} asked for"
+            )
+    output_tokens = sum(map(len, outputs))
+    summary = {
+        "requests": len(outputs),
+        "output_tokens": output_tokens,
+        "wall_s": wall_s,
+        "tokens_per_s": output_tokens / wall_s,
+    }
+    reports = [{"sequences": [{"token_ids": token_ids}]} for token_ids in outputs]
+    task.json_out.write_text(json.dumps({"summary": summary, "requests": reports}) + "\n")
