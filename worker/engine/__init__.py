@@ -1,8 +1,9 @@
-"""The continuous-batching engine: `Engine.add`, `.abort`, `.step`."""
+"""The continuous-batching engine: `Engine.add`, `.abort`, `.step`; `generate` for scripts."""
 
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
 from worker.engine.executor import Executor, Quantization
+from worker.engine.offline import Completion, GenerationFailed, generate
 from worker.engine.outputs import Blame, FinishReason, Output, RequestFailed, TokenOutput
 from worker.engine.params import SamplingParams
 from worker.engine.probe import EngineBroken
@@ -10,15 +11,18 @@ from worker.engine.request import Request
 
 __all__ = [
     "Blame",
+    "Completion",
     "Engine",
     "EngineBroken",
     "EngineConfig",
     "Executor",
     "FinishReason",
+    "GenerationFailed",
     "Output",
     "Quantization",
     "Request",
     "RequestFailed",
     "SamplingParams",
     "TokenOutput",
+    "generate",
 ]
