@@ -10,6 +10,7 @@ import torch
 from worker.engine.beam import Beam, Step, Successor
 from worker.engine.choice import best_columns
 from worker.engine.draw import draw_wide
+from worker.engine.ordering import below, places_of
 from worker.engine.params import SamplingParams
 from worker.engine.philox import uniforms
 
@@ -72,16 +73,16 @@ def _draw(totals: torch.Tensor, count: int, position: int, seed: int) -> torch.T
 
     Where fewer than that are possible, any others follow.
     """
-    possible = totals.isfinite().nonzero()[:, 0]
-    rest = totals[possible][None]
-    num_drawn = min(count, len(possible))
+    impossible = totals.new_full((1, 1), -torch.inf)
+    _, indices = places_of(below(impossible, totals[None]))
+    left = totals[None, indices]
     uniform = torch.from_numpy(uniforms([seed] * count, range(count), [position] * count))
-    drawn = []
-    for target in uniform[:num_drawn].to(totals.device):
-        drawn.append(draw_wide(rest, target[None]))
-        rest[0, drawn[-1]] = -torch.inf
-    others = (~totals.isfinite()).nonzero()[: count - num_drawn, 0]
-    return torch.cat([*(possible[index] for index in drawn), others])
+    columns = []
+    for number in uniform[: len(indices)].to(totals.device):
+        columns.append(draw_wide(left, number[None]))
+        left[0, columns[-1]] = -torch.inf
+    others = (totals == -torch.inf).nonzero()[:, 0] if len(columns) < count else indices
+    return torch.cat([*(indices[column] for column in columns), others[: count - len(columns)]])
 
 
 def _steps(

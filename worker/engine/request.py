@@ -129,5 +129,6 @@ def _token_id_fields(request: Request) -> Iterator[tuple[str, tuple[int, ...] | 
     yield "suppress_tokens", params.suppress_tokens
     yield "begin_suppress_tokens", params.begin_suppress_tokens
     yield "forced_eos_token_id", params.forced_eos_token_ids
-    if params.forced_bos_token_id is not None:
-        yield "forced_bos_token_id", (params.forced_bos_token_id,)
+    for name in ("forced_bos_token_id", "pad_token_id"):
+        token_id = getattr(params, name)
+        yield name, () if token_id is None else (token_id,)
