@@ -1,0 +1,51 @@
+"""What a peer's runner reads and writes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.mixes import GREEDY, drawn_lengths
+from bench.peers.exchange import PeerRequest, Task, read_task, time_task
+from bench.workload import WorkItem, write_workload
+
+
+@pytest.fixture
+def items() -> list[WorkItem]:
+    return drawn_lengths(GREEDY, vocab_size=100, num_requests=3)
+
+
+@pytest.fixture
+def task(items: list[WorkItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    requests = tmp_path / "requests.jsonl"
+    write_workload(requests, items)
+    command = f"peer --model m --requests {requests} --json {tmp_path / 'o.json'} --threads 2"
+    monkeypatch.setattr(sys, "argv", [*command.split(), "--kv-cache", "f32"])
+    return read_task("--kv-cache")
+
+
+def test_a_task_holds_the_workload_and_the_peers_own_flags(
+    task: Task, items: list[WorkItem]
+) -> None:
+    assert [request.prompt_ids for request in task.requests] == [i.prompt_ids for i in items]
+    assert task.requests[0].num_new == items[0].generate_kwargs["max_new_tokens"]
+    assert (task.threads, task.max_rows, task.options.kv_cache) == (2, 32, "f32")
+
+
+def test_the_report_counts_the_tokens_that_were_asked_for(task: Task) -> None:
+    time_task(task, lambda requests: [[5] * request.num_new for request in requests])
+    report = json.loads(task.json_out.read_text())
+    wanted = sum(request.num_new for request in task.requests)
+    assert report["summary"]["output_tokens"] == wanted
+    assert report["summary"]["tokens_per_s"] == wanted / report["summary"]["wall_s"]
+    assert report["requests"][0]["sequences"][0]["token_ids"] == [5] * task.requests[0].num_new
+
+
+def test_a_peer_that_ends_early_does_not_count(task: Task) -> None:
+    def one_short(requests: list[PeerRequest]) -> list[list[int]]:
+        return [[5] * (request.num_new - 1) for request in requests]
+
+    with pytest.raises(SystemExit, match=r"request 1: .* asked for"):
+        time_task(task, one_short)
+    assert not task.json_out.exists()

@@ -1,0 +1,80 @@
+"""The engine looked at from inside, on the bundled model: what is booked adds up."""
+
+from functools import partial
+
+import pytest
+
+from bench.anatomy import PHASES, Anatomy
+from bench.dense import dense_layers
+from bench.engine import EngineBench, to_request
+from bench.kwargs_cost import median_decode_step_s
+from bench.latency import disturb
+from bench.mixes import DIFFERENT, GREEDY, SAMPLING, equal_lengths
+from bench.openvino_operators import counters_switched_on
+from shared.prompt import PromptEncoder
+from worker.engine import Engine, Request
+
+EXECUTORS = ("torch", "openvino")
+
+
+def load(executor: str) -> tuple[Engine, PromptEncoder]:
+    if executor == "openvino":
+        pytest.importorskip("openvino")
+    with counters_switched_on():
+        return EngineBench("tiny", device="cpu", executor=executor, threads=1).load()
+
+
+def requests_of(engine: Engine, encoder: PromptEncoder, num_new: int) -> list[Request]:
+    rows = (GREEDY, SAMPLING, *DIFFERENT[:6])
+    vocab_size = engine.model_config.vocab_size
+    items = equal_lengths(rows, vocab_size=vocab_size, num_new=num_new)
+    return [to_request(encoder, str(number), item) for number, item in enumerate(items)]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_every_phase_takes_time_and_all_of_them_make_up_the_steps(executor: str) -> None:
+    engine, encoder = load(executor)
+    anatomy = Anatomy(engine, dense_layers(engine._runner, threads=1))
+    figures = anatomy.dissect(requests_of(engine, encoder, num_new=12))
+    assert figures["steps"] >= 12
+    assert set(figures["phases_s"]) == set(PHASES)
+    assert all(seconds > 0 for seconds in figures["phases_s"].values()), figures
+    assert sum(figures["phases_s"].values()) == pytest.approx(figures["engine_s"])
+    assert figures["dense_alone_over_engine"] == figures["dense_alone_s"] / figures["engine_s"] > 0
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_looking_leaves_the_engine_as_it_was(executor: str) -> None:
+    engine, encoder = load(executor)
+    before = set(vars(engine)), set(vars(engine._runner))
+    Anatomy(engine, dense_layers(engine._runner, threads=1)).dissect(
+        requests_of(engine, encoder, num_new=2)
+    )
+    assert (set(vars(engine)), set(vars(engine._runner))) == before
+    assert not engine.has_work
+
+
+def test_a_batch_of_everything_has_decoding_steps_that_all_rows_share() -> None:
+    engine, encoder = load("torch")
+    translate = partial(to_request, encoder)
+    items = equal_lengths(DIFFERENT, vocab_size=200, num_new=6)
+    requests = [translate(str(number), item) for number, item in enumerate(items)]
+    assert median_decode_step_s(engine, requests) > 0
+    assert not engine.has_work
+
+
+def test_an_arrival_is_measured_on_every_stream_and_leaves_nothing_behind() -> None:
+    engine, _ = load("torch")
+    figures = disturb(engine, engine.model_config.vocab_size, seed=0)
+    assert figures["max_gap_s"] > 0
+    assert figures["max_over_median"] > 0
+    assert figures["long_prompt_ttft_s"] > 0
+    assert not engine.has_work
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_the_dense_layers_alone_take_any_number_of_rows(executor: str) -> None:
+    engine, _ = load(executor)
+    compute = dense_layers(engine._runner, threads=1)
+    for num_tokens, num_logit_rows in ((1, 1), (40, 3), (7, 0)):
+        compute(num_tokens, num_logit_rows)
