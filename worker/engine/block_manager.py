@@ -4,7 +4,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from worker.engine.plan import BlockCopy
-from worker.engine.prefix_cache import CachedBlock, PrefixCache
+from worker.engine.prefix_cache import BlockKey, CachedBlock, PrefixCache
 from worker.engine.sequence import Sequence
 
 
@@ -12,9 +12,9 @@ class BlockManager:
     """Gives blocks of `block_size` tokens to sequences; their `block_table` is the only record.
 
     Several sequences may hold a block: forks of one another, and those with a prefix in common.
-    A shared block is read only; of a sequence's table only the part from `num_computed_tokens` on
-    ever changes. A full block that nobody holds stays findable until its room is needed, the one
-    that was left longest ago first.
+    A shared block is read only. A table only ever changes from the block of the first token on
+    that is not computed. A full block that nobody holds stays findable until its room is needed;
+    the one that was left longest ago goes first.
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
@@ -41,12 +41,11 @@ class BlockManager:
     def allocate(self, sequence: Sequence) -> BlockCopy | None:
         """Give all the sequence's tokens a slot, which `can_allocate` said there is.
 
-        A sequence without blocks starts with its longest cached prefix, which counts as computed.
+        Blocks that others have computed meanwhile take the place of its own and count as computed.
         A block that others hold as well and that it will write to becomes its own; the copy that
         this takes is returned, and must be made before the next forward pass.
         """
-        if not sequence.block_table:
-            self._start(sequence)
+        self._use_cached_blocks(sequence)
         block_copy = self._unshare_next_block(sequence)
         num_blocks = self.num_blocks_for(sequence.num_tokens)
         for _ in range(num_blocks - len(sequence.block_table)):
@@ -65,37 +64,22 @@ class BlockManager:
 
     def file_computed(self, sequence: Sequence) -> None:
         """Make the full blocks that the sequence has computed findable for others."""
-        start = sequence.num_filed_blocks * self.block_size
-        while (end := start + self.block_size) <= sequence.num_computed_tokens:
-            token_ids = sequence.token_ids[start:end]
+        while (sequence.num_filed_blocks + 1) * self.block_size <= sequence.num_computed_tokens:
             block = sequence.block_table[sequence.num_filed_blocks]
-            sequence.prefix_id = self._prefix_cache.add(sequence.prefix_id, token_ids, block)
+            sequence.prefix_id = self._prefix_cache.add(self._next_key(sequence), block)
             sequence.num_filed_blocks += 1
-            start = end
 
-    def is_prefix_coming(self, sequence: Sequence, running: Iterable[Sequence]) -> bool:
-        """Whether one of `running` has yet to compute the next block that `sequence` could share.
-
-        Asked anew before each step, so that nobody waits for what was aborted or sent back.
-        """
-        cached = self._match(sequence)
-        prefix_id = cached[-1].prefix_id if cached else sequence.prefix_root
-        start = len(cached) * self.block_size
-        end = start + self.block_size
-        return end < sequence.num_tokens and any(
-            other.prefix_id == prefix_id
-            and other.token_ids[start:end] == sequence.token_ids[start:end]
-            for other in running
-        )
+    def next_shareable(self, sequence: Sequence) -> BlockKey | None:
+        """What the next block will hold, if the sequence could just as well use another's."""
+        end = (sequence.num_filed_blocks + 1) * self.block_size
+        return self._next_key(sequence) if end < sequence.num_tokens else None
 
     def free(self, sequence: Sequence) -> None:
         """Let go of every block. What is not known to be sound is not found any more."""
         for block in sequence.block_table[sequence.num_sound_blocks :]:
             self._prefix_cache.remove(block)
         for block in reversed(sequence.block_table):  # so that a prefix outlives what follows it
-            self._num_holders[block] -= 1
-            if self._num_holders[block] == 0:
-                self._release(block)
+            self._let_go(block)
         sequence.block_table = []
         sequence.num_computed_tokens = 0
         sequence.num_filed_blocks = sequence.num_sound_blocks = 0
@@ -121,25 +105,37 @@ class BlockManager:
     def _num_needed_blocks(self, sequence: Sequence) -> int:
         num_blocks = self.num_blocks_for(sequence.num_tokens)
         if not sequence.block_table:
-            cached = self._match(sequence)
+            cached = self._cached_blocks(sequence)
             return num_blocks - sum(self._num_holders[hit.block] > 0 for hit in cached)
         return num_blocks - len(sequence.block_table) + self._shares_next_block(sequence)
 
-    def _match(self, sequence: Sequence) -> list[CachedBlock]:
-        return self._prefix_cache.match(sequence.prefix_root, sequence.token_ids)
+    def _next_key(self, sequence: Sequence) -> BlockKey:
+        start = sequence.num_filed_blocks * self.block_size
+        token_ids = sequence.token_ids[start : start + self.block_size]
+        return BlockKey(sequence.prefix_id, tuple(token_ids))
 
-    def _start(self, sequence: Sequence) -> None:
-        """Take the longest cached prefix."""
-        cached = self._match(sequence)
-        for block, prefix_id in cached:
+    def _cached_blocks(self, sequence: Sequence) -> list[CachedBlock]:
+        """What can be found of the blocks that the sequence has not filled yet."""
+        start = sequence.num_filed_blocks * self.block_size
+        return self._prefix_cache.match(sequence.prefix_id, sequence.token_ids, start)
+
+    def _use_cached_blocks(self, sequence: Sequence) -> None:
+        cached = self._cached_blocks(sequence)
+        if not cached:
+            return
+        first, end = sequence.num_filed_blocks, sequence.num_filed_blocks + len(cached)
+        for block, _ in cached:
             self._evictable_blocks.pop(block, None)
             self._num_holders[block] += 1
-            sequence.block_table.append(block)
-            sequence.prefix_id = prefix_id
-        # Who computed the blocks vouches for them.
-        sequence.num_filed_blocks = sequence.num_sound_blocks = len(cached)
-        sequence.num_computed_tokens = len(cached) * self.block_size
-        self.num_prefix_hit_tokens += sequence.num_computed_tokens
+        for block in sequence.block_table[first:end]:
+            self._let_go(block)
+        sequence.block_table[first:end] = [hit.block for hit in cached]
+        if sequence.num_sound_blocks == first:  # who computed the others vouches for them
+            sequence.num_sound_blocks = end
+        sequence.num_filed_blocks = end
+        sequence.prefix_id = cached[-1].prefix_id
+        self.num_prefix_hit_tokens += end * self.block_size - sequence.num_computed_tokens
+        sequence.num_computed_tokens = end * self.block_size
 
     def _shares_next_block(self, sequence: Sequence) -> bool:
         """Whether others hold the block of the first token that is not computed yet."""
@@ -165,7 +161,10 @@ class BlockManager:
         self._num_holders[block] = 1
         return block
 
-    def _release(self, block: int) -> None:
+    def _let_go(self, block: int) -> None:
+        self._num_holders[block] -= 1
+        if self._num_holders[block] > 0:
+            return
         if block in self._prefix_cache:
             self._evictable_blocks[block] = None
         else:

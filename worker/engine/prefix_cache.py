@@ -9,6 +9,13 @@ from typing import NamedTuple
 EMPTY_PREFIX = 0
 
 
+class BlockKey(NamedTuple):
+    """What a full block holds: its own tokens, after a prefix."""
+
+    prefix_id: int
+    token_ids: tuple[int, ...]
+
+
 class CachedBlock(NamedTuple):
     """A full block, and the id of the prefix that ends with it."""
 
@@ -25,34 +32,33 @@ class PrefixCache:
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
-        self._cached: dict[tuple[int, tuple[int, ...]], CachedBlock] = {}
-        self._keys: dict[int, tuple[int, tuple[int, ...]]] = {}  # of each cached block
+        self._cached: dict[BlockKey, CachedBlock] = {}
+        self._keys: dict[int, BlockKey] = {}  # of each cached block
         self._prefix_ids = count(EMPTY_PREFIX + 1)
 
     def __contains__(self, block: int) -> bool:
         return block in self._keys
 
-    def match(self, root: int, token_ids: list[int]) -> list[CachedBlock]:
-        """The longest cached prefix of `token_ids`, block by block; never the last token's.
+    def match(self, prefix_id: int, token_ids: list[int], start: int) -> list[CachedBlock]:
+        """The longest run of cached blocks from token `start` on, what is before it given.
 
-        `root` is the id of the empty prefix: EMPTY_PREFIX, or a negative one for a private cache.
+        Never the block of the last token, which must be computed to yield logits.
         """
         found: list[CachedBlock] = []
-        prefix_id = root
-        for end in range(self._block_size, len(token_ids), self._block_size):
-            cached = self._cached.get((prefix_id, tuple(token_ids[end - self._block_size : end])))
+        for end in range(start + self._block_size, len(token_ids), self._block_size):
+            key = BlockKey(prefix_id, tuple(token_ids[end - self._block_size : end]))
+            cached = self._cached.get(key)
             if cached is None:
                 break
             found.append(cached)
             prefix_id = cached.prefix_id
         return found
 
-    def add(self, prefix_id: int, token_ids: list[int], block: int) -> int:
-        """File a block of `token_ids` after a prefix; returns the id of the prefix that it ends.
+    def add(self, key: BlockKey, block: int) -> int:
+        """File a block; returns the id of the prefix that it ends.
 
         Where another block already holds the same, that one stays and this one is not filed.
         """
-        key = (prefix_id, tuple(token_ids))
         cached = self._cached.get(key)
         if cached is None:
             cached = self._cached[key] = CachedBlock(block, next(self._prefix_ids))
@@ -68,4 +74,4 @@ class PrefixCache:
     def check_integrity(self) -> None:
         """Assert that blocks and keys name each other."""
         assert {cached.block: key for key, cached in self._cached.items()} == self._keys
-        assert all(len(token_ids) == self._block_size for _, token_ids in self._cached)
+        assert all(len(key.token_ids) == self._block_size for key in self._cached)

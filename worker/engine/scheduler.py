@@ -12,6 +12,7 @@ from worker.engine.block_manager import BlockManager
 from worker.engine.config import EngineConfig
 from worker.engine.group import GroupStatus, SequenceGroup
 from worker.engine.plan import BlockCopy, Chunk, StepPlan
+from worker.engine.prefix_cache import BlockKey
 from worker.engine.sequence import Sequence
 
 _rank = attrgetter("rank")
@@ -30,7 +31,7 @@ class Scheduler:
         self._max_step_tokens = config.max_step_tokens
         self._max_chunk_tokens = config.max_chunk_tokens
         self._block_manager = block_manager
-        self._block_copies: dict[Sequence, BlockCopy] = {}  # that the next step needs
+        self._block_copies: dict[Sequence, BlockCopy | None] = {}  # that the next step needs
         self.waiting: list[SequenceGroup] = []
         self.running: list[SequenceGroup] = []
         self.num_preemptions = 0
@@ -101,14 +102,9 @@ class Scheduler:
                 self._preempt(last)
                 if last is group:
                     return
-            self._allocate(sequence)
+            self._block_copies[sequence] = self._block_manager.allocate(sequence)
             if sequence.num_uncomputed_tokens > 1:
                 return
-
-    def _allocate(self, sequence: Sequence) -> None:
-        block_copy = self._block_manager.allocate(sequence)
-        if block_copy is not None:
-            self._block_copies[sequence] = block_copy
 
     def _preempt(self, group: SequenceGroup) -> None:
         """Send a group back in line; what the cache loses is computed again when it returns."""
@@ -121,7 +117,6 @@ class Scheduler:
     def _free(self, group: SequenceGroup) -> None:
         for sequence in group.sequences:
             self._block_manager.free(sequence)
-            self._block_copies.pop(sequence, None)
 
     def _admit(self) -> None:
         """Start waiting groups, strictly in order, as long as rows and blocks are left."""
@@ -134,30 +129,38 @@ class Scheduler:
             group.status = GroupStatus.RUNNING
             insort(self.running, group, key=_rank)
             self._secure(group)
-            if group.status is GroupStatus.WAITING:  # its beams found less in common than they had
-                return
             num_rows += group.num_rows
 
     def _can_start(self, group: SequenceGroup, num_running_rows: int) -> bool:
-        """Whether there is room for all its tokens, and no part of its prompt is on the way.
+        """Whether there is room for all its tokens.
 
-        Slots for all tokens are there at once, so that prompts never starve each other half way;
-        one block per running row stays free, or who enters would soon be sent back. A prefix that
-        somebody computes right now is worth the wait: it would get that one's turn in no step.
+        Slots for all tokens are taken at once, so that prompts never starve each other half way;
+        one block per running row stays free, or who enters would soon be sent back.
         """
         first, *others = group.sequences
         block_size = self._block_manager.block_size
         num_shared = first.num_prompt_tokens // block_size
         num_own = sum(self._block_manager.num_blocks_for(s.num_tokens) - num_shared for s in others)
-        has_room = self._block_manager.can_allocate(first, spare_blocks=num_running_rows + num_own)
-        return has_room and not self._block_manager.is_prefix_coming(first, self._running_members())
+        return self._block_manager.can_allocate(first, spare_blocks=num_running_rows + num_own)
 
-    def _running_members(self) -> Iterator[Sequence]:
-        return (sequence for group in self.running for sequence in group.sequences)
+    def _due(self) -> Iterator[tuple[SequenceGroup, Sequence, int]]:
+        """Who computes in this step, and at most how many tokens.
+
+        Of those whose next block will hold the same, the first in line computes it; the others
+        wait, and find it in the cache. That one gets on in every step, so it is no long wait.
+        """
+        coming: set[BlockKey] = set()
+        for group in self.running:
+            for sequence, num_due in group.due():
+                key = self._block_manager.next_shareable(sequence)
+                if key is None or key not in coming:
+                    yield group, sequence, num_due
+                if key is not None:
+                    coming.add(key)
 
     def _share_budget(self) -> StepPlan:
         """One token for whoever computes, so that all keep streaming; the rest in order."""
-        due = [(group, *turn) for group in self.running for turn in group.due()]
+        due = list(self._due())
         budget = self._max_step_tokens - len(due)
         is_awaited = any(num_due == 1 for _, _, num_due in due)
         longest = self._max_chunk_tokens if is_awaited else self._max_step_tokens
@@ -165,7 +168,7 @@ class Scheduler:
         for group, sequence, num_due in due:
             extra = min(num_due - 1, longest - 1, budget)
             budget -= extra
-            block_copy = self._block_copies.get(sequence)
+            block_copy = self._block_copies[sequence]
             start = sequence.num_computed_tokens
             chunks.append(Chunk(group, sequence, start, 1 + extra, block_copy))
         return StepPlan(tuple(chunks))

@@ -101,7 +101,7 @@ class Sequence:
 
     @property
     def prefix_root(self) -> int:
-        """The id of its empty prefix. Who wants invalid values repaired may have some to hide."""
+        """The id of its empty prefix: its own if it may hide invalid values by repairing them."""
         return -1 - self.arrival if self.params.remove_invalid_values else EMPTY_PREFIX
 
     def vouch(self) -> None:

@@ -3,7 +3,7 @@
 from tests.worker.engine.rows import make_sequence
 from worker.engine.block_manager import BlockManager
 from worker.engine.params import SamplingParams
-from worker.engine.prefix_cache import EMPTY_PREFIX, PrefixCache
+from worker.engine.prefix_cache import EMPTY_PREFIX, BlockKey, PrefixCache
 from worker.engine.sequence import Sequence
 
 BLOCK_SIZE = 4
@@ -29,7 +29,7 @@ def leave(manager: BlockManager, tokens: list[int]) -> None:
 
 def num_found(manager: BlockManager, tokens: list[int]) -> int:
     """Tokens that a newcomer would need not compute."""
-    return BLOCK_SIZE * len(manager._prefix_cache.match(EMPTY_PREFIX, tokens))
+    return BLOCK_SIZE * len(manager._prefix_cache.match(EMPTY_PREFIX, tokens, start=0))
 
 
 def test_full_blocks_of_who_left_are_found_and_the_rest_is_not() -> None:
@@ -68,9 +68,9 @@ def test_equal_tokens_after_different_ones_are_another_block() -> None:
 def test_token_ids_whose_hashes_collide_are_different_text() -> None:
     assert hash((-1,)) == hash((-2,))
     cache = PrefixCache(1)
-    cache.add(EMPTY_PREFIX, [-1], block=0)
-    assert [hit.block for hit in cache.match(EMPTY_PREFIX, [-1, 0])] == [0]
-    assert cache.match(EMPTY_PREFIX, [-2, 0]) == []
+    cache.add(BlockKey(EMPTY_PREFIX, (-1,)), block=0)
+    assert [hit.block for hit in cache.match(EMPTY_PREFIX, [-1, 0], start=0)] == [0]
+    assert cache.match(EMPTY_PREFIX, [-2, 0], start=0) == []
 
 
 def test_what_two_compute_at_once_is_filed_once_and_stays_when_the_other_goes() -> None:
@@ -175,25 +175,37 @@ def test_hits_are_counted_in_tokens() -> None:
     assert manager.num_prefix_hit_tokens == 16
 
 
-def test_a_prefix_is_coming_while_a_running_sequence_has_yet_to_compute_it() -> None:
-    manager = BlockManager(16, BLOCK_SIZE)
-    newcomer = make_sequence(TEXT)
-    owner = start(manager, [*TEXT[:8], 99, 99], computing=2)
-    assert manager.is_prefix_coming(newcomer, [owner])
-    owner.num_computed_tokens = 6
-    manager.file_computed(owner)
-    assert manager.is_prefix_coming(newcomer, [owner])
-    owner.num_computed_tokens = 8
-    manager.file_computed(owner)
-    assert not manager.is_prefix_coming(newcomer, [owner])
-
-
-def test_nobody_waits_for_what_it_could_not_use() -> None:
-    manager = BlockManager(16, BLOCK_SIZE)
+def test_blocks_that_others_filled_meanwhile_take_the_place_of_own_empty_ones() -> None:
+    manager = BlockManager(8, BLOCK_SIZE)
     owner = start(manager, TEXT)
-    assert not manager.is_prefix_coming(make_sequence([99, *TEXT]), [owner])
-    assert not manager.is_prefix_coming(make_sequence(TEXT[:4]), [owner])
-    assert not manager.is_prefix_coming(make_sequence(TEXT, SELF_REPAIRING), [owner])
-    assert not manager.is_prefix_coming(make_sequence(TEXT), [])
-    manager.free(owner)
-    assert not manager.is_prefix_coming(make_sequence(TEXT), [])
+    other = start(manager, [*TEXT, 99], computing=2)
+    assert manager.num_free_blocks == 1
+    owner.num_computed_tokens = 9
+    manager.file_computed(owner)
+    own = other.block_table[2:]
+    assert manager.can_allocate(other)
+    manager.allocate(other)
+    assert other.block_table == owner.block_table[:2] + own
+    assert other.num_computed_tokens == 8
+    assert (manager.num_free_blocks, manager.num_prefix_hit_tokens) == (3, 6)
+    manager.check_integrity([owner, other])
+
+
+def test_equal_texts_have_the_same_next_block_until_they_part() -> None:
+    manager = BlockManager(16, BLOCK_SIZE)
+    one, other = start(manager, TEXT), start(manager, [*TEXT[:6], 99, 99, 99])
+    assert manager.next_shareable(one) == manager.next_shareable(other) is not None
+    for sequence in (one, other):
+        sequence.num_computed_tokens = 4
+        manager.file_computed(sequence)
+    assert manager.next_shareable(one) != manager.next_shareable(other)
+    assert manager.next_shareable(other) is not None
+
+
+def test_what_nobody_else_could_use_is_not_shareable() -> None:
+    manager = BlockManager(16, BLOCK_SIZE)
+    assert manager.next_shareable(start(manager, TEXT[:4])) is None
+    assert manager.next_shareable(start(manager, TEXT[:8], computing=4)) is None
+    repairing = [make_sequence(TEXT, SELF_REPAIRING, arrival=n) for n in range(2)]
+    first, second, third = map(manager.next_shareable, [*repairing, make_sequence(TEXT)])
+    assert len({first, second, third}) == 3

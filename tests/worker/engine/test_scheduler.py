@@ -175,28 +175,22 @@ def test_what_many_have_in_common_is_computed_once() -> None:
 
 def test_who_waits_for_a_prefix_goes_on_when_nobody_computes_it_any_more() -> None:
     scheduler = make_scheduler()
-    first, second = add_equals(scheduler, [1] * 22, 2)
-    run(scheduler)
-    assert second.status is GroupStatus.WAITING
+    first, _ = add_equals(scheduler, [1] * 22, 2)
+    assert shares(run(scheduler)) == [(0, 8)]
     scheduler.finish(first)
     assert shares(run(scheduler)) == [(1, 8)]
 
 
-def test_who_waits_for_a_prefix_goes_on_when_its_owner_is_sent_back() -> None:
-    scheduler = make_scheduler()
-    first, second = add_equals(scheduler, [1] * 22, 2)
-    run(scheduler)
-    scheduler._preempt(first)
-    scheduler.finish(second)
-    assert shares(run(scheduler)) == [(0, 8)]
-
-
-def test_nobody_overtakes_who_waits_for_a_prefix() -> None:
-    scheduler = make_scheduler()
+def test_who_waits_for_a_prefix_holds_nobody_else_up() -> None:
+    scheduler = make_scheduler(max_step_tokens=16)
     add_equals(scheduler, [1] * 22, 2)
-    run(scheduler)
     add(scheduler, 1)
-    assert [arrival for arrival, _ in shares(run(scheduler))] == [0]
+    assert [shares(run(scheduler)) for _ in range(4)] == [
+        [(0, 8), (2, 1)],
+        [(0, 8), (2, 1)],
+        [(0, 6), (2, 1)],
+        [(0, 1), (1, 2), (2, 1)],
+    ]
 
 
 def test_prompts_get_all_tokens_of_a_step_when_nobody_decodes() -> None:
