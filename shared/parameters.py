@@ -105,7 +105,8 @@ class GenerateKwargs(NullMeansDefault):
         default=1,
         ge=1,
         le=MAX_INT,
-        description="Beams searched; 1: no beam search. More are not available yet.",
+        description="Beams searched together, with do_sample drawn; 1: no beam search.",
+        examples=[4],
     )
     num_beam_groups: int = Field(
         default=1, ge=1, le=MAX_INT, description="Groups of diverse beams; divides num_beams."
@@ -118,13 +119,15 @@ class GenerateKwargs(NullMeansDefault):
         description="Taken from tokens another group chose. Above 0 with several groups.",
     )
     early_stopping: Literal[True, False, "never"] = Field(
-        default=False, description="When beam search stops, as transformers defines it."
+        default=False,
+        description="When beam search stops. true: once num_beams sequences have ended; false: "
+        'when better ones are unlikely; "never": when there can be none.',
     )
     length_penalty: float = Field(
         default=1.0,
         ge=-MAX_LENGTH_POWER,
         le=MAX_LENGTH_POWER,
-        description="Power of the length that divides a beam's score.",
+        description="Power of the length that divides a beam's score: above 0 favours length.",
     )
     num_return_sequences: int = Field(
         default=1,

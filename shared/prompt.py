@@ -109,14 +109,12 @@ class PromptEncoder:
 
     def _check_rows(self, kwargs: GenerateKwargs) -> None:
         for name, limit in (
-            ("num_beams", min(self.card.max_num_beams, self.card.max_rows)),
+            ("num_beams", self.card.max_num_beams),
             ("num_return_sequences", self.card.max_rows),
         ):
             value = getattr(kwargs, name)
             if value > limit:
                 reason = f"should be at most {limit} with this model, got {value}"
-                if name == "num_beams" and self.card.max_num_beams == 1:
-                    reason = f"beam search is not available yet: should be 1, got {value}"
                 raise InvalidParameter(reason, field=f"generate_kwargs.{name}")
 
     def _check_vocabulary(self, kwargs: GenerateKwargs) -> None:

@@ -182,7 +182,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     chat_template: str | None
     max_rows: int  # most sequences one request may ask for
     max_kv_tokens: int  # most KV tokens one request may need
-    max_num_beams: int = 1
+    max_num_beams: int = 1  # what workers that knew no beam search left out
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):

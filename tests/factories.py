@@ -58,6 +58,7 @@ def make_card(**fields: Any) -> ModelCard:
         "chat_template": None,
         "max_rows": 8,
         "max_kv_tokens": 512,
+        "max_num_beams": 8,
     }
     return ModelCard(**(defaults | fields))
 

@@ -77,6 +77,7 @@ def letter_card(chat_template: str | None = CHAT_TEMPLATE) -> ModelCard:
         chat_template=chat_template,
         max_rows=8,
         max_kv_tokens=8192,
+        max_num_beams=8,
     )
 
 

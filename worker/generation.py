@@ -22,6 +22,7 @@ class GeneratedSequence:
     logprobs: list[float | None] = field(default_factory=list)
     top_logprobs: list[dict[int, float]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    score: float | None = None  # of a beam search
 
     def append(self, output: TokenOutput) -> None:
         self.texts.append(output.text)
@@ -30,6 +31,7 @@ class GeneratedSequence:
         if output.top_logprobs is not None:
             self.top_logprobs.append(output.top_logprobs)
         self.finish_reason = output.finish_reason
+        self.score = output.score
 
 
 class Generation:

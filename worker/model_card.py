@@ -21,5 +21,6 @@ def describe_model(name: str, checkpoint: Path, engine: Engine) -> tuple[ModelCa
         chat_template=load_chat_template(checkpoint),
         max_rows=engine.config.max_rows,
         max_kv_tokens=engine.total_kv_tokens,
+        max_num_beams=engine.config.max_rows,
     )
     return card, (checkpoint / "tokenizer.json").read_bytes()

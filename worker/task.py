@@ -67,7 +67,9 @@ class ChatTask:
         return prepared
 
     async def _generate(self, held: HeldJob, kwargs: GenerateKwargs, prepared: Prepared) -> Outcome:
-        generation = Generation(kwargs.num_return_sequences, held.changed, self._on_token(held))
+        # Until a beam search ends there is nothing to stream: its result comes with the end.
+        on_token = self._on_token(held) if kwargs.num_beams == 1 else None
+        generation = Generation(kwargs.num_return_sequences, held.changed, on_token)
         request = self._to_request(held, kwargs, prepared)
         started = time.monotonic()
         self._runtime.submit(request, generation)

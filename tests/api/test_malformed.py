@@ -122,7 +122,7 @@ MALFORMED: list[tuple[bytes, int, list[str]]] = [
         ["generate_kwargs.exponential_decay_length_penalty.1", "100"],
     ),
     (kwargs('"num_beams": 0'), 422, ["generate_kwargs.num_beams", "1"]),
-    (kwargs('"num_beams": 2'), 422, ["generate_kwargs.num_beams", "not available", "be 1, got 2"]),
+    (kwargs('"num_beams": 9'), 422, ["generate_kwargs.num_beams", "at most 8", "got 9"]),
     (
         kwargs('"num_beams": 4, "num_beam_groups": 3, "do_sample": false'),
         422,

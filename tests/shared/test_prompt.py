@@ -255,7 +255,7 @@ def test_a_broken_or_refusing_template_is_a_bad_request(template: str | None) ->
         ({"suppress_tokens": [257]}, "suppress_tokens"),
         ({"begin_suppress_tokens": [257]}, "begin_suppress_tokens"),
         ({"sequence_bias": [[[257], 1.0]]}, "sequence_bias.0"),
-        ({"num_beams": 2, "do_sample": False}, "num_beams"),
+        ({"num_beams": 9, "do_sample": False}, "num_beams"),
         ({"num_return_sequences": 9}, "num_return_sequences"),
     ],
 )
@@ -267,13 +267,11 @@ def test_a_parameter_outside_the_models_limits_is_refused_by_name(
     assert error.field == f"generate_kwargs.{field}"
 
 
-def test_beam_search_is_said_to_be_missing_where_the_model_has_none(
-    encoder: PromptEncoder,
-) -> None:
+def test_as_many_beams_are_searched_as_the_model_has_rows_for() -> None:
+    encoder = make_encoder(max_num_beams=3)
     error = refusal(encoder, Prompt(text="x"), num_beams=4)
-    assert error.message == "beam search is not available yet: should be 1, got 4"
-    error = refusal(make_encoder(max_num_beams=3), Prompt(text="x"), num_beams=4)
     assert error.message == "should be at most 3 with this model, got 4"
+    encoder.prepare(Prompt(text="x"), GenerateKwargs(num_beams=3, max_new_tokens=5))
 
 
 def test_a_request_that_no_workers_cache_can_hold_is_refused_with_both_numbers() -> None:

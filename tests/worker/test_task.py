@@ -187,6 +187,14 @@ async def test_a_streamed_job_sends_each_token(task: ChatTask, outbox: Collectin
     ]
 
 
+async def test_the_stream_of_a_beam_search_has_only_its_end(
+    task: ChatTask, outbox: CollectingOutbox
+) -> None:
+    job = make_job(generate_kwargs={"num_beams": 2}, max_new_tokens=3, stream=True)
+    assert (await finished(task, job)).result.result == "Helloabc"
+    assert outbox.deltas == []
+
+
 async def test_a_job_that_is_not_streamed_sends_none(
     task: ChatTask, outbox: CollectingOutbox
 ) -> None:

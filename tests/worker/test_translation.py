@@ -50,6 +50,11 @@ def test_the_end_is_the_models_unless_the_request_says_otherwise(
         ("stop_strings", "END", "stop_strings", ("END",)),
         ("do_sample", False, "do_sample", False),
         ("num_return_sequences", 3, "num_return_sequences", 3),
+        ("num_beams", 4, "num_beams", 4),
+        ("early_stopping", "never", "early_stopping", "never"),
+        ("length_penalty", -1, "length_penalty", -1.0),
+        ("diversity_penalty", 0.5, "diversity_penalty", 0.5),
+        ("pad_token_id", 3, "pad_token_id", 3),
         ("temperature", 0.5, "temperature", 0.5),
         ("top_k", None, "top_k", None),
         ("top_p", 0.9, "top_p", 0.9),
@@ -83,6 +88,11 @@ def test_each_parameter_arrives(name: str, value: Any, field: str, expected: Any
     assert getattr(translate(**{name: value}), field) == expected
 
 
+def test_groups_of_beams_arrive() -> None:
+    params = translate(num_beams=4, num_beam_groups=2, diversity_penalty=0.5, do_sample=False)
+    assert (params.num_beams, params.num_beam_groups) == (4, 2)
+
+
 def test_no_parameter_of_the_engine_is_forgotten() -> None:
     """Every field is set explicitly: none silently keeps the engine's own default."""
     with pytest.MonkeyPatch.context() as patch:
@@ -110,6 +120,15 @@ def test_log_probabilities_are_told_when_every_token_has_one(
     kwargs = GenerateKwargs(output_scores=True)
     result = to_chat_result(make_job(), kwargs, Prepared([1], 2), generation)
     assert (result.sequences[0].token_ids, result.sequences[0].token_logprobs) == ([7, 7], told)
+
+
+def test_the_score_of_a_beam_is_told_where_scores_are_asked_for() -> None:
+    generation = Generation(1, asyncio.Event())
+    last = TokenOutput("r", sequence=0, token_id=7, text="x", score=-0.5)
+    generation.take([TokenOutput("r", sequence=0, token_id=6, text="y"), last], rows=1)
+    for kwargs, score in ((GenerateKwargs(output_scores=True), -0.5), (GenerateKwargs(), None)):
+        result = to_chat_result(make_job(), kwargs, Prepared([1], 2), generation)
+        assert result.sequences[0].score == score
 
 
 @given(st.text(alphabet=" .?!,'nmsvtrea", max_size=30))
