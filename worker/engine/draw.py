@@ -8,8 +8,6 @@ import torch
 
 from worker.engine.tiled_scores import TILE_WIDTH, tiled
 
-_BELOW_ONE = 1.0 - 2.0**-53
-
 
 def draw(scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Columns int64 [n] from softmax(`scores` float32 [n, width]), by `uniform` [n] in [0, 1)."""
@@ -38,4 +36,5 @@ def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor,
     column = torch.searchsorted(cumulative, target, right=True).clamp_(max=weights.shape[1] - 1)
     weight = weights.gather(-1, column)
     rest = 1.0 - (cumulative.gather(-1, column) - target) / weight
-    return column[:, 0], rest[:, 0].clamp(0.0, _BELOW_ONE)
+    # Rounding may take it below 0 in a light column, never to 1: cumulative >= weight in any.
+    return column[:, 0], rest[:, 0].clamp(min=0.0)

@@ -66,9 +66,7 @@ class NgramIndex:
         self._num_read = max(self._num_read, len(text))
 
     def successors(self, token_ids: list[int]) -> "array[int]":
-        """What may not follow `token_ids`, repetitions included."""
-        if len(token_ids) < self._num_before:
-            return _no_tokens()
+        """What followed the end of `token_ids` before, repetitions included."""
         before = tuple(token_ids[len(token_ids) - self._num_before :])
         return self._successors.get(before) or _no_tokens()
 

@@ -1,5 +1,6 @@
 """Our processors against transformers' own, on the same logits and prefixes, bit for bit."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -25,10 +26,12 @@ def assert_equal_to_transformers(
 ) -> None:
     """Bit for bit, on one row; nan, which normalizing a wholly banned row makes, equals nan.
 
-    Which of equal scores top-p removes is an accident of the sort that torch has for a machine.
+    Which of equal scores top-p removes, and beams are left with, is an accident of the sort that
+    torch has for a machine.
     """
     theirs = oracle.process(judge.model, sequence, logits)
-    if sequence.params.top_p < 1.0 and len(logits.unique()) < len(logits):
+    is_cut_in_ties = sequence.params.top_p < 1.0 or sequence.params.num_beams > 1
+    if is_cut_in_ties and len(logits.unique()) < len(logits):
         ours, theirs = ours.sort().values, theirs.sort().values
     torch.testing.assert_close(
         ours, theirs, rtol=0, atol=0, equal_nan=True, msg=lambda m: f"{m}\n{sequence.params}"
@@ -71,6 +74,27 @@ def test_rows_processed_together_equal_transformers_one_by_one(judge: Judge) -> 
         ours = process(logits.clone(), sequences)
         for row, sequence in enumerate(sequences):
             assert_equal_to_transformers(judge, ours[row], logits[row], sequence)
+
+
+@pytest.mark.parametrize("judge", ["7b"], indirect=True)
+def test_beams_keep_a_token_beside_every_eos_as_in_transformers(judge: Judge) -> None:
+    random = Random(2)
+    for number in range(300):
+        params = replace(random_sampling_params(random, VOCAB_SIZE), num_beams=2 + number % 3)
+        sequence = make_sequence(random_prompt(random, VOCAB_SIZE), params)
+        scores = random_logits(number).log_softmax(dim=-1)
+        ours = process(scores[None].clone(), [sequence])[0]
+        assert_equal_to_transformers(judge, ours, scores, sequence)
+
+
+def test_a_row_comes_out_the_same_to_the_last_bit_alone_and_together() -> None:
+    random = Random(3)
+    sequences = [random_sequence(random, number) for number in range(64)]
+    logits = torch.randn(64, 5_000, generator=torch.Generator().manual_seed(0)) * 3
+    together = process(logits.clone(), sequences)
+    for row, sequence in enumerate(sequences):
+        alone = process(logits[[row]], [sequence])[0]
+        torch.testing.assert_close(together[row], alone, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("judge", ["7b"], indirect=True)

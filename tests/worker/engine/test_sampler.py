@@ -2,17 +2,27 @@
 
 import math
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
 
+from tests.worker.engine.random_params import (
+    random_greedy_params,
+    random_prompt,
+    random_sampling_params,
+)
 from tests.worker.engine.rows import make_sequence
+from worker.engine.draw import draw
 from worker.engine.outputs import Blame
 from worker.engine.params import SamplingParams
+from worker.engine.philox import uniforms
+from worker.engine.processors import process
 from worker.engine.sampler import Choice, NoChoice, choose_tokens
 from worker.engine.sequence import Sequence
 
 VOCAB_SIZE = 40
+WIDE_VOCAB_SIZE = 3_000  # many tiles, the last of which is not full
 SAMPLE = SamplingParams(do_sample=True, max_new_tokens=100_000)
 
 
@@ -85,8 +95,87 @@ def test_a_draw_is_the_same_alone_and_in_mixed_company() -> None:
     assert choose_tokens(rows, sequences) == alone
 
 
+def wide_logits(count: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(count, WIDE_VOCAB_SIZE, generator=generator) * 3
+    rows[::5] = rows[::5].round()  # ties, as coarse dtypes make them
+    return rows
+
+
+def wide_sequences(count: int, seed: int = 0) -> list[Sequence]:
+    """All sorts of parameters; a third has a top-k that leaves a few of the many columns."""
+    random = Random(seed)
+    sequences = []
+    for number in range(count):
+        make_params = random_greedy_params if number % 4 == 0 else random_sampling_params
+        params = make_params(random, WIDE_VOCAB_SIZE)
+        if number % 3 == 0:
+            params = replace(params, top_k=random.randint(1, 20))
+        params = replace(params, logprobs=number % 2 == 0, top_logprobs=random.choice([0, 0, 5]))
+        prompt = random_prompt(random, WIDE_VOCAB_SIZE)
+        sequences.append(make_sequence(prompt, params, index=number % 3))
+    return sequences
+
+
+def test_rows_of_all_sorts_choose_the_same_to_the_last_bit_alone_and_together() -> None:
+    sequences, rows = wide_sequences(120), wide_logits(120)
+    alone = [choose_tokens(rows[[row]], [sequence])[0] for row, sequence in enumerate(sequences)]
+    assert choose_tokens(rows, sequences) == alone
+    shuffled = Random(1).sample(range(120), 50)
+    some = choose_tokens(rows[shuffled], [sequences[row] for row in shuffled])
+    assert some == [alone[row] for row in shuffled]
+
+
+def test_what_is_drawn_of_a_few_columns_would_be_drawn_of_all() -> None:
+    sequences, rows = wide_sequences(400, seed=1)[::3], wide_logits(134, seed=1)
+    sequences = [sequence for sequence in sequences if sequence.params.do_sample]
+    assert len(sequences) > 80
+    for sequence, row in zip(sequences, rows, strict=False):
+        [choice] = choose_tokens(row[None], [sequence])
+        scores = process(row[None].clone(), [sequence])
+        number = uniforms([sequence.params.seed], [sequence.index], [0])
+        if isinstance(choice, Choice):
+            assert choice.token_id == draw(scores, torch.from_numpy(number)).item()
+        else:
+            assert not scores.amax() > -torch.inf
+
+
+def test_draws_from_all_of_many_columns_follow_the_softmax() -> None:
+    count, num_cells = 20_000, 40
+    row = wide_logits(2)[1]
+    sequences = [make_sequence([0], replace(SAMPLE, seed=seed)) for seed in range(count)]
+    chosen = [
+        choose_tokens(row.expand(1_000, -1), sequences[start : start + 1_000])
+        for start in range(0, count, 1_000)
+    ]
+    drawn = torch.tensor([token(choice) for choices in chosen for choice in choices])
+    counts = torch.bincount(drawn % num_cells, minlength=num_cells).double()
+    shares = row.double().softmax(dim=-1).view(-1, num_cells).sum(dim=0)
+    assert chi_square(counts, shares) < LIMIT_39
+
+
+def test_the_logits_are_left_as_they_are() -> None:
+    rows = wide_logits(40)
+    choose_tokens(rows, wide_sequences(40))
+    assert torch.equal(rows, wide_logits(40))
+
+
+def test_log_probabilities_of_a_few_columns_are_those_of_all() -> None:
+    params = replace(SAMPLE, top_k=7, temperature=0.8, logprobs=True, top_logprobs=3)
+    row = wide_logits(2)[1:]
+    sequence = make_sequence([0], params)
+    [choice] = choose_tokens(row, [sequence])
+    assert isinstance(choice, Choice)
+    expected = process(row.clone(), [sequence])[0].log_softmax(dim=-1)
+    best = expected.topk(3)
+    assert choice.logprob == pytest.approx(expected[choice.token_id].item())
+    assert choice.top_logprobs is not None
+    assert list(choice.top_logprobs) == best.indices.tolist()
+    assert list(choice.top_logprobs.values()) == pytest.approx(best.values.tolist())
+
+
 def test_dropping_hopeless_tokens_does_not_change_a_draw() -> None:
-    """What lets a later sampler look at the kept columns alone."""
+    """What lets the sampler look at the kept columns alone."""
     row = logits()
     row[0, 10:] = -torch.inf
     for seed in range(200):

@@ -71,7 +71,10 @@ class MinP(Warper):
         probabilities = scores.softmax(dim=-1)
         share = per_row(scores, (s.params.min_p or 0.0 for s in sequences))
         floor = probabilities.amax(dim=-1, keepdim=True) * share
-        return _cut_below(floor, probabilities, scores, sequences)
+        removed, kept = below(probabilities, floor), _kept(scores, sequences)
+        if (most := int(kept.max())) > 1:  # the best is never below the floor
+            removed = _spare_first(removed, probabilities.topk(most, dim=-1).indices, kept)
+        return _without(scores, removed)
 
 
 class TypicalP(Warper):
