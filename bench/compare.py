@@ -6,6 +6,7 @@ medians of the rounds' ratios: a machine's speed drifts, a ratio within one roun
 
 import json
 import os
+import statistics
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +15,13 @@ import typer
 from rich.console import Console
 
 from bench.comparison import Comparison
-from bench.comparison_tables import costs_table, phases_table, sides_table
+from bench.comparison_tables import costs_table, int8_table, phases_table, sides_table
 from bench.mixes import GREEDY, drawn_lengths
 from bench.peers.environments import check_call
 from bench.sides import (
     FALCONER,
     FALCONER_INT8,
+    FALCONER_TORCH,
     Conditions,
     Side,
     falconer_sides,
@@ -41,7 +43,7 @@ def compare(
     model: Annotated[
         Path | None, typer.Option(help="A checkpoint; not given: 122 M random parameters.")
     ] = None,
-    peers: Annotated[bool, typer.Option(help="Also OpenVINO GenAI and vLLM (8 GB, once).")] = True,
+    peers: Annotated[bool, typer.Option(help="Also OpenVINO GenAI and vLLM (5 GB, once).")] = True,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     requests: Annotated[int, typer.Option(min=1, help="Size of the workload.")] = 64,
     max_rows: Annotated[int, typer.Option(min=32, help="Most sequences in a step.")] = 32,
@@ -122,10 +124,18 @@ def report(comparison: Comparison, sides: list[Side], inside: Any, console: Cons
     console.print(sides_table(figures["sides"], comparison.failures))
     console.print(phases_table(inside["anatomy"]))
     console.print(costs_table(inside))
-    if int8 := done.get(FALCONER_INT8):
-        figures["int8_agreement"] = comparison.agreement(int8)
-        console.print(f"int8 chooses float32's token in {figures['int8_agreement']:.1%}")
+    if {FALCONER_INT8, FALCONER_TORCH} <= done.keys():
+        figures["int8"] = judge_int8(comparison, done[FALCONER_INT8])
+        console.print(int8_table(figures["int8"]))
     (comparison.folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def judge_int8(comparison: Comparison, side: Side) -> dict[str, float]:
+    ratios = comparison.ratios(side.name, FALCONER_TORCH)
+    return {
+        "over_torch_float32": statistics.median(ratios),
+        "top1_agreement": comparison.agreement(side),
+    }
 
 
 def main() -> None:

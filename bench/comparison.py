@@ -50,17 +50,17 @@ class Comparison:
         """Medians over the rounds; `falconer_is_faster` is [least, median, most] of the ratios."""
         runs = self.runs[side.name]
         speeds = [run.tokens_per_s for run in runs]
-        ratios = self.ratios(side.name)
+        ratios = self.ratios(FALCONER, side.name)
         return {
             "tokens_per_s": statistics.median(speeds),
             "falconer_is_faster": [min(ratios), statistics.median(ratios), max(ratios)],
             "same_outputs": self.same_outputs(side),
         }
 
-    def ratios(self, name: str) -> list[float]:
-        """Falconer's speed over a side's, round by round."""
-        pairs = zip(self.runs[FALCONER], self.runs[name], strict=True)
-        return [falconer.tokens_per_s / other.tokens_per_s for falconer, other in pairs]
+    def ratios(self, name: str, base: str) -> list[float]:
+        """One side's speed over that of another, round by round."""
+        pairs = zip(self.runs[name], self.runs[base], strict=True)
+        return [run.tokens_per_s / other.tokens_per_s for run, other in pairs]
 
     def same_outputs(self, side: Side) -> float:
         """Share of the side's requests that ended in Falconer's tokens, in the first round."""

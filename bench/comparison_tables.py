@@ -33,6 +33,13 @@ def phases_table(anatomy: Mapping[str, Any]) -> Table:
     return table
 
 
+def int8_table(figures: Mapping[str, float]) -> Table:
+    table = Table("int8 weights", "figure", "aim", box=None)
+    table.add_row("speed over torch in float32", f"{figures['over_torch_float32']:.2f}x", "≥ 1.5")
+    table.add_row("same choice as float32", f"{figures['top1_agreement']:.1%}", "")
+    return table
+
+
 def costs_table(inside: Mapping[str, Any]) -> Table:
     """What must stay small: each figure beside its aim."""
     kwargs, latency = inside["kwargs"], inside["latency"]

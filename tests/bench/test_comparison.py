@@ -60,6 +60,11 @@ def test_ratios_are_taken_round_by_round(compare: Callable[..., Comparison]) -> 
     assert summary["tokens_per_s"] == 20
 
 
+def test_any_two_sides_can_be_set_against_each_other(compare: Callable[..., Comparison]) -> None:
+    played = compare(falconer=[made(10)], int8=[made(30)], torch=[made(20)])
+    assert played.ratios("int8", "torch") == [1.5]
+
+
 def test_a_side_that_fails_is_told_once_and_left_out(compare: Callable[..., Comparison]) -> None:
     played = compare(falconer=[made(1)] * 3, peer=[made(1), broken])
     assert played.failures == {"peer": "no such package"}
