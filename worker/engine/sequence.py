@@ -63,7 +63,9 @@ class Sequence:
         """Its tokens and the next one, as another sequence of its group; no blocks yet."""
         self.vouch()
         token_ids = [*self.token_ids, token_id]
-        return Sequence(self.request, index, self.arrival, token_ids, self.processors)
+        child = Sequence(self.request, index, self.arrival, token_ids, self.processors)
+        child.history = self.history.fork()
+        return child
 
     @property
     def request_id(self) -> str:

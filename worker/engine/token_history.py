@@ -5,6 +5,7 @@ Plain Python. Reading the whole context anew at every step would cost more the l
 
 from array import array
 from collections import defaultdict
+from copy import copy
 
 
 class TokenHistory:
@@ -21,6 +22,14 @@ class TokenHistory:
         self._num_read = 0
         self._own_ngrams: NgramIndex | None = None
         self._prompt_ngrams: NgramIndex | None = None
+
+    def fork(self) -> "TokenHistory":
+        """The same history, from where another sequence goes on."""
+        other = copy(self)
+        other._distinct = self._distinct[:]
+        other._seen = self._seen.copy()
+        other._own_ngrams = self._own_ngrams and self._own_ngrams.fork()
+        return other
 
     def distinct(self, token_ids: list[int]) -> "array[int]":
         """Each token of the sequence once."""
@@ -51,17 +60,27 @@ class TokenHistory:
 class NgramIndex:
     """The tokens that end an n-gram, by the n - 1 tokens before them."""
 
-    __slots__ = ("_num_before", "_num_read", "_successors")
+    __slots__ = ("_is_forked", "_num_before", "_num_read", "_successors")
 
     def __init__(self, size: int) -> None:
         self._num_before = size - 1
         self._num_read = self._num_before
         self._successors: defaultdict[tuple[int, ...], array[int]] = defaultdict(_no_tokens)
+        self._is_forked = False
+
+    def fork(self) -> "NgramIndex":
+        """The same index, to read on in another text that begins alike."""
+        self._is_forked = True
+        other = copy(self)
+        other._successors = self._successors.copy()
+        return other
 
     def read(self, text: list[int]) -> None:
         """Take in what `text` holds beyond its length at the last call."""
         for end in range(self._num_read, len(text)):
             before = tuple(text[end - self._num_before : end])
+            if self._is_forked:  # the tokens known so far may be another's as well
+                self._successors[before] = self._successors[before][:]
             self._successors[before].append(text[end])
         self._num_read = max(self._num_read, len(text))
 

@@ -55,3 +55,16 @@ def test_a_text_shorter_than_the_ngram_has_no_successors() -> None:
     assert list(index.successors([1, 2])) == []
     index.read([1, 2, 3, 4])
     assert list(index.successors([9, 1, 2, 3])) == [4]
+
+
+@given(TOKENS, st.lists(TOKENS, max_size=4), SIZES)
+def test_forks_grow_apart(prompt: list[int], pieces: list[list[int]], size: int) -> None:
+    """Each piece goes on from the prompt; the history that was forked goes on as well."""
+    first = TokenHistory()
+    first.distinct(prompt)
+    first.repeating(prompt, size)
+    grown = [(first, [*prompt, 1, 1]), *((first.fork(), prompt + piece) for piece in pieces)]
+    for history, token_ids in [*grown, *grown]:
+        expected = successors(token_ids, token_ids, size) if len(token_ids) >= size - 1 else []
+        assert list(history.repeating(token_ids, size)) == expected
+        assert sorted(history.distinct(token_ids)) == sorted(set(token_ids))
