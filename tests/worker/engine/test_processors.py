@@ -107,6 +107,33 @@ def test_invalid_values_are_repaired_as_transformers_does(judge: Judge) -> None:
     )
 
 
+@pytest.mark.parametrize("judge", ["7b"], indirect=True)
+def test_biases_of_words_that_end_in_the_same_token_add_up(judge: Judge) -> None:
+    biases = (((5,), 1.5), ((3, 5), -4.25), ((2, 3, 5), 0.5), ((9, 5), 7.0))
+    sequence = make_sequence([2, 3], SamplingParams(sequence_bias=biases))
+    logits = random_logits(0)
+    ours = process(logits[None].clone(), [sequence])[0]
+    assert_equal_to_transformers(judge, ours, logits, sequence)
+    assert ours[5] == logits[5] - 2.25
+
+
+@pytest.mark.parametrize("judge", ["7b"], indirect=True)
+def test_top_p_removes_a_tail_of_exactly_the_share_that_may_go(judge: Judge) -> None:
+    logits = torch.full((VOCAB_SIZE,), -1e30)
+    logits[100:104] = 0.0
+    sequence = make_sequence([1], SamplingParams(do_sample=True, top_p=0.5))
+    ours = process(logits[None].clone(), [sequence])[0]
+    assert_equal_to_transformers(judge, ours, logits, sequence)
+    assert (ours == 0.0).sum() == 2
+
+
+def test_an_eos_beyond_the_vocabulary_is_passed_over() -> None:
+    params = SamplingParams(min_length=9, eos_token_ids=(7, VOCAB_SIZE, VOCAB_SIZE + 9))
+    logits = random_logits(0)
+    scores = process(logits[None].clone(), [make_sequence([1], params)])[0]
+    assert (scores != logits).nonzero().tolist() == [[7]]
+
+
 def test_the_random_mixes_use_every_processor() -> None:
     random = Random(0)
     used = {p for n in range(600) for p in active_processors(random_sequence(random, n).params)}
