@@ -155,6 +155,22 @@ def test_beams_catch_up_one_after_the_other_and_find_what_they_have_in_common() 
     assert num_held(scheduler) == 2 + 3 * 2
 
 
+def test_beams_that_need_the_whole_cache_catch_up_in_it() -> None:
+    num_blocks = 2 + 3 * 2
+    scheduler = make_scheduler(num_blocks=num_blocks)
+    group = add_beams(scheduler, [7] * 10, 3, max_new_tokens=7)
+    assert group.max_blocks(BLOCK_SIZE) == num_blocks
+    for _ in range(6):
+        run(scheduler)
+    scheduler._preempt(group)
+    thief = make_sequence([9] * num_blocks * BLOCK_SIZE)
+    scheduler._block_manager.allocate(thief)
+    scheduler._block_manager.free(thief)
+    while not run(scheduler).sampled:
+        assert scheduler.num_preemptions == 1
+    assert num_held(scheduler) == num_blocks
+
+
 def test_beams_that_find_all_they_need_go_on_at_once() -> None:
     scheduler = make_scheduler()
     group = add_beams(scheduler, [7] * 12, 3)

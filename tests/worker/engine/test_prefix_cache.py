@@ -191,6 +191,16 @@ def test_blocks_that_others_filled_meanwhile_take_the_place_of_own_empty_ones() 
     manager.check_integrity([owner, other])
 
 
+def test_finding_a_later_block_vouches_for_no_own_earlier_one() -> None:
+    manager = BlockManager(9, BLOCK_SIZE)
+    failing = start(manager, TEXT, computing=4)
+    ahead = start(manager, TEXT, computing=8)
+    manager.allocate(failing)
+    assert failing.block_table[:2] == ahead.block_table[:2]
+    manager.free(failing)
+    assert num_found(manager, TEXT) == 0
+
+
 def test_equal_texts_have_the_same_next_block_until_they_part() -> None:
     manager = BlockManager(16, BLOCK_SIZE)
     one, other = start(manager, TEXT), start(manager, [*TEXT[:6], 99, 99, 99])
