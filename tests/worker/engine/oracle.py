@@ -111,7 +111,10 @@ def answers(judge: Judge, prompt: list[int], params: SamplingParams) -> list[Ans
     output = _generate(judge.model, prompt, params, judge.tokenizer)
     beams = getattr(output, "beam_indices", None)
     logprobs = judge.model.compute_transition_scores(
-        output.sequences, output.scores, beams, normalize_logits=beams is None
+        output.sequences.clamp(min=0),  # short beams may be padded with -1, which it cannot take
+        output.scores,
+        beams,
+        normalize_logits=beams is None,
     )
     continuations = output.sequences[:, len(prompt) :].tolist()
     if beams is None:

@@ -1,0 +1,103 @@
+"""Plays companies and has every guest judged; knows how to tell a tie from a mistake."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from tests.worker.engine.company import Company, Guest, Result, play, spell
+from tests.worker.engine.oracle import Judge, make_judge, nudged
+from tests.worker.engine.verdict import check
+from worker.engine import Engine, EngineConfig, SamplingParams
+from worker.engine.executor import Executor
+from worker.engine.loading import LoadedRunner, load_runner
+from worker.model.checkpoint import load_tokenizer
+
+NUM_NUDGES = 8
+
+# For the line that `reproduction` spells.
+__all__ = ["Company", "Court", "EngineConfig", "Guest", "SamplingParams", "replay", "reproduction"]
+
+
+@dataclass
+class Court:
+    """The judges of all styles, and what the trials so far were about.
+
+    `ties` are differences that vanish when transformers' logits move by 1e-5: there rounding,
+    which is not the same in a batch and in a single row, decided between equals.
+    """
+
+    judges: dict[str, Judge]
+    num_judged: int = 0
+    num_preemptions: int = 0
+    num_prefix_hit_tokens: int = 0
+    ties: dict[str, str] = field(default_factory=dict)
+    _loaded: dict[tuple[str, EngineConfig], LoadedRunner] = field(default_factory=dict)
+
+    def engine(self, style: str, config: EngineConfig) -> Engine:
+        """A new engine; its KV cache still holds what an earlier one of its kind left there."""
+        path = self.judges[style].path
+        if (style, config) not in self._loaded:
+            self._loaded[style, config] = load_runner(
+                str(path), dtype="float32", executor=Executor.TORCH, config=config
+            )
+        loaded = self._loaded[style, config]
+        return Engine(
+            runner=loaded.runner,
+            tokenizer=load_tokenizer(path),
+            model_config=loaded.model_config,
+            config=config,
+        )
+
+    def hear(self, company: Company) -> None:
+        """Play the company and judge each guest; AssertionError tells the first difference."""
+        engine = self.engine(company.style, company.config)
+        guests = tuple(_outspoken(guest) for guest in company.guests)
+        scheduler = engine._scheduler
+
+        def upset(step: int) -> None:
+            if step in company.upsets and scheduler.running:
+                scheduler._preempt(scheduler.running[-1])
+
+        results = play(engine, guests, upset)
+        self.num_preemptions += scheduler.num_preemptions
+        self.num_prefix_hit_tokens += engine._block_manager.num_prefix_hit_tokens
+        for guest, result in zip(guests, results, strict=True):
+            self.judge(company.style, guest, result)
+
+    def judge(self, style: str, guest: Guest, result: Result) -> None:
+        """Raise AssertionError where the result is not what transformers gives this guest."""
+        judge = self.judges[style]
+        try:
+            check(judge, guest, result)
+        except AssertionError as difference:
+            if not any(_holds_nudged(judge, guest, result, seed) for seed in range(NUM_NUDGES)):
+                raise
+            self.ties[spell(guest)] = str(difference)
+        self.num_judged += 1
+
+
+def _outspoken(guest: Guest) -> Guest:
+    """The same guest, asking for log-probabilities as well."""
+    return replace(guest, params=replace(guest.params, logprobs=True))
+
+
+def _holds_nudged(judge: Judge, guest: Guest, result: Result, seed: int) -> bool:
+    with nudged(judge.model, seed):
+        try:
+            check(judge, guest, result)
+        except AssertionError:
+            return False
+    return True
+
+
+def replay(company: Company) -> None:
+    """Play and judge a company on new checkpoints: what a failing test asks to paste."""
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        Court({company.style: make_judge(Path(folder) / "model", company.style)}).hear(company)
+
+
+def reproduction(company: Company) -> str:
+    return f"from tests.worker.engine.court import *; replay({spell(company)})"

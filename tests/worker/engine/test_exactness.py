@@ -1,0 +1,88 @@
+"""Whatever is asked, in whatever company: what transformers would say to that prompt alone.
+
+A failure prints one line of Python that plays the smallest failing company again.
+"""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import strategies as st
+
+from tests.worker.engine import court, oracle
+from tests.worker.engine.company import Company, spell
+from tests.worker.engine.company_strategies import companies, examples, rows
+from tests.worker.engine.court import Court, reproduction
+from tests.worker.engine.oracle import Judge
+from tests.worker.engine.param_strategies import ANY, BEAMS, GREEDY, SAMPLING, VOCAB_SIZE, Params
+from worker.engine import SamplingParams
+from worker.engine.processors import process
+from worker.engine.sequence import Sequence
+
+NUM_COMPANIES = 180  # per manner of decoding, over all styles
+NUM_BATCHES = 200
+
+pytestmark = pytest.mark.filterwarnings("ignore:Unfeasible length constraints:UserWarning")
+
+steady = settings(
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@pytest.mark.parametrize("leading", [GREEDY, SAMPLING, BEAMS], ids=["greedy", "sampling", "beams"])
+def test_every_guest_gets_what_transformers_gives_it_alone(
+    judges: dict[str, Judge], leading: Params
+) -> None:
+    court = Court(judges)
+
+    @settings(steady, max_examples=NUM_COMPANIES)
+    @given(companies(leading))
+    def hear(company: Company) -> None:
+        note(reproduction(company))
+        court.hear(company)
+
+    hear()
+    assert court.num_judged >= 2 * NUM_COMPANIES
+    assert court.num_preemptions > 50
+    assert court.num_prefix_hit_tokens > 400
+    assert len(court.ties) <= court.num_judged / 100, court.ties
+
+
+@settings(steady, max_examples=NUM_BATCHES)
+@given(st.lists(rows(), min_size=1, max_size=6), st.integers(0, 2**32))
+def test_scores_of_a_mixed_batch_are_processed_as_transformers_processes_each_row(
+    judges: dict[str, Judge], batch: list[Sequence], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(batch), VOCAB_SIZE, generator=generator) * 3
+    ours = process(logits.clone(), batch)
+    for sequence, row, processed in zip(batch, logits, ours, strict=True):
+        theirs = oracle.process(judges["7b"].model, sequence, row)
+        context = f"{sequence.token_ids}, {spell(sequence.params)}, seed {seed}"
+        torch.testing.assert_close(
+            processed, theirs, rtol=1e-5, atol=1e-5, equal_nan=True, msg=context.__add__
+        )
+
+
+def test_the_companies_use_every_parameter() -> None:
+    default = SamplingParams()
+    used = {
+        field.name
+        for company in examples(companies(ANY), 50)
+        for guest in company.guests
+        for field in fields(SamplingParams)
+        if getattr(guest.params, field.name) != getattr(default, field.name)
+    }
+    # The court asks everybody's log-probabilities; diverse beams are tested on recorded answers.
+    elsewhere = {"logprobs", "num_beam_groups", "diversity_penalty", "pad_token_id"}
+    assert used | elsewhere == {field.name for field in fields(SamplingParams)}
+
+
+def test_a_company_spelled_out_is_the_same_company() -> None:
+    for company in examples(companies(ANY), 20):
+        assert eval(spell(company), vars(court)) == company
