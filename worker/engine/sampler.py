@@ -57,6 +57,7 @@ def choose_tokens(logits: torch.Tensor, sequences: list[Sequence]) -> list[Choic
     """The next token of each sequence from float32 `logits` [n, vocab]; never raises for one row.
 
     A row with nan or inf has no choice, unless its request repairs them; its neighbours do.
+    `logits` are spent: penalties and bans work in place.
     """
     if not sequences:
         return []
@@ -79,13 +80,12 @@ def _find_invalid(logits: TiledScores, sequences: list[Sequence]) -> dict[int, N
     }
 
 
-def _edited(logits: TiledScores, sequences: list[Sequence]) -> TiledScores:
-    """The scores that the edits make of the logits, which are left as they are."""
+def _edited(scores: TiledScores, sequences: list[Sequence]) -> TiledScores:
+    """The scores after the edits, which work in place."""
     if not any(isinstance(processor, Edit) for s in sequences for processor in s.processors):
-        return logits
-    scores = logits.scores.clone()
-    edit(scores, sequences)
-    return TiledScores(scores)
+        return scores
+    edit(scores.scores, sequences)
+    return TiledScores(scores.scores)
 
 
 def _rows_by_way(scores: TiledScores, sequences: list[Sequence]) -> dict[_Way, list[int]]:

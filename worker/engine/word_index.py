@@ -11,41 +11,44 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """The last tokens of words, and what completing each of them adds."""
+    """The last tokens of words, each once, and what completing the words adds, in float32."""
 
     token_ids: "array[int]" = field(default_factory=lambda: array("q"))
-    biases: "array[float]" = field(default_factory=lambda: array("d"))
+    biases: "array[float]" = field(default_factory=lambda: array("f"))
 
-    def add(self, token_id: int, bias: float) -> None:
-        self.token_ids.append(token_id)
-        self.biases.append(bias)
+    def plus(self, others: list[tuple[int, float]]) -> "Completions":
+        """These and other tokens with their biases; biases of one token add up."""
+        completions = Completions(self.token_ids[:], self.biases[:])
+        places = {token_id: place for place, token_id in enumerate(self.token_ids)}
+        for token_id, bias in others:
+            if token_id in places:
+                completions.biases[places[token_id]] += bias
+            else:
+                places[token_id] = len(completions.token_ids)
+                completions.token_ids.append(token_id)
+                completions.biases.append(bias)
+        return completions
 
 
 class WordIndex:
     """Words of one token, ready to be handed out, and longer ones by what comes before the last."""
 
     def __init__(self, biases: Mapping[tuple[int, ...], float]) -> None:
-        self._single = Completions()
+        rounded = zip(biases, array("f", biases.values()), strict=True)
+        single: list[tuple[int, float]] = []
         self._by_previous: defaultdict[int, list[tuple[list[int], int, float]]] = defaultdict(list)
-        for (*before, token_id), bias in biases.items():
+        for (*before, token_id), bias in rounded:
             if before:
                 self._by_previous[before[-1]].append((before, token_id, bias))
             else:
-                self._single.add(token_id, bias)
+                single.append((token_id, bias))
+        self._single = Completions().plus(single)
 
     def completions(self, token_ids: list[int]) -> Completions:
-        """The words that one more token would complete, to be read only; those of one token first.
-
-        `token_ids` is not empty.
-        """
+        """What one more token would complete, to be read only; `token_ids` is not empty."""
         found = [
             (token_id, bias)
             for before, token_id, bias in self._by_previous.get(token_ids[-1], ())
             if token_ids[-len(before) :] == before
         ]
-        if not found:
-            return self._single
-        completions = Completions(self._single.token_ids[:], self._single.biases[:])
-        for token_id, bias in found:
-            completions.add(token_id, bias)
-        return completions
+        return self._single.plus(found) if found else self._single

@@ -31,6 +31,11 @@ def logits(count: int = 1, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, VOCAB_SIZE, generator=generator) * 2
 
 
+def choose(rows: torch.Tensor, sequences: list[Sequence]) -> list[Choice | NoChoice]:
+    """The choice of tokens spends the logits it gets: a copy here."""
+    return choose_tokens(rows.clone(), sequences)
+
+
 def token(choice: Choice | NoChoice) -> int:
     assert isinstance(choice, Choice)
     return choice.token_id
@@ -59,7 +64,7 @@ def test_draws_follow_the_softmax_whatever_is_counted_up(varied: str) -> None:
                 sequence.index = number
             case "position":
                 sequence.token_ids.extend([0] * number)
-    drawn = torch.tensor([token(c) for c in choose_tokens(row.expand(count, -1), sequences)])
+    drawn = torch.tensor([token(c) for c in choose(row.expand(count, -1), sequences)])
     counts = torch.bincount(drawn, minlength=VOCAB_SIZE).double()
     assert chi_square(counts, row.double().softmax(dim=-1)) < LIMIT_39
 
@@ -69,7 +74,7 @@ def test_only_what_the_warpers_leave_is_drawn_in_its_renormalized_share() -> Non
     row = logits()[0]
     params = replace(SAMPLE, top_k=5, temperature=1.7)
     sequences = [make_sequence([0], replace(params, seed=seed)) for seed in range(count)]
-    drawn = torch.tensor([token(c) for c in choose_tokens(row.expand(count, -1), sequences)])
+    drawn = torch.tensor([token(c) for c in choose(row.expand(count, -1), sequences)])
     best = row.topk(5)
     counts = torch.bincount(drawn, minlength=VOCAB_SIZE)[best.indices].double()
     assert counts.sum() == count
@@ -91,8 +96,8 @@ def test_a_draw_is_the_same_alone_and_in_mixed_company() -> None:
         make_sequence([number % 5, 3], p, generated=(1,) * number, index=number % 3)
         for number, p in enumerate(params)
     ]
-    alone = [choose_tokens(rows[[i]], [s])[0] for i, s in enumerate(sequences)]
-    assert choose_tokens(rows, sequences) == alone
+    alone = [choose(rows[[i]], [s])[0] for i, s in enumerate(sequences)]
+    assert choose(rows, sequences) == alone
 
 
 def wide_logits(count: int, seed: int = 0) -> torch.Tensor:
@@ -119,10 +124,10 @@ def wide_sequences(count: int, seed: int = 0) -> list[Sequence]:
 
 def test_rows_of_all_sorts_choose_the_same_to_the_last_bit_alone_and_together() -> None:
     sequences, rows = wide_sequences(120), wide_logits(120)
-    alone = [choose_tokens(rows[[row]], [sequence])[0] for row, sequence in enumerate(sequences)]
-    assert choose_tokens(rows, sequences) == alone
+    alone = [choose(rows[[row]], [sequence])[0] for row, sequence in enumerate(sequences)]
+    assert choose(rows, sequences) == alone
     shuffled = Random(1).sample(range(120), 50)
-    some = choose_tokens(rows[shuffled], [sequences[row] for row in shuffled])
+    some = choose(rows[shuffled], [sequences[row] for row in shuffled])
     assert some == [alone[row] for row in shuffled]
 
 
@@ -131,7 +136,7 @@ def test_what_is_drawn_of_a_few_columns_would_be_drawn_of_all() -> None:
     sequences = [sequence for sequence in sequences if sequence.params.do_sample]
     assert len(sequences) > 80
     for sequence, row in zip(sequences, rows, strict=False):
-        [choice] = choose_tokens(row[None], [sequence])
+        [choice] = choose(row[None], [sequence])
         scores = process(row[None].clone(), [sequence])
         number = uniforms([sequence.params.seed], [sequence.index], [0])
         if isinstance(choice, Choice):
@@ -145,7 +150,7 @@ def test_draws_from_all_of_many_columns_follow_the_softmax() -> None:
     row = wide_logits(2)[1]
     sequences = [make_sequence([0], replace(SAMPLE, seed=seed)) for seed in range(count)]
     chosen = [
-        choose_tokens(row.expand(1_000, -1), sequences[start : start + 1_000])
+        choose(row.expand(1_000, -1), sequences[start : start + 1_000])
         for start in range(0, count, 1_000)
     ]
     drawn = torch.tensor([token(choice) for choices in chosen for choice in choices])
@@ -154,17 +159,11 @@ def test_draws_from_all_of_many_columns_follow_the_softmax() -> None:
     assert chi_square(counts, shares) < LIMIT_39
 
 
-def test_the_logits_are_left_as_they_are() -> None:
-    rows = wide_logits(40)
-    choose_tokens(rows, wide_sequences(40))
-    assert torch.equal(rows, wide_logits(40))
-
-
 def test_log_probabilities_of_a_few_columns_are_those_of_all() -> None:
     params = replace(SAMPLE, top_k=7, temperature=0.8, logprobs=True, top_logprobs=3)
     row = wide_logits(2)[1:]
     sequence = make_sequence([0], params)
-    [choice] = choose_tokens(row, [sequence])
+    [choice] = choose(row, [sequence])
     assert isinstance(choice, Choice)
     expected = process(row.clone(), [sequence])[0].log_softmax(dim=-1)
     best = expected.topk(3)
@@ -180,7 +179,7 @@ def test_dropping_hopeless_tokens_does_not_change_a_draw() -> None:
     row[0, 10:] = -torch.inf
     for seed in range(200):
         sequence = make_sequence([0], replace(SAMPLE, seed=seed))
-        assert choose_tokens(row, [sequence]) == choose_tokens(row[:, :10], [sequence])
+        assert choose(row, [sequence]) == choose(row[:, :10], [sequence])
 
 
 @pytest.mark.parametrize(("uniform", "expected"), [(0.0, 3), (1 - 2**-53, 29)])
@@ -191,7 +190,7 @@ def test_an_impossible_token_is_never_drawn_not_even_at_the_edges(
     rows[:, :3] = rows[:, 30:] = -torch.inf
     edge = torch.full((100,), uniform, dtype=torch.float64).numpy()
     monkeypatch.setattr("worker.engine.sampler.uniforms", lambda *_: edge)
-    choices = choose_tokens(rows, [make_sequence([0], SAMPLE) for _ in range(100)])
+    choices = choose(rows, [make_sequence([0], SAMPLE) for _ in range(100)])
     assert {token(choice) for choice in choices} == {expected}
 
 
@@ -201,13 +200,13 @@ def test_positions_count_generated_tokens_whatever_the_prompt() -> None:
         params = replace(SAMPLE, seed=seed)
         short = make_sequence([0], params, generated=(1, 2))
         long = make_sequence([0] * 9, params, generated=(1, 2))
-        assert choose_tokens(row, [short]) == choose_tokens(row, [long])
+        assert choose(row, [short]) == choose(row, [long])
 
 
 def test_greedy_takes_the_first_of_the_best() -> None:
     row = torch.zeros(1, VOCAB_SIZE)
     row[0, [4, 9]] = 1.0
-    assert choose_tokens(row, [make_sequence([0])]) == [Choice(4)]
+    assert choose(row, [make_sequence([0])]) == [Choice(4)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -218,17 +217,17 @@ def test_an_invalid_row_has_no_choice_and_its_neighbours_do(
     rows = logits(3)
     rows[1, 5] = bad
     sequences = [make_sequence([0], params) for _ in range(3)]
-    first, second, third = choose_tokens(rows, sequences)
+    first, second, third = choose(rows, sequences)
     assert isinstance(second, NoChoice)
     assert "nan or inf" in second.reason
     assert second.blame is Blame.MODEL
-    neighbours = choose_tokens(rows[[0, 2]], [sequences[0], sequences[2]])
+    neighbours = choose(rows[[0, 2]], [sequences[0], sequences[2]])
     assert [first, third] == neighbours
 
 
 def test_sampling_where_every_token_is_banned_has_no_choice() -> None:
     params = replace(SAMPLE, suppress_tokens=tuple(range(VOCAB_SIZE)))
-    [choice] = choose_tokens(logits(), [make_sequence([0], params)])
+    [choice] = choose(logits(), [make_sequence([0], params)])
     assert isinstance(choice, NoChoice)
     assert "ban every token" in choice.reason
     assert choice.blame is Blame.PARAMETERS
@@ -237,13 +236,13 @@ def test_sampling_where_every_token_is_banned_has_no_choice() -> None:
 def test_greedy_where_every_token_is_banned_has_no_log_probability() -> None:
     everything = tuple(range(VOCAB_SIZE))
     params = SamplingParams(logprobs=True, top_logprobs=2, suppress_tokens=everything)
-    assert choose_tokens(logits(), [make_sequence([0], params)]) == [Choice(0, None, {})]
+    assert choose(logits(), [make_sequence([0], params)]) == [Choice(0, None, {})]
 
 
 def test_log_probabilities_are_those_of_the_processed_scores() -> None:
     params = SamplingParams(logprobs=True, top_logprobs=3, suppress_tokens=(0, 1, 2))
     row = logits()
-    [choice] = choose_tokens(row, [make_sequence([0], params)])
+    [choice] = choose(row, [make_sequence([0], params)])
     assert isinstance(choice, Choice)
     processed = row[0].clone()
     processed[:3] = -torch.inf
@@ -256,7 +255,7 @@ def test_log_probabilities_are_those_of_the_processed_scores() -> None:
 
 def test_ruled_out_tokens_do_not_appear_among_the_likeliest() -> None:
     params = replace(SAMPLE, top_k=2, top_logprobs=5)
-    [choice] = choose_tokens(logits(), [make_sequence([0], params)])
+    [choice] = choose(logits(), [make_sequence([0], params)])
     assert isinstance(choice, Choice)
     assert choice.logprob is None
     assert choice.top_logprobs is not None
@@ -265,4 +264,4 @@ def test_ruled_out_tokens_do_not_appear_among_the_likeliest() -> None:
 
 def test_no_rows_give_no_choices() -> None:
     nobody: list[Sequence] = []
-    assert choose_tokens(torch.empty(0, VOCAB_SIZE), nobody) == []
+    assert choose(torch.empty(0, VOCAB_SIZE), nobody) == []

@@ -1,5 +1,7 @@
 """The index of words finds what looking at every word would find."""
 
+from collections import defaultdict
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,7 +9,7 @@ from worker.engine.params import SamplingParams
 from worker.engine.word_index import WordIndex
 
 TOKENS = st.integers(0, 2)  # few, so that words often match
-WORDS = st.dictionaries(st.lists(TOKENS, min_size=1, max_size=4).map(tuple), st.floats(-9, 9))
+WORDS = st.dictionaries(st.lists(TOKENS, min_size=1, max_size=4).map(tuple), st.integers(-9, 9))
 
 
 def found(index: WordIndex, token_ids: list[int]) -> list[tuple[int, float]]:
@@ -16,15 +18,18 @@ def found(index: WordIndex, token_ids: list[int]) -> list[tuple[int, float]]:
 
 
 @given(WORDS, st.lists(TOKENS, min_size=1, max_size=6))
-def test_it_finds_the_words_that_one_more_token_would_complete(
-    words: dict[tuple[int, ...], float], token_ids: list[int]
+def test_it_adds_up_what_the_words_say_that_one_more_token_would_complete(
+    words: dict[tuple[int, ...], int], token_ids: list[int]
 ) -> None:
     def is_before_end(word: tuple[int, ...]) -> bool:
         length = len(word) - 1
         return length <= len(token_ids) and tuple(token_ids[len(token_ids) - length :]) == word[:-1]
 
-    expected = sorted((word[-1], bias) for word, bias in words.items() if is_before_end(word))
-    assert found(WordIndex(words), token_ids) == expected
+    sums = defaultdict[int, int](int)
+    for word, bias in words.items():
+        if is_before_end(word):
+            sums[word[-1]] += bias
+    assert found(WordIndex(words), token_ids) == sorted(sums.items())
 
 
 def test_being_asked_leaves_no_trace() -> None:

@@ -101,10 +101,16 @@ def shape(scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         if len(rows) == len(sequences):
             scores = processor(scores, sequences)
         elif rows:
-            index = torch.tensor(rows, device=scores.device)
-            part = processor(scores.index_select(0, index), [sequences[row] for row in rows])
-            scores.index_copy_(0, index, part)
+            index = _index(rows, scores.device)
+            scores[index] = processor(scores[index], [sequences[row] for row in rows])
     return scores
+
+
+def _index(rows: list[int], device: torch.device) -> slice | torch.Tensor:
+    """An index of ascending `rows`; a slice, which copies nothing, where none lies between them."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=device)
 
 
 def _rows_by_processor(sequences: list[Sequence]) -> dict[Processor, list[int]]:

@@ -33,14 +33,8 @@ class SequenceBias(Edit):
     def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
         found = [s.params.biased_words.completions(s.token_ids) for s in sequences]
         named = entries(scores, rows, [completions.token_ids for completions in found])
-        biases = np.concatenate([np.array(c.biases, dtype=np.float32) for c in found])
-        # Of several biases for one token the sum is added, as transformers does it.
-        places = (named.rows * scores.shape[1] + named.token_ids).numpy(force=True)
-        places, owners = np.unique(places, return_inverse=True)
-        sums = np.zeros(len(places), dtype=np.float32)
-        np.add.at(sums, owners, biases)
-        index = torch.from_numpy(np.stack(np.divmod(places, scores.shape[1]))).to(scores.device)
-        scores[index[0], index[1]] += torch.from_numpy(sums).to(scores.device)
+        biases = np.concatenate([completions.biases for completions in found])
+        scores[named.rows, named.token_ids] += torch.from_numpy(biases).to(scores.device)
 
 
 class BadWords(Edit):

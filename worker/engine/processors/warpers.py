@@ -85,10 +85,11 @@ class TypicalP(Warper):
 
     def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         mass = per_row(scores, (s.params.typical_p for s in sequences))
+        probabilities = scores.softmax(dim=-1)
         surprise = -scores.log_softmax(dim=-1)
-        distance = (surprise - _mean(surprise, scores.softmax(dim=-1))).abs_()
+        distance = (surprise - _mean(surprise, probabilities)).abs_()
         order = order_of_distances(distance)
-        cumulative = scores.gather(-1, order).softmax(dim=-1).cumsum(dim=-1)
+        cumulative = probabilities.gather(-1, order).cumsum(dim=-1)
         last_kept = torch.searchsorted(cumulative, mass).clamp_(max=scores.shape[1] - 1)
         removed = below(distance.gather(-1, order.gather(-1, last_kept)), distance)
         return _without(scores, _spare_first(removed, order, _kept(scores, sequences)))
