@@ -68,6 +68,7 @@ class Driver:
             assert not self.scheduler.waiting, "nobody runs, but somebody waits"
             return
         self.check()
+        assert plan.chunks[0].group is self.scheduler.running[0], "the first in line stands still"
         self.runner.forward(plan)
         self.scheduler.update(plan)
         sampled = [sequence for group in plan.sampled_groups for sequence in group.sequences]
