@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 import torch
 
-from worker.engine.choice import Choice, NoChoice, Options, best_columns
+from worker.engine.choice import Choice, NoChoice, Options
 from worker.engine.draw import draw, draw_wide
 from worker.engine.outputs import Blame
 from worker.engine.philox import uniforms
@@ -18,15 +18,6 @@ from worker.engine.processors import edit, shape
 from worker.engine.processors.base import Edit, Shaper, count_per_row, per_row
 from worker.engine.sequence import Sequence
 from worker.engine.tiled_scores import TiledScores
-
-__all__ = [
-    "INVALID_LOGITS",
-    "NOTHING_TO_SAMPLE",
-    "Choice",
-    "NoChoice",
-    "best_columns",
-    "choose_tokens",
-]
 
 INVALID_LOGITS = "the model's logits contain nan or inf; remove_invalid_values would repair them"
 NOTHING_TO_SAMPLE = (

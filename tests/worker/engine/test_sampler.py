@@ -13,12 +13,13 @@ from tests.worker.engine.random_params import (
     random_sampling_params,
 )
 from tests.worker.engine.rows import make_sequence
+from worker.engine.choice import Choice, NoChoice
 from worker.engine.draw import draw
 from worker.engine.outputs import Blame
 from worker.engine.params import SamplingParams
 from worker.engine.philox import uniforms
 from worker.engine.processors import process
-from worker.engine.sampler import Choice, NoChoice, choose_tokens
+from worker.engine.sampler import choose_tokens
 from worker.engine.sequence import Sequence
 
 VOCAB_SIZE = 40
