@@ -13,6 +13,9 @@ import torch
 from tests.worker.engine.oracle import Judge, make_judge
 from worker.engine import Engine
 
+# Helpers whose assertions shall tell what they compared, as those of tests do.
+pytest.register_assert_rewrite("tests.worker.engine.verdict", "tests.worker.engine.company")
+
 STYLES = ("7b", "40b", "rw")
 
 

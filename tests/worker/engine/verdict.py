@@ -4,6 +4,8 @@ Greedy and beams: token for token. Sampling: each token is the one that its unif
 from transformers' own distribution. Log-probabilities and scores within 1e-4.
 """
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,6 +15,11 @@ from worker.engine import Blame, FinishReason, SamplingParams, TokenOutput
 from worker.engine.philox import uniforms
 
 CLOSE = 1e-4
+
+
+def close(expected: Any) -> Any:
+    """Equal within 1e-4 or, where penalties make large numbers, within 1e-5 of them."""
+    return pytest.approx(expected, abs=CLOSE, rel=1e-5, nan_ok=True)
 
 
 def check(judge: Judge, guest: Guest, result: Result) -> None:
@@ -26,7 +33,7 @@ def check(judge: Judge, guest: Guest, result: Result) -> None:
 
 
 def check_greedy(judge: Judge, guest: Guest, result: Result) -> None:
-    assert result.failure is None, result.failure
+    assert result.failure is None
     [answer] = answers(judge, list(guest.prompt), guest.params)
     check_answer(guest, result.outputs[0], answer, is_whole=not result.is_aborted)
 
@@ -45,12 +52,12 @@ def check_beams(judge: Judge, guest: Guest, result: Result) -> None:
         assert result.failure is not None
         assert result.failure.blame is Blame.PARAMETERS
         return
-    assert result.failure is None, result.failure
+    assert result.failure is None
     assert len(result.outputs) == len(expected)
     for rank, answer in enumerate(expected):
         outputs = result.outputs[rank]
         check_answer(guest, outputs, answer, is_whole=True)
-        assert outputs[-1].score == pytest.approx(answer.score, rel=1e-5, abs=CLOSE)
+        assert outputs[-1].score == close(answer.score)
 
 
 def check_answer(
@@ -58,10 +65,9 @@ def check_answer(
 ) -> None:
     """The tokens of one sequence, or of its beginning, with their log-probabilities."""
     length = len(answer.token_ids) if is_whole else len(outputs)
-    token_ids = [o.token_id for o in outputs]
-    assert token_ids == answer.token_ids[:length], f"{token_ids}, not {answer.token_ids[:length]}"
+    assert [o.token_id for o in outputs] == answer.token_ids[:length]
     logprobs = [torch.nan if o.logprob is None else o.logprob for o in outputs]
-    assert logprobs == pytest.approx(answer.logprobs[:length], abs=CLOSE, nan_ok=True)
+    assert logprobs == close(answer.logprobs[:length])
     if is_whole:
         check_end(guest, outputs)
 
@@ -70,15 +76,15 @@ def check_end(guest: Guest, outputs: list[TokenOutput]) -> None:
     """Ends once, and says why: an eos or a stop string, or else the length."""
     params = guest.params
     *before, last = (output.finish_reason for output in outputs)
-    assert before == [None] * len(before), before
+    assert before == [None] * len(before)
     has_eos = outputs[-1].token_id in params.eos_token_ids
     # A search may also give up early on beams that cannot win any more; it calls that length.
     is_short = len(outputs) < params.max_new_tokens and params.num_beams == 1
     if has_eos or is_short:
-        assert last is FinishReason.STOP, last
+        assert last is FinishReason.STOP
         assert has_eos or params.stop_strings, "ended by nothing"
     elif not params.stop_strings:
-        assert last is FinishReason.LENGTH, last
+        assert last is FinishReason.LENGTH
 
 
 def check_draws(judge: Judge, guest: Guest, result: Result) -> None:
@@ -106,11 +112,10 @@ def check_draw(
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
     below = cumulative[output.token_id - 1].item() if output.token_id else 0.0
     [uniform] = uniforms([params.seed], [sequence], [position])
-    until = cumulative[output.token_id].item()
-    assert below - CLOSE <= uniform <= until + CLOSE, f"{uniform} is not in {below}..{until}"
+    assert below - CLOSE <= uniform <= cumulative[output.token_id].item() + CLOSE
     logprobs = scores.log_softmax(dim=-1)
-    assert output.logprob == pytest.approx(logprobs[output.token_id].item(), abs=CLOSE)
+    assert output.logprob == close(logprobs[output.token_id].item())
     if params.top_logprobs:
         assert output.top_logprobs is not None
         best = sorted(logprobs[logprobs > -torch.inf].tolist())[: -params.top_logprobs - 1 : -1]
-        assert list(output.top_logprobs.values()) == pytest.approx(best, abs=CLOSE)
+        assert list(output.top_logprobs.values()) == close(best)
