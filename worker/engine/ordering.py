@@ -37,9 +37,13 @@ def order_of_distances(distances: torch.Tensor) -> torch.Tensor:
     `distances` are float32, not negative: their bits order as integers, so that one integer may
     hold a distance and its column.
     """
-    columns = torch.arange(distances.shape[1], device=distances.device)
-    keys = (distances.view(torch.int32).long() << _INDEX_BITS) | columns
-    return ascending(keys) & ((1 << _INDEX_BITS) - 1)
+    keys = distances.view(torch.int32).long().bitwise_left_shift_(_INDEX_BITS)
+    keys |= torch.arange(distances.shape[1], device=distances.device)
+    if keys.device.type == "cpu":
+        keys.numpy().sort(axis=-1)
+    else:
+        keys = keys.sort(dim=-1).values
+    return keys.bitwise_and_((1 << _INDEX_BITS) - 1)
 
 
 def places_of(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

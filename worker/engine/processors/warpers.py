@@ -86,8 +86,8 @@ class TypicalP(Warper):
     def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         mass = per_row(scores, (s.params.typical_p for s in sequences))
         probabilities = scores.softmax(dim=-1)
-        surprise = -scores.log_softmax(dim=-1)
-        distance = (surprise - _mean(surprise, probabilities)).abs_()
+        surprise = scores.log_softmax(dim=-1).neg_()
+        distance = surprise.sub_(_mean(surprise, probabilities)).abs_()
         order = order_of_distances(distance)
         cumulative = probabilities.gather(-1, order).cumsum(dim=-1)
         last_kept = torch.searchsorted(cumulative, mass).clamp_(max=scores.shape[1] - 1)
@@ -115,7 +115,7 @@ class EtaCutoff(Warper):
     def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         epsilon = per_row(scores, (s.params.eta_cutoff for s in sequences))
         probabilities = scores.softmax(dim=-1)
-        entropy = _mean(-scores.log_softmax(dim=-1), probabilities)
+        entropy = _mean(scores.log_softmax(dim=-1).neg_(), probabilities)
         floor = torch.min(epsilon, epsilon.sqrt() * (-entropy).exp())
         return _cut_below(floor, probabilities, scores, sequences)
 
