@@ -1,6 +1,7 @@
 """Draws: their distribution, their independence of the batch, rows that form no distribution."""
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
@@ -266,3 +267,15 @@ def test_ruled_out_tokens_do_not_appear_among_the_likeliest() -> None:
 def test_no_rows_give_no_choices() -> None:
     nobody: list[Sequence] = []
     assert choose(torch.empty(0, VOCAB_SIZE), nobody) == []
+
+
+@pytest.mark.parametrize("rows", [logits(), torch.zeros(1, 0)], ids=["chosen", "failed"])
+def test_torch_has_its_threads_again_afterwards(rows: torch.Tensor) -> None:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with suppress(Exception):
+            choose(rows, [make_sequence([0])])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(num_threads)
