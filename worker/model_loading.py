@@ -16,7 +16,7 @@ from worker.settings import WorkerSettings
 
 BUNDLED = "tiny"
 # What takes about as long as the tokens of 16 rows that decode.
-MAX_CHUNK_TOKENS = {"cpu": 24, "cuda": 512}
+MAX_CHUNK_TOKENS = {"cpu": 16, "cuda": 512}
 
 
 @dataclass(frozen=True, slots=True)

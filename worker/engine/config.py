@@ -18,7 +18,7 @@ class EngineConfig:
     num_blocks: int | None = None
     block_size: int = 32
     max_step_tokens: int = 512
-    max_chunk_tokens: int = 24
+    max_chunk_tokens: int = 16
 
     def __post_init__(self) -> None:
         for field in fields(self):

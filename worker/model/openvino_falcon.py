@@ -78,37 +78,45 @@ class _GraphBuilder:
     def _layer(
         self, residual: Node, index: int, layer: FalconDecoderLayer, rotary: tuple[Node, Node]
     ) -> Node:
+        attention, mlp = layer.self_attention, layer.mlp
         match layer.block_style:
             case BlockStyle.PARALLEL:
                 normed = _layer_norm(residual, layer.input_layernorm)
-                attended = self._attention(normed, index, layer, rotary)
-                output = op.add(self._mlp(normed, layer), attended)
+                fused, expanded = self._linears(
+                    normed, [attention.query_key_value, mlp.dense_h_to_4h]
+                )
             case BlockStyle.PARALLEL_TWO_NORMS:
-                normed = _layer_norm(residual, layer.ln_attn)
-                attended = self._attention(normed, index, layer, rotary)
-                output = op.add(self._mlp(_layer_norm(residual, layer.ln_mlp), layer), attended)
+                fused = self._linear(
+                    _layer_norm(residual, layer.ln_attn), attention.query_key_value
+                )
+                expanded = self._linear(_layer_norm(residual, layer.ln_mlp), mlp.dense_h_to_4h)
             case BlockStyle.SEQUENTIAL:
-                normed = _layer_norm(residual, layer.input_layernorm)
-                residual = op.add(residual, self._attention(normed, index, layer, rotary))
-                output = self._mlp(_layer_norm(residual, layer.post_attention_layernorm), layer)
+                return self._sequential_layer(residual, index, layer, rotary)
+        context = self._attention(fused, index, rotary)
+        output = self._sum_of_linears(
+            [(context, attention.dense), (op.gelu(expanded, "erf"), mlp.dense_4h_to_h)]
+        )
         return op.add(residual, output)
 
-    def _mlp(self, hidden: Node, layer: FalconDecoderLayer) -> Node:
-        expanded = op.gelu(self._linear(hidden, layer.mlp.dense_h_to_4h), "erf")
-        return self._linear(expanded, layer.mlp.dense_4h_to_h)
-
-    def _attention(
-        self, hidden: Node, index: int, layer: FalconDecoderLayer, rotary: tuple[Node, Node]
+    def _sequential_layer(
+        self, residual: Node, index: int, layer: FalconDecoderLayer, rotary: tuple[Node, Node]
     ) -> Node:
-        fused = self._linear(hidden, layer.self_attention.query_key_value)
+        attention, mlp = layer.self_attention, layer.mlp
+        normed = _layer_norm(residual, layer.input_layernorm)
+        context = self._attention(self._linear(normed, attention.query_key_value), index, rotary)
+        residual = op.add(residual, self._linear(context, attention.dense))
+        normed = _layer_norm(residual, layer.post_attention_layernorm)
+        expanded = op.gelu(self._linear(normed, mlp.dense_h_to_4h), "erf")
+        return op.add(residual, self._linear(expanded, mlp.dense_4h_to_h))
+
+    def _attention(self, fused: Node, index: int, rotary: tuple[Node, Node]) -> Node:
         query, key, value = self._split_heads(fused)
-        context = self._paged_attention(
+        return self._paged_attention(
             self._joined(self._rotate(query, rotary)),
             self._joined(self._rotate(key, rotary)),
             self._joined(value),
             index,
         )
-        return self._linear(context, layer.self_attention.dense)
 
     def _split_heads(self, fused: Node) -> tuple[Node, Node, Node]:
         """For each KV head its query heads, its key, its value: [num_tokens, kv, heads, dim]."""
@@ -158,14 +166,32 @@ class _GraphBuilder:
         return op.reshape(attention.output(0), _int64([0, config.hidden_size]), special_zero=True)
 
     def _linear(self, hidden: Node, linear: Linear) -> Node:
-        product = op.matmul(hidden, self._weight(linear), transpose_a=False, transpose_b=True)
-        return product if linear.bias is None else op.add(product, _shared(linear.bias))
+        return self._product(hidden, linear.weight, linear.bias)
 
-    def _weight(self, linear: Linear) -> Node:
+    def _linears(self, hidden: Node, linears: list[Linear]) -> list[Node]:
+        """Several layers with one input as one product: more work for each look at the input."""
+        weight = torch.cat([linear.weight for linear in linears])
+        biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+        product = self._product(hidden, weight, torch.cat(biases) if biases else None)
+        sizes = [linear.out_features for linear in linears]
+        return list(op.variadic_split(product, _int64(1), _int64(sizes)).outputs())
+
+    def _sum_of_linears(self, terms: list[tuple[Node, Linear]]) -> Node:
+        """Several layers whose outputs are added up, as one product."""
+        weight = torch.cat([linear.weight for _, linear in terms], dim=1)
+        biases: list[torch.Tensor] = [linear.bias for _, linear in terms if linear.bias is not None]
+        bias = torch.stack(biases).sum(dim=0) if biases else None
+        return self._product(op.concat([hidden for hidden, _ in terms], 1), weight, bias)
+
+    def _product(self, hidden: Node, weight: torch.Tensor, bias: torch.Tensor | None) -> Node:
+        product = op.matmul(hidden, self._weight(weight), transpose_a=False, transpose_b=True)
+        return product if bias is None else op.add(product, _shared(bias))
+
+    def _weight(self, weight: torch.Tensor) -> Node:
         if not self._int8:
-            return _shared(linear.weight)
-        weight, scale = quantize_rows(linear.weight)
-        return op.multiply(op.convert(op.constant(weight.numpy()), "f32"), _shared(scale))
+            return _shared(weight)
+        rounded, scale = quantize_rows(weight)
+        return op.multiply(op.convert(op.constant(rounded.numpy()), "f32"), _shared(scale))
 
     def _parameter(self, name: str, shape: list[int], dtype: type[np.generic]) -> Node:
         parameter = op.parameter(shape, dtype, name=name)

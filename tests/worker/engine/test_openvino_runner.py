@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import FalconConfig, FalconForCausalLM
 
 from tests.worker.engine.oracle import generate, load_judge, silence
+from tests.worker.engine.rows import make_sequence
 from worker.engine import (
     Engine,
     EngineConfig,
@@ -19,7 +21,10 @@ from worker.engine import (
     SamplingParams,
     TokenOutput,
 )
+from worker.engine.group import SequenceGroup
+from worker.engine.loading import load_runner
 from worker.engine.openvino_runner import OpenVinoRunner
+from worker.engine.plan import Chunk, StepPlan
 from worker.model.random_checkpoint import write_random_checkpoint
 
 GREEDY = SamplingParams(max_new_tokens=16)
@@ -112,14 +117,37 @@ def test_8_bit_weights_mostly_agree_on_the_next_token(falcon: Falcon) -> None:
     assert 0.7 < agreement
 
 
-def test_logits_are_those_of_our_own_network(falcon: Falcon) -> None:
-    """Step for step, torch and OpenVINO within what float32 allows."""
-    [prompt] = prompts(falcon, 1)
-    logits = {}
-    for executor in (Executor.TORCH, Executor.OPENVINO):
-        engine = Engine.from_pretrained(str(falcon.path), dtype="float32", executor=executor)
-        engine.add(Request(request_id="r", prompt_token_ids=prompt, params=GREEDY))
-        logits[executor] = engine._runner.forward(engine._scheduler.schedule()).clone()
-    torch.testing.assert_close(
-        logits[Executor.OPENVINO], logits[Executor.TORCH], rtol=1e-4, atol=1e-4
+SHAPES = {
+    "one norm": {"multi_query": True, "parallel_attn": True},
+    "two norms": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "sequential": {"multi_query": False, "parallel_attn": False},
+}
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_are_those_of_our_own_network(shape: str, bias: bool, tmp_path: Path) -> None:
+    """Also in shapes that no published Falcon has: rotary and sequential, or with biases."""
+    write_falcon(tmp_path, bias=bias, **SHAPES[shape])
+    sequence = make_sequence([7, 3, 250, 8, 8, 1] * 9)
+    sequence.block_table = [2, 0]
+    plan = StepPlan((Chunk(SequenceGroup([sequence]), sequence, 0, sequence.num_tokens),))
+    torch_logits, openvino_logits = (
+        load_runner(
+            str(tmp_path), executor=executor, config=EngineConfig(num_blocks=3)
+        ).runner.forward(plan)
+        for executor in (Executor.TORCH, Executor.OPENVINO)
     )
+    assert torch_logits.std() > 0.1
+    torch.testing.assert_close(openvino_logits, torch_logits, rtol=1e-4, atol=1e-4)
+
+
+def write_falcon(path: Path, **shape: Any) -> None:
+    torch.manual_seed(0)
+    config = FalconConfig(
+        vocab_size=256, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, **shape
+    )
+    falcon: Any = FalconForCausalLM(config)
+    for parameter in falcon.parameters():  # biases too, which start at zero
+        parameter.data.normal_(std=0.2)
+    falcon.save_pretrained(path)
