@@ -144,8 +144,7 @@ def _generate(model: Any, prompt: list[int], params: SamplingParams, tokenizer: 
 def process(model: Any, sequence: Sequence, logits: torch.Tensor) -> torch.Tensor:
     """The scores [vocab] that `generate` would make of this row's logits [vocab]."""
     processors = _processors(model, sequence.request.prompt_token_ids, sequence.params)
-    scores: torch.Tensor = processors(torch.tensor([sequence.token_ids]), logits[None].clone())
-    return scores[0]
+    return _apply(processors, torch.tensor([sequence.token_ids]), logits)
 
 
 @torch.no_grad()
@@ -160,10 +159,19 @@ def next_scores(
     logits = model(whole, attention_mask=torch.ones_like(whole)).logits[0, len(prompt) - 1 :]
     processors = _processors(model, prompt, params)
     rows = [
-        processors(whole[:, : len(prompt) + position], row[None].clone())[0]
+        _apply(processors, whole[:, : len(prompt) + position], row)
         for position, row in enumerate(logits)
     ]
     return torch.stack(rows)
+
+
+def _apply(processors: Any, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Processed scores [vocab]; nan where eta_cutoff raises because nothing is left to cut."""
+    try:
+        scores: torch.Tensor = processors(input_ids, logits[None].clone())
+    except ValueError:
+        return torch.full_like(logits, torch.nan)
+    return scores[0]
 
 
 def _processors(model: Any, prompt: list[int], params: SamplingParams) -> Any:

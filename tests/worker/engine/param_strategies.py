@@ -93,15 +93,16 @@ EXTREMES: Options = {
     "exponential_decay_length_penalty": st.just((0, 100.0)),
 }
 
-SEARCH: Options = {
-    "early_stopping": st.sampled_from([False, True, "never"]),
-    "length_penalty": st.sampled_from([1.0, 0.0, -1.0, 10.0, -10.0]) | st.floats(-3, 3),
-}
-
 FRAME = st.fixed_dictionaries(
     {
         "max_new_tokens": st.integers(1, 12),
-        "eos_token_ids": st.sampled_from([(), (END_OF_TEXT_ID,), (OUTSIDE,)]) | spans(40),
+        "eos_token_ids": st.sampled_from([(), (END_OF_TEXT_ID,), (OUTSIDE,)]) | spans(100),
+    }
+)
+SEARCH = st.fixed_dictionaries(
+    {
+        "early_stopping": st.sampled_from([False, True, "never"]),
+        "length_penalty": st.sampled_from([1.0, 0.0, -1.0, 10.0, -10.0]) | st.floats(-3, 3),
     }
 )
 DRAWS = st.fixed_dictionaries({"do_sample": st.just(True), "seed": st.integers(0, 2**63 - 1)})
@@ -146,9 +147,9 @@ SAMPLING = join(
     mixes(WARPERS, 4),
 )
 EXTREME_SAMPLING = join(DRAWS, mixes(RULES, 3), mixes(WARPERS, 3), mixes(EXTREMES, 2))
-BEAMS = join(beam_counts(), mixes(SEARCH, 2), mixes(RULES, 4))
-BEAM_SAMPLING = join(DRAWS, beam_counts(), mixes(SEARCH, 2), mixes(RULES, 2), mixes(WARPERS, 2))
-DIVERSE_BEAMS = join(group_counts(), mixes(SEARCH, 2), mixes(RULES, 3))
+BEAMS = join(beam_counts(), SEARCH, mixes(RULES, 4))
+BEAM_SAMPLING = join(DRAWS, beam_counts(), SEARCH, mixes(RULES, 2), mixes(WARPERS, 2))
+DIVERSE_BEAMS = join(group_counts(), SEARCH, mixes(RULES, 3))
 ANY = GREEDY | SAMPLING | BEAMS
 
 

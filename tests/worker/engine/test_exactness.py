@@ -64,9 +64,10 @@ def test_scores_of_a_mixed_batch_are_processed_as_transformers_processes_each_ro
     for sequence, row, processed in zip(batch, logits, ours, strict=True):
         theirs = oracle.process(judges["7b"].model, sequence, row)
         context = f"{sequence.token_ids}, {spell(sequence.params)}, seed {seed}"
-        torch.testing.assert_close(
-            processed, theirs, rtol=1e-5, atol=1e-5, equal_nan=True, msg=context.__add__
-        )
+        if theirs.amax().isfinite():
+            torch.testing.assert_close(processed, theirs, rtol=1e-5, atol=1e-5, msg=context.__add__)
+        else:
+            assert not processed.amax().isfinite(), context
 
 
 def test_the_companies_use_every_parameter() -> None:
