@@ -242,6 +242,8 @@ class Engine:
         results = search.results()
         if isinstance(results, NoChoice):
             return self._fail(group.request_id, results.reason, results.blame)
+        for sequence in group.sequences:
+            sequence.vouch()  # also for a search that ends with its first step
         self._finish(group)
         return results
 
