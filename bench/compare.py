@@ -8,11 +8,14 @@ import json
 import os
 import statistics
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from bench.comparison import Comparison
 from bench.comparison_tables import costs_table, int8_table, phases_table, sides_table
@@ -62,7 +65,7 @@ def compare(
     sides = gather_sides(conditions, comparison.failures, with_peers=peers)
     for number in range(1, rounds + 1):
         run_round(comparison, sides, console, number)
-    report(comparison, sides, look_inside(conditions, folder, rounds), console)
+    report(comparison, sides, console, partial(look_inside, conditions, folder, rounds))
 
 
 def ensure_model(folder: Path) -> Path:
@@ -113,20 +116,26 @@ def look_inside(conditions: Conditions, folder: Path, rounds: int) -> Any:
     return run_to_json(command, json_out, conditions.threads)
 
 
-def report(comparison: Comparison, sides: list[Side], inside: Any, console: Console) -> None:
-    """Print the tables; write everything to figures.json."""
+def report(
+    comparison: Comparison, sides: list[Side], console: Console, inside: Callable[[], Any]
+) -> None:
+    """Print the tables; write to figures.json after each, so that a later failure loses none."""
     done = {side.name: side for side in sides if side.name in comparison.runs}
-    figures = {
+    figures: dict[str, Any] = {
         "sides": {name: comparison.summary(side) for name, side in done.items()},
         "failures": comparison.failures,
-        "inside": inside,
     }
-    console.print(sides_table(figures["sides"], comparison.failures))
-    console.print(phases_table(inside["anatomy"]))
-    console.print(costs_table(inside))
+    show(sides_table(figures["sides"], comparison.failures), figures, comparison, console)
     if {FALCONER_INT8, FALCONER_TORCH} <= done.keys():
         figures["int8"] = judge_int8(comparison, done[FALCONER_INT8])
-        console.print(int8_table(figures["int8"]))
+        show(int8_table(figures["int8"]), figures, comparison, console)
+    figures["inside"] = inside()
+    show(phases_table(figures["inside"]["anatomy"]), figures, comparison, console)
+    show(costs_table(figures["inside"]), figures, comparison, console)
+
+
+def show(table: Table, figures: dict[str, Any], comparison: Comparison, console: Console) -> None:
+    console.print(table)
     (comparison.folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 

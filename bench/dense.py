@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from worker.engine.runner import ModelRunner, Runner
+from worker.model.config import BlockStyle
 from worker.model.falcon import FalconDecoderLayer, FalconForCausalLM
 
 # Computes the layers on `num_tokens` rows and the head on `num_logit_rows`.
@@ -66,26 +67,34 @@ def openvino_layers(model: FalconForCausalLM, *, threads: int) -> DenseLayers:
 def dense_graph(model: FalconForCausalLM) -> Any:
     """An `openvino.Model` of two inputs, [num_tokens, hidden] and [num_logit_rows, hidden].
 
-    Every product depends on one before it, so that the runtime can neither drop nor merge any.
+    The products are those of the runner's graph, where layers that share an input or add up are
+    one. Every product depends on one before it, so that the runtime can neither drop nor merge any.
     """
     import openvino as ov
     from openvino import opset13 as op
 
-    def linear(rows: Any, layer: torch.nn.Linear) -> Any:
-        weight = op.constant(layer.weight.detach().numpy(), shared_memory=True)
+    def linear(rows: Any, weights: list[torch.Tensor], dim: int) -> Any:
+        weight = op.constant(torch.cat(weights, dim=dim).detach().numpy())
         return op.matmul(rows, weight, transpose_a=False, transpose_b=True)
 
-    hidden_size = model.config.hidden_size
-    shape = [-1, hidden_size]
-    inputs = [op.parameter(shape, np.float32) for _ in range(2)]
+    def leading(rows: Any, num_columns: int) -> Any:
+        return op.slice(rows, [0], [num_columns], [1], [1])
+
+    config = model.config
+    inputs = [op.parameter([-1, config.hidden_size], np.float32) for _ in range(2)]
     hidden, sampled = inputs
     for layer in decoder_layers(model):
-        fused = linear(hidden, layer.self_attention.query_key_value)
-        query = op.slice(fused, [0], [hidden_size], [1], [1])
-        attended = linear(query, layer.self_attention.dense)
-        expanded = linear(hidden, layer.mlp.dense_h_to_4h)
-        hidden = op.add(attended, linear(expanded, layer.mlp.dense_4h_to_h))
-    return ov.Model([hidden, linear(sampled, model.lm_head)], inputs)
+        attention, mlp = layer.self_attention, layer.mlp
+        ways_in = [attention.query_key_value.weight, mlp.dense_h_to_4h.weight]
+        ways_out = [attention.dense.weight, mlp.dense_4h_to_h.weight]
+        if config.block_style is BlockStyle.PARALLEL:
+            inner = linear(hidden, ways_in, dim=0)
+        else:
+            inner = op.concat([linear(hidden, [weight], dim=0) for weight in ways_in], 1)
+        hidden = linear(
+            leading(inner, ways_out[0].shape[1] + ways_out[1].shape[1]), ways_out, dim=1
+        )
+    return ov.Model([hidden, linear(sampled, [model.lm_head.weight], dim=0)], inputs)
 
 
 def decoder_layers(model: FalconForCausalLM) -> list[FalconDecoderLayer]:

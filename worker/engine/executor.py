@@ -60,8 +60,10 @@ def _openvino_obstacle(
 ) -> str | None:
     if find_spec("openvino") is None:
         return "the package openvino is not installed"
-    from worker.model.openvino_falcon import BLOCK_SIZE, why_unsupported
-
+    try:
+        from worker.model.openvino_falcon import BLOCK_SIZE, why_unsupported
+    except ImportError as error:
+        return f"this openvino is not one that it knows: {error}"
     if device.type != "cpu" or dtype != torch.float32:
         return f"it needs device cpu and dtype float32, not {device} and {_name(dtype)}"
     if config.block_size != BLOCK_SIZE:
@@ -74,5 +76,5 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _has_vnni() -> bool:
-    """Whether the CPU multiplies 8-bit numbers natively; what is no x86 Linux is taken to."""
+    """Whether the CPU multiplies 8-bit numbers natively; yes where there is no telling."""
     return not CPU_INFO.exists() or "vnni" in CPU_INFO.read_text()

@@ -5,6 +5,7 @@ openvino.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -19,6 +20,7 @@ from worker.model.openvino_falcon import BLOCK_SIZE, build_graph
 
 # Activations of 8-bit layers are quantized on the fly in groups of this many, each with a scale.
 _ACTIVATION_GROUP_SIZE = 128
+_BLOCK_INDICES_MULTIPLE = 256
 
 
 Caches = dict[str, NDArray[np.float32]]
@@ -50,21 +52,22 @@ class OpenVinoRunner:
         return ov.Core().compile_model(build_graph(model, int8=int8), "CPU", properties)
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
-        """Float32 logits [len(plan.sampled), vocab]; the next step overwrites them."""
+        """Float32 logits [len(plan.sampled), vocab]: to be spent, the next step overwrites them."""
         self._copy_blocks(plan.block_copies)
         step = PackedStep.of(plan, BLOCK_SIZE)
-        inputs = {
+        # OpenVINO keeps no reference: these names must outlive the call.
+        inputs: dict[str, NDArray[Any]] = {
             "input_ids": step.token_ids,
             "positions": step.positions,
             "sampled": step.sampled,
             "past_lens": step.past_lens,
             "subsequence_begins": step.cu_seqlens_q,
-            "block_indices": step.block_indices,
+            "block_indices": _padded(step.block_indices),
             "block_indices_begins": step.block_begins,
-            "max_context_len": step.context_lens.max(),
+            "max_context_len": np.array(step.context_lens.max()),
         }
         for name, array in inputs.items():
-            self._request.set_tensor(name, ov.Tensor(np.asarray(array), shared_memory=True))
+            self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
         self._request.infer(share_outputs=True)
         return torch.from_numpy(self._request.get_output_tensor(0).data)
 
@@ -72,6 +75,12 @@ class OpenVinoRunner:
         for source, destination in block_copies:
             for cache in self._caches.values():
                 cache[destination] = cache[source]
+
+
+def _padded(block_indices: NDArray[np.int32]) -> NDArray[np.int32]:
+    """To a length that seldom changes: a new shape makes the runtime go over its graph again."""
+    missing = -len(block_indices) % _BLOCK_INDICES_MULTIPLE
+    return np.concatenate([block_indices, np.zeros(missing, dtype=np.int32)])
 
 
 def _allocate_caches(config: ModelConfig, num_blocks: int) -> Caches:

@@ -40,8 +40,8 @@ def build_graph(model: FalconForCausalLM, *, int8: bool) -> ov.Model:
     them; `key_cache.N` and `value_cache.N`: float32 [num_blocks, num_kv_heads, 32, head_dim],
     written in place. Output: logits, float32 [n, vocab_size].
 
-    The graph shares the memory of the model's weights. `int8` rounds the linear layers' weights
-    to 8 bits, one scale to an output row.
+    The graph shares the memory of the model's weights, some of which it lays together for that.
+    `int8` rounds the linear layers' weights to 8 bits, one scale to an output row.
     """
     return _GraphBuilder(model, int8=int8).build()
 
@@ -170,7 +170,7 @@ class _GraphBuilder:
 
     def _linears(self, hidden: Node, linears: list[Linear]) -> list[Node]:
         """Several layers with one input as one product: more work for each look at the input."""
-        weight = torch.cat([linear.weight for linear in linears])
+        weight = _laid_together(linears, dim=0)
         biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
         product = self._product(hidden, weight, torch.cat(biases) if biases else None)
         sizes = [linear.out_features for linear in linears]
@@ -178,7 +178,7 @@ class _GraphBuilder:
 
     def _sum_of_linears(self, terms: list[tuple[Node, Linear]]) -> Node:
         """Several layers whose outputs are added up, as one product."""
-        weight = torch.cat([linear.weight for _, linear in terms], dim=1)
+        weight = _laid_together([linear for _, linear in terms], dim=1)
         biases: list[torch.Tensor] = [linear.bias for _, linear in terms if linear.bias is not None]
         bias = torch.stack(biases).sum(dim=0) if biases else None
         return self._product(op.concat([hidden for hidden, _ in terms], 1), weight, bias)
@@ -198,6 +198,15 @@ class _GraphBuilder:
         parameter.output(0).set_names({name})
         self._parameters.append(parameter)
         return parameter
+
+
+def _laid_together(linears: list[Linear], dim: int) -> torch.Tensor:
+    """The weights as one tensor, of which each layer keeps a slice: no weight is there twice."""
+    weight = torch.cat([linear.weight for linear in linears], dim=dim)
+    parts = torch.split(weight, [linear.weight.shape[dim] for linear in linears], dim)
+    for linear, part in zip(linears, parts, strict=True):
+        linear.weight.data = part
+    return weight
 
 
 def _layer_norm(hidden: Node, norm: LayerNorm) -> Node:
