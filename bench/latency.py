@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.mixes import FIRST_WORD_ID
-from worker.engine import Engine, Request, SamplingParams, TokenOutput
+from shared.errors import FalconerError
+from worker.engine import Engine, Request, RequestFailed, SamplingParams
 
 NUM_STREAMS = 16
 STREAM_PROMPT = 64  # tokens
@@ -29,10 +30,11 @@ class Gaps:
         outputs = engine.step()
         now = time.perf_counter()
         for output in outputs:
-            if isinstance(output, TokenOutput):
-                if (last := self.last_token_at.get(output.request_id)) is not None:
-                    self.by_request[output.request_id].append(now - last)
-                self.last_token_at[output.request_id] = now
+            if isinstance(output, RequestFailed):
+                raise FalconerError(f"{output.request_id} failed: {output.message}")
+            if (last := self.last_token_at.get(output.request_id)) is not None:
+                self.by_request[output.request_id].append(now - last)
+            self.last_token_at[output.request_id] = now
 
 
 def measure_latency(engine: Engine, *, vocab_size: int, rounds: int) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 Knows nothing of KV cache or text.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from worker.engine.beam_candidates import Candidates
@@ -15,7 +18,23 @@ from worker.engine.text_stream import TextStream
 GroupChoice = Choice | list[Candidates] | NoChoice
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps torch to the calling thread.
+
+    It would share each of many operations, of microseconds, with other threads, and wait for
+    milliseconds wherever somebody else has their cores.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 @torch.inference_mode()
+@_one_thread()
 def choose(
     logits: torch.Tensor,
     groups: list[SequenceGroup],
@@ -24,6 +43,7 @@ def choose(
     """One choice per group from the float32 `logits` [n, vocab] of all their sequences, in order.
 
     Groups with a beam search get candidates; for all others' single rows one call chooses.
+    `logits` are spent.
     """
     choices: dict[SequenceGroup, GroupChoice] = {}
     single: dict[SequenceGroup, int] = {}

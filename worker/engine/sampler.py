@@ -5,8 +5,7 @@ bit, never on the batch it is in.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 
 import torch
@@ -44,23 +43,7 @@ class _Way(Enum):
         return cls.DRAWN_FROM_FEW if is_short else cls.DRAWN_FROM_ALL
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keeps torch to the calling thread.
-
-    It would share each of many operations, of microseconds, with other threads, and wait for
-    milliseconds wherever somebody else has their cores.
-    """
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
-
-
 @torch.inference_mode()
-@_one_thread()
 def choose_tokens(logits: torch.Tensor, sequences: list[Sequence]) -> list[Choice | NoChoice]:
     """The next token of each sequence from float32 `logits` [n, vocab]; never raises for one row.
 
