@@ -1,6 +1,6 @@
 """How one request wants its tokens chosen: the engine's own view of the generation parameters.
 
-Knows nothing of HTTP or JSON; values arrive validated. `worker/translation.py` translates from the wire.
+Knows nothing of HTTP or JSON; values arrive validated, from the wire by `worker/translation.py`.
 """
 
 import math
