@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 MAX_INT = 2**31 - 1
 MAX_SEED = 2**63 - 1
 MAX_LIST = 1024  # entries of a list of token ids, words or biases
+MAX_BEAM_EOS = 16  # eos ids in beam search: each is one more candidate per beam and step
 MAX_NGRAM = 256  # token ids of one banned or biased sequence
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 1024

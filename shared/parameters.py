@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from shared.nullable import NullMeansDefault
 from shared.parameter_types import (
+    MAX_BEAM_EOS,
     MAX_BIAS,
     MAX_INT,
     MAX_LENGTH_POWER,
@@ -169,10 +170,14 @@ class GenerateKwargs(NullMeansDefault):
 
     # The end.
     eos_token_id: TokenIds | None = Field(
-        default=None, description="Tokens that end a sequence; null: none; not given: the model's."
+        default=None,
+        description="Tokens that end a sequence, at most 16 with num_beams > 1; null: none; "
+        "not given: the model's.",
     )
     pad_token_id: TokenId | None = Field(
-        default=None, description="Accepted for compatibility; nothing is ever padded."
+        default=None,
+        description="What a group of diverse beams counts as choosing once it is done (not given: "
+        "the model's, else the first eos_token_id); nothing else is padded.",
     )
     stop_strings: StopStrings | None = Field(
         default=None,
@@ -229,6 +234,13 @@ class GenerateKwargs(NullMeansDefault):
         if num_beams == 1 and count > 1 and not info.data.get("do_sample", True):
             raise broken_rule("should be 1 in greedy decoding (do_sample false, num_beams 1)")
         return count
+
+    @field_validator("eos_token_id")
+    @classmethod
+    def _beams_have_few_eos(cls, eos: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        if info.data.get("num_beams", 1) > 1 and len(eos or ()) > MAX_BEAM_EOS:
+            raise broken_rule(f"should hold at most {MAX_BEAM_EOS} with num_beams > 1")
+        return eos
 
     @field_validator("forced_bos_token_id", "forced_eos_token_id")
     @classmethod

@@ -90,6 +90,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         ({"forced_eos_token_id": [3, 4], "suppress_tokens": [3, 4, 5]}, "forced_eos_token_id"),
         ({"eos_token_id": []}, "eos_token_id"),
         ({"eos_token_id": "</s>"}, "eos_token_id"),
+        ({"eos_token_id": [3] * 17, "num_beams": 2}, "eos_token_id"),
         ({"stop_strings": ""}, "stop_strings"),
         ({"stop_strings": ["x"] * 65}, "stop_strings"),
         ({"exponential_decay_length_penalty": [1]}, "exponential_decay_length_penalty"),
@@ -121,6 +122,11 @@ def test_a_value_outside_its_range_is_refused_by_name(kwargs: dict[str, Any], fi
 )
 def test_greedy_decoding_ignores_what_only_sampling_needs(kwargs: dict[str, Any]) -> None:
     accepted(do_sample=False, **kwargs)
+
+
+def test_only_beam_search_limits_eos_tokens_to_a_few() -> None:
+    accepted(eos_token_id=[3] * 1024)
+    accepted(eos_token_id=[3] * 16, num_beams=2)
 
 
 def test_integers_do_for_floats() -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from worker.engine.limits import check_values
 from worker.engine.params import SamplingParams
 
-MAX_LENGTH_POWER = 20  # no length raised to it, or divided by it, leaves the range of floats
+MAX_DRAWN_EOS = 16  # each is one more draw per beam and step, among all tokens of all beams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,41 +30,26 @@ def check_request(request: Request, *, vocab_size: int, context_length: int) -> 
     params = request.params
     if not request.prompt_token_ids:
         raise ValueError("prompt_token_ids is empty; at least one token is needed")
-    if params.max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, not {params.max_new_tokens}")
-    if params.do_sample and not params.temperature > 0:
-        raise ValueError(f"temperature must be above 0 to sample, not {params.temperature}")
-    if not 0 <= params.seed < 2**63:
-        raise ValueError(f"seed must lie in [0, 2**63), not {params.seed}")
-    if "" in params.stop_strings:
-        raise ValueError("stop_strings holds an empty string")
+    check_values(params)
     num_prompt_tokens = len(request.prompt_token_ids)
     if num_prompt_tokens + params.max_new_tokens > context_length:
         raise ValueError(
             f"{num_prompt_tokens} prompt tokens + max_new_tokens {params.max_new_tokens} "
             f"exceed the model's context of {context_length} tokens"
         )
-    _check_counts(params)
     _check_beams(params)
     _check_token_ids(request, vocab_size)
     _check_forced(params)
     _check_generated(request)
 
 
-def _check_counts(params: SamplingParams) -> None:
-    """As many sequences as can be made."""
-    for name in ("num_return_sequences", "num_beams", "num_beam_groups"):
-        if getattr(params, name) < 1:
-            raise ValueError(f"{name} must be at least 1, not {getattr(params, name)}")
-    if 1 < params.num_beams < params.num_return_sequences:
-        raise ValueError(
-            f"num_return_sequences must be at most num_beams ({params.num_beams}), "
-            f"not {params.num_return_sequences}"
-        )
-
-
 def _check_beams(params: SamplingParams) -> None:
     num_beams, num_groups = params.num_beams, params.num_beam_groups
+    if 1 < num_beams < params.num_return_sequences:
+        raise ValueError(
+            f"num_return_sequences must be at most num_beams ({num_beams}), "
+            f"not {params.num_return_sequences}"
+        )
     if num_beams % num_groups:
         raise ValueError(f"num_beam_groups ({num_groups}) must divide num_beams ({num_beams})")
     if num_groups > 1 and params.do_sample:
@@ -73,10 +59,10 @@ def _check_beams(params: SamplingParams) -> None:
             "diversity_penalty must be above 0 with num_beam_groups > 1, "
             f"not {params.diversity_penalty}"
         )
-    if not abs(params.length_penalty) <= MAX_LENGTH_POWER:
+    if num_beams > 1 and params.do_sample and len(params.eos_token_ids) > MAX_DRAWN_EOS:
         raise ValueError(
-            f"length_penalty must lie in [-{MAX_LENGTH_POWER}, {MAX_LENGTH_POWER}], "
-            f"not {params.length_penalty}"
+            f"eos_token_ids must hold at most {MAX_DRAWN_EOS} with num_beams > 1 and do_sample, "
+            f"not {len(params.eos_token_ids)}"
         )
 
 
@@ -110,7 +96,7 @@ def _check_token_ids(request: Request, vocab_size: int) -> None:
         if not token_ids and name in ("bad_words_ids", "sequence_bias"):
             raise ValueError(f"{name} holds an empty word")
         for token_id in token_ids:
-            if not 0 <= token_id < vocab_size:
+            if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
                 raise ValueError(
                     f"{name} holds token id {token_id}; the vocabulary is [0, {vocab_size})"
                 )

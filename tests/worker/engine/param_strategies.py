@@ -11,6 +11,7 @@ from hypothesis.strategies import SearchStrategy
 
 from tests.worker.engine.oracle import END_OF_TEXT_ID
 from worker.engine import SamplingParams
+from worker.engine.request import MAX_DRAWN_EOS
 from worker.model.random_checkpoint import SMALL_SIZE
 
 VOCAB_SIZE = SMALL_SIZE["vocab_size"]
@@ -148,7 +149,10 @@ SAMPLING = join(
 )
 EXTREME_SAMPLING = join(DRAWS, mixes(RULES, 3), mixes(WARPERS, 3), mixes(EXTREMES, 2))
 BEAMS = join(beam_counts(), SEARCH, mixes(RULES, 4))
-BEAM_SAMPLING = join(DRAWS, beam_counts(), SEARCH, mixes(RULES, 2), mixes(WARPERS, 2))
+FEW_EOS = st.fixed_dictionaries(
+    {"eos_token_ids": st.sampled_from([(), (END_OF_TEXT_ID,), (OUTSIDE,)]) | spans(MAX_DRAWN_EOS)}
+)
+BEAM_SAMPLING = join(DRAWS, FEW_EOS, beam_counts(), SEARCH, mixes(RULES, 2), mixes(WARPERS, 2))
 DIVERSE_BEAMS = join(group_counts(), SEARCH, mixes(RULES, 3))
 ANY = GREEDY | SAMPLING | BEAMS
 
