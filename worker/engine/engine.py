@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
+from traceback import clear_frames
 
 import torch
 from tokenizers import Tokenizer
@@ -145,7 +146,8 @@ class Engine:
     def step(self) -> list[Output]:
         """Run one forward pass for whoever is next; a failure ends the requests it concerns.
 
-        Raises EngineBroken when the failure is nobody's: no request has ended by it.
+        Raises EngineBroken when the failure is nobody's: the engine is lost, with every request
+        that is left and with what part of the step had yielded.
         """
         plan = self._scheduler.schedule()
         self.last_step_rows = len(plan.chunks)
@@ -172,6 +174,7 @@ class Engine:
         try:
             choices = self._compute(plan)
         except Exception as error:  # out of memory, a broken row: find whom to blame
+            _let_go_of_tensors(error)
             return self._run_in_halves(plan, error)
         self._scheduler.update(plan)
         return self._commit(plan.sampled_groups, choices)
@@ -285,3 +288,10 @@ class Engine:
                 f"{sequences} of {group.sequences[0].max_length - 1} tokens cannot be held: "
                 f"the KV cache has room for {self.total_kv_tokens}"
             )
+
+
+def _let_go_of_tensors(error: BaseException | None) -> None:
+    """Empty the frames that a failure came through: what they hold leaves the next try no room."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -1,6 +1,8 @@
 """The engine's promises over a fake model: text, ends, failures that stay alone, no leaks."""
 
+import weakref
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -206,6 +208,41 @@ def test_a_request_that_crashes_the_model_fails_alone() -> None:
         assert [o.token_id for o in tokens(outputs[request_id])] == expected(prompt, 5)
 
 
+class Activation:
+    """What a forward pass holds while it runs."""
+
+
+class HoldingRunner(FakeRunner):
+    """Notes at each attempt whether what the one before it held is still there."""
+
+    def __init__(self) -> None:
+        super().__init__(crash_token=CRASH)
+        self.leftovers: list[object] = []
+        self._last: Callable[[], object] = lambda: None
+
+    def forward(self, plan: StepPlan) -> torch.Tensor:
+        self.leftovers.append(self._last())
+        try:
+            return self._forward(plan)
+        except RuntimeError as error:
+            raise ValueError("told in other words") from error
+
+    def _forward(self, plan: StepPlan) -> torch.Tensor:
+        activation = Activation()
+        self._last = weakref.ref(activation)
+        return super().forward(plan)
+
+
+def test_what_a_failed_pass_held_is_gone_before_the_next_attempt() -> None:
+    runner = HoldingRunner()
+    engine = fake_engine(runner)
+    for name, prompt in (("a", [A]), ("bad", [CRASH]), ("b", [B])):
+        engine.add(request(name, prompt, max_new_tokens=1))
+    assert len(engine.step()) == 3
+    assert len(runner.leftovers) > 3
+    assert set(runner.leftovers) == {None}
+
+
 def test_requests_that_are_all_to_blame_fail_each_once() -> None:
     engine = fake_engine(FakeRunner(crash_token=A))
     for i in range(5):
@@ -291,11 +328,11 @@ def test_a_resumed_request_draws_what_it_would_have_drawn() -> None:
         ([], {}, "prompt_token_ids is empty"),
         ([A, 257], {}, r"prompt_token_ids holds token id 257; the vocabulary is \[0, 257\)"),
         ([-1], {}, "prompt_token_ids holds token id -1"),
-        ([A], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
+        ([A], {"max_new_tokens": 0}, r"max_new_tokens must lie in \[1, 2147483647\], not 0"),
         ([A] * 60, {"max_new_tokens": 5}, "60 prompt tokens .* context of 64 tokens"),
         ([A], {"max_new_tokens": 41}, "41 tokens cannot be held: the KV cache has room for 40"),
-        ([A], {"num_return_sequences": 0}, "num_return_sequences must be at least 1"),
-        ([A], {"do_sample": True, "temperature": 0.0}, "temperature must be above 0"),
+        ([A], {"num_return_sequences": 0}, "num_return_sequences must lie in"),
+        ([A], {"do_sample": True, "temperature": 0.0}, "temperature must lie in"),
         ([A], {"seed": 2**63}, "seed must lie in"),
         ([A], {"stop_strings": ("x", "")}, "stop_strings holds an empty string"),
         ([A], {"bad_words_ids": ((1, 300),)}, "bad_words_ids holds token id 300"),
