@@ -1,7 +1,10 @@
 """All at once and to the end: for scripts and notebooks, where nobody waits for single tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+import torch
 
 from worker.engine.engine import Engine
 from worker.engine.outputs import FinishReason, RequestFailed, TokenOutput
@@ -36,8 +39,11 @@ def generate(
 
     Drives an idle engine: whatever else was added to it would be lost, so it raises RuntimeError
     when there is any. Raises ValueError when a prompt can never run, GenerationFailed when one
-    fails; the engine is idle again then, too.
+    fails; the engine is idle again then, too. Raises TypeError for a single string. Steps run on
+    `engine.num_torch_threads` threads; the caller's number of them is restored.
     """
+    if isinstance(prompts, str):
+        raise TypeError("prompts must be several strings, such as a list of one, not a string")
     if engine.has_work:
         raise RuntimeError("the engine has requests of somebody else")
     params = params or SamplingParams()
@@ -48,12 +54,23 @@ def generate(
             completions[request_id] = [Completion() for _ in range(params.num_return_sequences)]
             token_ids = engine.tokenizer.encode(prompt).ids
             engine.add(Request(request_id=request_id, prompt_token_ids=token_ids, params=params))
-        while engine.has_work:
-            _take_step(engine, completions)
+        with _torch_threads(engine.num_torch_threads):
+            while engine.has_work:
+                _take_step(engine, completions)
     finally:
         for request_id in completions:
             engine.abort(request_id)
     return list(completions.values())
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _take_step(engine: Engine, completions: dict[str, list[Completion]]) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.fakes import FakeRunner, fake_engine
 from worker.engine import (
@@ -60,6 +61,26 @@ def test_an_engine_that_works_for_somebody_else_is_left_alone(tiny: Engine) -> N
     with pytest.raises(RuntimeError, match="requests of somebody else"):
         generate(tiny, ["hello"])
     tiny.abort("else")
+
+
+def test_a_string_is_no_list_of_prompts(tiny: Engine) -> None:
+    with pytest.raises(TypeError, match="not a string"):
+        generate(tiny, "abc")
+    assert not tiny.has_work
+
+
+def test_steps_use_the_engines_threads_and_the_callers_number_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = torch.get_num_threads()
+    seen = []
+    engine = fake_engine()
+    engine.num_torch_threads = before + 1
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: (seen.append(torch.get_num_threads()), step())[1])
+    generate(engine, ["abc"], SamplingParams(max_new_tokens=2))
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
 
 
 def test_the_examples_of_the_page_run_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
