@@ -4,7 +4,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from worker.engine.plan import BlockCopy
-from worker.engine.prefix_cache import BlockKey, CachedBlock, PrefixCache
+from worker.engine.prefix_cache import EMPTY_PREFIX, BlockKey, CachedBlock, PrefixCache
 from worker.engine.sequence import Sequence
 
 
@@ -75,8 +75,13 @@ class BlockManager:
         return self._next_key(sequence) if end < sequence.num_tokens else None
 
     def free(self, sequence: Sequence) -> None:
-        """Let go of every block. What is not known to be sound is not found any more."""
-        for block in sequence.block_table[sequence.num_sound_blocks :]:
+        """Let go of every block. What is not known to be sound is not found any more.
+
+        Nor is what has a prefix of its own: hardly anybody could, and it would push others out.
+        """
+        is_private = sequence.prefix_root != EMPTY_PREFIX
+        num_kept = 0 if is_private else sequence.num_sound_blocks
+        for block in sequence.block_table[num_kept:]:
             self._prefix_cache.remove(block)
         for block in reversed(sequence.block_table):  # so that a prefix outlives what follows it
             self._let_go(block)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.worker.engine.rows import make_sequence
 from worker.engine.block_manager import BlockManager
+from worker.engine.params import SamplingParams
 from worker.engine.plan import BlockCopy
 from worker.engine.sequence import Sequence
 
@@ -107,6 +108,21 @@ def test_a_block_is_free_when_its_last_holder_lets_go() -> None:
     manager.free(child)
     assert manager.num_free_blocks == 4
     manager.check_integrity([])
+
+
+def test_a_prefix_of_its_own_leaves_no_blocks_behind_that_push_others_out() -> None:
+    manager = BlockManager(5, BLOCK_SIZE)
+    useful = computed(manager, [1] * 8)
+    useful.vouch()
+    manager.free(useful)
+    private = make_sequence([2] * 8, SamplingParams(remove_invalid_values=True), arrival=1)
+    compute(manager, private)
+    private.vouch()
+    manager.free(private)
+    manager.allocate(make_sequence([3] * 8, arrival=2))
+    again = make_sequence([1] * 9, arrival=3)
+    manager.allocate(again)
+    assert again.num_computed_tokens == 8
 
 
 def test_freeing_twice_is_harmless() -> None:
