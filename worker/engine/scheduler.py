@@ -1,7 +1,9 @@
 """Decides what the next step computes: who runs, how many tokens each, who must give way.
 
-Plain Python; no tensors, no clock, no I/O. Order is priority, then arrival, and nobody overtakes:
-the first in line always runs, so every group that fits alone ends, and nothing deadlocks.
+Plain Python; no tensors, no clock, no I/O. Order is priority, then arrival. Among equals nobody
+overtakes: each that fits alone ends, and nothing deadlocks. A lower priority waits for as long as
+higher ones fill the rows. Priority orders who enters, and who goes back when blocks run out; it
+takes no row from a group that runs.
 """
 
 from bisect import insort
