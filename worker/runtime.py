@@ -154,7 +154,7 @@ class EngineRuntime:
         self._step_started = time.monotonic()
         outputs = self._engine.step()
         self._step_started = None
-        self._num_tokens += len(outputs)
+        self._num_tokens += sum(isinstance(output, TokenOutput) for output in outputs)
         self._measure()
         self._undelivered.append(StepOutputs(outputs, self._engine.last_step_rows))
         if self._is_awaited(outputs) or len(self._undelivered) >= MAX_UNDELIVERED_STEPS:

@@ -91,6 +91,12 @@ async def test_a_request_that_fails_does_not_take_others_along(runtime: EngineRu
     assert other.error is None and other.num_tokens == 3
 
 
+async def test_a_failure_counts_as_no_token(runtime: EngineRuntime) -> None:
+    await run(runtime, request("bad", first=FAILING))
+    await run(runtime, request("good", tokens=3))
+    assert runtime.stats.num_tokens == 3
+
+
 async def test_an_aborted_request_makes_no_more_tokens(
     runtime: EngineRuntime, engine: FakeEngine
 ) -> None:
