@@ -15,8 +15,8 @@ from worker.model_card import describe_model
 from worker.settings import WorkerSettings
 
 BUNDLED = "tiny"
-# What takes about as long as the tokens of 16 rows that decode.
-MAX_CHUNK_TOKENS = {"cpu": 16, "cuda": 512}
+# On two cores what they let 16 rows wait for is at most about a decoding step.
+MAX_CHUNK_TOKENS = {"cpu": 32, "cuda": 512}
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class WorkerSettings(ProcessSettings):
     max_chunk_tokens: int | None = Field(
         None,
         ge=1,
-        description="Most of them for one prompt while others decode; not given: 16 on CPU, 512.",
+        description="Most of them for one prompt while others decode; not given: 32 on CPU, 512.",
     )
     lease_s: float = Field(
         10.0, ge=0.5, le=3600, description="A worker that is silent this long loses its jobs."

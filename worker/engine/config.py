@@ -11,14 +11,14 @@ class EngineConfig:
     cache; `None` takes what `max_rows` sequences of full length need, or what fits in free memory.
     `max_step_tokens`: tokens one step may compute, so that long prompts come in chunks.
     `max_chunk_tokens`: how many of them one prompt may get while others decode, whose next tokens
-    the step holds up.
+    the step holds up; half as many once 1,024 of its tokens are computed.
     """
 
     max_rows: int = 32
     num_blocks: int | None = None
     block_size: int = 32
     max_step_tokens: int = 512
-    max_chunk_tokens: int = 16
+    max_chunk_tokens: int = 32
 
     def __post_init__(self) -> None:
         for field in fields(self):

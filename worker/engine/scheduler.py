@@ -6,6 +6,7 @@ higher ones fill the rows. Priority orders who enters, and who goes back when bl
 takes no row from a group that runs.
 """
 
+import math
 from bisect import insort
 from collections.abc import Iterator
 from operator import attrgetter
@@ -16,6 +17,9 @@ from worker.engine.group import GroupStatus, SequenceGroup
 from worker.engine.plan import BlockCopy, Chunk, StepPlan
 from worker.engine.prefix_cache import BlockKey
 from worker.engine.sequence import Sequence
+
+# Tokens; attending to them takes a prompt's token about as long as all else it needs.
+_HALVING_CONTEXT = 1024
 
 _rank = attrgetter("rank")
 
@@ -165,12 +169,17 @@ class Scheduler:
         due = list(self._due())
         budget = self._max_step_tokens - len(due)
         is_awaited = any(num_due == 1 for _, _, num_due in due)
-        longest = self._max_chunk_tokens if is_awaited else self._max_step_tokens
         chunks = []
         for group, sequence, num_due in due:
-            extra = min(num_due - 1, longest - 1, budget)
+            limit = self._chunk_limit(sequence) if is_awaited else num_due
+            extra = min(num_due - 1, limit - 1, budget)
             budget -= extra
             block_copy = self._block_copies[sequence]
             start = sequence.num_computed_tokens
             chunks.append(Chunk(group, sequence, start, 1 + extra, block_copy))
         return StepPlan(tuple(chunks))
+
+    def _chunk_limit(self, sequence: Sequence) -> int:
+        """Tokens of a prompt that others wait for: fewer, the more there is to attend to."""
+        growth = 1 + sequence.num_computed_tokens / _HALVING_CONTEXT
+        return math.ceil(self._max_chunk_tokens / growth)

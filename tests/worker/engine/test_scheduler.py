@@ -208,6 +208,20 @@ def test_each_prompt_gets_a_small_chunk_while_others_decode() -> None:
     assert shares(run(scheduler)) == [(0, 1), (1, 2), (2, 6)]
 
 
+def test_chunks_shrink_as_the_context_grows_that_they_attend_to() -> None:
+    scheduler = make_scheduler(num_blocks=1000, max_step_tokens=2000, max_chunk_tokens=40)
+    add(scheduler, 1024, 1)
+    run(scheduler)
+    [prompt] = add(scheduler, 1500)
+    sizes: dict[int, int] = {}
+    while prompt.sequences[0].num_generated_tokens == 0:
+        start = prompt.sequences[0].num_computed_tokens
+        sizes[start] = dict(shares(run(scheduler)))[2]
+    assert sizes[0] == 40
+    assert list(sizes.values())[:-1] == sorted(list(sizes.values())[:-1], reverse=True)
+    assert 19 <= min(size for start, size in sizes.items() if start <= 1024) <= 21
+
+
 def test_the_chunks_of_many_prompts_together_stay_within_the_step() -> None:
     scheduler = make_scheduler(max_step_tokens=16, max_chunk_tokens=10)
     add(scheduler, 1)
