@@ -6,11 +6,13 @@ A company can be spelled as one line of Python that plays it again: what a faili
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 from worker.engine import (
     Engine,
     EngineConfig,
+    Executor,
     FinishReason,
     Request,
     RequestFailed,
@@ -43,6 +45,7 @@ class Company:
     config: EngineConfig
     guests: tuple[Guest, ...]
     upsets: tuple[int, ...] = ()
+    executor: Executor = Executor.TORCH
 
 
 @dataclass
@@ -118,6 +121,8 @@ def spell(value: Any) -> str:
             if getattr(value, f.name) != _default(f)
         )
         return f"{type(value).__name__}({', '.join(spelled)})"
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
     if isinstance(value, tuple):
         return f"({''.join(spell(item) + ', ' for item in value).rstrip()})"
     return repr(value)

@@ -9,15 +9,23 @@ import torch
 from tests.worker.engine.company import Company, Guest, Result, play, spell
 from tests.worker.engine.oracle import Judge, make_judge, nudged
 from tests.worker.engine.verdict import check
-from worker.engine import Engine, EngineConfig, SamplingParams
-from worker.engine.executor import Executor
+from worker.engine import Engine, EngineConfig, Executor, SamplingParams
 from worker.engine.loading import LoadedRunner, load_runner
 from worker.model.checkpoint import load_tokenizer
 
 NUM_NUDGES = 8
 
 # For the line that `reproduction` spells.
-__all__ = ["Company", "Court", "EngineConfig", "Guest", "SamplingParams", "replay", "reproduction"]
+__all__ = [
+    "Company",
+    "Court",
+    "EngineConfig",
+    "Executor",
+    "Guest",
+    "SamplingParams",
+    "replay",
+    "reproduction",
+]
 
 
 @dataclass
@@ -33,16 +41,18 @@ class Court:
     num_preemptions: int = 0
     num_prefix_hit_tokens: int = 0
     ties: dict[str, str] = field(default_factory=dict)
-    _loaded: dict[tuple[str, EngineConfig], LoadedRunner] = field(default_factory=dict)
+    _loaded: dict[tuple[str, EngineConfig, Executor], LoadedRunner] = field(default_factory=dict)
 
-    def engine(self, style: str, config: EngineConfig) -> Engine:
+    def engine(
+        self, style: str, config: EngineConfig, executor: Executor = Executor.TORCH
+    ) -> Engine:
         """A new engine; its KV cache still holds what an earlier one of its kind left there."""
         path = self.judges[style].path
-        if (style, config) not in self._loaded:
-            self._loaded[style, config] = load_runner(
-                str(path), dtype="float32", executor=Executor.TORCH, config=config
+        if (style, config, executor) not in self._loaded:
+            self._loaded[style, config, executor] = load_runner(
+                str(path), dtype="float32", executor=executor, config=config
             )
-        loaded = self._loaded[style, config]
+        loaded = self._loaded[style, config, executor]
         return Engine(
             runner=loaded.runner,
             tokenizer=load_tokenizer(path),
@@ -52,7 +62,7 @@ class Court:
 
     def hear(self, company: Company) -> None:
         """Play the company and judge each guest; AssertionError tells the first difference."""
-        engine = self.engine(company.style, company.config)
+        engine = self.engine(company.style, company.config, company.executor)
         guests = tuple(_outspoken(guest) for guest in company.guests)
         scheduler = engine._scheduler
 
