@@ -8,6 +8,7 @@ from random import Random
 import pytest
 import torch
 
+from tests.worker.engine.chi_square import p_value
 from tests.worker.engine.random_params import (
     random_greedy_params,
     random_prompt,
@@ -43,16 +44,6 @@ def token(choice: Choice | NoChoice) -> int:
     return choice.token_id
 
 
-def chi_square(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
-    """Distance of the counts from what the probabilities promise."""
-    promised = probabilities * counts.sum()
-    return float(((counts - promised) ** 2 / promised).sum())
-
-
-# The 99.9 % quantile of chi-square for 39 degrees of freedom. Seeds are fixed: pass or fail is too.
-LIMIT_39 = 72.1
-
-
 @pytest.mark.parametrize("varied", ["seed", "sequence", "position"])
 def test_draws_follow_the_softmax_whatever_is_counted_up(varied: str) -> None:
     count = 5_000
@@ -68,7 +59,7 @@ def test_draws_follow_the_softmax_whatever_is_counted_up(varied: str) -> None:
                 sequence.token_ids.extend([0] * number)
     drawn = torch.tensor([token(c) for c in choose(row.expand(count, -1), sequences)])
     counts = torch.bincount(drawn, minlength=VOCAB_SIZE).double()
-    assert chi_square(counts, row.double().softmax(dim=-1)) < LIMIT_39
+    assert p_value(counts, row.double().softmax(dim=-1)) > 0.001
 
 
 def test_only_what_the_warpers_leave_is_drawn_in_its_renormalized_share() -> None:
@@ -81,7 +72,7 @@ def test_only_what_the_warpers_leave_is_drawn_in_its_renormalized_share() -> Non
     counts = torch.bincount(drawn, minlength=VOCAB_SIZE)[best.indices].double()
     assert counts.sum() == count
     shares = (best.values.double() / 1.7).softmax(dim=-1)
-    assert chi_square(counts, shares) < 18.5  # 99.9 % quantile, 4 degrees of freedom
+    assert p_value(counts, shares) > 0.001
 
 
 def test_a_draw_is_the_same_alone_and_in_mixed_company() -> None:
@@ -158,7 +149,7 @@ def test_draws_from_all_of_many_columns_follow_the_softmax() -> None:
     drawn = torch.tensor([token(choice) for choices in chosen for choice in choices])
     counts = torch.bincount(drawn % num_cells, minlength=num_cells).double()
     shares = row.double().softmax(dim=-1).view(-1, num_cells).sum(dim=0)
-    assert chi_square(counts, shares) < LIMIT_39
+    assert p_value(counts, shares) > 0.001
 
 
 def test_log_probabilities_of_a_few_columns_are_those_of_all() -> None:
