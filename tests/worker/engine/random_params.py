@@ -1,4 +1,7 @@
-"""Random mixes of generation parameters, many of them extreme, for a small vocabulary."""
+"""Random mixes of generation parameters, many of them extreme, for a vocabulary of any size.
+
+For tests of single parts on many rows; param_strategies.py is for those that must shrink.
+"""
 
 from dataclasses import replace
 from random import Random
