@@ -1,5 +1,6 @@
 """`falconer bench engine`: the engine alone on a workload, no HTTP, no Redis."""
 
+import gc
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -88,6 +89,7 @@ class EngineBench:
         del flags["concurrency"]
         loaded = load_model(load_settings(WorkerSettings, flags))
         torch.set_num_threads(loaded.engine.num_torch_threads)
+        gc.freeze()  # as a worker does
         return loaded.engine, PromptEncoder(loaded.card, loaded.tokenizer_json)
 
 

@@ -42,7 +42,11 @@ def test_phases_are_told_per_step_and_as_shares() -> None:
 def test_costs_stand_beside_their_aims() -> None:
     inside = {
         "kwargs": {"sampling_over_greedy": 1.021, "different_over_equal": 1.08},
-        "latency": {"max_over_median": 1.7},
+        "latency": {
+            "usual_over_median": 1.4,
+            "max_over_median": 1.7,
+            "quiet_max_over_median": 1.2,
+        },
     }
     text = printed(costs_table(inside))
     assert "1.021" in text

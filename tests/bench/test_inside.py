@@ -67,7 +67,8 @@ def test_an_arrival_is_measured_on_every_stream_and_leaves_nothing_behind() -> N
     engine, _ = load("torch")
     figures = disturb(engine, engine.model_config.vocab_size, seed=0)
     assert figures["max_gap_s"] > 0
-    assert figures["max_over_median"] > 0
+    assert figures["max_over_median"] >= figures["usual_over_median"] > 0
+    assert figures["quiet_max_over_median"] >= 1
     assert figures["long_prompt_ttft_s"] > 0
     assert not engine.has_work
 

@@ -1,5 +1,7 @@
 """The network on OpenVINO: the same tokens as transformers, whatever the company."""
 
+import ctypes
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -151,3 +153,21 @@ def write_falcon(path: Path, **shape: Any) -> None:
     for parameter in falcon.parameters():  # biases too, which start at zero
         parameter.data.normal_(std=0.2)
     falcon.save_pretrained(path)
+
+
+def test_the_kv_cache_is_in_memory_before_the_first_step(falcon: Falcon) -> None:
+    _, runner = load(falcon, EngineConfig(num_blocks=4096))
+    assert all(is_resident(cache) for cache in runner._caches.values())
+    assert not is_resident(np.zeros(2**26))  # what a cache must not be: promised, not yet given
+
+
+def is_resident(array: np.ndarray[Any, Any]) -> bool:
+    """Whether the system has given memory for every page that lies wholly in the array."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    start = -(-array.ctypes.data // page) * page
+    num_pages = (array.ctypes.data + array.nbytes - start) // page
+    pages = (ctypes.c_ubyte * num_pages)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(num_pages * page), pages)
+    assert result == 0, os.strerror(ctypes.get_errno())
+    return all(pages)
