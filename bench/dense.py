@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from worker.engine.runner import ModelRunner, Runner
-from worker.model.config import BlockStyle
 from worker.model.falcon import FalconDecoderLayer, FalconForCausalLM
 
 # Computes the layers on `num_tokens` rows and the head on `num_logit_rows`.
@@ -67,34 +66,28 @@ def openvino_layers(model: FalconForCausalLM, *, threads: int) -> DenseLayers:
 def dense_graph(model: FalconForCausalLM) -> Any:
     """An `openvino.Model` of two inputs, [num_tokens, hidden] and [num_logit_rows, hidden].
 
-    The products are those of the runner's graph, where layers that share an input or add up are
-    one. Every product depends on one before it, so that the runtime can neither drop nor merge any.
+    The products are those of the runner's graph, where layers whose outputs are added up are one.
+    Every product depends on one before it, so that the runtime can drop none.
     """
     import openvino as ov
     from openvino import opset13 as op
 
-    def linear(rows: Any, weights: list[torch.Tensor], dim: int) -> Any:
-        weight = op.constant(torch.cat(weights, dim=dim).detach().numpy())
+    def linear(rows: Any, *weights: torch.Tensor) -> Any:
+        weight = op.constant(torch.cat(weights, dim=1).detach().numpy())
         return op.matmul(rows, weight, transpose_a=False, transpose_b=True)
-
-    def leading(rows: Any, num_columns: int) -> Any:
-        return op.slice(rows, [0], [num_columns], [1], [1])
 
     config = model.config
     inputs = [op.parameter([-1, config.hidden_size], np.float32) for _ in range(2)]
     hidden, sampled = inputs
     for layer in decoder_layers(model):
         attention, mlp = layer.self_attention, layer.mlp
-        ways_in = [attention.query_key_value.weight, mlp.dense_h_to_4h.weight]
-        ways_out = [attention.dense.weight, mlp.dense_4h_to_h.weight]
-        if config.block_style is BlockStyle.PARALLEL:
-            inner = linear(hidden, ways_in, dim=0)
-        else:
-            inner = op.concat([linear(hidden, [weight], dim=0) for weight in ways_in], 1)
+        heads = linear(hidden, attention.query_key_value.weight)
+        context = op.slice(heads, [0], [config.hidden_size], [1], [1])
+        expanded = linear(hidden, mlp.dense_h_to_4h.weight)
         hidden = linear(
-            leading(inner, ways_out[0].shape[1] + ways_out[1].shape[1]), ways_out, dim=1
+            op.concat([context, expanded], 1), attention.dense.weight, mlp.dense_4h_to_h.weight
         )
-    return ov.Model([hidden, linear(sampled, [model.lm_head.weight], dim=0)], inputs)
+    return ov.Model([hidden, linear(sampled, model.lm_head.weight)], inputs)
 
 
 def decoder_layers(model: FalconForCausalLM) -> list[FalconDecoderLayer]:

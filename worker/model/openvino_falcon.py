@@ -82,9 +82,8 @@ class _GraphBuilder:
         match layer.block_style:
             case BlockStyle.PARALLEL:
                 normed = _layer_norm(residual, layer.input_layernorm)
-                fused, expanded = self._linears(
-                    normed, [attention.query_key_value, mlp.dense_h_to_4h]
-                )
+                fused = self._linear(normed, attention.query_key_value)
+                expanded = self._linear(normed, mlp.dense_h_to_4h)
             case BlockStyle.PARALLEL_TWO_NORMS:
                 fused = self._linear(
                     _layer_norm(residual, layer.ln_attn), attention.query_key_value
@@ -110,23 +109,21 @@ class _GraphBuilder:
         return op.add(residual, self._linear(expanded, mlp.dense_4h_to_h))
 
     def _attention(self, fused: Node, index: int, rotary: tuple[Node, Node]) -> Node:
-        query, key, value = self._split_heads(fused)
+        group = self._config.num_heads_per_kv_head
+        turned, value = self._split_heads(self._heads(fused), [group + 1, 1])
+        query, key = self._split_heads(self._rotate(turned, rotary), [group, 1])
         return self._paged_attention(
-            self._joined(self._rotate(query, rotary)),
-            self._joined(self._rotate(key, rotary)),
-            self._joined(value),
-            index,
+            self._joined(query), self._joined(key), self._joined(value), index
         )
 
-    def _split_heads(self, fused: Node) -> tuple[Node, Node, Node]:
+    def _heads(self, fused: Node) -> Node:
         """For each KV head its query heads, its key, its value: [num_tokens, kv, heads, dim]."""
         config = self._config
-        group = config.num_heads_per_kv_head
-        shape = [0, config.num_kv_heads, group + 2, config.head_dim]
-        heads = op.variadic_split(
-            op.reshape(fused, _int64(shape), special_zero=True), _int64(2), _int64([group, 1, 1])
-        )
-        return heads.output(0), heads.output(1), heads.output(2)
+        shape = [0, config.num_kv_heads, config.num_heads_per_kv_head + 2, config.head_dim]
+        return op.reshape(fused, _int64(shape), special_zero=True)
+
+    def _split_heads(self, heads: Node, counts: list[int]) -> list[Node]:
+        return list(op.variadic_split(heads, _int64(2), _int64(counts)).outputs())
 
     def _joined(self, heads: Node) -> Node:
         """[num_tokens, kv, heads, dim] → [num_tokens, kv * heads * dim]."""
@@ -143,9 +140,11 @@ class _GraphBuilder:
         return op.multiply(op.cos(angles), scaling), op.multiply(op.sin(angles), scaling)
 
     def _rotate(self, heads: Node, rotary: tuple[Node, Node]) -> Node:
+        """In the very form that the runtime knows and replaces by one operator, RoPE."""
         half = self._config.head_dim // 2
-        halves = op.variadic_split(heads, _int64(-1), _int64([half, half]))
-        turned = op.concat([op.negative(halves.output(1)), halves.output(0)], -1)
+        halves = op.variadic_split(heads, _int64(3), _int64([half, half]))
+        negated = op.multiply(halves.output(1), op.constant(np.float32(-1)))
+        turned = op.concat([negated, halves.output(0)], -1)
         cosines, sines = rotary
         return op.add(op.multiply(heads, cosines), op.multiply(turned, sines))
 
@@ -168,17 +167,9 @@ class _GraphBuilder:
     def _linear(self, hidden: Node, linear: Linear) -> Node:
         return self._product(hidden, linear.weight, linear.bias)
 
-    def _linears(self, hidden: Node, linears: list[Linear]) -> list[Node]:
-        """Several layers with one input as one product: more work for each look at the input."""
-        weight = _laid_together(linears, dim=0)
-        biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-        product = self._product(hidden, weight, torch.cat(biases) if biases else None)
-        sizes = [linear.out_features for linear in linears]
-        return list(op.variadic_split(product, _int64(1), _int64(sizes)).outputs())
-
     def _sum_of_linears(self, terms: list[tuple[Node, Linear]]) -> Node:
         """Several layers whose outputs are added up, as one product."""
-        weight = _laid_together([linear for _, linear in terms], dim=1)
+        weight = _side_by_side([linear for _, linear in terms])
         biases: list[torch.Tensor] = [linear.bias for _, linear in terms if linear.bias is not None]
         bias = torch.stack(biases).sum(dim=0) if biases else None
         return self._product(op.concat([hidden for hidden, _ in terms], 1), weight, bias)
@@ -200,10 +191,10 @@ class _GraphBuilder:
         return parameter
 
 
-def _laid_together(linears: list[Linear], dim: int) -> torch.Tensor:
-    """The weights as one tensor, of which each layer keeps a slice: no weight is there twice."""
-    weight = torch.cat([linear.weight for linear in linears], dim=dim)
-    parts = torch.split(weight, [linear.weight.shape[dim] for linear in linears], dim)
+def _side_by_side(linears: list[Linear]) -> torch.Tensor:
+    """The weights as one tensor, of which each layer keeps its columns: none is there twice."""
+    weight = torch.cat([linear.weight for linear in linears], dim=1)
+    parts = torch.split(weight, [linear.in_features for linear in linears], dim=1)
     for linear, part in zip(linears, parts, strict=True):
         linear.weight.data = part
     return weight

@@ -171,3 +171,11 @@ def is_resident(array: np.ndarray[Any, Any]) -> bool:
     result = libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(num_pages * page), pages)
     assert result == 0, os.strerror(ctypes.get_errno())
     return all(pages)
+
+
+def test_the_runtime_takes_each_rotation_for_one_operator(falcon: Falcon) -> None:
+    """It knows them by their very form: one that it does not know costs it six operators."""
+    engine, runner = load(falcon, CROWDED)
+    graph = runner._request.get_compiled_model().get_runtime_model()
+    kinds = [node.get_rt_info()["layerType"].value for node in graph.get_ops()]
+    assert kinds.count("RoPE") == engine.model_config.num_layers
