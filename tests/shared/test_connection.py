@@ -28,7 +28,17 @@ def test_a_password_is_not_repeated_in_errors() -> None:
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.parametrize("url", ["redis://h:1/2", "rediss://u:p@h", "unix:///tmp/redis.sock"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:1/2",
+        "rediss://u:p@h",
+        "rediss://h?ssl_cert_reqs=none",
+        "unix:///tmp/redis.sock",
+        "redis+sentinel://a,b/m/1",
+        "rediss+sentinel://a,b/m",
+    ],
+)
 async def test_each_scheme_of_redis_gives_a_client(url: str) -> None:
     await connect(url, name="test").aclose()
 
@@ -68,7 +78,7 @@ async def test_a_password_that_is_missing_or_wrong_is_an_error_at_once(tmp_path:
 
 
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
-    swallowed = []
+    swallowed: list[bool] = []
 
     async def stubborn() -> None:
         while len(swallowed) < 2:
@@ -81,3 +91,9 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
     await asyncio.sleep(0)
     await cancel_all([task])
     assert task.done()
+
+
+async def test_certificates_that_are_not_there_are_refused_in_one_line() -> None:
+    with pytest.raises(SettingsError, match="No such file") as caught:
+        connect("rediss://h?ssl_ca_certs=/no/such/ca.pem", name="test")
+    assert "\n" not in caught.value.message

@@ -1,0 +1,75 @@
+"""What a Redis URL may say, taken apart; knows no client.
+
+`redis://`, `rediss://` and `unix://` are redis-py's. Sentinels are named as in redis-sentinel-url,
+limits and LangChain: `redis+sentinel://user:password@host:port,host:port/service/db?options`, with
+`rediss+sentinel://` where all of them speak TLS.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from redis.asyncio.connection import parse_url
+
+SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
+SENTINEL_PORT = 26379
+
+PASSWORDS = (re.compile(r"(?<=//)([^/:@]*:).+(?=@)"), re.compile(r"(\bpassword=|_password=)[^&]*"))
+
+
+@dataclass(frozen=True, slots=True)
+class RedisUrl:
+    """`options` are redis-py's for a connection to Redis, `sentinel_options` for one to a sentinel.
+
+    `service` is None where the URL names Redis itself.
+    """
+
+    options: dict[str, Any]
+    service: str | None = None
+    sentinels: tuple[tuple[str, int], ...] = ()
+    sentinel_options: dict[str, Any] | None = None
+
+
+def read_url(url: str) -> RedisUrl:
+    """Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme in SENTINEL_SCHEMES:
+        return _read_sentinel_url(parts)
+    return RedisUrl(dict(parse_url(url)))
+
+
+def _read_sentinel_url(parts: SplitResult) -> RedisUrl:
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("the name of the master is missing: /service/db after the sentinels")
+    userinfo, at, hosts = parts.netloc.rpartition("@")
+    # What is not of sentinels is read by redis-py, as if it were a URL of Redis itself.
+    plain = f"{SENTINEL_SCHEMES[parts.scheme]}://{userinfo}{at}redis/{db}?{parts.query}"
+    options: dict[str, Any] = dict(parse_url(plain))
+    del options["host"]
+    credentials = {
+        name: options.pop(f"sentinel_{name}")
+        for name in ("username", "password")
+        if f"sentinel_{name}" in options
+    }
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    return RedisUrl(
+        options=options,
+        service=unquote(service),
+        sentinels=tuple(_read_host(host) for host in hosts.split(",")),
+        sentinel_options=credentials | tls,
+    )
+
+
+def _read_host(host: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{host}")
+    if not parts.hostname:
+        raise ValueError("a sentinel without a host name")
+    return parts.hostname, parts.port or SENTINEL_PORT
+
+
+def without_passwords(url: str) -> str:
+    for password in PASSWORDS:
+        url = password.sub(r"\1***", url)
+    return url
