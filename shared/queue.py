@@ -177,6 +177,13 @@ class JobQueue:
         )
         return decode_claim(worker_id, max_attempts, reply)
 
+    async def begin(self, worker_id: str, job_id: str, *, fence: int, lease_ms: int) -> bool:
+        """Say that a claimed job's run begins; False when it is another's by now, or has ended.
+
+        Only from now on does the death of its worker count as an attempt.
+        """
+        return bool(await self._scripts.run(Script.BEGIN, job_id, worker_id, fence, lease_ms))
+
     async def renew(self, worker_id: str, fences: Mapping[str, int], *, lease_ms: int) -> Renewal:
         """Extend all leases of a worker, given as job id → fence, in one call."""
         args = [part for lease in fences.items() for part in lease]

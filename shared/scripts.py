@@ -18,6 +18,7 @@ from shared.keys import Keys
 class Script(StrEnum):
     ENQUEUE = "enqueue"
     CLAIM = "claim"
+    BEGIN = "begin"
     RENEW = "renew"
     FINISH = "finish"
     RELEASE = "release"

@@ -1,11 +1,10 @@
-"""arq's worker with leases: it keeps `main` and `run_job` and replaces how jobs come and go.
+"""arq's worker with leases: it keeps `main` and replaces how jobs come, run and go.
 
 Jobs are claimed when they fit, and end by scripts that check the lease. Knows neither model nor
 engine: a `Task` runs a job, `Capacity` says how much fits.
 """
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -19,7 +18,7 @@ from shared.arq_format import FUNCTION, deserialize, serialize
 from shared.backoff import Backoff
 from shared.claims import ClaimedJob, Room
 from shared.connection import UNREACHABLE
-from shared.keys import JOB_TTL_S, Keys
+from shared.keys import Keys
 from shared.protocol import Outcome
 from shared.queue import JobQueue
 from worker.capacity import Capacity
@@ -28,6 +27,8 @@ from worker.held_job import HeldJob
 
 POLL_S = 1.0  # without a wake-up: how soon an expired lease is noticed
 
+# A claim whose answer is lost leases jobs to a worker that does not know: they come back this soon.
+CLAIM_LEASE_MS = 2000
 LAST_CLAIM_S = 1.0  # how long a stop waits for a claim that is under way
 HAND_BACK_S = 1.0
 
@@ -37,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 class LeasedWorker(Worker):
-    """Claims what fits, runs it through arq's `run_job`, and gives back what it cannot finish.
+    """Claims what fits, runs it, and gives back what it cannot finish.
 
     `nudge` makes it look for jobs now; `on_room(False)` says that waking it would be in vain.
     """
@@ -59,9 +60,6 @@ class LeasedWorker(Worker):
             redis_pool=pool,
             handle_signals=False,
             max_jobs=capacity.rows,
-            max_tries=sys.maxsize,  # its count is off when Redis is; claims count attempts
-            job_timeout=JOB_TTL_S,  # deadlines are the task's business
-            keep_result=0,  # finishing writes it, fenced
             poll_delay=0,
             job_serializer=serialize,
             job_deserializer=deserialize,
@@ -105,7 +103,7 @@ class LeasedWorker(Worker):
         claim = await self._queue.claim(
             self.worker_id,
             self.room,
-            lease_ms=self._lease_ms,
+            lease_ms=min(self._lease_ms, CLAIM_LEASE_MS),
             max_attempts=self._capacity.max_attempts,
         )
         for claimed in claim.jobs:
@@ -133,6 +131,7 @@ class LeasedWorker(Worker):
             self._begin(name, partial(self._hand_back, job_id, fence, remains))
         else:
             held.fence = fence
+            self._begin(f"{job_id}:{fence}", partial(self._begins, held))
         return True
 
     async def _hand_back(self, job_id: str, fence: int, remains: asyncio.Task[Any]) -> None:
@@ -144,12 +143,12 @@ class LeasedWorker(Worker):
         self.held[claimed.job.id] = held
         self._begin(claimed.job.id, partial(self._run, held))
 
-    def _begin(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    def _begin(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         """As one of arq's tasks, which end before the worker does."""
         self._empty.clear()
         self.tasks[name] = self.loop.create_task(self._until_done(name, work))
 
-    async def _until_done(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def _until_done(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
         finally:
@@ -160,23 +159,47 @@ class LeasedWorker(Worker):
     # -- running -----------------------------------------------------------------------------
 
     async def _run(self, held: HeldJob) -> None:
-        """arq's `run_job`, again if Redis was away before the job began."""
         job_id = held.job.id
-        backoff = Backoff()
         try:
-            while True:
-                try:
-                    return await self.run_job(job_id, held.claimed.created_ms)
-                except UNREACHABLE as error:
-                    log.warning("a job waits for Redis", job_id=job_id, error=str(error))
-                    await asyncio.sleep(backoff.next_s())
+            if await self._begins(held):
+                await self.run_job(job_id, held.claimed.created_ms)
         finally:
             del self.held[job_id]
             if not self._is_listening:  # else the wake list tells of what is ready
                 self.nudge()
 
+    async def _begins(self, held: HeldJob) -> bool:
+        """Once Redis answers; whether the job is still this worker's then."""
+        job_id, backoff = held.job.id, Backoff()
+        while True:
+            fence = held.fence  # another one if the worker claims the job again meanwhile
+            try:
+                if await self._queue.begin(
+                    self.worker_id, job_id, fence=fence, lease_ms=self._lease_ms
+                ):
+                    return True
+            except UNREACHABLE as error:
+                log.warning("a job waits for Redis", job_id=job_id, error=str(error))
+                await asyncio.sleep(backoff.next_s())
+                continue
+            if fence == held.fence:
+                self.lose(job_id, fence)
+                return False
+
+    async def run_job(self, job_id: str, score: int) -> None:
+        """In place of arq's, whose notes in Redis are not fenced and need memory to be free."""
+        held = self.held[job_id]
+        self.job_tasks[job_id] = body = self.loop.create_task(self._run_task({"job_id": job_id}))
+        try:
+            await asyncio.wait([body])
+        finally:
+            del self.job_tasks[job_id]
+        if held.outcome is not None:
+            self.jobs_complete += 1
+        await asyncio.shield(self._end(held))
+
     async def _run_task(self, ctx: dict[Any, Any]) -> None:
-        """What arq calls as the job's function."""
+        """The job's function, in arq's form."""
         held = self.held[ctx["job_id"]]
         if held.is_stopped:
             raise asyncio.CancelledError
@@ -205,37 +228,21 @@ class LeasedWorker(Worker):
             held.is_lost = True
 
     def _stop(self, held: HeldJob) -> None:
-        """End it without an outcome, whether its body runs or arq is still on the way there."""
+        """End it without an outcome, whether it runs or has yet to begin."""
         held.is_stopped = True
         if body := self.job_tasks.get(held.job.id):
             body.cancel()
 
     # -- ending ------------------------------------------------------------------------------
 
-    async def finish_job(
-        self,
-        job_id: str,
-        finish: bool,
-        result_data: bytes | None,
-        result_timeout_s: float | None,
-        keep_result_forever: bool,
-        incr_score: int | None,
-        keep_in_progress: float | None,
-    ) -> None:
-        """Called by arq when the body has ended; waits for Redis as long as it takes."""
-        held = self.held[job_id]
+    async def _end(self, held: HeldJob) -> None:
+        """Waits for Redis as long as it takes."""
         if held.is_lost:
             return
         if held.outcome is not None:
             await self._endings.finish(held, held.outcome)
         else:
-            await self._endings.release(job_id, held.fence)
-
-    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:
-        """Called by arq for a job whose data it does not find, or cannot read."""
-        held = self.held[job_id]
-        message = "the job's data was lost before a worker could run it"
-        await self._endings.finish(held, failed(job_id, held.attempt, message))
+            await self._endings.release(held.job.id, held.fence)
 
     # -- stopping ----------------------------------------------------------------------------
 
