@@ -23,9 +23,9 @@ from redis.exceptions import ConnectionError, ResponseError
 
 MAX_CONNECTIONS = 64  # of one client; more calls than this wait for one another
 
-# How a Redis that is no master speaks. Redis 6 says it in the middle of a script's error, so that
-# redis-py sees a plain ResponseError.
-NO_MASTER = ("READONLY", "MASTERDOWN", "UNBLOCKED")
+# How a Redis that is no master speaks: to a write, to anything, to a command that blocks. Redis 6
+# wraps it into a script's error, so that redis-py has no class for it.
+NO_MASTER = ("read only replica", "Link with MASTER is down", "instance state changed")
 
 
 class MasterOnly(AbstractConnection):
@@ -38,7 +38,7 @@ class MasterOnly(AbstractConnection):
         try:
             return await super().read_response(*args, **kwargs)
         except ResponseError as error:
-            if not any(word in str(error) for word in NO_MASTER):
+            if not any(words in str(error) for words in NO_MASTER):
                 raise
             await self.disconnect(nowait=True)
             raise ConnectionError(f"this Redis is no master: {error}") from error

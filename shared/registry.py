@@ -9,7 +9,7 @@ from hashlib import sha256
 import msgspec
 from redis.asyncio import Redis
 
-from shared.keys import MODEL_CARD_TTL_S, Keys
+from shared.keys import Keys
 from shared.protocol import ModelCard, WorkerInfo, encode
 from shared.scripts import Script, Scripts
 
@@ -42,11 +42,7 @@ class Registry:
     async def publish_card(self, card: ModelCard, tokenizer_json: bytes) -> str:
         """Make this the model that requests are checked against; returns its hash."""
         card_hash = hash_card(card, tokenizer_json)
-        async with self._redis.pipeline(transaction=True) as pipe:
-            data = _pack(card, tokenizer_json)
-            pipe.set(self._keys.model_card(card_hash), data, ex=MODEL_CARD_TTL_S)
-            pipe.set(self._keys.current_model, card_hash, ex=MODEL_CARD_TTL_S)
-            await pipe.execute()
+        await self._scripts.run(Script.PUBLISH, card_hash, _pack(card, tokenizer_json))
         return card_hash
 
     async def current_card(self) -> RegisteredCard | None:
@@ -69,7 +65,7 @@ class Registry:
         return bool(known)
 
     async def remove(self, worker_id: str) -> None:
-        async with self._redis.pipeline(transaction=True) as pipe:
+        async with self._redis.pipeline(transaction=False) as pipe:  # MULTI needs free memory
             pipe.zrem(self._keys.workers, worker_id)
             pipe.delete(self._keys.worker(worker_id), self._keys.control(worker_id))
             await pipe.execute()
