@@ -44,7 +44,7 @@ def make_services(settings: ApiSettings, connect: Connect) -> Services:
     models = ModelWatch(backend.registry)
     admission = Admission(models, settings.max_ttl_s)
     withdrawals = Withdrawals(backend.queue)
-    client = ChatClient(backend, admission, withdrawals, metrics, settings.max_queued)
+    client = ChatClient(backend, admission, withdrawals, metrics, settings)
     return Services(settings, backend, models, withdrawals, metrics, client)
 
 

@@ -1,4 +1,4 @@
-"""Submit a job, follow it, cancel it: the one path that every route uses; knows no HTTP."""
+"""Submit jobs, follow, list, cancel and retry them: the one path of all routes; knows no HTTP."""
 
 from hashlib import sha256
 
@@ -9,9 +9,11 @@ from api.admission import Admission
 from api.backend import Backend, within_reach
 from api.metrics import Metrics
 from api.schemas import ChatRequest
+from api.settings import ApiSettings
 from api.ticket import Ticket
 from api.withdrawals import Withdrawals
 from shared.errors import FalconerError, NotFound, ServiceUnavailable
+from shared.listing import Cursor, JobPage
 from shared.protocol import JobRecord, JobStatus
 from shared.queue import Idempotency
 
@@ -25,13 +27,14 @@ class ChatClient:
         admission: Admission,
         withdrawals: Withdrawals,
         metrics: Metrics,
-        max_queued: int,
+        settings: ApiSettings,
     ) -> None:
         self._backend = backend
         self._admission = admission
         self._withdrawals = withdrawals
-        self._max_queued = max_queued
         self._metrics = metrics
+        self._max_queued = settings.max_queued
+        self._max_queued_tokens = settings.max_queued_tokens
 
     async def submit(
         self,
@@ -56,6 +59,7 @@ class ChatClient:
                     reply_to=self._backend.replica_id if is_awaited else None,
                     priority=request.priority,
                     max_queued=self._max_queued,
+                    max_queued_tokens=self._max_queued_tokens,
                     idempotency=idempotency(request, idempotency_key),
                 )
         except BaseException as error:
@@ -70,7 +74,9 @@ class ChatClient:
             id=job.id,
             status=JobStatus.QUEUED,
             created_ms=enqueued.created_ms,
-            position=enqueued.position,
+            position=enqueued.outlook.position,
+            expected_start_s=enqueued.outlook.expected_start_s,
+            lacks_worker=not enqueued.outlook.has_worker,
         )
         ticket.accepted(record, job.deadline_s)
         return ticket
@@ -103,6 +109,32 @@ class ChatClient:
         if record is None:
             raise no_such_job(job_id)
         return record
+
+    async def retry(self, job_id: str) -> JobRecord:
+        """Run a job that failed, expired or was cancelled again; raises NotFound and Conflict."""
+        async with within_reach():
+            record = await self._backend.queue.retry(
+                job_id, max_queued=self._max_queued, max_queued_tokens=self._max_queued_tokens
+            )
+        if record is None:
+            raise no_such_job(job_id)
+        return record
+
+    async def page(self, status: JobStatus | None, limit: int, after: Cursor | None) -> JobPage:
+        """Jobs of one status or of all, the newest first."""
+        statuses = JobStatus if status is None else [status]
+        async with within_reach():
+            return await self._backend.queue.page(statuses, limit=limit, after=after)
+
+    async def purge(self) -> int:
+        """Cancel all that waits; returns how many jobs that were."""
+        batches, num_cancelled = self._backend.queue.purge(), 0
+        while True:
+            async with within_reach():
+                cancelled = await anext(batches, None)
+            if cancelled is None:
+                return num_cancelled
+            num_cancelled += cancelled
 
     async def cancel_abandoned(self, job_id: str) -> None:
         """Its caller went away and nobody hears of a failure, so it is only logged."""

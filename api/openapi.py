@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from api.examples import ANSWER, REQUESTS
-from api.schemas import ChatRequest, ErrorBody, JobView
+from api.schemas import ChatRequest, ErrorBody, JobList, JobView, Purged
 from api.system_info import SystemInfo
 from shared.protocol import ChatResult
 
@@ -31,6 +31,8 @@ def described(description: str = "Yes.") -> dict[str, Any]:
 
 
 JOB = json_of("JobView", "The job.")
+JOBS = json_of("JobList", "A page of jobs.")
+PURGED = json_of("Purged", "What waited is cancelled.")
 TEXT: dict[str, Any] = {
     "description": "Prometheus text, or JSON where it is asked for.",
     "content": {
@@ -43,6 +45,12 @@ LOOKUP_ERRORS: Responses = {
     404: json_of("ErrorBody", "No such job."),
     422: json_of("ErrorBody", "A parameter outside its range."),
     **UNAVAILABLE,
+}
+PARAMETER_ERRORS: Responses = {422: LOOKUP_ERRORS[422], **UNAVAILABLE}
+RETRY_ERRORS: Responses = {
+    409: json_of("ErrorBody", "The job is not over, or it succeeded."),
+    429: json_of("ErrorBody", "The queue is full; `Retry-After` says when to come back."),
+    **LOOKUP_ERRORS,
 }
 ERRORS: Responses = {
     400: json_of("ErrorBody", "A body that cannot be served: no prompt, too long, not JSON."),
@@ -76,7 +84,8 @@ def component_schemas() -> dict[str, Any]:
     template = REF.format("{model}")
     _, pydantic = models_json_schema([(ChatRequest, "validation")], ref_template=template)
     _, structs = msgspec.json.schema_components(
-        [ChatResult, JobView, ErrorBody, SystemInfo], ref_template=REF.format("{name}")
+        [ChatResult, JobView, JobList, Purged, ErrorBody, SystemInfo],
+        ref_template=REF.format("{name}"),
     )
     return {**pydantic["$defs"], **structs}
 

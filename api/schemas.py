@@ -1,7 +1,7 @@
 """The bodies that come in and go out; ranges of `generate_kwargs` are `shared/parameters.py`'s."""
 
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -11,6 +11,8 @@ from api.examples import REQUESTS
 from shared.nullable import NullMeansDefault
 from shared.parameters import GenerateKwargs
 from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus, Message, Prompt
+
+T = TypeVar("T")
 
 MAX_MESSAGES = 1024
 MAX_DEADLINE_S = 7 * 24 * 3600
@@ -83,8 +85,12 @@ class ChatRequest(NullMeansDefault):
         )
 
 
-class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as callers see it; times in UTC, `position` counts from 1 while it waits."""
+class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as a listing shows it; times in UTC. While it waits, `position` counts from 1.
+
+    `expected_start_s` counts from now, at the pace of the last seconds, and is absent while there
+    is none to go by; `waiting_for` is there while no worker is.
+    """
 
     id: str
     status: JobStatus
@@ -95,28 +101,57 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     run_ms: int | None
     attempts: int
     worker: str | None
-    batch: Batch | None
     position: int | msgspec.UnsetType = msgspec.UNSET
-    result: ChatResult | msgspec.UnsetType = msgspec.UNSET
+    expected_start_s: float | msgspec.UnsetType = msgspec.UNSET
+    waiting_for: Literal["worker"] | msgspec.UnsetType = msgspec.UNSET
     error: JobError | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def of(cls, record: JobRecord) -> Self:
-        return cls(
-            id=record.id,
-            status=record.status,
-            created_at=utc(record.created_ms),
-            started_at=None if record.started_ms is None else utc(record.started_ms),
-            finished_at=None if record.finished_ms is None else utc(record.finished_ms),
-            queue_ms=elapsed_ms(record.created_ms, record.started_ms),
-            run_ms=elapsed_ms(record.started_ms, record.finished_ms),
-            attempts=record.attempts,
-            worker=record.worker,
-            batch=record.batch,
-            position=msgspec.UNSET if record.position is None else record.position,
-            result=msgspec.UNSET if record.result is None else record.result,
-            error=msgspec.UNSET if record.error is None else record.error,
-        )
+        return cls(**cls._fields_of(record))
+
+    @classmethod
+    def _fields_of(cls, record: JobRecord) -> dict[str, Any]:
+        return {
+            "id": record.id,
+            "status": record.status,
+            "created_at": utc(record.created_ms),
+            "started_at": None if record.started_ms is None else utc(record.started_ms),
+            "finished_at": None if record.finished_ms is None else utc(record.finished_ms),
+            "queue_ms": elapsed_ms(record.queued_ms or record.created_ms, record.started_ms),
+            "run_ms": elapsed_ms(record.started_ms, record.finished_ms),
+            "attempts": record.attempts,
+            "worker": record.worker,
+            "position": or_unset(record.position),
+            "expected_start_s": or_unset(record.expected_start_s),
+            "waiting_for": "worker" if record.lacks_worker else msgspec.UNSET,
+            "error": or_unset(record.error),
+        }
+
+
+class JobView(JobSummary, frozen=True, kw_only=True):
+    """A job with all that is known of it."""
+
+    batch: Batch | None
+    result: ChatResult | msgspec.UnsetType = msgspec.UNSET
+
+    @classmethod
+    def _fields_of(cls, record: JobRecord) -> dict[str, Any]:
+        fields = super()._fields_of(record)
+        return fields | {"batch": record.batch, "result": or_unset(record.result)}
+
+
+class JobList(msgspec.Struct, frozen=True, kw_only=True):
+    """One page; the next one begins at `cursor`, which is null at the end and only there."""
+
+    jobs: list[JobSummary]
+    cursor: str | None
+
+
+class Purged(msgspec.Struct, frozen=True, kw_only=True):
+    """How many waiting jobs were cancelled."""
+
+    cancelled: int
 
 
 class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -124,6 +159,11 @@ class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
 
     detail: str
     id: str | None = None
+
+
+def or_unset(value: T | None) -> T | msgspec.UnsetType:
+    """What is absent from the body where there is none."""
+    return msgspec.UNSET if value is None else value
 
 
 def utc(unix_ms: int) -> datetime:

@@ -22,6 +22,9 @@ class ApiSettings(ProcessSettings):
     max_queued: int = Field(
         10_000, ge=1, description="With this many jobs waiting, new ones get 429."
     )
+    max_queued_tokens: int = Field(
+        20_000_000, ge=1, le=2**53, description="Most KV cache, in tokens, that jobs may wait for."
+    )
     sync_timeout_s: float = Field(
         300.0, gt=0, le=86_400, description="A call that waits this long gets 504; its job goes on."
     )

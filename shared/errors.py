@@ -6,10 +6,11 @@ FalconerError
 │   ├── BadRequest            400  a value that cannot be served (no prompt, too long)
 │   ├── InvalidParameter      422  a parameter outside its range, or unknown
 │   ├── NotFound              404  no such job
-│   ├── Conflict              409  idempotency key reused with another body
+│   ├── Conflict              409  idempotency key reused with another body; nothing to retry
 │   ├── PayloadTooLarge       413
 │   ├── UnsupportedMediaType  415  the body is not said to be JSON
-│   └── QueueFull             429  carries `retry_after_s`
+│   ├── QueueFull             429  carries `retry_after_s`
+│   └── WaitTooLong           429  its deadline would pass first; carries `retry_after_s`
 ├── ServiceUnavailable      503  Redis is out of reach; carries `retry_after_s`
 └── WaitTimeout             504  the synchronous wait ended first; carries `job_id`
 """
@@ -63,6 +64,12 @@ class QueueFull(ClientError):
         self.retry_after_s = retry_after_s
 
 
+class WaitTooLong(ClientError):
+    def __init__(self, message: str, *, field: str, retry_after_s: int) -> None:
+        super().__init__(message, field=field)
+        self.retry_after_s = retry_after_s
+
+
 class ServiceUnavailable(FalconerError):
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
@@ -83,6 +90,7 @@ HTTP_STATUS: dict[type[FalconerError], int] = {
     PayloadTooLarge: 413,
     UnsupportedMediaType: 415,
     QueueFull: 429,
+    WaitTooLong: 429,
     ServiceUnavailable: 503,
     WaitTimeout: 504,
 }

@@ -22,6 +22,7 @@ REPLIES_MAX_ENTRIES = 10_000
 WORKER_TTL_S = 10  # a worker that has not reported for this long is not live
 MODEL_CARD_TTL_S = 30 * 24 * 3600  # refreshed while a worker serves the model
 DEAD_LETTERS_MAX = 1000  # ids of the latest jobs that were given up
+LISTED_MAX = 10_000  # ended jobs of each status that a listing shows: the latest
 
 LEASED = 2**42  # scores below: waiting jobs (ms of the year 2109); from here on: running ones
 PRIORITY_WINDOW_MS = 30_000  # head start of one priority step, so nothing waits for ever
@@ -48,6 +49,14 @@ class Keys:
     def record(self, job_id: str) -> str:
         """Hash: payload, status, times, owner, watchers of one job."""
         return f"{self.queue}:record:{job_id}"
+
+    def token_log(self, job_id: str) -> str:
+        """List: the deltas of a streamed job, in order."""
+        return f"{self.queue}:log:{job_id}"
+
+    def payload(self, job_id: str) -> str:
+        """Payload of a job that ended without a result, for a retry."""
+        return f"{self.queue}:payload:{job_id}"
 
     def idempotency(self, digest: str) -> str:
         return f"{self.queue}:idempotency:{digest}"
@@ -80,6 +89,16 @@ class Keys:
 
     def model_card(self, card_hash: str) -> str:
         return f"{self.queue}:model:{card_hash}"
+
+    @property
+    def jobs(self) -> str:
+        """Sorted set of all jobs by status and creation, see `index.lua`."""
+        return f"{self.queue}:jobs"
+
+    @property
+    def line(self) -> str:
+        """Hash: what waits and how fast it drains, see `line.lua`."""
+        return f"{self.queue}:line"
 
     @property
     def totals(self) -> str:

@@ -155,16 +155,22 @@ Event = Delta | Finished | Failed
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What `GET /jobs/{id}` shows. Times are Unix ms; `position` counts from 1 while queued."""
+    """What `GET /jobs/{id}` shows. Times are Unix ms; `position` counts from 1 while queued.
+
+    `queued_ms`: when it was accepted again, by a retry. `expected_start_s` counts from now.
+    """
 
     id: str
     status: JobStatus
     created_ms: int
+    queued_ms: int | None = None
     started_ms: int | None = None
     finished_ms: int | None = None
     attempts: int = 0
     worker: str | None = None
     position: int | None = None
+    expected_start_s: float | None = None
+    lacks_worker: bool = False
     batch: Batch | None = None
     result: ChatResult | None = None
     error: JobError | None = None

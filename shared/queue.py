@@ -3,17 +3,19 @@
 Holds no state and knows neither HTTP nor the engine. Errors of Redis pass through.
 """
 
-import math
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
 from shared.arq_format import ArqJob, ArqResult
 from shared.claims import Claim, Lease, Renewal, Room, decode_claim, first_attempt_alone
-from shared.errors import Conflict, QueueFull
+from shared.errors import Conflict
 from shared.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
+from shared.line import Outlook, decode_outlook, decode_refusal
+from shared.listing import Cursor, JobPage, decode_page
 from shared.protocol import (
     ChatJob,
     Failed,
@@ -26,13 +28,13 @@ from shared.protocol import (
     encode_events,
 )
 from shared.records import decode_record
-from shared.registry import Registry
 from shared.scripts import Script, Scripts
 
 # 499 is nginx's "client closed request"; no caller waits for it.
 CANCELLED = JobError(message="the job was cancelled", status_code=499)
 EXPIRED = JobError(message="the job's deadline passed before it was done", status_code=504)
-MAX_RETRY_AFTER_S = 60
+PURGED_AT_ONCE = 100  # jobs; Redis does nothing else meanwhile
+NO_LIMIT = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Enqueued:
     """`replayed`: the job was there already, under the same idempotency key."""
 
     job_id: str
-    position: int
+    outlook: Outlook
     created_ms: int
     replayed: bool
 
@@ -74,18 +76,19 @@ class JobQueue:
         reply_to: str | None,
         priority: int = 0,
         max_queued: int,
+        max_queued_tokens: int = NO_LIMIT,
         idempotency: Idempotency | None = None,
     ) -> Enqueued:
         """Accept a job in one round trip; `reply_to` is the api replica that waits for it.
 
-        Each step of `priority` puts it PRIORITY_WINDOW_MS ahead. Raises QueueFull, and Conflict
-        when the idempotency key came with another body.
+        Each step of `priority` puts it PRIORITY_WINDOW_MS ahead. Raises QueueFull, WaitTooLong when
+        its deadline would pass first, and Conflict when the idempotency key came with another body.
         """
-        verdict, job_id, position, created_ms = await self._scripts.run(
+        reply = await self._scripts.run(
             Script.ENQUEUE,
             job.id,
             encode(job),
-            encode(ArqJob(enqueued_ms=time.time_ns() // 1_000_000)),
+            _pack_arq_job(),
             job.cost_rows,
             job.cost_tokens,
             priority * PRIORITY_WINDOW_MS,
@@ -93,24 +96,38 @@ class JobQueue:
             1000 * (job.ttl_s or RESULT_TTL_S),
             reply_to or "",
             max_queued,
+            max_queued_tokens,
             idempotency.key_digest if idempotency else "",
             idempotency.body_digest if idempotency else "",
         )
-        if verdict == b"full":
-            raise await self._queue_full(max_queued)
+        verdict = reply[0]
         if verdict == b"conflict":
             raise Conflict("Idempotency-Key was already used with a different request body")
-        return Enqueued(job_id.decode(), position, int(created_ms), verdict == b"replayed")
+        if verdict not in (b"accepted", b"replayed"):
+            raise decode_refusal(reply, max_queued, max_queued_tokens)
+        _, job_id, created_ms, outlook = reply
+        replayed = verdict == b"replayed"
+        return Enqueued(job_id.decode(), decode_outlook(outlook), int(created_ms), replayed)
 
-    async def _queue_full(self, max_queued: int) -> QueueFull:
-        """Come back when about a tenth of the queue has drained, at the workers' measured rate."""
-        workers = await Registry(self._redis, self._keys).workers()
-        jobs_per_s = sum(worker.jobs_per_s for worker in workers)
-        drain_s = max_queued / 10 / jobs_per_s if jobs_per_s > 0 else MAX_RETRY_AFTER_S
-        return QueueFull(
-            f"the queue is full: {max_queued} jobs are waiting",
-            retry_after_s=max(1, min(MAX_RETRY_AFTER_S, math.ceil(drain_s))),
+    async def retry(
+        self, job_id: str, *, max_queued: int, max_queued_tokens: int = NO_LIMIT
+    ) -> JobRecord | None:
+        """Run a job that ended without a result again, from the start; None if unknown.
+
+        Raises Conflict where there is nothing to retry, QueueFull and WaitTooLong as `enqueue`.
+        """
+        token = uuid.uuid4().hex
+        reply = await self._scripts.run(
+            Script.RETRY, job_id, token, _pack_arq_job(), max_queued, max_queued_tokens
         )
+        if reply is None:
+            return None
+        if reply[0] not in (b"accepted", b"conflict"):
+            raise decode_refusal(reply, max_queued, max_queued_tokens)
+        record = decode_record(job_id, reply[1])
+        if record is not None and reply[0] == b"conflict":
+            raise Conflict(f"the job cannot run again: it is {record.status}")
+        return record
 
     async def record(self, job_id: str) -> JobRecord | None:
         return await self.watch(job_id, "")
@@ -140,12 +157,33 @@ class JobQueue:
         reply = await self._scripts.run(Script.CANCEL, job_id, *cancelled, int(may_arrive))
         return decode_record(job_id, reply)
 
+    async def purge(self) -> AsyncIterator[int]:
+        """Cancel all jobs that wait now; yields how many, batch by batch."""
+        until_ms, ends = b"", list[str | bytes]()
+        while True:
+            cancelled, until_ms, waiting = await self._scripts.run(
+                Script.PURGE, PURGED_AT_ONCE, until_ms, *ends
+            )
+            yield cancelled
+            if not waiting:
+                return
+            ids = [id_.decode() for id_ in waiting]
+            packed = [(id_, *self._pack_end(id_, JobStatus.CANCELLED, CANCELLED)) for id_ in ids]
+            ends = [part for end in packed for part in end]
+
     def _pack_end(self, job_id: str, status: JobStatus, error: JobError) -> tuple[bytes, bytes]:
         """Result and events of a job that no worker ends."""
         outcome = Failed(job_id=job_id, attempt=0, status=status, error=error)
         now_ms = time.time_ns() // 1_000_000
         result = self._pack_result(outcome, created_ms=now_ms, started_ms=now_ms)
         return result, encode_events([outcome])
+
+    async def page(
+        self, statuses: Iterable[JobStatus], *, limit: int, after: Cursor | None = None
+    ) -> JobPage:
+        """Jobs in any of these statuses, the newest first; of ended ones the latest LISTED_MAX."""
+        seen = ("", "") if after is None else (after.created_ms, after.job_id)
+        return decode_page(await self._scripts.run(Script.LIST, limit, *seen, *statuses))
 
     async def depth(self) -> Depth:
         waiting, running = await self._scripts.run(Script.DEPTH)
@@ -230,3 +268,7 @@ class JobQueue:
                 id=outcome.job_id,
             )
         )
+
+
+def _pack_arq_job() -> bytes:
+    return encode(ArqJob(enqueued_ms=time.time_ns() // 1_000_000))

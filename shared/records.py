@@ -3,6 +3,7 @@
 from typing import Any
 
 from shared.arq_format import decode_result
+from shared.line import Outlook, decode_outlook
 from shared.protocol import Failed, Finished, JobRecord, JobStatus, Outcome
 
 
@@ -10,17 +11,22 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
     """`reply`: what `read_record` of `common.lua` returns; None where there is no such job."""
     if reply is None:
         return None
-    (status, created_ms, started_ms, finished_ms, worker, attempts), rank, result = reply
+    fields, prospects, result = reply
+    status, created_ms, queued_ms, started_ms, finished_ms, worker, attempts = fields
+    outlook: Outlook | None = decode_outlook(prospects) if prospects else None
     outcome: Outcome | None = decode_result(result).outcome if result else None
     return JobRecord(
         id=job_id,
         status=JobStatus(status.decode()),
         created_ms=int(created_ms),
+        queued_ms=int(queued_ms) if queued_ms else None,
         started_ms=int(started_ms) if started_ms else None,
         finished_ms=int(finished_ms) if finished_ms else None,
         attempts=int(attempts or 0),
         worker=worker.decode() if worker else None,
-        position=None if rank is None else rank + 1,
+        position=outlook.position if outlook else None,
+        expected_start_s=outlook.expected_start_s if outlook else None,
+        lacks_worker=outlook is not None and not outlook.has_worker,
         batch=outcome.batch if outcome else None,
         result=outcome.result if isinstance(outcome, Finished) else None,
         error=outcome.error if isinstance(outcome, Failed) else None,

@@ -10,8 +10,6 @@ from importlib.resources import files
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
-from redis.exceptions import ResponseError
 
 from shared import keys as constants
 from shared.keys import Keys
@@ -27,42 +25,27 @@ class Script(StrEnum):
     CANCEL = "cancel"
     WATCH = "watch"
     DEPTH = "depth"
+    LIST = "list"
+    RETRY = "retry"
+    PURGE = "purge"
     REPORT = "report"
-    PUBLISH = "publish"
 
 
-NO_MEMORY = "command not allowed when used memory"
-# At `maxmemory` Redis refuses the first write of a script if it may need memory, and lets through
-# all that follow a write that needs none.
-BEYOND_MEMORY = "redis.call('PERSIST', QUEUE)\n"
+# Put before the text of each script, in this order; a later one uses what an earlier one defines.
+PRELUDE = ("clock", "index", "line", "common")
 
 
 class Scripts:
-    """Runs scripts by their digest; loads them again after Redis has forgotten them.
-
-    Where Redis is at its memory limit it takes no new job, but all that concerns those it has:
-    when they end, memory gets free.
-    """
+    """Runs scripts by their digest; loads them again after Redis has forgotten them."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
-        prelude = _constants(keys) + _source("common")
+        prelude = _constants(keys) + "".join(map(_source, PRELUDE))
         self._scripts = {
             script: redis.register_script(prelude + _source(script)) for script in Script
         }
-        self._beyond_memory: dict[Script, AsyncScript] = {
-            script: redis.register_script(prelude + BEYOND_MEMORY + _source(script))
-            for script in Script
-            if script is not Script.ENQUEUE
-        }
 
     async def run(self, script: Script, *args: str | bytes | int | float) -> Any:
-        try:
-            return await self._scripts[script](args=args)
-        except ResponseError as error:
-            insistent = self._beyond_memory.get(script)
-            if insistent is None or NO_MEMORY not in str(error):
-                raise
-            return await insistent(args=args)  # the first write was refused: nothing was done
+        return await self._scripts[script](args=args)
 
 
 def _source(name: str) -> str:
@@ -76,9 +59,13 @@ def _constants(keys: Keys) -> str:
         "WORKERS": keys.workers,
         "DEAD_LETTERS": keys.dead_letters,
         "TOTALS": keys.totals,
+        "JOBS": keys.jobs,
+        "LINE": keys.line,
         "CURRENT_MODEL": keys.current_model,
         # Prefixes: an id follows.
         "RECORD": keys.record(""),
+        "LOG": keys.token_log(""),
+        "PAYLOAD": keys.payload(""),
         "JOB": keys.arq_job(""),
         "RETRY": keys.arq_retry(""),
         "OWNER": keys.arq_in_progress(""),
@@ -90,6 +77,7 @@ def _constants(keys: Keys) -> str:
         "MODEL_CARD": keys.model_card(""),
         # Limits and times.
         "LEASED": constants.LEASED,
+        "JOB_TTL_MS": constants.JOB_TTL_S * 1000,
         "JOB_KEPT_MS": constants.JOB_KEPT_S * 1000,
         "RESULT_TTL_MS": constants.RESULT_TTL_S * 1000,
         "TOMBSTONE_MS": constants.TOMBSTONE_S * 1000,
@@ -98,6 +86,7 @@ def _constants(keys: Keys) -> str:
         "MODEL_CARD_TTL_MS": constants.MODEL_CARD_TTL_S * 1000,
         "REPLIES_MAX_ENTRIES": constants.REPLIES_MAX_ENTRIES,
         "DEAD_LETTERS_MAX": constants.DEAD_LETTERS_MAX,
+        "LISTED_MAX": constants.LISTED_MAX,
     }
     return "".join(
         f"local {name} = {json.dumps(value, ensure_ascii=False)}\n"

@@ -1,6 +1,6 @@
-"""`/jobs`: submit without waiting, look, wait a while, cancel. Every replica answers for all."""
+"""`/jobs`: submit without waiting, look, list, cancel, retry. Every replica answers for all."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -8,14 +8,27 @@ from fastapi.responses import Response
 from api.answers import CLIENT_CLOSED_REQUEST, accepted
 from api.body import read_chat_request
 from api.errors import json_response
-from api.openapi import ACCEPTED, ERRORS, JOB, LOOKUP_ERRORS, request_body
+from api.openapi import (
+    ACCEPTED,
+    ERRORS,
+    JOB,
+    JOBS,
+    LOOKUP_ERRORS,
+    PARAMETER_ERRORS,
+    PURGED,
+    RETRY_ERRORS,
+    request_body,
+)
 from api.routes.chat import IdempotencyKey
-from api.schemas import JobView
+from api.schemas import JobList, JobSummary, JobView, Purged
 from api.services import Services, services_of
 from api.ticket import Ticket
 from api.waiting import CallerGone, ServerStopping, while_connected
+from shared.listing import CURSOR_PATTERN, Cursor
+from shared.protocol import JobStatus
 
 MAX_WAIT_S = 3600
+MAX_PAGE = 200
 CANCEL_WAIT_S = 2.0  # a running job ends within one step of the engine
 
 router = APIRouter()
@@ -24,6 +37,12 @@ WaitSeconds = Annotated[
     float,
     Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Wait for the end this long, s."),
 ]
+
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most jobs on the page.")]
+CursorText = Annotated[
+    str | None, Query(pattern=CURSOR_PATTERN, description="Where the last page says that it ended.")
+]
+Status = Annotated[JobStatus | None, Query(description="Only jobs in this status.")]
 
 
 @router.post(
@@ -42,6 +61,31 @@ async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Re
     )
     with ticket:
         return accepted(ticket.record)
+
+
+@router.get("/jobs", summary="List jobs", responses={200: JOBS, **PARAMETER_ERRORS})
+async def list_jobs(
+    request: Request, status: Status = None, limit: Limit = 50, cursor: CursorText = None
+) -> Response:
+    """The newest first, without results. A page may be short; the last has no `cursor`.
+
+    Lists every job that waits or runs, and of each other status the 10,000 that were created last,
+    for as long as their results are kept.
+    """
+    after = None if cursor is None else Cursor.parse(cursor)
+    page = await services_of(request).client.page(status, limit, after)
+    return json_response(
+        JobList(
+            jobs=[JobSummary.of(record) for record in page.records],
+            cursor=None if page.cursor is None else str(page.cursor),
+        )
+    )
+
+
+@router.delete("/jobs", summary="Purge the queue", responses={200: PURGED, **PARAMETER_ERRORS})
+async def purge(request: Request, status: Literal["queued"]) -> Response:
+    """Cancel all jobs that wait; those that run go on."""
+    return json_response(Purged(cancelled=await services_of(request).client.purge()))
 
 
 @router.get("/jobs/{job_id}", summary="Look at a job", responses={200: JOB, **LOOKUP_ERRORS})
@@ -65,6 +109,17 @@ async def cancel(request: Request, job_id: str) -> Response:
     with await services.client.follow(job_id) as ticket:
         ticket.record = await services.client.cancel(job_id)
         return await view_after(request, services, ticket, CANCEL_WAIT_S)
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    summary="Run a job again",
+    responses={202: ACCEPTED, **RETRY_ERRORS},
+)
+async def retry(request: Request, job_id: str) -> Response:
+    """From the start and under its id: a job that failed, expired or was cancelled."""
+    return accepted(await services_of(request).client.retry(job_id))
 
 
 async def view_after(

@@ -9,9 +9,9 @@ local free_rows, free_tokens, running = tonumber(ARGV[3]), tonumber(ARGV[4]), to
 local alone_from, max_attempts = tonumber(ARGV[6]), tonumber(ARGV[7])
 
 local expired_below = score_for_lease(0)
-local live = redis.call('ZCOUNT', WORKERS, NOW - WORKER_TTL_MS, '+inf')
-local ready = waiting() + redis.call('ZCOUNT', QUEUE, LEASED, expired_below)
-local share = math.ceil(ready / math.max(1, live))
+local line, num_waiting = read_line(), waiting()
+local ready = num_waiting + redis.call('ZCOUNT', QUEUE, LEASED, expired_below)
+local share = math.ceil(ready / math.max(1, line.live))
 
 -- Returns false where there is no room; an empty worker has room for anything.
 local function take_room(rows, tokens, attempts)
@@ -24,46 +24,56 @@ local function take_room(rows, tokens, attempts)
   return true
 end
 
-local function lease(id, fence, attempts)
+local function lease(id, fence, attempts, created_ms)
   redis.call('ZADD', QUEUE, score_for_lease(lease_ms), id)
   redis.call('SET', OWNER .. id, worker .. ':' .. fence, 'PX', JOB_KEPT_MS)
   redis.call('HSET', RECORD .. id, 'status', 'running', 'worker', worker, 'fence', fence,
     'started_ms', ms(NOW), 'attempts', attempts)
+  index_job(id, 'running', created_ms)
 end
 
-local claimed = {}
+local claimed, num_taken, tokens_taken, is_sum_wrong = {}, 0, 0, false
 -- Returns false once a job does not fit.
 local function claim_between(low, high, is_expired)
   local limit = share - #claimed
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, low, high, 'LIMIT', 0, limit)) do
-    local payload, rows, tokens, attempts, fence, created_ms, deadline_ms, reply_to, cancel =
-      unpack(redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens', 'attempts', 'fence',
-        'created_ms', 'deadline_ms', 'reply_to', 'cancel'))
+    local payload, rows, tokens, attempts, fence, created_ms, queued_ms, deadline_ms, reply_to,
+      cancel = unpack(redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens', 'attempts',
+        'fence', 'created_ms', 'queued_ms', 'deadline_ms', 'reply_to', 'cancel'))
     attempts, fence = tonumber(attempts or 0), tonumber(fence or 0) + 1
-    rows, tokens = tonumber(rows or 0), tonumber(tokens or 0)
+    rows, tokens, created_ms = tonumber(rows or 0), tonumber(tokens or 0), created_ms or ms(NOW)
     if is_expired then
       attempts = attempts + begun(id)
     end
     if payload and attempts < max_attempts and not take_room(rows, tokens, attempts) then
       return false
     end
-    lease(id, fence, attempts)
+    lease(id, fence, attempts, created_ms)
     if is_expired then
       redis.call('DEL', RETRY .. id) -- counted, once
+    else
+      num_taken, tokens_taken = num_taken + 1, tokens_taken + tokens
     end
     if not payload then -- the record may be new
-      created_ms = created_ms or ms(NOW)
       redis.call('HSET', RECORD .. id, 'created_ms', created_ms)
       redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
+      is_sum_wrong = is_sum_wrong or not is_expired
     end
-    claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, created_ms, ms(NOW),
-      ms((deadline_ms or NOW) - NOW), reply_to, cancel}
+    claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, queued_ms or created_ms,
+      ms(NOW), ms((deadline_ms or NOW) - NOW), reply_to, cancel}
   end
   return true
 end
 
 local room = claim_between(LEASED, expired_below, true)
   and claim_between('-inf', '(' .. LEASED, false)
+if num_taken > 0 then
+  local is_full = not room or free_rows < 1 or free_tokens < 1
+  note_claim(line, num_taken, tokens_taken, num_waiting - num_taken, is_full)
+end
+if is_sum_wrong then
+  recount_line(line)
+end
 if ready > #claimed then
   wake_a_worker()
 end

@@ -1,16 +1,5 @@
--- Put before every script; `shared/scripts.py` puts the constants before this.
+-- Put before every script: leases, how a job ends, and what is told of it.
 -- A waiting job's score lies below LEASED, a running job's is LEASED + the end of its lease.
-
-local time = redis.call('TIME')
-local NOW = time[1] * 1000 + time[2] / 1000 -- ms, with a fraction: keeps the order within one ms
-
-local function ms(value)
-  return string.format('%.0f', math.floor(value))
-end
-
-local function waiting()
-  return redis.call('ZCOUNT', QUEUE, '-inf', '(' .. LEASED)
-end
 
 local function score_for_lease(lease_ms)
   return LEASED + math.floor(NOW) + tonumber(lease_ms)
@@ -45,28 +34,49 @@ local function begun(id)
   return redis.call('EXISTS', RETRY .. id)
 end
 
+-- One entry for all calls of an api replica.
+local function send(replica, fields)
+  local stream = REPLIES .. replica
+  redis.call('XADD', stream, 'MAXLEN', '~', REPLIES_MAX_ENTRIES, '*', unpack(fields))
+  redis.call('PEXPIRE', stream, REPLIES_TTL_MS)
+end
+
+-- A job that did not succeed can be retried for as long as its end is known.
+local function keep_payload(id, ttl)
+  local payload = redis.call('HGET', RECORD .. id, 'payload')
+  if payload then
+    redis.call('SET', PAYLOAD .. id, payload, 'PX', ttl)
+  end
+end
+
 -- The one way a job ends: result, record and the event for every watcher, all or nothing.
 -- The record outlives a short ttl, so that a worker that was frozen cannot end the job again.
 local function conclude(id, status, attempts, result, events)
   local record = RECORD .. id
-  local ttl, watchers, idempotency, created_ms =
-    unpack(redis.call('HMGET', record, 'ttl_ms', 'watchers', 'idempotency', 'created_ms'))
-  ttl = tonumber(ttl or RESULT_TTL_MS)
+  local ttl, watchers, idempotency, created_ms, latest, tokens = unpack(redis.call('HMGET', record,
+    'ttl_ms', 'watchers', 'idempotency', 'created_ms', 'status', 'tokens'))
+  ttl, created_ms = tonumber(ttl or RESULT_TTL_MS), created_ms or ms(NOW)
   redis.call('SET', RESULT .. id, result, 'PX', ttl)
+  if latest == 'queued' then
+    leave_line(tonumber(tokens or 0))
+  end
+  if status ~= 'succeeded' then
+    keep_payload(id, ttl)
+  end
   redis.call('HSET', record, 'status', status, 'attempts', attempts,
-    'created_ms', created_ms or ms(NOW), 'finished_ms', ms(NOW))
+    'created_ms', created_ms, 'finished_ms', ms(NOW))
   redis.call('HDEL', record, 'payload', 'cancel')
   redis.call('PEXPIRE', record, math.max(ttl, TOMBSTONE_MS))
+  redis.call('PEXPIRE', LOG .. id, ttl)
   redis.call('HINCRBY', TOTALS, status, 1)
   redis.call('ZREM', QUEUE, id)
+  index_end(id, status, created_ms)
   redis.call('DEL', JOB .. id, RETRY .. id, OWNER .. id)
   if idempotency then
     redis.call('PEXPIRE', IDEMPOTENCY .. idempotency, ttl)
   end
   for replica in string.gmatch(watchers or '', '%S+') do
-    local stream = REPLIES .. replica
-    redis.call('XADD', stream, 'MAXLEN', '~', REPLIES_MAX_ENTRIES, '*', 'events', events)
-    redis.call('PEXPIRE', stream, REPLIES_TTL_MS)
+    send(replica, {'events', events})
   end
 end
 
@@ -83,14 +93,18 @@ end
 
 -- What `shared/records.py` decodes into a JobRecord; false where there is no such job, or none
 -- any more: when a result's ttl is over, what is left of the record is no caller's business.
-local function read_record(id)
+-- In brief, the result of a job that succeeded is ''.
+local function read_record(id, is_brief)
   local fields = redis.call('HMGET', RECORD .. id,
-    'status', 'created_ms', 'started_ms', 'finished_ms', 'worker', 'attempts')
-  if not fields[1] then
+    'status', 'created_ms', 'queued_ms', 'started_ms', 'finished_ms', 'worker', 'attempts')
+  local status = fields[1]
+  if not status then
     return false
-  elseif is_live(fields[1]) then
-    fields[6] = tonumber(fields[6] or 0) + begun(id)
-    return {fields, fields[1] == 'queued' and redis.call('ZRANK', QUEUE, id), false}
+  elseif is_live(status) then
+    fields[7] = tonumber(fields[7] or 0) + begun(id)
+    return {fields, status == 'queued' and outlook(id, read_line()), false}
+  elseif is_brief and status == 'succeeded' then
+    return redis.call('EXISTS', RESULT .. id) == 1 and {fields, false, ''}
   end
   local result = redis.call('GET', RESULT .. id)
   return result and {fields, false, result}

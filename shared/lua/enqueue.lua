@@ -1,14 +1,17 @@
--- Accept one job, unless its idempotency key is taken or the queue is full.
+-- Accept one job, unless its idempotency key is taken or the line is too long.
 -- ARGV: id, payload, arq's job, rows, tokens, head start in ms, time it has in ms, result ttl in
---       ms, watcher or '', most jobs that may wait, idempotency digest or '', digest of the body
--- Returns {verdict, id, position, created_ms}; a client that sends it twice gets the same answer.
+--       ms, watcher or '', most jobs and most tokens that may wait, idempotency digest or '',
+--       digest of the body
+-- Returns {verdict, id, created_ms, outlook}, the same to a client that sends it twice; or a
+-- refusal, see line.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local head_start_ms, time_ms, ttl_ms, watcher = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local max_queued, key_digest, body_digest = tonumber(ARGV[10]), ARGV[11], ARGV[12]
+local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
+local key_digest, body_digest = ARGV[12], ARGV[13]
+local line = read_line()
 
 local function answer(verdict, job_id, created_ms)
-  local rank = redis.call('ZRANK', QUEUE, job_id)
-  return {verdict, job_id, (rank or 0) + 1, created_ms}
+  return {verdict, job_id, created_ms, outlook(job_id, line)}
 end
 
 local known_since = redis.call('HGET', RECORD .. id, 'created_ms')
@@ -25,15 +28,13 @@ if key_digest ~= '' then
     end
   end
 end
-if waiting() >= max_queued then
-  -- Jobs that no worker came for have lost their records by now: they take up no room.
-  redis.call('ZREMRANGEBYSCORE', QUEUE, '-inf', NOW - JOB_KEPT_MS)
-  if waiting() >= max_queued then
-    return {'full', id, 0, '0'}
-  end
+local score = string.format('%.3f', NOW - head_start_ms)
+local refusal, ahead =
+  refuse(line, score, tonumber(tokens), tonumber(time_ms), max_jobs, max_tokens)
+if refusal then
+  return refusal
 end
 
-local score = string.format('%.3f', NOW - head_start_ms)
 redis.call('HSET', RECORD .. id,
   'payload', payload, 'status', 'queued', 'created_ms', ms(NOW), 'deadline_ms', ms(NOW + time_ms),
   'ttl_ms', ttl_ms, 'rows', rows, 'tokens', tokens, 'score', score,
@@ -45,6 +46,7 @@ if key_digest ~= '' then
   redis.call('SET', IDEMPOTENCY .. key_digest, id .. ' ' .. body_digest, 'PX', JOB_KEPT_MS)
 end
 redis.call('HINCRBY', TOTALS, 'queued', 1)
-redis.call('ZADD', QUEUE, score, id)
+join_line(id, score, tokens, ahead)
+index_job(id, 'queued', ms(NOW))
 wake_a_worker()
 return answer('accepted', id, ms(NOW))

@@ -7,9 +7,11 @@ local released = 0
 for i = 2, #ARGV, 2 do
   local id, owner = ARGV[i], worker .. ':' .. ARGV[i + 1]
   local record = RECORD .. id
-  local score = redis.call('HGET', record, 'score')
+  local score, tokens, created_ms =
+    unpack(redis.call('HMGET', record, 'score', 'tokens', 'created_ms'))
   if score and redis.call('GET', OWNER .. id) == owner then
-    redis.call('ZADD', QUEUE, score, id)
+    join_line(id, score, tonumber(tokens or 0), waiting())
+    index_job(id, 'queued', created_ms)
     redis.call('HSET', record, 'status', 'queued')
     redis.call('HDEL', record, 'worker', 'started_ms')
     redis.call('DEL', OWNER .. id, RETRY .. id)

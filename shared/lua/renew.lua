@@ -12,8 +12,15 @@ for i = 3, #ARGV, 2 do
   else
     redis.call('ZADD', QUEUE, score_for_lease(lease_ms), id)
     if redis.call('SET', OWNER .. id, owner, 'NX', 'PX', JOB_KEPT_MS) then -- Redis had lost it
-      redis.call('HSET', record, 'status', 'running', 'worker', worker, 'fence', fence)
-      redis.call('HSETNX', record, 'created_ms', ms(NOW))
+      local status, tokens, created_ms =
+        unpack(redis.call('HMGET', record, 'status', 'tokens', 'created_ms'))
+      if status == 'queued' then
+        leave_line(tonumber(tokens or 0))
+      end
+      created_ms = created_ms or ms(NOW)
+      redis.call('HSET', record, 'status', 'running', 'worker', worker, 'fence', fence,
+        'created_ms', created_ms)
+      index_job(id, 'running', created_ms)
       redis.call('PEXPIRE', record, JOB_KEPT_MS)
     end
     if redis.call('HEXISTS', record, 'cancel') == 1 then

@@ -34,8 +34,8 @@ async def test_a_submitted_job_waits_with_its_position(workerless: FakeService) 
     await submit(workerless)
     second = await submit(workerless)
     job = (await workerless.http.get(f"/jobs/{second}")).json()
-    assert set(job) == RECORD | {"position"}
-    assert (job["status"], job["position"]) == ("queued", 2)
+    assert set(job) == RECORD | {"position", "waiting_for"}
+    assert (job["status"], job["position"], job["waiting_for"]) == ("queued", 2, "worker")
     assert (job["started_at"], job["finished_at"], job["worker"]) == (None, None, None)
 
 

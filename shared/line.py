@@ -1,0 +1,48 @@
+"""The line of waiting jobs as callers see it: what a job may expect, and why one is refused.
+
+Plain data, and its decoding from what the scripts return; the figures are those of `line.lua`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import ClientError, QueueFull, WaitTooLong
+
+UNKNOWN_RETRY_AFTER_S = 10  # while no rate is known: before a first worker, or a first backlog
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """`position` counts from 1; `expected_start_s`, from now, is None while nobody can know."""
+
+    position: int
+    expected_start_s: float | None
+    has_worker: bool
+
+
+def decode_outlook(reply: list[Any]) -> Outlook:
+    position, wait_ms, num_workers = reply
+    expected_start_s = None if wait_ms is None else int(wait_ms) / 1000
+    return Outlook(position, expected_start_s, num_workers > 0)
+
+
+def decode_refusal(reply: list[Any], max_queued: int, max_queued_tokens: int) -> ClientError:
+    """The 429 that a refusal by `line.lua` amounts to."""
+    verdict, retry_ms, num_jobs, num_tokens, wait_ms = reply
+    retry_after_s = UNKNOWN_RETRY_AFTER_S if retry_ms is None else math.ceil(int(retry_ms) / 1000)
+    if verdict == b"too late":
+        return WaitTooLong(
+            f"the job would wait for about {math.ceil(int(wait_ms) / 1000)} s: "
+            f"{num_jobs} jobs are waiting",
+            field="deadline_s",
+            retry_after_s=retry_after_s,
+        )
+    if verdict == b"too many jobs":
+        reason = f"{num_jobs} jobs are waiting, at most {max_queued} may"
+    else:
+        reason = (
+            f"{num_jobs} jobs are waiting for {num_tokens} tokens of KV cache; "
+            f"with this one they would be more than {max_queued_tokens}"
+        )
+    return QueueFull(f"the queue is full: {reason}", retry_after_s=retry_after_s)

@@ -1,0 +1,42 @@
+-- One page of all jobs, or of those of some statuses: the newest first, results left out.
+-- ARGV: most jobs, created_ms and id of the last one seen or '' and '', then the statuses
+-- Returns {jobs as {id, record}, created_ms and id of the last one looked at; false at the end}.
+local limit, before_id = tonumber(ARGV[1]), ARGV[3]
+local before_ms = math.min(tonumber(ARGV[2]) or LEASED, LEASED - 1)
+local found, jobs = {}, {}
+
+-- Jobs of one status that come after the last one seen, one more than fit on the page.
+local function look_for(status)
+  local low, high, offset, num = index_score(status, 0), index_score(status, before_ms), 0, 0
+  repeat
+    local entries = redis.call('ZREVRANGEBYSCORE', JOBS, high, low, 'WITHSCORES',
+      'LIMIT', offset, limit + 1)
+    for i = 1, #entries, 2 do
+      local id, created_ms = entries[i], entries[i + 1] - low
+      if created_ms < before_ms or before_id == '' or id < before_id then
+        found[#found + 1], num = {id = id, created_ms = created_ms}, num + 1
+      end
+    end
+    offset = offset + limit + 1
+  until num > limit or #entries < 2 * (limit + 1)
+end
+
+for i = 4, #ARGV do
+  look_for(ARGV[i])
+end
+table.sort(found, function(one, other)
+  if one.created_ms ~= other.created_ms then
+    return one.created_ms > other.created_ms
+  end
+  return one.id > other.id
+end)
+for i = 1, math.min(limit, #found) do
+  local record = read_record(found[i].id, true)
+  if record then
+    jobs[#jobs + 1] = {found[i].id, record}
+  else
+    redis.call('ZREM', JOBS, found[i].id) -- its result's ttl is over
+  end
+end
+local last = #found > limit and found[limit]
+return {jobs, last and {ms(last.created_ms), last.id}}

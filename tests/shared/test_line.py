@@ -1,0 +1,289 @@
+"""What the line of waiting jobs promises: limits, the rate it drains at, who is let in and when."""
+
+from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from fakeredis import FakeAsyncRedis
+from redis.asyncio import Redis
+
+from shared.claims import Room
+from shared.errors import QueueFull, WaitTooLong
+from shared.keys import JOB_KEPT_S, Keys
+from shared.line import UNKNOWN_RETRY_AFTER_S
+from shared.protocol import ChatJob
+from shared.queue import Enqueued, JobQueue
+from shared.registry import Registry
+from tests.factories import make_finished, make_job, make_worker_info
+
+TOKENS = 10  # of each job
+MAX_QUEUED = 1000
+
+
+class Clock:
+    """Redis' own: every script sees a microsecond more, and what a test adds."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_800_000_000.0
+
+    def time(self) -> float:
+        self.now_s += 1e-6
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    clock = Clock()
+    with patch("fakeredis.commands_mixins.server_mixin.time", SimpleNamespace(time=clock.time)):
+        yield clock
+
+
+class Service:
+    """One worker with room for one job, of which each takes as long as the test says."""
+
+    def __init__(self, redis: Redis, clock: Clock) -> None:
+        self.redis, self.keys, self.clock = redis, Keys(), clock
+        self.queue = JobQueue(redis, self.keys)
+        self.registry = Registry(redis, self.keys)
+
+    async def submit(
+        self, *, max_queued: int = MAX_QUEUED, max_tokens: int = 10**9, **job: Any
+    ) -> Enqueued:
+        return await self.queue.enqueue(
+            make_job(**job), reply_to=None, max_queued=max_queued, max_queued_tokens=max_tokens
+        )
+
+    async def refused(self, **limits: int) -> QueueFull:
+        with pytest.raises(QueueFull) as caught:
+            await self.submit(**limits)
+        return caught.value
+
+    async def take(self, rows: int = 1) -> list[ChatJob]:
+        """A claim that fills the worker, if there are jobs enough; they end at once."""
+        await self.registry.report(make_worker_info("w1"))
+        room = Room(rows=rows, tokens=rows * TOKENS, running=1)
+        claim = await self.queue.claim("w1", room, lease_ms=60_000)
+        for claimed in claim.jobs:
+            await self.queue.finish(claimed, make_finished(claimed.job.id), fence=claimed.fence)
+        return [claimed.job for claimed in claim.jobs]
+
+    async def drain(self, num: int, every_s: float, *, rows: int = 1) -> None:
+        for _ in range(num):
+            self.clock.now_s += every_s
+            assert len(await self.take(rows)) == rows
+
+    async def tokens(self) -> int:
+        return int(await self.redis.hget(self.keys.line, "tokens") or 0)
+
+
+@pytest.fixture
+async def service(clock: Clock) -> AsyncIterator[Service]:
+    redis = FakeAsyncRedis()
+    yield Service(redis, clock)
+    await redis.aclose()
+
+
+async def with_backlog(service: Service, *, waiting: int, every_s: float, rows: int = 1) -> None:
+    """A line of so many jobs that has been draining for some time."""
+    measured = 30
+    for _ in range(waiting + rows * (measured + 1)):
+        await service.submit()
+    await service.take(rows)
+    await service.drain(measured, every_s, rows=rows)
+
+
+# -- limits ----------------------------------------------------------------------------------
+
+
+async def test_as_many_tokens_may_wait_as_the_limit_says(service: Service) -> None:
+    for _ in range(3):
+        await service.submit(max_tokens=3 * TOKENS)
+    refusal = await service.refused(max_tokens=3 * TOKENS)
+    assert "3 jobs are waiting for 30 tokens of KV cache" in refusal.message
+    assert "more than 30" in refusal.message
+    await service.take()
+    await service.submit(max_tokens=3 * TOKENS)
+
+
+async def test_a_job_larger_than_the_limit_may_wait_alone(service: Service) -> None:
+    await service.submit(max_tokens=TOKENS - 1)
+    await service.refused(max_tokens=TOKENS - 1)
+    assert await service.tokens() == TOKENS
+
+
+async def test_a_refused_job_leaves_nothing(service: Service) -> None:
+    await service.submit()
+    before = set(await service.redis.keys("*"))
+    await service.refused(max_queued=1)
+    assert set(await service.redis.keys("*")) == before
+
+
+async def test_jobs_that_nobody_came_for_take_their_tokens_with_them(service: Service) -> None:
+    lost = await service.submit()
+    service.clock.now_s += JOB_KEPT_S + 1
+    await service.redis.delete(service.keys.record(lost.job_id))  # as its ttl does
+    await service.submit()
+    await service.submit(max_queued=2)
+    assert await service.tokens() == 2 * TOKENS
+    assert await service.redis.zcard(service.keys.jobs) == 2
+
+
+async def test_a_waiting_job_whose_record_is_gone_leaves_the_right_sum(service: Service) -> None:
+    lost = await service.submit()
+    await service.submit()
+    await service.redis.delete(service.keys.record(lost.job_id))
+    await service.take()
+    await service.submit()
+    assert await service.tokens() == (await service.queue.depth()).waiting * TOKENS
+
+
+# -- the rate --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("every_s", "rows"), [(0.05, 1), (2.0, 1), (30.0, 1), (4.0, 8)])
+async def test_the_expected_start_follows_the_measured_rate(
+    service: Service, every_s: float, rows: int
+) -> None:
+    await with_backlog(service, waiting=40, every_s=every_s, rows=rows)
+    start_s = (await service.submit()).outlook.expected_start_s
+    assert start_s == pytest.approx(40 * every_s / rows, rel=0.05)
+
+
+async def test_the_rate_follows_a_change_within_some_time_constants(service: Service) -> None:
+    await with_backlog(service, waiting=400, every_s=0.1)
+    await service.drain(60, every_s=0.5)
+    waiting = (await service.queue.depth()).waiting
+    start_s = (await service.submit()).outlook.expected_start_s
+    assert start_s == pytest.approx(waiting * 0.5, rel=0.25)
+
+
+async def test_idle_time_says_nothing_of_what_workers_can_do(service: Service) -> None:
+    await with_backlog(service, waiting=20, every_s=1.0)
+    await service.drain(20, every_s=1.0)
+    for _ in range(5):
+        service.clock.now_s += 20.0
+        await service.submit()
+        await service.take(2)  # at once, and with room left
+    for _ in range(11):
+        await service.submit()
+    await service.take()
+    start_s = (await service.submit()).outlook.expected_start_s
+    assert start_s == pytest.approx(10 * 1.0, rel=0.05)
+
+
+async def test_a_burst_that_idle_workers_take_at_once_is_no_rate(service: Service) -> None:
+    for _ in range(50):
+        await service.submit()
+    await service.take(32)
+    assert (await service.submit()).outlook.expected_start_s is None
+
+
+async def test_an_old_rate_is_forgotten(service: Service) -> None:
+    await with_backlog(service, waiting=1, every_s=0.1)
+    await service.take()
+    service.clock.now_s += 3600
+    for _ in range(3):
+        await service.submit()
+    await service.take()
+    assert (await service.submit()).outlook.expected_start_s is None
+
+
+async def test_while_a_backlog_stands_still_the_rate_sinks(service: Service) -> None:
+    await with_backlog(service, waiting=10, every_s=0.1)
+    starts = []
+    for pause_s in (0, 1, 10, 100):
+        service.clock.now_s += pause_s
+        await service.registry.report(make_worker_info("w1"))
+        starts.append((await service.submit()).outlook.expected_start_s or 0.0)
+    assert starts == sorted(starts)
+    assert starts[-1] > 50 * starts[0]
+
+
+async def test_without_a_live_worker_nobody_knows_when_a_job_starts(service: Service) -> None:
+    await with_backlog(service, waiting=10, every_s=0.1)
+    assert (await service.submit()).outlook.has_worker
+    service.clock.now_s += 60
+    enqueued = await service.submit()
+    assert not enqueued.outlook.has_worker
+    assert enqueued.outlook.expected_start_s is None
+    record = await service.queue.record(enqueued.job_id)
+    assert record is not None and record.lacks_worker
+
+
+# -- when to come back -----------------------------------------------------------------------
+
+
+async def test_without_a_rate_callers_come_back_after_a_fixed_time(service: Service) -> None:
+    await service.submit()
+    assert (await service.refused(max_queued=1)).retry_after_s == UNKNOWN_RETRY_AFTER_S
+
+
+async def test_refused_callers_are_told_one_place_after_the_other(service: Service) -> None:
+    await with_backlog(service, waiting=20, every_s=3.0)
+    told = [(await service.refused(max_queued=20)).retry_after_s for _ in range(5)]
+    assert told == [pytest.approx(3.0 * place, abs=1) for place in (1, 2, 3, 4, 5)]
+
+
+async def test_those_who_come_back_when_told_are_let_in(service: Service) -> None:
+    await with_backlog(service, waiting=20, every_s=2.0)
+    start_s = service.clock.now_s
+    told = [(await service.refused(max_queued=20)).retry_after_s for _ in range(10)]
+    for retry_after_s in told:
+        while service.clock.now_s < start_s + retry_after_s:
+            await service.drain(1, every_s=2.0)
+        await service.submit(max_queued=20)
+
+
+async def test_nobody_is_told_to_wait_longer_than_the_whole_queue_takes(service: Service) -> None:
+    await with_backlog(service, waiting=10, every_s=2.0)
+    told = [(await service.refused(max_queued=10)).retry_after_s for _ in range(50)]
+    assert max(told) == told[-1] == pytest.approx(20, abs=1)
+
+
+async def test_callers_of_a_fast_queue_come_back_after_a_second_at_least(service: Service) -> None:
+    await with_backlog(service, waiting=100, every_s=0.01)
+    assert (await service.refused(max_queued=100)).retry_after_s == 1
+
+
+async def test_places_that_have_passed_are_nobodys(service: Service) -> None:
+    await with_backlog(service, waiting=25, every_s=2.0)
+    for _ in range(5):
+        await service.refused(max_queued=25)
+    await service.drain(5, every_s=2.0)
+    assert (await service.refused(max_queued=20)).retry_after_s == pytest.approx(2, abs=1)
+
+
+async def test_more_tokens_take_longer_to_get_in(service: Service) -> None:
+    await with_backlog(service, waiting=20, every_s=1.0)
+    with pytest.raises(QueueFull) as caught:
+        await service.submit(max_tokens=20 * TOKENS, max_new_tokens=46)  # 50 tokens
+    assert caught.value.retry_after_s == pytest.approx(5, abs=1)
+
+
+# -- deadlines -------------------------------------------------------------------------------
+
+
+async def test_a_deadline_that_would_pass_first_is_refused_with_the_estimate(
+    service: Service,
+) -> None:
+    await with_backlog(service, waiting=30, every_s=1.0)
+    with pytest.raises(WaitTooLong, match=r"wait for about 3\d s: 30 jobs are waiting") as caught:
+        await service.submit(deadline_s=10.0)
+    assert caught.value.retry_after_s == pytest.approx(20, abs=2)
+    assert (await service.queue.depth()).waiting == 30
+    await service.submit(deadline_s=60.0)
+
+
+async def test_only_what_goes_before_a_job_counts_for_its_deadline(service: Service) -> None:
+    await with_backlog(service, waiting=30, every_s=1.0)
+    urgent = make_job(deadline_s=10.0)
+    enqueued = await service.queue.enqueue(urgent, reply_to=None, priority=10, max_queued=1000)
+    assert enqueued.outlook.position == 1
+
+
+async def test_a_deadline_is_accepted_while_nobody_knows_the_wait(service: Service) -> None:
+    for _ in range(30):
+        await service.submit()
+    await service.submit(deadline_s=0.001)
