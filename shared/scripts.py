@@ -10,6 +10,8 @@ from importlib.resources import files
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+from redis.exceptions import ResponseError
 
 from shared import keys as constants
 from shared.keys import Keys
@@ -29,23 +31,44 @@ class Script(StrEnum):
     RETRY = "retry"
     PURGE = "purge"
     REPORT = "report"
+    PUBLISH = "publish"
 
 
 # Put before the text of each script, in this order; a later one uses what an earlier one defines.
 PRELUDE = ("clock", "index", "line", "common")
 
+NO_MEMORY = "command not allowed when used memory"
+# At `maxmemory` Redis refuses the first write of a script if it may need memory, and lets through
+# all that follow a write that needs none.
+BEYOND_MEMORY = "redis.call('PERSIST', QUEUE)\n"
+
 
 class Scripts:
-    """Runs scripts by their digest; loads them again after Redis has forgotten them."""
+    """Runs scripts by their digest; loads them again after Redis has forgotten them.
+
+    Where Redis is at its memory limit it takes no new job, but all that concerns those it has:
+    when they end, memory gets free.
+    """
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         prelude = _constants(keys) + "".join(map(_source, PRELUDE))
         self._scripts = {
             script: redis.register_script(prelude + _source(script)) for script in Script
         }
+        self._beyond_memory: dict[Script, AsyncScript] = {
+            script: redis.register_script(prelude + BEYOND_MEMORY + _source(script))
+            for script in Script
+            if script not in (Script.ENQUEUE, Script.RETRY)
+        }
 
     async def run(self, script: Script, *args: str | bytes | int | float) -> Any:
-        return await self._scripts[script](args=args)
+        try:
+            return await self._scripts[script](args=args)
+        except ResponseError as error:
+            insistent = self._beyond_memory.get(script)
+            if insistent is None or NO_MEMORY not in str(error):
+                raise
+            return await insistent(args=args)  # the first write was refused: nothing was done
 
 
 def _source(name: str) -> str:
