@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' requirements.lock)
 SOURCES := falconer.py api bench serve shared training worker tests
 
-.PHONY: serve setup test lint format bench bench-engine lock clean help
+.PHONY: serve setup test lint format chaos bench bench-engine lock clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -33,6 +33,10 @@ lint: $(VENV)/.dev ## style and types
 format: $(VENV)/.dev ## put the style right
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+chaos: $(VENV)/.dev ## break the service on purpose, under load: SEED=, JOBS=, FAULTS=
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed "$(SEED)") $(if $(JOBS),--jobs "$(JOBS)") \
+	  $(if $(FAULTS),--faults "$(FAULTS)")
 
 bench: $(VENV)/.dev ## added latency, batching and Redis cost of the service, on this machine
 	$(BIN)/python -m bench.overhead

@@ -1,0 +1,103 @@
+"""What a run says at its end: a table of calls and faults, how fast jobs were taken over, and the
+story of every broken promise."""
+
+import statistics
+from collections import Counter
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tests.chaos.history import Story
+from tests.chaos.plans import Kind
+from tests.chaos.run import Outcome
+from tests.chaos.schedule import Fault
+
+MAX_STORIES = 5
+
+
+def print_report(outcome: Outcome, console: Console) -> None:
+    console.print(calls_table(outcome))
+    console.print(faults_table(outcome))
+    console.print(takeover_line(outcome))
+    if stalls := outcome.weather.stalls:
+        total_s = sum(end - start for start, end in stalls)
+        console.print(f"the machine stood still {len(stalls)} times, {total_s:.0f} s in all")
+    print_violations(outcome, console)
+    settings = outcome.settings
+    console.print(
+        f"seed {settings.seed}: {len(outcome.history.stories)} calls, "
+        f"{len(outcome.weather.outages)} faults in {outcome.wall_s:.0f} s, "
+        f"{len(outcome.violations)} violations"
+    )
+
+
+def print_schedule(schedule: list[Fault], console: Console) -> None:
+    for fault in schedule:
+        console.print(f"  {fault}", highlight=False, soft_wrap=True)
+
+
+def calls_table(outcome: Outcome) -> Table:
+    ends = sorted({end_of(story) for story in outcome.history.stories})
+    table = Table("calls", *ends, "all", title="How calls ended")
+    for kind in Kind:
+        counts = Counter(end_of(s) for s in outcome.history.stories if s.plan.kind is kind)
+        if counts:
+            numbers = [str(counts[end]) if counts[end] else "" for end in ends]
+            table.add_row(kind, *numbers, str(counts.total()))
+    return table
+
+
+def end_of(story: Story) -> str:
+    if story.end is not None:
+        return str(story.end.status)
+    if story.left is not None:
+        return "left"
+    return "answer lost" if story.is_lost else "refused"
+
+
+def faults_table(outcome: Outcome) -> Table:
+    table = Table("fault", "times", title="Faults")
+    counts = Counter(str(outage.fault.kind) for outage in outcome.weather.outages)
+    for kind, count in sorted(counts.items()):
+        table.add_row(kind, str(count))
+    return table
+
+
+def takeover_line(outcome: Outcome) -> str:
+    waits = [each.waited_s for each in outcome.takeovers if each.waited_s is not None]
+    if not waits:
+        return "no job changed hands"
+    return (
+        f"{len(waits)} jobs changed hands: p50 {statistics.median(waits):.2f} s, "
+        f"max {max(waits):.2f} s after their worker was struck (lease "
+        f"{outcome.settings.fleet.lease_s:g} s)"
+    )
+
+
+def print_violations(outcome: Outcome, console: Console) -> None:
+    if not outcome.violations:
+        return
+    counts = Counter(violation.promise for violation in outcome.violations)
+    for promise, count in counts.most_common():
+        console.print(f"[red]broken {count} times: {promise}[/red]")
+    for violation in outcome.violations[: 4 * MAX_STORIES]:
+        console.print(
+            escape(f"- {violation.promise}: {violation.what}"), highlight=False, soft_wrap=True
+        )
+    stories = {story.plan.number: story for story in outcome.history.stories}
+    numbers = dict.fromkeys(v.call_number for v in outcome.violations if v.call_number is not None)
+    for number in list(numbers)[:MAX_STORIES]:
+        print_story(stories[number], outcome, console)
+
+
+def print_story(story: Story, outcome: Outcome, console: Console) -> None:
+    for line in story.lines():
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    for outage in outcome.weather.during(story.began, story.ended or story.began):
+        lasted = "" if outage.ended is None else f" to {outage.ended - story.began:.2f}"
+        console.print(
+            f"   {outage.began - story.began:.2f}{lasted} s: {outage}",
+            highlight=False,
+            soft_wrap=True,
+        )

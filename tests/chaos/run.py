@@ -1,0 +1,182 @@
+"""One run: traffic and faults from one seed, on one service, checked against the promises."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import httpx
+
+from tests.chaos.aftermath import Aftermath, Footprint, footprint
+from tests.chaos.asks import Ask, draw_asks
+from tests.chaos.callers import SYNC_TIMEOUT_S, Callers
+from tests.chaos.client import Client
+from tests.chaos.cluster import Cluster, running_cluster
+from tests.chaos.expectations import Expectations
+from tests.chaos.faults import Injector
+from tests.chaos.history import History
+from tests.chaos.plans import Plan, draw_plans
+from tests.chaos.promises import Promises, Violation
+from tests.chaos.schedule import Fault, Fleet, draw_schedule
+from tests.chaos.takeover import Takeover
+from tests.chaos.weather import Weather
+
+NUM_ASKS = 40
+TAKEOVER_SLACK_S = 2.0  # a lost worker's jobs start again within a lease and this
+CLOSING_S = 1.0  # until the replicas have noticed that their callers are gone
+TICK_S = 0.25
+STALL_S = 1.5  # a tick this late: the machine, or whoever runs this, stood still
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    seed: int
+    num_calls: int
+    num_faults: int
+    concurrency: int
+    fleet: Fleet
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Everything that a report needs."""
+
+    settings: RunSettings
+    schedule: list[Fault]
+    history: History = field(default_factory=History)
+    weather: Weather = field(default_factory=Weather)
+    takeovers: list[Takeover] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    wall_s: float = 0.0
+
+
+async def run(settings: RunSettings, folder: Path) -> Outcome:
+    schedule = draw_schedule(settings.seed, settings.num_faults, settings.num_calls, settings.fleet)
+    outcome = Outcome(settings, schedule)
+    watch = asyncio.create_task(watch_for_stalls(outcome.weather))
+    try:
+        async with running_cluster(
+            folder, settings.fleet, api={"sync_timeout_s": SYNC_TIMEOUT_S}
+        ) as cluster:
+            await Run(settings, cluster, outcome).go()
+    finally:
+        watch.cancel()
+    return outcome
+
+
+async def watch_for_stalls(weather: Weather) -> None:
+    """Time stands still now and then for a process on a shared machine; no promise covers that."""
+    before = time.monotonic()
+    while True:
+        await asyncio.sleep(TICK_S)
+        now = time.monotonic()
+        if now - before > TICK_S + STALL_S:
+            weather.stalls.append((before, now))
+        before = now
+
+
+class Run:
+    def __init__(self, settings: RunSettings, cluster: Cluster, outcome: Outcome) -> None:
+        self._settings = settings
+        self._cluster = cluster
+        self._outcome = outcome
+        self._client = Client(cluster.urls, Random(f"{settings.seed}:replicas"))
+        self._injector = Injector(cluster, outcome.weather)
+        self._aftermath = Aftermath(cluster, outcome.history, outcome.weather, settings.concurrency)
+
+    async def go(self) -> None:
+        settings, outcome = self._settings, self._outcome
+        asks = draw_asks(settings.seed, NUM_ASKS)
+        try:
+            has_events = await self._has_events()
+            expected = await self._undisturbed(asks)
+            before = await footprint(self._cluster)
+            callers = Callers(
+                self._client,
+                outcome.history,
+                Random(f"{settings.seed}:callers"),
+                events=has_events,
+            )
+            started = time.monotonic()
+            await self._disturbed(callers, draw_plans(settings.seed, settings.num_calls, asks))
+            outcome.wall_s = time.monotonic() - started
+            await self._judge(callers, expected, before)
+        finally:
+            await self._client.close()
+
+    async def _has_events(self) -> bool:
+        url = next(iter(self._cluster.urls.values()))
+        async with httpx.AsyncClient(trust_env=False) as http:
+            document = (await http.get(f"{url}/openapi.json")).json()
+        return "/jobs/{job_id}/events" in document["paths"]
+
+    async def _undisturbed(self, asks: list[Ask]) -> Expectations:
+        """What each ask yields while nothing is broken."""
+        url = next(iter(self._cluster.urls.values()))
+        async with httpx.AsyncClient(trust_env=False, timeout=SYNC_TIMEOUT_S) as http:
+            answers = await asyncio.gather(
+                *(http.post(f"{url}/chat", json=ask.body) for ask in asks)
+            )
+        for ask, answer in zip(asks, answers, strict=True):
+            assert answer.status_code == 200, f"{ask.name}: {answer.text}"
+        return Expectations(
+            {ask.name: answer.json() for ask, answer in zip(asks, answers, strict=True)}
+        )
+
+    async def _disturbed(self, callers: Callers, plans: list[Plan]) -> None:
+        """Traffic and faults keep step: a fault strikes at its call, however slow the machine."""
+        slots = asyncio.Semaphore(self._settings.concurrency)
+        faults = iter(self._outcome.schedule)
+        fault = next(faults, None)
+        async with asyncio.TaskGroup() as calls:
+            for plan in plans:
+                while fault is not None and fault.after_calls <= plan.number:
+                    await self._injector.begin(fault)
+                    fault = next(faults, None)
+                await slots.acquire()
+                call = calls.create_task(callers.run(plan))
+                call.add_done_callback(lambda _: slots.release())
+        await self._injector.all_over()
+
+    async def _judge(self, callers: Callers, expected: Expectations, before: Footprint) -> None:
+        outcome = self._outcome
+        await self._cluster.all_live()
+        outcome.violations += await self._aftermath.settle()
+        await self._look_again(callers)
+        promises = Promises(outcome.weather, expected)
+        for story in outcome.history.stories:
+            outcome.violations += promises.broken_by(story)
+        outcome.violations += await self._aftermath.violations(before)
+        outcome.takeovers = self._injector.takeovers.takeovers
+        outcome.violations += self._late_takeovers()
+        outcome.violations += [Violation("processes end well", s) for s in self._injector.unclean]
+
+    async def _look_again(self, callers: Callers) -> None:
+        """Every job once more, and then no connection is left open."""
+        stories = iter(self._outcome.history.stories)
+
+        async def look_at_the_rest() -> None:
+            for story in stories:
+                await callers.look_again(story)
+
+        await asyncio.gather(*(look_at_the_rest() for _ in range(self._settings.concurrency)))
+        await self._client.close()
+        await asyncio.sleep(CLOSING_S)
+
+    def _late_takeovers(self) -> list[Violation]:
+        return [
+            Violation("lost jobs start again soon", f"{each.job_id} waited {each.waited_s} s")
+            for each in self._outcome.takeovers
+            if self._is_late(each)
+        ]
+
+    def _is_late(self, takeover: Takeover) -> bool:
+        """Where nothing else was broken meanwhile."""
+        bound_s = self._settings.fleet.lease_s + TAKEOVER_SLACK_S
+        until = takeover.struck + bound_s
+        others = self._outcome.weather.during(takeover.struck, until)
+        is_alone = len(others) <= 1 and not self._outcome.weather.stood_still(
+            takeover.struck, until
+        )
+        return is_alone and (takeover.waited_s is None or takeover.waited_s > bound_s)

@@ -1,0 +1,52 @@
+"""What the streams of one caller told: whether it is without a gap, and what it amounts to."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.chaos.history import Piece, Stream
+
+
+def gaps(stream: Stream) -> Iterator[str]:
+    """Each connection tells the index after the last, from the one it asked for."""
+    wanted = 0 if stream.after is None else stream.after + 1
+    for piece in stream.pieces:
+        if piece.index != wanted:
+            yield f"id {piece.index} where {wanted} was due"
+            return
+        wanted += 1
+    if stream.end_index is not None and stream.end_index != wanted:
+        yield f"the terminal event has id {stream.end_index}, {wanted} was due"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """All that was told of one job; `is_whole`: its end too."""
+
+    job_id: str
+    texts: dict[int, str]
+    token_ids: dict[int, list[int]]
+    is_whole: bool
+
+
+def merged(streams: list[Stream]) -> Iterator[Told]:
+    """Pieces of all connections of a job, each index once, as far as they go without a gap."""
+    for job_id in dict.fromkeys(stream.job_id for stream in streams):
+        of_job = [stream for stream in streams if stream.job_id == job_id]
+        pieces = {piece.index: piece for stream in of_job for piece in stream.pieces}
+        told = Told(job_id, {}, {}, is_whole=any(s.end_index is not None for s in of_job))
+        for index in range(len(pieces)):
+            if (piece := pieces.get(index)) is None:
+                break
+            told.texts[piece.sequence] = told.texts.get(piece.sequence, "") + piece.text
+            told.token_ids.setdefault(piece.sequence, []).extend(piece.token_ids or ())
+        yield told
+
+
+def contradictions(streams: list[Stream]) -> Iterator[str]:
+    """All connections of a job tell the same under the same id."""
+    seen: dict[tuple[str, int], Piece] = {}
+    for stream in streams:
+        for piece in stream.pieces:
+            first = seen.setdefault((stream.job_id, piece.index), piece)
+            if first != piece:
+                yield f"id {piece.index} of {stream.job_id[:8]} is {first} and then {piece}"
