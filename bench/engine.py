@@ -134,7 +134,7 @@ def replay(engine: Engine, requests: list[Request], concurrency: int) -> Report:
             num_running += 1
         outputs = engine.step()
         now = time.perf_counter()
-        num_steps, num_rows = num_steps + 1, num_rows + engine.last_step_rows
+        num_steps, num_rows = num_steps + 1, num_rows + engine.last_step.num_rows
         for output in outputs:
             flight = flights[output.request_id]
             if isinstance(output, RequestFailed):

@@ -70,6 +70,9 @@ class Registry:
             pipe.delete(self._keys.worker(worker_id), self._keys.control(worker_id))
             await pipe.execute()
 
+    async def is_live(self, worker_id: str) -> bool:
+        return bool(await self._redis.exists(self._keys.worker(worker_id)))
+
     async def workers(self) -> list[WorkerInfo]:
         """The live workers, by id."""
         ids = [id_.decode() for id_ in await self._redis.zrange(self._keys.workers, 0, -1)]

@@ -5,10 +5,12 @@ import gc
 import logging
 import os
 import signal
+import socket
 
 import structlog
 
 from shared.connection import connect
+from shared.listening import listen
 from shared.logs import configure_logs
 from shared.tasks import cancel_all
 from worker.leases import EngineStuck
@@ -23,11 +25,13 @@ def main(settings: WorkerSettings) -> int:
     """Run until SIGTERM or SIGINT: 0; 1 when the engine died. Raises SettingsError."""
     configure_logs(settings.log_level, settings.log_format)
     try:
-        connect(settings.redis_url, name="check")  # a bad URL shows before minutes of loading
+        # A bad URL, a port that is taken: both show before minutes of loading.
+        connect(settings.redis_url, name="check")
+        listener = listen_for_probes(settings)
         log.info("loading model", model=settings.model)
         model = load_model(settings)
         gc.freeze()  # what loading made lives as long as the process: never look at it again
-        asyncio.run(_run(settings, model))
+        asyncio.run(_run(settings, model, listener))
         return 0
     except (EngineStuck, EngineDied) as error:
         log.critical("ending, other workers will run its jobs", reason=str(error))
@@ -37,8 +41,21 @@ def main(settings: WorkerSettings) -> int:
         return 130  # before the model was loaded
 
 
-async def _run(settings: WorkerSettings, model: LoadedModel) -> None:
-    process = WorkerProcess(settings, model)
+def listen_for_probes(settings: WorkerSettings) -> socket.socket | None:
+    """A bound socket, answered once the model is loaded; None where nobody wants to ask."""
+    if settings.metrics_port is None:
+        return None
+    flags = "--metrics-host/--metrics-port"
+    listener = listen(settings.metrics_host, settings.metrics_port, flags=flags)
+    host, port = listener.getsockname()[:2]
+    log.info("probes and metrics", host=host, port=port)
+    return listener
+
+
+async def _run(
+    settings: WorkerSettings, model: LoadedModel, listener: socket.socket | None
+) -> None:
+    process = WorkerProcess(settings, model, listener)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, process.stop)

@@ -32,8 +32,10 @@ from worker.heartbeat import Heartbeat
 from worker.leased import LeasedWorker
 from worker.leases import EngineStuck, LeaseKeeper
 from worker.listener import BLOCK_S, ListListener
+from worker.metrics import WorkerMetrics
 from worker.model_loading import LoadedModel
 from worker.outbox import Outbox
+from worker.probes import Probes
 from worker.runtime import EngineRuntime
 from worker.settings import WorkerSettings
 from worker.task import ChatTask
@@ -50,8 +52,12 @@ class EngineDied(Exception):
 class WorkerProcess:
     """One worker around a loaded model; made and run on the same event loop."""
 
-    def __init__(self, settings: WorkerSettings, model: LoadedModel) -> None:
+    def __init__(
+        self, settings: WorkerSettings, model: LoadedModel, listener: socket.socket | None = None
+    ) -> None:
+        """`listener`: where to serve probes and metrics, if anywhere."""
         self.worker_id = settings.worker_id or new_worker_id()
+        self._listener = listener
         self._settings = settings
         self._model = model
         self._stopping = asyncio.Event()
@@ -63,8 +69,16 @@ class WorkerProcess:
         lease_ms = round(settings.lease_s * 1000)
         self._redis = self._connect("jobs")
         self._registry = Registry(self._redis, keys)
+        self._metrics = WorkerMetrics()
         self._runtime = EngineRuntime(
-            model.engine, partial(torch.set_num_threads, model.engine.num_torch_threads)
+            model.engine,
+            partial(torch.set_num_threads, model.engine.num_torch_threads),
+            self._metrics.note_step,
+        )
+        self._metrics.watch_engine(
+            lambda: self._runtime.stats,
+            total_kv_tokens=model.engine.total_kv_tokens,
+            block_size=settings.block_size,
         )
         self._outbox = Outbox(self._connect("tokens"), keys)
         self._wake = ListListener(
@@ -88,6 +102,11 @@ class WorkerProcess:
             model.tokenizer_json,
             self._worker,
             self._runtime,
+        )
+        self._probes = Probes(
+            self._metrics,
+            is_alive=lambda: self._runtime.step_age_s <= settings.step_timeout_s,
+            is_ready=partial(self._registry.is_live, self.worker_id),
         )
 
     def _make_worker(self, keys: Keys, card_hash: str, lease_ms: int) -> LeasedWorker:
@@ -176,6 +195,7 @@ class WorkerProcess:
             self._keeper.run(),
             self._outbox.run(),
             self._watch_engine(),
+            *self._probing(),
         )
         stop = _start(self._stopping.wait())
         log.info("worker ready", worker=self.worker_id, model=self._model.card.name)
@@ -190,6 +210,9 @@ class WorkerProcess:
         finally:
             await cancel_all([*stop, *greeters, *parts])
         log.info("worker stopped", worker=self.worker_id)
+
+    def _probing(self) -> list[Coroutine[Any, Any, None]]:
+        return [] if self._listener is None else [self._probes.run(self._listener)]
 
     async def _work(self) -> None:
         """Claim and run jobs. Before it does, arq asks Redis for its version, once."""

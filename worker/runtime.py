@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from shared.protocol import JobError
-from worker.engine import Blame, Output, Request, RequestFailed, TokenOutput
+from worker.engine import Blame, Output, Request, RequestFailed, StepReport, TokenOutput
 from worker.generation import Generation
 
 JOIN_TIMEOUT_S = 1.0
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 class EngineLike(Protocol):
     """What the runtime needs of an engine; `worker.engine.Engine` is one."""
 
-    last_step_rows: int
+    last_step: StepReport
 
     @property
     def has_work(self) -> bool: ...
@@ -38,6 +38,10 @@ class EngineLike(Protocol):
     def num_waiting(self) -> int: ...
     @property
     def used_kv_tokens(self) -> int: ...
+    @property
+    def num_preemptions(self) -> int: ...
+    @property
+    def num_prefix_hit_tokens(self) -> int: ...
     def add(self, request: Request) -> None: ...
     def abort(self, request_id: str) -> None: ...
     def step(self) -> list[Output]: ...
@@ -55,12 +59,14 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Rows and tokens as of the last step or abort."""
+    """Rows and tokens as of the last step or abort; the last three counts are since the start."""
 
     running: int = 0
     waiting: int = 0
     used_kv_tokens: int = 0
-    num_tokens: int = 0  # generated since the start
+    num_tokens: int = 0  # generated
+    num_preemptions: int = 0
+    num_prefix_hit_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +79,14 @@ class EngineRuntime:
     """Runs an engine in a thread of its own; `failed` is set if that thread dies.
 
     `prepare_thread` runs first in that thread: what a library keeps per thread is set there.
+    `on_step` hears there of each step.
     """
 
     def __init__(
-        self, engine: EngineLike, prepare_thread: Callable[[], None] = lambda: None
+        self,
+        engine: EngineLike,
+        prepare_thread: Callable[[], None] = lambda: None,
+        on_step: Callable[[StepReport], None] = lambda _: None,
     ) -> None:
         self.stats = EngineStats()
         self.failed = asyncio.Event()
@@ -86,6 +96,7 @@ class EngineRuntime:
         self._generations: dict[str, Generation] = {}  # the thread only looks up in it
         self._undelivered: list[StepOutputs] = []  # the thread's
         self._prepare_thread = prepare_thread
+        self._on_step = on_step
         self._step_started: float | None = None  # monotonic seconds
         self._num_tokens = 0
         self._thread = Thread(target=self._run, name="engine", daemon=True)
@@ -156,7 +167,8 @@ class EngineRuntime:
         self._step_started = None
         self._num_tokens += sum(isinstance(output, TokenOutput) for output in outputs)
         self._measure()
-        self._undelivered.append(StepOutputs(outputs, self._engine.last_step_rows))
+        self._on_step(self._engine.last_step)
+        self._undelivered.append(StepOutputs(outputs, self._engine.last_step.num_rows))
         if self._is_awaited(outputs) or len(self._undelivered) >= MAX_UNDELIVERED_STEPS:
             self._call(self._deliver, self._undelivered)
             self._undelivered = []
@@ -167,6 +179,8 @@ class EngineRuntime:
             waiting=self._engine.num_waiting,
             used_kv_tokens=self._engine.used_kv_tokens,
             num_tokens=self._num_tokens,
+            num_preemptions=self._engine.num_preemptions,
+            num_prefix_hit_tokens=self._engine.num_prefix_hit_tokens,
         )
 
     def _is_awaited(self, outputs: list[Output]) -> bool:

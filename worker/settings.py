@@ -60,6 +60,13 @@ class WorkerSettings(ProcessSettings):
     step_timeout_s: float = Field(
         120.0, gt=0, description="An engine step longer than this is stuck: the worker exits."
     )
+    metrics_host: str = Field("127.0.0.1", description="Address for probes and metrics.")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port for /livez, /readyz and /metrics; 0 takes a free one, not given: none.",
+    )
     worker_id: str | None = Field(
         None, pattern=WORD, description="Name of this worker; not given: made from the host's."
     )

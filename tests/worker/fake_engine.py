@@ -3,7 +3,15 @@
 import threading
 import time
 
-from worker.engine import Blame, FinishReason, Output, Request, RequestFailed, TokenOutput
+from worker.engine import (
+    Blame,
+    FinishReason,
+    Output,
+    Request,
+    RequestFailed,
+    StepReport,
+    TokenOutput,
+)
 
 STEP_S = 0.0005
 FAILING, BANNING = 13, 14  # prompts that begin with these fail alone: the model, the parameters
@@ -18,7 +26,9 @@ class FakeEngine:
     """
 
     def __init__(self, *, max_rows: int = 8, total_kv_tokens: int = 1000) -> None:
-        self.last_step_rows = 0
+        self.last_step = StepReport()
+        self.num_preemptions = 0
+        self.num_prefix_hit_tokens = 0
         self.total_kv_tokens = total_kv_tokens
         self.gate = threading.Event()
         self.gate.set()
@@ -45,7 +55,7 @@ class FakeEngine:
     def add(self, request: Request) -> None:
         if len(request.prompt_token_ids) > self.total_kv_tokens:
             raise ValueError("the prompt is too long for the KV cache")
-        self._requests[request.request_id] = (request, 0)
+        self._requests[request.request_id] = (request, min(map(len, request.generated), default=0))
 
     def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
@@ -54,7 +64,7 @@ class FakeEngine:
     def step(self) -> list[Output]:
         self.gate.wait()
         time.sleep(STEP_S)
-        self.last_step_rows = self.num_running
+        self.last_step = StepReport(num_rows=self.num_running, num_tokens=self.num_running)
         return [output for request_id in list(self._requests) for output in self._next(request_id)]
 
     def _next(self, request_id: str) -> list[Output]:
@@ -79,4 +89,5 @@ class FakeEngine:
                 finish_reason=FinishReason.LENGTH if is_last else None,
             )
             for index in range(request.params.num_return_sequences)
+            if index >= len(request.generated) or done > len(request.generated[index])
         ]

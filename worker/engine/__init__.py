@@ -8,6 +8,7 @@ from worker.engine.outputs import Blame, FinishReason, Output, RequestFailed, To
 from worker.engine.params import SamplingParams
 from worker.engine.probe import EngineBroken
 from worker.engine.request import Request
+from worker.engine.step_report import Phase, StepReport
 
 __all__ = [
     "Blame",
@@ -19,10 +20,12 @@ __all__ = [
     "FinishReason",
     "GenerationFailed",
     "Output",
+    "Phase",
     "Quantization",
     "Request",
     "RequestFailed",
     "SamplingParams",
+    "StepReport",
     "TokenOutput",
     "generate",
 ]

@@ -31,6 +31,7 @@ from worker.engine.request import Request, check_request
 from worker.engine.runner import Runner
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Sequence
+from worker.engine.step_report import Phase, StepReport
 from worker.engine.text_stream import TextStream
 from worker.model.checkpoint import load_tokenizer, resolve_checkpoint
 from worker.model.config import ModelConfig
@@ -56,7 +57,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.model_config = model_config
         self.config = config
-        self.last_step_rows = 0
+        self.last_step = StepReport()
         self.num_torch_threads = torch.get_num_threads()  # of the thread that runs the steps
         self._runner = runner
         self._token_bytes = TokenBytes(tokenizer)
@@ -116,6 +117,16 @@ class Engine:
         return self._scheduler.num_waiting_rows
 
     @property
+    def num_preemptions(self) -> int:
+        """How often a running group had to give its blocks back and begin again."""
+        return self._scheduler.num_preemptions
+
+    @property
+    def num_prefix_hit_tokens(self) -> int:
+        """Tokens that were found in the prefix cache instead of being computed."""
+        return self._block_manager.num_prefix_hit_tokens
+
+    @property
     def total_kv_tokens(self) -> int:
         return self._block_manager.num_blocks * self.config.block_size
 
@@ -149,8 +160,10 @@ class Engine:
         Raises EngineBroken when the failure is nobody's: the engine is lost, with every request
         that is left and with what part of the step had yielded.
         """
-        plan = self._scheduler.schedule()
-        self.last_step_rows = len(plan.chunks)
+        self.last_step = StepReport()
+        with self.last_step.timed(Phase.SCHEDULE):
+            plan = self._scheduler.schedule()
+        self.last_step.num_rows, self.last_step.num_tokens = len(plan.chunks), plan.num_tokens
         return self._run(plan) if plan else []
 
     def _continue(self, request: Request) -> dict[SequenceGroup, TextStream | BeamStream]:
@@ -176,13 +189,16 @@ class Engine:
         except Exception as error:  # out of memory, a broken row: find whom to blame
             _let_go_of_tensors(error)
             return self._run_in_halves(plan, error)
-        self._scheduler.update(plan)
-        return self._commit(plan.sampled_groups, choices)
+        with self.last_step.timed(Phase.COMMIT):
+            self._scheduler.update(plan)
+            return self._commit(plan.sampled_groups, choices)
 
     def _compute(self, plan: StepPlan) -> list[GroupChoice]:
-        logits = self._runner.forward(plan)
-        groups = plan.sampled_groups
-        return choose(logits, groups, [self._stream_of(group) for group in groups])
+        with self.last_step.timed(Phase.FORWARD):
+            logits = self._runner.forward(plan)
+        with self.last_step.timed(Phase.SAMPLE):
+            groups = plan.sampled_groups
+            return choose(logits, groups, [self._stream_of(group) for group in groups])
 
     def _run_in_halves(self, plan: StepPlan, error: Exception) -> list[Output]:
         """Repeat a failed step in halves, down to the group that fails alone."""

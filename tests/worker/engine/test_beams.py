@@ -122,7 +122,7 @@ def test_rows_are_counted_as_beams() -> None:
     rows = []
     while engine.has_work:
         engine.step()
-        rows.append(engine.last_step_rows)
+        rows.append(engine.last_step.num_rows)
     assert rows == [1, 3, 3, 3, 3, 3] * 2
 
 

@@ -64,7 +64,7 @@ def test_an_idle_engine_steps_without_output() -> None:
     engine = fake_engine()
     assert not engine.has_work
     assert engine.step() == []
-    assert engine.last_step_rows == 0
+    assert engine.last_step.num_rows == 0
 
 
 def test_a_request_runs_to_its_length() -> None:
@@ -118,7 +118,7 @@ def test_requests_join_and_leave_between_steps() -> None:
     rows = []
     while engine.has_work:
         engine.step()
-        rows.append(engine.last_step_rows)
+        rows.append(engine.last_step.num_rows)
     assert rows == [2, 2, 1, 1, 1, 1, 1, 1, 1]
 
 

@@ -83,7 +83,7 @@ def test_among_31_others(
 def play_crowd(engine: Engine, crowd: list[Guest]) -> tuple[list[Result], int]:
     """The results, and the most rows that ran at once."""
     num_rows: list[int] = []
-    results = play(engine, crowd, lambda _: num_rows.append(engine.last_step_rows))
+    results = play(engine, crowd, lambda _: num_rows.append(engine.last_step.num_rows))
     return results, max(num_rows)
 
 

@@ -99,7 +99,7 @@ class Driver:
                 self.failed.add(output.request_id)
             else:
                 self.record(output)
-        assert self.engine.last_step_rows <= self.engine.config.max_rows
+        assert self.engine.last_step.num_rows <= self.engine.config.max_rows
         self.check_blocks()
 
     def record(self, output: TokenOutput) -> None:

@@ -1,0 +1,32 @@
+"""What one step did: how many rows and tokens it computed, and how long each phase of it took."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    SCHEDULE = "schedule"
+    FORWARD = "forward"
+    SAMPLE = "sample"
+    COMMIT = "commit"  # blocks filed, text made, sequences ended
+
+
+@dataclass(slots=True)
+class StepReport:
+    """A step with nothing to compute has no rows."""
+
+    num_rows: int = 0
+    num_tokens: int = 0  # of prompts and of sequences that go on
+    seconds: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(Phase, 0.0))
+
+    @contextmanager
+    def timed(self, phase: Phase) -> Iterator[None]:
+        """Add the time of what is inside, also if it fails: a failed step is repeated in parts."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - started
