@@ -12,7 +12,7 @@ from api.schemas import ChatRequest
 from api.settings import ApiSettings
 from api.ticket import Ticket
 from api.withdrawals import Withdrawals
-from shared.errors import FalconerError, NotFound, ServiceUnavailable
+from shared.errors import NotFound, ServiceUnavailable
 from shared.listing import Cursor, JobPage
 from shared.protocol import JobRecord, JobStatus
 from shared.queue import Idempotency
@@ -137,11 +137,13 @@ class ChatClient:
             num_cancelled += cancelled
 
     async def cancel_abandoned(self, job_id: str) -> None:
-        """Its caller went away and nobody hears of a failure, so it is only logged."""
+        """Its caller went away and hears of no failure: without Redis it is cancelled later."""
         try:
             await self.cancel(job_id)
-        except FalconerError as error:
-            log.warning("abandoned job not cancelled", job_id=job_id, error=error.message)
+        except ServiceUnavailable:
+            self._withdrawals.add(job_id)
+        except NotFound as error:
+            log.info("an abandoned job is gone", job_id=job_id, error=error.message)
 
 
 def idempotency(request: ChatRequest, key: str | None) -> Idempotency | None:

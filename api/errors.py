@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from api.schemas import ErrorBody
 from api.waiting import ServerStopping
-from shared.errors import ClientError, FalconerError, PayloadTooLarge, status_code
+from shared.errors import ClientError, FalconerError, status_code
 
 MAX_LISTED = 5  # errors named in one answer
 MAX_SHOWN = 100  # characters of a name or number that the caller chose
@@ -41,8 +41,6 @@ def error_response(error: FalconerError) -> Response:
     headers = {}
     if (retry_after_s := getattr(error, "retry_after_s", None)) is not None:
         headers["Retry-After"] = str(retry_after_s)
-    if isinstance(error, PayloadTooLarge):
-        headers["Connection"] = "close"  # the rest of the body is not read
     return json_response(body, status_code(error), headers)
 
 

@@ -2,22 +2,31 @@
 
 import asyncio
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 from types import FrameType
 
 import structlog
 import uvicorn
 
 from api.app import create_app
+from api.http_protocol import BoundedHttp
 from api.services import Services
 from api.settings import ApiSettings
 from shared.errors import SettingsError
 from shared.logs import configure_logs
 
+SETTLE_S = 0.5  # a stop leaves connections open this long for requests that are on their way
+POLL_S = 0.02
+
 log = structlog.get_logger(__name__)
 
 
 class ApiServer(uvicorn.Server):
-    """Ends open calls after a grace period, and exits 0 on SIGTERM and Ctrl-C."""
+    """Ends open calls after a grace period, and exits 0 on SIGTERM and Ctrl-C.
+
+    Whoever has connected before the end gets an answer, so that a restart loses no request.
+    """
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
@@ -31,7 +40,40 @@ class ApiServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         grace_s = self._services.settings.grace_s
         asyncio.get_running_loop().call_later(grace_s, self._services.stopping.set)
-        await super().shutdown(sockets)
+        self.server_state.default_headers.append((b"connection", b"close"))  # of every answer
+        await self._stop_listening(sockets or [])
+        await self._settle()
+        await super().shutdown()
+
+    async def _stop_listening(self, listeners: list[socket.socket]) -> None:
+        """Closing a listener resets the connections that it has not accepted: accept them first."""
+        doors = [listener.dup() for listener in listeners]
+        for server in self.servers:
+            server.close()
+        for listener in listeners:
+            listener.close()
+        connections = [connection for door in doors for connection in last_through(door)]
+        loop = asyncio.get_running_loop()
+        for connection in connections:
+            await loop.connect_accepted_socket(self._make_protocol, connection)
+
+    def _make_protocol(self) -> BoundedHttp:
+        return BoundedHttp(self.config, self.server_state, self.lifespan.state)
+
+    async def _settle(self) -> None:
+        for _ in range(round(SETTLE_S / POLL_S)):
+            if not self.server_state.connections or self.force_exit:
+                return
+            await asyncio.sleep(POLL_S)
+
+
+def last_through(door: socket.socket) -> Iterator[socket.socket]:
+    """Connections that wait at a listening socket, which is closed as soon as there is none."""
+    with door:
+        door.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                yield door.accept()[0]
 
 
 def main(settings: ApiSettings) -> int:
@@ -41,7 +83,7 @@ def main(settings: ApiSettings) -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttp,
         ws="none",
         lifespan="on",
         log_config=None,

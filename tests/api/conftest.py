@@ -1,8 +1,10 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.api.api_process import ApiProcess
 from tests.fakes_api import FakeService, fake_service
+from tests.redis_server import RedisServer
 
 
 @pytest.fixture
@@ -17,3 +19,19 @@ async def workerless() -> AsyncIterator[FakeService]:
     """An api that no worker has registered with yet."""
     async with fake_service(with_worker=False) as running:
         yield running
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def api(redis_server: RedisServer) -> Iterator[ApiProcess]:
+    """A real api process on a real Redis that no worker serves."""
+    process = ApiProcess(redis_server.url)
+    yield process
+    process.stop()

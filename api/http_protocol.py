@@ -1,0 +1,93 @@
+"""uvicorn's HTTP/1.1 with bounds on what a caller may send beside a body, in bytes and in time.
+
+Bodies that a route reads are bounded in `api/body.py`. Knows no route.
+"""
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.schemas import ErrorBody
+
+MAX_HEAD_BYTES = 65_536  # also of trailers, and of all else that is no body
+HEAD_TIMEOUT_S = 20.0
+LINGER_S = 10.0  # for the rest of a body that was answered before it ended
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection. Its timer runs while nobody but this class waits for the caller."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._num_pending = 0  # bytes since the last complete head or piece of a body
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_timer(HEAD_TIMEOUT_S, self._refuse_slow_head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._num_pending += len(data)
+        super().data_received(data)
+        if self._num_pending > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"headers: should be at most {MAX_HEAD_BYTES} bytes",
+            )
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._start_timer(HEAD_TIMEOUT_S, self._refuse_slow_head)
+
+    def on_headers_complete(self) -> None:
+        self._num_pending = 0
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._num_pending = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._num_pending = 0
+        self._stop_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The rest of the body is thrown away. To close now could cost the caller the answer."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body:
+            self._start_timer(LINGER_S, self.transport.close)
+
+    def _start_timer(self, delay_s: float, on_end: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(delay_s, on_end)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse_slow_head(self) -> None:
+        self._refuse(
+            HTTPStatus.REQUEST_TIMEOUT, f"headers: did not arrive within {HEAD_TIMEOUT_S:g} s"
+        )
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        """Answer, unless another answer is under way, and close."""
+        if self.cycle is None or self.cycle.response_complete:
+            body = msgspec.json.encode(ErrorBody(detail))
+            head = (
+                f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()

@@ -1,0 +1,108 @@
+"""`falconer api` as a process, and calls to it over real connections."""
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+from tests.redis_server import free_port
+
+PATIENCE_S = 60.0
+
+RUN = "import sys; from falconer import main; sys.argv[0] = 'falconer'; main()"
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-c", RUN, "api", *flags]
+
+
+def run_to_its_end(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*flags), capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+class ApiProcess:
+    """Ready once `probe` answers 200."""
+
+    def __init__(self, redis_url: str, probe: str = "/readyz", *, grace_s: float = 0.5) -> None:
+        self.port = free_port()
+        flags = ["--port", str(self.port), "--redis-url", redis_url, "--grace-s", str(grace_s)]
+        self.process = subprocess.Popen(command(*flags), stderr=subprocess.DEVNULL)
+        eventually(lambda: self.status(probe) == 200)
+
+    def status(self, path: str) -> int | None:
+        """None while nobody listens."""
+        assert self.process.poll() is None, "the api ended"
+        try:
+            return self.get(path)[0]
+        except OSError:
+            return None
+
+    def get(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        with closing(connection):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+
+    def open_chat(self, **fields: object) -> socket.socket:
+        """A `/chat` call whose answer is not read yet."""
+        connection = self.connect()
+        connection.sendall(chat_call(**fields))
+        return connection
+
+    def open_half_a_chat(self) -> socket.socket:
+        """A `/chat` call whose body has only begun, and that the api has seen."""
+        connection = self.connect()
+        connection.sendall(b'POST /chat HTTP/1.1\r\nHost: api\r\nContent-Length: 99\r\n\r\n{"')
+        self.catch_up()
+        return connection
+
+    def catch_up(self) -> None:
+        """Wait until it has seen what was sent so far: calls are taken in order."""
+        for _ in range(3):
+            self.get("/livez")
+
+    def num_waiting(self) -> int:
+        return self.metric('falconer_queue_depth{state="waiting"}')
+
+    def num_ended(self, status: str) -> int:
+        return self.metric(f'falconer_jobs_total{{status="{status}"}}')
+
+    def metric(self, name: str) -> int:
+        """0 where it is not there."""
+        text = self.get("/metrics")[1]
+        return int(float(text.partition(name + " ")[2].partition("\n")[0] or 0))
+
+    def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
+        """Its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+        return self.process.wait(PATIENCE_S)
+
+
+def chat_call(**fields: object) -> bytes:
+    body = json.dumps({"prompt": "hello"} | fields).encode()
+    head = f"POST /chat HTTP/1.1\r\nHost: api\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def answer_to(connection: socket.socket) -> http.client.HTTPResponse:
+    """Its head; the body is still to be read."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)

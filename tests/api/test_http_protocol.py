@@ -1,0 +1,138 @@
+"""Real connections of callers that are too large or too slow: bounded in bytes and in time."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+import uvicorn
+
+from api.http_protocol import MAX_HEAD_BYTES, BoundedHttp
+from tests.fakes_api import FakeService
+
+WAIT_S = 60.0
+SOON_S = 0.2
+
+GET = b"GET /livez HTTP/1.1\r\nHost: api\r\n\r\n"
+POST = b"POST /chat HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\n"
+ENDLESS = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNK = b"10000\r\n" + b"a" * 0x10000 + b"\r\n"
+
+
+class Caller:
+    """One connection to the api."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def answer(self) -> bytes:
+        """Up to the end of a JSON body."""
+        async with asyncio.timeout(WAIT_S):
+            return await self._reader.readuntil(b"}")
+
+    async def is_closed(self) -> bool:
+        """By the api, within the time of a test; what it still says is left out."""
+        async with asyncio.timeout(WAIT_S):
+            try:
+                while await self._reader.read(65536):
+                    pass
+            except ConnectionError:
+                pass
+            return True
+
+    async def send_until_closed(self, data: bytes) -> None:
+        async with asyncio.timeout(WAIT_S):
+            try:
+                while True:
+                    await self.send(data)
+                    await asyncio.sleep(0)
+            except ConnectionError:
+                pass
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@pytest.fixture
+async def caller(workerless: FakeService) -> AsyncIterator[Caller]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(
+            workerless.app, http=BoundedHttp, lifespan="off", log_config=None, access_log=False
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        caller = Caller(*await asyncio.open_connection(*listener.getsockname()))
+        yield caller
+        caller.close()
+        server.should_exit = True
+        await serving
+
+
+async def test_a_call_in_small_pieces_is_answered_and_so_is_the_next(caller: Caller) -> None:
+    for byte in GET + GET:
+        await caller.send(bytes([byte]))
+    for _ in range(2):
+        assert (await caller.answer()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("piece", [b"a" * 10_000, b"name: value\r\n" * 1000])
+async def test_headers_without_end_are_refused(caller: Caller, piece: bytes) -> None:
+    """One endless header, or endlessly many."""
+    await caller.send(b"GET / HTTP/1.1\r\nname: ")
+    for _ in range(0, MAX_HEAD_BYTES + 1, len(piece)):
+        await caller.send(piece)
+    answer = await caller.answer()
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert str(MAX_HEAD_BYTES).encode() in answer
+    assert await caller.is_closed()
+
+
+async def test_trailers_without_end_close_the_connection(caller: Caller) -> None:
+    await caller.send(ENDLESS + b"1\r\n{\r\n0\r\nname: ")
+    await caller.send_until_closed(b"a" * 10_000)
+
+
+async def test_headers_that_do_not_arrive_in_time_are_refused(
+    monkeypatch: pytest.MonkeyPatch, caller: Caller
+) -> None:
+    monkeypatch.setattr("api.http_protocol.HEAD_TIMEOUT_S", SOON_S)
+    await caller.send(GET)
+    await caller.answer()
+    await caller.send(b"GET / HTTP/1.1\r\nHo")
+    assert (await caller.answer()).startswith(b"HTTP/1.1 408")
+    assert await caller.is_closed()
+
+
+async def test_a_body_that_does_not_arrive_in_time_is_refused(
+    monkeypatch: pytest.MonkeyPatch, caller: Caller, workerless: FakeService
+) -> None:
+    monkeypatch.setattr("api.body.BODY_TIMEOUT_S", SOON_S)
+    await caller.send(POST + b"Content-Length: 1000\r\n\r\n{")
+    answer = await caller.answer()
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"did not arrive within 0.2 s" in answer
+    assert await workerless.num_queued() == 0
+
+
+async def test_a_caller_that_sends_all_of_a_large_body_gets_its_413_and_may_go_on(
+    caller: Caller,
+) -> None:
+    length = 20_000_000
+    await caller.send(POST + b"Content-Length: %d\r\n\r\n" % length)
+    await caller.send(b"a" * length)
+    assert (await caller.answer()).startswith(b"HTTP/1.1 413")
+    await caller.send(GET)
+    assert (await caller.answer()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_body_without_end_is_cut_off_some_time_after_its_413(
+    monkeypatch: pytest.MonkeyPatch, caller: Caller
+) -> None:
+    monkeypatch.setattr("api.http_protocol.LINGER_S", SOON_S)
+    await caller.send(ENDLESS)
+    await caller.send_until_closed(CHUNK)
