@@ -197,11 +197,18 @@ class JobQueue:
         return {JobStatus(status.decode()): int(count) for status, count in totals.items()}
 
     async def claim(
-        self, worker_id: str, room: Room, *, lease_ms: int, max_attempts: int = 3
+        self,
+        worker_id: str,
+        room: Room,
+        *,
+        lease_ms: int,
+        max_attempts: int = 3,
+        overdue_ms: int = 0,
     ) -> Claim:
         """Lease what fits and is this worker's fair share: expired leases first, then in order.
 
-        A job's last attempt runs alone: had it killed its workers, it takes no one along.
+        A job's last attempt runs alone: had it killed its workers, it takes no one along. Leases
+        that ended less than `overdue_ms` ago are left to their workers.
         """
         reply = await self._scripts.run(
             Script.CLAIM,
@@ -212,6 +219,7 @@ class JobQueue:
             room.running,
             first_attempt_alone(max_attempts),
             max_attempts,
+            overdue_ms,
         )
         return decode_claim(worker_id, max_attempts, reply)
 

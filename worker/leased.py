@@ -21,6 +21,7 @@ from shared.connection import UNREACHABLE
 from shared.keys import Keys
 from shared.protocol import Outcome
 from shared.queue import JobQueue
+from worker.absence import Absence
 from worker.capacity import Capacity
 from worker.endings import Endings, failed
 from worker.held_job import HeldJob
@@ -74,6 +75,7 @@ class LeasedWorker(Worker):
         self._on_room = on_room
         self._is_listening = False
         self._backoff = Backoff()
+        self._absence = Absence()
         self._nudged = asyncio.Event()
         self._nudged.set()
         self._claims_ended = asyncio.Event()
@@ -97,6 +99,7 @@ class LeasedWorker(Worker):
             self._backoff.reset()
         except UNREACHABLE as error:
             log.warning("no claim: Redis is away", error=str(error))
+            self._absence.failed()
             await asyncio.sleep(self._backoff.next_s())
 
     async def _claim(self) -> None:
@@ -105,7 +108,9 @@ class LeasedWorker(Worker):
             self.room,
             lease_ms=min(self._lease_ms, CLAIM_LEASE_MS),
             max_attempts=self._capacity.max_attempts,
+            overdue_ms=round(1000 * self._absence.overdue_s),
         )
+        self._absence.answered()
         for claimed in claim.jobs:
             if not self._takes_over(claimed.job.id, claimed.fence):
                 self._start(claimed)

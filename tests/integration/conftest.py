@@ -13,8 +13,8 @@ from shared.queue import JobQueue
 from shared.registry import Registry
 from shared.replies import BLOCK_S, ReplyReader
 from shared.tasks import cancel_all
-from tests.integration.service import Service, WorkerChild
-from tests.redis_server import RedisServer
+from tests.integration.service import ApiChild, Service, WorkerChild
+from tests.redis_server import RedisServer, free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +47,32 @@ def start_worker(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable
                 stderr=file,
             )
         child = WorkerChild(worker_id, process, log)
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+
+
+@pytest.fixture
+def start_api(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., ApiChild]]:
+    """Starts `falconer api` on a free port; flags are its settings."""
+    started: list[ApiChild] = []
+
+    def start(**flags: object) -> ApiChild:
+        port = free_port()
+        log = tmp_path / f"api-{len(started) + 1}.log"
+        settings = {"redis_url": redis_server.url, "port": port, **flags}
+        environment = {f"FALCONER_{name.upper()}": str(value) for name, value in settings.items()}
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "falconer", "api"],
+                cwd=ROOT,
+                env=os.environ | environment,
+                stderr=file,
+            )
+        child = ApiChild(f"http://127.0.0.1:{port}", process, log)
         started.append(child)
         return child
 

@@ -1,21 +1,32 @@
-"""Stands between a worker and Redis and can go away at a word, as no real Redis does on demand."""
+"""Stands between a process and Redis and does what networks do: cut, hold bytes back, be slow."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from enum import Enum, auto
 
 from shared.tasks import cancel_all
 from tests.redis_server import free_port
 
 
-class RedisProxy:
-    """Passes bytes both ways until a client sends `word`; then is gone until `restore`."""
+class Way(Enum):
+    TO_REDIS = auto()
+    FROM_REDIS = auto()
 
-    def __init__(self, redis_port: int, word: bytes) -> None:
+
+class RedisProxy:
+    """Passes bytes both ways, to whichever Redis `leads_to` names when a client connects.
+
+    Cuts all connections when a client sends `word`, and is gone until `restore`.
+    """
+
+    def __init__(self, redis_port: int, word: bytes | None = None) -> None:
         self.port = free_port()
         self.is_cut = False
-        self._redis_port = redis_port
-        self._word: bytes | None = word
+        self.leads_to = redis_port
+        self.delay_s = 0.0  # of everything, each way
+        self._open = {way: asyncio.Event() for way in Way}
+        self._word = word
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -24,14 +35,27 @@ class RedisProxy:
         return f"redis://127.0.0.1:{self.port}/0"
 
     async def start(self) -> None:
+        self.restore()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+    def hold(self, *ways: Way) -> None:
+        """Be a black hole: connections stay open, and what is sent arrives after `restore`.
+
+        TCP over a network that drops packets looks so from both ends; a client that gave up
+        meanwhile has its last command arrive all the same.
+        """
+        for way in ways:
+            self._open[way].clear()
 
     def restore(self) -> None:
         self.is_cut = False
+        for is_open in self._open.values():
+            is_open.set()
 
     async def stop(self) -> None:
         """Call it when the clients are gone."""
         assert self._server is not None
+        self.restore()
         self._server.close()
         while self._serving:
             await asyncio.wait(self._serving)
@@ -42,22 +66,29 @@ class RedisProxy:
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
         async with _closing(writer):
-            if not self.is_cut:
-                await self._connect(reader, writer)
+            with suppress(OSError):
+                if not self.is_cut:
+                    await self._connect(reader, writer)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._redis_port)
-        ways = ((reader, redis_writer), (redis_reader, writer))
-        passing = [asyncio.create_task(self._pass(source, target)) for source, target in ways]
+        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self.leads_to)
+        passing = [
+            asyncio.create_task(self._pass(reader, redis_writer, Way.TO_REDIS)),
+            asyncio.create_task(self._pass(redis_reader, writer, Way.FROM_REDIS)),
+        ]
         async with _closing(redis_writer):
             try:
                 await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 await cancel_all(passing)
 
-    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _pass(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, way: Way
+    ) -> None:
         with suppress(OSError):
             while (data := await source.read(65536)) and not self._cuts(data):
+                await asyncio.sleep(self.delay_s)
+                await self._open[way].wait()
                 target.write(data)
                 await target.drain()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from redis.asyncio import Redis
 
 from shared.keys import Keys
@@ -44,6 +45,30 @@ class WorkerChild:
     @property
     def log_text(self) -> str:
         return self.log.read_text()
+
+
+@dataclass
+class ApiChild:
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(WAIT_S)
+
+    async def ready(self, path: str = "/health") -> None:
+        """Wait until it answers there, with `/health` until a worker has the model, too."""
+
+        async def is_ready() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                async with httpx.AsyncClient(trust_env=False) as http:
+                    return (await http.get(self.url + path, timeout=WAIT_S)).is_success
+            except httpx.TransportError:
+                return False
+
+        await eventually(is_ready)
 
 
 @dataclass

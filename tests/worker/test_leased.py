@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from shared.arq_format import deserialize, serialize
+from shared.claims import Claim, Room
 from shared.connection import connect
 from shared.keys import LEASED, Keys
 from shared.protocol import JobRecord, JobStatus, Outcome, encode
@@ -443,3 +444,33 @@ async def cost_of_a_job(
 
 def test_what_arq_cannot_pack_does_not_stop_it() -> None:
     assert deserialize(serialize({"r": ValueError("no")}))["r"] == "no"
+
+
+async def test_a_worker_that_could_not_reach_redis_leaves_leases_to_others_at_first(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, asked = JobQueue.claim, []
+
+    async def away_at_first(*args: Any, **kwargs: Any) -> Claim:
+        asked.append(kwargs["overdue_ms"])
+        if len(asked) == 1:
+            raise ConnectionError("gone")
+        return await claim(*args, **kwargs)
+
+    monkeypatch.setattr(JobQueue, "claim", away_at_first)
+    async with running(make_worker(redis, keys, succeed)):
+
+        async def takes_all_again() -> bool:
+            return len(asked) > 2 and asked[-1] == 0
+
+        await eventually(takes_all_again)
+    assert asked[0] == 0 < asked[1]
+
+
+async def test_leases_that_ended_only_just_can_be_left_to_their_workers(queue: JobQueue) -> None:
+    await enqueue(queue)
+    room = Room(rows=8, tokens=10_000, running=0)
+    assert (await queue.claim("w2", room, lease_ms=1)).jobs
+    await asyncio.sleep(0.01)
+    assert not (await queue.claim("w1", room, lease_ms=1, overdue_ms=600_000)).jobs
+    assert (await queue.claim("w1", room, lease_ms=1)).jobs

@@ -1,0 +1,95 @@
+"""Callers of a real api that go on calling whatever happens to Redis, and what they were told."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sized
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from shared.tasks import cancel_all
+from tests.integration.service import eventually
+
+CALLERS = 4
+PAUSE_S = 0.02  # of a caller between two calls
+WAIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    took_s: float
+    status: int
+    detail: str
+    retry_after: str | None
+
+
+@dataclass
+class Load:
+    """Some callers submit jobs, as many others wait for the text; see `running`."""
+
+    http: httpx.AsyncClient
+    new_tokens: int = 8
+    accepted: list[str] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    _leaving: bool = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """All callers have their last answer when this ends."""
+        paths = ["/jobs", "/chat"] * CALLERS
+        calling = [asyncio.create_task(self._call_again_and_again(path)) for path in paths]
+        try:
+            yield
+            self._leaving = True
+            await asyncio.gather(*calling)
+        finally:
+            await cancel_all(calling)
+
+    async def _call_again_and_again(self, path: str) -> None:
+        while not self._leaving:
+            await self._call(path)
+            await asyncio.sleep(PAUSE_S)
+
+    async def _call(self, path: str) -> None:
+        kwargs = {"max_new_tokens": self.new_tokens, "eos_token_id": None}
+        body = {"prompt": "Once upon a time", "generate_kwargs": kwargs}
+        started = time.monotonic()
+        answer = await self.http.post(path, json=body, timeout=WAIT_S)
+        took_s = time.monotonic() - started
+        told: dict[str, Any] = answer.json()
+        if answer.is_success:
+            self.accepted.append(told["id"])
+        else:
+            retry_after = answer.headers.get("Retry-After")
+            self.refusals.append(Refusal(took_s, answer.status_code, told["detail"], retry_after))
+
+    async def has_accepted(self, count: int) -> None:
+        """Wait until so many more jobs were accepted."""
+        await _grows(self.accepted, count)
+
+    async def has_refused(self, count: int) -> None:
+        await _grows(self.refusals, count)
+
+    async def ends(self) -> list[dict[str, Any]]:
+        """The records of all accepted jobs, once they have ended."""
+        return [await self._end(job_id) for job_id in self.accepted]
+
+    async def _end(self, job_id: str) -> dict[str, Any]:
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                answer = await self.http.get(f"/jobs/{job_id}?wait=30", timeout=WAIT_S)
+                if answer.is_success and answer.json()["status"] not in ("queued", "running"):
+                    record: dict[str, Any] = answer.json()
+                    return record
+                await asyncio.sleep(0.1)
+
+
+async def _grows(counted: Sized, by: int) -> None:
+    goal = len(counted) + by
+
+    async def has_grown() -> bool:
+        return len(counted) >= goal
+
+    await eventually(has_grown, WAIT_S)

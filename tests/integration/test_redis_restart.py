@@ -1,0 +1,65 @@
+"""Redis is killed under load and comes back: callers hear of it soon, and no job is lost."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from shared.protocol import JobStatus
+from shared.queue import Depth
+from tests.integration.load import Load
+from tests.integration.service import ApiChild, Service, WorkerChild, eventually
+from tests.redis_server import RedisServer
+
+pytestmark = pytest.mark.integration
+
+StartWorker = Callable[..., WorkerChild]
+StartApi = Callable[..., ApiChild]
+
+
+async def test_a_restart_under_load_loses_no_accepted_job(
+    service: Service,
+    start_api: StartApi,
+    start_worker: StartWorker,
+    redis_server: RedisServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    api, workers = start_api(), [start_worker(lease_s=1), start_worker(lease_s=1)]
+    await service.ready(*workers)
+    await api.ready()
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
+        load = Load(http, new_tokens=100)
+        async with load.running():
+            await load.has_accepted(20)
+            redis_server.kill()
+            await load.has_refused(4)
+            await asyncio.sleep(2)  # longer than a lease
+            redis_server.start()
+            back = time.monotonic()
+            await load.has_accepted(1)
+            recovered_s = time.monotonic() - back
+            await load.has_accepted(20)
+        ends = await load.ends()
+    assert {(end["status"], end["attempts"]) for end in ends} == {("succeeded", 1)}
+    assert {refusal.status for refusal in load.refusals} == {503}
+    assert all(refusal.retry_after for refusal in load.refusals)
+    assert max(refusal.took_s for refusal in load.refusals) < 10  # 2 on a machine that is not busy
+    await nothing_is_left(service, load)
+    slowest_s = max(refusal.took_s for refusal in load.refusals)
+    with capsys.disabled():
+        print(f"\nrecovered in {recovered_s:.2f} s; {len(load.accepted)} jobs accepted", end="")
+        print(f", {len(load.refusals)} refused, the slowest after {slowest_s:.2f} s")
+
+
+async def nothing_is_left(service: Service, load: Load) -> None:
+    """Each accepted job ended once, and of refused calls none has run to its end or still may."""
+
+    async def is_quiet() -> bool:
+        return await service.queue.depth() == Depth(waiting=0, running=0)
+
+    await eventually(is_quiet)
+    totals = await service.queue.totals()
+    assert totals[JobStatus.SUCCEEDED] == len(load.accepted)
+    assert totals[JobStatus.QUEUED] == sum(totals.values()) - totals[JobStatus.QUEUED]
