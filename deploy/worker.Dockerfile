@@ -1,0 +1,54 @@
+# A worker: the engine, for CPUs or CUDA. Weights are not in it: it takes them from /models, a
+# volume, and keeps there what it downloads.
+#   docker build -f deploy/worker.Dockerfile -t falconer-worker .
+#   docker build -f deploy/worker.Dockerfile -t falconer-worker:cuda --build-arg DEVICE=cuda .
+# With the weights inside, for where no volume and no hub is at hand:
+#   docker build -f deploy/worker.Dockerfile --target baked --build-arg MODEL=tiiuae/falcon-7b .
+ARG PYTHON_IMAGE=python:3.12-slim
+
+FROM ${PYTHON_IMAGE} AS build
+ARG DEVICE=cpu
+# Where torch's CPU builds are. Empty: take what the usual index has.
+ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+WORKDIR /src
+RUN python -m venv --without-pip /opt/falconer
+ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+# torch first and alone: with it in place, nothing pulls in another build of it.
+COPY pyproject.toml requirements.lock deploy/requirements.py ./
+RUN index=""; if [ "$DEVICE" = cpu ]; then index="$TORCH_CPU_INDEX"; fi; \
+    pip --python /opt/falconer/bin/python install -c requirements.lock \
+      "$(grep '^torch==' requirements.lock)" ${index:+--extra-index-url "$index"}
+RUN python requirements.py worker $(if [ "$DEVICE" = cpu ]; then echo openvino; fi) > wanted.txt \
+    && pip --python /opt/falconer/bin/python install -r wanted.txt -c requirements.lock
+COPY . .
+RUN pip --python /opt/falconer/bin/python install --no-deps .
+
+FROM ${PYTHON_IMAGE} AS runtime
+LABEL org.opencontainers.image.title="Falconer worker" org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/falconer /opt/falconer
+COPY deploy/probe.py /opt/falconer/probe.py
+# Nothing is written but to /tmp and /models: the root file system may be read-only.
+RUN mkdir /models && chown 10001:10001 /models
+# USER, because torch asks who it is to name its caches and no account has this number.
+ENV PATH=/opt/falconer/bin:$PATH \
+    HOME=/tmp \
+    USER=falconer \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HF_HOME=/models \
+    FALCONER_METRICS_HOST=0.0.0.0 \
+    FALCONER_METRICS_PORT=8001 \
+    FALCONER_LOG_FORMAT=json
+WORKDIR /tmp
+USER 10001:10001
+EXPOSE 8001
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m \
+    CMD ["python", "/opt/falconer/probe.py", "FALCONER_METRICS_PORT"]
+ENTRYPOINT ["falconer", "worker"]
+
+FROM runtime AS baked
+ARG MODEL=tiny
+ENV FALCONER_MODEL=${MODEL}
+RUN falconer model info "$MODEL"
+ENV HF_HUB_OFFLINE=1
+
+FROM runtime AS worker
