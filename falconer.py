@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+from shared.early_end import end_at_once_on_signals
+
+if Path(sys.argv[0]).stem == "falconer":  # as a command; the imports below take their time
+    end_at_once_on_signals()
+
 import typer
 
 from api.settings import ApiSettings
@@ -163,8 +168,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         print(f"falconer: {missing_package(error)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def missing_package(error: ModuleNotFoundError) -> str:

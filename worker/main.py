@@ -10,6 +10,7 @@ import socket
 import structlog
 
 from shared.connection import connect
+from shared.early_end import end_at_once_on_signals
 from shared.listening import listen
 from shared.logs import configure_logs
 from shared.tasks import cancel_all
@@ -22,7 +23,11 @@ log = structlog.get_logger(__name__)
 
 
 def main(settings: WorkerSettings) -> int:
-    """Run until SIGTERM or SIGINT: 0; 1 when the engine died. Raises SettingsError."""
+    """Run until SIGTERM or SIGINT: 0; 1 when the engine died. Raises SettingsError.
+
+    While the model loads they end it at once, with 143 or 130.
+    """
+    end_at_once_on_signals()
     configure_logs(settings.log_level, settings.log_format)
     try:
         # A bad URL, a port that is taken: both show before minutes of loading.
@@ -37,8 +42,6 @@ def main(settings: WorkerSettings) -> int:
         log.critical("ending, other workers will run its jobs", reason=str(error))
         logging.shutdown()
         os._exit(1)  # a thread stuck in a device call would hold up an orderly end for ever
-    except KeyboardInterrupt:
-        return 130  # before the model was loaded
 
 
 def listen_for_probes(settings: WorkerSettings) -> socket.socket | None:
