@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+import pytest
 from fakeredis import FakeAsyncRedis
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from hypothesis.stateful import (
 )
 
 from shared.claims import ClaimedJob, Room
+from shared.errors import Conflict, QueueFull
 from shared.keys import Keys
 from shared.protocol import JobStatus, decode_events
 from shared.queue import Depth, JobQueue
@@ -30,6 +32,8 @@ from tests.factories import make_finished, make_job
 T = TypeVar("T")
 WORKERS = st.sampled_from(["w1", "w2"])
 LONG_MS, OVER_AT_ONCE_MS = 600_000, 0
+MAX_QUEUED, MAX_QUEUED_TOKENS = 8, 120
+LIMITS: dict[str, Any] = {"max_queued": MAX_QUEUED, "max_queued_tokens": MAX_QUEUED_TOKENS}
 
 
 @dataclass
@@ -38,8 +42,15 @@ class ModelJob:
 
     status: JobStatus = JobStatus.QUEUED
     owner: tuple[str, int] | None = None
+    tokens: int = 0
     is_expired: bool = False
     is_cancelled: bool = False
+    is_watched: bool = True
+    times_told: int = 0
+
+    def end(self, status: JobStatus) -> None:
+        self.status, self.owner, self.is_expired, self.is_cancelled = status, None, False, False
+        self.times_told += self.is_watched
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -67,14 +78,32 @@ class QueueMachine(RuleBasedStateMachine):
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
+    def ids_in(self, status: JobStatus) -> list[str]:
+        return [job_id for job_id, job in self.jobs.items() if job.status is status]
+
+    @property
+    def waiting_tokens(self) -> int:
+        return sum(self.jobs[job_id].tokens for job_id in self.ids_in(JobStatus.QUEUED))
+
+    def is_full(self, tokens: int) -> bool:
+        waiting = len(self.ids_in(JobStatus.QUEUED))
+        return waiting >= MAX_QUEUED or (
+            waiting > 0 and self.waiting_tokens + tokens > MAX_QUEUED_TOKENS
+        )
+
     def owns(self, lease: ClaimedJob) -> bool:
         return self.jobs[lease.job.id].owner == (lease.worker_id, lease.fence)
 
     @rule(priority=st.integers(-10, 10), tokens=st.integers(1, 30))
     def enqueue(self, priority: int, tokens: int) -> None:
         job = make_job(id=f"job-{len(self.jobs):03}", max_new_tokens=tokens)
-        self.do(self.queue.enqueue(job, reply_to="api-1", priority=priority, max_queued=1000))
-        self.jobs[job.id] = ModelJob()
+        enqueue = self.queue.enqueue(job, reply_to="api-1", priority=priority, **LIMITS)
+        if self.is_full(job.cost_tokens):
+            with pytest.raises(QueueFull):
+                self.do(enqueue)
+        else:
+            self.do(enqueue)
+            self.jobs[job.id] = ModelJob(tokens=job.cost_tokens)
 
     @rule(
         target=leases,
@@ -120,7 +149,7 @@ class QueueMachine(RuleBasedStateMachine):
         expected = self.owns(lease)
         assert self.do(self.queue.finish(lease, outcome, fence=lease.fence)) == expected
         if expected:
-            self.end(lease.job.id, JobStatus.SUCCEEDED)
+            self.jobs[lease.job.id].end(JobStatus.SUCCEEDED)
 
     @rule(lease=leases)
     def release(self, lease: ClaimedJob) -> None:
@@ -138,13 +167,38 @@ class QueueMachine(RuleBasedStateMachine):
         record = self.do(self.queue.cancel(job_id))
         job = self.jobs[job_id]
         if job.status is JobStatus.QUEUED or job.is_expired:
-            self.end(job_id, JobStatus.CANCELLED)
+            job.end(JobStatus.CANCELLED)
         elif job.status is JobStatus.RUNNING:
             job.is_cancelled = True
         assert record is not None and record.status is self.jobs[job_id].status
 
-    def end(self, job_id: str, status: JobStatus) -> None:
-        self.jobs[job_id] = ModelJob(status=status)
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        if not self.jobs:
+            return
+        job_id = data.draw(st.sampled_from(list(self.jobs)))
+        job = self.jobs[job_id]
+        retry = self.queue.retry(job_id, **LIMITS)
+        if job.status is not JobStatus.CANCELLED:
+            with pytest.raises(Conflict, match=job.status):
+                self.do(retry)
+        elif self.is_full(job.tokens):
+            with pytest.raises(QueueFull):
+                self.do(retry)
+        else:
+            record = self.do(retry)
+            assert record is not None and record.attempts == 0
+            job.status, job.is_watched = JobStatus.QUEUED, False
+
+    @rule()
+    def purge(self) -> None:
+        async def purge() -> int:
+            return sum([num async for num in self.queue.purge()])
+
+        waiting = self.ids_in(JobStatus.QUEUED)
+        assert self.do(purge()) == len(waiting)
+        for job_id in waiting:
+            self.jobs[job_id].end(JobStatus.CANCELLED)
 
     @invariant()
     def every_job_is_where_the_model_has_it(self) -> None:
@@ -160,12 +214,22 @@ class QueueMachine(RuleBasedStateMachine):
         assert positions - {None} == set(range(1, waiting + 1))
 
     @invariant()
-    def every_ended_job_told_so_once(self) -> None:
+    def the_sum_of_waiting_tokens_is_exact(self) -> None:
+        tokens = self.do(self.redis.hget(self.keys.line, "tokens"))
+        assert int(tokens or 0) == self.waiting_tokens
+
+    @invariant()
+    def every_job_is_listed_once_under_its_status(self) -> None:
+        page = self.do(self.queue.page(JobStatus, limit=100))
+        listed = [(record.id, record.status) for record in page.records]
+        assert sorted(listed) == [(job_id, job.status) for job_id, job in self.jobs.items()]
+
+    @invariant()
+    def every_end_was_told_its_watchers_once(self) -> None:
         entries = self.do(self.redis.xrange(self.keys.replies("api-1")))
         told = [event.job_id for _, fields in entries for event in decode_events(fields[b"events"])]
-        assert sorted(told) == sorted(
-            id_ for id_, job in self.jobs.items() if job.status.is_terminal
-        )
+        expected = [id_ for id_, job in self.jobs.items() for _ in range(job.times_told)]
+        assert sorted(told) == sorted(expected)
 
 
 TestQueueModel = QueueMachine.TestCase
