@@ -17,6 +17,7 @@ from shared.keys import Keys
 from shared.queue import JobQueue
 from shared.registry import Registry
 from shared.replies import BLOCK_S, ReplyReader
+from shared.token_log import TokenLog
 
 REACH_S = 1.8  # a caller hears within two seconds that Redis is away
 RETRY_AFTER_S = 2
@@ -43,6 +44,7 @@ class Backend:
         )
         self.queue = JobQueue(self._redis, keys)
         self.registry = Registry(self._redis, keys)
+        self.token_log = TokenLog(self._redis, keys)
         self.replies = ReplyReader(self._blocking_redis, keys, self.replica_id)
 
     async def ping(self) -> None:

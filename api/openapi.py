@@ -73,6 +73,10 @@ RESULT: dict[str, Any] = {
         "text/event-stream": {"schema": {"type": "string"}},
     },
 }
+EVENTS: dict[str, Any] = {
+    "description": "The job's text from its first token or `Last-Event-ID` on, then its end.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
 
 
 def request_body(schema: str) -> dict[str, Any]:

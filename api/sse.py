@@ -1,6 +1,7 @@
 """A job as server-sent events: its text as it comes, then one terminal event."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from api.client import ChatClient
 from api.errors import stopping_message
-from api.repeats import Repeats
 from api.ticket import Ticket
+from api.transcript import Piece, Transcript
 from api.waiting import CallerGone, ServerStopping, while_connected
 from shared.errors import HTTP_STATUS, ServiceUnavailable
 from shared.protocol import Delta, Failed, JobError, JobStatus, Outcome
@@ -21,7 +22,10 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class EventStreamResponse(Response):
-    """Owns its ticket; a caller that goes away takes the job with it, unless it `is_kept`."""
+    """Owns its ticket, and tells the job from delta `start` on.
+
+    A caller that goes away takes the job with it, unless it `is_kept`.
+    """
 
     media_type = "text/event-stream"
 
@@ -31,8 +35,8 @@ class EventStreamResponse(Response):
         ticket: Ticket,
         stopping: asyncio.Event,
         *,
-        with_token_ids: bool,
         is_kept: bool,
+        start: int = 0,
     ) -> None:
         super().__init__(
             headers={
@@ -45,7 +49,7 @@ class EventStreamResponse(Response):
         self._client = client
         self._ticket = ticket
         self._stopping = stopping
-        self._events = EventStream(ticket, with_token_ids=with_token_ids)
+        self._events = EventStream(ticket, start)
         self._is_kept = is_kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,42 +71,49 @@ class EventStreamResponse(Response):
 
 
 class EventStream:
-    """What one call hears of its job, each piece once; ids count what it was told."""
+    """The bytes that one call gets."""
 
-    def __init__(self, ticket: Ticket, *, with_token_ids: bool) -> None:
+    def __init__(self, ticket: Ticket, start: int) -> None:
         self._ticket = ticket
-        self._with_token_ids = with_token_ids
-        self._repeats = Repeats()
-        self._num_told = 0
+        self._transcript = Transcript(ticket, start)
+        self._has_text = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Up to the terminal event; a comment now and then keeps a quiet connection awake."""
-        while True:
-            event = await self._ticket.next_event(KEEP_ALIVE_S)
-            if event is None:
-                yield KEEP_ALIVE
-            elif not isinstance(event, Delta):
-                yield self._tell(terminal_body(event))
-                return
-            elif self._repeats.is_new(event):
-                yield self._tell(delta_body(event, with_token_ids=self._with_token_ids))
+        told_at = time.monotonic()
+        async for piece in self._transcript.pieces():
+            if piece is None and time.monotonic() - told_at < KEEP_ALIVE_S:
+                continue
+            yield KEEP_ALIVE if piece is None else self._tell(piece)
+            told_at = time.monotonic()
 
     def farewell(self) -> bytes:
-        """The last event of a server that stops: where the job can be found."""
+        """The last event of a server that stops: where the job goes on.
+
+        It has no id: a client that resumes with the last one it saw misses nothing.
+        """
         message = stopping_message(self._ticket.job_id)
         error = JobError(message=message, status_code=HTTP_STATUS[ServiceUnavailable])
-        body = {"id": self._ticket.job_id, "status": JobStatus.RUNNING, "error": error}
-        return self._tell(body)
+        return event({"id": self._ticket.job_id, "status": JobStatus.RUNNING, "error": error})
 
-    def _tell(self, body: dict[str, Any]) -> bytes:
-        index = self._num_told
-        self._num_told += 1
-        return b"id: %d\ndata: %b\n\n" % (index, msgspec.json.encode(body))
+    def _tell(self, piece: Piece) -> bytes:
+        id_line = b"id: %d\n" % piece.index
+        if not isinstance(piece.content, Delta):
+            return id_line + event(terminal_body(piece.content))
+        if not self._has_text:
+            self._has_text = True
+            self._ticket.note_first_token()
+        return id_line + event(delta_body(piece.content))
 
 
-def delta_body(delta: Delta, *, with_token_ids: bool) -> dict[str, Any]:
-    body = {"sequence": delta.sequence, "delta": delta.text}
-    return body | {"token_ids": delta.token_ids} if with_token_ids else body
+def event(body: dict[str, Any]) -> bytes:
+    return b"data: %b\n\n" % msgspec.json.encode(body)
+
+
+def delta_body(delta: Delta) -> dict[str, Any]:
+    """A whole sequence of a job that was not streamed has no token ids, unless it was scored."""
+    body: dict[str, Any] = {"sequence": delta.sequence, "delta": delta.text}
+    return body | {"token_ids": delta.token_ids} if delta.token_ids else body
 
 
 def terminal_body(outcome: Outcome) -> dict[str, Any]:

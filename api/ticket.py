@@ -32,6 +32,8 @@ class Ticket:
         self.job_id = job_id
         self.record: JobRecord | None = None
         self._queue = backend.queue
+        self._log = backend.token_log
+        self._replica_id = backend.replica_id
         self._metrics = metrics
         self._opened_at = time.perf_counter()
         self._deadline: float | None = None
@@ -84,9 +86,10 @@ class Ticket:
         return left_s if 0 < left_s < POLL_S else POLL_S
 
     async def _outcome_of_record(self) -> Outcome | None:
+        """Watches anew: Redis may have forgotten that this replica does."""
         try:
             async with within_reach():
-                record = await self._queue.record(self.job_id)
+                record = await self._queue.watch(self.job_id, self._replica_id)
         except ServiceUnavailable:
             return None  # the job is safe; the wait goes on
         if record is None:
@@ -95,13 +98,29 @@ class Ticket:
         return as_outcome(record)
 
     def _noted(self, event: Event) -> Event:
-        if self._metrics is None:
-            return event
-        if isinstance(event, Finished):
+        if self._metrics is not None and isinstance(event, Finished):
             self._metrics.note_finished(event)
-        elif isinstance(event, Delta) and event.index == 0 and event.attempt <= 1:
-            self._metrics.first_token.observe(time.perf_counter() - self._opened_at)
         return event
+
+    def note_first_token(self) -> None:
+        """The caller is about to be told the first piece of text."""
+        if self._metrics is not None:
+            self._metrics.first_token.observe(time.perf_counter() - self._opened_at)
+
+    @property
+    def is_submitter(self) -> bool:
+        """Whether this call brought the job: then no event of it can have been missed."""
+        return self._metrics is not None
+
+    async def logged(self, start: int) -> list[Delta]:
+        """A page of the job's log; raises ServiceUnavailable."""
+        async with within_reach():
+            return await self._log.read(self.job_id, start)
+
+    async def log_length(self) -> int:
+        """Raises ServiceUnavailable."""
+        async with within_reach():
+            return await self._log.length(self.job_id)
 
 
 def as_outcome(record: JobRecord | None) -> Outcome | None:
@@ -125,4 +144,5 @@ def as_outcome(record: JobRecord | None) -> Outcome | None:
         batch=record.batch,
         queue_ms=started_ms - record.created_ms,
         run_ms=(record.finished_ms or started_ms) - started_ms,
+        num_deltas=record.num_deltas,
     )

@@ -120,15 +120,26 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     max_rows: int
 
 
-class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
-    """New text of a streamed job; `index` counts the job's deltas from 0, whatever the attempt."""
+class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One token of one sequence, as the job's log keeps it: with all that its result needs of it.
+
+    A job that keeps no log is told afterwards with one delta for each whole sequence.
+    """
+
+    sequence: int = 0
+    text: str = ""
+    token_ids: list[int]
+    logprob: float | None = None
+    top_logprobs: dict[int, float] | None = None
+    finish_reason: str | None = None
+
+
+class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+    """New deltas of a job; `index` counts from 0 in its log, whatever the attempt."""
 
     job_id: str
-    attempt: int
     index: int
-    sequence: int
-    text: str
-    token_ids: list[int]
+    deltas: list[Delta]
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
@@ -138,6 +149,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     batch: Batch
     queue_ms: float
     run_ms: float
+    num_deltas: int | None = None  # in its log; None where it keeps none
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -151,7 +163,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 Outcome = Finished | Failed
-Event = Delta | Finished | Failed
+Event = Stretch | Finished | Failed
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,6 +186,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     batch: Batch | None = None
     result: ChatResult | None = None
     error: JobError | None = None
+    num_deltas: int | None = None  # of one that succeeded
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,13 +225,25 @@ def encode(value: Any) -> bytes:
     return msgspec.msgpack.encode(value)
 
 
-def encode_events(events: list[Event]) -> bytes:
+def encode_events(events: list[Outcome]) -> bytes:
     """One entry of a reply stream."""
     return msgspec.msgpack.encode(events)
 
 
-def decode_events(data: bytes) -> list[Event]:
-    return msgspec.msgpack.decode(data, type=list[Event])
+def decode_events(data: bytes) -> list[Outcome]:
+    return msgspec.msgpack.decode(data, type=list[Outcome])
+
+
+def decode_delta(data: bytes) -> Delta:
+    return msgspec.msgpack.decode(data, type=Delta)
+
+
+def decode_stretch(job_id: str, data: bytes) -> Stretch:
+    """`data` is what `append.lua` makes of new deltas: the first one's index, a space, an array."""
+    index, _, deltas = data.partition(b" ")
+    return Stretch(
+        job_id=job_id, index=int(index), deltas=msgspec.msgpack.decode(deltas, type=list[Delta])
+    )
 
 
 class UnreadableJob(FalconerError):

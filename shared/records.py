@@ -30,4 +30,5 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
         batch=outcome.batch if outcome else None,
         result=outcome.result if isinstance(outcome, Finished) else None,
         error=outcome.error if isinstance(outcome, Failed) else None,
+        num_deltas=outcome.num_deltas if isinstance(outcome, Finished) else None,
     )

@@ -1,27 +1,26 @@
 """Events on their way back: one Redis stream per api replica, read by one task for all calls.
 
-A stream keeps what a dropped connection would lose. Workers append one entry per engine step and
-replica; the terminal event of a job is written by the script that ends it.
+A stream keeps what a dropped connection would lose. Scripts write it: the new deltas of all of a
+worker's jobs in one entry, a job's terminal event in one of its own.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import msgspec
 import structlog
 from redis.asyncio import Redis
 
 from shared.backoff import Backoff
 from shared.connection import UNREACHABLE
-from shared.keys import REPLIES_MAX_ENTRIES, REPLIES_TTL_S, Keys
-from shared.protocol import Event, decode_events, encode_events
+from shared.keys import Keys
+from shared.protocol import Event, decode_events, decode_stretch
 
 BLOCK_S = 5.0  # the reader's client needs a socket timeout above this
 ENTRIES_PER_READ = 100
 TRIM_EVERY_S = 1.0
-FIELD = b"events"
+ENDS = b"events"  # the field of terminal events; any other is named after a job with new deltas
 
 log = structlog.get_logger(__name__)
 
@@ -88,17 +87,25 @@ class ReplyReader:
         for _, entries in reply:
             for entry_id, fields in entries:
                 self._last_id = entry_id
-                self._deliver(fields[FIELD])
+                for name, data in fields.items():
+                    self._deliver(name, data)
 
-    def _deliver(self, data: bytes) -> None:
+    def _deliver(self, name: bytes, data: bytes) -> None:
         try:
-            events = decode_events(data)
-        except msgspec.DecodeError as error:  # a worker of another version; the records still tell
+            events = self._decode(name, data)
+        except ValueError as error:  # a worker of another version; record and log still tell
             log.error("unreadable reply", error=str(error))
             return
         for event in events:
             for subscription in self._subscriptions.get(event.job_id, ()):
                 subscription.put(event)
+
+    def _decode(self, name: bytes, data: bytes) -> Sequence[Event]:
+        """Deltas of jobs that nobody asks for any more are not even looked at."""
+        if name == ENDS:
+            return decode_events(data)
+        job_id = name.decode()
+        return [decode_stretch(job_id, data)] if job_id in self._subscriptions else []
 
     async def _trim(self) -> None:
         """Results are kept no longer than needed: what was read is removed from the stream."""
@@ -112,15 +119,3 @@ class ReplyReader:
 def _after(entry_id: bytes) -> str:
     milliseconds, sequence = entry_id.decode().split("-")
     return f"{milliseconds}-{int(sequence) + 1}"
-
-
-async def write_events(redis: Redis, keys: Keys, bundles: Mapping[str, list[Event]]) -> None:
-    """Append one entry per api replica, given as replica id → events, in one round trip."""
-    async with redis.pipeline(transaction=False) as pipe:
-        for replica_id, events in bundles.items():
-            stream = keys.replies(replica_id)
-            pipe.xadd(
-                stream, {FIELD: encode_events(events)}, maxlen=REPLIES_MAX_ENTRIES, approximate=True
-            )
-            pipe.expire(stream, REPLIES_TTL_S)
-        await pipe.execute()

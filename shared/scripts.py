@@ -32,6 +32,7 @@ class Script(StrEnum):
     PURGE = "purge"
     REPORT = "report"
     PUBLISH = "publish"
+    APPEND = "append"
 
 
 # Put before the text of each script, in this order; a later one uses what an earlier one defines.

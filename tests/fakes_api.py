@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-import msgspec
 import uvicorn
 from fakeredis import FakeAsyncRedis, FakeServer
 from fastapi import FastAPI
@@ -39,10 +38,11 @@ from shared.protocol import (
     SequenceResult,
     Usage,
     WorkerInfo,
+    encode,
 )
 from shared.queue import JobQueue
 from shared.registry import Registry
-from shared.replies import write_events
+from shared.token_log import Addition, TokenLog
 from tests.factories import make_worker_info
 
 LEASE_MS = 60_000
@@ -88,9 +88,8 @@ class EchoWorker:
         self.paused = False
         self.seen: list[ChatJob] = []
         self.stopped: list[str] = []
-        self._redis = redis
-        self._keys = keys
         self._queue = JobQueue(redis, keys)
+        self._log = TokenLog(redis, keys)
         self._running: dict[str, ClaimedJob] = {}
 
     async def run(self) -> None:
@@ -126,24 +125,20 @@ class EchoWorker:
             await self._queue.finish(claimed, failed, fence=claimed.fence)
             return
         words = [f" {word.upper()}" for word in (job.prompt.text or "hello").split()]
-        if job.stream and claimed.reply_to:
-            for index, word in enumerate(words):
-                await self._send(claimed.reply_to, self._delta(job.id, index, word))
-        await self._queue.finish(claimed, finished(job, "".join(words)), fence=claimed.fence)
+        for index, word in enumerate(words if job.stream else ()):
+            await self._send(claimed, index, word)
+        await self._queue.finish(claimed, finished(job, words), fence=claimed.fence)
 
-    async def _send(self, replica_id: str, delta: Delta) -> None:
-        """Twice, as a job that ran again does."""
-        for attempt in (1, 2):
-            again = msgspec.structs.replace(delta, attempt=attempt)
-            await write_events(self._redis, self._keys, {replica_id: [again]})
-
-    def _delta(self, job_id: str, index: int, text: str) -> Delta:
-        return Delta(
-            job_id=job_id, attempt=1, index=index, sequence=0, text=text, token_ids=[index]
-        )
+    async def _send(self, claimed: ClaimedJob, index: int, word: str) -> None:
+        """Twice, as a command does whose answer was lost."""
+        delta = encode(Delta(text=word, token_ids=[index]))
+        addition = Addition(claimed.job.id, claimed.fence, index, [delta])
+        for _ in range(2):
+            await self._log.append(claimed.worker_id, [addition])
 
 
-def finished(job: ChatJob, text: str) -> Finished:
+def finished(job: ChatJob, words: list[str]) -> Finished:
+    text = "".join(words)
     num_prompt = len(job.token_ids or ())
     result = ChatResult(
         result=(job.prompt.text or "") * job.return_full_text + text,
@@ -157,7 +152,15 @@ def finished(job: ChatJob, text: str) -> Finished:
         seed=job.seed,
     )
     batch = Batch(mean_rows=1.0, max_rows=1)
-    return Finished(job_id=job.id, attempt=1, result=result, batch=batch, queue_ms=1.0, run_ms=2.0)
+    return Finished(
+        job_id=job.id,
+        attempt=1,
+        result=result,
+        batch=batch,
+        queue_ms=1.0,
+        run_ms=2.0,
+        num_deltas=len(words) if job.stream else None,
+    )
 
 
 async def keep_reporting(registry: Registry, info: WorkerInfo) -> None:

@@ -4,7 +4,7 @@ Fed by the runtime on the event loop; knows neither Redis nor what the tokens ar
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from shared.protocol import Batch, JobError
@@ -49,18 +49,26 @@ class Generation:
         self._sum_rows = 0
         self._max_rows = 0
 
+    def resume(self, earlier: Iterable[TokenOutput]) -> None:
+        """Begin with the tokens of an earlier attempt, which were told then."""
+        for output in earlier:
+            self._append(output)
+
     def take(self, outputs: list[TokenOutput], rows: int) -> None:
         """One step's tokens of this request; `rows` were in the step in all."""
         self._num_steps += 1
         self._sum_rows += rows
         self._max_rows = max(self._max_rows, rows)
         for output in outputs:
-            self.sequences[output.sequence].append(output)
-            self._num_unfinished -= output.finish_reason is not None
+            self._append(output)
             if self._on_token is not None:
                 self._on_token(output)
         if self.is_done:
             self._changed.set()
+
+    def _append(self, output: TokenOutput) -> None:
+        self.sequences[output.sequence].append(output)
+        self._num_unfinished -= output.finish_reason is not None
 
     def fail(self, error: JobError) -> None:
         self.error = error
@@ -77,6 +85,11 @@ class Generation:
     @property
     def num_tokens(self) -> int:
         return sum(len(sequence.token_ids) for sequence in self.sequences)
+
+    @property
+    def token_ids(self) -> tuple[tuple[int, ...], ...]:
+        """Of each sequence, so far."""
+        return tuple(tuple(sequence.token_ids) for sequence in self.sequences)
 
     @property
     def batch(self) -> Batch | None:

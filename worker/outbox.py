@@ -1,61 +1,102 @@
-"""Tokens on their way to the api: one stream entry per engine step and api replica.
+"""Tokens on their way to Redis: one call for all logs that have grown meanwhile.
 
-Knows events and replicas, not what is in them.
+Knows logs, not what is in them nor who reads them.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import structlog
-from redis.asyncio import Redis
 
 from shared.backoff import Backoff
 from shared.connection import UNREACHABLE
-from shared.keys import Keys
-from shared.protocol import Delta, Event
-from shared.replies import write_events
+from shared.protocol import Delta
+from shared.token_log import PAGE, TokenLog
+from worker.held_job import HeldJob
+from worker.job_log import JobLog
+
+REFUSED_RETRY_S = 0.2
 
 log = structlog.get_logger(__name__)
 
 
 class Outbox:
-    """Collects deltas and writes them in the order they came, all that there are at a time."""
+    """Writes what was put, in order, all that there is at a time."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._redis = redis
-        self._keys = keys
-        self._bundles: dict[str, list[Event]] = {}
-        self._filled = asyncio.Event()
-        self._next_write = asyncio.Event()  # set once what is in `_bundles` has been written
-        self._last_put = asyncio.Event()  # the same, of the write that takes the latest delta
-        self._last_put.set()
+    def __init__(self, token_log: TokenLog, worker_id: str) -> None:
+        self._token_log = token_log
+        self._worker_id = worker_id
+        self._grown: set[JobLog] = set()
+        self._has_grown = asyncio.Event()
 
-    def put(self, replica_id: str, delta: Delta) -> None:
-        self._bundles.setdefault(replica_id, []).append(delta)
-        self._last_put = self._next_write
-        self._filled.set()
+    @asynccontextmanager
+    async def open(self, held: HeldJob) -> AsyncIterator[JobLog]:
+        """The job's log for as long as it runs here, begun with what earlier attempts wrote."""
+        job_log = JobLog(held, await self._earlier(held))
+        try:
+            yield job_log
+        finally:
+            self._grown.discard(job_log)
 
-    async def written(self) -> None:
-        """Wait until everything put so far is in Redis: a terminal event must not overtake it.
-
-        What others put meanwhile is not waited for: they may never stop.
-        """
-        await self._last_put.wait()
-
-    async def run(self) -> None:
-        """Write until cancelled; keeps what it could not write while Redis was away."""
-        while True:
-            await self._filled.wait()
-            self._filled.clear()
-            bundles, self._bundles = self._bundles, {}
-            written, self._next_write = self._next_write, asyncio.Event()
-            await self._write(bundles)
-            written.set()
-
-    async def _write(self, bundles: dict[str, list[Event]]) -> None:
+    async def _earlier(self, held: HeldJob) -> list[Delta]:
+        """Waits until Redis can tell; a job's first lease finds nothing."""
+        if held.fence == 1:
+            return []
         backoff = Backoff()
         while True:
             try:
-                return await write_events(self._redis, self._keys, bundles)
+                return await self._read(held.job.id)
             except UNREACHABLE as error:
-                log.warning("deltas wait for Redis", error=str(error))
+                log.warning("a job waits for its log", job_id=held.job.id, error=str(error))
                 await asyncio.sleep(backoff.next_s())
+
+    async def _read(self, job_id: str) -> list[Delta]:
+        deltas = page = await self._token_log.read(job_id, 0)
+        while len(page) == PAGE:
+            page = await self._token_log.read(job_id, len(deltas))
+            deltas = deltas + page
+        return deltas
+
+    def put(self, job_log: JobLog, delta: Delta) -> None:
+        job_log.append(delta)
+        self._note_growth(job_log)
+
+    def _note_growth(self, job_log: JobLog) -> None:
+        self._grown.add(job_log)
+        self._has_grown.set()
+
+    async def written(self, job_log: JobLog) -> None:
+        """Wait until all of it is in Redis: a terminal event must not overtake it.
+
+        A write that was refused is tried again: this worker may just be claiming the job anew.
+        Where it has lost the job for good, whoever waits here is cancelled.
+        """
+        while not job_log.written.is_set():
+            self._note_growth(job_log)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REFUSED_RETRY_S):
+                    await job_log.written.wait()
+
+    async def run(self) -> None:
+        """Write until cancelled; what could not be written while Redis was away stays here."""
+        backoff = Backoff()
+        while True:
+            await self._has_grown.wait()
+            try:
+                await self._write(list(self._grown))
+                backoff.reset()
+            except UNREACHABLE as error:
+                log.warning("tokens wait for Redis", error=str(error))
+                await asyncio.sleep(backoff.next_s())
+
+    async def _write(self, grown: list[JobLog]) -> None:
+        additions = [job_log.unwritten() for job_log in grown]
+        lengths = await self._token_log.append(self._worker_id, additions) if grown else []
+        for job_log, length in zip(grown, lengths, strict=True):
+            if length is not None:
+                job_log.note_length(length)
+            if length is None or job_log.written.is_set():
+                self._grown.discard(job_log)
+        if not self._grown:
+            self._has_grown.clear()

@@ -26,6 +26,7 @@ from shared.protocol import WorkerInfo
 from shared.queue import JobQueue
 from shared.registry import Registry, hash_card
 from shared.tasks import cancel_all
+from shared.token_log import TokenLog
 from shared.version import falconer_version
 from worker.capacity import Capacity
 from worker.heartbeat import Heartbeat
@@ -80,7 +81,7 @@ class WorkerProcess:
             total_kv_tokens=model.engine.total_kv_tokens,
             block_size=settings.block_size,
         )
-        self._outbox = Outbox(self._connect("tokens"), keys)
+        self._outbox = Outbox(TokenLog(self._connect("tokens"), keys), self.worker_id)
         self._wake = ListListener(
             self._connect("wake", BLOCK_S), keys.wake, lambda _: self._worker.nudge()
         )

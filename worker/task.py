@@ -6,7 +6,6 @@ Knows the wire and the engine's runtime, not Redis: what it returns is written b
 import asyncio
 import time
 from contextlib import suppress
-from itertools import count
 
 from pydantic import ValidationError
 
@@ -14,7 +13,7 @@ from shared.errors import ClientError, InvalidParameter, status_code
 from shared.parameters import GenerateKwargs
 from shared.prompt import Prepared, PromptEncoder
 from shared.protocol import (
-    Delta,
+    Batch,
     Failed,
     Finished,
     JobError,
@@ -22,12 +21,14 @@ from shared.protocol import (
     Outcome,
 )
 from shared.queue import CANCELLED, EXPIRED
-from worker.engine import Request, TokenOutput
-from worker.generation import Generation, OnToken
+from worker.engine import Request
+from worker.generation import Generation
 from worker.held_job import HeldJob
 from worker.outbox import Outbox
 from worker.runtime import EngineRuntime
-from worker.translation import to_chat_result, to_sampling_params
+from worker.translation import to_chat_result, to_delta, to_output, to_sampling_params
+
+NO_STEPS = Batch(mean_rows=0.0, max_rows=0)  # an earlier attempt made every token
 
 
 class ChatTask:
@@ -67,35 +68,58 @@ class ChatTask:
         return prepared
 
     async def _generate(self, held: HeldJob, kwargs: GenerateKwargs, prepared: Prepared) -> Outcome:
-        # Until a beam search ends there is nothing to stream: its result comes with the end.
-        on_token = self._on_token(held) if kwargs.num_beams == 1 else None
-        generation = Generation(kwargs.num_return_sequences, held.changed, on_token)
-        request = self._to_request(held, kwargs, prepared)
         started = time.monotonic()
+        if is_streamed(held, kwargs):
+            generation = await self._stream(held, kwargs, prepared)
+        else:
+            generation = Generation(kwargs.num_return_sequences, held.changed)
+            await self._run(held, kwargs, prepared, generation)
+        if not generation.is_done:
+            return _interrupted(held, generation)
+        if generation.error is not None:
+            return _failed(held, JobStatus.FAILED, generation.error, generation)
+        return Finished(
+            job_id=held.job.id,
+            attempt=held.attempt,
+            result=to_chat_result(held.job, kwargs, prepared, generation),
+            batch=generation.batch or NO_STEPS,
+            queue_ms=held.claimed.started_ms - held.claimed.created_ms,
+            run_ms=1000 * (time.monotonic() - started),
+            num_deltas=_num_deltas(held, kwargs, generation),
+        )
+
+    async def _stream(
+        self, held: HeldJob, kwargs: GenerateKwargs, prepared: Prepared
+    ) -> Generation:
+        """Go on from where the job's log ends; when this returns, the log has every token."""
+        async with self._outbox.open(held) as job_log:
+            generation = Generation(
+                kwargs.num_return_sequences,
+                held.changed,
+                lambda output: self._outbox.put(job_log, to_delta(output)),
+            )
+            generation.resume(to_output(_request_id(held), delta) for delta in job_log.earlier)
+            if not generation.is_done:
+                await self._run(held, kwargs, prepared, generation)
+            await self._outbox.written(job_log)
+            return generation
+
+    async def _run(
+        self, held: HeldJob, kwargs: GenerateKwargs, prepared: Prepared, generation: Generation
+    ) -> None:
+        """Until it is done, the job is cancelled or its time is over."""
+        request = self._to_request(held, kwargs, prepared, generation)
         self._runtime.submit(request, generation)
         try:
             await _wait_for_change(held)
         finally:
             self._runtime.abort(request.request_id)
-        if held.job.stream:
-            await self._outbox.written()
-        if not generation.is_done:
-            return _interrupted(held, generation)
-        if generation.error is not None or generation.batch is None:
-            error = generation.error or JobError(message="the engine made no token")
-            return _failed(held, JobStatus.FAILED, error, generation)
-        return Finished(
-            job_id=held.job.id,
-            attempt=held.attempt,
-            result=to_chat_result(held.job, kwargs, prepared, generation),
-            batch=generation.batch,
-            queue_ms=held.claimed.started_ms - held.claimed.created_ms,
-            run_ms=1000 * (time.monotonic() - started),
-        )
 
-    def _to_request(self, held: HeldJob, kwargs: GenerateKwargs, prepared: Prepared) -> Request:
+    def _to_request(
+        self, held: HeldJob, kwargs: GenerateKwargs, prepared: Prepared, generation: Generation
+    ) -> Request:
         return Request(
-            request_id=f"{held.job.id}:{held.fence}",  # another attempt is another request
+            request_id=_request_id(held),
             prompt_token_ids=prepared.token_ids,
             params=to_sampling_params(
                 kwargs,
@@ -103,27 +127,25 @@ class ChatTask:
                 seed=held.job.seed,
                 card=self._encoder.card,
             ),
+            generated=generation.token_ids,
         )
 
-    def _on_token(self, held: HeldJob) -> OnToken | None:
-        """A streamed job's tokens go to the api replica that waits for them."""
-        replica_id = held.claimed.reply_to
-        if not held.job.stream or replica_id is None:
-            return None
-        index = count()
 
-        def put(output: TokenOutput) -> None:
-            delta = Delta(
-                job_id=held.job.id,
-                attempt=held.attempt,
-                index=next(index),
-                sequence=output.sequence,
-                text=output.text,
-                token_ids=[output.token_id],
-            )
-            self._outbox.put(replica_id, delta)
+def is_streamed(held: HeldJob, kwargs: GenerateKwargs) -> bool:
+    """Until a beam search ends there is nothing to stream: its result comes with the end."""
+    return held.job.stream and kwargs.num_beams == 1
 
-        return put
+
+def _num_deltas(held: HeldJob, kwargs: GenerateKwargs, generation: Generation) -> int | None:
+    """One for each token; None where nobody streamed what could have been."""
+    if kwargs.num_beams > 1:
+        return 0
+    return generation.num_tokens if held.job.stream else None
+
+
+def _request_id(held: HeldJob) -> str:
+    """Another attempt is another request."""
+    return f"{held.job.id}:{held.fence}"
 
 
 def _check_kwargs(held: HeldJob) -> GenerateKwargs:

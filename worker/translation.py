@@ -5,8 +5,8 @@ With `worker/task.py` the only place that knows both vocabularies. Pure.
 
 from shared.parameters import GenerateKwargs
 from shared.prompt import Prepared
-from shared.protocol import ChatJob, ChatResult, ModelCard, SequenceResult, Usage
-from worker.engine import SamplingParams
+from shared.protocol import ChatJob, ChatResult, Delta, ModelCard, SequenceResult, Usage
+from worker.engine import FinishReason, SamplingParams, TokenOutput
 from worker.generation import GeneratedSequence, Generation
 
 # transformers' `clean_up_tokenization`, in its order.
@@ -71,6 +71,31 @@ def _eos_token_ids(kwargs: GenerateKwargs, card: ModelCard) -> tuple[int, ...]:
     if "eos_token_id" not in kwargs.model_fields_set:
         return tuple(card.eos_token_ids)
     return tuple(kwargs.eos_token_id or ())
+
+
+def to_delta(output: TokenOutput) -> Delta:
+    return Delta(
+        sequence=output.sequence,
+        text=output.text,
+        token_ids=[output.token_id],
+        logprob=output.logprob,
+        top_logprobs=output.top_logprobs,
+        finish_reason=output.finish_reason,
+    )
+
+
+def to_output(request_id: str, delta: Delta) -> TokenOutput:
+    """What `to_delta` was given."""
+    [token_id] = delta.token_ids
+    return TokenOutput(
+        request_id=request_id,
+        sequence=delta.sequence,
+        token_id=token_id,
+        text=delta.text,
+        logprob=delta.logprob,
+        top_logprobs=delta.top_logprobs,
+        finish_reason=FinishReason(delta.finish_reason) if delta.finish_reason else None,
+    )
 
 
 def to_chat_result(

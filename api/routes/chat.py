@@ -50,7 +50,7 @@ async def chat(
     ticket = await services.client.submit(
         body,
         is_awaited=preference.wait_s != 0,
-        stream=stream,
+        stream=stream or not is_plain,  # who comes back for a job may ask for its events
         idempotency_key=idempotency_key,
     )
     if stream:
@@ -58,7 +58,6 @@ async def chat(
             services.client,
             ticket,
             services.stopping,
-            with_token_ids=body.generate_kwargs.wants_scores,
             is_kept=idempotency_key is not None,
         )
     with ticket:

@@ -57,7 +57,7 @@ async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Re
     services = services_of(request)
     body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
     ticket = await services.client.submit(
-        body, is_awaited=False, stream=body.stream, idempotency_key=idempotency_key
+        body, is_awaited=False, stream=True, idempotency_key=idempotency_key
     )
     with ticket:
         return accepted(ticket.record)

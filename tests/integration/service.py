@@ -12,7 +12,7 @@ import httpx
 from redis.asyncio import Redis
 
 from shared.keys import Keys
-from shared.protocol import Delta, Event, Failed, Finished, JobRecord, Prompt
+from shared.protocol import Event, Failed, Finished, JobRecord, Prompt, Stretch
 from shared.queue import JobQueue
 from shared.registry import Registry
 from shared.replies import ReplyReader, Subscription
@@ -84,7 +84,7 @@ class Submitted:
             while True:
                 event = await self.subscription.get(None)
                 self.events.append(event)
-                if not isinstance(event, Delta):
+                if not isinstance(event, Stretch):
                     return event
 
 

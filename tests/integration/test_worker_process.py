@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shared.protocol import Delta, Failed, Finished, JobStatus
+from shared.protocol import Failed, Finished, JobStatus, Stretch
 from shared.queue import Depth
 from tests.integration.service import WAIT_S, Service, Submitted, WorkerChild, eventually
 from tests.redis_server import RedisServer
@@ -24,8 +24,9 @@ async def test_a_streamed_job_yields_its_tokens_and_then_its_result(
     job = await service.submit(new_tokens=12, stream=True)
     end = await job.end()
     assert isinstance(end, Finished)
-    deltas = [event for event in job.events if isinstance(event, Delta)]
-    assert [delta.index for delta in deltas] == list(range(12))
+    stretches = [event for event in job.events if isinstance(event, Stretch)]
+    deltas = [delta for stretch in stretches for delta in stretch.deltas]
+    assert (stretches[0].index, len(deltas), end.num_deltas) == (0, 12, 12)
     text = "".join(delta.text for delta in deltas)
     assert end.result.sequences[0].text == text
     assert end.result.result == "Once upon a time" + text

@@ -1,7 +1,8 @@
 """A chat job from lease to outcome, with an engine that has no model."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 from fakeredis import FakeAsyncRedis
@@ -10,11 +11,13 @@ from shared.claims import ClaimedJob
 from shared.keys import Keys
 from shared.prompt import PromptEncoder
 from shared.protocol import ChatJob, Delta, Failed, Finished, JobStatus, Message, Prompt
+from shared.token_log import TokenLog
 from tests.factories import make_card, make_job
 from tests.fakes_api import letter_tokenizer
 from tests.worker.fake_engine import BANNING, FAILING, FakeEngine
 from worker.capacity import Capacity
 from worker.held_job import HeldJob
+from worker.job_log import JobLog
 from worker.outbox import Outbox
 from worker.runtime import EngineRuntime
 from worker.task import ChatTask
@@ -24,14 +27,19 @@ WAIT_S = 30.0
 
 
 class CollectingOutbox(Outbox):
-    """Keeps what was put; nothing is written."""
+    """Keeps what was put; nothing is written. `earlier` is what it says was logged before."""
 
     def __init__(self) -> None:
-        super().__init__(FakeAsyncRedis(), Keys())
-        self.deltas: list[tuple[str, Delta]] = []
+        super().__init__(TokenLog(FakeAsyncRedis(), Keys()), "w1")
+        self.earlier: list[Delta] = []
+        self.deltas: list[Delta] = []
 
-    def put(self, replica_id: str, delta: Delta) -> None:
-        self.deltas.append((replica_id, delta))
+    @asynccontextmanager
+    async def open(self, held: HeldJob) -> AsyncIterator[JobLog]:
+        yield JobLog(held, self.earlier)
+
+    def put(self, job_log: JobLog, delta: Delta) -> None:
+        self.deltas.append(delta)
 
 
 @pytest.fixture
@@ -177,28 +185,58 @@ async def test_parameters_that_leave_no_token_are_the_callers_fault(task: ChatTa
 
 
 async def test_a_streamed_job_sends_each_token(task: ChatTask, outbox: CollectingOutbox) -> None:
-    await finished(task, make_job(max_new_tokens=3, stream=True))
-    assert [replica for replica, _ in outbox.deltas] == ["api-1"] * 3
-    deltas = [delta for _, delta in outbox.deltas]
-    assert [(delta.index, delta.text, delta.token_ids) for delta in deltas] == [
+    outcome = await finished(task, make_job(max_new_tokens=3, stream=True))
+    assert outcome.num_deltas == 3
+    assert [(delta.sequence, delta.text, delta.token_ids) for delta in outbox.deltas] == [
         (0, "a", [1]),
-        (1, "b", [2]),
-        (2, "c", [3]),
+        (0, "b", [2]),
+        (0, "c", [3]),
     ]
+    assert [delta.finish_reason for delta in outbox.deltas] == [None, None, "length"]
+
+
+async def test_a_job_that_was_begun_elsewhere_goes_on_from_its_log(
+    task: ChatTask, outbox: CollectingOutbox
+) -> None:
+    kwargs = {"num_return_sequences": 2, "output_scores": True}
+    job = make_job(max_new_tokens=3, stream=True, generate_kwargs=kwargs)
+    whole = await finished(task, job)
+    outbox.earlier, outbox.deltas = outbox.deltas[:3], []
+    resumed = await finished(task, job)
+    assert resumed.result == whole.result
+    assert [(delta.sequence, delta.token_ids) for delta in outbox.deltas] == [
+        (1, [2]),
+        (0, [3]),
+        (1, [3]),
+    ]
+    assert resumed.num_deltas == 6
+
+
+async def test_a_job_whose_log_is_complete_needs_only_its_end(
+    task: ChatTask, outbox: CollectingOutbox, engine: FakeEngine
+) -> None:
+    job = make_job(max_new_tokens=3, stream=True)
+    whole = await finished(task, job)
+    engine.gate.clear()
+    outbox.earlier, outbox.deltas = outbox.deltas, []
+    resumed = await finished(task, job)
+    assert resumed.result == whole.result
+    assert (resumed.batch.max_rows, outbox.deltas) == (0, [])
 
 
 async def test_the_stream_of_a_beam_search_has_only_its_end(
     task: ChatTask, outbox: CollectingOutbox
 ) -> None:
     job = make_job(generate_kwargs={"num_beams": 2}, max_new_tokens=3, stream=True)
-    assert (await finished(task, job)).result.result == "Helloabc"
+    outcome = await finished(task, job)
+    assert (outcome.result.result, outcome.num_deltas) == ("Helloabc", 0)
     assert outbox.deltas == []
 
 
 async def test_a_job_that_is_not_streamed_sends_none(
     task: ChatTask, outbox: CollectingOutbox
 ) -> None:
-    await finished(task, make_job())
+    assert (await finished(task, make_job())).num_deltas is None
     assert outbox.deltas == []
 
 

@@ -1,0 +1,53 @@
+"""`GET /jobs/{id}/events`: a job as it is written, from any place, on every replica."""
+
+from contextlib import ExitStack
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response
+
+from api.openapi import EVENTS, LOOKUP_ERRORS
+from api.services import services_of
+from api.sse import EventStreamResponse
+from api.transcript import Transcript
+
+MAX_EVENT_ID = 2**53 - 1  # what every JSON reader can hold
+
+router = APIRouter()
+
+LastEventId = Annotated[
+    int | None,
+    Header(
+        alias="Last-Event-ID",
+        ge=0,
+        le=MAX_EVENT_ID,
+        description="The `id` of the last event that arrived: go on after it.",
+    ),
+]
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    summary="Follow a job",
+    response_class=Response,
+    responses={
+        200: EVENTS,
+        204: {"description": "The event named by `Last-Event-ID` was the job's last."},
+        **LOOKUP_ERRORS,
+    },
+)
+async def follow(request: Request, job_id: str, last_event_id: LastEventId = None) -> Response:
+    """The events of a job that waits, runs or has ended, as the stream of `/chat` has them.
+
+    A caller that goes away leaves the job as it is.
+    """
+    services = services_of(request)
+    start = 0 if last_event_id is None else last_event_id + 1
+    with ExitStack() as stack:
+        ticket = stack.enter_context(await services.client.follow(job_id))
+        if await Transcript(ticket, start).is_over():
+            return Response(status_code=204)
+        stack.pop_all()  # from here on the ticket is the stream's
+    return EventStreamResponse(
+        services.client, ticket, services.stopping, is_kept=True, start=start
+    )
