@@ -142,7 +142,7 @@ def as_outcome(record: JobRecord | None) -> Outcome | None:
         attempt=record.attempts,
         result=record.result,
         batch=record.batch,
-        queue_ms=started_ms - record.created_ms,
+        queue_ms=started_ms - (record.queued_ms or record.created_ms),
         run_ms=(record.finished_ms or started_ms) - started_ms,
         num_deltas=record.num_deltas,
     )

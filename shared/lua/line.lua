@@ -28,10 +28,11 @@ local function read_line()
   return line
 end
 
--- A job joins the line, where `ahead` jobs wait. An empty line has no sum, whatever went wrong.
+-- A job joins the line, where `ahead` jobs wait. An empty line has no sum, whatever went wrong, and
+-- no promises: those who were told to come back did not.
 local function join_line(id, score, tokens, ahead)
   if ahead == 0 then
-    redis.call('HSET', LINE, 'tokens', tokens, 'stands_ms', 0)
+    redis.call('HSET', LINE, 'tokens', tokens, 'stands_ms', 0, 'promised_ms', 0)
   else
     redis.call('HINCRBY', LINE, 'tokens', tokens)
   end
@@ -106,12 +107,12 @@ local function forget_lost_jobs(line)
 end
 
 -- Refused callers wait in a line of their own: each is told to come back when those before it have
--- got in, one every `slot_ms`, but no later than all that waits now will have left.
-local function promise(line, need_ms, slot_ms, drain_ms)
+-- got in, one every `slot_ms`.
+local function promise(line, need_ms, slot_ms)
   local place_ms = math.max(NOW + need_ms, line.promised_ms + slot_ms)
-  place_ms = math.min(place_ms, NOW + drain_ms)
+  place_ms = math.min(place_ms, NOW + MAX_RETRY_AFTER_MS)
   redis.call('HSET', LINE, 'promised_ms', string.format('%.3f', place_ms))
-  return ms(math.min(math.max(place_ms - NOW, MIN_RETRY_AFTER_MS), MAX_RETRY_AFTER_MS))
+  return ms(math.max(place_ms - NOW, MIN_RETRY_AFTER_MS))
 end
 
 -- Whether a job may join the line: nil and the number of jobs that wait; or a refusal: {verdict, ms
@@ -136,6 +137,6 @@ local function refuse(line, score, tokens, time_ms, max_jobs, max_tokens)
   if not verdict then
     return nil, num
   end
-  local retry_ms = job_ms and promise(line, need_ms, slot_ms, num * job_ms)
+  local retry_ms = job_ms and promise(line, need_ms, slot_ms)
   return {verdict, retry_ms or false, num, line.tokens, wait_ms and ms(wait_ms)}
 end

@@ -236,10 +236,22 @@ async def test_those_who_come_back_when_told_are_let_in(service: Service) -> Non
         await service.submit(max_queued=20)
 
 
-async def test_nobody_is_told_to_wait_longer_than_the_whole_queue_takes(service: Service) -> None:
+async def test_a_caller_is_told_to_wait_for_ten_minutes_at_most(service: Service) -> None:
+    await with_backlog(service, waiting=10, every_s=60.0)
+    told = [(await service.refused(max_queued=10)).retry_after_s for _ in range(20)]
+    assert told == sorted(told)
+    assert told[-1] == 600
+
+
+async def test_an_empty_line_has_no_promises_to_keep(service: Service) -> None:
     await with_backlog(service, waiting=10, every_s=2.0)
-    told = [(await service.refused(max_queued=10)).retry_after_s for _ in range(50)]
-    assert max(told) == told[-1] == pytest.approx(20, abs=1)
+    for _ in range(50):
+        await service.refused(max_queued=10)
+    await service.drain(10, every_s=2.0)  # nobody came back
+    for _ in range(11):
+        await service.submit()
+    await service.take()
+    assert (await service.refused(max_queued=10)).retry_after_s == pytest.approx(2, abs=1)
 
 
 async def test_callers_of_a_fast_queue_come_back_after_a_second_at_least(service: Service) -> None:
