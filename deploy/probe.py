@@ -1,6 +1,6 @@
 """Health of the container it runs in: exit 0 when `/readyz` answers 200, 1 when it does not.
 
-Takes the name of the variable that holds the port: the images have neither curl nor a shell to need.
+Takes the name of the variable that holds the port; the images hold no curl.
 """
 
 import os
