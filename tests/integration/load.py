@@ -9,8 +9,10 @@ from typing import Any
 
 import httpx
 
+from shared.protocol import JobStatus
+from shared.queue import Depth
 from shared.tasks import cancel_all
-from tests.integration.service import eventually
+from tests.integration.service import Service, eventually
 
 CALLERS = 4
 PAUSE_S = 0.02  # of a caller between two calls
@@ -84,6 +86,19 @@ class Load:
                     record: dict[str, Any] = answer.json()
                     return record
                 await asyncio.sleep(0.1)
+
+
+async def ended_once(service: Service, load: Load) -> None:
+    """Nothing waits or runs any more, and each job that Redis took has ended exactly once."""
+
+    async def is_quiet() -> bool:
+        return await service.queue.depth() == Depth(waiting=0, running=0)
+
+    await eventually(is_quiet)
+    totals = await service.queue.totals()
+    taken = totals.pop(JobStatus.QUEUED)
+    assert taken == sum(totals.values()), totals
+    assert totals[JobStatus.SUCCEEDED] >= len(load.accepted)
 
 
 async def _grows(counted: Sized, by: int) -> None:

@@ -7,10 +7,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from shared.protocol import JobStatus
-from shared.queue import Depth
-from tests.integration.load import Load
-from tests.integration.service import ApiChild, Service, WorkerChild, eventually
+from tests.integration.load import Load, ended_once
+from tests.integration.service import ApiChild, Service, WorkerChild
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.integration
@@ -46,20 +44,8 @@ async def test_a_restart_under_load_loses_no_accepted_job(
     assert {refusal.status for refusal in load.refusals} == {503}
     assert all(refusal.retry_after for refusal in load.refusals)
     assert max(refusal.took_s for refusal in load.refusals) < 10  # 2 on a machine that is not busy
-    await nothing_is_left(service, load)
+    await ended_once(service, load)
     slowest_s = max(refusal.took_s for refusal in load.refusals)
     with capsys.disabled():
         print(f"\nrecovered in {recovered_s:.2f} s; {len(load.accepted)} jobs accepted", end="")
         print(f", {len(load.refusals)} refused, the slowest after {slowest_s:.2f} s")
-
-
-async def nothing_is_left(service: Service, load: Load) -> None:
-    """Each accepted job ended once, and of refused calls none has run to its end or still may."""
-
-    async def is_quiet() -> bool:
-        return await service.queue.depth() == Depth(waiting=0, running=0)
-
-    await eventually(is_quiet)
-    totals = await service.queue.totals()
-    assert totals[JobStatus.SUCCEEDED] == len(load.accepted)
-    assert totals[JobStatus.QUEUED] == sum(totals.values()) - totals[JobStatus.QUEUED]

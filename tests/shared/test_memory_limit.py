@@ -1,0 +1,112 @@
+"""A Redis that has reached `maxmemory` takes no new job and ends those it has."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from shared.claims import ClaimedJob, Room
+from shared.connection import connect
+from shared.keys import Keys
+from shared.protocol import ChatJob, JobStatus
+from shared.queue import Depth, JobQueue
+from shared.registry import Registry
+from shared.token_log import Addition, TokenLog
+from tests.factories import make_card, make_finished, make_job, make_worker_info
+from tests.redis_server import RedisServer
+
+LEASE_MS = 60_000
+
+
+@pytest.fixture
+async def redis(tmp_path: Path) -> AsyncIterator[Redis]:
+    server = RedisServer(tmp_path)
+    server.start()
+    client = connect(server.url, name="test")
+    yield client
+    await client.aclose()
+    server.stop()
+
+
+@pytest.fixture
+def queue(redis: Redis) -> JobQueue:
+    return JobQueue(redis, Keys())
+
+
+async def enqueue(queue: JobQueue) -> ChatJob:
+    job = make_job(stream=True)
+    await queue.enqueue(job, reply_to="api-1", max_queued=100)
+    return job
+
+
+async def claim(queue: JobQueue, rows: int) -> list[ClaimedJob]:
+    room = Room(rows=rows, tokens=1_000_000, running=0)
+    return (await queue.claim("w1", room, lease_ms=LEASE_MS)).jobs
+
+
+async def fill(redis: Redis) -> None:
+    await redis.config_set("maxmemory", 1)
+    with pytest.raises(ResponseError, match="command not allowed"):
+        await redis.set("more", "than fits")
+
+
+async def status(queue: JobQueue, job: ChatJob) -> JobStatus:
+    record = await queue.record(job.id)
+    assert record is not None
+    return record.status
+
+
+async def test_a_new_job_is_refused_and_leaves_nothing(redis: Redis, queue: JobQueue) -> None:
+    await enqueue(queue)
+    before = sorted(await redis.keys())
+    await fill(redis)
+    with pytest.raises(ResponseError, match="command not allowed"):
+        await enqueue(queue)
+    assert sorted(await redis.keys()) == before
+
+
+async def test_jobs_that_were_accepted_run_to_their_end(redis: Redis, queue: JobQueue) -> None:
+    jobs = [await enqueue(queue) for _ in range(3)]
+    await fill(redis)
+    for job in await claim(queue, rows=3):
+        assert await queue.begin("w1", job.job.id, fence=job.fence, lease_ms=LEASE_MS)
+        assert (await queue.renew("w1", {job.job.id: job.fence}, lease_ms=LEASE_MS)).lost == []
+        log = TokenLog(redis, Keys())
+        assert await log.append("w1", [Addition(job.job.id, job.fence, 0, [b"a", b"b"])]) == [2]
+        assert await queue.finish(job, make_finished(job.job.id), fence=job.fence)
+    assert [await status(queue, job) for job in jobs] == [JobStatus.SUCCEEDED] * 3
+    assert await redis.xlen(Keys().replies("api-1")) == 6  # deltas and the end of each
+
+
+async def test_a_worker_starts_and_stops_all_the_same(redis: Redis, queue: JobQueue) -> None:
+    job = await enqueue(queue)
+    await fill(redis)
+    registry = Registry(redis, Keys())
+    card_hash = await registry.publish_card(make_card(), b"{}")
+    assert await registry.report(make_worker_info("w1", card_hash=card_hash))
+    (claimed,) = await claim(queue, rows=1)
+    assert await queue.release("w1", {job.id: claimed.fence}) == 1
+    await registry.remove("w1")
+    assert await queue.depth() == Depth(waiting=1, running=0)
+
+
+async def test_callers_watch_and_cancel_all_the_same(redis: Redis, queue: JobQueue) -> None:
+    running, waiting = [await enqueue(queue) for _ in range(2)]
+    await fill(redis)
+    (claimed,) = await claim(queue, rows=1)
+    assert claimed.job.id == running.id
+    for job in (running, waiting):
+        assert await queue.watch(job.id, "api-2") is not None
+        await queue.cancel(job.id)
+    assert await status(queue, waiting) is JobStatus.CANCELLED
+    assert (await queue.renew("w1", {running.id: 1}, lease_ms=LEASE_MS)).cancelled == [running.id]
+
+
+async def test_jobs_are_taken_again_once_there_is_memory(redis: Redis, queue: JobQueue) -> None:
+    await fill(redis)
+    with pytest.raises(ResponseError):
+        await enqueue(queue)
+    await redis.config_set("maxmemory", 0)
+    assert await status(queue, await enqueue(queue)) is JobStatus.QUEUED
