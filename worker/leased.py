@@ -21,6 +21,7 @@ from shared.connection import UNREACHABLE
 from shared.keys import Keys
 from shared.protocol import Outcome
 from shared.queue import JobQueue
+from shared.tasks import cancel_all
 from worker.absence import Absence
 from worker.capacity import Capacity
 from worker.endings import Endings, failed
@@ -81,6 +82,7 @@ class LeasedWorker(Worker):
         self._claims_ended = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._hurried = asyncio.Event()
 
     # -- claiming ----------------------------------------------------------------------------
 
@@ -89,7 +91,7 @@ class LeasedWorker(Worker):
 
     async def _poll_iteration(self) -> None:
         """Wait for a reason to look, then claim. arq's `main` calls it for ever."""
-        await _wait(self._nudged, POLL_S)
+        await _wait(self._nudged.wait(), POLL_S)
         self._nudged.clear()
         if not self.allow_pick_jobs:
             self._claims_ended.set()
@@ -258,16 +260,27 @@ class LeasedWorker(Worker):
         """
         self.allow_pick_jobs = False
         self.nudge()
-        await _wait(self._claims_ended, LAST_CLAIM_S)
-        await _wait(self._empty, grace_s)
+        await _wait(self._claims_ended.wait(), LAST_CLAIM_S)
+        await _wait(self._empty_or_hurried(), grace_s)
         if self.held:
             log.info("handing jobs back", jobs=len(self.held))
         for held in self.held.values():
             self._stop(held)
-        await _wait(self._empty, HAND_BACK_S)
+        await _wait(self._empty.wait(), HAND_BACK_S)
+
+    def hurry(self) -> None:
+        """End the grace period of a drain that is under way or to come."""
+        self._hurried.set()
+
+    async def _empty_or_hurried(self) -> None:
+        waits = [self.loop.create_task(event.wait()) for event in (self._empty, self._hurried)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_all(waits)
 
 
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+async def _wait(happening: Awaitable[object], timeout_s: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            await event.wait()
+            await happening

@@ -145,7 +145,9 @@ class WorkerProcess:
         )
 
     def stop(self) -> None:
-        """Ask for an orderly end; `run` returns when it is reached."""
+        """Ask for an orderly end; `run` returns when it is reached. Asked twice: without grace."""
+        if self._stopping.is_set():
+            self._worker.hurry()
         self._stopping.set()
 
     async def run(self) -> None:

@@ -332,3 +332,10 @@ async def test_many_errors_are_counted_not_listed(service: FakeService) -> None:
     unknown = {f"unknown_{i}": i for i in range(100)}
     response = await service.http.post("/chat", json={"prompt": "x", "generate_kwargs": unknown})
     check_refusal(response.status_code, response.text, 422, ["95 more"])
+
+
+@pytest.mark.parametrize("path", ["/chat/", "/jobs/", "/chat//", "/Chat"])
+async def test_a_path_that_is_almost_right_is_not_found(service: FakeService, path: str) -> None:
+    response = await service.http.post(path, content=body(), headers=JSON)
+    assert response.status_code in (404, 405)
+    assert "detail" in response.json()

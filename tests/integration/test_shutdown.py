@@ -1,0 +1,88 @@
+"""Real workers that are told to end: twice, and while Redis does not answer."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from shared.protocol import Finished
+from shared.queue import Depth
+from tests.integration.service import WAIT_S, Service, WorkerChild, eventually
+from tests.redis_server import RedisServer
+
+pytestmark = pytest.mark.integration
+
+StartWorker = Callable[..., WorkerChild]
+LONG = 1500  # tokens: seconds of work on any machine
+NEVER_S = 10 * WAIT_S
+
+
+async def said(worker: WorkerChild, text: str) -> None:
+    async def is_there() -> bool:
+        return text in worker.log_text
+
+    await eventually(is_there)
+
+
+async def test_a_worker_that_is_told_to_end_while_it_loads_ends_at_once(
+    start_worker: StartWorker,
+) -> None:
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        worker = start_worker()
+        await said(worker, "loading model")
+        worker.process.send_signal(signum)
+        assert await worker.exit_code() in (128 + signum, 0)  # 0: it was quicker
+        assert "Traceback" not in worker.log_text
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_a_worker_that_is_told_twice_hands_its_jobs_back_at_once(
+    service: Service, start_worker: StartWorker, signum: signal.Signals
+) -> None:
+    worker = start_worker(grace_s=NEVER_S, lease_s=NEVER_S)
+    await service.ready(worker)
+    job = await service.submit(new_tokens=LONG)
+    await service.has_begun(job)
+    worker.process.send_signal(signum)
+
+    async def is_told() -> bool:
+        return not await service.registry.workers()
+
+    await eventually(is_told)
+    worker.process.send_signal(signum)
+    assert await worker.exit_code() == 0, worker.log_text
+    assert await service.queue.depth() == Depth(waiting=1, running=0)
+    assert (await service.record(job)).attempts == 0
+
+
+@pytest.mark.parametrize("is_mute", [False, True], ids=["gone", "mute"])
+async def test_a_worker_is_not_kept_from_ending_by_redis(
+    service: Service, start_worker: StartWorker, redis_server: RedisServer, is_mute: bool
+) -> None:
+    worker = start_worker(grace_s=0)
+    await service.ready(worker)
+    job = await service.submit(new_tokens=LONG)
+    await service.has_begun(job)
+    redis_server.freeze() if is_mute else redis_server.kill()
+    worker.process.send_signal(signal.SIGTERM)
+    code = await worker.exit_code()
+    redis_server.thaw() if is_mute else redis_server.start()
+    assert code == 0, worker.log_text
+    assert "Traceback" not in worker.log_text
+    start_worker()
+    assert isinstance(await job.end(), Finished)  # once its lease is over, or at once
+
+
+async def test_stopped_workers_burn_no_attempt(service: Service, start_worker: StartWorker) -> None:
+    jobs = [await service.submit(new_tokens=LONG) for _ in range(4)]
+    for _ in range(2):
+        worker = start_worker(grace_s=0, lease_s=NEVER_S, max_attempts=1)
+        await service.has_begun(jobs[0])
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.exit_code() == 0, worker.log_text
+        records = [await service.record(job) for job in jobs]
+        assert {record.attempts for record in records} == {0}
+    start_worker(max_attempts=1)
+    ends = await asyncio.gather(*(job.end() for job in jobs))
+    assert all(isinstance(end, Finished) for end in ends)
