@@ -1,0 +1,171 @@
+"""Streams while workers die or freeze and Redis forgets: no token twice, none missing."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.event_reader import PATIENCE_S, EventReader
+from tests.integration.service import ApiChild, Service, WorkerChild, eventually
+
+pytestmark = pytest.mark.integration
+
+StartWorker = Callable[..., WorkerChild]
+StartApi = Callable[..., ApiChild]
+
+TOKENS = 400
+PROMPT = {"prompt": "Once upon a time", "return_full_text": False}
+ENDLESS = {"max_new_tokens": TOKENS, "eos_token_id": None}
+BODIES = {
+    "greedy": PROMPT | {"generate_kwargs": ENDLESS | {"do_sample": False}},
+    "sampled": PROMPT | {"generate_kwargs": ENDLESS | {"seed": 7, "top_k": 50}},
+    "three with scores": PROMPT
+    | {
+        "generate_kwargs": ENDLESS
+        | {"seed": 3, "num_return_sequences": 3, "output_scores": True, "top_logprobs": 2}
+    },
+    "ends early": PROMPT | {"generate_kwargs": {"max_new_tokens": TOKENS, "do_sample": False}},
+}
+
+
+async def ready_url(api: ApiChild) -> str:
+    await api.ready("/readyz")
+    return api.url
+
+
+async def result_of(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sequences of a plain call."""
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
+        answer = await http.post(f"{url}/chat", json=body)
+        assert answer.status_code == 200, answer.text
+        sequences: list[dict[str, Any]] = answer.json()["sequences"]
+        return sequences
+
+
+def assert_told_once(reader: EventReader, undisturbed: list[dict[str, Any]]) -> None:
+    """Every token once and in order, as if nothing had happened; and so says the result."""
+    assert reader.ids == list(range(len(reader.ids)))
+    assert reader.end["status"] == "succeeded"
+    for index, (told, expected) in enumerate(
+        zip(reader.end["sequences"], undisturbed, strict=True)
+    ):
+        assert reader.text(index) == told["text"] == expected["text"]
+        assert len(reader.token_ids(index)) == expected["token_count"]
+        assert told["finish_reason"] == expected["finish_reason"]
+        if "token_ids" in expected:
+            assert reader.token_ids(index) == told["token_ids"] == expected["token_ids"]
+            assert told["token_logprobs"] == pytest.approx(expected["token_logprobs"], abs=1e-3)
+            tops = zip(told["top_logprobs"], expected["top_logprobs"], strict=True)
+            assert all(top == pytest.approx(wanted, abs=1e-3) for top, wanted in tops)
+
+
+async def told_so_far(reader: EventReader, count: int) -> None:
+    async def is_so_far() -> bool:
+        return len(reader.told) >= count
+
+    await eventually(is_so_far, PATIENCE_S)
+
+
+async def all_done(*work: Awaitable[object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*work)
+
+
+async def test_streams_go_on_without_a_seam_when_workers_are_killed(
+    service: Service, start_worker: StartWorker, start_api: StartApi
+) -> None:
+    worker = start_worker(lease_s=1, max_attempts=20)
+    urls = [await ready_url(start_api()), await ready_url(start_api())]
+    await service.ready(worker)
+    readers = {name: EventReader() for name in BODIES}
+    streams = [
+        asyncio.create_task(reader.chat(urls[0], BODIES[name])) for name, reader in readers.items()
+    ]
+    for told in (20, 200):
+        await told_so_far(readers["greedy"], told)
+        worker.kill()
+        worker = start_worker(lease_s=1, max_attempts=20)
+    await all_done(*streams)
+    for name, reader in readers.items():
+        assert_told_once(reader, await result_of(urls[1], BODIES[name]))
+        job_id = reader.end["id"]
+        record = await service.queue.record(job_id)
+        assert record is not None
+        assert record.attempts > 1 or name == "ends early"
+        again = EventReader()
+        await again.follow_in_pieces(urls, job_id, random.Random(name))
+        assert (again.ids, again.told) == (reader.ids, reader.told)
+        assert await again.follow(urls[0], job_id) == 204
+
+
+async def test_readers_that_are_cut_off_again_and_again_miss_nothing(
+    service: Service, start_worker: StartWorker, start_api: StartApi
+) -> None:
+    """While the job runs, its worker is killed and Redis forgets what its streams held."""
+    worker = start_worker(lease_s=1)
+    urls = [await ready_url(start_api()), await ready_url(start_api())]
+    await service.ready(worker)
+    body = BODIES["three with scores"]
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
+        job_id = (await http.post(f"{urls[0]}/jobs", json=body)).json()["id"]
+    readers = [EventReader() for _ in range(4)]
+    reading = [
+        asyncio.create_task(reader.follow_in_pieces(urls, job_id, random.Random(seed)))
+        for seed, reader in enumerate(readers)
+    ]
+    await told_so_far(readers[0], 30)
+    worker.kill()
+    start_worker(lease_s=1)
+    while not all(reader.is_over for reader in readers) and not any(r.done() for r in reading):
+        streams = await service.redis.keys(service.keys.replies("*"))
+        if streams:
+            await service.redis.delete(*streams)
+        await asyncio.sleep(0.05)
+    await all_done(*reading)
+    expected = await result_of(urls[1], body)
+    for reader in readers:
+        assert_told_once(reader, expected)
+        assert reader.told == readers[0].told
+
+
+async def test_the_end_of_a_log_that_redis_lost_is_written_again(
+    service: Service, start_worker: StartWorker, start_api: StartApi
+) -> None:
+    url = await ready_url(start_api())
+    await service.ready(start_worker())
+    reader = EventReader()
+    stream = asyncio.create_task(reader.chat(url, BODIES["sampled"]))
+    for told in (30, 100, 200):
+        await told_so_far(reader, told)
+        [log] = await service.redis.keys(service.keys.token_log("*"))
+        await service.redis.ltrim(log, 0, told // 2)
+    await all_done(stream)
+    assert_told_once(reader, await result_of(url, BODIES["sampled"]))
+    late = EventReader()
+    await late.follow(url, reader.end["id"])
+    assert (late.ids, late.told) == (reader.ids, reader.told)
+
+
+async def test_a_frozen_worker_that_thaws_adds_no_token(
+    service: Service, start_worker: StartWorker, start_api: StartApi
+) -> None:
+    frozen = start_worker(lease_s=1)
+    url = await ready_url(start_api())
+    await service.ready(frozen)
+    reader = EventReader()
+    stream = asyncio.create_task(reader.chat(url, BODIES["sampled"]))
+    await told_so_far(reader, 30)
+    frozen.process.send_signal(signal.SIGSTOP)
+    other = start_worker(lease_s=1)
+    await told_so_far(reader, 60)
+    frozen.process.send_signal(signal.SIGCONT)
+    await all_done(stream)
+    assert_told_once(reader, await result_of(url, BODIES["sampled"]))
+    record = await service.queue.record(reader.end["id"])
+    assert record is not None and (record.worker, record.attempts) == (other.id, 2)
+    log = service.keys.token_log(reader.end["id"])
+    assert len(await service.redis.lrange(log, 0, -1)) == TOKENS
