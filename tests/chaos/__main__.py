@@ -23,7 +23,7 @@ def main(
     faults: Annotated[int, typer.Option(min=0, help="Faults in all.")] = 50,
     apis: Annotated[int, typer.Option(min=1, help="Api replicas.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 3,
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at a time.")] = 24,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at a time.")] = 32,
     lease_s: Annotated[float, typer.Option(min=0.5, help="Lease of the workers, s.")] = 3.0,
     folder: Annotated[
         Path | None, typer.Option(help="For logs and Redis; not given: a temporary one.")

@@ -30,12 +30,17 @@ class Ask:
         return kwargs
 
     @property
+    def told_in_full(self) -> dict[str, Any]:
+        """The same, with the token ids in its answer."""
+        return {**self.body, "generate_kwargs": {**self.kwargs, "return_dict_in_generate": True}}
+
+    @property
     def is_beam(self) -> bool:
         """Nothing of it is told before its end."""
         return "num_beams" in self.kwargs
 
 
-def draw_asks(seed: int, count: int, *, longest: int = 250) -> list[Ask]:
+def draw_asks(seed: int, count: int, *, longest: int = 400) -> list[Ask]:
     """The pool of a run; `longest` is the most tokens that a sequence gets."""
     random = Random(f"{seed}:asks")
     return [_draw_ask(random, number, longest) for number in range(count)]
@@ -58,7 +63,7 @@ def _draw_ask(random: Random, number: int, longest: int) -> Ask:
 def _draw_length(random: Random, longest: int) -> int:
     """Mostly short; some long enough to be under way when something happens."""
     return (
-        random.randint(longest // 2, longest) if random.random() < 0.25 else random.randint(2, 24)
+        random.randint(longest // 2, longest) if random.random() < 0.35 else random.randint(2, 24)
     )
 
 

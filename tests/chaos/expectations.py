@@ -12,7 +12,7 @@ SAME_IN_ALL = ("text", "finish_reason", "token_count", "token_ids")
 
 @dataclass(slots=True)
 class Expectations:
-    """Results by the name of the ask."""
+    """Results by the name of the ask, with the token ids."""
 
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -24,7 +24,7 @@ class Expectations:
         pairs = zip(expected["sequences"], result["sequences"], strict=True)
         for number, (wanted, got) in enumerate(pairs):
             for name in SAME_IN_ALL:
-                if got.get(name) != wanted.get(name):
+                if name in got and got[name] != wanted[name]:
                     yield f"sequence {number} has another {name}"
 
     def differences_of_stream(self, ask: Ask, told: Told) -> Iterator[str]:

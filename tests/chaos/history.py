@@ -65,6 +65,12 @@ class Piece:
     text: str
     token_ids: tuple[int, ...] | None
 
+    def agrees_with(self, other: "Piece") -> bool:
+        """Not every stream tells the token ids."""
+        if self.token_ids is not None and other.token_ids is not None:
+            return self == other
+        return (self.sequence, self.text) == (other.sequence, other.text)
+
 
 @dataclass(slots=True)
 class Stream:

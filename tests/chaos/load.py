@@ -28,13 +28,14 @@ class Load:
 
     async def run(self, seconds: float) -> None:
         """Returns when the last call has ended."""
-        until = time.monotonic() + seconds
-        number = 0
+        due = time.monotonic()
+        until, number = due + seconds, 0
         async with asyncio.TaskGroup() as calls:
-            while time.monotonic() < until:
+            while due < until:
+                await asyncio.sleep(due - time.monotonic())
                 calls.create_task(self._serve(number))
                 number += 1
-                await asyncio.sleep(self.random.expovariate(self.rate))
+                due += self.random.expovariate(self.rate)
 
     async def _serve(self, number: int) -> None:
         began = time.monotonic()

@@ -116,7 +116,7 @@ class Run:
         url = next(iter(self._cluster.urls.values()))
         async with httpx.AsyncClient(trust_env=False, timeout=SYNC_TIMEOUT_S) as http:
             answers = await asyncio.gather(
-                *(http.post(f"{url}/chat", json=ask.body) for ask in asks)
+                *(http.post(f"{url}/chat", json=ask.told_in_full) for ask in asks)
             )
         for ask, answer in zip(asks, answers, strict=True):
             assert answer.status_code == 200, f"{ask.name}: {answer.text}"

@@ -48,5 +48,5 @@ def contradictions(streams: list[Stream]) -> Iterator[str]:
     for stream in streams:
         for piece in stream.pieces:
             first = seen.setdefault((stream.job_id, piece.index), piece)
-            if first != piece:
+            if not first.agrees_with(piece):
                 yield f"id {piece.index} of {stream.job_id[:8]} is {first} and then {piece}"
