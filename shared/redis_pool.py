@@ -95,7 +95,8 @@ class Pool(ConnectionPool):
 class SentinelPool(SentinelConnectionPool, Pool):
     """Connections to whichever Redis the sentinels call the master."""
 
-    async def aclose(self) -> None:
-        await super().aclose()
-        for sentinel in self.sentinel_manager.sentinels:
-            await sentinel.aclose()
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:  # all of them: the client closes
+            for sentinel in self.sentinel_manager.sentinels:
+                await sentinel.aclose()
