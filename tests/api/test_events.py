@@ -1,0 +1,328 @@
+"""`GET /jobs/{id}/events`: from any place, on any replica, however events get lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError
+
+from shared.claims import ClaimedJob
+from shared.protocol import Delta, Failed, JobError, JobStatus, encode
+from shared.token_log import PAGE, Addition, TokenLog
+from tests.api.test_chat import events_of
+from tests.fakes_api import LEASE_MS, ROOM, FakeService, fake_service, finished
+
+LAST = "Last-Event-ID"
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.transcript.QUIET_S", 0.05)
+
+
+async def submit(service: FakeService, path: str = "/jobs", **fields: Any) -> str:
+    response = await service.http.post(path, json={"prompt": "hello big world"} | fields)
+    assert response.is_success
+    return str(response.json()["id"])
+
+
+async def ended(service: FakeService, **fields: Any) -> str:
+    job_id = await submit(service, **fields)
+    await service.http.get(f"/jobs/{job_id}", params={"wait": 30})
+    return job_id
+
+
+async def events(
+    service: FakeService, job_id: str, headers: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    async with asyncio.timeout(30):
+        response = await service.http.get(f"/jobs/{job_id}/events", headers=headers)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return events_of(response.text)
+
+
+class Writer:
+    """Runs one job by hand: says what it logs, and when it ends."""
+
+    def __init__(self, service: FakeService, lease: ClaimedJob) -> None:
+        self.job = lease.job
+        self._lease = lease
+        self._log = TokenLog(service.redis, service.keys)
+        self._queue = service.worker._queue
+        self._words: list[str] = []
+
+    async def say(self, *words: str) -> None:
+        packed = [encode(Delta(text=word, token_ids=[1])) for word in words]
+        index = len(self._words)
+        self._words += words
+        addition = Addition(self.job.id, self._lease.fence, index, packed)
+        assert await self._log.append("w1", [addition]) == [len(self._words)]
+
+    async def resend_from(self, index: int) -> None:
+        words, self._words = self._words, self._words[:index]
+        await self.say(*words[index:])
+
+    async def finish(self) -> None:
+        outcome = finished(self.job, self._words)
+        assert await self._queue.finish(self._lease, outcome, fence=self._lease.fence)
+
+    async def fail(self) -> None:
+        error = JobError(message="no room")
+        outcome = Failed(job_id=self.job.id, attempt=1, status=JobStatus.FAILED, error=error)
+        assert await self._queue.finish(self._lease, outcome, fence=self._lease.fence)
+
+
+@pytest.fixture
+async def writer(workerless: FakeService) -> AsyncIterator[Writer]:
+    """Of a job that was submitted and claimed."""
+    await submit(workerless)
+    claim = await workerless.worker._queue.claim("w1", ROOM, lease_ms=LEASE_MS)
+    yield Writer(workerless, claim.jobs[0])
+
+
+@asynccontextmanager
+async def deaf(service: FakeService) -> AsyncIterator[None]:
+    """The api misses what enters its stream of replies meanwhile."""
+    backend = service.services.backend
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend.replies, "_deliver", lambda name, data: None)
+        yield
+        stream = await service.redis.xinfo_stream(service.keys.replies(backend.replica_id))
+        await service.until(lambda: backend.replies._last_id == stream["last-generated-id"])
+
+
+def texts(told: list[dict[str, Any]]) -> list[str]:
+    return [event["delta"] for event in told if "delta" in event]
+
+
+async def test_a_job_that_has_ended_is_told_from_its_first_token(service: FakeService) -> None:
+    *deltas, last = await events(service, await ended(service))
+    assert [(d["index"], d["delta"]) for d in deltas] == [(0, " HELLO"), (1, " BIG"), (2, " WORLD")]
+    assert (last["index"], last["status"]) == (3, "succeeded")
+    assert last["Result"] == "hello big world HELLO BIG WORLD"
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=30"])
+async def test_every_job_that_has_a_location_can_be_followed(
+    service: FakeService, prefer: str
+) -> None:
+    response = await service.http.post(
+        "/chat", json={"prompt": "hello big world"}, headers={"Prefer": prefer}
+    )
+    assert texts(await events(service, response.json()["id"])) == [" HELLO", " BIG", " WORLD"]
+
+
+async def test_a_job_is_told_after_the_last_event_that_arrived(service: FakeService) -> None:
+    job_id = await ended(service)
+    assert [e["index"] for e in await events(service, job_id, {LAST: "0"})] == [1, 2, 3]
+    assert [e["index"] for e in await events(service, job_id, {LAST: "2"})] == [3]
+
+
+@pytest.mark.parametrize("last", ["3", "4", str(2**53 - 1)])
+async def test_nothing_follows_the_end(service: FakeService, last: str) -> None:
+    """204 tells an EventSource to come back no more."""
+    job_id = await ended(service)
+    response = await service.http.get(f"/jobs/{job_id}/events", headers={LAST: last})
+    assert (response.status_code, response.text) == (204, "")
+
+
+async def test_nothing_follows_the_end_of_a_failed_job(
+    workerless: FakeService, writer: Writer
+) -> None:
+    await writer.say("a", "b")
+    await writer.fail()
+    *deltas, last = await events(workerless, writer.job.id)
+    assert texts(deltas) == ["a", "b"]
+    assert (last["index"], last["status"], last["error"]["message"]) == (2, "failed", "no room")
+    path = f"/jobs/{writer.job.id}/events"
+    assert (await workerless.http.get(path, headers={LAST: "1"})).status_code == 200
+    assert (await workerless.http.get(path, headers={LAST: "2"})).status_code == 204
+
+
+@pytest.mark.parametrize("last", ["x", "-1", "1.5", "", str(2**53)])
+async def test_a_last_event_that_is_no_number_is_refused_by_name(
+    service: FakeService, last: str
+) -> None:
+    response = await service.http.get(f"/jobs/{await ended(service)}/events", headers={LAST: last})
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith("Last-Event-ID: ")
+
+
+async def test_an_unknown_job_has_no_events(service: FakeService) -> None:
+    assert (await service.http.get("/jobs/nobody/events")).status_code == 404
+
+
+async def test_a_plain_call_is_told_afterwards_sequence_by_sequence(service: FakeService) -> None:
+    job_id = await submit(service, "/chat")
+    first, last = await events(service, job_id)
+    assert (first["index"], first["sequence"], first["delta"]) == (0, 0, " HELLO BIG WORLD")
+    assert (last["index"], last["status"]) == (1, "succeeded")
+    response = await service.http.get(f"/jobs/{job_id}/events", headers={LAST: "1"})
+    assert response.status_code == 204
+
+
+async def test_a_waiting_job_is_told_on_every_replica_once_it_runs(
+    workerless: FakeService,
+) -> None:
+    job_id = await submit(workerless)
+    async with fake_service(server=workerless.server, with_worker=False) as other:
+        following = [asyncio.create_task(events(each, job_id)) for each in (workerless, other)]
+        await asyncio.sleep(0.2)
+        assert not any(task.done() for task in following)
+        workerless.tasks.append(asyncio.create_task(workerless.worker.run()))
+        here, there = [await task for task in following]
+    assert texts(here) == [" HELLO", " BIG", " WORLD"]
+    assert here == there
+
+
+async def test_who_comes_late_hears_what_was_said_and_what_follows(
+    workerless: FakeService, writer: Writer
+) -> None:
+    await writer.say("a", "b")
+    following = asyncio.create_task(events(workerless, writer.job.id, {LAST: "0"}))
+    await asyncio.sleep(0.2)
+    await writer.say("c")
+    await writer.finish()
+    assert [(e["index"], e.get("delta")) for e in await following] == [
+        (1, "b"),
+        (2, "c"),
+        (3, None),
+    ]
+
+
+async def test_a_long_log_is_told_in_full(workerless: FakeService, writer: Writer) -> None:
+    count = 2 * PAGE + 1
+    await writer.say(*map(str, range(count)))
+    await writer.finish()
+    assert texts(await events(workerless, writer.job.id)) == [str(i) for i in range(count)]
+
+
+async def test_what_the_stream_of_replies_lost_is_found_in_the_log(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.transcript.QUIET_S", 3600)  # by the gap, not by looking now and then
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await asyncio.sleep(0.2)
+    await writer.say("a")
+    async with deaf(workerless):
+        await writer.say("b", "c")
+    await writer.say("d")
+    await writer.finish()
+    assert texts(await following) == ["a", "b", "c", "d"]
+
+
+async def test_the_tokens_before_the_end_are_told_before_it_even_if_all_were_lost(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await asyncio.sleep(0.2)
+    workerless.services.tasks[0].cancel()  # the reader of replies
+    monkeypatch.setattr("api.ticket.POLL_S", 0.05)
+    await writer.say("a", "b")
+    await writer.finish()
+    told = await following
+    assert texts(told) == ["a", "b"]
+    assert told[-1]["status"] == "succeeded"
+
+
+async def test_a_replica_that_redis_forgot_to_watch_hears_again(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.ticket.POLL_S", 0.02)
+    record = workerless.keys.record(writer.job.id)
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await asyncio.sleep(0.2)
+    await workerless.redis.hdel(record, "watchers")
+    await asyncio.sleep(0.2)
+    replica = workerless.services.backend.replica_id.encode()
+    assert (await workerless.redis.hget(record, "watchers") or b"").split() == [replica]
+    await writer.finish()
+    assert texts(await following) == []
+
+
+async def test_a_log_that_cannot_be_read_holds_the_stream_up_and_not_for_ever(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await writer.say("a")
+    await writer.finish()
+    failures, read = [ConnectionError("gone"), OSError()], TokenLog.read
+
+    async def flaky(log: TokenLog, job_id: str, start: int) -> list[Delta]:
+        if failures:
+            raise failures.pop()
+        return await read(log, job_id, start)
+
+    monkeypatch.setattr(TokenLog, "read", flaky)
+    assert texts(await events(workerless, writer.job.id)) == ["a"]
+    assert not failures
+
+
+async def test_tokens_after_a_gap_that_redis_lost_wait_until_it_is_filled(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker sends them again from where the log ends."""
+    monkeypatch.setattr("api.transcript.QUIET_S", 3600)
+    key = workerless.keys.token_log(writer.job.id)
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await asyncio.sleep(0.2)
+    await writer.say("a")
+    async with deaf(workerless):
+        await writer.say("b")
+    held_back, asked, read = asyncio.Event(), asyncio.Event(), TokenLog.read
+
+    async def late(log: TokenLog, job_id: str, start: int) -> list[Delta]:
+        asked.set()
+        await held_back.wait()
+        return await read(log, job_id, start)
+
+    monkeypatch.setattr(TokenLog, "read", late)
+    await writer.say("c")
+    await asked.wait()  # for what came before "c"
+    await workerless.redis.ltrim(key, 0, 0)
+    held_back.set()
+    await asyncio.sleep(0.2)
+    await writer.resend_from(1)
+    await writer.finish()
+    assert texts(await following) == ["a", "b", "c"]
+
+
+async def test_a_caller_that_goes_away_leaves_the_job_as_it_is(
+    workerless: FakeService, writer: Writer
+) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await workerless.http.get(f"/jobs/{writer.job.id}/events")
+    job = (await workerless.http.get(f"/jobs/{writer.job.id}")).json()
+    assert job["status"] == "running"
+    await writer.finish()
+
+
+async def test_a_stop_of_the_server_ends_the_events_without_an_id(
+    workerless: FakeService, writer: Writer
+) -> None:
+    await writer.say("a")
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await asyncio.sleep(0.2)
+    workerless.services.stopping.set()
+    first, farewell = await following
+    assert (first["index"], "index" in farewell) == (0, False)
+    assert f"/jobs/{writer.job.id}" in farewell["error"]["message"]
+
+
+async def test_the_time_to_the_first_token_counts_streamed_calls_once(
+    service: FakeService,
+) -> None:
+    first_token = service.services.metrics.first_token
+
+    def count() -> float:
+        samples = [s for m in first_token.collect() for s in m.samples]
+        return next(s.value for s in samples if s.name.endswith("_count"))
+
+    body = {"prompt": "hello big world", "stream": True}
+    job_id = events_of((await service.http.post("/chat", json=body)).text)[-1]["id"]
+    await events(service, job_id)
+    await ended(service)
+    assert count() == 1
