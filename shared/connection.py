@@ -14,7 +14,13 @@ from redis.asyncio.connection import ConnectionPool, SSLConnection, UnixDomainSo
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, ConnectionError, RedisError, TimeoutError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
 from shared.errors import SettingsError
 from shared.redis_pool import (
@@ -59,7 +65,7 @@ def connect(url: str, *, name: str, block_s: float = 0.0) -> ArqRedis:
 
 def is_refusal(error: BaseException) -> bool:
     """Whether waiting will not help: a wrong password, or a certificate that is not trusted."""
-    return isinstance(error, AuthenticationError) or isinstance(
+    return isinstance(error, AuthenticationError | ResponseError) or isinstance(
         error.__context__, ssl.SSLCertVerificationError
     )
 

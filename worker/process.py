@@ -15,10 +15,10 @@ from typing import Any
 import structlog
 import torch
 from arq.connections import ArqRedis
-from redis.exceptions import AuthenticationError, ResponseError
+from redis.exceptions import RedisError
 
 from shared.backoff import Backoff
-from shared.connection import UNREACHABLE, connect
+from shared.connection import UNREACHABLE, connect, is_refusal
 from shared.errors import SettingsError
 from shared.keys import Keys
 from shared.prompt import PromptEncoder
@@ -185,8 +185,10 @@ class WorkerProcess:
         """A wrong password is not waited for."""
         try:
             await self._redis.ping()
-        except (AuthenticationError, ResponseError) as error:
-            raise SettingsError(f"Redis refuses this worker: {error}") from error
+        except RedisError as error:
+            if is_refusal(error):
+                raise SettingsError(f"this worker cannot use its Redis: {error}") from error
+            raise
 
     async def _serve(self) -> None:
         self._runtime.start()

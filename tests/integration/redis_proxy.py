@@ -1,6 +1,7 @@
 """Stands between a process and Redis and does what networks do: cut, hold bytes back, be slow."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
@@ -17,16 +18,20 @@ class Way(Enum):
 class RedisProxy:
     """Passes bytes both ways, to whichever Redis `leads_to` names when a client connects.
 
-    Cuts all connections when a client sends `word`, and is gone until `restore`.
+    Cuts all connections when a client sends `word`, and is gone until `restore`. With `tls` it is
+    what its clients speak.
     """
 
-    def __init__(self, redis_port: int, word: bytes | None = None) -> None:
+    def __init__(
+        self, redis_port: int, word: bytes | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.port = free_port()
         self.is_cut = False
         self.leads_to = redis_port
         self.delay_s = 0.0  # of everything, each way
         self._open = {way: asyncio.Event() for way in Way}
         self._word = word
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -36,7 +41,9 @@ class RedisProxy:
 
     async def start(self) -> None:
         self.restore()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self._tls
+        )
 
     def hold(self, *ways: Way) -> None:
         """Be a black hole: connections stay open, and what is sent arrives after `restore`.

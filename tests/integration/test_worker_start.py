@@ -54,7 +54,7 @@ async def test_a_wrong_password_stops_the_start_with_one_line(
     worker = start_worker(redis_url=redis_server.url.replace("127.0.0.1", ":wrong@127.0.0.1"))
     assert await worker.exit_code() == 2
     _, line = worker.log_text.splitlines()  # the first tells which model is loaded
-    assert "Redis refuses this worker" in line
+    assert "this worker cannot use its Redis" in line
     assert "wrong@" not in worker.log_text
 
 
