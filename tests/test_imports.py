@@ -17,7 +17,7 @@ SERVICE = {"redis", "arq", "fastapi", "starlette", "uvicorn"}
 FORBIDDEN = {
     "shared": HEAVY | {"api", "worker", "serve", "bench", "fastapi", "starlette"},
     "api": HEAVY | {"worker", "serve", "bench", "arq"},
-    "worker": {"api", "serve", "bench", "fastapi", "starlette"},
+    "worker": {"api", "serve", "bench", "fastapi"},
     "worker/engine": SERVICE | {"shared", "api", "serve", "bench"},
     "worker/model": SERVICE | {"shared", "api", "serve", "bench"},
 }

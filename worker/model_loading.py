@@ -47,6 +47,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             executor=Executor(settings.executor),
             quantization=settings.quantization and Quantization(settings.quantization),
             num_threads=settings.threads,
+            tensor_parallel=settings.tensor_parallel,
             config=_engine_config(settings, device),
         )
         card, tokenizer_json = describe_model(settings.model, checkpoint, engine)

@@ -35,6 +35,12 @@ class WorkerSettings(ProcessSettings):
         le=1024,
         description="CPU threads of a step; not given: as the model's size asks.",
     )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Split the model over this many processes, each with a device of its own.",
+    )
     max_rows: int = Field(32, ge=1, le=4096, description="Most sequences in one step.")
     kv_tokens: int | None = Field(
         None, ge=1, description="Size of the KV cache; not given: what the rows need, or what fits."

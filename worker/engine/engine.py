@@ -7,6 +7,7 @@ knows nothing of queues or HTTP.
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from traceback import clear_frames
 
@@ -24,6 +25,7 @@ from worker.engine.group import SequenceGroup
 from worker.engine.group_choice import GroupChoice, choose
 from worker.engine.loading import load_runner
 from worker.engine.outputs import Blame, Output, RequestFailed, TokenOutput
+from worker.engine.parallel_loading import load_parallel
 from worker.engine.plan import StepPlan
 from worker.engine.probe import probe_model
 from worker.engine.processors import active_processors
@@ -77,16 +79,19 @@ class Engine:
         executor: Executor = Executor.AUTO,
         quantization: Quantization | None = None,
         num_threads: int | None = None,
+        tensor_parallel: int = 1,
         config: EngineConfig | None = None,
     ) -> "Engine":
         """Load a local folder or hub id; `dtype` None takes the checkpoint's.
 
         `num_threads` are those of a step on the CPU; None takes all, or one for a small model.
-        Raises CheckpointError, or ValueError when its tokenizer, the device, the executor or the
-        memory will not do.
+        `tensor_parallel` above 1 splits the network over so many processes, each on a device of
+        its own. Raises CheckpointError, or ValueError when its tokenizer, the device, the executor
+        or the memory will not do; RuntimeError when another process failed to load its part.
         """
         config = config or EngineConfig()
-        loaded = load_runner(
+        load = load_runner if tensor_parallel == 1 else partial(load_parallel, size=tensor_parallel)
+        loaded = load(
             source,
             config=config,
             dtype=dtype,

@@ -12,16 +12,25 @@ _SHARE_OF_FREE_MEMORY = {"cuda": 0.85, "cpu": 0.5}  # the rest is for activation
 
 
 def choose_num_blocks(
-    config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype, device: torch.device
+    config: EngineConfig,
+    model_config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    num_parts: int = 1,
 ) -> int:
     """`config.num_blocks`, or enough for `max_rows` sequences of full length if memory allows.
 
-    Call it once the weights are loaded. Raises ValueError when not one block fits.
+    Call it once the weights are loaded. Of a network in `num_parts` parts, each holds its share of
+    a block: on a device of its own, but all in the memory of one machine where they run on CPUs.
+    Raises ValueError when not one block fits.
     """
     if config.num_blocks is not None:
         return config.num_blocks
     wanted = config.max_rows * -(-model_config.context_length // config.block_size)
     bytes_per_block = config.block_size * model_config.kv_bytes_per_token(dtype)
+    if device.type != "cpu":
+        bytes_per_block //= num_parts
     memory = int(_free_memory(device) * _SHARE_OF_FREE_MEMORY[device.type])
     if memory < bytes_per_block:
         raise ValueError(f"no memory left for a KV cache on {device}; set num_blocks or free some")

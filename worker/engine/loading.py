@@ -14,7 +14,6 @@ from worker.engine.kv_budget import choose_num_blocks
 from worker.engine.runner import ModelRunner, Runner
 from worker.model.config import DTYPES, ModelConfig
 from worker.model.falcon import FalconForCausalLM
-from worker.model.kv_cache import KVCache
 from worker.model.packed_linear import Int8Linear, PackedLinear, can_pack, replace_linears
 from worker.model.weights import load_model
 
@@ -49,12 +48,11 @@ def load_runner(
     """
     target = parse_device(device)
     model = load_model(source, dtype=parse_dtype(dtype), device=target)
-    weights_dtype = model.lm_head.weight.dtype
-    check_quantization(quantization, dtype=weights_dtype, device=target)
+    check_quantization(quantization, dtype=model.dtype, device=target)
     executor = choose_executor(
         executor,
         model.config,
-        dtype=weights_dtype,
+        dtype=model.dtype,
         device=target,
         quantization=quantization,
         config=config,
@@ -73,21 +71,18 @@ def _load_torch(
     quantization: Quantization | None,
     num_threads: int,
 ) -> LoadedRunner:
-    dtype, device = model.lm_head.weight.dtype, model.lm_head.weight.device
+    prepare_linears(model, quantization)
+    num_blocks = choose_num_blocks(config, model.config, model.dtype, model.device)
+    runner = ModelRunner.with_cache(model, num_blocks=num_blocks, block_size=config.block_size)
+    return LoadedRunner(runner, model.config, num_threads)
+
+
+def prepare_linears(model: FalconForCausalLM, quantization: Quantization | None) -> None:
+    """Lay the weights out as the device multiplies them best; round them if that is wanted."""
     if quantization:
         replace_linears(model, Int8Linear)
-    elif device.type == "cpu" and dtype == torch.float32 and can_pack():
+    elif model.device.type == "cpu" and model.dtype == torch.float32 and can_pack():
         replace_linears(model, PackedLinear)
-    kv_cache = KVCache(
-        num_layers=model.config.num_layers,
-        num_blocks=choose_num_blocks(config, model.config, dtype, device),
-        block_size=config.block_size,
-        num_kv_heads=model.config.num_kv_heads,
-        head_dim=model.config.head_dim,
-        dtype=dtype,
-        device=device,
-    )
-    return LoadedRunner(ModelRunner(model, kv_cache), model.config, num_threads)
 
 
 def _load_openvino(

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from worker.engine.packing import Int64s, PackedStep
-from worker.engine.plan import StepPlan
+from worker.engine.plan import BlockCopy, StepPlan
 from worker.model.falcon import FalconForCausalLM
 from worker.model.kv_cache import AttentionMetadata, KVCache
 
@@ -31,18 +31,41 @@ class ModelRunner:
         self.kv_cache = kv_cache
         self._device = kv_cache.keys.device
 
-    @torch.inference_mode()
+    @classmethod
+    def with_cache(
+        cls, model: FalconForCausalLM, *, num_blocks: int, block_size: int
+    ) -> "ModelRunner":
+        """Allocate the cache beside the model, in its dtype and on its device."""
+        kv_cache = KVCache(
+            num_layers=model.config.num_layers,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            num_kv_heads=model.num_kv_heads,
+            head_dim=model.config.head_dim,
+            dtype=model.dtype,
+            device=model.device,
+        )
+        return cls(model, kv_cache)
+
     def forward(self, plan: StepPlan) -> torch.Tensor:
-        self.kv_cache.copy_blocks(plan.block_copies)
         step = PackedStep.of(plan, self.kv_cache.block_size)
-        hidden_states = self._model(
+        return self.compute_logits(self.run_layers(step, plan.block_copies), step)
+
+    @torch.inference_mode()
+    def run_layers(self, step: PackedStep, block_copies: list[BlockCopy]) -> torch.Tensor:
+        """The last hidden states of the step's tokens, [num_tokens, hidden_size]."""
+        self.kv_cache.copy_blocks(block_copies)
+        hidden_states: torch.Tensor = self._model(
             self._tensor(step.token_ids),
             self._tensor(step.positions),
             self.kv_cache,
             self._metadata(step),
         )
-        logits: torch.Tensor = self._model.compute_logits(hidden_states[self._tensor(step.sampled)])
-        return logits
+        return hidden_states
+
+    @torch.inference_mode()
+    def compute_logits(self, hidden_states: torch.Tensor, step: PackedStep) -> torch.Tensor:
+        return self._model.compute_logits(hidden_states[self._tensor(step.sampled)])
 
     def _metadata(self, step: PackedStep) -> AttentionMetadata:
         block_size = self.kv_cache.block_size

@@ -16,6 +16,9 @@ from worker.model.config import BlockStyle, ModelConfig
 from worker.model.errors import CheckpointError
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.rotary import RotaryEmbedding, alibi_slopes, apply_rotary
+from worker.model.tensor_parallel import TensorParallel
+
+WHOLE = TensorParallel()
 
 
 class FalconLinear(nn.Linear):
@@ -27,13 +30,15 @@ class FalconLinear(nn.Linear):
 
 
 class FalconAttention(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, parallel: TensorParallel) -> None:
         super().__init__()
         self.config = config
         self.layer = layer
-        fused_size = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        self.num_kv_heads = parallel.share(config.num_kv_heads)
+        num_heads = self.num_kv_heads * config.num_heads_per_kv_head
+        fused_size = (num_heads + 2 * self.num_kv_heads) * config.head_dim
         self.query_key_value = FalconLinear(config.hidden_size, fused_size, bias=config.bias)
-        self.dense = FalconLinear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.dense = FalconLinear(num_heads * config.head_dim, config.hidden_size, bias=config.bias)
 
     def forward(
         self,
@@ -55,14 +60,14 @@ class FalconAttention(nn.Module):
         value. falcon-7b has one KV head, falcon-rw one query head to each.
         """
         group = self.config.num_heads_per_kv_head
-        heads = fused.view(-1, self.config.num_kv_heads, group + 2, self.config.head_dim)
+        heads = fused.view(-1, self.num_kv_heads, group + 2, self.config.head_dim)
         return heads[:, :, :-2].flatten(1, 2), heads[:, :, -2], heads[:, :, -1]
 
 
 class FalconMLP(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
-        hidden, ffn = config.hidden_size, config.ffn_hidden_size
+        hidden, ffn = config.hidden_size, parallel.share(config.ffn_hidden_size)
         self.dense_h_to_4h = FalconLinear(hidden, ffn, bias=config.bias)
         self.act = _activation(config.activation)
         self.dense_4h_to_h = FalconLinear(ffn, hidden, bias=config.bias)
@@ -86,11 +91,12 @@ class FalconDecoderLayer(nn.Module):
     ln_attn: LayerNorm
     ln_mlp: LayerNorm
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, parallel: TensorParallel) -> None:
         super().__init__()
         self.block_style = config.block_style
-        self.self_attention = FalconAttention(config, layer)
-        self.mlp = FalconMLP(config)
+        self.parallel = parallel
+        self.self_attention = FalconAttention(config, layer, parallel)
+        self.mlp = FalconMLP(config, parallel)
         for name in _layer_norm_names(config.block_style):
             self.add_module(name, LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon))
 
@@ -109,9 +115,10 @@ class FalconDecoderLayer(nn.Module):
             case BlockStyle.PARALLEL_TWO_NORMS:
                 output = self.mlp(self.ln_mlp(residual)) + attend(self.ln_attn(residual))
             case BlockStyle.SEQUENTIAL:
-                residual = residual + attend(self.input_layernorm(residual))
+                attended = attend(self.input_layernorm(residual))
+                residual = residual + self.parallel.sum(attended)
                 output = self.mlp(self.post_attention_layernorm(residual))
-        hidden_states = residual + output
+        hidden_states = residual + self.parallel.sum(output)
         return hidden_states
 
 
@@ -128,13 +135,15 @@ def _layer_norm_names(block_style: BlockStyle) -> tuple[str, ...]:
 class FalconModel(nn.Module):
     alibi_slopes: torch.Tensor | None
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.h = nn.ModuleList(FalconDecoderLayer(config, i) for i in range(config.num_layers))
+        self.h = nn.ModuleList(
+            FalconDecoderLayer(config, i, parallel) for i in range(config.num_layers)
+        )
         self.ln_f = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.rotary_emb = None if config.alibi else RotaryEmbedding(config)
-        slopes = alibi_slopes(config.num_heads) if config.alibi else None
+        slopes = parallel.own(alibi_slopes(config.num_heads)) if config.alibi else None
         self.register_buffer("alibi_slopes", slopes, persistent=False)
 
     def forward(
@@ -156,12 +165,13 @@ class FalconModel(nn.Module):
 
 
 class FalconForCausalLM(nn.Module):
-    """Falcon with its language-model head."""
+    """Falcon with its language-model head; with `parallel`, one process's part of it."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, parallel: TensorParallel = WHOLE) -> None:
         super().__init__()
         self.config = config
-        self.transformer = FalconModel(config)
+        self.num_kv_heads = parallel.share(config.num_kv_heads)  # that it computes and caches
+        self.transformer = FalconModel(config, parallel)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(
@@ -178,6 +188,14 @@ class FalconForCausalLM(nn.Module):
         """
         hidden_states: torch.Tensor = self.transformer(input_ids, positions, kv_cache, metadata)
         return hidden_states
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.word_embeddings.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.word_embeddings.weight.device
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[n, hidden_size] → float32 [n, vocab_size]; pass only the rows that need logits."""

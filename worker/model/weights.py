@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.errors import CheckpointError
-from worker.model.falcon import FalconForCausalLM
+from worker.model.falcon import WHOLE, FalconForCausalLM
 from worker.model.json_fields import JsonFields, read_json
+from worker.model.tensor_parallel import TensorParallel
 
 EMBEDDINGS = "transformer.word_embeddings.weight"
 LM_HEAD = "lm_head.weight"
@@ -48,16 +49,24 @@ class LoadingPlan:
 
 
 def load_model(
-    source: str, *, dtype: torch.dtype | None = None, device: torch.device
+    source: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device,
+    parallel: TensorParallel = WHOLE,
 ) -> FalconForCausalLM:
-    """Load a local folder or hub id onto `device`, ready for inference.
+    """Load a local folder or hub id onto `device`, ready for inference: its part, if `parallel`.
 
     `dtype` None takes what config.json states, else what the embeddings are stored in. Raises
-    CheckpointError naming what is missing, unexpected or of a wrong shape.
+    CheckpointError naming what is missing, unexpected or of a wrong shape, ValueError where the
+    network cannot be split.
     """
     plan = plan_loading(resolve_checkpoint(source))
-    model = plan.model
-    model.load_state_dict(_read_tensors(plan, dtype or plan.dtype, device), assign=True)
+    parallel.check(plan.model.config)
+    with torch.device("meta"):
+        model = FalconForCausalLM(plan.model.config, parallel)
+    tensors = _read_tensors(plan, dtype or plan.dtype, device, parallel)
+    model.load_state_dict(tensors, assign=True)
     _tie_equal_embeddings(model)
     return model.to(device).eval().requires_grad_(False)
 
@@ -138,7 +147,7 @@ def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader])
 
 
 def _read_tensors(
-    plan: LoadingPlan, dtype: torch.dtype, device: torch.device
+    plan: LoadingPlan, dtype: torch.dtype, device: torch.device, parallel: TensorParallel
 ) -> dict[str, torch.Tensor]:
     """Read and convert tensor by tensor, so that only one is ever held in both dtypes.
 
@@ -149,7 +158,8 @@ def _read_tensors(
     for file in sorted({plan.headers[name].file for name in wanted}):
         with _open(file) as shard:
             for name in wanted.intersection(shard.keys()):
-                stored[name] = shard.get_tensor(name).to(device=device, dtype=dtype, copy=True)
+                part = parallel.read(name, shard.get_slice(name))
+                stored[name] = part.to(device=device, dtype=dtype, copy=True)
     return {name: stored[origin] for name, origin in plan.origins.items()}
 
 

@@ -1,0 +1,129 @@
+"""A network in parts, one to a process, says what it says in one piece."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import distributed
+
+from tests.worker.engine.oracle import generate, load_judge, silence
+from worker.engine import Engine, EngineBroken, EngineConfig, Executor, Request, SamplingParams
+from worker.engine.followers import READY, Followers, Meeting, free_port
+from worker.engine.outputs import TokenOutput
+from worker.engine.parallel_runner import LeadingRunner
+from worker.model.config import ModelConfig
+from worker.model.random_checkpoint import write_random_checkpoint
+from worker.model.tensor_parallel import TensorParallel
+
+CROWDED = EngineConfig(max_rows=8, num_blocks=24, block_size=4, max_step_tokens=24)
+GREEDY = SamplingParams(max_new_tokens=12)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    for follower in multiprocessing.active_children():
+        follower.terminate()
+        follower.join()
+
+
+def load(path: Path) -> Engine:
+    return Engine.from_pretrained(
+        str(path), dtype="float32", device="cpu", tensor_parallel=2, config=CROWDED
+    )
+
+
+def run(engine: Engine, prompts: list[list[int]]) -> list[list[int]]:
+    for number, prompt in enumerate(prompts):
+        engine.add(Request(request_id=str(number), prompt_token_ids=prompt, params=GREEDY))
+    told: list[list[int]] = [[] for _ in prompts]
+    while engine.has_work:
+        for output in engine.step():
+            assert isinstance(output, TokenOutput), output
+            told[int(output.request_id)].append(output.token_id)
+    return told
+
+
+@pytest.mark.parametrize("like", ["40b", "rw"])
+def test_two_processes_give_the_tokens_of_one(like: str, tmp_path: Path) -> None:
+    silence()
+    judge = load_judge(write_random_checkpoint(tmp_path / like, like=like))[0]
+    engine, draw = load(tmp_path / like), Random(0)
+    prompts = [[draw.randrange(20, 200) for _ in range(draw.randint(1, 30))] for _ in range(12)]
+    assert run(engine, prompts) == [generate(judge, prompt, GREEDY) for prompt in prompts]
+    assert engine.num_preemptions > 0, "blocks were copied and computed again on both"
+
+
+def test_each_process_caches_its_own_kv_heads_only(tmp_path: Path) -> None:
+    config = ModelConfig.from_checkpoint(write_random_checkpoint(tmp_path, like="40b"))
+    runner = load(tmp_path)._runner
+    assert isinstance(runner, LeadingRunner)
+    assert runner.runner.kv_cache.keys.shape[2] == config.num_kv_heads // 2
+
+
+@pytest.mark.parametrize("like", ["40b", "rw"])
+def test_the_parts_of_a_weight_make_up_the_whole(like: str, tmp_path: Path) -> None:
+    path = write_random_checkpoint(tmp_path, like=like)
+    with safe_open(path / "model.safetensors", framework="pt") as stored:
+        for name in stored.keys():
+            whole = stored.get_tensor(name)
+            one, other = (
+                TensorParallel(rank, 2).read(name, stored.get_slice(name)) for rank in range(2)
+            )
+            if one.shape == whole.shape:
+                assert torch.equal(one, whole)
+                assert torch.equal(other, whole) or not other.any()
+            else:
+                dim = [one.shape[i] != size for i, size in enumerate(whole.shape)].index(True)
+                assert torch.equal(torch.cat([one, other], dim), whole)
+
+
+def test_a_network_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+    path = write_random_checkpoint(tmp_path, like="7b")
+    with pytest.raises(ValueError, match=r"tensor_parallel 2 does not divide .* 1 KV heads"):
+        load(path)
+
+
+def test_openvino_is_no_runtime_for_parts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="executor torch"):
+        Engine.from_pretrained(str(tmp_path), executor=Executor.OPENVINO, tensor_parallel=2)
+
+
+def test_a_lost_process_breaks_the_engine(tmp_path: Path) -> None:
+    engine = load(write_random_checkpoint(tmp_path, like="40b"))
+    engine.add(Request(request_id="a", prompt_token_ids=[30, 31], params=GREEDY))
+    engine.step()
+    [follower] = multiprocessing.active_children()
+    follower.kill()
+    follower.join()
+    with pytest.raises(EngineBroken):
+        while engine.has_work:
+            engine.step()
+
+
+def fail_to_load(parallel: TensorParallel, meeting: Meeting, ready: Callable[[], None]) -> None:
+    raise MemoryError(f"no room for part {parallel.rank}")
+
+
+def end_at_once(parallel: TensorParallel, meeting: Meeting, ready: Callable[[], None]) -> None:
+    raise SystemExit(1)
+
+
+@pytest.mark.parametrize(
+    ("serve", "words"),
+    [(fail_to_load, "MemoryError: no room for part 1"), (end_at_once, "the process ended")],
+)
+def test_a_part_that_cannot_be_loaded_is_told_and_nothing_is_waited_for(
+    serve: Callable[..., None], words: str
+) -> None:
+    followers = Followers(serve, Meeting(free_port(), 2, "gloo"))
+    followers.expect("hello")
+    with pytest.raises(RuntimeError, match=f"part 1 of 2 failed: {words}"):
+        followers.expect(READY)
+    assert not multiprocessing.active_children()

@@ -1,0 +1,111 @@
+"""Loads a network in parts, one to a process and device, behind one runner.
+
+For models that one device cannot hold, and for more speed than one has: falcon-40b on 2, 4 or 8.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import distributed
+
+from worker.engine import allocator
+from worker.engine.config import EngineConfig
+from worker.engine.executor import Executor, Quantization, check_quantization
+from worker.engine.followers import HELLO, READY, Followers, Meeting, free_port
+from worker.engine.kv_budget import choose_num_blocks
+from worker.engine.loading import LoadedRunner, parse_device, parse_dtype, prepare_linears
+from worker.engine.parallel_runner import LEADER, LeadingRunner, follow
+from worker.engine.runner import ModelRunner
+from worker.model.checkpoint import resolve_checkpoint
+from worker.model.config import ModelConfig
+from worker.model.falcon import FalconForCausalLM
+from worker.model.tensor_parallel import TensorParallel
+from worker.model.weights import load_model
+
+
+@dataclass(frozen=True, slots=True)
+class PartLoader:
+    """What every process needs to load its part; sent to the followers."""
+
+    source: str
+    config: EngineConfig
+    dtype: str | None
+    device_type: str
+    quantization: Quantization | None
+    num_threads: int
+
+    def load(self, parallel: TensorParallel) -> FalconForCausalLM:
+        if self.device_type == "cpu":
+            allocator.keep_freed_memory()
+        device = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
+        model = load_model(
+            self.source,
+            dtype=parse_dtype(self.dtype),
+            device=parse_device(device),
+            parallel=parallel,
+        )
+        check_quantization(self.quantization, dtype=model.dtype, device=model.device)
+        prepare_linears(model, self.quantization)
+        return model
+
+    def make_runner(
+        self, model: FalconForCausalLM, size: int, control: distributed.ProcessGroup
+    ) -> ModelRunner:
+        """With as many blocks as fit beside every part; each process must call it."""
+        mine = choose_num_blocks(
+            self.config, model.config, model.dtype, model.device, num_parts=size
+        )
+        num_blocks = torch.tensor(mine)
+        distributed.all_reduce(num_blocks, distributed.ReduceOp.MIN, group=control)
+        return ModelRunner.with_cache(
+            model, num_blocks=int(num_blocks), block_size=self.config.block_size
+        )
+
+
+def load_parallel(
+    source: str,
+    *,
+    size: int,
+    config: EngineConfig,
+    dtype: str | None = None,
+    device: str = "cpu",
+    executor: Executor = Executor.AUTO,
+    quantization: Quantization | None = None,
+    num_threads: int | None = None,
+) -> LoadedRunner:
+    """`load_runner` for a network in `size` parts: the first here, a process for each other one.
+
+    `device` is a kind of device, of which part i takes number i; `num_threads` are those of each
+    process, None takes one. Raises ValueError, too, where the network does not divide, and
+    RuntimeError with the words of a process that could not load its part.
+    """
+    target = parse_device(device)
+    if executor is Executor.OPENVINO or target.index is not None:
+        raise ValueError("tensor_parallel needs executor torch and a device without a number")
+    TensorParallel(size=size).check(ModelConfig.from_checkpoint(resolve_checkpoint(source)))
+    loader = PartLoader(source, config, dtype, target.type, quantization, num_threads or 1)
+    meeting = Meeting(free_port(), size, "gloo" if target.type == "cpu" else "nccl")
+    followers = Followers(partial(_serve, loader), meeting)
+    try:
+        followers.expect(HELLO)
+        control = meeting.join(LEADER)
+        model = loader.load(TensorParallel(LEADER, size))
+        followers.expect(READY)
+        runner = LeadingRunner(loader.make_runner(model, size, control), control)
+    except BaseException:
+        followers.stop()
+        raise
+    return LoadedRunner(runner, model.config, loader.num_threads)
+
+
+def _serve(
+    loader: PartLoader, parallel: TensorParallel, meeting: Meeting, ready: Callable[[], None]
+) -> None:
+    """The work of a follower, from its first import to the leader's end."""
+    torch.set_num_threads(loader.num_threads)
+    control = meeting.join(parallel.rank)
+    model = loader.load(parallel)
+    ready()
+    follow(loader.make_runner(model, parallel.size, control), control)

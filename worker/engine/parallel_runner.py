@@ -1,0 +1,49 @@
+"""Runs a step's plan on several processes that hold a part of the network each.
+
+The first one leads: it tells the others what to compute, and samples. They follow until it ends.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+from worker.engine.packing import PackedStep
+from worker.engine.plan import BlockCopy, StepPlan
+from worker.engine.runner import ModelRunner
+
+LEADER = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    step: PackedStep
+    block_copies: list[BlockCopy]
+
+
+class LeadingRunner:
+    """What the engine of the leading process runs its plans on.
+
+    `control` is a group for messages on the CPU; sums of tensors go through the default group. A
+    process that is lost makes every later pass fail: there is no going on without it.
+    """
+
+    def __init__(self, runner: ModelRunner, control: distributed.ProcessGroup) -> None:
+        self.num_blocks = runner.num_blocks
+        self.runner = runner
+        self._control = control
+
+    def forward(self, plan: StepPlan) -> torch.Tensor:
+        work = _Work(PackedStep.of(plan, self.runner.kv_cache.block_size), plan.block_copies)
+        distributed.broadcast_object_list([work], src=LEADER, group=self._control)
+        hidden_states = self.runner.run_layers(work.step, work.block_copies)
+        return self.runner.compute_logits(hidden_states, work.step)
+
+
+def follow(runner: ModelRunner, control: distributed.ProcessGroup) -> None:
+    """Compute what the leader says, for ever; raises once the leader is gone."""
+    while True:
+        message: list[_Work] = [None]  # type: ignore[list-item]  # filled by the call below
+        distributed.broadcast_object_list(message, src=LEADER, group=control)
+        [work] = message
+        runner.run_layers(work.step, work.block_copies)

@@ -1,0 +1,80 @@
+"""One network over several processes: which part of each weight one holds, and how they add up.
+
+The split is that of Megatron-LM (Shoeybi et al. 2019): KV heads with their query heads, and units
+of the MLP, are dealt out, so that a layer needs one sum over all processes (a sequential one, two).
+Embeddings, norms and head are whole in each.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import distributed
+
+from worker.model.config import ModelConfig
+
+
+class _Split(Enum):
+    ROWS = 0  # of the weight: each process makes some of the outputs
+    COLUMNS = 1  # each reads some of the inputs; the outputs are added up
+
+
+_SPLITS = {
+    "query_key_value": _Split.ROWS,
+    "dense": _Split.COLUMNS,
+    "dense_h_to_4h": _Split.ROWS,
+    "dense_4h_to_h": _Split.COLUMNS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorParallel:
+    """Process `rank` of `size`; a size of 1 is the whole network, without torch.distributed."""
+
+    rank: int = 0
+    size: int = 1
+
+    def check(self, config: ModelConfig) -> None:
+        """Raise ValueError where the network does not divide by `size`."""
+        for name, count in (
+            ("KV heads", config.num_kv_heads),
+            ("MLP units", config.ffn_hidden_size),
+        ):
+            if count % self.size:
+                raise ValueError(
+                    f"tensor_parallel {self.size} does not divide the model's {count} {name}"
+                )
+
+    def share(self, count: int) -> int:
+        """How many of `count` heads or units each process has."""
+        return count // self.size
+
+    def own(self, values: torch.Tensor) -> torch.Tensor:
+        """Its share of what there is one of per head, in their order."""
+        return values.chunk(self.size)[self.rank]
+
+    def read(self, name: str, stored: Any) -> torch.Tensor:
+        """Its part of the parameter `name`, from a slice of safetensors: no more is read.
+
+        A bias that is added to a sum belongs to the first process; to the others it is zero.
+        """
+        *_, module, kind = name.split(".")
+        shape = stored.get_shape()
+        split = _SPLITS.get(module)
+        if self.size == 1 or split is None:
+            whole: torch.Tensor = stored[:]
+            return whole
+        if split is _Split.COLUMNS and kind == "bias":
+            bias: torch.Tensor = stored[:]
+            return bias if self.rank == 0 else torch.zeros_like(bias)
+        width = self.share(shape[split.value])
+        own = slice(self.rank * width, (self.rank + 1) * width)
+        part: torch.Tensor = stored[own] if split is _Split.ROWS else stored[:, own]
+        return part
+
+    def sum(self, partial: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, in place; each must call it, with equal shapes."""
+        if self.size > 1:
+            distributed.all_reduce(partial)
+        return partial
