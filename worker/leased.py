@@ -132,7 +132,10 @@ class LeasedWorker(Worker):
         held = self.held.get(job_id)
         if held is None:
             return False
-        if held.is_lost or held.is_stopped:  # what is left of that run writes nothing
+        others_told = held.job.stream and fence > held.fence + 1  # who had it meanwhile
+        if others_told:  # tokens that this run does not know: it begins anew, from the log
+            self.lose(job_id, held.fence)
+        if others_told or held.is_lost or held.is_stopped:  # what is left writes nothing
             remains = self.tasks[job_id]
             name = f"{job_id}:{fence}"
             self._begin(name, partial(self._hand_back, job_id, fence, remains))

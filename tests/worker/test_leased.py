@@ -320,6 +320,47 @@ async def test_a_job_that_comes_back_while_its_lost_run_still_ends_is_run_again(
     assert (record.status, fences) == (JobStatus.SUCCEEDED, [1, 3])
 
 
+@pytest.mark.parametrize("is_computed", [False, True])
+async def test_a_streamed_job_that_another_worker_had_meanwhile_begins_anew(
+    redis: ArqRedis,
+    keys: Keys,
+    queue: JobQueue,
+    monkeypatch: pytest.MonkeyPatch,
+    is_computed: bool,
+) -> None:
+    """The other may have told tokens that this worker does not know."""
+    job_id = "streamed"
+    await queue.enqueue(make_job(stream=True, id=job_id), reply_to=None, max_queued=10)
+    fences: list[int] = []
+    finish = JobQueue.finish
+
+    async def fence_of_record() -> int:
+        return int(await redis.hget(keys.record(job_id), "fence") or 0)
+
+    async def task(held: HeldJob) -> Outcome:
+        fences.append(held.fence)
+        if len(fences) == 1 and not is_computed:
+            await never(held)
+        return await succeed(held)
+
+    async def finish_once_it_is_back(*args: object, **kwargs: object) -> object:
+        if await fence_of_record() < 3:
+            raise ConnectionError("gone")
+        return await finish(*args, **kwargs)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(JobQueue, "finish", finish_once_it_is_back)
+    async with running(make_worker(redis, keys, task)):
+
+        async def started() -> bool:
+            return bool(fences)
+
+        await eventually(started)
+        await redis.hset(keys.record(job_id), "fence", 2)  # another worker had it, and died
+        await redis.zadd(keys.queue, {job_id: LEASED + 1})
+        record = await ended(queue, job_id)
+    assert (record.status, fences) == (JobStatus.SUCCEEDED, [1, 4])
+
+
 async def test_a_lost_job_is_stopped_and_nothing_is_written(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
