@@ -16,6 +16,7 @@ from shared.protocol import Finished, JobStatus
 from shared.queue import Depth
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 300)
+GAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5, 10)
 
 
 class JobTotals(Collector):
@@ -63,6 +64,12 @@ class Metrics:
             "falconer_time_to_first_token_seconds",
             "From request to first token of streamed calls.",
             buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.inter_token = Histogram(
+            "falconer_inter_token_seconds",
+            "Between the pieces of text of streamed calls.",
+            buckets=GAP_SECONDS,
             registry=self.registry,
         )
         self.queue_depth = Gauge(

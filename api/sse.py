@@ -76,7 +76,7 @@ class EventStream:
     def __init__(self, ticket: Ticket, start: int) -> None:
         self._ticket = ticket
         self._transcript = Transcript(ticket, start)
-        self._has_text = False
+        self._text_told_at: float | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Up to the terminal event; a comment now and then keeps a quiet connection awake."""
@@ -100,10 +100,16 @@ class EventStream:
         id_line = b"id: %d\n" % piece.index
         if not isinstance(piece.content, Delta):
             return id_line + event(terminal_body(piece.content))
-        if not self._has_text:
-            self._has_text = True
-            self._ticket.note_first_token()
+        self._note_text()
         return id_line + event(delta_body(piece.content))
+
+    def _note_text(self) -> None:
+        now = time.monotonic()
+        if self._text_told_at is None:
+            self._ticket.note_first_token()
+        else:
+            self._ticket.note_gap(now - self._text_told_at)
+        self._text_told_at = now
 
 
 def event(body: dict[str, Any]) -> bytes:

@@ -107,6 +107,11 @@ class Ticket:
         if self._metrics is not None:
             self._metrics.first_token.observe(time.perf_counter() - self._opened_at)
 
+    def note_gap(self, seconds: float) -> None:
+        """The caller is about to be told another piece, so long after the one before."""
+        if self._metrics is not None:
+            self._metrics.inter_token.observe(seconds)
+
     @property
     def is_submitter(self) -> bool:
         """Whether this call brought the job: then no event of it can have been missed."""
