@@ -16,6 +16,7 @@ from tests.chaos.weather import Weather
 
 QUIET_TIMEOUT_S = 60.0  # after the last caller: everything is handed back, reported, forgotten
 CANCEL_TAKES_S = 5.0  # from a closed connection to the end of its job, on a slow machine
+NEVER_RAN = (JobStatus.CANCELLED, JobStatus.EXPIRED)  # taken back after all, or too late anyway
 SPARE = 16  # connections that come and go whatever the load; a leak is one per call
 MARKS_S = 1.0  # a job may be told to expire this much before its deadline is over
 
@@ -132,7 +133,7 @@ class Aftermath:
 
     def _objections(self, story: Story, left: list[Left]) -> Iterator[str]:
         unknown = [job for job in left if job.job_id not in story.job_ids]
-        ran = [job for job in unknown if job.status is not JobStatus.CANCELLED]
+        ran = [job for job in unknown if job.status not in NEVER_RAN]
         if len(ran) > num_unknown_answers(story):
             jobs = Counter(str(job.status) for job in ran)
             yield f"its caller was refused, and yet there are jobs: {dict(jobs)}"

@@ -1,12 +1,16 @@
 """What each ask yields on an undisturbed service, and how an answer differs from it."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
+
 from tests.chaos.asks import Ask
 from tests.chaos.told import Told
 
+TIMEOUT_S = 120.0
 SAME_IN_ALL = ("text", "finish_reason", "token_count", "token_ids")
 
 
@@ -43,3 +47,17 @@ class Expectations:
         for number, wanted in enumerate(self.results[ask.name]["sequences"]):
             if told.texts.get(number, "") != wanted["text"]:
                 yield f"sequence {number} of {told.job_id[:8]} was not told to its end"
+
+
+async def undisturbed(urls: dict[str, str], asks: list[Ask]) -> Expectations:
+    """Ask a service of which nothing is broken."""
+    url = next(iter(urls.values()))
+    async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_S) as http:
+        answers = await asyncio.gather(
+            *(http.post(f"{url}/chat", json=ask.told_in_full) for ask in asks)
+        )
+    for ask, answer in zip(asks, answers, strict=True):
+        assert answer.status_code == 200, f"{ask.name}: {answer.text}"
+    return Expectations(
+        {ask.name: answer.json() for ask, answer in zip(asks, answers, strict=True)}
+    )

@@ -68,10 +68,7 @@ class Plan:
     whim_after_s: float
     key: str | None
     deadline_s: float | None
-
-    @property
-    def ttl_s(self) -> int:
-        return FIRST_TTL_S + self.number
+    ttl_s: int
 
     @property
     def body(self) -> dict[str, Any]:
@@ -117,6 +114,7 @@ def _draw_plan(random: Random, seed: int, number: int, asks: list[Ask]) -> Plan:
         whim_after_s=random.uniform(0, 1.0) ** 2,
         key=f"chaos-{seed}-{number}" if has_key and kind is not Kind.BAD else None,
         deadline_s=random.choice((0.05, 0.5, 20.0)) if whim is Whim.DEADLINE else None,
+        ttl_s=FIRST_TTL_S + number,
     )
 
 

@@ -9,24 +9,22 @@ from random import Random
 import httpx
 
 from tests.chaos.aftermath import Aftermath, Footprint, footprint
-from tests.chaos.asks import Ask, draw_asks
+from tests.chaos.asks import draw_asks
 from tests.chaos.callers import SYNC_TIMEOUT_S, Callers
 from tests.chaos.client import Client
 from tests.chaos.cluster import Cluster, running_cluster
-from tests.chaos.expectations import Expectations
+from tests.chaos.expectations import Expectations, undisturbed
 from tests.chaos.faults import Injector
 from tests.chaos.history import History
 from tests.chaos.plans import Plan, draw_plans
 from tests.chaos.promises import Promises, Violation
 from tests.chaos.schedule import Fault, Fleet, draw_schedule
 from tests.chaos.takeover import Takeover
-from tests.chaos.weather import Weather
+from tests.chaos.weather import Weather, watch_for_stalls
 
 NUM_ASKS = 40
 TAKEOVER_SLACK_S = 2.0  # a lost worker's jobs start again within a lease and this
 CLOSING_S = 1.0  # until the replicas have noticed that their callers are gone
-TICK_S = 0.25
-STALL_S = 1.5  # a tick this late: the machine, or whoever runs this, stood still
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +63,6 @@ async def run(settings: RunSettings, folder: Path) -> Outcome:
     return outcome
 
 
-async def watch_for_stalls(weather: Weather) -> None:
-    """Time stands still now and then for a process on a shared machine; no promise covers that."""
-    before = time.monotonic()
-    while True:
-        await asyncio.sleep(TICK_S)
-        now = time.monotonic()
-        if now - before > TICK_S + STALL_S:
-            weather.stalls.append((before, now))
-        before = now
-
-
 class Run:
     def __init__(self, settings: RunSettings, cluster: Cluster, outcome: Outcome) -> None:
         self._settings = settings
@@ -90,7 +77,7 @@ class Run:
         asks = draw_asks(settings.seed, NUM_ASKS)
         try:
             has_events = await self._has_events()
-            expected = await self._undisturbed(asks)
+            expected = await undisturbed(self._cluster.urls, asks)
             before = await footprint(self._cluster)
             callers = Callers(
                 self._client,
@@ -110,19 +97,6 @@ class Run:
         async with httpx.AsyncClient(trust_env=False) as http:
             document = (await http.get(f"{url}/openapi.json")).json()
         return "/jobs/{job_id}/events" in document["paths"]
-
-    async def _undisturbed(self, asks: list[Ask]) -> Expectations:
-        """What each ask yields while nothing is broken."""
-        url = next(iter(self._cluster.urls.values()))
-        async with httpx.AsyncClient(trust_env=False, timeout=SYNC_TIMEOUT_S) as http:
-            answers = await asyncio.gather(
-                *(http.post(f"{url}/chat", json=ask.told_in_full) for ask in asks)
-            )
-        for ask, answer in zip(asks, answers, strict=True):
-            assert answer.status_code == 200, f"{ask.name}: {answer.text}"
-        return Expectations(
-            {ask.name: answer.json() for ask, answer in zip(asks, answers, strict=True)}
-        )
 
     async def _disturbed(self, callers: Callers, plans: list[Plan]) -> None:
         """Traffic and faults keep step: a fault strikes at its call, however slow the machine."""

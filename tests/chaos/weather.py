@@ -1,5 +1,6 @@
 """What was broken when: the times in which a promise allows what it does not allow otherwise."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from tests.chaos.schedule import TARGETS, Fault, FaultKind, Target
 
 RECOVERY_S = 5.0  # after a fault is put right, the service may still answer 503 for this long
 ALL = "all"
+TICK_S = 0.25
+STALL_S = 1.5  # a tick this late: the machine, or whoever runs this, stood still
 
 
 @dataclass(slots=True)
@@ -62,3 +65,14 @@ class Weather:
 
     def stood_still(self, began: float, ended: float) -> bool:
         return any(a <= ended and began <= b for a, b in self.stalls)
+
+
+async def watch_for_stalls(weather: Weather) -> None:
+    """Time stands still now and then for a process on a shared machine; no promise covers that."""
+    before = time.monotonic()
+    while True:
+        await asyncio.sleep(TICK_S)
+        now = time.monotonic()
+        if now - before > TICK_S + STALL_S:
+            weather.stalls.append((before, now))
+        before = now

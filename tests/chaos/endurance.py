@@ -1,0 +1,154 @@
+"""`python -m tests.chaos.endurance --minutes 30`: mixed load; nothing may grow.
+
+Every promise is checked too, batch by batch, so that the harness itself does not grow.
+"""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from shared.keys import TOMBSTONE_S
+from tests.chaos.asks import Ask, draw_asks
+from tests.chaos.callers import Callers
+from tests.chaos.client import Client
+from tests.chaos.cluster import Cluster, running_cluster
+from tests.chaos.expectations import Expectations, undisturbed
+from tests.chaos.history import History
+from tests.chaos.holdings import Holdings, Observations
+from tests.chaos.plans import draw_plans
+from tests.chaos.promises import Promises
+from tests.chaos.schedule import Fleet
+from tests.chaos.weather import Weather, watch_for_stalls
+
+BATCH = 200  # calls whose stories are kept at a time
+TTL_S = 60
+LOOK_EVERY_S = 5.0
+MORE_MEMORY = 1.05  # of the last third over the second; allocators settle slowly
+MORE_MEMORY_MB = 10.0
+MORE_OPEN = 8  # descriptors and connections
+MORE_KEYS = 1.1
+
+
+@dataclass(slots=True)
+class Endurance:
+    cluster: Cluster
+    seed: int
+    concurrency: int
+    observations: Observations = field(default_factory=Observations)
+    weather: Weather = field(default_factory=Weather)
+    broken: list[str] = field(default_factory=list)
+    num_calls: int = 0
+
+    async def run(self, seconds: float) -> None:
+        asks = draw_asks(self.seed, 30)
+        expected = await undisturbed(self.cluster.urls, asks)
+        client = Client(self.cluster.urls, Random(self.seed))
+        until, batch = time.monotonic() + seconds, 0
+        watch = asyncio.create_task(watch_for_stalls(self.weather))
+        try:
+            async with self.observations.watching(self.cluster, LOOK_EVERY_S):
+                while time.monotonic() < until:
+                    await self._batch(self.seed + batch, client, asks, expected)
+                    batch += 1
+        finally:
+            watch.cancel()
+            await client.close()
+
+    async def _batch(
+        self, seed: int, client: Client, asks: list[Ask], expected: Expectations
+    ) -> None:
+        history = History()
+        callers = Callers(client, history, Random(seed), events=True)
+        plans = iter([replace(plan, ttl_s=TTL_S) for plan in draw_plans(seed, BATCH, asks)])
+
+        async def take_turns() -> None:
+            for plan in plans:
+                story = await callers.run(plan)
+                await callers.look_again(story)
+
+        await asyncio.gather(*(take_turns() for _ in range(self.concurrency)))
+        promises = Promises(self.weather, expected)
+        for story in history.stories:
+            self.broken += [f"{seed}: {found.what}" for found in promises.broken_by(story)]
+        self.num_calls += len(history.stories)
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Medians of the second and of the last third of the time."""
+
+    name: str
+    before: float
+    after: float
+    allowed: float
+
+    @property
+    def grew(self) -> bool:
+        return self.after > self.allowed
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.before:.0f} → {self.after:.0f}"
+
+
+def trends(seen: list[Holdings]) -> list[Trend]:
+    found = []
+    for name in seen[0].memory_mb:
+        before, after = thirds([each.memory_mb[name] for each in seen])
+        allowed = before * MORE_MEMORY + MORE_MEMORY_MB
+        found.append(Trend(f"memory of {name}, MB", before, after, allowed))
+    for name in seen[0].num_fds:
+        before, after = thirds([each.num_fds[name] for each in seen])
+        found.append(Trend(f"descriptors of {name}", before, after, before + MORE_OPEN))
+    before, after = thirds([each.num_connections for each in seen])
+    found.append(Trend("connections to Redis", before, after, before + MORE_OPEN))
+    before, after = thirds([each.num_keys for each in seen])
+    found.append(Trend("keys in Redis", before, after, before * MORE_KEYS))
+    return found
+
+
+def thirds(values: Sequence[float]) -> tuple[float, float]:
+    third = len(values) // 3
+    return statistics.median(values[third : 2 * third]), statistics.median(values[2 * third :])
+
+
+async def endure(fleet: Fleet, minutes: float, folder: Path, console: Console) -> bool:
+    """Whether nothing grew and no promise was broken."""
+    async with running_cluster(folder, fleet) as cluster:
+        endurance = Endurance(cluster, seed=1, concurrency=6)
+        await endurance.run(60 * minutes)
+    seen = endurance.observations.seen
+    console.print(f"{endurance.num_calls} calls in {minutes:g} minutes")
+    grown = False
+    for trend in trends(seen):
+        # A record outlives its job: until as many go as come, their number must grow.
+        excused = trend.name.startswith("keys") and 60 * minutes < 3 * TOMBSTONE_S
+        grown |= trend.grew and not excused
+        console.print(f"{trend}{' (grew)' if trend.grew else ''}", highlight=False)
+    for what in endurance.broken:
+        console.print(f"broken: {what}", markup=False)
+    return not grown and not endurance.broken
+
+
+def main(
+    minutes: Annotated[float, typer.Option(min=0.2, help="How long.")] = 30.0,
+    apis: Annotated[int, typer.Option(min=1, help="Api replicas.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+) -> None:
+    """Exits 1 when something grew."""
+    fleet = Fleet(apis, workers, lease_s=10.0)
+    with tempfile.TemporaryDirectory(prefix="falconer-endurance-") as folder:
+        is_fine = asyncio.run(endure(fleet, minutes, Path(folder), Console(soft_wrap=True)))
+    raise typer.Exit(0 if is_fine else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
