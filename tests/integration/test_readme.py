@@ -22,10 +22,9 @@ class Example:
 
 def examples() -> Iterator[Example]:
     for block in re.findall(r"```console\n(.*?)```", README.read_text(), flags=re.DOTALL):
-        lines = block.splitlines()
-        for line, following in zip(lines, [*lines[1:], ""], strict=True):
-            if line.startswith("$ curl"):
-                yield Example(line.removeprefix("$ "), following)
+        for command, _, answer in (part.partition("\n") for part in block.split("$ ")):
+            if command.startswith("curl"):
+                yield Example(command, answer)
 
 
 def without_chance(answer: str) -> str:
@@ -49,7 +48,8 @@ def test_every_example_answers_as_printed(address: str) -> None:
         result = subprocess.run(
             command, shell=True, capture_output=True, text=True, timeout=120, check=True
         )
-        assert without_chance(result.stdout) == without_chance(example.answer), example.command
+        told, printed = without_chance(result.stdout), without_chance(example.answer)
+        assert told.strip() == printed.strip(), example.command
         if found := re.search(r'"id":"([0-9a-f]{32})"', result.stdout):
             job_id = found[1]
 
