@@ -1,0 +1,59 @@
+"""A real worker on a checkpoint with one broken token: who meets it fails alone."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shared.protocol import Failed, Finished
+from tests.integration.service import Service, Submitted, WorkerChild
+from worker.model.random_checkpoint import write_random_checkpoint
+
+pytestmark = pytest.mark.integration
+
+StartWorker = Callable[..., WorkerChild]
+BROKEN = 10  # a token id
+MEETS_IT = {"sequence_bias": [[[BROKEN], 1000.0]]}
+AVOIDS_IT = {"suppress_tokens": [BROKEN]}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Of a style whose head is not tied to the embeddings, or every row would be broken."""
+    folder = write_random_checkpoint(tmp_path / "model", like="11b")
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.word_embeddings.weight"][BROKEN] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+async def submit(service: Service, kwargs: dict[str, Any], seed: int = 1) -> Submitted:
+    return await service.submit(new_tokens=40, generate_kwargs=kwargs, seed=seed)
+
+
+async def text_of(job: Submitted) -> str:
+    end = await job.end()
+    assert isinstance(end, Finished), end
+    return end.result.result
+
+
+async def test_a_request_whose_logits_are_nan_fails_alone(
+    service: Service, start_worker: StartWorker, checkpoint: Path
+) -> None:
+    worker = start_worker(model=checkpoint)
+    await service.ready(worker)
+    undisturbed = [await text_of(await submit(service, AVOIDS_IT, seed)) for seed in range(4)]
+    mates = [await submit(service, AVOIDS_IT, seed) for seed in range(4)]
+    broken = [await submit(service, MEETS_IT) for _ in range(4)]
+    assert await asyncio.gather(*map(text_of, mates)) == undisturbed
+    for job in broken:
+        end = await job.end()
+        assert isinstance(end, Failed)
+        assert (end.error.status_code, end.attempt) == (500, 1)
+        assert "nan" in end.error.message
+    assert worker.process.poll() is None
+    assert await service.redis.lrange(service.keys.dead_letters, 0, -1) == []
