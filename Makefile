@@ -7,9 +7,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # torch comes first and alone: with it in place, no other package pulls in another build of it.
 TORCH := $(shell grep '^torch==' requirements.lock)
-SOURCES := falconer.py api bench serve shared training worker tests
+SOURCES := falconer.py api bench deploy serve shared training worker tests
 
-.PHONY: serve setup test lint format chaos bench bench-engine lock clean help
+# For images: docker where its engine runs, else podman, which keeps healthchecks in this format alone.
+CONTAINER ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
+IMAGE_BUILD ?= $(CONTAINER) build $(if $(filter podman,$(CONTAINER)),--format docker)
+build_args = $(foreach name,$(1),\
+  $(if $(filter-out undefined,$(origin $(name))),--build-arg $(name)="$($(name))"))
+
+.PHONY: images images-test serve setup test lint format chaos bench bench-engine lock clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -43,6 +49,14 @@ bench: $(VENV)/.dev ## added latency, batching and Redis cost of the service, on
 
 bench-engine: $(VENV)/.dev ## the engine beside generate, OpenVINO GenAI and vLLM: 15 minutes; PEERS=no: without the last two
 	$(BIN)/python -m bench.compare $(if $(filter no,$(PEERS)),--no-peers) $(if $(MODEL),--model "$(MODEL)")
+
+images: ## container images of api and worker, 5 minutes: DEVICE=cuda, PYTHON_IMAGE=, TORCH_CPU_INDEX=
+	$(IMAGE_BUILD) $(call build_args,PYTHON_IMAGE) -t falconer-api -f deploy/api.Dockerfile .
+	$(IMAGE_BUILD) $(call build_args,PYTHON_IMAGE DEVICE TORCH_CPU_INDEX) \
+	  -t falconer-worker$(if $(filter cuda,$(DEVICE)),:cuda) --target worker -f deploy/worker.Dockerfile .
+
+images-test: $(VENV)/.dev images ## build them and prove them in a compose stack, 10 minutes
+	CONTAINER="$(CONTAINER)" $(BIN)/python -m pytest -v tests/deploy/compose_stack.py
 
 lock: $(VENV)/.dev ## pin anew what pyproject.toml allows; torch moves only by hand
 	@# torch's own CUDA packages are left to torch, which pins them itself where it wants them.

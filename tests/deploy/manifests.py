@@ -1,0 +1,74 @@
+"""The Kubernetes overlays as kustomize renders them, and what is asked of many objects."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+OVERLAYS = ("cpu-demo", "falcon-7b", "falcon-40b", "keda", "monitoring")
+RENDER_TIMEOUT_S = 60
+
+Object = dict[str, Any]
+
+
+def kustomize_command() -> list[str] | None:
+    """kubectl's own or the program by itself."""
+    if kubectl := shutil.which("kubectl"):
+        return [kubectl, "kustomize"]
+    if kustomize := shutil.which("kustomize"):
+        return [kustomize, "build"]
+    return None
+
+
+@cache
+def render(overlay: str) -> list[Object]:
+    """Skips the test where there is no kustomize."""
+    command = kustomize_command()
+    if command is None:
+        pytest.skip("neither kubectl nor kustomize is on the PATH")
+    folder = ROOT / "deploy" / "k8s" / "overlays" / overlay
+    result = subprocess.run(
+        [*command, str(folder)], capture_output=True, text=True, timeout=RENDER_TIMEOUT_S
+    )
+    assert result.returncode == 0, result.stderr
+    return list(yaml.safe_load_all(result.stdout))
+
+
+def of_kind(overlay: str, *kinds: str) -> list[Object]:
+    return [rendered for rendered in render(overlay) if rendered["kind"] in kinds]
+
+
+def named(overlay: str, kind: str, name: str) -> Object:
+    (found,) = (one for one in of_kind(overlay, kind) if one["metadata"]["name"] == name)
+    return found
+
+
+def pods(overlay: str) -> Iterator[tuple[str, Object]]:
+    """Name and spec of the pods of every Deployment and StatefulSet."""
+    for owner in of_kind(overlay, "Deployment", "StatefulSet"):
+        yield owner["metadata"]["name"], owner["spec"]["template"]["spec"]
+
+
+def containers(pod: Object) -> list[Object]:
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+def container(overlay: str, name: str) -> Object:
+    """The container of the Deployment of the same name."""
+    (found,) = named(overlay, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+    assert found["name"] == name
+    return dict(found)
+
+
+def environment(overlay: str, of: Object) -> dict[str, str | None]:
+    """Its variables; None for one that a Secret sets."""
+    variables: dict[str, str | None] = {}
+    for source in of.get("envFrom", []):
+        variables |= named(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
+    return variables | {one["name"]: one.get("value") for one in of.get("env", [])}

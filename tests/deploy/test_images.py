@@ -1,0 +1,77 @@
+"""Dockerfiles and the compose file agree with the settings; `compose_stack.py` runs them."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from api.settings import ApiSettings
+from shared.settings import ENV_PREFIX, ProcessSettings
+from tests.deploy.manifests import ROOT
+from worker.settings import WorkerSettings
+
+SETTINGS: dict[str, type[ProcessSettings]] = {"api": ApiSettings, "worker": WorkerSettings}
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+every_process = pytest.mark.parametrize("process", SETTINGS)
+
+
+def dockerfile(process: str) -> str:
+    return (ROOT / "deploy" / f"{process}.Dockerfile").read_text()
+
+
+def variables(process: str) -> dict[str, str]:
+    """What image and compose file set together, as far as it is ours."""
+    found = dict(re.findall(r"\b(FALCONER_\w+)=(\S+)", dockerfile(process)))
+    found |= COMPOSE[process]["environment"]
+    return {name: value for name, value in found.items() if name.startswith(ENV_PREFIX)}
+
+
+@every_process
+def test_images_set_nothing_but_settings(process: str) -> None:
+    known = {ENV_PREFIX + name.upper() for name in SETTINGS[process].model_fields}
+    assert set(variables(process)) <= known
+
+
+@every_process
+def test_an_image_opens_the_port_that_it_probes(process: str) -> None:
+    text = dockerfile(process)
+    (probed,) = re.findall(r'probe\.py", "(\w+)"\]', text)
+    assert re.findall(r"^EXPOSE (\d+)$", text, flags=re.MULTILINE) == [variables(process)[probed]]
+
+
+@every_process
+def test_a_process_gets_its_signals_itself_and_is_nobody(process: str) -> None:
+    text = dockerfile(process)
+    assert f'ENTRYPOINT ["falconer", "{process}"]' in text
+    assert re.search(r"^USER \d{4,}:\d+$", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("service", ["api", "worker", "worker-gpu"])
+def test_containers_cannot_write_to_their_root_and_may_do_nothing_special(service: str) -> None:
+    one = COMPOSE[service]
+    assert one["read_only"] is True
+    assert one["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in one["security_opt"]
+
+
+@every_process
+def test_a_stop_leaves_time_to_drain(process: str) -> None:
+    values = variables(process)
+    grace_s = float(
+        values.get("FALCONER_GRACE_S", SETTINGS[process].model_fields["grace_s"].default)
+    )
+    assert int(COMPOSE[process]["stop_grace_period"].removesuffix("s")) >= grace_s + 10
+
+
+def test_redis_keeps_what_it_accepted() -> None:
+    command = COMPOSE["redis"]["command"]
+    for option in ("--appendonly yes", "--maxmemory-policy noeviction", "--dir /data"):
+        assert option in command
+    assert COMPOSE["redis"]["volumes"] == ["redis-data:/data"]
+
+
+def test_nothing_is_open_to_the_network_unless_asked_for() -> None:
+    for name, service in COMPOSE.items():
+        for port in service.get("ports", []):
+            assert port.startswith(("127.0.0.1:", "${BIND:-127.0.0.1}:")), name

@@ -1,0 +1,225 @@
+"""The Kubernetes manifests hold by the schemas, and by what the code says of itself."""
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from starlette.routing import Route
+
+from api.app import create_app
+from api.settings import ApiSettings
+from shared.keys import Keys
+from shared.settings import ENV_PREFIX, ProcessSettings
+from tests.deploy.manifests import (
+    OVERLAYS,
+    ROOT,
+    Object,
+    container,
+    containers,
+    environment,
+    named,
+    of_kind,
+    pods,
+    render,
+)
+from worker.metrics import WorkerMetrics
+from worker.probes import Probes
+from worker.settings import WorkerSettings
+
+KEDA_SCHEMAS = ROOT.parent / "shared" / "data"
+SETTINGS: dict[str, type[ProcessSettings]] = {"api": ApiSettings, "worker": WorkerSettings}
+PORTS = {"api": "FALCONER_PORT", "worker": "FALCONER_METRICS_PORT"}
+LONGEST_LOAD_S = 30 * 60
+
+every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+every_process = pytest.mark.parametrize("process", SETTINGS)
+
+
+def settings_of(overlay: str, process: str) -> ProcessSettings:
+    """Raises where a variable's value is none that the process would take."""
+    variables = environment(overlay, container(overlay, process))
+    given: dict[str, Any] = {
+        name.removeprefix(ENV_PREFIX).lower(): value
+        for name, value in variables.items()
+        if name.startswith(ENV_PREFIX) and value is not None
+    }
+    return SETTINGS[process](**given)
+
+
+async def always() -> bool:
+    return True
+
+
+def routes(process: str) -> set[str]:
+    if process == "api":
+        return set(create_app(ApiSettings()).openapi()["paths"])
+    probes = Probes(WorkerMetrics(), lambda: True, always).app()
+    return {route.path for route in probes.routes if isinstance(route, Route)}
+
+
+@every_overlay
+def test_every_object_holds_by_kubernetes_schema(overlay: str) -> None:
+    version = kubernetes_validate.latest_version()
+    for rendered in render(overlay):
+        if not rendered["apiVersion"].startswith("keda.sh/"):
+            kubernetes_validate.validate(rendered, version, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"),
+    [("ScaledObject", "scaledobjects"), ("TriggerAuthentication", "triggerauthentications")],
+)
+def test_what_is_keda_s_holds_by_keda_s_schema(kind: str, schema: str) -> None:
+    path = KEDA_SCHEMAS / f"keda.sh_{schema}.crd.yaml"
+    if not path.exists():
+        pytest.skip("KEDA's schemas are not here")
+    (version,) = yaml.safe_load(path.read_text())["spec"]["versions"]
+    scaled = of_kind("keda", kind)
+    assert scaled
+    for rendered in scaled:
+        jsonschema.validate(rendered, closed(version["schema"]["openAPIV3Schema"]))
+
+
+def closed(schema: Object) -> Object:
+    """Forbids the names that the schema does not list, as `kubectl apply` does."""
+    strict = dict(schema)
+    if "properties" in schema:
+        strict["properties"] = {name: closed(one) for name, one in schema["properties"].items()}
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            strict.setdefault("additionalProperties", False)
+    if "items" in schema:
+        strict["items"] = closed(schema["items"])
+    return strict
+
+
+@every_overlay
+def test_every_container_is_fit_for_a_restricted_namespace(overlay: str) -> None:
+    for _, pod in pods(overlay):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for one in containers(pod):
+            assert one["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+@every_overlay
+def test_no_service_can_set_a_variable_of_ours(overlay: str) -> None:
+    assert all(pod["enableServiceLinks"] is False for _, pod in pods(overlay))
+
+
+@every_overlay
+@every_process
+def test_probes_ask_for_routes_that_are_there(overlay: str, process: str) -> None:
+    one = container(overlay, process)
+    known = routes(process)
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+        request = one[kind]["httpGet"]
+        assert request["path"] in known
+        assert request["port"] in {port["name"] for port in one["ports"]}
+
+
+@every_overlay
+@every_process
+def test_the_port_that_is_opened_is_the_one_that_is_listened_on(overlay: str, process: str) -> None:
+    one = container(overlay, process)
+    (port,) = one["ports"]
+    assert environment(overlay, one)[PORTS[process]] == str(port["containerPort"])
+    annotations = named(overlay, "Deployment", process)["spec"]["template"]["metadata"]
+    assert annotations["annotations"]["prometheus.io/port"] == str(port["containerPort"])
+
+
+@every_overlay
+@every_process
+def test_every_variable_is_a_setting_with_a_value_it_takes(overlay: str, process: str) -> None:
+    fields = SETTINGS[process].model_fields
+    for name in environment(overlay, container(overlay, process)):
+        if name.startswith(ENV_PREFIX):
+            assert name.removeprefix(ENV_PREFIX).lower() in fields, name
+    settings_of(overlay, process)
+
+
+@every_overlay
+def test_api_and_worker_meet_in_the_same_queue(overlay: str) -> None:
+    queues = {
+        environment(overlay, container(overlay, process))["FALCONER_QUEUE"] for process in SETTINGS
+    }
+    assert len(queues) == 1
+
+
+@every_overlay
+def test_secrets_are_made_here_or_explained(overlay: str) -> None:
+    explained = (ROOT / "docs" / "operations.md").read_text()
+    made = {secret["metadata"]["name"] for secret in of_kind(overlay, "Secret")}
+    for _, pod in pods(overlay):
+        for one in containers(pod):
+            for variable in one.get("env", []):
+                if wanted := variable.get("valueFrom", {}).get("secretKeyRef"):
+                    assert wanted["name"] in made or f"secret generic {wanted['name']}" in explained
+
+
+@every_overlay
+def test_a_stop_leaves_time_to_drain(overlay: str) -> None:
+    for process in SETTINGS:
+        pod = named(overlay, "Deployment", process)["spec"]["template"]["spec"]
+        (one,) = pod["containers"]
+        hook = one.get("lifecycle", {}).get("preStop", {}).get("exec", {"command": ["sleep", "0"]})
+        settings = settings_of(overlay, process)
+        assert isinstance(settings, ApiSettings | WorkerSettings)
+        needed_s = settings.grace_s + float(hook["command"][1])
+        assert pod["terminationGracePeriodSeconds"] >= needed_s + 10
+
+
+@every_overlay
+def test_a_model_may_take_half_an_hour_to_load(overlay: str) -> None:
+    probe = container(overlay, "worker")["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= LONGEST_LOAD_S
+    deployment = named(overlay, "Deployment", "worker")
+    assert deployment["spec"]["progressDeadlineSeconds"] > LONGEST_LOAD_S
+
+
+@every_overlay
+def test_services_and_budgets_find_their_pods(overlay: str) -> None:
+    labels = [
+        owner["spec"]["template"]["metadata"]["labels"]
+        for owner in of_kind(overlay, "Deployment", "StatefulSet")
+    ]
+    selectors = [service["spec"]["selector"] for service in of_kind(overlay, "Service")]
+    for budget in of_kind(overlay, "PodDisruptionBudget"):
+        selectors.append(budget["spec"]["selector"]["matchLabels"])
+    for policy in of_kind(overlay, "NetworkPolicy"):
+        selectors.append(policy["spec"]["podSelector"].get("matchLabels", {}))
+    for selector in selectors:
+        assert any(selector.items() <= pod.items() for pod in labels), selector
+
+
+def test_workers_are_scaled_by_the_queue_s_own_key() -> None:
+    (scaled,) = of_kind("keda", "ScaledObject")
+    (trigger,) = scaled["spec"]["triggers"]
+    variables = environment("keda", container("keda", "worker"))
+    assert trigger["type"] == "redis"
+    assert trigger["metadata"]["listName"] == Keys(str(variables["FALCONER_QUEUE"])).queue
+    assert scaled["spec"]["scaleTargetRef"]["name"] == "worker"
+    assert trigger["authenticationRef"]["name"] in {
+        one["metadata"]["name"] for one in of_kind("keda", "TriggerAuthentication")
+    }
+
+
+def test_workers_are_kept_longer_than_a_model_loads() -> None:
+    (scaled,) = of_kind("keda", "ScaledObject")
+    behavior = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert scaled["spec"]["minReplicaCount"] == 0
+    assert scaled["spec"]["cooldownPeriod"] > LONGEST_LOAD_S
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] > LONGEST_LOAD_S
+
+
+def test_every_overlay_is_tested() -> None:
+    folders = {path.parent.name for path in Path(ROOT, "deploy/k8s/overlays").glob("*/kust*.yaml")}
+    assert folders == set(OVERLAYS)
