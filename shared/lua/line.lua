@@ -119,10 +119,11 @@ end
 -- until its caller should come back or false, jobs that wait, tokens that wait, ms until its start
 -- or false}.
 local function refuse(line, score, tokens, time_ms, max_jobs, max_tokens)
-  if waiting() >= max_jobs then
-    forget_lost_jobs(line)
-  end
   local num, verdict, wait_ms, need_ms = waiting(), nil, false, 0
+  if num >= max_jobs then
+    forget_lost_jobs(line)
+    num = waiting()
+  end
   local job_ms, token_ms = drain_times(line)
   local slot_ms = job_ms
   if num >= max_jobs then

@@ -14,12 +14,13 @@ from shared.errors import QueueFull, WaitTooLong
 from shared.keys import JOB_KEPT_S, Keys
 from shared.line import UNKNOWN_RETRY_AFTER_S
 from shared.protocol import ChatJob
-from shared.queue import Enqueued, JobQueue
+from shared.queue import Depth, Enqueued, JobQueue
 from shared.registry import Registry
 from tests.factories import make_finished, make_job, make_worker_info
 
 TOKENS = 10  # of each job
 MAX_QUEUED = 1000
+WIDE = Room(rows=100, tokens=100_000, running=0)
 
 
 class Clock:
@@ -130,13 +131,33 @@ async def test_jobs_that_nobody_came_for_take_their_tokens_with_them(service: Se
     assert await service.redis.zcard(service.keys.jobs) == 2
 
 
-async def test_a_waiting_job_whose_record_is_gone_leaves_the_right_sum(service: Service) -> None:
+async def test_a_claimed_job_whose_record_is_gone_leaves_the_right_sum(service: Service) -> None:
     lost = await service.submit()
-    await service.submit()
+    for _ in range(2):
+        await service.submit()
     await service.redis.delete(service.keys.record(lost.job_id))
-    await service.take()
-    await service.submit()
-    assert await service.tokens() == (await service.queue.depth()).waiting * TOKENS
+    assert len(await service.take()) == 1
+    assert await service.queue.depth() == Depth(waiting=1, running=1)  # the lost one is to be ended
+    assert await service.tokens() == TOKENS
+
+
+@pytest.mark.parametrize("returns", ["renew", "finish"])
+async def test_a_claim_that_redis_forgot_leaves_the_right_sum(
+    service: Service, returns: str
+) -> None:
+    job = await service.submit()
+    before = {key: await service.redis.dump(key) for key in await service.redis.keys("*")}
+    [claimed] = (await service.queue.claim("w1", WIDE, lease_ms=60_000)).jobs
+    await service.redis.flushall()
+    for key, value in before.items():
+        await service.redis.restore(key, 0, value)
+    assert (await service.queue.depth(), await service.tokens()) == (Depth(1, 0), TOKENS)
+    if returns == "renew":
+        fences = {job.job_id: claimed.fence}
+        await service.queue.renew("w1", fences, lease_ms=60_000)
+    else:
+        await service.queue.finish(claimed, make_finished(job.job_id), fence=claimed.fence)
+    assert ((await service.queue.depth()).waiting, await service.tokens()) == (0, 0)
 
 
 # -- the rate --------------------------------------------------------------------------------
@@ -173,10 +194,19 @@ async def test_idle_time_says_nothing_of_what_workers_can_do(service: Service) -
     assert start_s == pytest.approx(10 * 1.0, rel=0.05)
 
 
-async def test_a_burst_that_idle_workers_take_at_once_is_no_rate(service: Service) -> None:
-    for _ in range(50):
+async def test_what_idle_workers_take_of_a_burst_is_no_rate(service: Service) -> None:
+    await service.registry.report(make_worker_info("w2"))
+    for _ in range(100):
         await service.submit()
-    await service.take(32)
+    assert [len(await service.take(rows)) for rows in (32, 40, 6)] == [32, 34, 6]  # 34: the share
+    assert (await service.submit()).outlook.expected_start_s is None
+    await service.drain(2, every_s=1.0)
+    assert (await service.submit()).outlook.expected_start_s == pytest.approx(27, rel=0.05)
+
+
+async def test_a_job_that_comes_to_an_empty_line_expects_nothing(service: Service) -> None:
+    await with_backlog(service, waiting=1, every_s=1.0)
+    await service.drain(1, every_s=1.0)
     assert (await service.submit()).outlook.expected_start_s is None
 
 
