@@ -74,7 +74,7 @@ class Run:
 
     async def go(self) -> None:
         settings, outcome = self._settings, self._outcome
-        asks = draw_asks(settings.seed, NUM_ASKS)
+        asks = draw_asks(settings.seed, min(NUM_ASKS, max(2, settings.num_calls // 4)))
         try:
             has_events = await self._has_events()
             expected = await undisturbed(self._cluster.urls, asks)

@@ -1,6 +1,7 @@
-"""The harness sees a broken promise when there is one."""
+"""A short run of the harness, and proof that it sees a broken promise when there is one."""
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +11,23 @@ from tests.chaos.expectations import Expectations
 from tests.chaos.history import Mishap, Piece, Sight, Story, Stream, Try
 from tests.chaos.plans import Kind, Plan, Whim, draw_plans
 from tests.chaos.promises import Promises
+from tests.chaos.run import RunSettings, run
 from tests.chaos.schedule import Fault, FaultKind, Fleet, draw_schedule
 from tests.chaos.weather import Weather
 
 FLEET = Fleet(num_apis=2, num_workers=2, lease_s=2.0)
 ASKS = draw_asks(1, 10)
 TEXT = " one two"
+
+
+@pytest.mark.integration
+async def test_a_short_run_breaks_no_promise(tmp_path: Path) -> None:
+    """Its seed draws the death of a worker, of a replica and of Redis, a freeze, a black hole."""
+    settings = RunSettings(seed=1283, num_calls=60, num_faults=5, concurrency=12, fleet=FLEET)
+    outcome = await run(settings, tmp_path)
+    assert [f"{violation}" for violation in outcome.violations] == []
+    assert len(outcome.weather.outages) == 5
+    assert sum(story.end is not None for story in outcome.history.stories) > 40
 
 
 def test_a_seed_draws_the_same_run_every_time() -> None:
