@@ -37,7 +37,6 @@ class ClaimedJob(Lease):
     rows: int
     tokens: int
     time_left_s: float
-    reply_to: str | None
     is_cancelled: bool
 
 
@@ -81,7 +80,7 @@ def _decode_leased(
     worker_id: str, max_attempts: int, fields: list[Any]
 ) -> ClaimedJob | HopelessJob:
     job_id, payload, rows, tokens, attempts, fence, created_ms, started_ms = fields[:8]
-    time_left_ms, reply_to, cancel = fields[8:]
+    time_left_ms, cancel = fields[8:]
     lease: dict[str, Any] = {
         "worker_id": worker_id,
         "fence": fence,
@@ -97,7 +96,6 @@ def _decode_leased(
         rows=rows,
         tokens=tokens,
         time_left_s=int(time_left_ms) / 1000,
-        reply_to=reply_to.decode() if reply_to else None,
         is_cancelled=cancel is not None,
         **lease,
     )

@@ -37,9 +37,9 @@ local claimed, num_taken, tokens_taken, is_sum_wrong = {}, 0, 0, false
 local function claim_between(low, high, is_expired)
   local limit = share - #claimed
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, low, high, 'LIMIT', 0, limit)) do
-    local payload, rows, tokens, attempts, fence, created_ms, queued_ms, deadline_ms, reply_to,
-      cancel = unpack(redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens', 'attempts',
-        'fence', 'created_ms', 'queued_ms', 'deadline_ms', 'reply_to', 'cancel'))
+    local payload, rows, tokens, attempts, fence, created_ms, queued_ms, deadline_ms, cancel =
+      unpack(redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens', 'attempts', 'fence',
+        'created_ms', 'queued_ms', 'deadline_ms', 'cancel'))
     attempts, fence = tonumber(attempts or 0), tonumber(fence or 0) + 1
     rows, tokens, created_ms = tonumber(rows or 0), tonumber(tokens or 0), created_ms or ms(NOW)
     if is_expired then
@@ -60,7 +60,7 @@ local function claim_between(low, high, is_expired)
       is_sum_wrong = is_sum_wrong or not is_expired
     end
     claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, queued_ms or created_ms,
-      ms(NOW), ms((deadline_ms or NOW) - NOW), reply_to, cancel}
+      ms(NOW), ms((deadline_ms or NOW) - NOW), cancel}
   end
   return true
 end

@@ -26,8 +26,7 @@ end
 
 -- The fence stays: what a worker of an earlier life may still write comes too late.
 redis.call('HSET', record, 'payload', payload, 'status', 'queued', 'queued_ms', ms(NOW),
-  'deadline_ms', ms(NOW + time_ms), 'score', score, 'attempts', 0, 'reply_to', '', 'watchers', '',
-  'retry', token)
+  'deadline_ms', ms(NOW + time_ms), 'score', score, 'attempts', 0, 'watchers', '', 'retry', token)
 redis.call('HDEL', record, 'worker', 'started_ms', 'finished_ms')
 redis.call('PEXPIRE', record, JOB_KEPT_MS)
 redis.call('DEL', RESULT .. id, PAYLOAD .. id, LOG .. id)

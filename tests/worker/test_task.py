@@ -68,7 +68,7 @@ def task(
     runtime.stop()
 
 
-def hold(job: ChatJob, *, reply_to: str | None = "api-1", time_left_s: float = WAIT_S) -> HeldJob:
+def hold(job: ChatJob, *, time_left_s: float = WAIT_S) -> HeldJob:
     claimed = ClaimedJob(
         job=job,
         worker_id="w1",
@@ -79,7 +79,6 @@ def hold(job: ChatJob, *, reply_to: str | None = "api-1", time_left_s: float = W
         time_left_s=time_left_s,
         created_ms=NOW_MS - 50,
         started_ms=NOW_MS,
-        reply_to=reply_to,
         is_cancelled=False,
     )
     return Capacity(rows=8, tokens=1000, max_attempts=3).hold(claimed)
