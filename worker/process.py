@@ -71,16 +71,7 @@ class WorkerProcess:
         self._redis = self._connect("jobs")
         self._registry = Registry(self._redis, keys)
         self._metrics = WorkerMetrics()
-        self._runtime = EngineRuntime(
-            model.engine,
-            partial(torch.set_num_threads, model.engine.num_torch_threads),
-            self._metrics.note_step,
-        )
-        self._metrics.watch_engine(
-            lambda: self._runtime.stats,
-            total_kv_tokens=model.engine.total_kv_tokens,
-            block_size=settings.block_size,
-        )
+        self._runtime = self._make_runtime()
         self._outbox = Outbox(TokenLog(self._connect("tokens"), keys), self.worker_id)
         self._wake = ListListener(
             self._connect("wake", BLOCK_S), keys.wake, lambda _: self._worker.nudge()
@@ -109,6 +100,18 @@ class WorkerProcess:
             is_alive=lambda: self._runtime.step_age_s <= settings.step_timeout_s,
             is_ready=partial(self._registry.is_live, self.worker_id),
         )
+
+    def _make_runtime(self) -> EngineRuntime:
+        """Its steps are counted in the metrics."""
+        engine = self._model.engine
+        prepare_thread = partial(torch.set_num_threads, engine.num_torch_threads)
+        runtime = EngineRuntime(engine, prepare_thread, self._metrics.note_step)
+        self._metrics.watch_engine(
+            lambda: runtime.stats,
+            total_kv_tokens=engine.total_kv_tokens,
+            block_size=self._settings.block_size,
+        )
+        return runtime
 
     def _make_worker(self, keys: Keys, card_hash: str, lease_ms: int) -> LeasedWorker:
         settings, model = self._settings, self._model

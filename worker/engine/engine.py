@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from traceback import clear_frames
 
 import torch
 from tokenizers import Tokenizer
@@ -27,9 +26,10 @@ from worker.engine.loading import load_runner
 from worker.engine.outputs import Blame, Output, RequestFailed, TokenOutput
 from worker.engine.parallel_loading import load_parallel
 from worker.engine.plan import StepPlan
-from worker.engine.probe import probe_model
+from worker.engine.probe import let_go_of_tensors, probe_model
 from worker.engine.processors import active_processors
 from worker.engine.request import Request, check_request
+from worker.engine.room import check_room
 from worker.engine.runner import Runner
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Sequence
@@ -149,7 +149,7 @@ class Engine:
         streams = self._search(request) if request.params.num_beams > 1 else self._continue(request)
         if not streams:
             raise ValueError(f"request {request.request_id} is complete: nothing is left to do")
-        self._check_room(next(iter(streams)))
+        check_room(next(iter(streams)), self.config, num_blocks=self._block_manager.num_blocks)
         self._streams[request.request_id] = streams
         for group in streams:
             self._scheduler.add(group)
@@ -192,7 +192,7 @@ class Engine:
         try:
             choices = self._compute(plan)
         except Exception as error:  # out of memory, a broken row: find whom to blame
-            _let_go_of_tensors(error)
+            let_go_of_tensors(error)
             return self._run_in_halves(plan, error)
         with self.last_step.timed(Phase.COMMIT):
             self._scheduler.update(plan)
@@ -294,25 +294,3 @@ class Engine:
             vocab_size=self.model_config.vocab_size,
             context_length=self.model_config.context_length,
         )
-
-    def _check_room(self, group: SequenceGroup) -> None:
-        """Raise ValueError where a group would not fit even if it had the engine for itself."""
-        if group.num_rows > self.config.max_rows:
-            raise ValueError(
-                f"num_beams must be at most {self.config.max_rows}, the rows of a step, "
-                f"not {group.num_rows}"
-            )
-        if group.max_blocks(self.config.block_size) > self._block_manager.num_blocks:
-            sequences = "a sequence" if group.num_rows == 1 else f"{group.num_rows} sequences"
-            # The last token of a sequence is never computed.
-            raise ValueError(
-                f"{sequences} of {group.sequences[0].max_length - 1} tokens cannot be held: "
-                f"the KV cache has room for {self.total_kv_tokens}"
-            )
-
-
-def _let_go_of_tensors(error: BaseException | None) -> None:
-    """Empty the frames that a failure came through: what they hold leaves the next try no room."""
-    while error is not None:
-        clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__

@@ -5,6 +5,7 @@ turn, and an engine that lived on would fail all that its worker claims.
 """
 
 from collections.abc import Callable
+from traceback import clear_frames
 
 import torch
 
@@ -37,3 +38,10 @@ def probe_model(compute: Callable[[StepPlan], object], block_manager: BlockManag
         raise EngineBroken("the model fails on every request") from error
     finally:
         block_manager.free(probe)
+
+
+def let_go_of_tensors(error: BaseException | None) -> None:
+    """Empty the frames that a failure came through: what they hold leaves the next try no room."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
