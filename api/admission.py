@@ -42,6 +42,7 @@ class Admission:
             max_new_tokens=prepared.max_new_tokens if prepared else None,
             deadline_s=request.deadline_s,
             ttl_s=request.ttl_s,
+            priority=request.priority,
         )
 
     def _check_ttl(self, ttl_s: int | None) -> None:

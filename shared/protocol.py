@@ -56,12 +56,13 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     return_full_text: bool = True
     clean_up_tokenization_spaces: bool = False
-    stream: bool = False
+    stream: bool = False  # keeps a token log
     card_hash: str | None = None
     token_ids: list[int] | None = None
     max_new_tokens: int | None = None
     deadline_s: float | None = None  # from its acceptance on, by the clock of Redis
     ttl_s: int | None = None  # how long the result is kept
+    priority: int = 0  # higher goes first, in the queue and in the engine
 
     @property
     def cost_rows(self) -> int:

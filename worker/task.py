@@ -128,6 +128,7 @@ class ChatTask:
                 card=self._encoder.card,
             ),
             generated=generation.token_ids,
+            priority=held.job.priority,
         )
 
 

@@ -33,6 +33,7 @@ class FakeEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.aborted: list[str] = []
+        self.priorities: list[int] = []
         self._max_rows = max_rows
         self._requests: dict[str, tuple[Request, int]] = {}
 
@@ -55,6 +56,7 @@ class FakeEngine:
     def add(self, request: Request) -> None:
         if len(request.prompt_token_ids) > self.total_kv_tokens:
             raise ValueError("the prompt is too long for the KV cache")
+        self.priorities.append(request.priority)
         self._requests[request.request_id] = (request, min(map(len, request.generated), default=0))
 
     def abort(self, request_id: str) -> None:

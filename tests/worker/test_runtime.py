@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.fakes import FakeRunner, fake_engine
 from tests.worker.fake_engine import CRASHING, FAILING, FakeEngine
 from worker.engine import Request, SamplingParams
+from worker.engine.plan import StepPlan
 from worker.generation import Generation
 from worker.runtime import EngineRuntime
 
@@ -140,3 +142,26 @@ async def test_stats_tell_of_an_abort_that_leaves_nothing_to_do(runtime: EngineR
     await eventually(lambda: runtime.stats.running == 1)
     runtime.abort("a")
     await eventually(lambda: (runtime.stats.running, runtime.stats.used_kv_tokens) == (0, 0))
+
+
+async def test_an_aborted_request_is_in_no_later_step_and_its_blocks_are_free() -> None:
+    """With the real engine; a step that had begun may still end."""
+    runner = FakeRunner(num_blocks=1000)
+    runtime = EngineRuntime(fake_engine(runner))
+    runtime.start()
+    try:
+        for name in ("stays", "goes"):
+            runtime.submit(request(name, tokens=1900), Generation(1, asyncio.Event()))
+        await eventually(lambda: runtime.stats.running == 2)
+        runtime.abort("goes")
+        num_begun = len(runner.plans) + 1
+        await eventually(lambda: len(runner.plans) > num_begun + 5)
+        assert names_in(runner.plans[num_begun:]) == {"stays"}
+        runtime.abort("stays")
+        await eventually(lambda: runtime.stats.used_kv_tokens == 0)
+    finally:
+        runtime.stop()
+
+
+def names_in(plans: list[StepPlan]) -> set[str]:
+    return {chunk.sequence.request.request_id for plan in plans for chunk in plan.chunks}

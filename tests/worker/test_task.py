@@ -279,3 +279,10 @@ async def test_a_task_that_is_cancelled_leaves_the_engine(
         await running
     await finished(task, make_job())
     assert engine.aborted == [f"{held.job.id}:1"]
+
+
+async def test_the_priority_of_a_job_is_that_of_its_request(
+    task: ChatTask, engine: FakeEngine
+) -> None:
+    await finished(task, make_job(priority=-3))
+    assert engine.priorities == [-3]
