@@ -6,12 +6,12 @@ import msgspec
 import structlog
 
 from api.admission import Admission
-from api.backend import Backend, within_reach
+from api.backend import REACH_S, Backend, within_reach
 from api.metrics import Metrics
 from api.schemas import ChatRequest
 from api.settings import ApiSettings
 from api.ticket import Ticket
-from api.withdrawals import Withdrawals
+from api.withdrawals import Withdrawals, may_have_arrived
 from shared.errors import NotFound, ServiceUnavailable
 from shared.listing import Cursor, JobPage
 from shared.protocol import JobRecord, JobStatus
@@ -61,10 +61,11 @@ class ChatClient:
                     max_queued=self._max_queued,
                     max_queued_tokens=self._max_queued_tokens,
                     idempotency=idempotency(request, idempotency_key),
+                    within_s=REACH_S,
                 )
         except BaseException as error:
             ticket.close()
-            if isinstance(error, ServiceUnavailable) and idempotency_key is None:
+            if may_have_arrived(error) and idempotency_key is None:
                 self._withdrawals.add(job.id)
             raise
         if enqueued.replayed:

@@ -1,6 +1,7 @@
 """What the routes share, made once per process and found through the request."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -11,6 +12,9 @@ from api.metrics import Metrics
 from api.model_watch import ModelWatch
 from api.settings import ApiSettings
 from api.withdrawals import Withdrawals
+from shared.tasks import cancel_all
+
+LAST_CHANCE_S = 1.0  # to withdraw jobs, if Redis is back by then
 
 
 @dataclass(slots=True)
@@ -34,9 +38,10 @@ class Services:
         ]
 
     async def stop(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_CHANCE_S):
+                await self.withdrawals.settle()
+        await cancel_all(self.tasks)
         await self.backend.close()
 
     @property

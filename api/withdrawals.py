@@ -1,11 +1,13 @@
 """Takes back jobs whose enqueueing got no answer: their callers were told that it failed.
 
-Redis may hold such a job all the same, or get it yet. Nothing half-accepted may run.
+Redis may hold such a job all the same; one that it gets later it refuses by itself. Nothing
+half-accepted may run.
 """
 
 import asyncio
 
 import structlog
+from redis.exceptions import ResponseError
 
 from api.backend import within_reach
 from shared.backoff import Backoff
@@ -15,6 +17,11 @@ from shared.queue import JobQueue
 MAX_PENDING = 10_000  # more refusals than this in one absence of Redis are not remembered
 
 log = structlog.get_logger(__name__)
+
+
+def may_have_arrived(error: BaseException) -> bool:
+    """Whether Redis may have taken the job all the same: it did not say that it refuses it."""
+    return isinstance(error, ServiceUnavailable) and not isinstance(error.__cause__, ResponseError)
 
 
 class Withdrawals:
@@ -28,10 +35,15 @@ class Withdrawals:
         except asyncio.QueueFull:
             log.warning("a refused job may run all the same", job_id=job_id)
 
+    async def settle(self) -> None:
+        """Wait until there is nothing to withdraw."""
+        await self._pending.join()
+
     async def run(self) -> None:
         """Withdraw one after the other until cancelled."""
         while True:
             await self._withdraw(await self._pending.get())
+            self._pending.task_done()
 
     async def _withdraw(self, job_id: str) -> None:
         """As soon as Redis answers."""

@@ -1,12 +1,13 @@
 """The queue: what the api does with a job, and what a worker does; each step one Lua script.
 
-Holds no state and knows neither HTTP nor the engine. Errors of Redis pass through.
+Knows neither HTTP nor the engine. Errors of Redis pass through.
 """
 
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -28,7 +29,8 @@ from shared.protocol import (
     encode_events,
 )
 from shared.records import decode_record
-from shared.scripts import Script, Scripts
+from shared.redis_clock import RedisClock
+from shared.scripts import Script, ScriptArg, Scripts
 
 # 499 is nginx's "client closed request"; no caller waits for it.
 CANCELLED = JobError(message="the job was cancelled", status_code=499)
@@ -68,6 +70,7 @@ class JobQueue:
         self._keys = keys
         self._redis = redis
         self._scripts = Scripts(redis, keys)
+        self._clock = RedisClock()
 
     async def enqueue(
         self,
@@ -78,13 +81,16 @@ class JobQueue:
         max_queued: int,
         max_queued_tokens: int = NO_LIMIT,
         idempotency: Idempotency | None = None,
+        within_s: float = JOB_TTL_S,
     ) -> Enqueued:
         """Accept a job in one round trip; `reply_to` is the api replica that waits for it.
 
         Each step of `priority` puts it PRIORITY_WINDOW_MS ahead. Raises QueueFull, WaitTooLong when
-        its deadline would pass first, and Conflict when the idempotency key came with another body.
+        its deadline would pass first, Conflict when the idempotency key came with another body, and
+        TimeoutError when Redis had it later than `within_s` from now.
         """
-        reply = await self._scripts.run(
+        reply = await self._in_time(
+            within_s,
             Script.ENQUEUE,
             job.id,
             encode(job),
@@ -108,6 +114,17 @@ class JobQueue:
         _, job_id, created_ms, outlook = reply
         replayed = verdict == b"replayed"
         return Enqueued(job_id.decode(), decode_outlook(outlook), int(created_ms), replayed)
+
+    async def _in_time(self, within_s: float, script: Script, *args: ScriptArg) -> list[Any]:
+        """Run a script whose last argument is the latest time for it to arrive."""
+        due = time.monotonic() + within_s
+        await self._clock.refresh(self._redis)
+        while (left_s := due - time.monotonic()) > 0:
+            reply: list[Any] = await self._scripts.run(script, *args, self._clock.in_ms(left_s))
+            if reply[0] != b"late":
+                return reply
+            self._clock.tell(int(reply[1]))  # perhaps it was set
+        raise TimeoutError("Redis got the job too late")
 
     async def retry(
         self, job_id: str, *, max_queued: int, max_queued_tokens: int = NO_LIMIT

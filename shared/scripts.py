@@ -16,6 +16,8 @@ from redis.exceptions import ResponseError
 from shared import keys as constants
 from shared.keys import Keys
 
+ScriptArg = str | bytes | int | float
+
 
 class Script(StrEnum):
     ENQUEUE = "enqueue"
@@ -62,7 +64,7 @@ class Scripts:
             if script not in (Script.ENQUEUE, Script.RETRY)
         }
 
-    async def run(self, script: Script, *args: str | bytes | int | float) -> Any:
+    async def run(self, script: Script, *args: ScriptArg) -> Any:
         try:
             return await self._scripts[script](args=args)
         except ResponseError as error:

@@ -1,13 +1,13 @@
 -- Accept one job, unless its idempotency key is taken or the line is too long.
 -- ARGV: id, payload, arq's job, rows, tokens, head start in ms, time it has in ms, result ttl in
 --       ms, watcher or '', most jobs and most tokens that may wait, idempotency digest or '',
---       digest of the body
--- Returns {verdict, id, created_ms, outlook}, the same to a client that sends it twice; or a
--- refusal, see line.lua.
+--       digest of the body, the latest time in ms for this to arrive
+-- Returns {verdict, id, created_ms, outlook}, the same to a client that sends it twice; {'late',
+-- time in ms}; or a refusal, see line.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local head_start_ms, time_ms, ttl_ms, watcher = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
-local key_digest, body_digest = ARGV[12], ARGV[13]
+local key_digest, body_digest, latest_ms = ARGV[12], ARGV[13], tonumber(ARGV[14])
 local line = read_line()
 
 local function answer(verdict, job_id, created_ms)
@@ -27,6 +27,9 @@ if key_digest ~= '' then
       return answer(digest == body_digest and 'replayed' or 'conflict', job_id, known_since)
     end
   end
+end
+if NOW > latest_ms then -- its caller was told that it failed
+  return {'late', ms(NOW)}
 end
 local score = string.format('%.3f', NOW - head_start_ms)
 local refusal, ahead =

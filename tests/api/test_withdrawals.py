@@ -13,6 +13,7 @@ from api.app import create_app, lifespan
 from api.settings import ApiSettings
 from shared.connection import connect
 from shared.keys import Keys
+from shared.queue import Depth, JobQueue
 from tests.fakes_api import FakeService
 from tests.redis_server import RedisServer
 
@@ -84,6 +85,42 @@ async def test_a_job_refused_by_a_frozen_redis_does_not_run_when_it_thaws(
         assert await statuses_of_all_jobs(freezable_redis.url) == [b"cancelled"]
         services = app.state.services
         assert (await services.backend.queue.depth()).waiting == 0
+
+
+async def test_a_job_refused_by_a_frozen_redis_does_not_run_though_its_api_has_ended(
+    freezable_redis: RedisServer,
+) -> None:
+    """Thawed, Redis reads the job from a connection that nobody holds any more."""
+    app = create_app(ApiSettings(redis_url=freezable_redis.url))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
+        async with lifespan(app):
+            assert (await http.post("/jobs", json={"prompt": "hello"})).status_code == 202
+            freezable_redis.freeze()
+            response = await http.post("/jobs", json={"prompt": "hello"}, timeout=30)
+            assert response.status_code == 503
+    freezable_redis.thaw()
+    redis = connect(freezable_redis.url, name="test")
+    assert await JobQueue(redis, Keys()).depth() == Depth(waiting=1, running=0)
+    await redis.aclose()
+
+
+async def test_a_redis_without_memory_is_told_of_no_withdrawal(
+    freezable_redis: RedisServer,
+) -> None:
+    """It said that it refused; a note of each refusal would fill it further."""
+    app = create_app(ApiSettings(redis_url=freezable_redis.url))
+    transport = httpx.ASGITransport(app)
+    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://api") as http:
+        redis = connect(freezable_redis.url, name="test")
+        await redis.config_set("maxmemory", 1)
+        response = await http.post("/chat", json={"prompt": "hello"})
+        assert response.status_code == 503
+        assert "command not allowed when used memory > 'maxmemory'" in response.json()["detail"]
+        assert "Retry-After" in response.headers
+        await app.state.services.withdrawals.settle()
+        assert await redis.keys() == []
+        await redis.aclose()
 
 
 async def statuses_of_all_jobs(url: str) -> list[bytes]:
