@@ -15,8 +15,8 @@ elseif not payload then
   return {is_repeated and 'accepted' or 'conflict', known}
 end
 
-local created_ms, queued_ms, deadline_ms, tokens, idempotency = unpack(redis.call('HMGET', record,
-  'created_ms', 'queued_ms', 'deadline_ms', 'tokens', 'idempotency'))
+local created_ms, queued_ms, deadline_ms, tokens, idempotency, worker = unpack(redis.call('HMGET',
+  record, 'created_ms', 'queued_ms', 'deadline_ms', 'tokens', 'idempotency', 'worker'))
 local time_ms = deadline_ms - (queued_ms or created_ms)
 local line, score = read_line(), string.format('%.3f', NOW)
 local refusal, ahead = refuse(line, score, tonumber(tokens), time_ms, max_jobs, max_tokens)
@@ -35,6 +35,9 @@ if idempotency then
   redis.call('PEXPIRE', IDEMPOTENCY .. idempotency, JOB_KEPT_MS)
 end
 redis.call('LREM', DEAD_LETTERS, 0, id)
+if worker then
+  redis.call('LREM', CONTROL .. worker, 0, id) -- a cancellation of the earlier life
+end
 redis.call('HINCRBY', TOTALS, 'queued', 1)
 join_line(id, score, tokens, ahead)
 index_job(id, 'queued', created_ms)

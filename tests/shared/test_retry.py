@@ -96,6 +96,24 @@ async def test_a_worker_of_the_earlier_life_writes_nothing(queue: JobQueue) -> N
     assert not await queue.finish(frozen, make_finished(job.id), fence=frozen.fence)
 
 
+async def test_a_cancellation_of_the_earlier_life_does_not_stop_the_next(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job = await enqueue(queue)
+    claimed = await claim_one(queue)
+    await queue.cancel(job.id)  # its worker hears of it by a renewal, and has yet to read its list
+    cancelled = Failed(
+        job_id=job.id,
+        attempt=1,
+        status=JobStatus.CANCELLED,
+        error=JobError(message="the job was cancelled"),
+    )
+    await queue.finish(claimed, cancelled, fence=claimed.fence)
+    await retry(queue, job.id)
+    assert await redis.lrange(keys.control("w1"), 0, -1) == []
+    assert not (await claim_one(queue)).is_cancelled
+
+
 async def test_a_dead_letter_that_is_retried_is_none_any_more(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
