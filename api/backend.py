@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 import structlog
@@ -51,8 +51,10 @@ class Backend:
         await self._redis.ping()
 
     async def close(self) -> None:
-        await self._redis.aclose()
-        await self._blocking_redis.aclose()
+        """Leave Redis, which may be out of reach."""
+        for client in (self._redis, self._blocking_redis):
+            with suppress(*UNREACHABLE):
+                await client.aclose()
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """A Redis that has reached `maxmemory` takes no new job and ends those it has."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from shared.queue import Depth, JobQueue
 from shared.registry import Registry
 from shared.token_log import Addition, TokenLog
 from tests.factories import make_card, make_finished, make_job, make_worker_info
+from tests.integration.service import eventually
 from tests.redis_server import RedisServer
 
 LEASE_MS = 60_000
@@ -104,9 +106,22 @@ async def test_callers_watch_and_cancel_all_the_same(redis: Redis, queue: JobQue
     assert (await queue.renew("w1", {running.id: 1}, lease_ms=LEASE_MS)).cancelled == [running.id]
 
 
-async def test_jobs_are_taken_again_once_there_is_memory(redis: Redis, queue: JobQueue) -> None:
-    await fill(redis)
-    with pytest.raises(ResponseError):
+async def test_jobs_are_taken_again_when_results_have_expired(
+    redis: Redis, queue: JobQueue
+) -> None:
+    for _ in range(50):
+        await queue.enqueue(make_job(ttl_s=1), reply_to=None, max_queued=100)
+    for claimed in await claim(queue, rows=50):
+        long = make_finished(claimed.job.id, text=20_000 * "x")  # in two places of the result
+        assert await queue.finish(claimed, long, fence=claimed.fence)
+    used = (await redis.info("memory"))["used_memory"]
+    await redis.config_set("maxmemory", used - 1_000_000)
+    with pytest.raises(ResponseError, match="command not allowed"):
         await enqueue(queue)
-    await redis.config_set("maxmemory", 0)
-    assert await status(queue, await enqueue(queue)) is JobStatus.QUEUED
+
+    async def takes_jobs() -> bool:
+        with suppress(ResponseError):
+            await enqueue(queue)
+        return (await queue.depth()).waiting > 0
+
+    await eventually(takes_jobs)
