@@ -32,7 +32,7 @@ class ApiSettings(ProcessSettings):
         JOB_TTL_S, ge=1, le=30 * 86_400, description="Longest time a result may be kept."
     )
     grace_s: float = Field(
-        2.0, ge=0, le=3600, description="On a stop, open calls get this long to end by themselves."
+        10.0, ge=0, le=3600, description="On a stop, open calls get this long to end by themselves."
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error.")
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json.")

@@ -18,7 +18,7 @@ from serve.settings import ServeSettings
 from serve.supervisor import Supervisor
 from shared.errors import SettingsError
 
-DRAIN_S = 3  # what a stop gives running jobs; the supervisor ends everything within five seconds
+DRAIN_S = 3  # what a stop gives calls and jobs; the supervisor ends everything within five seconds
 
 
 def main(settings: ServeSettings) -> int:
@@ -105,12 +105,13 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
     env = {**os.environ, "FALCONER_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}
     # -P: a folder named like one of our packages must not shadow it.
     falconer = [sys.executable, "-P", "-m", "falconer"]
-    address = ["--host", settings.host, "--port", str(settings.port)]
-    worker = ["worker", "--model", settings.model, "--grace-s", str(DRAIN_S)]
+    grace = ["--grace-s", str(DRAIN_S)]
+    api = ["api", "--host", settings.host, "--port", str(settings.port), *grace]
+    worker = ["worker", "--model", settings.model, *grace]
     worker_ids = new_worker_ids(settings.workers)
     return Supervisor(
         redis=embedded,
-        api=Child("api", [*falconer, "api", *address], env, logs / "api.log"),
+        api=Child("api", [*falconer, *api], env, logs / "api.log"),
         workers={
             id_: Child(
                 f"worker {number}",
