@@ -10,11 +10,12 @@ from transformers import PreTrainedTokenizerFast
 
 from shared.parameters import GenerateKwargs
 from shared.prompt import Prepared
+from shared.protocol import decode_delta, encode
 from tests.factories import make_card, make_job
 from tests.fakes_api import letter_tokenizer
-from worker.engine import SamplingParams, TokenOutput
+from worker.engine import FinishReason, SamplingParams, TokenOutput
 from worker.generation import Generation
-from worker.translation import clean_up, to_chat_result, to_sampling_params
+from worker.translation import clean_up, to_chat_result, to_delta, to_output, to_sampling_params
 
 
 def translate(**kwargs: Any) -> SamplingParams:
@@ -135,3 +136,23 @@ def test_the_score_of_a_beam_is_told_where_scores_are_asked_for() -> None:
 def test_clean_up_is_transformers_own(text: str) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=letter_tokenizer())
     assert clean_up(text) == tokenizer.clean_up_tokenization(text)
+
+
+LOGPROBS = st.floats(max_value=0, allow_nan=False, allow_infinity=False)
+
+
+@given(
+    st.builds(
+        TokenOutput,
+        request_id=st.just("r"),
+        sequence=st.integers(0, 31),
+        token_id=st.integers(0, 65_023),
+        text=st.text(),
+        logprob=st.none() | LOGPROBS,
+        top_logprobs=st.none() | st.dictionaries(st.integers(0, 65_023), LOGPROBS, max_size=20),
+        finish_reason=st.none() | st.sampled_from(FinishReason),
+        score=st.none(),
+    )
+)
+def test_a_token_comes_back_from_the_log_as_it_was(output: TokenOutput) -> None:
+    assert to_output("r", decode_delta(encode(to_delta(output)))) == output
