@@ -11,7 +11,9 @@ WORD = r"^[^\s:]{1,64}$"  # goes into Redis keys and fencing tokens
 
 
 class WorkerSettings(ProcessSettings):
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis with the queue.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Redis with the queue; see docs/redis.md."
+    )
     queue: str = Field(
         "falconer:queue", min_length=1, max_length=128, description="Name of the queue."
     )
