@@ -4,12 +4,13 @@
 Prompts are not among a job's arguments: they travel in the record, and results repeat none.
 """
 
+import time
 from typing import Any
 
 import msgspec
 
 from shared.errors import FalconerError
-from shared.protocol import Failed, Outcome
+from shared.protocol import Failed, Finished, Outcome, encode
 
 FUNCTION = "chat"  # the name under which workers register the one thing they do
 
@@ -40,6 +41,27 @@ class ArqResult(msgspec.Struct, frozen=True, kw_only=True):
     finished_ms: int = msgspec.field(name="ft")
     queue: str = msgspec.field(name="q")
     id: str
+
+
+def pack_job() -> bytes:
+    """A job that is enqueued now."""
+    return encode(ArqJob(enqueued_ms=time.time_ns() // 1_000_000))
+
+
+def pack_result(outcome: Outcome, *, queue: str, created_ms: int, started_ms: int) -> bytes:
+    run_ms = outcome.run_ms if isinstance(outcome, Finished) else 0
+    return encode(
+        ArqResult(
+            job_try=outcome.attempt,
+            enqueued_ms=created_ms,
+            success=isinstance(outcome, Finished),
+            outcome=outcome,
+            started_ms=started_ms,
+            finished_ms=started_ms + round(run_ms),
+            queue=queue,
+            id=outcome.job_id,
+        )
+    )
 
 
 def decode_result(data: bytes) -> ArqResult:

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from shared.arq_format import ArqJob, ArqResult
+from shared.arq_format import pack_job, pack_result
 from shared.claims import Claim, Lease, Renewal, Room, decode_claim, first_attempt_alone
 from shared.errors import Conflict
 from shared.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
@@ -20,7 +20,6 @@ from shared.listing import Cursor, JobPage, decode_page
 from shared.protocol import (
     ChatJob,
     Failed,
-    Finished,
     JobError,
     JobRecord,
     JobStatus,
@@ -89,31 +88,27 @@ class JobQueue:
         its deadline would pass first, Conflict when the idempotency key came with another body, and
         TimeoutError when Redis had it later than `within_s` from now.
         """
+        key = idempotency or Idempotency("", "")
         reply = await self._in_time(
             within_s,
             Script.ENQUEUE,
             job.id,
             encode(job),
-            _pack_arq_job(),
+            pack_job(),
             job.cost_rows,
             job.cost_tokens,
             priority * PRIORITY_WINDOW_MS,
-            round(1000 * (JOB_TTL_S if job.deadline_s is None else min(job.deadline_s, JOB_TTL_S))),
+            _time_ms(job),
             1000 * (job.ttl_s or RESULT_TTL_S),
             reply_to or "",
             max_queued,
             max_queued_tokens,
-            idempotency.key_digest if idempotency else "",
-            idempotency.body_digest if idempotency else "",
+            key.key_digest,
+            key.body_digest,
         )
-        verdict = reply[0]
-        if verdict == b"conflict":
-            raise Conflict("Idempotency-Key was already used with a different request body")
-        if verdict not in (b"accepted", b"replayed"):
+        if reply[0] not in (b"accepted", b"replayed", b"conflict"):
             raise decode_refusal(reply, max_queued, max_queued_tokens)
-        _, job_id, created_ms, outlook = reply
-        replayed = verdict == b"replayed"
-        return Enqueued(job_id.decode(), decode_outlook(outlook), int(created_ms), replayed)
+        return _decode_enqueued(reply)
 
     async def _in_time(self, within_s: float, script: Script, *args: ScriptArg) -> list[Any]:
         """Run a script whose last argument is the latest time for it to arrive."""
@@ -135,7 +130,7 @@ class JobQueue:
         """
         token = uuid.uuid4().hex
         reply = await self._scripts.run(
-            Script.RETRY, job_id, token, _pack_arq_job(), max_queued, max_queued_tokens
+            Script.RETRY, job_id, token, pack_job(), max_queued, max_queued_tokens
         )
         if reply is None:
             return None
@@ -143,7 +138,7 @@ class JobQueue:
             raise decode_refusal(reply, max_queued, max_queued_tokens)
         record = decode_record(job_id, reply[1])
         if record is not None and reply[0] == b"conflict":
-            raise Conflict(f"the job cannot run again: it is {record.status}")
+            raise _nothing_to_retry(record.status)
         return record
 
     async def record(self, job_id: str) -> JobRecord | None:
@@ -192,7 +187,8 @@ class JobQueue:
         """Result and events of a job that no worker ends."""
         outcome = Failed(job_id=job_id, attempt=0, status=status, error=error)
         now_ms = time.time_ns() // 1_000_000
-        result = self._pack_result(outcome, created_ms=now_ms, started_ms=now_ms)
+        queue = self._keys.queue
+        result = pack_result(outcome, queue=queue, created_ms=now_ms, started_ms=now_ms)
         return result, encode_events([outcome])
 
     async def page(
@@ -260,6 +256,7 @@ class JobQueue:
 
         `fence` counts, not the lease's own: the worker may have claimed the job again meanwhile.
         """
+        times = {"created_ms": lease.created_ms, "started_ms": lease.started_ms}
         written = await self._scripts.run(
             Script.FINISH,
             outcome.job_id,
@@ -267,7 +264,7 @@ class JobQueue:
             fence,
             outcome.status if isinstance(outcome, Failed) else JobStatus.SUCCEEDED,
             outcome.attempt,
-            self._pack_result(outcome, created_ms=lease.created_ms, started_ms=lease.started_ms),
+            pack_result(outcome, queue=self._keys.queue, **times),
             encode_events([outcome]),
             int(is_dead_letter),
         )
@@ -279,21 +276,20 @@ class JobQueue:
         released = await self._scripts.run(Script.RELEASE, worker_id, *args)
         return int(released)
 
-    def _pack_result(self, outcome: Outcome, *, created_ms: int, started_ms: int) -> bytes:
-        run_ms = outcome.run_ms if isinstance(outcome, Finished) else 0
-        return encode(
-            ArqResult(
-                job_try=outcome.attempt,
-                enqueued_ms=created_ms,
-                success=isinstance(outcome, Finished),
-                outcome=outcome,
-                started_ms=started_ms,
-                finished_ms=started_ms + round(run_ms),
-                queue=self._keys.queue,
-                id=outcome.job_id,
-            )
-        )
+
+def _decode_enqueued(reply: list[Any]) -> Enqueued:
+    verdict, job_id, created_ms, outlook = reply
+    if verdict == b"conflict":
+        raise Conflict("Idempotency-Key was already used with a different request body")
+    replayed = verdict == b"replayed"
+    return Enqueued(job_id.decode(), decode_outlook(outlook), int(created_ms), replayed)
 
 
-def _pack_arq_job() -> bytes:
-    return encode(ArqJob(enqueued_ms=time.time_ns() // 1_000_000))
+def _time_ms(job: ChatJob) -> int:
+    return round(1000 * min(JOB_TTL_S if job.deadline_s is None else job.deadline_s, JOB_TTL_S))
+
+
+def _nothing_to_retry(status: JobStatus) -> Conflict:
+    is_final = status.is_terminal and status is not JobStatus.SUCCEEDED
+    reason = "its data is gone" if is_final else f"it is {status}"
+    return Conflict(f"the job cannot run again: {reason}")
