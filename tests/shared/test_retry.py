@@ -155,6 +155,14 @@ async def test_a_job_that_waits_runs_or_succeeded_is_not_retried(queue: JobQueue
         await retry(queue, job.id)
 
 
+async def test_a_job_whose_data_is_gone_says_so(queue: JobQueue, redis: Redis, keys: Keys) -> None:
+    job = await enqueue(queue)
+    await queue.cancel(job.id)
+    await redis.delete(keys.payload(job.id))
+    with pytest.raises(Conflict, match="its data is gone"):
+        await retry(queue, job.id)
+
+
 async def test_a_job_is_retried_once_however_often_the_command_is_sent(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
