@@ -1,20 +1,17 @@
 """`make chaos`: break the service on purpose, under load, and check every promise it makes."""
 
-import asyncio
 import secrets
-import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from tests.chaos.command import carry_out
 from tests.chaos.report import print_report, print_schedule
 from tests.chaos.run import RunSettings, run
-from tests.chaos.schedule import Fleet, draw_schedule
-
-WIDTH = 120  # of a report that goes into a file
+from tests.chaos.schedule import Fleet
 
 
 def main(
@@ -30,16 +27,18 @@ def main(
     ] = None,
 ) -> None:
     """Exits 1 when a promise is broken."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     seed = secrets.randbits(32) if seed is None else seed
-    fleet = Fleet(apis, workers, lease_s)
-    settings = RunSettings(seed, jobs, faults, concurrency, fleet)
-    console.print(f"seed {seed}")
-    print_schedule(draw_schedule(seed, faults, jobs, fleet), console)
-    with tempfile.TemporaryDirectory(prefix="falconer-chaos-") as temporary:
-        outcome = asyncio.run(run(settings, folder or Path(temporary)))
+    settings = RunSettings(seed, jobs, faults, concurrency, Fleet(apis, workers, lease_s))
+    carry_out(partial(break_and_check, settings), folder)
+
+
+async def break_and_check(settings: RunSettings, folder: Path, console: Console) -> bool:
+    """Whether every promise was kept. The seed is told first, whatever comes."""
+    console.print(f"seed {settings.seed}")
+    print_schedule(settings.schedule, console)
+    outcome = await run(settings, folder)
     print_report(outcome, console)
-    raise typer.Exit(1 if outcome.violations else 0)
+    return not outcome.violations
 
 
 if __name__ == "__main__":

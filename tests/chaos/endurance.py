@@ -5,10 +5,10 @@ Every promise is checked too, batch by batch, so that the harness itself does no
 
 import asyncio
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Annotated
@@ -17,14 +17,15 @@ import typer
 from rich.console import Console
 
 from shared.keys import TOMBSTONE_S
-from tests.chaos.asks import Ask, draw_asks
+from tests.chaos.asks import draw_asks
 from tests.chaos.callers import Callers
 from tests.chaos.client import Client
 from tests.chaos.cluster import Cluster, running_cluster
+from tests.chaos.command import carry_out
 from tests.chaos.expectations import Expectations, undisturbed
 from tests.chaos.history import History
 from tests.chaos.holdings import Holdings, Observations
-from tests.chaos.plans import draw_plans
+from tests.chaos.plans import Plan, draw_plans
 from tests.chaos.promises import Promises
 from tests.chaos.schedule import Fleet
 from tests.chaos.weather import Weather, watch_for_stalls
@@ -57,28 +58,30 @@ class Endurance:
         try:
             async with self.observations.watching(self.cluster, LOOK_EVERY_S):
                 while time.monotonic() < until:
-                    await self._batch(self.seed + batch, client, asks, expected)
+                    callers = Callers(client, history := History(), Random(batch), events=True)
+                    await self._batch(callers, draw_plans(self.seed + batch, BATCH, asks), until)
+                    self._judge(history, expected)
                     batch += 1
         finally:
             watch.cancel()
             await client.close()
 
-    async def _batch(
-        self, seed: int, client: Client, asks: list[Ask], expected: Expectations
-    ) -> None:
-        history = History()
-        callers = Callers(client, history, Random(seed), events=True)
-        plans = iter([replace(plan, ttl_s=TTL_S) for plan in draw_plans(seed, BATCH, asks)])
+    async def _batch(self, callers: Callers, plans: list[Plan], until: float) -> None:
+        rest = iter([replace(plan, ttl_s=TTL_S) for plan in plans])
 
         async def take_turns() -> None:
-            for plan in plans:
-                story = await callers.run(plan)
-                await callers.look_again(story)
+            for plan in rest:
+                if time.monotonic() < until:
+                    story = await callers.run(plan)
+                    await callers.look_again(story)
 
         await asyncio.gather(*(take_turns() for _ in range(self.concurrency)))
+
+    def _judge(self, history: History, expected: Expectations) -> None:
         promises = Promises(self.weather, expected)
         for story in history.stories:
-            self.broken += [f"{seed}: {found.what}" for found in promises.broken_by(story)]
+            found = promises.broken_by(story)
+            self.broken += [f"{story.plan}: {violation.what}" for violation in found]
         self.num_calls += len(history.stories)
 
 
@@ -144,10 +147,7 @@ def main(
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
 ) -> None:
     """Exits 1 when something grew."""
-    fleet = Fleet(apis, workers, lease_s=10.0)
-    with tempfile.TemporaryDirectory(prefix="falconer-endurance-") as folder:
-        is_fine = asyncio.run(endure(fleet, minutes, Path(folder), Console(soft_wrap=True)))
-    raise typer.Exit(0 if is_fine else 1)
+    carry_out(partial(endure, Fleet(apis, workers, lease_s=10.0), minutes))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ From callers who come back when they are told to.
 """
 
 import asyncio
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Annotated
@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from tests.chaos.cluster import Cluster, Settings, running_cluster
+from tests.chaos.command import carry_out
 from tests.chaos.holdings import Observations
 from tests.chaos.load import Load, percentile
 from tests.chaos.schedule import Fleet
@@ -159,11 +160,15 @@ def complaints(load: Load, crowd: Crowd, bound_s: float, growth: dict[str, float
     return found
 
 
-async def run(trial: Trial, folder: Path, console: Console) -> list[str]:
+async def run(trial: Trial, folder: Path, console: Console) -> bool:
+    """Whether all was as promised."""
     fleet = Fleet(num_apis=2, num_workers=1, lease_s=10.0)
     api: Settings = {"max_queued": trial.max_queued, "sync_timeout_s": CALL_TIMEOUT_S}
     async with running_cluster(folder, fleet, api=api, worker={"max_rows": ROWS}) as cluster:
-        return await overload(cluster, trial, console)
+        found = await overload(cluster, trial, console)
+    for complaint in found:
+        console.print(f"[red]{complaint}[/red]")
+    return not found
 
 
 def main(
@@ -173,13 +178,7 @@ def main(
     patience_s: Annotated[float, typer.Option(help="Then a caller gives up.")] = 60.0,
 ) -> None:
     """Exits 1 when a call failed, waited for too long or a process grew without bound."""
-    trial = Trial(factor, seconds, max_queued, patience_s)
-    console = Console(soft_wrap=True)
-    with tempfile.TemporaryDirectory(prefix="falconer-overload-") as folder:
-        found = asyncio.run(run(trial, Path(folder), console))
-    for complaint in found:
-        console.print(f"[red]{complaint}[/red]")
-    raise typer.Exit(1 if found else 0)
+    carry_out(partial(run, Trial(factor, seconds, max_queued, patience_s)))
 
 
 if __name__ == "__main__":

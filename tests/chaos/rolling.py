@@ -5,8 +5,8 @@ A call is tried again only where the connection was refused: nobody listens ther
 
 import asyncio
 import json
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tests.chaos.asks import Ask, draw_asks
 from tests.chaos.cluster import Cluster, Settings, running_cluster
+from tests.chaos.command import carry_out
 from tests.chaos.load import Load, percentile
 from tests.chaos.members import Member
 from tests.chaos.schedule import Fleet
@@ -131,10 +132,7 @@ def main(
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 3,
 ) -> None:
     """Exits 1 when a request failed."""
-    fleet = Fleet(apis, workers, lease_s=10.0)
-    with tempfile.TemporaryDirectory(prefix="falconer-rolling-") as folder:
-        is_fine = asyncio.run(roll(fleet, rate, seconds, Path(folder), Console(soft_wrap=True)))
-    raise typer.Exit(0 if is_fine else 1)
+    carry_out(partial(roll, Fleet(apis, workers, lease_s=10.0), rate, seconds))
 
 
 if __name__ == "__main__":

@@ -35,13 +35,16 @@ class RunSettings:
     concurrency: int
     fleet: Fleet
 
+    @property
+    def schedule(self) -> list[Fault]:
+        return draw_schedule(self.seed, self.num_faults, self.num_calls, self.fleet)
+
 
 @dataclass(slots=True)
 class Outcome:
     """Everything that a report needs."""
 
     settings: RunSettings
-    schedule: list[Fault]
     history: History = field(default_factory=History)
     weather: Weather = field(default_factory=Weather)
     takeovers: list[Takeover] = field(default_factory=list)
@@ -50,8 +53,7 @@ class Outcome:
 
 
 async def run(settings: RunSettings, folder: Path) -> Outcome:
-    schedule = draw_schedule(settings.seed, settings.num_faults, settings.num_calls, settings.fleet)
-    outcome = Outcome(settings, schedule)
+    outcome = Outcome(settings)
     watch = asyncio.create_task(watch_for_stalls(outcome.weather))
     try:
         async with running_cluster(
@@ -101,7 +103,7 @@ class Run:
     async def _disturbed(self, callers: Callers, plans: list[Plan]) -> None:
         """Traffic and faults keep step: a fault strikes at its call, however slow the machine."""
         slots = asyncio.Semaphore(self._settings.concurrency)
-        faults = iter(self._outcome.schedule)
+        faults = iter(self._settings.schedule)
         fault = next(faults, None)
         async with asyncio.TaskGroup() as calls:
             for plan in plans:
