@@ -162,6 +162,20 @@ async def test_only_what_waits_can_be_purged(
     assert await workerless.num_queued() == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/jobs"), ("DELETE", "/jobs?status=queued"), ("POST", "/jobs/some/retry")],
+)
+async def test_without_redis_all_of_it_is_a_503(
+    workerless: FakeService, method: str, path: str
+) -> None:
+    workerless.server.connected = False
+    response = await workerless.http.request(method, path)
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) >= 1
+    workerless.server.connected = True
+
+
 # -- what is refused -------------------------------------------------------------------------
 
 
