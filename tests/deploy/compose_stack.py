@@ -81,7 +81,7 @@ def test_the_readme_s_first_call_answers_as_printed(stack: Compose) -> None:
     example = next(examples())
     command = example.command.replace(ADDRESS, stack.url)
     answer = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
-    assert without_chance(answer.stdout) == without_chance(example.answer)
+    assert without_chance(answer.stdout).strip() == without_chance(example.answer).strip()
 
 
 @pytest.mark.parametrize("service", ["api", "worker"])
