@@ -127,4 +127,4 @@ def terminal_body(outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, Failed):
         return {"id": outcome.job_id, "status": outcome.status, "error": outcome.error}
     result = msgspec.to_builtins(outcome.result, str_keys=True)
-    return {**result, "status": JobStatus.SUCCEEDED}
+    return {**result, "status": outcome.status}

@@ -152,6 +152,10 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     run_ms: float
     num_deltas: int | None = None  # in its log; None where it keeps none
 
+    @property
+    def status(self) -> JobStatus:
+        return JobStatus.SUCCEEDED
+
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """Any other end: failed, cancelled or expired."""

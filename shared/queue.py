@@ -262,7 +262,7 @@ class JobQueue:
             outcome.job_id,
             lease.worker_id,
             fence,
-            outcome.status if isinstance(outcome, Failed) else JobStatus.SUCCEEDED,
+            outcome.status,
             outcome.attempt,
             pack_result(outcome, queue=self._keys.queue, **times),
             encode_events([outcome]),

@@ -43,6 +43,7 @@ class LeasedWorker(Worker):
     """Claims what fits, runs it, and gives back what it cannot finish.
 
     `nudge` makes it look for jobs now; `on_room(False)` says that waking it would be in vain.
+    `on_attempt` hears how each run ended: by the job's status, "handed back" or "lost".
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class LeasedWorker(Worker):
         capacity: Capacity,
         lease_ms: int,
         on_room: Callable[[bool], None] = lambda _: None,
+        on_attempt: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(
             functions=[func(self._run_task, name=FUNCTION)],
@@ -74,6 +76,7 @@ class LeasedWorker(Worker):
         self._capacity = capacity
         self._lease_ms = lease_ms
         self._on_room = on_room
+        self._on_attempt = on_attempt
         self._is_listening = False
         self._backoff = Backoff()
         self._absence = Absence()
@@ -248,11 +251,13 @@ class LeasedWorker(Worker):
     async def _end(self, held: HeldJob) -> None:
         """Waits for Redis as long as it takes."""
         if held.is_lost:
-            return
-        if held.outcome is not None:
+            self._on_attempt("lost")
+        elif held.outcome is not None:
             await self._endings.finish(held, held.outcome)
+            self._on_attempt(held.outcome.status)
         else:
             await self._endings.release(held.job.id, held.fence)
+            self._on_attempt("handed back")
 
     # -- stopping ----------------------------------------------------------------------------
 

@@ -128,6 +128,7 @@ class WorkerProcess:
             ),
             lease_ms=lease_ms,
             on_room=self._wake.listen,
+            on_attempt=self._metrics.note_attempt,
         )
 
     def _connect(self, purpose: str, block_s: float = 0.0) -> ArqRedis:

@@ -27,6 +27,7 @@ async def test_a_worker_tells_of_its_health_and_its_work(
     assert value_of(told, "falconer_batch_rows_count") >= 8
     assert value_of(told, 'falconer_step_seconds_count{phase="forward"}') >= 8
     assert value_of(told, 'falconer_kv_blocks{state="used"}') == 0
+    assert value_of(told, 'falconer_attempts_total{outcome="succeeded"}') == 1
     assert value_of(told, "falconer_computed_tokens_total") > 8
 
 

@@ -62,6 +62,7 @@ def make_worker(
     *,
     name: str = "w1",
     rows: int = 8,
+    on_attempt: Callable[[str], None] = lambda _: None,
 ) -> LeasedWorker:
     return LeasedWorker(
         pool=redis,
@@ -70,6 +71,7 @@ def make_worker(
         task=task,
         capacity=Capacity(rows=rows, tokens=10_000, max_attempts=3),
         lease_ms=60_000,
+        on_attempt=on_attempt,
     )
 
 
@@ -365,7 +367,8 @@ async def test_a_lost_job_is_stopped_and_nothing_is_written(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     [job_id] = await enqueue(queue)
-    worker = make_worker(redis, keys, never)
+    attempts: list[str] = []
+    worker = make_worker(redis, keys, never, on_attempt=attempts.append)
     async with running(worker):
 
         async def runs() -> bool:
@@ -379,13 +382,15 @@ async def test_a_lost_job_is_stopped_and_nothing_is_written(
 
         await eventually(dropped)
     assert await queue.depth() == Depth(waiting=0, running=1)  # as far as this worker knows
+    assert attempts == ["lost"]
 
 
 async def test_draining_hands_unfinished_jobs_back(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     ids = await enqueue(queue, 3)
-    worker = make_worker(redis, keys, never)
+    attempts: list[str] = []
+    worker = make_worker(redis, keys, never, on_attempt=attempts.append)
     async with running(worker):
 
         async def all_run() -> bool:
@@ -394,6 +399,7 @@ async def test_draining_hands_unfinished_jobs_back(
         await eventually(all_run)
         await worker.drain(grace_s=0)
         assert not worker.held
+    assert attempts == ["handed back"] * 3
     for job_id in ids:
         record = await queue.record(job_id)
         assert record is not None
