@@ -15,6 +15,7 @@ from tests.chaos.history import Mishap, Story, Try
 
 PATIENCE_S = 240.0  # a caller that has got nowhere for so long gives up: a violation
 BOUND_S = 20.0  # an answer that waits for nothing comes sooner, on a slow machine too
+KEEP_ALIVE_S = 2.0  # shorter than the server's, or both may use and close it at once
 PAUSE_S = 0.3  # before a connection that was refused is tried elsewhere
 MAX_DETAIL = 120
 UNKNOWN_WHEN = (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError, httpx.CloseError)
@@ -96,7 +97,9 @@ class Client:
     def __init__(self, urls: dict[str, str], random: Random) -> None:
         self._urls = urls
         self._random = random
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_S
+        )
         self._http = httpx.AsyncClient(limits=limits, trust_env=False)
 
     async def close(self) -> None:

@@ -71,6 +71,8 @@ class Promises:
 
     def _objection_to_503(self, each: Try) -> str | None:
         where = each.replica, each.began, each.ended
+        if self.weather.stood_still(each.began, each.ended):
+            return None
         if not (self.weather.redis_was_away(*where) or self.weather.was_ending(*where)):
             return "Redis was there and the replica well"
         return None if each.retry_after else "no Retry-After"

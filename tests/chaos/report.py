@@ -13,7 +13,8 @@ from tests.chaos.plans import Kind
 from tests.chaos.run import Outcome
 from tests.chaos.schedule import Fault
 
-MAX_STORIES = 5
+MAX_EXAMPLES = 10
+MAX_STORIES = 3
 
 
 def print_report(outcome: Outcome, console: Console) -> None:
@@ -76,19 +77,21 @@ def takeover_line(outcome: Outcome) -> str:
 
 
 def print_violations(outcome: Outcome, console: Console) -> None:
-    if not outcome.violations:
-        return
-    counts = Counter(violation.promise for violation in outcome.violations)
-    for promise, count in counts.most_common():
+    """Every kind of it, with the stories of the first calls of each."""
+    kinds = Counter(violation.promise for violation in outcome.violations)
+    for promise, count in kinds.most_common():
         console.print(f"[red]broken {count} times: {promise}[/red]")
-    for violation in outcome.violations[: 4 * MAX_STORIES]:
-        console.print(
-            escape(f"- {violation.promise}: {violation.what}"), highlight=False, soft_wrap=True
-        )
-    stories = {story.plan.number: story for story in outcome.history.stories}
-    numbers = dict.fromkeys(v.call_number for v in outcome.violations if v.call_number is not None)
-    for number in list(numbers)[:MAX_STORIES]:
-        print_story(stories[number], outcome, console)
+        found = [each for each in outcome.violations if each.promise == promise]
+        for violation in found[:MAX_EXAMPLES]:
+            console.print(escape(f"- {violation.what}"), highlight=False, soft_wrap=True)
+        for number in dict.fromkeys(each.call_number for each in found[:MAX_STORIES]):
+            if number is not None:
+                print_story(story_of(outcome, number), outcome, console)
+
+
+def story_of(outcome: Outcome, call_number: int) -> Story:
+    stories = outcome.history.stories
+    return next(story for story in stories if story.plan.number == call_number)
 
 
 def print_story(story: Story, outcome: Outcome, console: Console) -> None:
