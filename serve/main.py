@@ -1,5 +1,6 @@
 """`falconer serve`: settings in, a running service out, one clear line when it cannot be."""
 
+import asyncio
 import fcntl
 import os
 import secrets
@@ -9,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import redis
-
 from serve.embedded_redis import EmbeddedRedis
 from serve.process import Child
 from serve.screen import Screen
 from serve.settings import ServeSettings
 from serve.supervisor import Supervisor
+from shared.connection import UNREACHABLE, connect
 from shared.errors import SettingsError
 
+REDIS_S = 3.0  # what a Redis that is not ours gets to answer
 DRAIN_S = 3  # what a stop gives calls and jobs; the supervisor ends everything within five seconds
 
 
@@ -140,6 +141,18 @@ def url_host(host: str) -> str:
 
 def check_redis(url: str) -> None:
     try:
-        redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3).ping()
-    except (redis.RedisError, ValueError, TypeError, OSError) as error:
-        raise SettingsError(f"--redis-url (REDIS_URL): cannot reach Redis: {error}") from error
+        asyncio.run(_ping(url))
+    except SettingsError as error:
+        raise SettingsError(f"--redis-url (REDIS_URL): {error.message}") from error
+    except UNREACHABLE as error:
+        reason = str(error) or f"no answer within {REDIS_S:.0f} s"
+        raise SettingsError(f"--redis-url (REDIS_URL): cannot reach Redis: {reason}") from error
+
+
+async def _ping(url: str) -> None:
+    client = connect(url, name="falconer-serve")
+    try:
+        async with asyncio.timeout(REDIS_S):
+            await client.ping()
+    finally:
+        await client.aclose()

@@ -77,8 +77,9 @@ def test_a_wrong_setting_is_named_with_its_value_and_rule(
     assert_one_line(serve(*flags, **env), *parts)
 
 
-def test_a_redis_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    url = f"redis://127.0.0.1:{free_port()}"
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:{}/0", "redis+sentinel://127.0.0.1:{}/master"])
+def test_a_redis_that_does_not_answer_is_named(url: str, tmp_path: Path) -> None:
+    url = url.format(free_port())
     result = serve("--redis-url", url, "--state-dir", str(tmp_path), "--port", str(free_port()))
     assert_one_line(result, "--redis-url", "cannot reach Redis")
 
