@@ -15,6 +15,7 @@ from api.services import Services
 from api.settings import ApiSettings
 from shared.errors import SettingsError
 from shared.logs import configure_logs
+from shared.tasks import cancel_all
 
 SETTLE_S = 0.5  # a stop leaves connections open this long for requests that are on their way
 POLL_S = 0.02
@@ -44,6 +45,7 @@ class ApiServer(uvicorn.Server):
         await self._stop_listening(sockets or [])
         await self._settle()
         await super().shutdown()
+        await cancel_all(self._services.tasks)  # a second signal leaves them to us
 
     async def _stop_listening(self, listeners: list[socket.socket]) -> None:
         """Closing a listener resets the connections that it has not accepted: accept them first."""

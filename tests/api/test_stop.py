@@ -11,7 +11,7 @@ import uvicorn
 
 from api.http_protocol import BoundedHttp
 from api.main import ApiServer
-from tests.api.api_process import PATIENCE_S, ApiProcess, answer_to, chat_call, eventually
+from tests.api.api_process import PATIENCE_S, ApiProcess, answer_to, eventually
 from tests.fakes_api import FakeService
 from tests.redis_server import RedisServer
 
@@ -107,14 +107,18 @@ def test_a_call_that_ends_in_the_grace_period_gets_its_result(redis_server: Redi
         assert answer_to(connection).status == 504  # the end of its job, as without a stop
 
 
-def test_asked_twice_it_does_not_wait_for_open_calls(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize("is_redis_there", [True, False])
+def test_asked_twice_it_does_not_wait_for_open_calls(
+    redis_server: RedisServer, is_redis_there: bool
+) -> None:
     api = ApiProcess(redis_server.url, grace_s=10 * PATIENCE_S)
-    with api.open_chat() as connection:
+    with api.open_chat():
         eventually(lambda: api.num_waiting() == 1)
+        if not is_redis_there:
+            redis_server.kill()
         api.process.send_signal(signal.SIGTERM)
         eventually(lambda: not accepts(api))
         assert api.stop() == 0
-        connection.sendall(chat_call())
 
 
 def accepts(api: ApiProcess) -> bool:

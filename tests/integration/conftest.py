@@ -57,13 +57,12 @@ def start_worker(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable
 
 @pytest.fixture
 def start_api(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., ApiChild]]:
-    """Starts `falconer api` on a free port; flags are its settings."""
+    """Starts `falconer api`, on a free port unless told otherwise; flags are its settings."""
     started: list[ApiChild] = []
 
     def start(**flags: object) -> ApiChild:
-        port = free_port()
         log = tmp_path / f"api-{len(started) + 1}.log"
-        settings = {"redis_url": redis_server.url, "port": port, **flags}
+        settings = {"redis_url": redis_server.url, "port": free_port(), **flags}
         environment = {f"FALCONER_{name.upper()}": str(value) for name, value in settings.items()}
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -72,7 +71,7 @@ def start_api(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..
                 env=os.environ | environment,
                 stderr=file,
             )
-        child = ApiChild(f"http://127.0.0.1:{port}", process, log)
+        child = ApiChild(f"http://127.0.0.1:{settings['port']}", process, log)
         started.append(child)
         return child
 
