@@ -41,7 +41,7 @@ end
 redis.call('HSET', RECORD .. id,
   'payload', payload, 'status', 'queued', 'created_ms', ms(NOW), 'deadline_ms', ms(NOW + time_ms),
   'ttl_ms', ttl_ms, 'rows', rows, 'tokens', tokens, 'score', score,
-  'reply_to', watcher, 'watchers', watcher)
+  'watchers', watcher)
 redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
 redis.call('SET', JOB .. id, arq_job, 'PX', JOB_KEPT_MS)
 if key_digest ~= '' then
