@@ -17,6 +17,8 @@ from shared.errors import SettingsError
 from shared.logs import configure_logs
 from shared.tasks import cancel_all
 
+# Longer than clients and load balancers keep theirs (5 to 60 s): who closes first never meets a call.
+KEEP_ALIVE_S = 75
 SETTLE_S = 0.5  # a stop leaves connections open this long for requests that are on their way
 POLL_S = 0.02
 
@@ -91,6 +93,7 @@ def main(settings: ApiSettings) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.grace_s) + 1,
     )
     with listen(settings.host, settings.port) as listener:
