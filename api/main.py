@@ -17,7 +17,7 @@ from shared.errors import SettingsError
 from shared.logs import configure_logs
 from shared.tasks import cancel_all
 
-# Longer than clients and load balancers keep theirs (5 to 60 s): who closes first never meets a call.
+# Longer than callers and load balancers keep theirs (5 to 60 s): what they close meets no call.
 KEEP_ALIVE_S = 75
 SETTLE_S = 0.5  # a stop leaves connections open this long for requests that are on their way
 POLL_S = 0.02
