@@ -1,0 +1,86 @@
+"""Workers that take their jobs from a real queue and run them in simulated time.
+
+They claim and finish as workers do, by the same scripts; only the model is missing.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from shared.claims import ClaimedJob, Room
+from shared.queue import JobQueue
+from shared.registry import Registry
+from tests.factories import make_finished, make_worker_info
+
+LEASE_MS = 3_600_000  # the simulation's clock is not Redis': no lease may end
+PLENTY = 10**6
+
+
+@dataclass
+class SimWorker:
+    id: str
+    ready_at: float
+    running: dict[str, tuple[float, ClaimedJob]] = field(default_factory=dict)  # by their end
+
+
+class Fleet:
+    """`slots` jobs at once in each worker, each for `service_s`; a worker loads for `load_s`."""
+
+    def __init__(
+        self, queue: JobQueue, registry: Registry, *, slots: int, service_s: float, load_s: float
+    ) -> None:
+        self.workers: list[SimWorker] = []
+        self.finished: list[str] = []
+        self.waits_s: list[float] = []  # of the latest step
+        self._queue = queue
+        self._registry = registry
+        self._slots = slots
+        self._service_s = service_s
+        self._load_s = load_s
+        self._num_made = 0
+
+    def ready(self, now: float) -> list[SimWorker]:
+        return [worker for worker in self.workers if worker.ready_at <= now]
+
+    async def resize(self, now: float, replicas: int) -> None:
+        while len(self.workers) < replicas:
+            self._num_made += 1
+            self.workers.append(SimWorker(f"w{self._num_made}", now + self._load_s))
+        while len(self.workers) > replicas:
+            await self._retire(self.workers.pop())
+
+    async def _retire(self, worker: SimWorker) -> None:
+        """What it runs goes back to the queue at once."""
+        fences = {job_id: claimed.fence for job_id, (_, claimed) in worker.running.items()}
+        if fences:
+            await self._queue.release(worker.id, fences)
+        await self._registry.remove(worker.id)
+
+    async def step(self, now: float, accepted_at: dict[str, float]) -> None:
+        self.waits_s = []
+        for worker in self.ready(now):
+            await self._finish_due(worker, now)
+        for worker in self.ready(now):
+            await self._registry.report(make_worker_info(worker.id))
+            await self._fill(worker, now, accepted_at)
+
+    async def _finish_due(self, worker: SimWorker, now: float) -> None:
+        due = [claimed for end, claimed in worker.running.values() if end <= now]
+        written = await asyncio.gather(
+            *(self._queue.finish(one, make_finished(one.job.id), fence=one.fence) for one in due)
+        )
+        assert all(written)
+        for one in due:
+            del worker.running[one.job.id]
+            self.finished.append(one.job.id)
+
+    async def _fill(self, worker: SimWorker, now: float, accepted_at: dict[str, float]) -> None:
+        while room := self._slots - len(worker.running):
+            claim = await self._queue.claim(
+                worker.id, Room(room, PLENTY, len(worker.running)), lease_ms=LEASE_MS
+            )
+            assert not claim.hopeless
+            if not claim.jobs:
+                return
+            for one in claim.jobs:
+                worker.running[one.job.id] = (now + self._service_s, one)
+                self.waits_s.append(now - accepted_at[one.job.id])
