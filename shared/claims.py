@@ -67,7 +67,7 @@ class Renewal:
 
 def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
     """`reply`: what `claim.lua` returned to this worker. One bad job does not harm the others."""
-    is_stalled, leased = reply
+    is_stalled, leased, _ = reply
     jobs = [_decode_leased(worker_id, max_attempts, fields) for fields in leased]
     return Claim(
         jobs=[job for job in jobs if isinstance(job, ClaimedJob)],

@@ -223,6 +223,7 @@ class JobQueue:
         A job's last attempt runs alone: had it killed its workers, it takes no one along. Leases
         that ended less than `overdue_ms` ago are left to their workers.
         """
+        await self._clock.refresh(self._redis)
         reply = await self._scripts.run(
             Script.CLAIM,
             worker_id,
@@ -232,8 +233,9 @@ class JobQueue:
             room.running,
             first_attempt_alone(max_attempts),
             max_attempts,
-            overdue_ms,
+            self._clock.in_ms(-overdue_ms / 1000),
         )
+        self._clock.tell(int(reply[2]))
         return decode_claim(worker_id, max_attempts, reply)
 
     async def begin(self, worker_id: str, job_id: str, *, fence: int, lease_ms: int) -> bool:

@@ -1,14 +1,17 @@
 -- Take the jobs that fit into a worker: expired leases first, then waiting ones, each in order.
 -- It stops at the first that does not fit, so nothing overtakes a large job for ever.
 -- ARGV: worker, lease in ms, free rows, free tokens, jobs it runs, attempts from which a job runs
---       alone, most attempts, for how many ms a lease must be over
--- Returns {stalled, jobs}; stalled: something is ready that this worker has no room for. A job
--- whose payload is gone or that is out of attempts is leased as well, for the worker to end it.
+--       alone, most attempts, time in ms by which a lease must have ended
+-- Returns {stalled, jobs, time in ms}; stalled: something is ready that this worker has no room
+-- for. A job whose payload is gone or that is out of attempts is leased as well, for the worker to
+-- end it.
 local worker, lease_ms = ARGV[1], ARGV[2]
 local free_rows, free_tokens, running = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local alone_from, max_attempts, overdue_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local alone_from, max_attempts = tonumber(ARGV[6]), tonumber(ARGV[7])
+local ended_by_ms = tonumber(ARGV[8])
 
-local expired_below = score_for_lease(-overdue_ms)
+-- A claim that arrives late takes no lease that ended on its way.
+local expired_below = math.min(score_for_lease(0), LEASED + ended_by_ms)
 local line, num_waiting = read_line(), waiting()
 local ready = num_waiting + redis.call('ZCOUNT', QUEUE, LEASED, expired_below)
 local share = math.ceil(ready / math.max(1, line.live))
@@ -77,4 +80,4 @@ end
 if ready > #claimed then
   wake_a_worker()
 end
-return {room and 0 or 1, claimed}
+return {room and 0 or 1, claimed, ms(NOW)}

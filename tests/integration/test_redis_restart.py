@@ -49,3 +49,24 @@ async def test_a_restart_under_load_loses_no_accepted_job(
     with capsys.disabled():
         print(f"\nrecovered in {recovered_s:.2f} s; {len(load.accepted)} jobs accepted", end="")
         print(f", {len(load.refusals)} refused, the slowest after {slowest_s:.2f} s")
+
+
+async def test_a_freeze_longer_than_a_lease_leaves_jobs_with_their_workers(
+    service: Service, start_api: StartApi, start_worker: StartWorker, redis_server: RedisServer
+) -> None:
+    """Thawed, Redis first runs claims that were sent when no lease was over."""
+    api, workers = start_api(), [start_worker(lease_s=1, max_rows=8) for _ in range(2)]
+    await service.ready(*workers)
+    await api.ready()
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
+        load = Load(http, new_tokens=150)
+        async with load.running():
+            for _ in range(2):
+                await load.has_accepted(10)
+                redis_server.freeze()
+                await asyncio.sleep(4)
+                redis_server.thaw()
+            await load.has_accepted(10)
+        ends = await load.ends()
+    assert {(end["status"], end["attempts"]) for end in ends} == {("succeeded", 1)}
+    await ended_once(service, load)

@@ -18,6 +18,7 @@ from shared.connection import connect
 from shared.keys import LEASED, Keys
 from shared.protocol import JobRecord, JobStatus, Outcome, encode
 from shared.queue import Depth, JobQueue
+from shared.scripts import Script, ScriptArg, Scripts
 from shared.tasks import cancel_all
 from tests.factories import make_finished, make_job
 from tests.redis_server import RedisServer
@@ -520,4 +521,22 @@ async def test_leases_that_ended_only_just_can_be_left_to_their_workers(queue: J
     assert (await queue.claim("w2", room, lease_ms=1)).jobs
     await asyncio.sleep(0.01)
     assert not (await queue.claim("w1", room, lease_ms=1, overdue_ms=600_000)).jobs
+    assert (await queue.claim("w1", room, lease_ms=1)).jobs
+
+
+async def test_a_claim_that_redis_ran_late_takes_no_lease_that_ended_meanwhile(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enqueue(queue)
+    room = Room(rows=8, tokens=10_000, running=0)
+    run = Scripts.run
+    assert (await queue.claim("w2", room, lease_ms=20)).jobs
+
+    async def frozen_at_first(self: Scripts, script: Script, *args: ScriptArg) -> Any:
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(Scripts, "run", run)
+        return await run(self, script, *args)
+
+    monkeypatch.setattr(Scripts, "run", frozen_at_first)
+    assert not (await queue.claim("w1", room, lease_ms=1)).jobs
     assert (await queue.claim("w1", room, lease_ms=1)).jobs
