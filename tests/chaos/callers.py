@@ -8,27 +8,26 @@ from random import Random
 from typing import Any
 
 from shared.protocol import JobStatus
-from tests.chaos.client import Answer, Call, Client, GaveUp, Lost, Refused, read_answer
-from tests.chaos.event_stream import note, read_events
-from tests.chaos.history import History, Sight, Story, Stream
+from tests.chaos.client import Answer, Call, Client, GaveUp, Lost
+from tests.chaos.history import History, Sight, Story
 from tests.chaos.plans import Kind, Plan, Whim
+from tests.chaos.stream_reader import StreamReader
 
 SYNC_TIMEOUT_S = 60.0  # the api's setting in a run
 CALL_BOUND_S = SYNC_TIMEOUT_S + 30.0
 POLL_S = 0.25
 WAIT_S = 5.0
 POLITE_WAITS = 40  # looks at one job before a caller gives up
-RESUMES = 60  # connections for one stream, likewise
 
 
 class Callers:
     """Runs plans; whatever a caller sees is in the history when `run` returns."""
 
-    def __init__(self, client: Client, history: History, random: Random, *, events: bool) -> None:
+    def __init__(self, client: Client, history: History, random: Random) -> None:
         self._client = client
         self._history = history
         self._random = random
-        self._has_events = events  # whether the service has `/jobs/{id}/events`
+        self._reader = StreamReader(client, random)
 
     async def run(self, plan: Plan) -> Story:
         story = self._history.open(plan)
@@ -104,8 +103,8 @@ class Callers:
     # -- following a job -----------------------------------------------------------------------
 
     async def _follow(self, story: Story, job_id: str, kind: Kind) -> None:
-        if kind is Kind.EVENTS and self._has_events:
-            await self._resume(story, job_id)
+        if kind is Kind.EVENTS:
+            await self._reader.resume(story, job_id)
         for _ in range(POLITE_WAITS):
             record = await self._look(story, job_id, 0 if kind is Kind.POLL else WAIT_S)
             if record is None or record.is_terminal:
@@ -121,67 +120,14 @@ class Callers:
         answer = await self._client.call(story, call)
         return see_record(story, answer, str(call))
 
-    # -- streams -------------------------------------------------------------------------------
-
     async def _stream(self, story: Story) -> None:
         plan = story.plan
         call = Call.post("/chat", plan.body, plan.headers, CALL_BOUND_S)
-        stream = await self._until_begun(story, call)
-        if stream is None:
-            return
-        if stream.end_index is None and self._has_events:
-            await self._resume(story, stream.job_id, stream)
-        if story.end is None:
-            await self._follow(story, stream.job_id, Kind.LONG_POLL)
-
-    async def _until_begun(self, story: Story, call: Call) -> Stream | None:
-        """The first connection that told a job; None where the request was refused."""
-        for _ in range(RESUMES):
-            begun, answer = await self._read(story, call, after=None)
-            if begun is not None:
-                return begun
-            if answer is None and not call.is_repeatable:
-                raise Lost
-            if answer is not None and not answer.is_put_off:
-                await self._settle(story, answer)
-                return None
-            await asyncio.sleep(POLL_S if answer is None else answer.retry_after_s)
-        raise GaveUp("no stream begins")
-
-    async def _resume(self, story: Story, job_id: str, stream: Stream | None = None) -> None:
-        """Read on where the last connection ended, at any replica, up to the end."""
-        after = None if stream is None or not stream.pieces else stream.pieces[-1].index
-        for _ in range(RESUMES):
-            headers = {} if after is None else {"Last-Event-ID": str(after)}
-            call = Call("GET", f"/jobs/{job_id}/events", headers=headers, bound_s=CALL_BOUND_S)
-            told, _answer = await self._read(story, call, after=after, hangs_up=True)
-            if told is not None:
-                if told.end_index is not None:
-                    return
-                after = told.next_index - 1 if told.next_index > 0 else None
-            await asyncio.sleep(POLL_S)
-        raise GaveUp(f"the events of job {job_id} do not end")
-
-    async def _read(
-        self, story: Story, call: Call, *, after: int | None, hangs_up: bool = False
-    ) -> tuple[Stream | None, Answer | None]:
-        """One connection: what it told, or the answer that was no stream, or neither."""
-        stream, began = None, time.monotonic()
-        patience = (
-            self._random.choice((1, 4, 16)) if hangs_up and self._random.random() < 0.3 else None
-        )
-        with suppress(Lost, Refused):
-            async with self._client.opened(story, call) as response:
-                if response.status_code != 200:
-                    return None, await read_answer(response, began)
-                stream = Stream(job_of(call, response.headers["Location"]), str(call), after)
-                story.streams.append(stream)
-                async for event in read_events(response):
-                    if (end := note(stream, event)) is not None:
-                        see_end(story, stream, end)
-                    if patience is not None and len(stream.pieces) >= patience:
-                        break
-        return stream, None
+        begun = await self._reader.begin(story, call)
+        if isinstance(begun, Answer):
+            await self._settle(story, begun)
+        elif begun.end_index is None:
+            await self._reader.resume(story, begun.job_id, begun.last_index)
 
     # -- whims ---------------------------------------------------------------------------------
 
@@ -213,12 +159,6 @@ class Callers:
         await self._client.call(story, Call.post("/chat", body, story.plan.headers, CALL_BOUND_S))
 
 
-def job_of(call: Call, location: str) -> str:
-    """A resumed stream's job is in its path, a new one's in the Location header."""
-    path = call.path if call.path.startswith("/jobs/") else location
-    return path.split("/")[2]
-
-
 def see(
     story: Story, answer: Answer, status: JobStatus, via: str, result: dict[str, Any] | None
 ) -> None:
@@ -234,14 +174,6 @@ def see_record(story: Story, answer: Answer, via: str) -> JobStatus | None:
     status = JobStatus(answer.body["status"])
     see(story, answer, status, via, answer.body.get("result"))
     return status
-
-
-def see_end(story: Story, stream: Stream, end: dict[str, Any]) -> None:
-    """The terminal event: the 200 body and a status."""
-    status = JobStatus(end["status"])
-    result = {k: v for k, v in end.items() if k != "status"} if "Result" in end else None
-    now = time.monotonic()
-    story.sights.append(Sight(stream.job_id, status, now, now, stream.via, result))
 
 
 async def _both(*parts: Coroutine[Any, Any, None] | asyncio.Task[None]) -> None:

@@ -58,7 +58,7 @@ class Endurance:
         try:
             async with self.observations.watching(self.cluster, LOOK_EVERY_S):
                 while time.monotonic() < until:
-                    callers = Callers(client, history := History(), Random(batch), events=True)
+                    callers = Callers(client, history := History(), Random(batch))
                     await self._batch(callers, draw_plans(self.seed + batch, BATCH, asks), until)
                     self._judge(history, expected)
                     batch += 1

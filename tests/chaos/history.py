@@ -83,9 +83,9 @@ class Stream:
     end_index: int | None = None  # id of the terminal event, if it came
 
     @property
-    def next_index(self) -> int:
-        first = 0 if self.after is None else self.after + 1
-        return self.pieces[-1].index + 1 if self.pieces else first
+    def last_index(self) -> int | None:
+        """Where the next connection goes on."""
+        return self.pieces[-1].index if self.pieces else self.after
 
     def __str__(self) -> str:
         ids = [piece.index for piece in self.pieces]

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-import httpx
-
 from tests.chaos.aftermath import Aftermath, Footprint, footprint
 from tests.chaos.asks import draw_asks
 from tests.chaos.callers import SYNC_TIMEOUT_S, Callers
@@ -78,27 +76,16 @@ class Run:
         settings, outcome = self._settings, self._outcome
         asks = draw_asks(settings.seed, min(NUM_ASKS, max(2, settings.num_calls // 4)))
         try:
-            has_events = await self._has_events()
             expected = await undisturbed(self._cluster.urls, asks)
             before = await footprint(self._cluster)
-            callers = Callers(
-                self._client,
-                outcome.history,
-                Random(f"{settings.seed}:callers"),
-                events=has_events,
-            )
+            random = Random(f"{settings.seed}:callers")
+            callers = Callers(self._client, outcome.history, random)
             started = time.monotonic()
             await self._disturbed(callers, draw_plans(settings.seed, settings.num_calls, asks))
             outcome.wall_s = time.monotonic() - started
             await self._judge(callers, expected, before)
         finally:
             await self._client.close()
-
-    async def _has_events(self) -> bool:
-        url = next(iter(self._cluster.urls.values()))
-        async with httpx.AsyncClient(trust_env=False) as http:
-            document = (await http.get(f"{url}/openapi.json")).json()
-        return "/jobs/{job_id}/events" in document["paths"]
 
     async def _disturbed(self, callers: Callers, plans: list[Plan]) -> None:
         """Traffic and faults keep step: a fault strikes at its call, however slow the machine."""
