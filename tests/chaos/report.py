@@ -12,6 +12,7 @@ from tests.chaos.history import Story
 from tests.chaos.plans import Kind
 from tests.chaos.run import Outcome
 from tests.chaos.schedule import Fault
+from tests.chaos.takeover import Takeover
 
 MAX_EXAMPLES = 10
 MAX_STORIES = 3
@@ -20,7 +21,7 @@ MAX_STORIES = 3
 def print_report(outcome: Outcome, console: Console) -> None:
     console.print(calls_table(outcome))
     console.print(faults_table(outcome))
-    console.print(takeover_line(outcome))
+    console.print(takeover_lines(outcome))
     if stalls := outcome.weather.stalls:
         total_s = sum(end - start for start, end in stalls)
         console.print(f"the machine stood still {len(stalls)} times, {total_s:.0f} s in all")
@@ -65,15 +66,22 @@ def faults_table(outcome: Outcome) -> Table:
     return table
 
 
-def takeover_line(outcome: Outcome) -> str:
-    waits = [each.waited_s for each in outcome.takeovers if each.waited_s is not None]
+def takeover_lines(outcome: Outcome) -> str:
+    return "\n".join(
+        f"{takeovers_of(each)} {when} (lease {outcome.settings.fleet.lease_s:g} s)"
+        for each, when in (
+            (outcome.takeovers, "after their worker was struck"),
+            (outcome.clean_takeovers, "while nothing else was broken"),
+        )
+    )
+
+
+def takeovers_of(takeovers: list[Takeover]) -> str:
+    waits = [each.waited_s for each in takeovers if each.waited_s is not None]
     if not waits:
         return "no job changed hands"
-    return (
-        f"{len(waits)} jobs changed hands: p50 {statistics.median(waits):.2f} s, "
-        f"max {max(waits):.2f} s after their worker was struck (lease "
-        f"{outcome.settings.fleet.lease_s:g} s)"
-    )
+    p50, most = statistics.median(waits), max(waits)
+    return f"{len(waits)} jobs changed hands, p50 {p50:.2f} s, max {most:.2f} s,"
 
 
 def print_violations(outcome: Outcome, console: Console) -> None:

@@ -34,6 +34,10 @@ class RunSettings:
     fleet: Fleet
 
     @property
+    def takeover_bound_s(self) -> float:
+        return self.fleet.lease_s + TAKEOVER_SLACK_S
+
+    @property
     def schedule(self) -> list[Fault]:
         return draw_schedule(self.seed, self.num_faults, self.num_calls, self.fleet)
 
@@ -48,6 +52,16 @@ class Outcome:
     takeovers: list[Takeover] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     wall_s: float = 0.0
+
+    @property
+    def clean_takeovers(self) -> list[Takeover]:
+        """Those during which nothing was broken but the worker itself."""
+        return [each for each in self.takeovers if not self._is_disturbed(each)]
+
+    def _is_disturbed(self, takeover: Takeover) -> bool:
+        until = takeover.struck + self.settings.takeover_bound_s
+        others = len(self.weather.during(takeover.struck, until)) > 1
+        return others or self.weather.stood_still(takeover.struck, until)
 
 
 async def run(settings: RunSettings, folder: Path) -> Outcome:
@@ -130,16 +144,6 @@ class Run:
     def _late_takeovers(self) -> list[Violation]:
         return [
             Violation("lost jobs start again soon", f"{each.job_id} waited {each.waited_s} s")
-            for each in self._outcome.takeovers
-            if self._is_late(each)
+            for each in self._outcome.clean_takeovers
+            if each.waited_s is None or each.waited_s > self._settings.takeover_bound_s
         ]
-
-    def _is_late(self, takeover: Takeover) -> bool:
-        """Where nothing else was broken meanwhile."""
-        bound_s = self._settings.fleet.lease_s + TAKEOVER_SLACK_S
-        until = takeover.struck + bound_s
-        others = self._outcome.weather.during(takeover.struck, until)
-        is_alone = len(others) <= 1 and not self._outcome.weather.stood_still(
-            takeover.struck, until
-        )
-        return is_alone and (takeover.waited_s is None or takeover.waited_s > bound_s)
