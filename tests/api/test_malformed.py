@@ -1,24 +1,12 @@
 """Whatever a caller gets wrong is a 4xx that names it, and no job comes of it."""
 
-import json
 from typing import Any
 
 import pytest
 
 from api.settings import ApiSettings
+from tests.api.refusals import JSON, body, check_refusal, is_refused, kwargs
 from tests.fakes_api import FakeService, fake_service
-
-JSON = {"Content-Type": "application/json"}
-
-
-def body(**fields: Any) -> bytes:
-    return json.dumps({"prompt": "hello"} | fields).encode()
-
-
-def kwargs(text: str) -> bytes:
-    """A body with `text`, raw JSON, as the inside of generate_kwargs."""
-    return b'{"prompt": "hello", "generate_kwargs": {%b}}' % text.encode()
-
 
 # Body, status, and what the message must name: the field and, where there is one, the limit.
 MALFORMED: list[tuple[bytes, int, list[str]]] = [
@@ -199,15 +187,6 @@ A_MILLION = {
 }
 
 
-def is_refused(status: int, text: str, expected: int, names: list[str]) -> bool:
-    detail = json.loads(text)["detail"]
-    return status == expected and len(detail) < 1000 and all(name in detail for name in names)
-
-
-def check_refusal(status: int, text: str, expected: int, names: list[str]) -> None:
-    assert is_refused(status, text, expected, names), (status, text)
-
-
 @pytest.mark.parametrize("path", ["/chat", "/jobs"])
 async def test_each_malformed_body_is_refused_by_name_and_never_enqueued(
     service: FakeService, path: str
@@ -248,22 +227,6 @@ async def test_what_needs_no_model_is_refused_before_a_worker_has_registered(
     assert await workerless.num_queued() == 0
 
 
-@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "x"])
-async def test_a_body_that_is_not_said_to_be_json_is_refused(
-    service: FakeService, media_type: str
-) -> None:
-    headers = {"Content-Type": media_type}
-    response = await service.http.post("/chat", content=body(), headers=headers)
-    check_refusal(response.status_code, response.text, 415, [media_type, "application/json"])
-
-
-@pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "application/ld+json"])
-async def test_spellings_of_json_are_accepted(service: FakeService, media_type: str) -> None:
-    headers = {"Content-Type": media_type}
-    response = await service.http.post("/chat", content=body(), headers=headers)
-    assert response.status_code == 200
-
-
 @pytest.mark.parametrize("is_chunked", [False, True])
 async def test_a_body_over_the_limit_is_refused_announced_or_not(is_chunked: bool) -> None:
     content = body(prompt="a" * 2000)
@@ -278,40 +241,6 @@ async def test_a_body_over_the_limit_is_refused_announced_or_not(is_chunked: boo
         )
         check_refusal(response.status_code, response.text, 413, ["body", "1000"])
         assert await service.num_queued() == 0
-
-
-@pytest.mark.parametrize(
-    ("headers", "names"),
-    [
-        ({"Prefer": "wait=soon"}, ["Prefer", "wait"]),
-        ({"Prefer": "wait=-1"}, ["Prefer", "wait"]),
-        ({"Prefer": "wait=1.5"}, ["Prefer", "wait"]),
-        ({"Prefer": "respond-async, wait="}, ["Prefer", "wait"]),
-        ({"Idempotency-Key": ""}, ["idempotency-key", "1"]),
-        ({"Idempotency-Key": "k" * 256}, ["idempotency-key", "255"]),
-    ],
-)
-async def test_a_malformed_header_is_refused_by_name(
-    service: FakeService, headers: dict[str, str], names: list[str]
-) -> None:
-    response = await service.http.post("/chat", content=body(), headers=JSON | headers)
-    assert response.status_code in (400, 422)
-    check_refusal(response.status_code, response.text, response.status_code, names)
-    assert service.worker.seen == []
-
-
-@pytest.mark.parametrize("wait", ["-1", "soon", "3601", "nan", "inf", ""])
-async def test_a_malformed_wait_is_refused_by_name(service: FakeService, wait: str) -> None:
-    response = await service.http.get("/jobs/unknown", params={"wait": wait})
-    check_refusal(response.status_code, response.text, 422, ["wait"])
-
-
-@pytest.mark.parametrize("job_id", ["unknown", "0" * 32, "a" * 5000, "%00", "..%2f..", "%ff"])
-async def test_an_unknown_job_is_not_found(service: FakeService, job_id: str) -> None:
-    for method in ("GET", "DELETE"):
-        response = await service.http.request(method, f"/jobs/{job_id}")
-        assert response.status_code == 404
-        assert len(response.json()["detail"]) < 200
 
 
 async def test_refusals_do_not_repeat_the_callers_text(service: FakeService) -> None:
@@ -332,10 +261,3 @@ async def test_many_errors_are_counted_not_listed(service: FakeService) -> None:
     unknown = {f"unknown_{i}": i for i in range(100)}
     response = await service.http.post("/chat", json={"prompt": "x", "generate_kwargs": unknown})
     check_refusal(response.status_code, response.text, 422, ["95 more"])
-
-
-@pytest.mark.parametrize("path", ["/chat/", "/jobs/", "/chat//", "/Chat"])
-async def test_a_path_that_is_almost_right_is_not_found(service: FakeService, path: str) -> None:
-    response = await service.http.post(path, content=body(), headers=JSON)
-    assert response.status_code in (404, 405)
-    assert "detail" in response.json()
