@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-import uvloop
 from rich.console import Console
 
 WIDTH = 120  # of what goes into a file
@@ -22,6 +21,6 @@ def carry_out(work: Work, folder: Path | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     with tempfile.TemporaryDirectory(prefix="falconer-chaos-") as temporary:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            is_fine = runner.run(work(folder or Path(temporary), console))
+        # Not uvloop: there anyio raises AttributeError for a connection that breaks as it is made.
+        is_fine = asyncio.run(work(folder or Path(temporary), console))
     raise typer.Exit(0 if is_fine else 1)
