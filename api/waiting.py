@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
+from shared.tasks import cancel_all
+
 T = TypeVar("T")
 
 
@@ -46,9 +48,7 @@ async def _unless(
             return task.result()
         raise next(error for watcher, error in watchers.items() if watcher.done())
     finally:
-        for each in (task, *watchers):
-            each.cancel()
-        await asyncio.gather(task, *watchers, return_exceptions=True)
+        await cancel_all((task, *watchers))
 
 
 async def disconnected(receive: Receive) -> None:
