@@ -25,7 +25,7 @@ from shared.registry import Registry
 from tests.factories import make_finished, make_job, make_worker_info
 
 LEASE_MS = 60_000
-EXPIRED_AT_ONCE_MS = 0
+EXPIRED_AT_ONCE_MS = -1000  # it ended a second ago
 WIDE = Room(rows=100, tokens=100_000, running=0)
 
 

@@ -31,7 +31,7 @@ from tests.factories import make_finished, make_job
 
 T = TypeVar("T")
 WORKERS = st.sampled_from(["w1", "w2"])
-LONG_MS, OVER_AT_ONCE_MS = 600_000, 0
+LONG_MS, OVER_AT_ONCE_MS = 600_000, -600_000
 MAX_QUEUED, MAX_QUEUED_TOKENS = 8, 120
 LIMITS: dict[str, Any] = {"max_queued": MAX_QUEUED, "max_queued_tokens": MAX_QUEUED_TOKENS}
 

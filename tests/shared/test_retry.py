@@ -87,7 +87,7 @@ async def test_its_place_in_time_is_that_of_the_retry(queue: JobQueue) -> None:
 
 async def test_a_worker_of_the_earlier_life_writes_nothing(queue: JobQueue) -> None:
     job = await enqueue(queue)
-    frozen = await claim_one(queue, lease_ms=0)
+    frozen = await claim_one(queue, lease_ms=-1000)
     await fail(queue, await claim_one(queue))
     await retry(queue, job.id)
     assert not await queue.finish(frozen, make_finished(job.id), fence=frozen.fence)
