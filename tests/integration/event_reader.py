@@ -17,6 +17,7 @@ class EventReader:
 
     ids: list[int] = field(default_factory=list)
     told: list[dict[str, Any]] = field(default_factory=list)
+    job_id: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -43,6 +44,7 @@ class EventReader:
             http.stream("POST", f"{url}/chat", json=body | {"stream": True}) as response,
         ):
             assert response.status_code == 200, await response.aread()
+            self.job_id = response.headers["Location"].removeprefix("/jobs/")
             await self._take(response, None)
 
     async def follow(self, url: str, job_id: str, at_most: int | None = None) -> int:
@@ -59,7 +61,7 @@ class EventReader:
     async def follow_in_pieces(self, urls: list[str], job_id: str, chance: random.Random) -> None:
         """To the end, cut off again and again, each time by another replica."""
         while not self.is_over:
-            at_most = chance.randint(1, 60)
+            at_most = chance.randint(1, 100)
             assert await self.follow(chance.choice(urls), job_id, at_most) == 200
 
     async def _take(self, response: httpx.Response, at_most: int | None) -> None:
