@@ -74,8 +74,6 @@ def _pool(url: RedisUrl, name: str, timeout_s: float) -> ConnectionPool:
     options = _options(name, timeout_s) | url.options
     kind = url.options.get("connection_class")
     is_tls = kind is SSLConnection
-    if is_tls and options.get("ssl_cert_reqs") != "none":
-        options.setdefault("ssl_check_hostname", True)
     if kind is UnixDomainSocketConnection:
         return Pool(**options | {"connection_class": SocketFileConnection})
     options |= {"socket_keepalive": True, "socket_keepalive_options": _keepalive()}

@@ -72,7 +72,7 @@ class Pool(ConnectionPool):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._free = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._free = asyncio.Semaphore(min(MAX_CONNECTIONS, self.max_connections))
         self._take: Callable[[], AbstractConnection] = self.get_available_connection
 
     async def get_connection(

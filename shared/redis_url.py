@@ -36,7 +36,15 @@ def read_url(url: str) -> RedisUrl:
     parts = urlsplit(url)
     if parts.scheme in SENTINEL_SCHEMES:
         return _read_sentinel_url(parts)
-    return RedisUrl(dict(parse_url(url)))
+    return RedisUrl(_read_plain_url(url))
+
+
+def _read_plain_url(url: str) -> dict[str, Any]:
+    """As redis-py reads it, which does not check host names by default."""
+    options: dict[str, Any] = dict(parse_url(url))
+    if url.startswith("rediss:") and options.get("ssl_cert_reqs") != "none":
+        options.setdefault("ssl_check_hostname", True)
+    return options
 
 
 def _read_sentinel_url(parts: SplitResult) -> RedisUrl:
@@ -46,7 +54,7 @@ def _read_sentinel_url(parts: SplitResult) -> RedisUrl:
     userinfo, at, hosts = parts.netloc.rpartition("@")
     # What is not of sentinels is read by redis-py, as if it were a URL of Redis itself.
     plain = f"{SENTINEL_SCHEMES[parts.scheme]}://{userinfo}{at}redis/{db}?{parts.query}"
-    options: dict[str, Any] = dict(parse_url(plain))
+    options = _read_plain_url(plain)
     del options["host"]
     credentials = {
         name: options.pop(f"sentinel_{name}")

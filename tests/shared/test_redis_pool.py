@@ -108,3 +108,16 @@ async def test_a_call_that_blocks_ends_when_its_redis_becomes_a_replica(
         await blocked
     for each in (client, other):
         await each.aclose()
+
+
+async def test_a_url_may_ask_for_fewer_connections() -> None:
+    mute = MuteServer()
+    async with mute.listening():
+        client = connect(f"redis://127.0.0.1:{mute.port}?max_connections=3", name="test")
+        calls = [asyncio.create_task(client.ping()) for _ in range(9)]
+        await eventually(partial(mute.has_more_than, 2))
+        await asyncio.sleep(0.05)
+        assert mute.num_connections == 3
+        assert not any(call.done() for call in calls)  # they wait for one another
+        await cancel_all(calls)
+        await client.aclose()

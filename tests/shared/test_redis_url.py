@@ -25,9 +25,16 @@ def test_sentinels_have_credentials_of_their_own_and_share_certificates() -> Non
     url = read_url(
         "rediss+sentinel://:secret@a/m?sentinel_username=s&sentinel_password=t&ssl_ca_certs=ca.pem"
     )
-    assert url.sentinel_options == {"username": "s", "password": "t", "ssl_ca_certs": "ca.pem"}
+    tls = {"ssl_ca_certs": "ca.pem", "ssl_check_hostname": True}
+    assert url.sentinel_options == {"username": "s", "password": "t"} | tls
     assert url.options["password"] == "secret"
-    assert url.options["ssl_ca_certs"] == "ca.pem"
+    assert tls.items() <= url.options.items()
+
+
+def test_host_names_are_checked_unless_the_url_says_otherwise() -> None:
+    assert read_url("rediss://h").options["ssl_check_hostname"]
+    assert not read_url("rediss://h?ssl_check_hostname=no").options["ssl_check_hostname"]
+    assert "ssl_check_hostname" not in read_url("rediss://h?ssl_cert_reqs=none").options
 
 
 @pytest.mark.parametrize(
