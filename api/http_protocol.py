@@ -28,7 +28,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_timer(HEAD_TIMEOUT_S, self._refuse_slow_head)
+        self._start_timer(HEAD_TIMEOUT_S, transport.close)  # nobody asked anything yet
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
@@ -34,6 +35,18 @@ class Caller:
         """Up to the end of a JSON body."""
         async with asyncio.timeout(WAIT_S):
             return await self._reader.readuntil(b"}")
+
+    @asynccontextmanager
+    async def another(self) -> "AsyncIterator[Caller]":
+        """A second connection to the same server."""
+        host, port = self._writer.get_extra_info("peername")
+        caller = Caller(*await asyncio.open_connection(host, port))
+        yield caller
+        caller.close()
+
+    async def all_that_comes(self) -> bytes:
+        async with asyncio.timeout(WAIT_S):
+            return await self._reader.read()
 
     async def is_closed(self) -> bool:
         """By the api, within the time of a test; what it still says is left out."""
@@ -106,6 +119,14 @@ async def test_headers_that_do_not_arrive_in_time_are_refused(
     await caller.send(b"GET / HTTP/1.1\r\nHo")
     assert (await caller.answer()).startswith(b"HTTP/1.1 408")
     assert await caller.is_closed()
+
+
+async def test_a_connection_without_a_request_is_closed_and_told_nothing(
+    monkeypatch: pytest.MonkeyPatch, caller: Caller
+) -> None:
+    monkeypatch.setattr("api.http_protocol.HEAD_TIMEOUT_S", SOON_S)
+    async with caller.another() as silent:
+        assert await silent.all_that_comes() == b""
 
 
 async def test_a_body_that_does_not_arrive_in_time_is_refused(
