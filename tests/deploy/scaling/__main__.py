@@ -37,16 +37,21 @@ async def run(rules: Rules) -> Story:
 
 def plot(story: Story) -> str:
     def line(label: str, color: str, field: str) -> Line:
-        points = [(one.at_s / 60, getattr(one, field)) for one in every_half_minute]
-        return Line(label, color, points)
+        return Line(label, color, [peak(part, field) for part in half_minutes])
 
-    every_half_minute: list[Moment] = story.moments[::6]
+    half_minutes = [story.moments[i : i + 15] for i in range(0, len(story.moments), 15)]
     panels = [
         Panel("Workers", [line("wanted", "#999", "replicas"), line("ready", "#06c", "ready")]),
         Panel("Jobs that wait", [line("", "#c60", "waiting")]),
         Panel("Wait of jobs that begin, in seconds", [line("", "#c06", "wait_s")]),
     ]
     return draw(panels, SCENARIO.until_s / 60)
+
+
+def peak(moments: list[Moment], field: str) -> tuple[float, float | None]:
+    """Minutes, and the highest value of a while; None where there was none."""
+    values = [value for one in moments if (value := getattr(one, field)) is not None]
+    return moments[0].at_s / 60, max(values, default=None)
 
 
 def summary(story: Story) -> str:

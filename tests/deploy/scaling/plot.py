@@ -25,7 +25,7 @@ class Panel:
 def draw(panels: Sequence[Panel], until_min: float) -> str:
     height = len(panels) * (HEIGHT + GAP) + TOP
     body = [part for i, panel in enumerate(panels) for part in _panel(panel, i, until_min)]
-    size = f'width="{LEFT + WIDTH + 20}" height="{height}"'
+    size = f'width="{LEFT + WIDTH + 40}" height="{height}"'
     style = 'font-family="sans-serif" font-size="12"'
     background = '<rect width="100%" height="100%" fill="white"/>'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>'

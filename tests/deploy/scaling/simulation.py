@@ -14,7 +14,7 @@ from tests.deploy.scaling.autoscaler import Autoscaler, Rules
 from tests.deploy.scaling.fleet import Fleet
 from tests.factories import make_job
 
-TICK_S = 5
+TICK_S = 2  # divides every time of the scenario and the polling interval
 MAX_QUEUED = 10_000
 
 
