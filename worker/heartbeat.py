@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
+from shared.backoff import Backoff
 from shared.connection import UNREACHABLE
 from shared.keys import WORKER_TTL_S
 from shared.protocol import ModelCard, WorkerInfo
@@ -15,6 +16,7 @@ from worker.leased import LeasedWorker
 from worker.runtime import EngineRuntime
 
 INTERVAL_S = WORKER_TTL_S / 4
+RETRY_S = 0.5
 SMOOTHING = 0.3  # weight of the latest interval in a rate
 
 log = structlog.get_logger(__name__)
@@ -57,13 +59,16 @@ class Heartbeat:
         self._tokens = Rate(measured=time.monotonic())
 
     async def run(self) -> None:
-        """Beat until cancelled."""
+        """Beat until cancelled; soon after Redis is back, for it may have forgotten us."""
+        backoff = Backoff(cap_s=RETRY_S)
         while True:
             try:
                 await self.beat()
+                backoff.reset()
+                await asyncio.sleep(INTERVAL_S)
             except UNREACHABLE as error:
                 log.warning("no sign of life sent: Redis is away", error=str(error))
-            await asyncio.sleep(INTERVAL_S)
+                await asyncio.sleep(backoff.next_s())
 
     async def beat(self) -> None:
         """Report once; after Redis lost its data, register the model again."""

@@ -70,12 +70,18 @@ async def test_a_model_that_redis_lost_is_published_again() -> None:
     assert registry.published == [(make_card(), b"{}")]
 
 
-async def test_beats_go_on_after_redis_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.001)
+@pytest.mark.parametrize(
+    ("interval_s", "num_beats"),
+    [(0.001, 4), (600.0, 3)],  # it goes on, and soon
+)
+async def test_beats_go_on_soon_after_redis_was_away(
+    monkeypatch: pytest.MonkeyPatch, interval_s: float, num_beats: int
+) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL_S", interval_s)
     registry = FakeRegistry(ConnectionError("gone"), OSError("refused"), True)
     running = asyncio.create_task(beats(registry).run())
     async with asyncio.timeout(WAIT_S):
-        for _ in range(4):
+        for _ in range(num_beats):
             await registry.reported.acquire()
     await cancel_all([running])
 
