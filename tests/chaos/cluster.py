@@ -60,13 +60,23 @@ class Cluster:
 
 @asynccontextmanager
 async def running_cluster(
-    folder: Path, fleet: Fleet, *, api: Settings | None = None, worker: Settings | None = None
+    folder: Path,
+    fleet: Fleet,
+    *,
+    api: Settings | None = None,
+    worker: Settings | None = None,
+    has_links: bool = True,
 ) -> AsyncIterator[Cluster]:
-    """Started and ready; ended, whatever happens, when the context is left."""
+    """Started and ready; ended, whatever happens, when the context is left.
+
+    Without links the processes reach Redis directly, and nothing of the harness is in between.
+    """
     (folder / "redis").mkdir(parents=True)
     redis_server = RedisServer(folder / "redis", append_only=True)
     await asyncio.to_thread(redis_server.start)
-    cluster = make_cluster(folder, fleet, redis_server, api or {}, worker or {})
+    names = [*fleet.apis, *fleet.workers] if has_links else []
+    links = {name: Link(redis_server.port, free_port()) for name in names}
+    cluster = make_cluster(folder, fleet, redis_server, links, api or {}, worker or {})
     try:
         for link in cluster.links.values():
             await link.start()
@@ -84,30 +94,24 @@ async def running_cluster(
 
 
 def make_cluster(
-    folder: Path, fleet: Fleet, redis_server: RedisServer, api: Settings, worker: Settings
+    folder: Path,
+    fleet: Fleet,
+    redis_server: RedisServer,
+    links: dict[str, Link],
+    api: Settings,
+    worker: Settings,
 ) -> Cluster:
-    names = [*fleet.apis, *fleet.workers]
-    links = {name: Link(redis_server.port, free_port()) for name in names}
+    def redis_url(name: str) -> Settings:
+        return {"redis_url": links[name].url if name in links else redis_server.url}
+
     ports = {name: free_port() for name in fleet.apis}
     apis = [
-        Member(
-            name,
-            "api",
-            {"redis_url": links[name].url, "port": ports[name], **api},
-            "listening",
-            folder,
-        )
+        Member(name, "api", {**redis_url(name), "port": ports[name], **api}, "listening", folder)
         for name in fleet.apis
     ]
     shared = {"lease_s": fleet.lease_s, "max_attempts": MANY_ATTEMPTS, "threads": 1, "grace_s": 5}
     workers = [
-        Member(
-            name,
-            "worker",
-            {"redis_url": links[name].url, **shared, **worker},
-            "worker ready",
-            folder,
-        )
+        Member(name, "worker", {**redis_url(name), **shared, **worker}, "worker ready", folder)
         for name in fleet.workers
     ]
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}

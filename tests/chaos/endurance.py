@@ -125,7 +125,7 @@ def thirds(values: Sequence[float]) -> tuple[float, float]:
 
 async def endure(fleet: Fleet, minutes: float, folder: Path, console: Console) -> bool:
     """Whether nothing grew and no promise was broken."""
-    async with running_cluster(folder, fleet) as cluster:
+    async with running_cluster(folder, fleet, has_links=False) as cluster:
         endurance = Endurance(cluster, seed=1, concurrency=6)
         await endurance.run(60 * minutes)
     seen = endurance.observations.seen

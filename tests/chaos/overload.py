@@ -164,7 +164,8 @@ async def run(trial: Trial, folder: Path, console: Console) -> bool:
     """Whether all was as promised."""
     fleet = Fleet(num_apis=2, num_workers=1, lease_s=10.0)
     api: Settings = {"max_queued": trial.max_queued, "sync_timeout_s": CALL_TIMEOUT_S}
-    async with running_cluster(folder, fleet, api=api, worker={"max_rows": ROWS}) as cluster:
+    worker: Settings = {"max_rows": ROWS}
+    async with running_cluster(folder, fleet, api=api, worker=worker, has_links=False) as cluster:
         found = await overload(cluster, trial, console)
     for complaint in found:
         console.print(f"[red]{complaint}[/red]")

@@ -111,7 +111,7 @@ async def restart(member: Member) -> None:
 async def roll(fleet: Fleet, rate: float, seconds: float, folder: Path, console: Console) -> bool:
     """Whether no request failed."""
     grace: Settings = {"grace_s": GRACE_S}
-    async with running_cluster(folder, fleet, api=grace, worker=grace) as cluster:
+    async with running_cluster(folder, fleet, api=grace, worker=grace, has_links=False) as cluster:
         caller = Caller(cluster, draw_asks(1, 30, longest=60), Random(1))
         load = Load(caller.call, rate, Random(2))
         try:
