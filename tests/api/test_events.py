@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from prometheus_client import Histogram
 from redis.exceptions import ConnectionError
 
 from shared.claims import ClaimedJob
@@ -312,17 +313,18 @@ async def test_a_stop_of_the_server_ends_the_events_without_an_id(
     assert f"/jobs/{writer.job.id}" in farewell["error"]["message"]
 
 
-async def test_the_time_to_the_first_token_counts_streamed_calls_once(
+async def test_first_tokens_and_gaps_are_those_of_the_call_that_brought_the_job(
     service: FakeService,
 ) -> None:
-    first_token = service.services.metrics.first_token
+    metrics = service.services.metrics
 
-    def count() -> float:
-        samples = [s for m in first_token.collect() for s in m.samples]
+    def count(histogram: Histogram) -> float:
+        samples = [s for m in histogram.collect() for s in m.samples]
         return next(s.value for s in samples if s.name.endswith("_count"))
 
     body = {"prompt": "hello big world", "stream": True}
-    job_id = events_of((await service.http.post("/chat", json=body)).text)[-1]["id"]
-    await events(service, job_id)
+    told = events_of((await service.http.post("/chat", json=body)).text)
+    await events(service, told[-1]["id"])
     await ended(service)
-    assert count() == 1
+    assert count(metrics.first_token) == 1
+    assert count(metrics.inter_token) == len(told) - 2 > 0  # the last one is the end
