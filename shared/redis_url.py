@@ -8,11 +8,15 @@ limits and LangChain: `redis+sentinel://user:password@host:port,host:port/servic
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis.asyncio.connection import parse_url
 
-SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
+# Python's own urlsplit takes brackets for the mark of a single IPv6 address.
+SENTINEL_URL = re.compile(
+    r"(?P<scheme>rediss?)\+sentinel://((?P<user>[^/?]*)@)?(?P<hosts>[^/?@]*)"
+    r"(?P<path>[^?]*)(?P<query>.*)"
+)
 SENTINEL_PORT = 26379
 
 PASSWORDS = (re.compile(r"(?<=//)([^/:@]*:).+(?=@)"), re.compile(r"(\bpassword=|_password=)[^&]*"))
@@ -33,10 +37,8 @@ class RedisUrl:
 
 def read_url(url: str) -> RedisUrl:
     """Raises ValueError."""
-    parts = urlsplit(url)
-    if parts.scheme in SENTINEL_SCHEMES:
-        return _read_sentinel_url(parts)
-    return RedisUrl(_read_plain_url(url))
+    match = SENTINEL_URL.fullmatch(url)
+    return RedisUrl(_read_plain_url(url)) if match is None else _read_sentinel_url(match)
 
 
 def _read_plain_url(url: str) -> dict[str, Any]:
@@ -47,13 +49,13 @@ def _read_plain_url(url: str) -> dict[str, Any]:
     return options
 
 
-def _read_sentinel_url(parts: SplitResult) -> RedisUrl:
-    service, _, db = parts.path.strip("/").partition("/")
+def _read_sentinel_url(match: re.Match[str]) -> RedisUrl:
+    service, _, db = match["path"].strip("/").partition("/")
     if not service:
         raise ValueError("the name of the master is missing: /service/db after the sentinels")
-    userinfo, at, hosts = parts.netloc.rpartition("@")
     # What is not of sentinels is read by redis-py, as if it were a URL of Redis itself.
-    plain = f"{SENTINEL_SCHEMES[parts.scheme]}://{userinfo}{at}redis/{db}?{parts.query}"
+    user = "" if match["user"] is None else f"{match['user']}@"
+    plain = f"{match['scheme']}://{user}redis/{db}{match['query']}"
     options = _read_plain_url(plain)
     del options["host"]
     credentials = {
@@ -65,7 +67,7 @@ def _read_sentinel_url(parts: SplitResult) -> RedisUrl:
     return RedisUrl(
         options=options,
         service=unquote(service),
-        sentinels=tuple(_read_host(host) for host in hosts.split(",")),
+        sentinels=tuple(_read_host(host) for host in match["hosts"].split(",")),
         sentinel_options=credentials | tls,
     )
 

@@ -21,6 +21,12 @@ def test_a_sentinel_url_names_sentinels_master_and_database() -> None:
     )
 
 
+def test_an_at_sign_in_the_query_is_no_end_of_credentials() -> None:
+    url = read_url("redis+sentinel://a,b:2/m?sentinel_password=s@t")
+    assert url.sentinels == (("a", 26379), ("b", 2))
+    assert url.sentinel_options == {"password": "s@t"}
+
+
 def test_sentinels_have_credentials_of_their_own_and_share_certificates() -> None:
     url = read_url(
         "rediss+sentinel://:secret@a/m?sentinel_username=s&sentinel_password=t&ssl_ca_certs=ca.pem"
