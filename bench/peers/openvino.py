@@ -3,9 +3,17 @@
 `--kv-cache` is the precision of its KV cache; by default the runtime quantises it to 8 bits.
 """
 
+from collections import deque
+from typing import Any
+
 import numpy as np
 import openvino
-from openvino_genai import ContinuousBatchingPipeline, GenerationConfig, SchedulerConfig
+from openvino_genai import (
+    ContinuousBatchingPipeline,
+    GenerationConfig,
+    GenerationStatus,
+    SchedulerConfig,
+)
 
 from bench.peers.exchange import PeerRequest, Task, read_task, time_task
 
@@ -13,7 +21,7 @@ from bench.peers.exchange import PeerRequest, Task, read_task, time_task
 def main() -> None:
     task = read_task("--kv-cache", "--step-tokens")
     pipeline = load_pipeline(task)
-    time_task(task, lambda requests: generate(pipeline, requests))
+    time_task(task, lambda requests: generate(pipeline, requests, task.max_rows))
 
 
 def load_pipeline(task: Task) -> ContinuousBatchingPipeline:
@@ -30,10 +38,26 @@ def load_pipeline(task: Task) -> ContinuousBatchingPipeline:
     return ContinuousBatchingPipeline(task.model, scheduling, "CPU", properties)
 
 
-def generate(pipeline: ContinuousBatchingPipeline, requests: list[PeerRequest]) -> list[list[int]]:
-    prompts = [openvino.Tensor(np.array([r.prompt_ids], dtype=np.int64)) for r in requests]
-    results = pipeline.generate(prompts, [greedy(request.num_new) for request in requests])
-    return [list(result.m_generation_ids[0]) for result in results]
+def generate(
+    pipeline: ContinuousBatchingPipeline, requests: list[PeerRequest], max_rows: int
+) -> list[list[int]]:
+    """At most `max_rows` requests at a time.
+
+    Its own `max_num_seqs` bounds how many are taken up in one step, not how many run: of 64
+    requests it ran up to 64 at a time.
+    """
+    waiting = deque(enumerate(requests))
+    running: list[Any] = []  # the class of handles is not public
+    handles: list[Any] = []
+    while waiting or pipeline.has_non_finished_requests():
+        running = [h for h in running if h.get_status() == GenerationStatus.RUNNING]
+        while waiting and len(running) < max_rows:
+            number, request = waiting.popleft()
+            prompt = openvino.Tensor(np.array([request.prompt_ids], dtype=np.int64))
+            running.append(pipeline.add_request(number, prompt, greedy(request.num_new)))
+            handles.append(running[-1])
+        pipeline.step()
+    return [list(handle.read_all()[0].generated_ids) for handle in handles]
 
 
 def greedy(num_new: int) -> GenerationConfig:

@@ -50,6 +50,21 @@ class PackedStep:
             block_begins=_cumulative(np.array([len(table) for table in tables], dtype=np.int32)),
         )
 
+    @classmethod
+    def of_first_tokens(cls, num_seqs: int) -> "PackedStep":
+        """A step that computes the first token, number 0, of sequences that all use block 0."""
+        zeros = np.zeros(num_seqs, dtype=np.int32)
+        begins = np.arange(num_seqs + 1, dtype=np.int32)
+        return cls(
+            token_ids=zeros.astype(np.int64),
+            positions=zeros.astype(np.int64),
+            sampled=begins[:-1].astype(np.int64),
+            past_lens=zeros,
+            cu_seqlens_q=begins,
+            block_indices=zeros,
+            block_begins=begins,
+        )
+
     @property
     def context_lens(self) -> Int32s:
         """Tokens of each sequence in the cache after this step, int32 [num_seqs]."""

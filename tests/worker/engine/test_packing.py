@@ -43,3 +43,10 @@ def test_blocks_behind_the_context_are_left_out() -> None:
     assert step.block_indices.tolist() == [7, 2, 3]
     assert step.block_begins.tolist() == [0, 2, 3]
     assert step.block_tables().tolist() == [[7, 2], [3, 0]]
+
+
+def test_first_tokens_of_nobody_use_one_block() -> None:
+    step = PackedStep.of_first_tokens(3)
+    assert step.context_lens.tolist() == [1, 1, 1]
+    assert step.owners().tolist() == step.sampled.tolist() == [0, 1, 2]
+    assert step.block_tables().tolist() == [[0], [0], [0]]
