@@ -13,7 +13,7 @@ from api.app import create_app
 from api.http_protocol import BoundedHttp
 from api.services import Services
 from api.settings import ApiSettings
-from shared.errors import SettingsError
+from shared.listening import listen
 from shared.logs import configure_logs
 from shared.tasks import cancel_all
 
@@ -102,24 +102,3 @@ def main(settings: ApiSettings) -> int:
         server = ApiServer(config, app.state.services)
         server.run(sockets=[listener])
     return 0 if server.started else 1
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; raises SettingsError with one line where the address is taken or wrong."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise cannot_listen(host, port, error) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise cannot_listen(host, port, error) from error
-    return listener
-
-
-def cannot_listen(host: str, port: int, error: OSError) -> SettingsError:
-    return SettingsError(f"--host/--port: cannot listen on {host}:{port} ({error.strerror})")
