@@ -108,8 +108,9 @@ def _run(serve: Serve, rank: int, meeting: Meeting, pipe: "Connection[Any, Any]"
     try:
         serve(TensorParallel(rank, meeting.size), meeting, ready)
     except Exception as error:  # the process's border
-        if not is_ready:
-            pipe.send(f"{type(error).__name__}: {error}")
+        if is_ready:
+            raise  # the leader only sees that it is gone: the log says why
+        pipe.send(f"{type(error).__name__}: {error}")
 
 
 def free_port() -> int:

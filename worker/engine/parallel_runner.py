@@ -43,7 +43,8 @@ class LeadingRunner:
 def follow(runner: ModelRunner, control: distributed.ProcessGroup) -> None:
     """Compute what the leader says, for ever; raises once the leader is gone."""
     while True:
-        message: list[_Work] = [None]  # type: ignore[list-item]  # filled by the call below
+        message: list[_Work | None] = [None]  # filled by the call below
         distributed.broadcast_object_list(message, src=LEADER, group=control)
         [work] = message
+        assert work is not None, "the leader sent nothing"
         runner.run_layers(work.step, work.block_copies)
