@@ -15,7 +15,7 @@ from api.withdrawals import Withdrawals, may_have_arrived
 from shared.errors import NotFound, ServiceUnavailable
 from shared.listing import Cursor, JobPage
 from shared.protocol import JobRecord, JobStatus
-from shared.queue import Idempotency
+from shared.queue import Enqueued, Idempotency
 
 log = structlog.get_logger(__name__)
 
@@ -71,15 +71,7 @@ class ChatClient:
         if enqueued.replayed:
             ticket.close()
             return await self.follow(enqueued.job_id)
-        record = JobRecord(
-            id=job.id,
-            status=JobStatus.QUEUED,
-            created_ms=enqueued.created_ms,
-            position=enqueued.outlook.position,
-            expected_start_s=enqueued.outlook.expected_start_s,
-            lacks_worker=not enqueued.outlook.has_worker,
-        )
-        ticket.accepted(record, job.deadline_s)
+        ticket.accepted(record_of(enqueued), job.deadline_s)
         return ticket
 
     async def follow(self, job_id: str) -> Ticket:
@@ -153,6 +145,18 @@ def idempotency(request: ChatRequest, key: str | None) -> Idempotency | None:
         return None
     body = msgspec.json.encode(request.model_dump(exclude_unset=True), order="deterministic")
     return Idempotency(sha256(key.encode()).hexdigest(), sha256(body).hexdigest())
+
+
+def record_of(enqueued: Enqueued) -> JobRecord:
+    """A job that has just been accepted."""
+    return JobRecord(
+        id=enqueued.job_id,
+        status=JobStatus.QUEUED,
+        created_ms=enqueued.created_ms,
+        position=enqueued.outlook.position,
+        expected_start_s=enqueued.outlook.expected_start_s,
+        lacks_worker=not enqueued.outlook.has_worker,
+    )
 
 
 def no_such_job(job_id: str) -> NotFound:
