@@ -21,6 +21,7 @@ from shared.token_log import TokenLog
 
 REACH_S = 1.8  # a caller hears within two seconds that Redis is away
 RETRY_AFTER_S = 2
+OUT_OF_REACH = "Redis is out of reach, try again"
 MAX_REFUSAL = 200  # characters
 
 log = structlog.get_logger(__name__)
@@ -69,9 +70,7 @@ async def within_reach() -> AsyncIterator[None]:
             f"Redis refuses writes: {refusal(error)}", retry_after_s=RETRY_AFTER_S
         ) from error
     except UNREACHABLE as error:
-        raise ServiceUnavailable(
-            "Redis is out of reach; nothing is lost, try again", retry_after_s=RETRY_AFTER_S
-        ) from error
+        raise ServiceUnavailable(OUT_OF_REACH, retry_after_s=RETRY_AFTER_S) from error
 
 
 def refusal(error: ResponseError) -> str:

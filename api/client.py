@@ -6,7 +6,7 @@ import msgspec
 import structlog
 
 from api.admission import Admission
-from api.backend import REACH_S, Backend, within_reach
+from api.backend import OUT_OF_REACH, REACH_S, RETRY_AFTER_S, Backend, within_reach
 from api.metrics import Metrics
 from api.schemas import ChatRequest
 from api.settings import ApiSettings
@@ -47,8 +47,8 @@ class ChatClient:
         """Check the request against the model and enqueue it; the ticket follows the job.
 
         Events come only to a job that `is_awaited`. Raises a ClientError before anything is
-        enqueued, ServiceUnavailable without Redis; then the job will not run, unless the caller
-        comes again with its idempotency key.
+        enqueued, ServiceUnavailable without Redis: a job that Redis may hold all the same is taken
+        back, unless the caller may come again with its idempotency key.
         """
         job = await self._admission.admit(request, stream=stream)
         ticket = Ticket(self._backend, job.id, self._metrics)  # first, or events are missed
@@ -65,8 +65,10 @@ class ChatClient:
                 )
         except BaseException as error:
             ticket.close()
-            if may_have_arrived(error) and idempotency_key is None:
-                self._withdrawals.add(job.id)
+            if may_have_arrived(error):
+                if idempotency_key is None:
+                    self._withdrawals.add(job.id)
+                raise unanswered(job.id, idempotency_key) from error
             raise
         if enqueued.replayed:
             ticket.close()
@@ -145,6 +147,15 @@ def idempotency(request: ChatRequest, key: str | None) -> Idempotency | None:
         return None
     body = msgspec.json.encode(request.model_dump(exclude_unset=True), order="deterministic")
     return Idempotency(sha256(key.encode()).hexdigest(), sha256(body).hexdigest())
+
+
+def unanswered(job_id: str, idempotency_key: str | None) -> ServiceUnavailable:
+    """No answer says whether Redis took the job, and none can be had in time."""
+    if idempotency_key is not None:
+        outlook = "the same Idempotency-Key finds the job, should it have been accepted"
+    else:
+        outlook = f"job {job_id} may have been accepted: it is cancelled unless it ends before"
+    return ServiceUnavailable(f"{OUT_OF_REACH}; {outlook}", retry_after_s=RETRY_AFTER_S)
 
 
 def record_of(enqueued: Enqueued) -> JobRecord:

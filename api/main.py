@@ -19,7 +19,7 @@ from shared.tasks import cancel_all
 
 # Longer than callers and load balancers keep theirs (5 to 60 s): what they close meets no call.
 KEEP_ALIVE_S = 75
-SETTLE_S = 0.5  # a stop leaves connections open this long for requests that are on their way
+SETTLE_S = 2.0  # a stop leaves connections open this long: callers soon use most of them again
 POLL_S = 0.02
 
 log = structlog.get_logger(__name__)

@@ -66,16 +66,31 @@ ERRORS: Responses = {
 }
 LOCATION = {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}
 ACCEPTED: dict[str, Any] = {**json_of("JobView", "Accepted."), "headers": LOCATION}
+EVENT_STREAM: dict[str, Any] = {  # of OpenAPI 3.2, as FastAPI writes it in 3.1 too
+    "itemSchema": {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "id": {"type": "string", "description": "For `Last-Event-ID`."},
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "description": "`sequence` and `delta`; in the last event `status`, and the "
+                "result or the `error`.",
+            },
+        },
+    }
+}
 RESULT: dict[str, Any] = {
     "description": "The result.",
     "content": {
         "application/json": {"schema": {"$ref": REF.format("ChatResult")}, "example": ANSWER},
-        "text/event-stream": {"schema": {"type": "string"}},
+        "text/event-stream": EVENT_STREAM,
     },
 }
 EVENTS: dict[str, Any] = {
     "description": "The job's text from its first token or `Last-Event-ID` on, then its end.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": EVENT_STREAM},
 }
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
+from pydantic import WithJsonSchema
 
 from api.answers import wait_for_result, wait_or_accept
 from api.body import read_chat_request
@@ -16,6 +17,7 @@ router = APIRouter()
 
 PreferHeader = Annotated[
     list[str] | None,
+    WithJsonSchema({"type": "string"}),  # of each such header; schemas know one per name
     Header(description="`respond-async`: 202 at once; `wait=N`: 202 after N seconds."),
 ]
 IdempotencyKey = Annotated[

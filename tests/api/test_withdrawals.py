@@ -1,6 +1,7 @@
-"""A job whose caller was told that it failed does not run, even where Redis has it."""
+"""A job whose caller was told that it failed is taken back, where Redis has it all the same."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,12 @@ async def test_a_job_that_was_refused_is_withdrawn_once_redis_is_back(
     lose_the_next_answer(workerless, monkeypatch)
     response = await workerless.http.post(path, json={"prompt": "hello"})
     assert response.status_code == 503
+    told = re.search("job ([0-9a-f]+) may have been accepted", response.json()["detail"])
+    assert told is not None
     workerless.server.connected = True
     await workerless.until_queued(0)
+    record = await workerless.http.get(f"/jobs/{told[1]}")
+    assert record.json()["status"] == "cancelled"
 
 
 async def test_a_job_with_a_key_is_left_to_its_callers_next_try(
@@ -51,6 +56,7 @@ async def test_a_job_with_a_key_is_left_to_its_callers_next_try(
     lose_the_next_answer(workerless, monkeypatch)
     first = await workerless.http.post("/jobs", json={"prompt": "hello"}, headers=KEY)
     assert first.status_code == 503
+    assert "the same Idempotency-Key finds the job" in first.json()["detail"]
     workerless.server.connected = True
     lose_the_next_answer(workerless, monkeypatch)
     await workerless.http.post("/jobs", json={"prompt": "hello"})

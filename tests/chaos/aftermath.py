@@ -133,7 +133,11 @@ class Aftermath:
 
     def _objections(self, story: Story, left: list[Left]) -> Iterator[str]:
         unknown = [job for job in left if job.job_id not in story.job_ids]
-        ran = [job for job in unknown if job.status not in NEVER_RAN]
+        ran = [
+            job
+            for job in unknown
+            if job.status not in NEVER_RAN and not self._was_out_of_reach(story, job)
+        ]
         if len(ran) > num_unknown_answers(story):
             jobs = Counter(str(job.status) for job in ran)
             yield f"its caller was refused, and yet there are jobs: {dict(jobs)}"
@@ -145,14 +149,31 @@ class Aftermath:
         if story.plan.whim is Whim.LEAVE and story.left is not None:
             yield from self._ran_for_nobody(story, story.left, left)
 
+    def _was_out_of_reach(self, story: Story, job: Left) -> bool:
+        """The 503 said that it may have been accepted, and until its end nobody could cancel it."""
+        end = monotonic((job.finished_ms or 0) / 1000)
+        return any(
+            each.status == 503
+            and job.job_id in each.detail
+            and (
+                self._weather.redis_was_away(each.replica, end, end)
+                or self._weather.was_ending(each.replica, each.ended, end)
+            )
+            for each in story.tries
+        )
+
     def _ran_for_nobody(self, story: Story, left_at: float, left: list[Left]) -> Iterator[str]:
         """A fault on the way excuses it: what nobody could be told of is only logged."""
-        left_ms = 1000 * (time.time() - (time.monotonic() - left_at))
         for job in left:
-            late_s = ((job.finished_ms or 0) - left_ms) / 1000
+            late_s = monotonic((job.finished_ms or 0) / 1000) - left_at
             is_late = job.status is not JobStatus.CANCELLED and late_s > CANCEL_TAKES_S
             if is_late and not self._weather.during(story.began, left_at + CANCEL_TAKES_S):
                 yield f"job {job.job_id} ended {late_s:.1f} s after its caller had left"
+
+
+def monotonic(wall_s: float) -> float:
+    """A time of Redis, which tells it by the same machine's clock, as the harness tells times."""
+    return time.monotonic() - (time.time() - wall_s)
 
 
 def as_left(

@@ -114,6 +114,7 @@ async def test_sentinel_leads_to_the_new_master_when_the_old_one_dies(
 ) -> None:
     """The first sentinel of the URL is down. What the master took last may not have got across."""
     await replicate(redis_server, second_server)
+    await knows_replica(sentinel_url)
     api, worker = start_api(redis_url=sentinel_url), start_worker(redis_url=sentinel_url)
     await api.ready()
     redis = connect(sentinel_url, name="test")
@@ -138,6 +139,19 @@ async def test_sentinel_leads_to_the_new_master_when_the_old_one_dies(
         child.kill()
     with capsys.disabled():
         print(f"\nthe new master took jobs {took_s:.2f} s after the old one died")
+
+
+async def knows_replica(sentinel_url: str) -> None:
+    """Sentinel asks a master for its replicas every ten seconds, and a dead one never again."""
+    address = sentinel_url.split("/")[2].rpartition(",")[2]
+    sentinel = Redis.from_url(f"redis://{address}", decode_responses=True)
+
+    async def has_one() -> bool:
+        replicas = await sentinel.sentinel_slaves(MASTER)
+        return [replica["flags"] for replica in replicas] == ["slave"]
+
+    await eventually(has_one, SYNC_S)
+    await sentinel.aclose()
 
 
 async def is_known(redis: Redis, job_id: str) -> bool:
