@@ -40,6 +40,13 @@ class ApiServer(uvicorn.Server):
         self.force_exit = self.should_exit
         self.should_exit = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Only who can be stopped in order says that it is there."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            log.info("listening", host=host, port=port)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         grace_s = self._services.settings.grace_s
         asyncio.get_running_loop().call_later(grace_s, self._services.stopping.set)
@@ -97,8 +104,6 @@ def main(settings: ApiSettings) -> int:
         timeout_graceful_shutdown=round(settings.grace_s) + 1,
     )
     with listen(settings.host, settings.port) as listener:
-        host, port = listener.getsockname()[:2]
-        log.info("listening", host=host, port=port)
         server = ApiServer(config, app.state.services)
         server.run(sockets=[listener])
     return 0 if server.started else 1

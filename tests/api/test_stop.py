@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import socket
+import subprocess
 from contextlib import ExitStack
 
 import pytest
@@ -11,7 +12,7 @@ import uvicorn
 
 from api.http_protocol import BoundedHttp
 from api.main import ApiServer
-from tests.api.api_process import PATIENCE_S, ApiProcess, answer_to, eventually
+from tests.api.api_process import PATIENCE_S, ApiProcess, answer_to, command, eventually
 from tests.fakes_api import FakeService
 from tests.redis_server import RedisServer
 
@@ -59,6 +60,15 @@ def test_a_stop_does_not_wait_for_connections_without_a_call(redis_server: Redis
         assert answer_to(idle).status == 200
         assert api.stop() == 0
         assert silent.recv(1) == b""
+
+
+def test_an_api_that_says_it_listens_ends_in_order(redis_server: RedisServer) -> None:
+    starting = command("--port", "0", "--redis-url", redis_server.url)
+    with subprocess.Popen(starting, stderr=subprocess.PIPE, text=True) as api:
+        assert api.stderr is not None
+        assert any("listening" in line for line in api.stderr)
+        api.terminate()
+        assert api.wait(PATIENCE_S) == 0
 
 
 class LateCallers(ApiServer):

@@ -55,12 +55,13 @@ class Outcome:
 
     @property
     def clean_takeovers(self) -> list[Takeover]:
-        """Those during which nothing was broken but the worker itself."""
+        """Those during which nothing was broken that workers need, but the worker itself."""
         return [each for each in self.takeovers if not self._is_disturbed(each)]
 
     def _is_disturbed(self, takeover: Takeover) -> bool:
         until = takeover.struck + self.settings.takeover_bound_s
-        others = len(self.weather.during(takeover.struck, until)) > 1
+        outages = self.weather.during(takeover.struck, until)
+        others = sum(outage.reaches_workers for outage in outages) > 1
         return others or self.weather.stood_still(takeover.struck, until)
 
 

@@ -26,6 +26,10 @@ class Outage:
         over = self.ended is None or self.ended + RECOVERY_S >= began
         return over and self.began <= ended
 
+    @property
+    def reaches_workers(self) -> bool:
+        return not self.fault.member.startswith(str(Target.API))
+
     def __str__(self) -> str:
         return f"{self.fault.kind} of {self.fault.member}"
 
