@@ -40,10 +40,10 @@ class Callers:
         story.ended = time.monotonic()
         return story
 
-    async def look_again(self, story: Story) -> None:
-        """When all is over: what became of the jobs that the caller knew of."""
+    async def look_again(self, story: Story, wait_s: float = 0) -> None:
+        """When all is over, or will be in `wait_s`: what became of the jobs it knew of."""
         for job_id in story.job_ids:
-            await self._look(story, job_id, 0)
+            await self._look(story, job_id, wait_s)
 
     async def _behave(self, story: Story) -> None:
         plan = story.plan

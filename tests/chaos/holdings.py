@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from shared.protocol import JobStatus
 from tests.chaos.cluster import Cluster
 
 MB = 1_000_000
@@ -20,10 +21,11 @@ class Holdings:
     num_fds: dict[str, int]
     num_connections: int
     num_keys: int
+    num_accepted: int  # jobs so far
 
 
 async def holdings(cluster: Cluster) -> Holdings:
-    info = await cluster.redis.info("memory")
+    info, totals = await cluster.redis.info("memory"), await cluster.queue.totals()
     memory = {member.name: member.memory_bytes / MB for member in cluster.members}
     return Holdings(
         at=time.monotonic(),
@@ -31,6 +33,7 @@ async def holdings(cluster: Cluster) -> Holdings:
         num_fds={member.name: member.num_fds for member in cluster.members},
         num_connections=len(await cluster.redis.client_list()),
         num_keys=await cluster.redis.dbsize(),
+        num_accepted=totals.get(JobStatus.QUEUED, 0),
     )
 
 
