@@ -95,7 +95,7 @@ async def test_an_adapter_that_does_not_fit_stops_the_start_with_one_line(
     start_worker: StartWorker, adapters_dir: Path
 ) -> None:
     worker = start_worker(adapters_dir=adapters_dir)  # beside the bundled model
-    assert await worker.exit_code() == 1
+    assert await worker.exit_code() == 2
     *_, last = worker.log_text.splitlines()
     assert "cannot serve model 'tiny'" in worker.log_text
     assert "/tales: base_model.model.transformer.h.0" in last

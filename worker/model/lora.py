@@ -63,7 +63,7 @@ class LayerUpdates:
         for updates, rows in self.parts:
             update = updates.get(linear)
             if update is not None:
-                output.index_add_(0, rows, update.apply(input[rows]))
+                output.index_add_(0, rows, update.apply(input.index_select(0, rows)))
         return output
 
 
