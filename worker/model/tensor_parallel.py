@@ -64,7 +64,7 @@ class TensorParallel:
         """
         if _SPLITS[linear] is _Split.ROWS:
             return down, self.own(up)
-        return self.own(down.T).T, up
+        return self.own(down.T).T.contiguous(), up
 
     def read(self, name: str, stored: Any) -> torch.Tensor:
         """Its part of the parameter `name`, from a slice of safetensors: no more is read.
