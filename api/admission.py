@@ -43,6 +43,7 @@ class Admission:
             deadline_s=request.deadline_s,
             ttl_s=request.ttl_s,
             priority=request.priority,
+            adapter=request.adapter,
         )
 
     def _check_ttl(self, ttl_s: int | None) -> None:
@@ -52,10 +53,11 @@ class Admission:
 
     async def _prepare(self, model: CheckedModel, prompt: Prompt, request: ChatRequest) -> Prepared:
         """In a thread only where the text is long; the hop costs more than a short prompt."""
+        wishes = request.generate_kwargs, request.adapter
         if num_characters(prompt) <= LONG_TEXT:
-            return model.encoder.prepare(prompt, request.generate_kwargs)
+            return model.encoder.prepare(prompt, *wishes)
         async with self._long_texts:
-            return await asyncio.to_thread(model.encoder.prepare, prompt, request.generate_kwargs)
+            return await asyncio.to_thread(model.encoder.prepare, prompt, *wishes)
 
 
 def num_characters(prompt: Prompt) -> int:

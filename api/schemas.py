@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 MAX_MESSAGES = 1024
 MAX_DEADLINE_S = 7 * 24 * 3600
+MAX_ADAPTER_NAME = 255  # characters; it is the name of a folder
 
 
 class ChatMessage(BaseModel):
@@ -52,6 +53,12 @@ class ChatRequest(NullMeansDefault):
         default=False, description="Remove spaces before punctuation in the continuation."
     )
     generate_kwargs: GenerateKwargs = Field(default_factory=GenerateKwargs)
+    adapter: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_ADAPTER_NAME,
+        description="Name of a LoRA adapter that the workers serve; the model itself without one.",
+    )
     stream: bool = Field(default=False, description="Answer with server-sent events.")
     priority: int = Field(
         default=0, ge=-10, le=10, description="Higher goes first, within a window."

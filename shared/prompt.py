@@ -56,13 +56,16 @@ class PromptEncoder:
             else ChatTemplate(card.chat_template, self._special_tokens())
         )
 
-    def prepare(self, prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
+    def prepare(
+        self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None
+    ) -> Prepared:
         """Token ids and length of a request that this model can serve.
 
         Raises BadRequest (no prompt, too long, a conversation the template refuses) or
         InvalidParameter (a parameter outside the model's limits); both name field and limit.
         """
         check_prompt(prompt)
+        self._check_adapter(adapter)
         self._check_rows(kwargs)
         self._check_vocabulary(kwargs)
         token_ids = self.encode(prompt)
@@ -106,6 +109,13 @@ class PromptEncoder:
         }
         spelled = {k: self._tokenizer.id_to_token(v) for k, v in named.items() if v is not None}
         return {name: token for name, token in spelled.items() if token is not None}
+
+    def _check_adapter(self, adapter: str | None) -> None:
+        if adapter is not None and adapter not in self.card.adapters:
+            names = ", ".join(self.card.adapters) or "none"
+            raise InvalidParameter(
+                f"no adapter {adapter[:40]!r} with this model; there are: {names}", field="adapter"
+            )
 
     def _check_rows(self, kwargs: GenerateKwargs) -> None:
         for name, limit in (

@@ -10,7 +10,7 @@ import msgspec
 
 from shared.errors import FalconerError
 
-VERSION = 1
+VERSION = 2  # since 2, a job may name an adapter
 
 
 class JobStatus(StrEnum):
@@ -63,6 +63,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None  # from its acceptance on, by the clock of Redis
     ttl_s: int | None = None  # how long the result is kept
     priority: int = 0  # higher goes first, in the queue and in the engine
+    adapter: str | None = None  # one of the model card's
 
     @property
     def cost_rows(self) -> int:
@@ -207,6 +208,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     max_rows: int  # most sequences one request may ask for
     max_kv_tokens: int  # most KV tokens one request may need
     max_num_beams: int = 1  # what workers that knew no beam search left out
+    adapters: tuple[str, ...] = ()  # those that a request may name
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,9 +43,9 @@ def hashed_letter(context: list[int]) -> int:
 class FakeRunner:
     """A model that is a rule: the next token is `next_token(context)`.
 
-    A slot remembers the token that was written to it and a digest of all the tokens before, as keys
-    and values do. What earlier plans left there must be what the sequence says: a wrong
-    prefix, a missed copy or a write to another's block shows.
+    A slot remembers the token that was written to it and a digest of all the tokens before and of
+    the adapter, as keys and values do. What earlier plans left there must be what the sequence
+    says: a wrong prefix, a missed copy or a write to another's block shows.
     A context that holds `crash_token` makes the whole step raise; one that holds `nan_token` has
     logits of nan.
     """
@@ -98,7 +98,7 @@ class FakeRunner:
 
     def _read(self, chunk: Chunk, num_tokens: int) -> int:
         """Check what the cache holds of the first `num_tokens`; returns their digest."""
-        digest = 0
+        digest = hash(chunk.sequence.adapter)
         for position, token_id in enumerate(chunk.sequence.token_ids[:num_tokens]):
             digest = hash((digest, token_id))
             content = self._slots.get(self._slot(chunk, position))
@@ -125,6 +125,7 @@ def fake_engine(
     block_size: int = 4,
     max_step_tokens: int = 16,
     context_length: int = 2048,
+    adapters: tuple[str, ...] = (),
 ) -> Engine:
     """An engine over `runner`, or over a FakeRunner of 64 blocks."""
     shape = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
@@ -143,4 +144,5 @@ def fake_engine(
         config=EngineConfig(
             max_rows=max_rows, block_size=block_size, max_step_tokens=max_step_tokens
         ),
+        adapters=adapters,
     )

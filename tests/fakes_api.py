@@ -66,7 +66,7 @@ def letter_tokenizer() -> Tokenizer:
 
 
 def letter_card(chat_template: str | None = CHAT_TEMPLATE) -> ModelCard:
-    """A model of 2048 tokens context and 257 tokens vocabulary."""
+    """A model of 2048 tokens context and 257 tokens vocabulary, with two adapters."""
     return ModelCard(
         name="letters",
         context_length=2048,
@@ -78,6 +78,7 @@ def letter_card(chat_template: str | None = CHAT_TEMPLATE) -> ModelCard:
         max_rows=8,
         max_kv_tokens=8192,
         max_num_beams=8,
+        adapters=("tales", "verse"),
     )
 
 

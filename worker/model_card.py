@@ -22,5 +22,6 @@ def describe_model(name: str, checkpoint: Path, engine: Engine) -> tuple[ModelCa
         max_rows=engine.config.max_rows,
         max_kv_tokens=engine.total_kv_tokens,
         max_num_beams=engine.config.max_rows,
+        adapters=engine.adapters,
     )
     return card, (checkpoint / "tokenizer.json").read_bytes()

@@ -7,7 +7,7 @@ import torch
 
 from shared.errors import SettingsError
 from shared.protocol import ModelCard
-from worker.engine import Engine, EngineConfig, Executor, Quantization
+from worker.engine import AdapterMode, Engine, EngineConfig, Executor, Quantization
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.errors import CheckpointError
 from worker.model.tiny import bundled_checkpoint
@@ -48,6 +48,8 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             quantization=settings.quantization and Quantization(settings.quantization),
             num_threads=settings.threads,
             tensor_parallel=settings.tensor_parallel,
+            adapters_dir=settings.adapters_dir,
+            adapter_mode=AdapterMode(settings.adapter_mode),
             config=_engine_config(settings, device),
         )
         card, tokenizer_json = describe_model(settings.model, checkpoint, engine)

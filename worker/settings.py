@@ -43,6 +43,13 @@ class WorkerSettings(ProcessSettings):
         le=64,
         description="Split the model over this many processes, each with a device of its own.",
     )
+    adapters_dir: str | None = Field(
+        None, description="Folder with LoRA adapters, a folder each; see docs/adapters.md."
+    )
+    adapter_mode: Literal["merge", "serve"] = Field(
+        "merge",
+        description="merge: all into the weights; serve: each to the requests that name it.",
+    )
     max_rows: int = Field(32, ge=1, le=4096, description="Most sequences in one step.")
     kv_tokens: int | None = Field(
         None, ge=1, description="Size of the KV cache; not given: what the rows need, or what fits."

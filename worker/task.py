@@ -63,7 +63,7 @@ class ChatTask:
         job = held.job
         if job.card_hash == self._card_hash and job.token_ids and job.max_new_tokens:
             return Prepared(job.token_ids, job.max_new_tokens)
-        prepared = self._encoder.prepare(job.prompt, kwargs)
+        prepared = self._encoder.prepare(job.prompt, kwargs, job.adapter)
         held.tokens = held.rows * (len(prepared.token_ids) + prepared.max_new_tokens)
         return prepared
 
@@ -129,6 +129,7 @@ class ChatTask:
             ),
             generated=generation.token_ids,
             priority=held.job.priority,
+            adapter=held.job.adapter,
         )
 
 

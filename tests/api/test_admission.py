@@ -19,7 +19,9 @@ async def test_only_so_many_long_texts_are_prepared_at_a_time_and_short_ones_pas
     assert model is not None
     prepare, go_on, started = model.encoder.prepare, threading.Event(), list[Prompt]()
 
-    def slow_if_long(prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
+    def slow_if_long(
+        prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None
+    ) -> Prepared:
         if len(prompt.text or "") > LONG_TEXT:
             started.append(prompt)
             assert go_on.wait(30)

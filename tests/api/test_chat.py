@@ -58,6 +58,25 @@ async def test_the_job_carries_token_ids_and_lengths_of_the_registered_model(
     assert job.generate_kwargs == {"top_k": None}
 
 
+async def test_an_adapter_that_the_workers_serve_goes_with_the_job(service: FakeService) -> None:
+    for body in ({"adapter": "verse"}, {"adapter": None}, {}):
+        response = await service.http.post("/chat", json={"prompt": "abc", **body})
+        assert response.status_code == 200
+    assert [job.adapter for job in service.worker.seen] == ["verse", None, None]
+
+
+@pytest.mark.parametrize("route", ["/chat", "/jobs"])
+async def test_an_adapter_that_nobody_serves_is_refused_with_those_there_are(
+    service: FakeService, route: str
+) -> None:
+    response = await service.http.post(route, json={"prompt": "abc", "adapter": "prose"})
+    assert response.status_code == 422
+    assert response.json() == {
+        "detail": "adapter: no adapter 'prose' with this model; there are: tales, verse"
+    }
+    assert service.worker.seen == []
+
+
 async def test_without_a_registered_model_the_worker_is_left_to_check(
     workerless: FakeService,
 ) -> None:

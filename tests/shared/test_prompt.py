@@ -63,6 +63,17 @@ def lengths(encoder: PromptEncoder, num_tokens: int, **kwargs: Any) -> tuple[int
     return len(prepared.token_ids), prepared.max_new_tokens
 
 
+def test_an_adapter_is_one_of_the_cards() -> None:
+    encoder = make_encoder(adapters=("tales", "verse"))
+    prompt, kwargs = Prompt(text="a"), GenerateKwargs()
+    for adapter in (None, "verse"):
+        assert encoder.prepare(prompt, kwargs, adapter) == encoder.prepare(prompt, kwargs)
+    with pytest.raises(InvalidParameter) as caught:
+        encoder.prepare(prompt, kwargs, "prose")
+    assert caught.value.field == "adapter"
+    assert caught.value.message.endswith("there are: tales, verse")
+
+
 def refusal(encoder: PromptEncoder, prompt: Prompt, **kwargs: Any) -> ClientError:
     with pytest.raises(ClientError) as caught:
         encoder.prepare(prompt, GenerateKwargs.model_validate(kwargs))

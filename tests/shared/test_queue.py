@@ -323,7 +323,7 @@ async def test_a_job_whose_data_is_gone_is_handed_out_to_be_ended(
     [
         (b"\xc1", "cannot read this job"),
         (encode({"version": 1, "id": 5}), "cannot read this job"),
-        (encode(make_job(version=99)), "protocol version 99; its worker reads up to 1"),
+        (encode(make_job(version=99)), "protocol version 99; its worker reads up to 2"),
     ],
 )
 async def test_a_job_of_another_version_does_not_keep_others_from_running(

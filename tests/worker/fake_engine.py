@@ -34,6 +34,7 @@ class FakeEngine:
         self.gate.set()
         self.aborted: list[str] = []
         self.priorities: list[int] = []
+        self.adapters: list[str | None] = []
         self._max_rows = max_rows
         self._requests: dict[str, tuple[Request, int]] = {}
 
@@ -57,6 +58,7 @@ class FakeEngine:
         if len(request.prompt_token_ids) > self.total_kv_tokens:
             raise ValueError("the prompt is too long for the KV cache")
         self.priorities.append(request.priority)
+        self.adapters.append(request.adapter)
         self._requests[request.request_id] = (request, min(map(len, request.generated), default=0))
 
     def abort(self, request_id: str) -> None:

@@ -25,6 +25,7 @@ def test_the_environment_sets_a_worker_up(monkeypatch: pytest.MonkeyPatch) -> No
         ("worker_id", "with:colon"),
         ("log_level", "loud"),
         ("max_attempts", "0"),
+        ("adapter_mode", "beside"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(name: str, value: str) -> None:

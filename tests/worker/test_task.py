@@ -168,6 +168,20 @@ async def test_a_forced_token_that_is_suppressed_is_refused_with_its_field(task:
         assert (outcome.error.status_code, outcome.error.field) == (422, f"generate_kwargs.{name}")
 
 
+async def test_an_adapter_reaches_the_engine_with_its_job(
+    task: ChatTask, engine: FakeEngine
+) -> None:
+    await finished(task, make_job(adapter="verse"))
+    await finished(task, make_job())
+    assert engine.adapters == ["verse", None]
+
+
+async def test_an_adapter_that_this_worker_lacks_is_refused_with_its_field(task: ChatTask) -> None:
+    outcome = await failed(task, hold(make_job(adapter="verse", card_hash="other")))
+    assert (outcome.error.status_code, outcome.error.field) == (422, "adapter")
+    assert outcome.error.message == "no adapter 'verse' with this model; there are: none"
+
+
 async def test_what_the_engine_refuses_is_the_callers_fault(task: ChatTask) -> None:
     outcome = await failed(task, hold(make_job(token_ids=[1] * 1001)))
     assert outcome.error.status_code == 400

@@ -1,5 +1,6 @@
 """The continuous-batching engine: `Engine.add`, `.abort`, `.step`; `generate` for scripts."""
 
+from worker.engine.adapters import AdapterMode
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
 from worker.engine.executor import Executor, Quantization
@@ -11,6 +12,7 @@ from worker.engine.request import Request
 from worker.engine.step_report import Phase, StepReport
 
 __all__ = [
+    "AdapterMode",
     "Blame",
     "Completion",
     "Engine",

@@ -4,7 +4,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from worker.engine.plan import BlockCopy
-from worker.engine.prefix_cache import EMPTY_PREFIX, BlockKey, CachedBlock, PrefixCache
+from worker.engine.prefix_cache import BlockKey, CachedBlock, PrefixCache
 from worker.engine.sequence import Sequence
 
 
@@ -79,8 +79,7 @@ class BlockManager:
 
         Nor is what has a prefix of its own: hardly anybody could, and it would push others out.
         """
-        is_private = sequence.prefix_root != EMPTY_PREFIX
-        num_kept = 0 if is_private else sequence.num_sound_blocks
+        num_kept = 0 if sequence.keeps_to_itself else sequence.num_sound_blocks
         for block in sequence.block_table[num_kept:]:
             self._prefix_cache.remove(block)
         for block in reversed(sequence.block_table):  # so that a prefix outlives what follows it

@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from worker.detokenizer import TokenBytes
+from worker.engine.adapters import AdapterMode
 from worker.engine.beam_candidates import Candidates
 from worker.engine.beam_stream import BeamStream
 from worker.engine.block_manager import BlockManager
@@ -55,10 +56,12 @@ class Engine:
         tokenizer: Tokenizer,
         model_config: ModelConfig,
         config: EngineConfig,
+        adapters: tuple[str, ...] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.model_config = model_config
         self.config = config
+        self.adapters = adapters
         self.last_step = StepReport()
         self.num_torch_threads = torch.get_num_threads()  # of the thread that runs the steps
         self._runner = runner
@@ -80,14 +83,18 @@ class Engine:
         quantization: Quantization | None = None,
         num_threads: int | None = None,
         tensor_parallel: int = 1,
+        adapters_dir: str | None = None,
+        adapter_mode: AdapterMode = AdapterMode.MERGE,
         config: EngineConfig | None = None,
     ) -> "Engine":
         """Load a local folder or hub id; `dtype` None takes the checkpoint's.
 
         `num_threads` are those of a step on the CPU; None takes all, or one for a small model.
         `tensor_parallel` above 1 splits the network over so many processes, each on a device of
-        its own. Raises CheckpointError, or ValueError when its tokenizer, the device, the executor
-        or the memory will not do; RuntimeError when another process failed to load its part.
+        its own. Every LoRA adapter in the folder `adapters_dir` is merged into the weights or, by
+        `adapter_mode`, served to the requests that name it. Raises CheckpointError, or ValueError
+        when its tokenizer, the device, the executor or the memory will not do; RuntimeError when
+        another process failed to load its part.
         """
         config = config or EngineConfig()
         load = load_runner if tensor_parallel == 1 else partial(load_parallel, size=tensor_parallel)
@@ -99,12 +106,15 @@ class Engine:
             executor=executor,
             quantization=quantization,
             num_threads=num_threads,
+            adapters_dir=adapters_dir,
+            adapter_mode=adapter_mode,
         )
         engine = cls(
             runner=loaded.runner,
             tokenizer=load_tokenizer(resolve_checkpoint(source)),
             model_config=loaded.model_config,
             config=config,
+            adapters=loaded.adapters,
         )
         engine.num_torch_threads = loaded.num_torch_threads
         return engine
@@ -145,7 +155,9 @@ class Engine:
 
         Sequences that `request.generated` already ends yield no output; a beam search begins anew.
         """
-        self._check(request)
+        if request.request_id in self._streams:
+            raise ValueError(f"request id {request.request_id} is in use")
+        check_request(request, self.model_config, self.adapters)
         streams = self._search(request) if request.params.num_beams > 1 else self._continue(request)
         if not streams:
             raise ValueError(f"request {request.request_id} is complete: nothing is left to do")
@@ -285,12 +297,3 @@ class Engine:
     def _fail(self, request_id: str, message: str, blame: Blame) -> list[Output]:
         self.abort(request_id)
         return [RequestFailed(request_id, message, blame)]
-
-    def _check(self, request: Request) -> None:
-        if request.request_id in self._streams:
-            raise ValueError(f"request id {request.request_id} is in use")
-        check_request(
-            request,
-            vocab_size=self.model_config.vocab_size,
-            context_length=self.model_config.context_length,
-        )

@@ -30,11 +30,12 @@ def choose_executor(
     device: torch.device,
     quantization: Quantization | None,
     config: EngineConfig,
+    serves_adapters: bool = False,
 ) -> Executor:
     """TORCH or OPENVINO. Raises ValueError when OpenVINO is asked for and cannot do it."""
     if wanted is Executor.TORCH:
         return wanted
-    obstacle = _openvino_obstacle(model_config, dtype, device, config)
+    obstacle = _openvino_obstacle(model_config, dtype, device, config, serves_adapters)
     if obstacle is None and wanted is Executor.AUTO and quantization and not _has_vnni():
         return Executor.TORCH  # OpenVINO would compute with the 8-bit weights in float32
     if obstacle is None:
@@ -56,8 +57,14 @@ def check_quantization(
 
 
 def _openvino_obstacle(
-    model_config: ModelConfig, dtype: torch.dtype, device: torch.device, config: EngineConfig
+    model_config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    config: EngineConfig,
+    serves_adapters: bool,
 ) -> str | None:
+    if serves_adapters:
+        return "its graph has no room for adapters beside the weights; merge them"
     if find_spec("openvino") is None:
         return "the package openvino is not installed"
     try:

@@ -3,17 +3,20 @@
 Knows nothing of scheduling.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from worker.engine import allocator
+from worker.engine.adapters import AdapterMode, load_adapters, look_for_adapters
 from worker.engine.config import EngineConfig
 from worker.engine.executor import Executor, Quantization, check_quantization, choose_executor
 from worker.engine.kv_budget import choose_num_blocks
 from worker.engine.runner import ModelRunner, Runner
 from worker.model.config import DTYPES, ModelConfig
 from worker.model.falcon import FalconForCausalLM
+from worker.model.lora import ServedAdapter
 from worker.model.packed_linear import Int8Linear, PackedLinear, can_pack, replace_linears
 from worker.model.weights import load_model
 
@@ -24,11 +27,15 @@ SMALL_MODEL = 20_000_000  # parameters; below, threads wait for each other longe
 
 @dataclass(frozen=True, slots=True)
 class LoadedRunner:
-    """`num_torch_threads` is what torch should use in the thread that runs the steps."""
+    """`num_torch_threads` is what torch should use in the thread that runs the steps.
+
+    `adapters` are the names that requests may give.
+    """
 
     runner: Runner
     model_config: ModelConfig
     num_torch_threads: int
+    adapters: tuple[str, ...] = ()
 
 
 def load_runner(
@@ -40,14 +47,18 @@ def load_runner(
     executor: Executor = Executor.AUTO,
     quantization: Quantization | None = None,
     num_threads: int | None = None,
+    adapters_dir: str | None = None,
+    adapter_mode: AdapterMode = AdapterMode.MERGE,
 ) -> LoadedRunner:
-    """Load a local folder or hub id; `dtype` None takes the checkpoint's.
+    """Load a local folder or hub id, and the adapters in `adapters_dir`.
 
-    `num_threads` None takes what torch has, or one for a small model. Raises CheckpointError, or
-    ValueError for a dtype, device or executor that cannot be had.
+    `dtype` None takes the checkpoint's; `num_threads` None takes what torch has, or one for a small
+    model. Raises CheckpointError, or ValueError for a dtype, device or executor that cannot be had.
     """
     target = parse_device(device)
+    folders = look_for_adapters(adapters_dir)
     model = load_model(source, dtype=parse_dtype(dtype), device=target)
+    adapters = load_adapters(folders, adapter_mode, model)
     check_quantization(quantization, dtype=model.dtype, device=target)
     executor = choose_executor(
         executor,
@@ -56,13 +67,14 @@ def load_runner(
         device=target,
         quantization=quantization,
         config=config,
+        serves_adapters=bool(adapters),
     )
     num_threads = num_threads or _choose_num_threads(model.config)
     if target.type == "cpu":
         allocator.keep_freed_memory()
     if executor is Executor.OPENVINO:
         return _load_openvino(model, config, quantization, num_threads)
-    return _load_torch(model, config, quantization, num_threads)
+    return _load_torch(model, config, quantization, num_threads, adapters)
 
 
 def _load_torch(
@@ -70,11 +82,14 @@ def _load_torch(
     config: EngineConfig,
     quantization: Quantization | None,
     num_threads: int,
+    adapters: Mapping[str, ServedAdapter],
 ) -> LoadedRunner:
     prepare_linears(model, quantization)
     num_blocks = choose_num_blocks(config, model.config, model.dtype, model.device)
-    runner = ModelRunner.with_cache(model, num_blocks=num_blocks, block_size=config.block_size)
-    return LoadedRunner(runner, model.config, num_threads)
+    runner = ModelRunner.with_cache(
+        model, num_blocks=num_blocks, block_size=config.block_size, adapters=adapters
+    )
+    return LoadedRunner(runner, model.config, num_threads, tuple(adapters))
 
 
 def prepare_linears(model: FalconForCausalLM, quantization: Quantization | None) -> None:

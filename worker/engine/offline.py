@@ -33,10 +33,15 @@ class Completion:
 
 
 def generate(
-    engine: Engine, prompts: Iterable[str], params: SamplingParams | None = None
+    engine: Engine,
+    prompts: Iterable[str],
+    params: SamplingParams | None = None,
+    *,
+    adapter: str | None = None,
 ) -> list[list[Completion]]:
     """Continue each prompt `params.num_return_sequences` times, all of them together.
 
+    `adapter` is one that the engine serves; None is the model itself.
     Drives an idle engine: whatever else was added to it would be lost, so it raises RuntimeError
     when there is any. Raises ValueError when a prompt can never run, GenerationFailed when one
     fails; the engine is idle again then, too. Raises TypeError for a single string. Steps run on
@@ -53,7 +58,14 @@ def generate(
             request_id = str(len(completions))
             completions[request_id] = [Completion() for _ in range(params.num_return_sequences)]
             token_ids = engine.tokenizer.encode(prompt).ids
-            engine.add(Request(request_id=request_id, prompt_token_ids=token_ids, params=params))
+            engine.add(
+                Request(
+                    request_id=request_id,
+                    prompt_token_ids=token_ids,
+                    params=params,
+                    adapter=adapter,
+                )
+            )
         with _torch_threads(engine.num_torch_threads):
             while engine.has_work:
                 _take_step(engine, completions)

@@ -30,6 +30,7 @@ class PackedStep:
     cu_seqlens_q: Int32s  # [num_seqs + 1]
     block_indices: Int32s
     block_begins: Int32s  # [num_seqs + 1]
+    adapters: list[str | None]  # [num_seqs], by name; None is the model itself
 
     @classmethod
     def of(cls, plan: StepPlan, block_size: int) -> "PackedStep":
@@ -48,6 +49,7 @@ class PackedStep:
             cu_seqlens_q=cu_seqlens_q,
             block_indices=_concatenated(tables),
             block_begins=_cumulative(np.array([len(table) for table in tables], dtype=np.int32)),
+            adapters=[chunk.sequence.adapter for chunk in chunks],
         )
 
     @classmethod
@@ -63,6 +65,7 @@ class PackedStep:
             cu_seqlens_q=begins,
             block_indices=zeros,
             block_begins=begins,
+            adapters=[None] * num_seqs,
         )
 
     @property
@@ -74,6 +77,14 @@ class PackedStep:
     def owners(self) -> Int64s:
         """The chunk of each packed token, int64 [num_tokens]."""
         return np.repeat(np.arange(len(self.past_lens)), np.diff(self.cu_seqlens_q))
+
+    def adapter_rows(self) -> dict[str, Int64s]:
+        """The packed tokens of each adapter that some chunk names, int64 [n] in their order."""
+        chunks: dict[str, list[int]] = {}
+        for chunk, name in enumerate(self.adapters):
+            if name is not None:
+                chunks.setdefault(name, []).append(chunk)
+        return {name: np.flatnonzero(np.isin(self.owners(), own)) for name, own in chunks.items()}
 
     def block_tables(self) -> Int64s:
         """Each chunk's blocks as a row, int64 [num_seqs, max_blocks]; padded with block 0."""

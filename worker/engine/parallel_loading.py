@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 
 from worker.engine import allocator
+from worker.engine.adapters import AdapterMode, load_adapters, look_for_adapters
 from worker.engine.config import EngineConfig
 from worker.engine.executor import Executor, Quantization, check_quantization
 from worker.engine.followers import HELLO, READY, Followers, Meeting, free_port
@@ -18,9 +19,11 @@ from worker.engine.kv_budget import choose_num_blocks
 from worker.engine.loading import LoadedRunner, parse_device, parse_dtype, prepare_linears
 from worker.engine.parallel_runner import LEADER, LeadingRunner, follow
 from worker.engine.runner import ModelRunner
+from worker.model.adapter_folders import AdapterFolder
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
+from worker.model.lora import ServedAdapter
 from worker.model.tensor_parallel import TensorParallel
 from worker.model.weights import load_model
 
@@ -35,8 +38,11 @@ class PartLoader:
     device_type: str
     quantization: Quantization | None
     num_threads: int
+    adapters: list[AdapterFolder]
+    adapter_mode: AdapterMode
 
-    def load(self, parallel: TensorParallel) -> FalconForCausalLM:
+    def load(self, parallel: TensorParallel) -> tuple[FalconForCausalLM, dict[str, ServedAdapter]]:
+        """The part of the network, and of the adapters that are served beside it."""
         if self.device_type == "cpu":
             allocator.keep_freed_memory()
         device = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
@@ -46,12 +52,17 @@ class PartLoader:
             device=parse_device(device),
             parallel=parallel,
         )
+        adapters = load_adapters(self.adapters, self.adapter_mode, model, parallel)
         check_quantization(self.quantization, dtype=model.dtype, device=model.device)
         prepare_linears(model, self.quantization)
-        return model
+        return model, adapters
 
     def make_runner(
-        self, model: FalconForCausalLM, size: int, control: distributed.ProcessGroup
+        self,
+        model: FalconForCausalLM,
+        adapters: dict[str, ServedAdapter],
+        size: int,
+        control: distributed.ProcessGroup,
     ) -> ModelRunner:
         """With as many blocks as fit beside every part; each process must call it."""
         mine = choose_num_blocks(
@@ -60,7 +71,10 @@ class PartLoader:
         num_blocks = torch.tensor(mine)
         distributed.all_reduce(num_blocks, distributed.ReduceOp.MIN, group=control)
         return ModelRunner.with_cache(
-            model, num_blocks=int(num_blocks), block_size=self.config.block_size
+            model,
+            num_blocks=int(num_blocks),
+            block_size=self.config.block_size,
+            adapters=adapters,
         )
 
 
@@ -74,6 +88,8 @@ def load_parallel(
     executor: Executor = Executor.AUTO,
     quantization: Quantization | None = None,
     num_threads: int | None = None,
+    adapters_dir: str | None = None,
+    adapter_mode: AdapterMode = AdapterMode.MERGE,
 ) -> LoadedRunner:
     """`load_runner` for a network in `size` parts: the first here, a process for each other one.
 
@@ -85,19 +101,22 @@ def load_parallel(
     if executor is Executor.OPENVINO or target.index is not None:
         raise ValueError("tensor_parallel needs executor torch and a device without a number")
     TensorParallel(size=size).check(ModelConfig.from_checkpoint(resolve_checkpoint(source)))
-    loader = PartLoader(source, config, dtype, target.type, quantization, num_threads or 1)
+    folders = look_for_adapters(adapters_dir)
+    loader = PartLoader(
+        source, config, dtype, target.type, quantization, num_threads or 1, folders, adapter_mode
+    )
     meeting = Meeting(free_port(), size, "gloo" if target.type == "cpu" else "nccl")
     followers = Followers(partial(_serve, loader), meeting)
     try:
         followers.expect(HELLO)
         control = meeting.join(LEADER)
-        model = loader.load(TensorParallel(LEADER, size))
+        model, adapters = loader.load(TensorParallel(LEADER, size))
         followers.expect(READY)
-        runner = LeadingRunner(loader.make_runner(model, size, control), control)
+        runner = LeadingRunner(loader.make_runner(model, adapters, size, control), control)
     except BaseException:
         followers.stop()
         raise
-    return LoadedRunner(runner, model.config, loader.num_threads)
+    return LoadedRunner(runner, model.config, loader.num_threads, tuple(adapters))
 
 
 def _serve(
@@ -106,6 +125,6 @@ def _serve(
     """The work of a follower, from its first import to the leader's end."""
     torch.set_num_threads(loader.num_threads)
     control = meeting.join(parallel.rank)
-    model = loader.load(parallel)
+    model, adapters = loader.load(parallel)
     ready()
-    follow(loader.make_runner(model, parallel.size, control), control)
+    follow(loader.make_runner(model, adapters, parallel.size, control), control)

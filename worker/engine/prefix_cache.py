@@ -6,13 +6,14 @@ Plain Python; knows neither who holds a block nor which one must go.
 from itertools import count
 from typing import NamedTuple
 
-EMPTY_PREFIX = 0
+PrefixId = int | str
+EMPTY_PREFIX = 0  # of the model itself; that of an adapter is its name
 
 
 class BlockKey(NamedTuple):
     """What a full block holds: its own tokens, after a prefix."""
 
-    prefix_id: int
+    prefix_id: PrefixId
     token_ids: tuple[int, ...]
 
 
@@ -20,7 +21,7 @@ class CachedBlock(NamedTuple):
     """A full block, and the id of the prefix that ends with it."""
 
     block: int
-    prefix_id: int
+    prefix_id: PrefixId
 
 
 class PrefixCache:
@@ -39,7 +40,7 @@ class PrefixCache:
     def __contains__(self, block: int) -> bool:
         return block in self._keys
 
-    def match(self, prefix_id: int, token_ids: list[int], start: int) -> list[CachedBlock]:
+    def match(self, prefix_id: PrefixId, token_ids: list[int], start: int) -> list[CachedBlock]:
         """The longest run of cached blocks from token `start` on, what is before it given.
 
         Never the block of the last token, which must be computed to yield logits.
@@ -54,7 +55,7 @@ class PrefixCache:
             prefix_id = cached.prefix_id
         return found
 
-    def add(self, key: BlockKey, block: int) -> int:
+    def add(self, key: BlockKey, block: int) -> PrefixId:
         """File a block; returns the id of the prefix that it ends.
 
         Where another block already holds the same, that one stays and this one is not filed.

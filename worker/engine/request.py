@@ -1,10 +1,14 @@
 """What a caller asks of the engine, and the checks that make a request safe to run."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from worker.engine.limits import check_values
 from worker.engine.params import SamplingParams
+
+if TYPE_CHECKING:  # plain numbers of it are looked at here; it knows torch
+    from worker.model.config import ModelConfig
 
 MAX_DRAWN_EOS = 16  # each is one more draw per beam and step, among all tokens of all beams
 
@@ -15,7 +19,8 @@ class Request:
 
     `generated[i]` holds tokens that an earlier attempt already made for sequence i: they count as
     generated, not as prompt (lengths, n-gram bans, seed positions), and are not emitted again.
-    Higher `priority` runs first; equal ones in the order they were added.
+    Higher `priority` runs first; equal ones in the order they were added. `adapter` is one that the
+    engine serves; None is the model itself.
     """
 
     request_id: str
@@ -23,22 +28,31 @@ class Request:
     params: SamplingParams
     generated: tuple[tuple[int, ...], ...] = field(default=())
     priority: int = 0
+    adapter: str | None = None
 
 
-def check_request(request: Request, *, vocab_size: int, context_length: int) -> None:
-    """Raise ValueError, naming field and limit, where a request could never run."""
+def check_request(
+    request: Request, model_config: "ModelConfig", adapters: Collection[str] = ()
+) -> None:
+    """Raise ValueError, naming field and limit, where a request could never run.
+
+    `adapters` are those that are served.
+    """
     params = request.params
     if not request.prompt_token_ids:
         raise ValueError("prompt_token_ids is empty; at least one token is needed")
+    if request.adapter is not None and request.adapter not in adapters:
+        names = ", ".join(adapters) or "none"
+        raise ValueError(f"adapter {request.adapter!r} is not served; there are: {names}")
     check_values(params)
     num_prompt_tokens = len(request.prompt_token_ids)
-    if num_prompt_tokens + params.max_new_tokens > context_length:
+    if num_prompt_tokens + params.max_new_tokens > model_config.context_length:
         raise ValueError(
             f"{num_prompt_tokens} prompt tokens + max_new_tokens {params.max_new_tokens} "
-            f"exceed the model's context of {context_length} tokens"
+            f"exceed the model's context of {model_config.context_length} tokens"
         )
     _check_beams(params)
-    _check_token_ids(request, vocab_size)
+    _check_token_ids(request, model_config.vocab_size)
     _check_forced(params)
     _check_generated(request)
 

@@ -3,6 +3,7 @@
 Owns model and KV cache. Never pads: sequences lie end to end. Knows nothing of requests' wishes.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -11,6 +12,7 @@ from worker.engine.packing import Int64s, PackedStep
 from worker.engine.plan import BlockCopy, StepPlan
 from worker.model.falcon import FalconForCausalLM
 from worker.model.kv_cache import AttentionMetadata, KVCache
+from worker.model.lora import AdapterRows, ServedAdapter
 
 
 class Runner(Protocol):
@@ -23,17 +25,31 @@ class Runner(Protocol):
 
 
 class ModelRunner:
-    """A Falcon and its KV cache. Running a plan again overwrites the same slots: it may be."""
+    """A Falcon, its KV cache and the adapters that sequences may name.
 
-    def __init__(self, model: FalconForCausalLM, kv_cache: KVCache) -> None:
+    Running a plan again overwrites the same slots: it may be.
+    """
+
+    def __init__(
+        self,
+        model: FalconForCausalLM,
+        kv_cache: KVCache,
+        adapters: Mapping[str, ServedAdapter] | None = None,
+    ) -> None:
         self.num_blocks = kv_cache.num_blocks
         self._model = model
+        self._adapters = adapters or {}
         self.kv_cache = kv_cache
         self._device = kv_cache.keys.device
 
     @classmethod
     def with_cache(
-        cls, model: FalconForCausalLM, *, num_blocks: int, block_size: int
+        cls,
+        model: FalconForCausalLM,
+        *,
+        num_blocks: int,
+        block_size: int,
+        adapters: Mapping[str, ServedAdapter] | None = None,
     ) -> "ModelRunner":
         """Allocate the cache beside the model, in its dtype and on its device."""
         kv_cache = KVCache(
@@ -45,7 +61,7 @@ class ModelRunner:
             dtype=model.dtype,
             device=model.device,
         )
-        return cls(model, kv_cache)
+        return cls(model, kv_cache, adapters)
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
         step = PackedStep.of(plan, self.kv_cache.block_size)
@@ -60,6 +76,7 @@ class ModelRunner:
             self._tensor(step.positions),
             self.kv_cache,
             self._metadata(step),
+            self._adapter_rows(step),
         )
         return hidden_states
 
@@ -76,6 +93,12 @@ class ModelRunner:
             context_lens=step.context_lens.tolist(),
             slot_mapping=self._tensor(blocks * block_size + step.positions % block_size),
             block_tables=self._tensor(block_tables),
+        )
+
+    def _adapter_rows(self, step: PackedStep) -> AdapterRows:
+        rows = step.adapter_rows()
+        return AdapterRows(
+            [(self._adapters[name], self._tensor(own)) for name, own in rows.items()]
         )
 
     def _tensor(self, array: Int64s) -> torch.Tensor:

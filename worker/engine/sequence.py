@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from worker.engine.params import SamplingParams
-from worker.engine.prefix_cache import EMPTY_PREFIX
+from worker.engine.prefix_cache import EMPTY_PREFIX, PrefixId
 from worker.engine.request import Request
 from worker.engine.token_history import TokenHistory
 
@@ -37,7 +37,7 @@ class Sequence:
     history: TokenHistory = field(default_factory=TokenHistory, repr=False)
     num_filed_blocks: int = 0
     num_sound_blocks: int = 0
-    prefix_id: int = field(init=False)
+    prefix_id: PrefixId = field(init=False)
 
     def __post_init__(self) -> None:
         self.prefix_id = self.prefix_root
@@ -102,9 +102,20 @@ class Sequence:
         return self.num_prompt_tokens + self.params.max_new_tokens
 
     @property
-    def prefix_root(self) -> int:
-        """The id of its empty prefix: its own if it may hide invalid values by repairing them."""
-        return -1 - self.arrival if self.params.remove_invalid_values else EMPTY_PREFIX
+    def adapter(self) -> str | None:
+        return self.request.adapter
+
+    @property
+    def keeps_to_itself(self) -> bool:
+        """Whether nobody may use what it computes: it may hide invalid values by repairing them."""
+        return self.params.remove_invalid_values
+
+    @property
+    def prefix_root(self) -> PrefixId:
+        """The id of its empty prefix, shared with those whose keys and values are the same."""
+        if self.keeps_to_itself:
+            return -1 - self.arrival
+        return EMPTY_PREFIX if self.adapter is None else self.adapter
 
     def vouch(self) -> None:
         """Note that what is computed is sound: its logits, which depend on all of it, were."""

@@ -15,10 +15,12 @@ from worker.model.attention import PagedAttention
 from worker.model.config import BlockStyle, ModelConfig
 from worker.model.errors import CheckpointError
 from worker.model.kv_cache import AttentionMetadata, KVCache
+from worker.model.lora import AdapterRows, LayerUpdates
 from worker.model.rotary import RotaryEmbedding, alibi_slopes, apply_rotary
 from worker.model.tensor_parallel import TensorParallel
 
 WHOLE = TensorParallel()
+NO_ADAPTERS = AdapterRows()
 
 
 class FalconLinear(nn.Linear):
@@ -45,13 +47,15 @@ class FalconAttention(nn.Module):
         hidden_states: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor] | None,
         attention: PagedAttention,
+        updates: LayerUpdates,
     ) -> torch.Tensor:
-        query, key, value = self.split_heads(self.query_key_value(hidden_states))
+        fused = self.query_key_value(hidden_states)
+        fused = updates.add("query_key_value", hidden_states, fused)
+        query, key, value = self.split_heads(fused)
         if rotary is not None:
             query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
-        context = attention(self.layer, query, key, value)
-        output: torch.Tensor = self.dense(context.flatten(1))
-        return output
+        context = attention(self.layer, query, key, value).flatten(1)
+        return updates.add("dense", context, self.dense(context))
 
     def split_heads(self, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query [num_tokens, num_heads, head_dim], key and value [num_tokens, num_kv_heads, …].
@@ -72,9 +76,10 @@ class FalconMLP(nn.Module):
         self.act = _activation(config.activation)
         self.dense_4h_to_h = FalconLinear(ffn, hidden, bias=config.bias)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.dense_4h_to_h(self.act(self.dense_h_to_4h(hidden_states)))
-        return output
+    def forward(self, hidden_states: torch.Tensor, updates: LayerUpdates) -> torch.Tensor:
+        wide = updates.add("dense_h_to_4h", hidden_states, self.dense_h_to_4h(hidden_states))
+        activated = self.act(wide)
+        return updates.add("dense_4h_to_h", activated, self.dense_4h_to_h(activated))
 
 
 def _activation(name: str) -> nn.Module:
@@ -105,19 +110,21 @@ class FalconDecoderLayer(nn.Module):
         hidden_states: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor] | None,
         attention: PagedAttention,
+        updates: LayerUpdates,
     ) -> torch.Tensor:
-        attend = partial(self.self_attention, rotary=rotary, attention=attention)
+        attend = partial(self.self_attention, rotary=rotary, attention=attention, updates=updates)
+        mlp = partial(self.mlp, updates=updates)
         residual = hidden_states
         match self.block_style:
             case BlockStyle.PARALLEL:
                 normed = self.input_layernorm(residual)
-                output = self.mlp(normed) + attend(normed)
+                output = mlp(normed) + attend(normed)
             case BlockStyle.PARALLEL_TWO_NORMS:
-                output = self.mlp(self.ln_mlp(residual)) + attend(self.ln_attn(residual))
+                output = mlp(self.ln_mlp(residual)) + attend(self.ln_attn(residual))
             case BlockStyle.SEQUENTIAL:
                 attended = attend(self.input_layernorm(residual))
                 residual = residual + self.parallel.sum(attended)
-                output = self.mlp(self.post_attention_layernorm(residual))
+                output = mlp(self.post_attention_layernorm(residual))
         hidden_states = residual + self.parallel.sum(output)
         return hidden_states
 
@@ -152,14 +159,15 @@ class FalconModel(nn.Module):
         positions: torch.Tensor,
         kv_cache: KVCache,
         metadata: AttentionMetadata,
+        adapters: AdapterRows,
     ) -> torch.Tensor:
         hidden_states: torch.Tensor = self.word_embeddings(input_ids)
         rotary = None
         if self.rotary_emb is not None:
             rotary = self.rotary_emb(positions, hidden_states.dtype)
         attention = PagedAttention.plan(kv_cache, metadata, self.alibi_slopes)
-        for layer in self.h:
-            hidden_states = layer(hidden_states, rotary, attention)
+        for index, layer in enumerate(self.h):
+            hidden_states = layer(hidden_states, rotary, attention, adapters.in_layer(index))
         normed: torch.Tensor = self.ln_f(hidden_states)
         return normed
 
@@ -180,13 +188,16 @@ class FalconForCausalLM(nn.Module):
         positions: torch.Tensor,
         kv_cache: KVCache,
         metadata: AttentionMetadata,
+        adapters: AdapterRows = NO_ADAPTERS,
     ) -> torch.Tensor:
         """Run one packed step and write its keys and values into the cache.
 
         `input_ids` and `positions`: int64 [num_tokens]; a position counts from 0 in its own
         sequence. Returns the last hidden states, [num_tokens, hidden_size] in the model's dtype.
         """
-        hidden_states: torch.Tensor = self.transformer(input_ids, positions, kv_cache, metadata)
+        hidden_states: torch.Tensor = self.transformer(
+            input_ids, positions, kv_cache, metadata, adapters
+        )
         return hidden_states
 
     @property

@@ -54,6 +54,18 @@ class TensorParallel:
         """Its share of what there is one of per head, in their order."""
         return values.chunk(self.size)[self.rank]
 
+    def own_update(
+        self, linear: str, down: torch.Tensor, up: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Its part of `up @ down`, which is added to the weight of the linear layer `linear`.
+
+        down [rank, in_features], up [out_features, rank]: whole ones in, its rows of `up` or its
+        columns of `down` out.
+        """
+        if _SPLITS[linear] is _Split.ROWS:
+            return down, self.own(up)
+        return self.own(down.T).T.contiguous(), up
+
     def read(self, name: str, stored: Any) -> torch.Tensor:
         """Its part of the parameter `name`, from a slice of safetensors: no more is read.
 

@@ -32,6 +32,7 @@ class Guest:
     priority: int = 0
     arrives: int = 0
     leaves: int | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def _come_and_go(engine: Engine, request_id: str, guest: Guest, step: int, resul
                 prompt_token_ids=list(guest.prompt),
                 params=guest.params,
                 priority=guest.priority,
+                adapter=guest.adapter,
             )
         )
     if guest.leaves is not None and step == guest.arrives + guest.leaves:

@@ -14,6 +14,7 @@ def make_sequence(
     index: int = 0,
     arrival: int = 0,
     priority: int = 0,
+    adapter: str | None = None,
 ) -> Sequence:
     request = Request(
         request_id=f"request-{arrival}",
@@ -21,5 +22,6 @@ def make_sequence(
         params=params or SamplingParams(),
         generated=((),) * index + (generated,),
         priority=priority,
+        adapter=adapter,
     )
     return Sequence.of(request, index, arrival, active_processors(request.params))

@@ -10,15 +10,19 @@ from shared.parameters import GenerateKwargs
 from worker.engine import Request, SamplingParams
 from worker.engine.limits import LIMITS, LIMITS_WHILE_SAMPLING, Limit
 from worker.engine.request import check_request
+from worker.model.config import ModelConfig
 
 BEAMS = {"num_beams": 2, "do_sample": True}
+SMALL = ModelConfig.from_dict(
+    {"model_type": "falcon", "vocab_size": 100, "max_position_embeddings": 64}
+)
 
 
 def check(prompt: list[int] | None = None, **params: Any) -> None:
     request = Request(
         request_id="r", prompt_token_ids=prompt or [5], params=SamplingParams(**params)
     )
-    check_request(request, vocab_size=100, context_length=64)
+    check_request(request, SMALL)
 
 
 @pytest.mark.parametrize(

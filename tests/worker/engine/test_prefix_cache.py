@@ -167,6 +167,24 @@ def test_who_repairs_invalid_values_uses_what_others_left_to_itself_only() -> No
     manager.check_integrity([own, mate])
 
 
+def test_what_one_adapter_computed_is_found_by_the_same_adapter_only() -> None:
+    manager = BlockManager(16, BLOCK_SIZE)
+    for name in ("verse", None):
+        sequence = make_sequence(TEXT, adapter=name)
+        manager.allocate(sequence)
+        assert sequence.num_computed_tokens == 0, name
+        sequence.num_computed_tokens = 12
+        manager.file_computed(sequence)
+        sequence.append(0)
+        manager.free(sequence)
+    for name, num_hits in (("verse", 8), (None, 8), ("tales", 0)):
+        sequence = make_sequence(TEXT, adapter=name)
+        manager.allocate(sequence)
+        assert sequence.num_computed_tokens == num_hits, name
+        manager.free(sequence)
+    manager.check_integrity([])
+
+
 def test_hits_are_counted_in_tokens() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     leave(manager, TEXT)

@@ -15,6 +15,7 @@ from worker.engine.sequence import Sequence
 
 BLOCK_SIZE = 4
 CRASH, NAN = 1, 2
+ADAPTERS = ("tales", "verse")
 
 
 @dataclass
@@ -40,6 +41,7 @@ def traffic(draw: st.DrawFn, *, faults: bool) -> list[Arrival]:
                     num_return_sequences=draw(st.integers(1, 3)),
                 ),
                 priority=0 if not faults else draw(st.integers(-1, 1)),
+                adapter=draw(st.none() | st.sampled_from(ADAPTERS)),
             ),
             after=draw(st.integers(0, 4)),
             abort_after=draw(st.none() | st.integers(0, 8)) if faults else None,
@@ -63,6 +65,7 @@ def engines(draw: st.DrawFn) -> Engine:
         max_rows=max_rows,
         block_size=BLOCK_SIZE,
         max_step_tokens=draw(st.integers(max_rows, 20)),
+        adapters=ADAPTERS,
     )
 
 

@@ -1,0 +1,89 @@
+"""Low-rank updates of linear layers (LoRA, Hu et al. 2021): merged into them, or beside them.
+
+Beside them, each adapter's update is added to its own rows of a packed step, as in S-LoRA (Sheng
+et al. 2023) and Punica (Chen et al. 2023). Knows nothing of files or requests.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What an adapter adds to the weight of one linear layer: `up @ down`.
+
+    `down` [rank, in_features], `up` [out_features, rank]; every scale is already in `up`.
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> "LowRank":
+        return LowRank(self.down.to(device, dtype), self.up.to(device, dtype))
+
+    def apply(self, input: torch.Tensor) -> torch.Tensor:
+        """What it adds to the layer's output: [n, in_features] → [n, out_features]."""
+        return (input @ self.down.T) @ self.up.T
+
+
+LoraAdapter = Mapping[str, LowRank]  # by the name of the linear layer in the network
+
+
+@torch.no_grad()
+def merge_adapters(model: nn.Module, adapters: Sequence[LoraAdapter]) -> None:
+    """Add all updates to the weights of `model`, in place; summed in float32, rounded once."""
+    for name in {name: None for adapter in adapters for name in adapter}:
+        weight = model.get_submodule(name).get_parameter("weight")
+        total = weight.float()
+        for adapter in adapters:
+            if name in adapter:
+                update = adapter[name].to(torch.float32, weight.device)
+                total = total + update.up @ update.down
+        weight.copy_(total)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerUpdates:
+    """What the adapters of a step add within one decoder layer.
+
+    Each of `parts`: an adapter's updates by the name of the linear layer in the decoder layer, and
+    its rows of the packed step, int64 [n]. No row has two adapters.
+    """
+
+    parts: Sequence[tuple[Mapping[str, LowRank], torch.Tensor]] = ()
+
+    def add(self, linear: str, input: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Add to `output`, in place, what belongs to its rows; `input` is what made it.
+
+        [num_tokens, in_features] and [num_tokens, out_features]. Other rows are not touched.
+        """
+        for updates, rows in self.parts:
+            update = updates.get(linear)
+            if update is not None:
+                output.index_add_(0, rows, update.apply(input.index_select(0, rows)))
+        return output
+
+
+class ServedAdapter:
+    """An adapter beside a network of decoder layers, in the network's dtype and on its device."""
+
+    def __init__(
+        self, adapter: LoraAdapter, num_layers: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.layers: list[dict[str, LowRank]] = [{} for _ in range(num_layers)]
+        for name, update in adapter.items():
+            _, _, layer, _, linear = name.split(".")  # transformer.h.3.mlp.dense_h_to_4h
+            self.layers[int(layer)][linear] = update.to(dtype, device)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRows:
+    """Which rows of a packed step belong to which adapter; those of the network alone to none."""
+
+    parts: Sequence[tuple[ServedAdapter, torch.Tensor]] = ()
+
+    def in_layer(self, layer: int) -> LayerUpdates:
+        return LayerUpdates([(adapter.layers[layer], rows) for adapter, rows in self.parts])
