@@ -22,6 +22,7 @@ from worker.engine.config import EngineConfig
 from worker.engine.executor import Executor, Quantization
 from worker.engine.group import SequenceGroup
 from worker.engine.group_choice import GroupChoice, choose
+from worker.engine.load_report import LoadReport
 from worker.engine.loading import load_runner
 from worker.engine.outputs import Blame, Output, RequestFailed, TokenOutput
 from worker.engine.parallel_loading import load_parallel
@@ -60,6 +61,7 @@ class Engine:
         self.model_config = model_config
         self.config = config
         self.last_step = StepReport()
+        self.load_report = LoadReport()
         self.num_torch_threads = torch.get_num_threads()  # of the thread that runs the steps
         self._runner = runner
         self._token_bytes = TokenBytes(tokenizer)
@@ -107,6 +109,7 @@ class Engine:
             config=config,
         )
         engine.num_torch_threads = loaded.num_torch_threads
+        engine.load_report = loaded.report
         return engine
 
     @property

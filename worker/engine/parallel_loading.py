@@ -15,14 +15,20 @@ from worker.engine.config import EngineConfig
 from worker.engine.executor import Executor, Quantization, check_quantization
 from worker.engine.followers import HELLO, READY, Followers, Meeting, free_port
 from worker.engine.kv_budget import choose_num_blocks
-from worker.engine.loading import LoadedRunner, parse_device, parse_dtype, prepare_linears
+from worker.engine.load_report import LoadPhase, LoadReport
+from worker.engine.loading import (
+    LoadedRunner,
+    parse_device,
+    parse_dtype,
+    prepare_linears,
+    read_model,
+)
 from worker.engine.parallel_runner import LEADER, LeadingRunner, follow
 from worker.engine.runner import ModelRunner
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
 from worker.model.tensor_parallel import TensorParallel
-from worker.model.weights import load_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +42,20 @@ class PartLoader:
     quantization: Quantization | None
     num_threads: int
 
-    def load(self, parallel: TensorParallel) -> FalconForCausalLM:
+    def load(self, parallel: TensorParallel, report: LoadReport) -> FalconForCausalLM:
         if self.device_type == "cpu":
             allocator.keep_freed_memory()
         device = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
-        model = load_model(
+        model = read_model(
             self.source,
+            report,
             dtype=parse_dtype(self.dtype),
             device=parse_device(device),
             parallel=parallel,
         )
         check_quantization(self.quantization, dtype=model.dtype, device=model.device)
-        prepare_linears(model, self.quantization)
+        with report.timed(LoadPhase.PREPARE):
+            prepare_linears(model, self.quantization)
         return model
 
     def make_runner(
@@ -87,17 +95,23 @@ def load_parallel(
     TensorParallel(size=size).check(ModelConfig.from_checkpoint(resolve_checkpoint(source)))
     loader = PartLoader(source, config, dtype, target.type, quantization, num_threads or 1)
     meeting = Meeting(free_port(), size, "gloo" if target.type == "cpu" else "nccl")
-    followers = Followers(partial(_serve, loader), meeting)
+    followers, report = Followers(partial(_serve, loader), meeting), LoadReport()
     try:
         followers.expect(HELLO)
         control = meeting.join(LEADER)
-        model = loader.load(TensorParallel(LEADER, size))
+        model = loader.load(TensorParallel(LEADER, size), report)
         followers.expect(READY)
-        runner = LeadingRunner(loader.make_runner(model, size, control), control)
+        with report.timed(LoadPhase.KV_CACHE):
+            runner = LeadingRunner(loader.make_runner(model, size, control), control)
+        with report.timed(LoadPhase.WARM_UP):
+            runner.warm_up()
     except BaseException:
         followers.stop()
         raise
-    return LoadedRunner(runner, model.config, loader.num_threads)
+    report.note_memory(
+        model.config, config, model.dtype, num_blocks=runner.num_blocks, num_parts=size
+    )
+    return LoadedRunner(runner, model.config, loader.num_threads, report)
 
 
 def _serve(
@@ -106,6 +120,6 @@ def _serve(
     """The work of a follower, from its first import to the leader's end."""
     torch.set_num_threads(loader.num_threads)
     control = meeting.join(parallel.rank)
-    model = loader.load(parallel)
+    model = loader.load(parallel, LoadReport())
     ready()
     follow(loader.make_runner(model, parallel.size, control), control)
