@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd.profiler_util import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from bench.engine import replay
@@ -133,13 +132,13 @@ def _start_decoding(engine: Engine, scale: Scale) -> None:
 
 def _read(profiler: profile, wall_s: float, *, on_gpu: bool) -> Profile:
     """Each kernel's own time; on a GPU operators that only launch some do not count."""
-    where = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    where = "CUDA" if on_gpu else "CPU"
     events: Any = profiler.key_averages()  # without types
     own_us = attrgetter("self_device_time_total" if on_gpu else "self_cpu_time_total")
     kernels = [
         Kernel(event.key, event.count, own_us(event) / 1e6)
         for event in events
-        if event.device_type == where
+        if event.device_type.name == where
     ]
     kernels.sort(key=lambda kernel: kernel.seconds, reverse=True)
     busy_s = sum(kernel.seconds for kernel in kernels) if on_gpu else None
