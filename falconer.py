@@ -158,7 +158,7 @@ def model_info(
         str | None, typer.Option(help="Tell what a worker takes of so much, as in 80GiB.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; else the checkpoint's.")
+        str | None, typer.Option(help="float32, bfloat16 or float16; else what a worker takes.")
     ] = None,
     device: Annotated[str, typer.Option(help="Whose memory it is: cuda or cpu.")] = "cuda",
     max_rows: Annotated[int, typer.Option(min=1, help="As of the worker.")] = 32,

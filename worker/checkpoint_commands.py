@@ -19,7 +19,7 @@ from worker.model.errors import CheckpointError
 from worker.model.info import ModelInfo, describe
 from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.tiny import copy_bundled
-from worker.model_loading import find_checkpoint
+from worker.model_loading import CPU_DTYPE, find_checkpoint
 
 GIB = 2**30
 MEMORY_GIB = (15, 22, 44, 79, 93, 139)  # what cards of 16, 24, 48, 80, 94 and 141 GB have
@@ -44,8 +44,13 @@ def write_random(directory: Path, *, dtype: str, **shape: Any) -> None:
 def show_info(
     source: str, *, memory: str | None, dtype: str | None, device: str, config: EngineConfig
 ) -> None:
-    """Print what a model is, and what fits: on cards in use, or of `config` in so much `memory`."""
+    """Print what a model is, and what fits: on cards in use, or of `config` in so much `memory`.
+
+    `dtype` None is what a worker takes by itself.
+    """
     with _clear_errors():
+        if dtype is None and parse_kind(device).type == "cpu":
+            dtype = CPU_DTYPE
         info = describe(str(find_checkpoint(source)), parse_dtype(dtype))
         if memory is None:
             table = _cards(info)
