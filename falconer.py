@@ -152,10 +152,25 @@ def model_random(
 
 
 @model.command("info", help="Describe a checkpoint: sizes, and how many rows fit in memory.")
-def model_info(source: Annotated[str, typer.Argument(help="Folder, hub id or `tiny`.")]) -> None:
+def model_info(
+    source: Annotated[str, typer.Argument(help="Folder, hub id or `tiny`.")],
+    memory: Annotated[
+        str | None, typer.Option(help="Tell what a worker takes of so much, as in 80GiB.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; else what a worker takes.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Whose memory it is: cuda or cpu.")] = "cuda",
+    max_rows: Annotated[int, typer.Option(min=1, help="As of the worker.")] = 32,
+    block_size: Annotated[int, typer.Option(min=1, help="As of the worker.")] = 32,
+) -> None:
     from worker.checkpoint_commands import show_info
+    from worker.engine import EngineConfig
 
-    show_info(source)
+    config = EngineConfig(
+        max_rows=max_rows, block_size=block_size, max_step_tokens=max(max_rows, 512)
+    )
+    show_info(source, memory=memory, dtype=dtype, device=device, config=config)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from worker.engine.plan import StepPlan
 from worker.engine.runner import ModelRunner
 from worker.engine.text_stream import TextStream
 from worker.model.attention import PagedAttention
+from worker.model.flash_attention import FlashAttention
 
 # Phases of a step.
 SCHEDULING = "scheduling"
@@ -127,4 +128,5 @@ def torch_places(runner: ModelRunner) -> list[tuple[Any, str, str]]:
         for name, module in model.transformer.named_modules()
         if name.rpartition(".")[2] in DENSE_LAYERS
     ]
-    return [(PagedAttention, "__call__", ATTENTION), (model.lm_head, "forward", HEAD), *layers]
+    attention = [(kind, "__call__", ATTENTION) for kind in (PagedAttention, FlashAttention)]
+    return [*attention, (model.lm_head, "forward", HEAD), *layers]

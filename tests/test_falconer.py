@@ -36,6 +36,16 @@ def test_random_makes_the_style_and_sizes_asked_for(tmp_path: Path) -> None:
     assert "layers              3" in described
 
 
+def test_info_tells_what_a_worker_takes_of_so_much_memory() -> None:
+    flags = ("--memory", "12MiB", "--device", "cpu", "--max-rows", "100", "--block-size", "16")
+    described = run("model", "info", "tiny", *flags)
+    assert "float32" in described
+    assert "rows in a step       100 at most" in described
+    # Half of what 1,918,848 weights of 4 bytes leave, in blocks of 16 tokens of 1 KiB.
+    num_blocks = (12 * 2**20 - 4 * 1_918_848) // 2 // (16 * 1024)
+    assert f"blocks               {num_blocks} of 16 tokens" in described
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -44,6 +54,10 @@ def test_random_makes_the_style_and_sizes_asked_for(tmp_path: Path) -> None:
         (["model", "random", "{full}"], "is not an empty folder"),
         (["model", "tiny", "{full}"], "is not an empty folder"),
         (["model", "info", "{full}"], "no config.json"),
+        (["model", "info", "tiny", "--memory", "lots"], "'lots' is not a size"),
+        (["model", "info", "tiny", "--memory", "1MiB"], "no memory left for a KV cache on cuda"),
+        (["model", "info", "tiny", "--device", "tpu"], "device must be cpu, cuda or cuda:N"),
+        (["model", "info", "tiny", "--dtype", "int4"], "dtype must be one of float32"),
         (["bench", "engine", "--requests", "{new}"], "no such file"),
     ],
 )

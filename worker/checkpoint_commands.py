@@ -5,20 +5,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from shared.errors import FalconerError
+from worker.byte_size import format_size, parse_size
+from worker.engine import EngineConfig
+from worker.engine.loading import parse_dtype, parse_kind
+from worker.engine.memory_plan import forecast
 from worker.model.config import DTYPES
 from worker.model.errors import CheckpointError
 from worker.model.info import ModelInfo, describe
 from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.tiny import copy_bundled
-from worker.model_loading import find_checkpoint
+from worker.model_loading import CPU_DTYPE, find_checkpoint
 
 GIB = 2**30
-MEMORY_GIB = (16, 24, 48, 80, 141)  # of cards in use
+MEMORY_GIB = (15, 22, 44, 79, 93, 139)  # what cards of 16, 24, 48, 80, 94 and 141 GB have
 CONTEXTS = (512, 2048)
+MANY = 10**6  # rows: no limit
 
 
 def write_tiny(directory: Path) -> None:
@@ -35,48 +41,81 @@ def write_random(directory: Path, *, dtype: str, **shape: Any) -> None:
         print(write_random_checkpoint(directory, dtype=DTYPES[dtype], **given))
 
 
-def show_info(source: str) -> None:
+def show_info(
+    source: str, *, memory: str | None, dtype: str | None, device: str, config: EngineConfig
+) -> None:
+    """Print what a model is, and what fits: on cards in use, or of `config` in so much `memory`.
+
+    `dtype` None is what a worker takes by itself.
+    """
     with _clear_errors():
-        info = describe(str(find_checkpoint(source)))
+        if dtype is None and parse_kind(device).type == "cpu":
+            dtype = CPU_DTYPE
+        info = describe(str(find_checkpoint(source)), parse_dtype(dtype))
+        if memory is None:
+            table = _cards(info)
+        else:
+            table = _plan(info, config, parse_kind(device), parse_size(memory))
     console = Console()
     console.print(_facts(info))
-    console.print(_rows(info))
+    console.print(table)
 
 
 def _facts(info: ModelInfo) -> Table:
+    config = info.config
     table = Table(box=None, show_header=False)
     for name, value in (
-        ("style", info.style),
-        ("parameters", f"{info.num_parameters:,}"),
+        ("style", config.style),
+        ("parameters", f"{config.num_parameters:,}"),
         ("dtype", str(info.dtype).removeprefix("torch.")),
-        ("weights", _size(info.weight_bytes)),
-        ("KV cache per token", _size(info.kv_bytes_per_token)),
-        ("context", f"{info.context_length:,} tokens"),
-        ("vocabulary", f"{info.vocab_size:,}"),
-        ("layers", str(info.num_layers)),
-        ("heads", f"{info.num_heads} on {info.num_kv_heads} of keys and values"),
+        ("weights", format_size(info.weight_bytes)),
+        ("KV cache per token", format_size(info.kv_bytes_per_token)),
+        ("context", f"{config.context_length:,} tokens"),
+        ("vocabulary", f"{config.vocab_size:,}"),
+        ("layers", str(config.num_layers)),
+        ("heads", f"{config.num_heads} on {config.num_kv_heads} of keys and values"),
     ):
         table.add_row(name, value)
     return table
 
 
-def _rows(info: ModelInfo) -> Table:
-    """How many sequences fit beside the weights; activations are not counted."""
-    lengths = [length for length in CONTEXTS if length <= info.context_length]
-    table = Table(
-        "memory", *(f"rows of {length:,} tokens" for length in lengths), box=None, title=""
-    )
-    for memory in MEMORY_GIB:
-        fits = [info.rows_that_fit(memory * GIB, context_length=length) for length in lengths]
-        table.add_row(f"{memory} GiB", *(f"{rows:,}" if rows else "none" for rows in fits))
+def _cards(info: ModelInfo) -> Table:
+    """How many sequences fit beside the weights, if a worker's settings allow so many rows."""
+    lengths = [length for length in CONTEXTS if length <= info.config.context_length]
+    columns = (f"rows of {length:,} tokens" for length in lengths)
+    table = Table("GPU memory", *columns, box=None, title="")
+    unlimited = EngineConfig(max_rows=MANY, max_step_tokens=MANY)
+    for gib in MEMORY_GIB:
+        try:
+            plan = forecast(
+                info.config,
+                unlimited,
+                dtype=info.dtype,
+                device=torch.device("cuda"),
+                memory_bytes=gib * GIB,
+            )
+            fits = [f"{plan.rows_of(length):,}" for length in lengths]
+        except ValueError:
+            fits = ["none"] * len(lengths)
+        table.add_row(f"{gib} GiB", *fits)
     return table
 
 
-def _size(num_bytes: int) -> str:
-    for unit, factor in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.1f} {unit}"
-    return f"{num_bytes} bytes"
+def _plan(info: ModelInfo, config: EngineConfig, device: torch.device, memory: int) -> Table:
+    """What a worker with these settings takes, and tells in its log once it has loaded."""
+    plan = forecast(info.config, config, dtype=info.dtype, device=device, memory_bytes=memory)
+    table = Table(box=None, show_header=False, title="")
+    for name, value in (
+        ("memory", format_size(memory)),
+        ("weights", format_size(plan.weight_bytes)),
+        ("KV cache", format_size(plan.kv_bytes)),
+        ("blocks", f"{plan.num_blocks:,} of {plan.block_size} tokens"),
+        ("KV tokens", f"{plan.kv_tokens:,}"),
+        ("rows of full length", f"{plan.rows_of(plan.context_length):,}"),
+        ("rows in a step", f"{config.max_rows:,} at most"),
+    ):
+        table.add_row(name, value)
+    return table
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def main(settings: WorkerSettings) -> int:
         listener = listen_for_probes(settings)
         log.info("loading model", model=settings.model)
         model = load_model(settings)
+        log.info("model loaded", **model.engine.load_report.to_log())
         gc.freeze()  # what loading made lives as long as the process: never look at it again
         asyncio.run(_run(settings, model, listener))
         return 0

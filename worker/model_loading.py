@@ -17,6 +17,7 @@ from worker.settings import WorkerSettings
 BUNDLED = "tiny"
 # On two cores what they let 16 rows wait for is at most about a decoding step.
 MAX_CHUNK_TOKENS = {"cpu": 32, "cuda": 512}
+CPU_DTYPE = "float32"  # when nobody says; on a GPU the checkpoint's
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def find_checkpoint(model: str) -> Path:
 def _dtype(settings: WorkerSettings, device: str) -> str | None:
     if settings.dtype != "auto":
         return settings.dtype
-    return "float32" if device == "cpu" else None
+    return CPU_DTYPE if device == "cpu" else None
 
 
 def _engine_config(settings: WorkerSettings, device: str) -> EngineConfig:

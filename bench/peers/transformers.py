@@ -30,10 +30,13 @@ def generate_batch(model: Any, batch: list[PeerRequest]) -> list[list[int]]:
     width = max(len(request.prompt_ids) for request in batch)
     padding = [width - len(request.prompt_ids) for request in batch]
     rows = zip(batch, padding, strict=True)
-    input_ids = torch.tensor([[PAD_ID] * n + request.prompt_ids for request, n in rows])
+    input_ids = torch.tensor(
+        [[PAD_ID] * n + request.prompt_ids for request, n in rows], device=model.device
+    )
+    mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding], device=model.device)
     output = model.generate(
         input_ids,
-        attention_mask=torch.tensor([[0] * n + [1] * (width - n) for n in padding]),
+        attention_mask=mask,
         max_new_tokens=max(request.num_new for request in batch),
         do_sample=False,
         pad_token_id=PAD_ID,

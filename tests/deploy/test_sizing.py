@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.deploy.manifests import ROOT
-from worker.engine.kv_budget import _SHARE_OF_FREE_MEMORY
+from worker.engine import EngineConfig
+from worker.engine.memory_plan import forecast
 from worker.model.config import ModelConfig
 from worker.model.random_checkpoint import config_fields
 
@@ -16,11 +17,17 @@ ROW = re.compile(r"^\| (\d+) GiB \|[^|]*\|(.+)\|$", flags=re.MULTILINE)
 
 
 def rows_that_fit(like: str, memory_gib: int, num_tokens: int) -> int:
-    config = ModelConfig.from_dict(config_fields(like, full_size=True))
-    dtype = torch.bfloat16
-    free = memory_gib * GIB - config.num_parameters * dtype.itemsize
-    room = int(free * _SHARE_OF_FREE_MEMORY["cuda"])
-    return max(0, room // (config.kv_bytes_per_token(dtype) * num_tokens))
+    try:
+        plan = forecast(
+            ModelConfig.from_dict(config_fields(like, full_size=True)),
+            EngineConfig(max_rows=10**6, max_step_tokens=10**6),
+            dtype=torch.bfloat16,
+            device=torch.device("cuda"),
+            memory_bytes=memory_gib * GIB,
+        )
+    except ValueError:  # not even the weights
+        return 0
+    return plan.rows_of(num_tokens)
 
 
 def table() -> list[tuple[int, list[int]]]:

@@ -53,7 +53,10 @@ async def test_a_wrong_password_stops_the_start_with_one_line(
     await service.redis.config_set("requirepass", "right")
     worker = start_worker(redis_url=redis_server.url.replace("127.0.0.1", ":wrong@127.0.0.1"))
     assert await worker.exit_code() == 2
-    _, line = worker.log_text.splitlines()  # the first tells which model is loaded
+    loading, loaded, line = worker.log_text.splitlines()
+    assert "loading model" in loading
+    for figure in ("model loaded", "resolve_s", "weights_s", "read_gb_per_s", "kv_blocks"):
+        assert figure in loaded
     assert "this worker cannot use its Redis" in line
     assert "wrong@" not in worker.log_text
 

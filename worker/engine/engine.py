@@ -23,6 +23,7 @@ from worker.engine.config import EngineConfig
 from worker.engine.executor import Executor, Quantization
 from worker.engine.group import SequenceGroup
 from worker.engine.group_choice import GroupChoice, choose
+from worker.engine.load_report import LoadReport
 from worker.engine.loading import load_runner
 from worker.engine.outputs import Blame, Output, RequestFailed, TokenOutput
 from worker.engine.parallel_loading import load_parallel
@@ -63,6 +64,7 @@ class Engine:
         self.config = config
         self.adapters = adapters
         self.last_step = StepReport()
+        self.load_report = LoadReport()
         self.num_torch_threads = torch.get_num_threads()  # of the thread that runs the steps
         self._runner = runner
         self._token_bytes = TokenBytes(tokenizer)
@@ -117,6 +119,7 @@ class Engine:
             adapters=loaded.adapters,
         )
         engine.num_torch_threads = loaded.num_torch_threads
+        engine.load_report = loaded.report
         return engine
 
     @property

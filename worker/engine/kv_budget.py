@@ -18,12 +18,13 @@ def choose_num_blocks(
     device: torch.device,
     *,
     num_parts: int = 1,
+    free_bytes: int | None = None,
 ) -> int:
     """`config.num_blocks`, or enough for `max_rows` sequences of full length if memory allows.
 
-    Call it once the weights are loaded. Of a network in `num_parts` parts, each holds its share of
-    a block: on a device of its own, but all in the memory of one machine where they run on CPUs.
-    Raises ValueError when not one block fits.
+    `free_bytes` beside the weights; None asks the device, on which they must be loaded by then. Of
+    a network in `num_parts` parts, each holds its share of a block: on a device of its own, but all
+    in the memory of one machine where they run on CPUs. Raises ValueError when not one block fits.
     """
     if config.num_blocks is not None:
         return config.num_blocks
@@ -31,10 +32,11 @@ def choose_num_blocks(
     bytes_per_block = config.block_size * model_config.kv_bytes_per_token(dtype)
     if device.type != "cpu":
         bytes_per_block //= num_parts
-    memory = int(_free_memory(device) * _SHARE_OF_FREE_MEMORY[device.type])
-    if memory < bytes_per_block:
+    free_bytes = _free_memory(device) if free_bytes is None else free_bytes
+    num_fitting = int(free_bytes * _SHARE_OF_FREE_MEMORY[device.type]) // bytes_per_block
+    if num_fitting < 1:
         raise ValueError(f"no memory left for a KV cache on {device}; set num_blocks or free some")
-    return min(wanted, memory // bytes_per_block)
+    return min(wanted, num_fitting)
 
 
 def _free_memory(device: torch.device) -> int:

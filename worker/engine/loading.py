@@ -13,12 +13,15 @@ from worker.engine.adapters import AdapterMode, load_adapters, look_for_adapters
 from worker.engine.config import EngineConfig
 from worker.engine.executor import Executor, Quantization, check_quantization, choose_executor
 from worker.engine.kv_budget import choose_num_blocks
+from worker.engine.load_report import LoadPhase, LoadReport
 from worker.engine.runner import ModelRunner, Runner
+from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import DTYPES, ModelConfig
-from worker.model.falcon import FalconForCausalLM
+from worker.model.falcon import WHOLE, FalconForCausalLM
 from worker.model.lora import ServedAdapter
 from worker.model.packed_linear import Int8Linear, PackedLinear, can_pack, replace_linears
-from worker.model.weights import load_model
+from worker.model.tensor_parallel import TensorParallel
+from worker.model.weights import load_weights, plan_loading
 
 # torch's own choice, read before anybody narrows it for a thread.
 _DEFAULT_NUM_THREADS = torch.get_num_threads()
@@ -35,6 +38,7 @@ class LoadedRunner:
     runner: Runner
     model_config: ModelConfig
     num_torch_threads: int
+    report: LoadReport
     adapters: tuple[str, ...] = ()
 
 
@@ -55,9 +59,9 @@ def load_runner(
     `dtype` None takes the checkpoint's; `num_threads` None takes what torch has, or one for a small
     model. Raises CheckpointError, or ValueError for a dtype, device or executor that cannot be had.
     """
-    target = parse_device(device)
+    target, report = parse_device(device), LoadReport()
     folders = look_for_adapters(adapters_dir)
-    model = load_model(source, dtype=parse_dtype(dtype), device=target)
+    model = read_model(source, report, dtype=parse_dtype(dtype), device=target)
     adapters = load_adapters(folders, adapter_mode, model)
     check_quantization(quantization, dtype=model.dtype, device=target)
     executor = choose_executor(
@@ -73,8 +77,28 @@ def load_runner(
     if target.type == "cpu":
         allocator.keep_freed_memory()
     if executor is Executor.OPENVINO:
-        return _load_openvino(model, config, quantization, num_threads)
-    return _load_torch(model, config, quantization, num_threads, adapters)
+        return _load_openvino(model, config, quantization, num_threads, report)
+    return _load_torch(model, config, quantization, num_threads, adapters, report)
+
+
+def read_model(
+    source: str,
+    report: LoadReport,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    parallel: TensorParallel = WHOLE,
+) -> FalconForCausalLM:
+    """`load_model` with the time of each phase in the report."""
+    with report.timed(LoadPhase.RESOLVE):
+        folder = resolve_checkpoint(source)
+    with report.timed(LoadPhase.HEADERS):
+        plan = plan_loading(folder)
+    with report.timed(LoadPhase.WEIGHTS):
+        model = load_weights(plan, dtype=dtype, device=device, parallel=parallel)
+    report.read_bytes = plan.num_read_bytes(model)
+    report.weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    return model
 
 
 def _load_torch(
@@ -83,13 +107,19 @@ def _load_torch(
     quantization: Quantization | None,
     num_threads: int,
     adapters: Mapping[str, ServedAdapter],
+    report: LoadReport,
 ) -> LoadedRunner:
-    prepare_linears(model, quantization)
-    num_blocks = choose_num_blocks(config, model.config, model.dtype, model.device)
-    runner = ModelRunner.with_cache(
-        model, num_blocks=num_blocks, block_size=config.block_size, adapters=adapters
-    )
-    return LoadedRunner(runner, model.config, num_threads, tuple(adapters))
+    with report.timed(LoadPhase.PREPARE):
+        prepare_linears(model, quantization)
+    with report.timed(LoadPhase.KV_CACHE):
+        num_blocks = choose_num_blocks(config, model.config, model.dtype, model.device)
+        runner = ModelRunner.with_cache(
+            model, num_blocks=num_blocks, block_size=config.block_size, adapters=adapters
+        )
+    with report.timed(LoadPhase.WARM_UP):
+        runner.warm_up()
+    report.note_memory(model.config, config, model.dtype, num_blocks=num_blocks)
+    return LoadedRunner(runner, model.config, num_threads, report, tuple(adapters))
 
 
 def prepare_linears(model: FalconForCausalLM, quantization: Quantization | None) -> None:
@@ -105,16 +135,22 @@ def _load_openvino(
     config: EngineConfig,
     quantization: Quantization | None,
     num_threads: int,
+    report: LoadReport,
 ) -> LoadedRunner:
     from worker.engine.openvino_runner import OpenVinoRunner
 
-    graph = OpenVinoRunner.compile(
-        model, num_threads=num_threads, int8=quantization is Quantization.INT8
-    )
-    num_blocks = choose_num_blocks(config, model.config, torch.float32, torch.device("cpu"))
-    runner = OpenVinoRunner(model, graph, num_blocks=num_blocks)
+    with report.timed(LoadPhase.PREPARE):
+        graph = OpenVinoRunner.compile(
+            model, num_threads=num_threads, int8=quantization is Quantization.INT8
+        )
+    with report.timed(LoadPhase.KV_CACHE):
+        num_blocks = choose_num_blocks(config, model.config, torch.float32, torch.device("cpu"))
+        runner = OpenVinoRunner(model, graph, num_blocks=num_blocks)
+    with report.timed(LoadPhase.WARM_UP):
+        runner.warm_up()
+    report.note_memory(model.config, config, torch.float32, num_blocks=num_blocks)
     # OpenVINO has threads of its own: a second pool would take the cores from them.
-    return LoadedRunner(runner, model.config, num_torch_threads=1)
+    return LoadedRunner(runner, model.config, num_torch_threads=1, report=report)
 
 
 def _choose_num_threads(model_config: ModelConfig) -> int:
@@ -128,10 +164,16 @@ def parse_dtype(name: str | None) -> torch.dtype | None:
 
 
 def parse_device(name: str) -> torch.device:
+    device = parse_kind(name)
+    num_devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= num_devices:
+        raise ValueError(f"device {name} is not there: this machine has {num_devices} of its kind")
+    return device
+
+
+def parse_kind(name: str) -> torch.device:
+    """Like `parse_device`, of a device that need not be there."""
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or not (index.isdecimal() or name == kind):
         raise ValueError(f"device must be cpu, cuda or cuda:N, not {name}")
-    num_devices = torch.cuda.device_count() if kind == "cuda" else 1
-    if int(index or 0) >= num_devices:
-        raise ValueError(f"device {name} is not there: this machine has {num_devices} of its kind")
     return torch.device(name)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from worker.engine.packing import PackedStep
 from worker.engine.plan import StepPlan
+from worker.engine.runner import WARM_UP_ROWS
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
 from worker.model.openvino_falcon import BLOCK_SIZE, build_graph
@@ -21,8 +22,6 @@ from worker.model.openvino_falcon import BLOCK_SIZE, build_graph
 # Activations of 8-bit layers are quantized on the fly in groups of this many, each with a scale.
 _ACTIVATION_GROUP_SIZE = 128
 _BLOCK_INDICES_MULTIPLE = 256
-WARM_UP_ROWS = (1, 2)
-
 
 Caches = dict[str, NDArray[np.float32]]
 
@@ -39,7 +38,6 @@ class OpenVinoRunner:
         self._caches = _allocate_caches(model.config, num_blocks)
         for name, cache in self._caches.items():
             self._request.set_tensor(name, ov.Tensor(cache, shared_memory=True))
-        self._warm_up()
 
     @staticmethod
     def compile(model: FalconForCausalLM, *, num_threads: int, int8: bool) -> ov.CompiledModel:
@@ -75,7 +73,7 @@ class OpenVinoRunner:
         self._request.infer(share_outputs=True)
         return torch.from_numpy(self._request.get_output_tensor(0).data)
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Compute one row, and several, of what nobody asked for.
 
         The runtime lays out weights when it first meets a number of rows of either kind: for a

@@ -16,7 +16,14 @@ from worker.engine.config import EngineConfig
 from worker.engine.executor import Executor, Quantization, check_quantization
 from worker.engine.followers import HELLO, READY, Followers, Meeting, free_port
 from worker.engine.kv_budget import choose_num_blocks
-from worker.engine.loading import LoadedRunner, parse_device, parse_dtype, prepare_linears
+from worker.engine.load_report import LoadPhase, LoadReport
+from worker.engine.loading import (
+    LoadedRunner,
+    parse_device,
+    parse_dtype,
+    prepare_linears,
+    read_model,
+)
 from worker.engine.parallel_runner import LEADER, LeadingRunner, follow
 from worker.engine.runner import ModelRunner
 from worker.model.adapter_folders import AdapterFolder
@@ -25,7 +32,6 @@ from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
 from worker.model.lora import ServedAdapter
 from worker.model.tensor_parallel import TensorParallel
-from worker.model.weights import load_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +47,24 @@ class PartLoader:
     adapters: list[AdapterFolder]
     adapter_mode: AdapterMode
 
-    def load(self, parallel: TensorParallel) -> tuple[FalconForCausalLM, dict[str, ServedAdapter]]:
+    def load(
+        self, parallel: TensorParallel, report: LoadReport
+    ) -> tuple[FalconForCausalLM, dict[str, ServedAdapter]]:
         """The part of the network, and of the adapters that are served beside it."""
         if self.device_type == "cpu":
             allocator.keep_freed_memory()
         device = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
-        model = load_model(
+        model = read_model(
             self.source,
+            report,
             dtype=parse_dtype(self.dtype),
             device=parse_device(device),
             parallel=parallel,
         )
         adapters = load_adapters(self.adapters, self.adapter_mode, model, parallel)
         check_quantization(self.quantization, dtype=model.dtype, device=model.device)
-        prepare_linears(model, self.quantization)
+        with report.timed(LoadPhase.PREPARE):
+            prepare_linears(model, self.quantization)
         return model, adapters
 
     def make_runner(
@@ -106,17 +116,23 @@ def load_parallel(
         source, config, dtype, target.type, quantization, num_threads or 1, folders, adapter_mode
     )
     meeting = Meeting(free_port(), size, "gloo" if target.type == "cpu" else "nccl")
-    followers = Followers(partial(_serve, loader), meeting)
+    followers, report = Followers(partial(_serve, loader), meeting), LoadReport()
     try:
         followers.expect(HELLO)
         control = meeting.join(LEADER)
-        model, adapters = loader.load(TensorParallel(LEADER, size))
+        model, adapters = loader.load(TensorParallel(LEADER, size), report)
         followers.expect(READY)
-        runner = LeadingRunner(loader.make_runner(model, adapters, size, control), control)
+        with report.timed(LoadPhase.KV_CACHE):
+            runner = LeadingRunner(loader.make_runner(model, adapters, size, control), control)
+        with report.timed(LoadPhase.WARM_UP):
+            runner.warm_up()
     except BaseException:
         followers.stop()
         raise
-    return LoadedRunner(runner, model.config, loader.num_threads, tuple(adapters))
+    report.note_memory(
+        model.config, config, model.dtype, num_blocks=runner.num_blocks, num_parts=size
+    )
+    return LoadedRunner(runner, model.config, loader.num_threads, report, tuple(adapters))
 
 
 def _serve(
@@ -125,6 +141,6 @@ def _serve(
     """The work of a follower, from its first import to the leader's end."""
     torch.set_num_threads(loader.num_threads)
     control = meeting.join(parallel.rank)
-    model, adapters = loader.load(parallel)
+    model, adapters = loader.load(parallel, LoadReport())
     ready()
     follow(loader.make_runner(model, adapters, parallel.size, control), control)

@@ -10,7 +10,7 @@ from torch import distributed
 
 from worker.engine.packing import PackedStep
 from worker.engine.plan import BlockCopy, StepPlan
-from worker.engine.runner import ModelRunner
+from worker.engine.runner import WARM_UP_ROWS, ModelRunner
 
 LEADER = 0
 
@@ -34,7 +34,15 @@ class LeadingRunner:
         self._control = control
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
-        work = _Work(PackedStep.of(plan, self.runner.kv_cache.block_size), plan.block_copies)
+        step = PackedStep.of(plan, self.runner.kv_cache.block_size)
+        return self._compute(_Work(step, plan.block_copies))
+
+    def warm_up(self) -> None:
+        """As `ModelRunner.warm_up`, in all processes."""
+        for num_rows in WARM_UP_ROWS:
+            self._compute(_Work(PackedStep.of_first_tokens(num_rows), []))
+
+    def _compute(self, work: _Work) -> torch.Tensor:
         distributed.broadcast_object_list([work], src=LEADER, group=self._control)
         hidden_states = self.runner.run_layers(work.step, work.block_copies)
         return self.runner.compute_logits(hidden_states, work.step)

@@ -40,8 +40,15 @@ def probe_model(compute: Callable[[StepPlan], object], block_manager: BlockManag
         block_manager.free(probe)
 
 
-def let_go_of_tensors(error: BaseException | None) -> None:
-    """Empty the frames that a failure came through: what they hold leaves the next try no room."""
-    while error is not None:
-        clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+def let_go_of_tensors(error: BaseException) -> None:
+    """Empty the frames that a failure came through: what they hold leaves the next try no room.
+
+    After an out-of-memory on a GPU, what torch keeps of freed memory goes back to the device, too:
+    in pieces cut for the failed step it may be of no use to a smaller one.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()  # does nothing in a process that has no GPU in use

@@ -14,6 +14,8 @@ from worker.model.falcon import FalconForCausalLM
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.lora import AdapterRows, ServedAdapter
 
+WARM_UP_ROWS = (1, 2)  # libraries compute one row and several in different ways
+
 
 class Runner(Protocol):
     """What the engine needs of a model."""
@@ -66,6 +68,12 @@ class ModelRunner:
     def forward(self, plan: StepPlan) -> torch.Tensor:
         step = PackedStep.of(plan, self.kv_cache.block_size)
         return self.compute_logits(self.run_layers(step, plan.block_copies), step)
+
+    def warm_up(self) -> None:
+        """Compute what nobody asked for, so that no caller waits while kernels are loaded."""
+        for num_rows in WARM_UP_ROWS:
+            step = PackedStep.of_first_tokens(num_rows)
+            self.compute_logits(self.run_layers(step, []), step)
 
     @torch.inference_mode()
     def run_layers(self, step: PackedStep, block_copies: list[BlockCopy]) -> torch.Tensor:

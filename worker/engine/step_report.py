@@ -1,10 +1,10 @@
 """What one step did: how many rows and tokens it computed, and how long each phase of it took."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from worker.engine.timing import timed
 
 
 class Phase(StrEnum):
@@ -22,11 +22,6 @@ class StepReport:
     num_tokens: int = 0  # of prompts and of sequences that go on
     seconds: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(Phase, 0.0))
 
-    @contextmanager
-    def timed(self, phase: Phase) -> Iterator[None]:
+    def timed(self, phase: Phase) -> AbstractContextManager[None]:
         """Add the time of what is inside, also if it fails: a failed step is repeated in parts."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] += time.perf_counter() - started
+        return timed(self.seconds, phase)

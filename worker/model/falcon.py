@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import LayerNorm
 from transformers.activations import ACT2FN
 
-from worker.model.attention import PagedAttention
 from worker.model.config import BlockStyle, ModelConfig
 from worker.model.errors import CheckpointError
+from worker.model.flash_attention import Attention, plan_attention
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.lora import AdapterRows, LayerUpdates
 from worker.model.rotary import RotaryEmbedding, alibi_slopes, apply_rotary
@@ -46,7 +46,7 @@ class FalconAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor] | None,
-        attention: PagedAttention,
+        attention: Attention,
         updates: LayerUpdates,
     ) -> torch.Tensor:
         fused = self.query_key_value(hidden_states)
@@ -109,7 +109,7 @@ class FalconDecoderLayer(nn.Module):
         self,
         hidden_states: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor] | None,
-        attention: PagedAttention,
+        attention: Attention,
         updates: LayerUpdates,
     ) -> torch.Tensor:
         attend = partial(self.self_attention, rotary=rotary, attention=attention, updates=updates)
@@ -165,7 +165,7 @@ class FalconModel(nn.Module):
         rotary = None
         if self.rotary_emb is not None:
             rotary = self.rotary_emb(positions, hidden_states.dtype)
-        attention = PagedAttention.plan(kv_cache, metadata, self.alibi_slopes)
+        attention = plan_attention(kv_cache, metadata, self.alibi_slopes)
         for index, layer in enumerate(self.h):
             hidden_states = layer(hidden_states, rotary, attention, adapters.in_layer(index))
         normed: torch.Tensor = self.ln_f(hidden_states)

@@ -1,4 +1,4 @@
-"""What `falconer model info` tells of a checkpoint: sizes, and how many rows fit in memory.
+"""What can be told of a checkpoint without loading it: its style and its sizes.
 
 Reads config.json and the headers of the weights, never a weight.
 """
@@ -8,46 +8,31 @@ from dataclasses import dataclass
 import torch
 
 from worker.model.checkpoint import resolve_checkpoint
+from worker.model.config import ModelConfig
 from worker.model.weights import plan_loading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    style: str  # "7b", "40b", "11b", "rw" or "custom"
-    num_parameters: int
-    dtype: torch.dtype  # what it is loaded in when nothing else is asked for
-    weight_bytes: int  # in `dtype`, tied embeddings once
-    kv_bytes_per_token: int  # in `dtype`
-    context_length: int  # tokens
-    vocab_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
+    """`dtype` is what it is loaded in; sizes in bytes are those in it."""
 
-    def rows_that_fit(self, memory_bytes: int, *, context_length: int | None = None) -> int:
-        """Sequences of `context_length` tokens (default: the longest) beside the weights.
+    config: ModelConfig
+    dtype: torch.dtype
 
-        Activations are left out: keep some memory back for them.
-        """
-        room = memory_bytes - self.weight_bytes
-        tokens = self.context_length if context_length is None else context_length
-        return max(0, room // (self.kv_bytes_per_token * tokens))
+    @property
+    def weight_bytes(self) -> int:
+        """Tied embeddings count once."""
+        return self.config.num_parameters * self.dtype.itemsize
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return self.config.kv_bytes_per_token(self.dtype)
 
 
-def describe(source: str) -> ModelInfo:
-    """Describe a local folder or hub id. Raises CheckpointError as loading it would."""
+def describe(source: str, dtype: torch.dtype | None = None) -> ModelInfo:
+    """Describe a local folder or hub id; `dtype` None takes what it is loaded in by itself.
+
+    Raises CheckpointError as loading it would.
+    """
     plan = plan_loading(resolve_checkpoint(source))
-    config = plan.model.config
-    dtype = plan.dtype
-    return ModelInfo(
-        style=config.style,
-        num_parameters=config.num_parameters,
-        dtype=dtype,
-        weight_bytes=config.num_parameters * dtype.itemsize,
-        kv_bytes_per_token=config.kv_bytes_per_token(dtype),
-        context_length=config.context_length,
-        vocab_size=config.vocab_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-    )
+    return ModelInfo(config=plan.model.config, dtype=dtype or plan.dtype)

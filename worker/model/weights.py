@@ -3,6 +3,7 @@
 Owns shards, headers and tied embeddings. Headers are checked before the first weight is read.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,11 @@ class LoadingPlan:
         """What config.json states, else what the embeddings are stored in."""
         return self.model.config.dtype or self.headers[self.origins[EMBEDDINGS]].dtype
 
+    def num_read_bytes(self, loaded: FalconForCausalLM) -> int:
+        """Bytes of the files that a network, or a part of one, was read from."""
+        sizes = {self.origins[name]: t.numel() for name, t in loaded.state_dict().items()}
+        return sum(size * self.headers[name].dtype.itemsize for name, size in sizes.items())
+
 
 def load_model(
     source: str,
@@ -62,6 +68,17 @@ def load_model(
     network cannot be split.
     """
     plan = plan_loading(resolve_checkpoint(source))
+    return load_weights(plan, dtype=dtype, device=device, parallel=parallel)
+
+
+def load_weights(
+    plan: LoadingPlan,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device,
+    parallel: TensorParallel = WHOLE,
+) -> FalconForCausalLM:
+    """The second half of `load_model`: read what the plan names."""
     parallel.check(plan.model.config)
     with torch.device("meta"):
         model = FalconForCausalLM(plan.model.config, parallel)
@@ -151,16 +168,39 @@ def _read_tensors(
 ) -> dict[str, torch.Tensor]:
     """Read and convert tensor by tensor, so that only one is ever held in both dtypes.
 
-    Copies: what safetensors hands out is the mapped file, which others may overwrite.
+    In the order of the file, which the kernel is told to read ahead.
     """
     stored: dict[str, torch.Tensor] = {}
     wanted = set(plan.origins.values())
     for file in sorted({plan.headers[name].file for name in wanted}):
+        read_ahead(file)
         with _open(file) as shard:
-            for name in wanted.intersection(shard.keys()):
-                part = parallel.read(name, shard.get_slice(name))
-                stored[name] = part.to(device=device, dtype=dtype, copy=True)
+            for name in shard.offset_keys():
+                if name in wanted:
+                    part = parallel.read(name, shard.get_slice(name))
+                    stored[name] = _take(part, dtype, device)
     return {name: stored[origin] for name, origin in plan.origins.items()}
+
+
+def _take(part: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Copy what safetensors hands out, once: it is the mapped file, which others may overwrite.
+
+    Another device takes it straight from there, and converts it faster than this one would.
+    """
+    if device.type == "cpu":
+        return part.to(dtype=dtype, copy=True)
+    return part.to(device).to(dtype)
+
+
+def read_ahead(file: Path) -> None:
+    """Have the kernel (Linux) read a whole file into its cache, meanwhile.
+
+    Left to page faults it reads a little at a time and waits in between.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _tie_equal_embeddings(model: FalconForCausalLM) -> None:

@@ -280,6 +280,43 @@ def test_out_of_memory_ends_requests_but_not_the_engine(error: Exception) -> Non
     assert all(isinstance(outputs[f"r{i}"][0], RequestFailed) for i in range(3))
 
 
+class CrampedRunner(FakeRunner):
+    """Out of memory whenever more than one sequence is in a step; notes what happens in `log`."""
+
+    def __init__(self, log: list[str]) -> None:
+        super().__init__()
+        self.log = log
+
+    def forward(self, plan: StepPlan) -> torch.Tensor:
+        self.log.append(f"step of {len(plan.chunks)}")
+        if len(plan.chunks) > 1:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        return super().forward(plan)
+
+
+def test_after_an_out_of_memory_the_rest_is_tried_on_an_emptied_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: log.append("emptied"))
+    engine = fake_engine(CrampedRunner(log))
+    for i in range(3):
+        engine.add(request(f"r{i}", [A], max_new_tokens=1))
+    assert [type(output) for output in engine.step()] == [TokenOutput] * 3
+    halves = ["step of 1", "step of 2", "emptied", "step of 1", "step of 1"]
+    assert log == ["step of 3", "emptied", *halves]
+
+
+def test_other_failures_leave_the_devices_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: log.append("emptied"))
+    engine = fake_engine(FakeRunner(crash_token=CRASH))
+    for name, prompt in (("bad", [CRASH]), ("good", [B])):
+        engine.add(request(name, prompt, max_new_tokens=1))
+    assert len(engine.step()) == 2
+    assert log == []
+
+
 def test_the_probe_finds_room_in_a_full_cache() -> None:
     engine = fake_engine(FakeRunner(num_blocks=2, crash_token=CRASH))
     engine.add(request("bad", [CRASH] * 4, max_new_tokens=1))

@@ -58,6 +58,11 @@ def test_two_processes_give_the_tokens_of_one(like: str, tmp_path: Path) -> None
     prompts = [[draw.randrange(20, 200) for _ in range(draw.randint(1, 30))] for _ in range(12)]
     assert run(engine, prompts) == [generate(judge, prompt, GREEDY) for prompt in prompts]
     assert engine.num_preemptions > 0, "blocks were copied and computed again on both"
+    report, memory = engine.load_report, engine.load_report.memory
+    assert memory is not None
+    assert memory.kv_tokens == engine.total_kv_tokens
+    assert 2 * memory.kv_bytes_per_token == engine.model_config.kv_bytes_per_token(torch.float32)
+    assert report.read_bytes < 4 * engine.model_config.num_parameters, "the other part is elsewhere"
 
 
 def test_each_process_caches_its_own_kv_heads_only(tmp_path: Path) -> None:

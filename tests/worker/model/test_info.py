@@ -5,40 +5,25 @@ import pytest
 import torch
 
 from worker.model.errors import CheckpointError
-from worker.model.info import ModelInfo, describe
+from worker.model.info import describe
 from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.weights import load_model
-
-FALCON_7B = ModelInfo(
-    style="7b",
-    num_parameters=6_921_720_704,
-    dtype=torch.bfloat16,
-    weight_bytes=2 * 6_921_720_704,
-    kv_bytes_per_token=8192,
-    context_length=2048,
-    vocab_size=65024,
-    num_layers=32,
-    num_heads=71,
-    num_kv_heads=1,
-)
 
 
 @pytest.mark.parametrize("like", ["7b", "40b", "11b", "rw"])
 def test_a_description_fits_the_loaded_model(checkpoint: Callable[[str], Path], like: str) -> None:
     info = describe(str(checkpoint(like)))
     model = load_model(str(checkpoint(like)), device=torch.device("cpu"))
-    assert info.style == like
-    assert info.num_parameters == sum(parameter.numel() for parameter in set(model.parameters()))
-    assert info.weight_bytes == 4 * info.num_parameters
+    assert info.config.style == like
+    assert info.weight_bytes == sum(parameter.nbytes for parameter in set(model.parameters()))
     assert info.kv_bytes_per_token == model.config.kv_bytes_per_token(torch.float32)
 
 
-def test_rows_share_what_the_weights_leave() -> None:
-    memory_bytes = FALCON_7B.weight_bytes + 32 * 2048 * 8192
-    assert FALCON_7B.rows_that_fit(memory_bytes) == 32
-    assert FALCON_7B.rows_that_fit(memory_bytes - 1) == 31
-    assert FALCON_7B.rows_that_fit(memory_bytes, context_length=256) == 256
-    assert FALCON_7B.rows_that_fit(FALCON_7B.weight_bytes - 1) == 0
+def test_sizes_are_those_of_the_dtype_asked_for(checkpoint: Callable[[str], Path]) -> None:
+    stored, half = (describe(str(checkpoint("7b")), dtype) for dtype in (None, torch.bfloat16))
+    assert stored.dtype is torch.float32
+    assert 2 * half.weight_bytes == stored.weight_bytes
+    assert 2 * half.kv_bytes_per_token == stored.kv_bytes_per_token
 
 
 def test_a_checkpoint_that_would_not_load_is_not_described(tmp_path: Path) -> None:

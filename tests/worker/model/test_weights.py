@@ -1,11 +1,14 @@
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.worker.model.oracle import load_oracle, oracle_logits
@@ -13,7 +16,8 @@ from tests.worker.model.packed import prefill
 from worker.model.errors import CheckpointError
 from worker.model.falcon import FalconForCausalLM
 from worker.model.random_checkpoint import write_random_checkpoint
-from worker.model.weights import LoadingPlan, load_model, plan_loading
+from worker.model.tensor_parallel import TensorParallel
+from worker.model.weights import LoadingPlan, load_model, load_weights, plan_loading
 
 EMBEDDINGS = "transformer.word_embeddings.weight"
 DENSE = "transformer.h.0.self_attention.dense.weight"
@@ -209,6 +213,41 @@ def test_a_loaded_model_does_not_hang_on_its_files(folder: Path) -> None:
         weights.seek(file.stat().st_size // 2)
         weights.write(bytes(file.stat().st_size // 2))
     assert not torch.equal(prefill(load(folder), PROMPT), prefill(model, PROMPT))
+
+
+def test_a_file_is_read_from_its_beginning_to_its_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def read(parallel: TensorParallel, name: str, stored: Any) -> torch.Tensor:
+        names.append(name)
+        tensor: torch.Tensor = stored[:]
+        return tensor
+
+    edit_weights(folder, lambda tensors: tensors.update({DENSE: tensors[DENSE].half()}))
+    monkeypatch.setattr(TensorParallel, "read", read)
+    load(folder)
+    with safe_open(folder / "model.safetensors", framework="pt") as shard:
+        assert names == shard.offset_keys() != sorted(names), "half precision lies behind the rest"
+
+
+def test_as_many_bytes_are_read_as_the_files_hold(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path, dtype=torch.bfloat16, max_shard_size="50KB")
+    plan = plan_loading(tmp_path)
+    stored = sum(2 * math.prod(header.shape) for header in plan.headers.values())
+    whole = load_weights(plan, dtype=torch.float32, device=torch.device("cpu"))
+    assert plan.num_read_bytes(whole) == stored
+
+
+def test_a_part_of_a_network_reads_a_part_of_the_bytes(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path, like="40b")
+    plan, cpu = plan_loading(tmp_path), torch.device("cpu")
+    whole, half = (
+        plan.num_read_bytes(load_weights(plan, device=cpu, parallel=TensorParallel(0, size)))
+        for size in (1, 2)
+    )
+    assert whole / 2 < half < whole
 
 
 def test_planning_reads_no_weight(folder: Path) -> None:

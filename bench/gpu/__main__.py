@@ -1,0 +1,136 @@
+"""`python -m bench.gpu --json out.json`: checks and measures everything on a GPU, in one command.
+
+Random weights in the published shapes. No GPU had been at hand when it was written: what it says
+on one is the first measurement there is. `--device cpu --small` runs all of it anywhere.
+"""
+
+import gc
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging as transformers_logging
+
+from bench.gpu.card import Card, measure_card
+from bench.gpu.checks import run_checks
+from bench.gpu.scale import PUBLISHED, SMALL, Scale
+from bench.gpu.steps import measure_steps
+from bench.gpu.tables import (
+    card_table,
+    checks_table,
+    load_table,
+    profile_table,
+    steps_table,
+    throughput_table,
+)
+from bench.gpu.throughput import (
+    ensure_checkpoint,
+    load_engine,
+    measure_generate,
+    measure_throughput,
+    profile_decoding,
+)
+from bench.report import check_output
+from shared.errors import FalconerError
+from worker.engine.loading import parse_device
+
+MEASURED = ("7b", "40b")
+
+
+class Measurement:
+    """Prints each part as it is done, and keeps its figures: a later failure loses none."""
+
+    def __init__(self, device: torch.device, scale: Scale, json_out: Path | None) -> None:
+        self._device = device
+        self._scale = scale
+        self._json_out = json_out
+        self._console = Console()
+        self._figures: dict[str, Any] = {"torch": torch.__version__, "device": str(device)}
+
+    def run(self, folder: Path) -> bool:
+        """All parts; returns whether every check passed."""
+        passed = self._check()
+        card = measure_card(self._device, self._scale)
+        self._tell(card_table(card), card=asdict(card))
+        for like in MEASURED:
+            self._time_steps(like, card)
+        self._run_engine(folder)
+        return passed
+
+    def _check(self) -> bool:
+        checks = run_checks(self._scale, self._device)
+        self._tell(checks_table(checks), checks=[asdict(check) for check in checks])
+        return all(check.passed for check in checks)
+
+    def _time_steps(self, like: str, card: Card) -> None:
+        times = measure_steps(like, self._scale, card, self._device)
+        steps = self._figures.get("steps", {}) | {like: [time.to_json() for time in times]}
+        self._tell(steps_table(like, times), steps=steps)
+        self._let_go()
+
+    def _run_engine(self, folder: Path) -> None:
+        checkpoint = ensure_checkpoint(folder, self._scale)
+        engine = load_engine(checkpoint, self._device)
+        self._tell(load_table(engine.load_report), load=engine.load_report.to_log())
+        profile = profile_decoding(engine, self._scale, self._device)
+        idle = {"idle_share": profile.idle_share}
+        self._tell(profile_table(profile), profile=asdict(profile) | idle)
+        tokens_per_s = measure_throughput(engine, self._scale)
+        del engine
+        self._let_go()
+        of_generate = measure_generate(checkpoint, self._scale, self._device)
+        self._tell(
+            throughput_table(tokens_per_s, of_generate),
+            throughput={"falconer": tokens_per_s, "generate": of_generate},
+        )
+
+    def _tell(self, table: Table, **figures: Any) -> None:
+        self._console.print(table, "")
+        self._figures |= figures
+        if self._json_out is not None:
+            self._json_out.write_text(json.dumps(self._figures, indent=1) + "\n")
+
+    def _let_go(self) -> None:
+        """Give the device's memory back: what comes next is as large."""
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def measure(
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cuda, cuda:N or cpu.")] = "cuda",
+    small: Annotated[bool, typer.Option(help="Small shapes, to try the command itself.")] = False,
+    folder: Annotated[
+        Path, typer.Option(help="For a random falcon-7b: 14 GB of its published size.")
+    ] = Path(".falconer/gpu"),
+) -> None:
+    """Check and measure the engine on a device; exits with 1 when a check fails."""
+    check_output(json_out)
+    try:
+        target = parse_device(device)
+    except ValueError as error:
+        raise FalconerError(f"--{error}") from error
+    progress_bars: Any = transformers_logging  # its functions have no types
+    progress_bars.disable_progress_bar()
+    passed = Measurement(target, SMALL if small else PUBLISHED, json_out).run(folder)
+    raise typer.Exit(0 if passed else 1)
+
+
+def main() -> None:
+    try:
+        typer.run(measure)
+    except FalconerError as error:
+        print(f"bench.gpu: {error.message}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

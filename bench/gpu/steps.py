@@ -1,0 +1,114 @@
+"""How long forward passes take beside their floor: decoding and prefill, on random weights.
+
+Runs what the engine runs, `ModelRunner`, on packed steps of its own; knows no scheduler.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.gpu.card import Card, median_s
+from bench.gpu.floor import StepCost, decode_cost, prefill_cost
+from bench.gpu.scale import Scale, serving_dtype
+from worker.engine.packing import PackedStep
+from worker.engine.runner import ModelRunner
+from worker.model.config import ModelConfig
+from worker.model.falcon import FalconForCausalLM
+from worker.model.weights import EMBEDDINGS, LM_HEAD
+
+BLOCK_SIZE = 32
+WEIGHT_STD = 0.02  # values stay finite over sixty layers; that is all that is asked of them
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """One kind of step; `of_floor` is 1.0 where it takes no longer than it must."""
+
+    kind: str
+    num_rows: int
+    num_tokens: int
+    step_s: float
+    floor_s: float
+    moved_bytes_per_s: float
+    flop_per_s: float
+
+    @property
+    def of_floor(self) -> float:
+        return self.floor_s / self.step_s
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"of_floor": self.of_floor}
+
+
+def measure_steps(like: str, scale: Scale, card: Card, device: torch.device) -> list[StepTime]:
+    """Decoding at each number of rows, then one chunk of a prompt."""
+    config, dtype = scale.model_config(like), serving_dtype(device)
+    model = random_network(config, dtype, device)
+    longest = max(max(scale.rows) * scale.context, scale.chunk)
+    runner = ModelRunner.with_cache(
+        model, num_blocks=-(-longest // BLOCK_SIZE) + max(scale.rows), block_size=BLOCK_SIZE
+    )
+    times = []
+    for rows in scale.rows:
+        step = packed_step([(scale.context - 1, 1)] * rows, config.vocab_size)
+        cost = decode_cost(config, dtype, num_rows=rows, context=scale.context)
+        times.append(_time("decode", runner, step, cost, card, scale.repeats))
+    step = packed_step([(0, scale.chunk)], config.vocab_size)
+    cost = prefill_cost(config, dtype, num_tokens=scale.chunk)
+    return [*times, _time("prefill", runner, step, cost, card, scale.repeats)]
+
+
+def random_network(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> FalconForCausalLM:
+    """A network of the real shape made on its device: no disk is asked for 80 GB of noise."""
+    with torch.device("meta"):
+        model = FalconForCausalLM(config)
+    tensors = {
+        name: torch.empty(tensor.shape, dtype=dtype, device=device).normal_(std=WEIGHT_STD)
+        for name, tensor in model.state_dict().items()
+    }
+    if config.tie_word_embeddings:
+        tensors[LM_HEAD] = tensors[EMBEDDINGS]
+    model.load_state_dict(tensors, assign=True)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def packed_step(chunks: list[tuple[int, int]], vocab_size: int) -> PackedStep:
+    """Chunks of (tokens in the cache, new tokens), each in blocks of its own, all sampled."""
+    past_lens, lengths = np.array(chunks, dtype=np.int32).T
+    num_blocks = -(-(past_lens + lengths) // BLOCK_SIZE)
+    cu_seqlens_q, block_begins = (
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        for counts in (lengths, num_blocks)
+    )
+    positions = [np.arange(past, past + new) for past, new in chunks]
+    return PackedStep(
+        token_ids=np.random.default_rng(0).integers(vocab_size, size=cu_seqlens_q[-1]),
+        positions=np.concatenate(positions),
+        sampled=(cu_seqlens_q[1:] - 1).astype(np.int64),
+        past_lens=past_lens,
+        cu_seqlens_q=cu_seqlens_q,
+        block_indices=np.arange(block_begins[-1], dtype=np.int32),
+        block_begins=block_begins,
+    )
+
+
+def _time(
+    kind: str, runner: ModelRunner, step: PackedStep, cost: StepCost, card: Card, repeats: int
+) -> StepTime:
+    def compute() -> None:
+        runner.compute_logits(runner.run_layers(step, []), step)
+
+    step_s = median_s(compute, runner.kv_cache.keys.device, repeats)
+    return StepTime(
+        kind=kind,
+        num_rows=len(step.past_lens),
+        num_tokens=len(step.token_ids),
+        step_s=step_s,
+        floor_s=cost.floor_s(card),
+        moved_bytes_per_s=cost.num_bytes / step_s,
+        flop_per_s=cost.num_flop / step_s,
+    )

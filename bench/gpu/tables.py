@@ -1,0 +1,73 @@
+"""The figures of `bench.gpu` as tables for people."""
+
+from collections.abc import Iterable
+
+from rich.table import Table
+
+from bench.gpu.card import Card
+from bench.gpu.checks import Check
+from bench.gpu.steps import StepTime
+from bench.gpu.throughput import Profile
+from worker.engine.load_report import LoadReport
+
+
+def card_table(card: Card) -> Table:
+    table = Table("device", card.name, box=None)
+    table.add_row("memory bandwidth", f"{card.bytes_per_s / 1e9:,.1f} GB/s")
+    table.add_row("matrix products", f"{card.flop_per_s / 1e12:,.2f} TFLOP/s")
+    return table
+
+
+def checks_table(checks: Iterable[Check]) -> Table:
+    table = Table("check", "passed", "seen", box=None)
+    for check in checks:
+        table.add_row(check.name, "yes" if check.passed else "NO", check.seen)
+    return table
+
+
+def steps_table(like: str, times: Iterable[StepTime]) -> Table:
+    table = Table(
+        f"{like}: step", "rows", "tokens", "ms", "floor", "of floor", "GB/s", "TFLOP/s", box=None
+    )
+    for time in times:
+        table.add_row(
+            time.kind,
+            str(time.num_rows),
+            f"{time.num_tokens:,}",
+            f"{1000 * time.step_s:.2f}",
+            f"{1000 * time.floor_s:.2f}",
+            f"{time.of_floor:.0%}",
+            f"{time.moved_bytes_per_s / 1e9:,.0f}",
+            f"{time.flop_per_s / 1e12:,.2f}",
+        )
+    return table
+
+
+def load_table(report: LoadReport) -> Table:
+    table = Table("loading", "", box=None)
+    for name, value in report.to_log().items():
+        table.add_row(name, f"{value:,}")
+    return table
+
+
+def throughput_table(tokens_per_s: float, of_generate: float) -> Table:
+    table = Table("mixed workload", "tokens/s", box=None)
+    table.add_row("falconer", f"{tokens_per_s:,.1f}")
+    table.add_row("generate, batches of 32", f"{of_generate:,.1f}")
+    table.add_row("falconer is faster by", f"{tokens_per_s / of_generate:.2f}x")
+    return table
+
+
+def profile_table(profile: Profile) -> Table:
+    """Shares are of the wall's time: on a GPU what is missing of 100 % is its idleness."""
+    table = Table("kernel", "calls", "ms", "share", box=None)
+    for kernel in profile.kernels:
+        table.add_row(
+            kernel.name[:70],
+            f"{kernel.calls:,}",
+            f"{1000 * kernel.seconds:.2f}",
+            f"{kernel.seconds / profile.wall_s:.1%}",
+        )
+    idle = "not told on a CPU" if profile.idle_share is None else f"{profile.idle_share:.1%}"
+    table.add_row("not the device's work", "", "", idle)
+    return table

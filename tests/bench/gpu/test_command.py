@@ -1,0 +1,45 @@
+"""`python -m bench.gpu` on small shapes and a CPU: every part runs and tells its figures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench.gpu", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # shapes this small lose time to threads
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_the_command_checks_and_measures_all_there_is(tmp_path: Path) -> None:
+    json_out = tmp_path / "out.json"
+    flags = ("--device", "cpu", "--small", "--folder", str(tmp_path), "--json", str(json_out))
+    result = run(*flags)
+    assert result.returncode == 0, result.stdout + result.stderr
+    figures = json.loads(json_out.read_text())
+    assert len(figures["checks"]) == 6
+    assert all(check["passed"] for check in figures["checks"])
+    assert figures["card"]["bytes_per_s"] > 0 < figures["card"]["flop_per_s"]
+    for like in ("7b", "40b"):
+        kinds = [(time["kind"], time["num_rows"]) for time in figures["steps"][like]]
+        assert kinds == [("decode", 1), ("decode", 4), ("prefill", 1)]
+        assert all(time["of_floor"] > 0 for time in figures["steps"][like])
+    assert figures["throughput"]["falconer"] > 0 < figures["throughput"]["generate"]
+    assert figures["profile"]["kernels"][0]["seconds"] > 0
+    assert figures["profile"]["idle_share"] is None, "a CPU waits for nobody"
+    assert figures["load"]["read_gb_per_s"] > 0
+    for heading in ("memory bandwidth", "passed", "7b: step", "40b: step", "kernel", "loading"):
+        assert heading in result.stdout
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    result = run("--device", "cuda:99")
+    assert result.returncode == 2
+    assert result.stderr.startswith("bench.gpu: --device cuda:99 is not there: this machine has ")
+    assert result.stderr.count("\n") == 1
