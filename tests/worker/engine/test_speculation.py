@@ -146,11 +146,11 @@ def test_a_text_that_quotes_is_what_transformers_makes_of_it_with_prompt_lookup(
     assert ours.num_drafts > 0
 
 
-def guess(runner: FakeRunner, prompt: list[int], **params: int) -> Run:
+def guess(runner: FakeRunner, prompt: list[int], *, max_new_tokens: int) -> Run:
     request = Request(
         request_id="r",
         prompt_token_ids=prompt,
-        params=SamplingParams(prompt_lookup_num_tokens=8, **params),
+        params=SamplingParams(prompt_lookup_num_tokens=8, max_new_tokens=max_new_tokens),
     )
     return Run(fake_engine(runner, block_size=16), [request])
 
