@@ -13,6 +13,7 @@ MAX_SEED = 2**63 - 1
 MAX_LIST = 1024  # entries of a list of token ids, words or biases
 MAX_BEAM_EOS = 16  # eos ids in beam search: each is one more candidate per beam and step
 MAX_NGRAM = 256  # token ids of one banned or biased sequence
+MAX_LOOKUP_NGRAM = 16  # tokens that a draft is looked up by
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 1024
 

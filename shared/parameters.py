@@ -14,6 +14,7 @@ from shared.parameter_types import (
     MAX_BIAS,
     MAX_INT,
     MAX_LENGTH_POWER,
+    MAX_LOOKUP_NGRAM,
     MAX_SCALE,
     MAX_SEED,
     MIN_SCALE,
@@ -187,6 +188,22 @@ class GenerateKwargs(NullMeansDefault):
     exponential_decay_length_penalty: LengthDecay | None = Field(
         default=None,
         description="[start, factor]: after `start` new tokens the end gets ever likelier.",
+    )
+
+    # Speed, at which results stay the same.
+    prompt_lookup_num_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_INT,
+        description="Most tokens guessed per step from what prompt and answer repeat; the result "
+        "is the same, sooner where it quotes. Beams guess none. 0: off; not given: the worker's.",
+        examples=[10],
+    )
+    max_matching_ngram_size: int = Field(
+        default=2,
+        ge=1,
+        le=MAX_LOOKUP_NGRAM,
+        description="Longest run of last tokens that such a guess is looked up by.",
     )
 
     # Logits and what is told about them.

@@ -40,6 +40,11 @@ def hashed_letter(context: list[int]) -> int:
     return ord("a") + zlib.crc32(array("q", context).tobytes()) % 26
 
 
+def stutter(context: list[int]) -> int:
+    """One of three letters, by the last two tokens: what was said comes again before long."""
+    return ord("a") + zlib.crc32(array("q", context[-2:]).tobytes()) % 3
+
+
 class FakeRunner:
     """A model that is a rule: the next token is `next_token(context)`.
 
@@ -62,7 +67,7 @@ class FakeRunner:
         self.num_blocks = num_blocks
         self.plans: list[StepPlan] = []
         self._block_size = block_size
-        self._next_token = next_token
+        self.next_token = next_token
         self._crash_token = crash_token
         self._nan_token = nan_token
         self._slots: dict[int, tuple[int, int] | None] = {}
@@ -76,13 +81,13 @@ class FakeRunner:
             self._write(chunk, digest=self._read(chunk, chunk.start))
         for chunk in plan.chunks:
             self._read(chunk, chunk.context_len)
-        contexts = [chunk.sequence.token_ids[: chunk.context_len] for chunk in plan.chunks]
+        contexts = [_tokens(chunk)[: chunk.context_len] for chunk in plan.chunks]
         if any(self._crash_token in context for context in contexts):
             raise RuntimeError("the device gave up")
         rows = [
-            self._logits(context)
+            self._logits(context[: len(context) - num_ahead])
             for chunk, context in zip(plan.chunks, contexts, strict=True)
-            if chunk.yields_token
+            for num_ahead in reversed(range(chunk.num_sampled))
         ]
         return torch.stack(rows) if rows else torch.empty(0, VOCAB_SIZE)
 
@@ -99,7 +104,7 @@ class FakeRunner:
     def _read(self, chunk: Chunk, num_tokens: int) -> int:
         """Check what the cache holds of the first `num_tokens`; returns their digest."""
         digest = hash(chunk.sequence.adapter)
-        for position, token_id in enumerate(chunk.sequence.token_ids[:num_tokens]):
+        for position, token_id in enumerate(_tokens(chunk)[:num_tokens]):
             digest = hash((digest, token_id))
             content = self._slots.get(self._slot(chunk, position))
             assert content == (token_id, digest), f"the slot of token {position} holds {content}"
@@ -114,8 +119,12 @@ class FakeRunner:
         if self._nan_token in context:
             return torch.full((VOCAB_SIZE,), torch.nan)
         logits = torch.zeros(VOCAB_SIZE)
-        logits[self._next_token(context)] = 10.0
+        logits[self.next_token(context)] = 10.0
         return logits
+
+
+def _tokens(chunk: Chunk) -> list[int]:
+    return [*chunk.sequence.token_ids, *chunk.drafts]
 
 
 def fake_engine(
@@ -126,6 +135,7 @@ def fake_engine(
     max_step_tokens: int = 16,
     context_length: int = 2048,
     adapters: tuple[str, ...] = (),
+    prompt_lookup_num_tokens: int | None = None,
 ) -> Engine:
     """An engine over `runner`, or over a FakeRunner of 64 blocks."""
     shape = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
@@ -142,7 +152,10 @@ def fake_engine(
         tokenizer=byte_tokenizer(),
         model_config=model_config,
         config=EngineConfig(
-            max_rows=max_rows, block_size=block_size, max_step_tokens=max_step_tokens
+            max_rows=max_rows,
+            block_size=block_size,
+            max_step_tokens=max_step_tokens,
+            prompt_lookup_num_tokens=prompt_lookup_num_tokens,
         ),
         adapters=adapters,
     )

@@ -40,6 +40,12 @@ class WorkerMetrics:
             "Tokens that went through the model, of prompts and of answers.",
             registry=self.registry,
         )
+        self._draft_tokens = Counter(
+            "falconer_draft_tokens",
+            "Tokens guessed by prompt lookup, by whether the model chose them.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self._attempts = Counter(
             "falconer_attempts",
             "Runs of jobs on this worker, by how they ended.",
@@ -60,6 +66,8 @@ class WorkerMetrics:
             return
         self._rows.observe(report.num_rows)
         self._computed_tokens.inc(report.num_tokens)
+        self._draft_tokens.labels("accepted").inc(report.num_accepted_drafts)
+        self._draft_tokens.labels("rejected").inc(report.num_drafts - report.num_accepted_drafts)
         for phase, seconds in report.seconds.items():
             self._step_seconds.labels(phase).observe(seconds)
 

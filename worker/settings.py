@@ -63,6 +63,12 @@ class WorkerSettings(ProcessSettings):
         ge=1,
         description="Most of them for one prompt while others decode; not given: 32 on CPU, 512.",
     )
+    prompt_lookup: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Tokens guessed per step where a request does not say; not given: none.",
+    )
     lease_s: float = Field(
         10.0, ge=0.5, le=3600, description="A worker that is silent this long loses its jobs."
     )

@@ -61,6 +61,8 @@ def to_sampling_params(
         exponential_decay_length_penalty=kwargs.exponential_decay_length_penalty,
         remove_invalid_values=kwargs.remove_invalid_values,
         renormalize_logits=kwargs.renormalize_logits,
+        prompt_lookup_num_tokens=kwargs.prompt_lookup_num_tokens,
+        max_matching_ngram_size=kwargs.max_matching_ngram_size,
         logprobs=kwargs.wants_scores,
         top_logprobs=kwargs.top_logprobs or 0,
     )

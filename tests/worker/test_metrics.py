@@ -29,6 +29,14 @@ def test_each_step_is_one_observation_of_rows_and_of_every_phase() -> None:
         assert told["falconer_step_seconds_count", phase] == 2
 
 
+def test_drafts_are_counted_by_whether_they_proved_right() -> None:
+    metrics = WorkerMetrics()
+    metrics.note_step(StepReport(1, 8, num_drafts=7, num_accepted_drafts=5))
+    told = samples(metrics)
+    assert told["falconer_draft_tokens_total", "accepted"] == 5
+    assert told["falconer_draft_tokens_total", "rejected"] == 2
+
+
 def test_a_step_without_work_is_none() -> None:
     metrics = WorkerMetrics()
     metrics.note_step(StepReport())

@@ -17,6 +17,7 @@ def test_the_environment_sets_a_worker_up(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("max_rows", "0"),
         ("kv_tokens", "none"),
+        ("prompt_lookup", "0"),
         ("lease_s", "0"),
         ("grace_s", "-1"),
         ("device", "tpu"),

@@ -12,6 +12,8 @@ class EngineConfig:
     `max_step_tokens`: tokens one step may compute, so that long prompts come in chunks.
     `max_chunk_tokens`: how many of them one prompt may get while others decode, whose next tokens
     the step holds up; half as many once 1,024 of its tokens are computed.
+    `prompt_lookup_num_tokens`: drafts per step for whoever does not say; `None` is none.
+    `max_drafting_tokens`: drafts fill a step up to so many tokens, those that cost it little.
     """
 
     max_rows: int = 32
@@ -19,6 +21,8 @@ class EngineConfig:
     block_size: int = 32
     max_step_tokens: int = 512
     max_chunk_tokens: int = 32
+    prompt_lookup_num_tokens: int | None = None
+    max_drafting_tokens: int = 16
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -1,4 +1,4 @@
-"""The engine: requests in, one token per running sequence and step out.
+"""The engine: requests in, a token or more per running sequence and step out.
 
 Plain synchronous Python, owned by one thread. Ties scheduler, runner, sampler and text together;
 knows nothing of queues or HTTP.
@@ -18,14 +18,15 @@ from worker.engine.adapters import AdapterMode
 from worker.engine.beam_candidates import Candidates
 from worker.engine.beam_stream import BeamStream
 from worker.engine.block_manager import BlockManager
-from worker.engine.choice import Choice, NoChoice
+from worker.engine.choice import NoChoice
 from worker.engine.config import EngineConfig
 from worker.engine.executor import Executor, Quantization
 from worker.engine.group import SequenceGroup
 from worker.engine.group_choice import GroupChoice, choose
 from worker.engine.load_report import LoadReport
 from worker.engine.loading import load_runner
-from worker.engine.outputs import Blame, Output, RequestFailed, TokenOutput
+from worker.engine.next_tokens import NextTokens
+from worker.engine.outputs import Blame, Output, RequestFailed
 from worker.engine.parallel_loading import load_parallel
 from worker.engine.plan import StepPlan
 from worker.engine.probe import let_go_of_tensors, probe_model
@@ -189,8 +190,9 @@ class Engine:
     def _continue(self, request: Request) -> dict[SequenceGroup, TextStream | BeamStream]:
         """A group for each sequence that is not complete."""
         processors = active_processors(request.params)
+        num_drafts = self.config.prompt_lookup_num_tokens
         sequences = [
-            Sequence.of(request, index, next(self._arrivals), processors)
+            Sequence.of(request, index, next(self._arrivals), processors, num_drafts)
             for index in range(request.params.num_return_sequences)
         ]
         streams = ((SequenceGroup([s]), TextStream(s, self._token_bytes)) for s in sequences)
@@ -217,13 +219,15 @@ class Engine:
         with self.last_step.timed(Phase.FORWARD):
             logits = self._runner.forward(plan)
         with self.last_step.timed(Phase.SAMPLE):
-            groups = plan.sampled_groups
-            return choose(logits, groups, [self._stream_of(group) for group in groups])
+            streams = [self._stream_of(group) for group in plan.sampled_groups]
+            return choose(logits, plan, streams)
 
     def _run_in_halves(self, plan: StepPlan, error: Exception) -> list[Output]:
-        """Repeat a failed step in halves, down to the group that fails alone."""
+        """Repeat a failed step in halves, down to the group that fails alone and without drafts."""
         if len(plan.groups) > 1:
             return [output for half in plan.halves() for output in self._run_if_alive(half)]
+        if plan.has_drafts:
+            return self._run(plan.without_drafts())
         [group] = plan.groups
         request_id = group.request_id
         logger.error("request %s failed in a step", request_id, exc_info=error)
@@ -247,27 +251,25 @@ class Engine:
                     continue  # another sequence of the request failed in this very step
                 case _, NoChoice():
                     outputs += self._fail(group.request_id, choice.reason, choice.blame)
-                case TextStream() as stream, Choice():
-                    outputs.append(self._append(group, stream, choice))
+                case TextStream() as stream, NextTokens():
+                    outputs += self._extend(group, stream, choice)
                 case BeamStream() as search, list():
                     outputs += self._advance(group, search, choice)
         return outputs
 
-    def _append(self, group: SequenceGroup, stream: TextStream, choice: Choice) -> TokenOutput:
+    def _extend(self, group: SequenceGroup, stream: TextStream, tokens: NextTokens) -> list[Output]:
         [sequence] = group.sequences
-        sequence.append(choice.token_id)
-        text = stream.push(choice.token_id)
+        told = tokens.told(sequence, stream)
+        self._scheduler.extend(sequence, [output.token_id for output in told])
+        if sequence.lookup and tokens.num_drafts:
+            sequence.lookup.note(tokens.num_accepted, sequence.num_tokens)
+            self.last_step.num_drafts += tokens.num_drafts
+            self.last_step.num_accepted_drafts += tokens.num_accepted
         if stream.finish_reason is not None:
             self._finish(group)
-        return TokenOutput(
-            request_id=sequence.request_id,
-            sequence=sequence.index,
-            token_id=choice.token_id,
-            text=text,
-            logprob=choice.logprob,
-            top_logprobs=choice.top_logprobs,
-            finish_reason=stream.finish_reason,
-        )
+        elif problem := tokens.problem:
+            return [*told, *self._fail(group.request_id, problem.reason, problem.blame)]
+        return [*told]
 
     def _advance(
         self, group: SequenceGroup, search: BeamStream, proposals: list[Candidates]

@@ -1,21 +1,24 @@
-"""Chooses how each group goes on from a step's logits: by a token, or by new beams.
+"""Chooses how each group goes on from a step's logits: by tokens, or by new beams.
 
 Knows nothing of KV cache or text.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby, islice
 
 import torch
 
 from worker.engine.beam_candidates import Candidates
 from worker.engine.beam_stream import BeamStream
-from worker.engine.choice import Choice, NoChoice
+from worker.engine.choice import NoChoice
 from worker.engine.group import SequenceGroup
+from worker.engine.next_tokens import NextTokens, verified
+from worker.engine.plan import Chunk, StepPlan
 from worker.engine.sampler import choose_tokens
 from worker.engine.text_stream import TextStream
 
-GroupChoice = Choice | list[Candidates] | NoChoice
+GroupChoice = NextTokens | list[Candidates] | NoChoice
 
 
 @contextmanager
@@ -36,26 +39,37 @@ def _one_thread() -> Iterator[None]:
 @torch.inference_mode()
 @_one_thread()
 def choose(
-    logits: torch.Tensor,
-    groups: list[SequenceGroup],
-    streams: list[TextStream | BeamStream | None],
+    logits: torch.Tensor, plan: StepPlan, streams: list[TextStream | BeamStream | None]
 ) -> list[GroupChoice]:
-    """One choice per group from the float32 `logits` [n, vocab] of all their sequences, in order.
+    """One choice for each of `plan.sampled_groups` from the plan's float32 `logits` [n, vocab].
 
-    Groups with a beam search get candidates; for all others' single rows one call chooses.
-    `logits` are spent.
+    Groups with a beam search get candidates; for the rows of all others, one and one more for each
+    draft, one call chooses. `logits` are spent.
     """
     choices: dict[SequenceGroup, GroupChoice] = {}
-    single: dict[SequenceGroup, int] = {}
+    single: list[Chunk] = []
+    rows: list[int] = []
     row = 0
-    for group, stream in zip(groups, streams, strict=True):
-        end = row + len(group.sequences)
+    by_group = groupby(plan.sampled_chunks, lambda chunk: chunk.group)
+    for (group, chunks), stream in zip(by_group, streams, strict=True):
+        members = list(chunks)
+        end = row + sum(chunk.num_sampled for chunk in members)
         if isinstance(stream, BeamStream):
             choices[group] = stream.propose(logits[row:end], group.sequences)
         else:
-            single[group] = row
+            single += members
+            rows += range(row, end)
         row = end
-    rows = torch.tensor(list(single.values()), dtype=torch.int64, device=logits.device)
-    chosen = choose_tokens(logits[rows] if choices else logits, [g.sequences[0] for g in single])
-    choices.update(zip(single, chosen, strict=True))
-    return [choices[group] for group in groups]
+    index = torch.tensor(rows, dtype=torch.int64, device=logits.device)
+    choices.update(_choose_tokens(logits[index] if choices else logits, single))
+    return [choices[group] for group in plan.sampled_groups]
+
+
+def _choose_tokens(
+    logits: torch.Tensor, chunks: list[Chunk]
+) -> Iterator[tuple[SequenceGroup, NextTokens | NoChoice]]:
+    """What follows each chunk of a group of one, from the `logits` of just these."""
+    chosen = iter(choose_tokens(logits, [s for chunk in chunks for s in chunk.sampled]))
+    for chunk in chunks:
+        own = list(islice(chosen, chunk.num_sampled))
+        yield chunk.group, verified(own, chunk.drafts)

@@ -11,6 +11,7 @@ from worker.engine.params import SamplingParams
 MAX_INT = 2**31 - 1
 MAX_BIAS = 1e20
 MAX_SCALE = 1e6  # of what divides logits, or one over it: they stay finite in float32
+MAX_LOOKUP_NGRAM = 16  # each size up to it is one more entry per token
 MAX_LENGTH_POWER = 20  # no length raised to it, or divided by it, leaves the range of floats
 
 
@@ -57,6 +58,8 @@ LIMITS = {
     "no_repeat_ngram_size": AT_LEAST_0,
     "encoder_no_repeat_ngram_size": AT_LEAST_0,
     "forced_bos_token_id": INT_OR_NONE,
+    "prompt_lookup_num_tokens": INT_OR_NONE,
+    "max_matching_ngram_size": Limit(int, 1, MAX_LOOKUP_NGRAM),
     "top_logprobs": Limit(int, 0, 20),
 }
 LIMITS_WHILE_SAMPLING = {  # greedy decoding ignores them

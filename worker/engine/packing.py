@@ -25,7 +25,7 @@ class PackedStep:
 
     token_ids: Int64s  # [num_tokens]
     positions: Int64s  # [num_tokens], each in its own sequence
-    sampled: Int64s  # [n]: the rows whose next token is wanted
+    sampled: Int64s  # [n]: the rows after which a token is chosen
     past_lens: Int32s  # [num_seqs], tokens in the cache before this step
     cu_seqlens_q: Int32s  # [num_seqs + 1]
     block_indices: Int32s
@@ -37,14 +37,13 @@ class PackedStep:
         chunks = plan.chunks
         starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
         lengths = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int32)
-        yields = np.array([chunk.yields_token for chunk in chunks], dtype=bool)
         tables = [c.sequence.block_table[: -(-c.context_len // block_size)] for c in chunks]
         cu_seqlens_q = _cumulative(lengths)
         offsets = np.repeat(starts - cu_seqlens_q[:-1], lengths)
         return cls(
             token_ids=_concatenated([chunk.token_ids for chunk in chunks]).astype(np.int64),
             positions=np.arange(cu_seqlens_q[-1]) + offsets,
-            sampled=(cu_seqlens_q[1:] - 1)[yields].astype(np.int64),
+            sampled=_last_rows(cu_seqlens_q[1:], [chunk.num_sampled for chunk in chunks]),
             past_lens=starts,
             cu_seqlens_q=cu_seqlens_q,
             block_indices=_concatenated(tables),
@@ -92,6 +91,12 @@ class PackedStep:
         tables = np.zeros((len(lengths), lengths.max()), dtype=np.int64)
         tables[np.arange(lengths.max()) < lengths[:, None]] = self.block_indices
         return tables
+
+
+def _last_rows(ends: Int32s, counts: list[int]) -> Int64s:
+    """The last `counts[i]` rows before each of `ends`."""
+    spans = (range(end - n, end) for end, n in zip(ends.tolist(), counts, strict=True))
+    return np.fromiter(chain.from_iterable(spans), dtype=np.int64)
 
 
 def _concatenated(lists: list[list[int]]) -> Int32s:

@@ -56,6 +56,9 @@ class SamplingParams:
     remove_invalid_values: bool = False
     renormalize_logits: bool = False
 
+    prompt_lookup_num_tokens: int | None = None  # None: as the engine has it, 0: off
+    max_matching_ngram_size: int = 2
+
     logprobs: bool = False
     top_logprobs: int = 0
 

@@ -23,7 +23,7 @@ class Runner(Protocol):
     num_blocks: int
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
-        """Compute the plan; float32 logits [len(plan.sampled), vocab] of the last tokens."""
+        """Compute the plan; float32 logits [len(plan.sampled), vocab] of last tokens and drafts."""
 
 
 class ModelRunner:

@@ -13,6 +13,7 @@ from operator import attrgetter
 
 from worker.engine.block_manager import BlockManager
 from worker.engine.config import EngineConfig
+from worker.engine.drafting import with_drafts
 from worker.engine.group import GroupStatus, SequenceGroup
 from worker.engine.plan import BlockCopy, Chunk, StepPlan
 from worker.engine.prefix_cache import BlockKey
@@ -28,14 +29,15 @@ class Scheduler:
     """Keeps the groups `waiting` and `running`, both in rank order, and gives blocks to what runs.
 
     One round: `schedule`, compute the plan, `update`; then each of the plan's `sampled_groups`
-    gets its next tokens: a group of one by `Sequence.append`, a beam search by `replace`. Or it
-    leaves by `finish`, as any group may between rounds.
+    gets its next tokens: a group of one by `extend`, a beam search by `replace`. Or it leaves by
+    `finish`, as any group may between rounds.
     """
 
     def __init__(self, config: EngineConfig, block_manager: BlockManager) -> None:
         self._max_rows = config.max_rows
         self._max_step_tokens = config.max_step_tokens
         self._max_chunk_tokens = config.max_chunk_tokens
+        self._max_drafting_tokens = min(config.max_drafting_tokens, config.max_step_tokens)
         self._block_manager = block_manager
         self._block_copies: dict[Sequence, BlockCopy | None] = {}  # that the next step needs
         self.waiting: list[SequenceGroup] = []
@@ -59,13 +61,28 @@ class Scheduler:
         self._block_copies.clear()
         self._keep_running()
         self._admit()
-        return self._share_budget()
+        return with_drafts(
+            self._share_budget(),
+            max_tokens=self._max_drafting_tokens,
+            block_size=self._block_manager.block_size,
+        )
 
     def update(self, plan: StepPlan) -> None:
-        """Record that the plan's tokens now have keys and values."""
+        """Record that the plan's tokens now have keys and values; nothing of its drafts."""
         for chunk in plan.chunks:
-            chunk.sequence.num_computed_tokens = chunk.context_len
+            chunk.sequence.num_computed_tokens = chunk.end
             self._block_manager.file_computed(chunk.sequence)
+
+    def extend(self, sequence: Sequence, token_ids: list[int]) -> None:
+        """Let a sequence go on with accepted drafts, if any, and a token that nobody computed yet.
+
+        Call it after `update`.
+        """
+        for token_id in token_ids:
+            sequence.append(token_id)
+        sequence.num_computed_tokens = sequence.num_tokens - 1
+        self._block_manager.file_computed(sequence)
+        sequence.vouch()
 
     def replace(self, group: SequenceGroup, children: list[tuple[Sequence, int]]) -> list[Sequence]:
         """Let a beam search go on with other sequences: child i is (a sequence, its next token).

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from worker.engine.params import SamplingParams
 from worker.engine.prefix_cache import EMPTY_PREFIX, PrefixId
+from worker.engine.prompt_lookup import PromptLookup
 from worker.engine.request import Request
 from worker.engine.token_history import TokenHistory
 
@@ -21,7 +22,8 @@ class Sequence:
 
     `num_computed_tokens` of its `num_tokens` have keys and values in the cache. There is no
     prefill and no decode: each step computes some of the rest, and a step that computes the last
-    of them yields logits for the next token, which `processors` go over.
+    of them yields logits for the next token, which `processors` go over. `lookup`, if it has one,
+    proposes what may come after that.
 
     The block manager keeps the rest: the `block_table`, whose first `num_filed_blocks`, ending the
     prefix called `prefix_id`, others can find; the first `num_sound_blocks` are known to be sound.
@@ -35,6 +37,7 @@ class Sequence:
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
     history: TokenHistory = field(default_factory=TokenHistory, repr=False)
+    lookup: PromptLookup | None = field(default=None, repr=False)
     num_filed_blocks: int = 0
     num_sound_blocks: int = 0
     prefix_id: PrefixId = field(init=False)
@@ -49,10 +52,13 @@ class Sequence:
         index: int,
         arrival: int,
         processors: tuple["Processor", ...] = (),
+        num_drafts: int | None = None,
     ) -> "Sequence":
+        """Drafts are `num_drafts` per step where the request does not say."""
         generated = request.generated[index] if index < len(request.generated) else ()
         token_ids = [*request.prompt_token_ids, *generated]
-        return cls(request, index, arrival, token_ids, processors)
+        lookup = PromptLookup.of(request.params, num_drafts)
+        return cls(request, index, arrival, token_ids, processors, lookup=lookup)
 
     def append(self, token_id: int) -> None:
         """Take the next token."""
@@ -62,10 +68,16 @@ class Sequence:
     def child(self, index: int, token_id: int) -> "Sequence":
         """Its tokens and the next one, as another sequence of its group; no blocks yet."""
         self.vouch()
-        token_ids = [*self.token_ids, token_id]
-        child = Sequence(self.request, index, self.arrival, token_ids, self.processors)
-        child.history = self.history.fork()
+        child = self.ahead((token_id,))
+        child.index = index
         return child
+
+    def ahead(self, token_ids: tuple[int, ...]) -> "Sequence":
+        """What it would be with these tokens as well; no blocks."""
+        tokens = [*self.token_ids, *token_ids]
+        ahead = Sequence(self.request, self.index, self.arrival, tokens, self.processors)
+        ahead.history = self.history.fork()
+        return ahead
 
     @property
     def request_id(self) -> str:

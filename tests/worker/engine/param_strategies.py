@@ -74,6 +74,8 @@ RULES: Options = {
     "remove_invalid_values": st.just(True),
     "renormalize_logits": st.just(True),
     "top_logprobs": st.integers(1, 20),
+    "prompt_lookup_num_tokens": st.integers(0, 12),
+    "max_matching_ngram_size": st.integers(1, 4),
 }
 
 WARPERS: Options = {

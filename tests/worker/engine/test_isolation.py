@@ -114,6 +114,24 @@ def send_somebody_back(engine: Engine, sent_back: set[str]) -> None:
             return
 
 
+def test_while_everybody_guesses_what_comes_next(
+    court: Court, style: str, everybody: list[Guest], alone: list[Result]
+) -> None:
+    """Beams, which guess nothing, are left out."""
+    pairs = [pair for pair in zip(everybody, alone, strict=True) if pair[0].params.num_beams == 1]
+    guessing = replace(ROOMY, block_size=16, prompt_lookup_num_tokens=6, max_drafting_tokens=512)
+    engine = court.engine(style, guessing)
+    num_accepted: list[int] = []
+    results = play(
+        engine,
+        [guest for guest, _ in pairs],
+        lambda _: num_accepted.append(engine.last_step.num_accepted_drafts),
+    )
+    for (guest, expected), result in zip(pairs, results, strict=True):
+        assert_same(court, style, guest, result, expected)
+    assert sum(num_accepted) > 10
+
+
 def test_with_its_prefix_in_the_cache_or_not(
     court: Court, style: str, everybody: list[Guest], alone: list[Result]
 ) -> None:

@@ -1,5 +1,7 @@
 """How a step's chunks lie in the arrays that a runner takes."""
 
+from dataclasses import replace
+
 from tests.worker.engine.rows import make_sequence
 from worker.engine.group import SequenceGroup
 from worker.engine.packing import PackedStep
@@ -30,6 +32,15 @@ def test_tokens_lie_end_to_end_with_their_places_in_their_own_sequences() -> Non
 
 def test_only_rows_that_reach_the_end_of_their_sequence_are_sampled() -> None:
     assert pack().sampled.tolist() == [3]
+
+
+def test_drafts_lie_behind_the_last_token_and_are_sampled_with_it() -> None:
+    guessing = make_chunk([50, 51], start=1, num_tokens=3, blocks=[3])
+    guessing = replace(guessing, drafts=(60, 61))
+    step = PackedStep.of(StepPlan((guessing, guessing)), BLOCK_SIZE)
+    assert step.token_ids.tolist() == [51, 60, 61] * 2
+    assert step.positions.tolist() == [1, 2, 3] * 2
+    assert step.sampled.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_contexts_count_what_was_there_and_what_comes() -> None:

@@ -19,8 +19,8 @@ from worker.model.config import ModelConfig
 from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.tensor_parallel import TensorParallel
 
-CROWDED = EngineConfig(max_rows=8, num_blocks=24, block_size=4, max_step_tokens=24)
-GREEDY = SamplingParams(max_new_tokens=12)
+CROWDED = EngineConfig(max_rows=8, num_blocks=18, block_size=4, max_step_tokens=24)
+GREEDY = SamplingParams(max_new_tokens=12, prompt_lookup_num_tokens=3)
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +43,13 @@ def run(engine: Engine, prompts: list[list[int]]) -> list[list[int]]:
     for number, prompt in enumerate(prompts):
         engine.add(Request(request_id=str(number), prompt_token_ids=prompt, params=GREEDY))
     told: list[list[int]] = [[] for _ in prompts]
+    num_drafts = 0
     while engine.has_work:
         for output in engine.step():
             assert isinstance(output, TokenOutput), output
             told[int(output.request_id)].append(output.token_id)
+        num_drafts += engine.last_step.num_drafts
+    assert num_drafts > 0, "nothing was guessed"
     return told
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes import FakeRunner, fake_engine, hashed_letter
+from tests.fakes import FakeRunner, fake_engine, hashed_letter, stutter
 from worker.engine import Engine, Request, RequestFailed, SamplingParams, TokenOutput
 from worker.engine.sequence import Sequence
 
@@ -39,6 +39,7 @@ def traffic(draw: st.DrawFn, *, faults: bool) -> list[Arrival]:
                 params=SamplingParams(
                     max_new_tokens=draw(st.integers(1, 10)),
                     num_return_sequences=draw(st.integers(1, 3)),
+                    prompt_lookup_num_tokens=draw(st.integers(0, 6)),
                 ),
                 priority=0 if not faults else draw(st.integers(-1, 1)),
                 adapter=draw(st.none() | st.sampled_from(ADAPTERS)),
@@ -57,6 +58,7 @@ def engines(draw: st.DrawFn) -> Engine:
     runner = FakeRunner(
         num_blocks=draw(st.integers(6, 16)),
         block_size=BLOCK_SIZE,
+        next_token=draw(st.sampled_from([hashed_letter, stutter])),
         crash_token=CRASH,
         nan_token=NAN,
     )
@@ -78,6 +80,7 @@ class Driver:
         self.tokens: dict[tuple[str, int], list[int]] = {}
         self.failed: set[str] = set()
         self.aborted: set[str] = set()
+        self.num_accepted_drafts = 0
 
     def play(self) -> None:
         for arrival in self.arrivals:
@@ -102,7 +105,10 @@ class Driver:
                 self.failed.add(output.request_id)
             else:
                 self.record(output)
-        assert self.engine.last_step.num_rows <= self.engine.config.max_rows
+        report, config = self.engine.last_step, self.engine.config
+        assert report.num_rows <= config.max_rows
+        assert report.num_tokens <= config.max_step_tokens
+        self.num_accepted_drafts += report.num_accepted_drafts
         self.check_blocks()
 
     def record(self, output: TokenOutput) -> None:
@@ -119,27 +125,34 @@ class Driver:
         return sum(s.max_length for group in groups for s in group.sequences)
 
 
-def alone(request: Request) -> list[int]:
+def alone(engine: Engine, request: Request) -> list[int]:
+    assert isinstance(engine._runner, FakeRunner)
     context = list(request.prompt_token_ids)
     for _ in range(request.params.max_new_tokens):
-        context.append(hashed_letter(context))
+        context.append(engine._runner.next_token(context))
     return context[len(request.prompt_token_ids) :]
 
 
-@settings(max_examples=150)
-@given(engines(), traffic(faults=False))
-def test_everybody_gets_the_tokens_they_would_get_alone(
-    engine: Engine, arrivals: list[Arrival]
-) -> None:
-    driver = Driver(engine, arrivals)
-    driver.play()
-    expected = {
-        (arrival.request.request_id, index): alone(arrival.request)
-        for arrival in arrivals
-        for index in range(arrival.request.params.num_return_sequences)
-    }
-    assert driver.tokens == expected
-    assert engine.used_kv_tokens == 0
+def test_everybody_gets_the_tokens_they_would_get_alone() -> None:
+    num_accepted_drafts = 0
+
+    @settings(max_examples=150)
+    @given(engines(), traffic(faults=False))
+    def play(engine: Engine, arrivals: list[Arrival]) -> None:
+        nonlocal num_accepted_drafts
+        driver = Driver(engine, arrivals)
+        driver.play()
+        expected = {
+            (arrival.request.request_id, index): alone(engine, arrival.request)
+            for arrival in arrivals
+            for index in range(arrival.request.params.num_return_sequences)
+        }
+        assert driver.tokens == expected
+        assert engine.used_kv_tokens == 0
+        num_accepted_drafts += driver.num_accepted_drafts
+
+    play()
+    assert num_accepted_drafts > 100
 
 
 @settings(max_examples=150)
@@ -155,7 +168,7 @@ def test_faults_and_aborts_touch_nobody_else(engine: Engine, arrivals: list[Arri
         assert (request.request_id in driver.failed) == is_faulty
         if not is_faulty:
             for index in range(request.params.num_return_sequences):
-                assert driver.tokens[request.request_id, index] == alone(request)
+                assert driver.tokens[request.request_id, index] == alone(engine, request)
     assert engine.used_kv_tokens == 0
 
 
