@@ -38,6 +38,9 @@ app.add_typer(model, name="model")
 Requests = Annotated[
     Path, typer.Option(help="JSON lines of {prompt | prompt_ids, generate_kwargs}.")
 ]
+Quantization = Annotated[
+    str | None, typer.Option(help="Weights in 8 bits: int8, int8-weight-only or fp8.")
+]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")]
 
 
@@ -80,7 +83,7 @@ def bench_engine(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     executor: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
-    quantization: Annotated[str | None, typer.Option(help="int8: weights in 8 bits.")] = None,
+    quantization: Quantization = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of a step.")] = None,
 ) -> None:
     from bench.engine import EngineBench
@@ -152,10 +155,13 @@ def model_random(
 
 
 @model.command("info", help="Describe a checkpoint: sizes, and how many rows fit in memory.")
-def model_info(source: Annotated[str, typer.Argument(help="Folder, hub id or `tiny`.")]) -> None:
+def model_info(
+    source: Annotated[str, typer.Argument(help="Folder, hub id or `tiny`.")],
+    quantization: Quantization = None,
+) -> None:
     from worker.checkpoint_commands import show_info
 
-    show_info(source)
+    show_info(source, quantization=quantization)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from shared.errors import FalconerError
 from worker.model.config import DTYPES
 from worker.model.errors import CheckpointError
 from worker.model.info import ModelInfo, describe
+from worker.model.quantization import Quantization
 from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.tiny import copy_bundled
 from worker.model_loading import find_checkpoint
@@ -35,9 +36,9 @@ def write_random(directory: Path, *, dtype: str, **shape: Any) -> None:
         print(write_random_checkpoint(directory, dtype=DTYPES[dtype], **given))
 
 
-def show_info(source: str) -> None:
+def show_info(source: str, *, quantization: str | None = None) -> None:
     with _clear_errors():
-        info = describe(str(find_checkpoint(source)))
+        info = describe(str(find_checkpoint(source)), _quantization(quantization))
     console = Console()
     console.print(_facts(info))
     console.print(_rows(info))
@@ -70,6 +71,13 @@ def _rows(info: ModelInfo) -> Table:
         fits = [info.rows_that_fit(memory * GIB, context_length=length) for length in lengths]
         table.add_row(f"{memory} GiB", *(f"{rows:,}" if rows else "none" for rows in fits))
     return table
+
+
+def _quantization(name: str | None) -> Quantization | None:
+    if name is not None and name not in list(Quantization):
+        kinds = ", ".join(Quantization)
+        raise FalconerError(f"--quantization must be one of {kinds}, got {name!r}")
+    return None if name is None else Quantization(name)
 
 
 def _size(num_bytes: int) -> str:

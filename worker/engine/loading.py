@@ -9,12 +9,15 @@ import torch
 
 from worker.engine import allocator
 from worker.engine.config import EngineConfig
-from worker.engine.executor import Executor, Quantization, check_quantization, choose_executor
+from worker.engine.executor import Executor, choose_executor
 from worker.engine.kv_budget import choose_num_blocks
+from worker.engine.quantization_support import check_quantization
 from worker.engine.runner import ModelRunner, Runner
 from worker.model.config import DTYPES, ModelConfig
 from worker.model.falcon import FalconForCausalLM
-from worker.model.packed_linear import Int8Linear, PackedLinear, can_pack, replace_linears
+from worker.model.packed_linear import PackedLinear, can_pack, replace_linears
+from worker.model.quantization import Quantization
+from worker.model.rounding import drop_rounded_weights, round_linears
 from worker.model.weights import load_model
 
 # torch's own choice, read before anybody narrows it for a thread.
@@ -47,7 +50,7 @@ def load_runner(
     ValueError for a dtype, device or executor that cannot be had.
     """
     target = parse_device(device)
-    model = load_model(source, dtype=parse_dtype(dtype), device=target)
+    model = load_model(source, dtype=parse_dtype(dtype), device=where_to_load(target, quantization))
     check_quantization(quantization, dtype=model.dtype, device=target)
     executor = choose_executor(
         executor,
@@ -58,31 +61,36 @@ def load_runner(
         config=config,
     )
     num_threads = num_threads or _choose_num_threads(model.config)
-    if target.type == "cpu":
-        allocator.keep_freed_memory()
     if executor is Executor.OPENVINO:
-        return _load_openvino(model, config, quantization, num_threads)
-    return _load_torch(model, config, quantization, num_threads)
+        loaded = _load_openvino(model, config, quantization, num_threads)
+    else:
+        prepare_model(model, quantization, target)
+        loaded = _load_torch(model, config, num_threads)
+    if target.type == "cpu":
+        allocator.keep_freed_memory()  # of the steps, not that of whole weights
+    return loaded
 
 
-def _load_torch(
-    model: FalconForCausalLM,
-    config: EngineConfig,
-    quantization: Quantization | None,
-    num_threads: int,
-) -> LoadedRunner:
-    prepare_linears(model, quantization)
+def _load_torch(model: FalconForCausalLM, config: EngineConfig, num_threads: int) -> LoadedRunner:
     num_blocks = choose_num_blocks(config, model.config, model.dtype, model.device)
     runner = ModelRunner.with_cache(model, num_blocks=num_blocks, block_size=config.block_size)
     return LoadedRunner(runner, model.config, num_threads)
 
 
-def prepare_linears(model: FalconForCausalLM, quantization: Quantization | None) -> None:
-    """Lay the weights out as the device multiplies them best; round them if that is wanted."""
+def where_to_load(device: torch.device, quantization: Quantization | None) -> torch.device:
+    """Weights to be rounded come through the host: the device need not hold them all whole."""
+    return torch.device("cpu") if quantization else device
+
+
+def prepare_model(
+    model: FalconForCausalLM, quantization: Quantization | None, device: torch.device
+) -> None:
+    """Put the model on `device`, weights laid out as it multiplies them best, rounded if wanted."""
     if quantization:
-        replace_linears(model, Int8Linear)
-    elif model.device.type == "cpu" and model.dtype == torch.float32 and can_pack():
-        replace_linears(model, PackedLinear)
+        round_linears(model, quantization, device)
+    model.to(device)
+    if device.type == "cpu" and model.dtype == torch.float32 and can_pack():
+        replace_linears(model, PackedLinear)  # those that are left
 
 
 def _load_openvino(
@@ -93,9 +101,9 @@ def _load_openvino(
 ) -> LoadedRunner:
     from worker.engine.openvino_runner import OpenVinoRunner
 
-    graph = OpenVinoRunner.compile(
-        model, num_threads=num_threads, int8=quantization is Quantization.INT8
-    )
+    graph = OpenVinoRunner.compile(model, num_threads=num_threads, quantization=quantization)
+    if quantization:
+        drop_rounded_weights(model, quantization)  # the graph has its own
     num_blocks = choose_num_blocks(config, model.config, torch.float32, torch.device("cpu"))
     runner = OpenVinoRunner(model, graph, num_blocks=num_blocks)
     # OpenVINO has threads of its own: a second pool would take the cores from them.

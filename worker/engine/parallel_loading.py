@@ -12,15 +12,23 @@ from torch import distributed
 
 from worker.engine import allocator
 from worker.engine.config import EngineConfig
-from worker.engine.executor import Executor, Quantization, check_quantization
+from worker.engine.executor import Executor
 from worker.engine.followers import HELLO, READY, Followers, Meeting, free_port
 from worker.engine.kv_budget import choose_num_blocks
-from worker.engine.loading import LoadedRunner, parse_device, parse_dtype, prepare_linears
+from worker.engine.loading import (
+    LoadedRunner,
+    parse_device,
+    parse_dtype,
+    prepare_model,
+    where_to_load,
+)
 from worker.engine.parallel_runner import LEADER, LeadingRunner, follow
+from worker.engine.quantization_support import check_quantization
 from worker.engine.runner import ModelRunner
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
+from worker.model.quantization import Quantization
 from worker.model.tensor_parallel import TensorParallel
 from worker.model.weights import load_model
 
@@ -37,17 +45,18 @@ class PartLoader:
     num_threads: int
 
     def load(self, parallel: TensorParallel) -> FalconForCausalLM:
-        if self.device_type == "cpu":
-            allocator.keep_freed_memory()
-        device = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
+        name = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
+        device = parse_device(name)
         model = load_model(
             self.source,
             dtype=parse_dtype(self.dtype),
-            device=parse_device(device),
+            device=where_to_load(device, self.quantization),
             parallel=parallel,
         )
-        check_quantization(self.quantization, dtype=model.dtype, device=model.device)
-        prepare_linears(model, self.quantization)
+        check_quantization(self.quantization, dtype=model.dtype, device=device)
+        prepare_model(model, self.quantization, device)
+        if self.device_type == "cpu":
+            allocator.keep_freed_memory()
         return model
 
     def make_runner(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from worker.model.checkpoint import resolve_checkpoint
+from worker.model.quantization import Quantization
+from worker.model.rounding import weight_bytes
 from worker.model.weights import plan_loading
 
 
@@ -16,7 +18,7 @@ class ModelInfo:
     style: str  # "7b", "40b", "11b", "rw" or "custom"
     num_parameters: int
     dtype: torch.dtype  # what it is loaded in when nothing else is asked for
-    weight_bytes: int  # in `dtype`, tied embeddings once
+    weight_bytes: int  # in `dtype` or 8 bits, tied embeddings once
     kv_bytes_per_token: int  # in `dtype`
     context_length: int  # tokens
     vocab_size: int
@@ -34,16 +36,17 @@ class ModelInfo:
         return max(0, room // (self.kv_bytes_per_token * tokens))
 
 
-def describe(source: str) -> ModelInfo:
+def describe(source: str, quantization: Quantization | None = None) -> ModelInfo:
     """Describe a local folder or hub id. Raises CheckpointError as loading it would."""
     plan = plan_loading(resolve_checkpoint(source))
     config = plan.model.config
-    dtype = plan.dtype
+    # INT8 exists in float32 alone.
+    dtype = torch.float32 if quantization is Quantization.INT8 else plan.dtype
     return ModelInfo(
         style=config.style,
         num_parameters=config.num_parameters,
         dtype=dtype,
-        weight_bytes=config.num_parameters * dtype.itemsize,
+        weight_bytes=weight_bytes(plan.model, dtype, quantization),
         kv_bytes_per_token=config.kv_bytes_per_token(dtype),
         context_length=config.context_length,
         vocab_size=config.vocab_size,

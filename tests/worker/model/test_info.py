@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from worker.model.errors import CheckpointError
 from worker.model.info import ModelInfo, describe
+from worker.model.quantization import Quantization, quantize_rows
 from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.weights import load_model
 
@@ -31,6 +33,19 @@ def test_a_description_fits_the_loaded_model(checkpoint: Callable[[str], Path], 
     assert info.num_parameters == sum(parameter.numel() for parameter in set(model.parameters()))
     assert info.weight_bytes == 4 * info.num_parameters
     assert info.kv_bytes_per_token == model.config.kv_bytes_per_token(torch.float32)
+
+
+@pytest.mark.parametrize("like", ["7b", "40b", "11b", "rw"])
+def test_the_size_of_int8_weights_is_foretold(checkpoint: Callable[[str], Path], like: str) -> None:
+    info = describe(str(checkpoint(like)), Quantization.INT8)
+    model = load_model(str(checkpoint(like)), device=torch.device("cpu"))
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    weights_and_scales = [tensor for linear in linears for tensor in quantize_rows(linear.weight)]
+    for linear in linears:
+        linear.register_parameter("weight", None)
+    rest = set(model.parameters())
+    assert info.weight_bytes == sum(tensor.nbytes for tensor in [*weights_and_scales, *rest])
+    assert info.dtype is torch.float32
 
 
 def test_rows_share_what_the_weights_leave() -> None:
