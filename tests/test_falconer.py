@@ -36,6 +36,14 @@ def test_random_makes_the_style_and_sizes_asked_for(tmp_path: Path) -> None:
     assert "layers              3" in described
 
 
+def test_info_tells_the_size_of_rounded_weights() -> None:
+    whole, rounded = (
+        run("model", "info", "tiny", *words) for words in ([], ["--quantization", "fp8"])
+    )
+    assert "3.7 MiB" in whole
+    assert "2.2 MiB" in rounded  # 1.5 million of 1.9 million weights
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -44,6 +52,7 @@ def test_random_makes_the_style_and_sizes_asked_for(tmp_path: Path) -> None:
         (["model", "random", "{full}"], "is not an empty folder"),
         (["model", "tiny", "{full}"], "is not an empty folder"),
         (["model", "info", "{full}"], "no config.json"),
+        (["model", "info", "tiny", "--quantization", "int4"], "must be one of int8, int8-weight-"),
         (["bench", "engine", "--requests", "{new}"], "no such file"),
     ],
 )

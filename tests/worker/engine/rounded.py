@@ -31,7 +31,7 @@ def each_alone(dense: torch.Tensor, dense_4h_to_h: torch.Tensor) -> Sequence[tor
 def both_as_one(dense: torch.Tensor, dense_4h_to_h: torch.Tensor) -> Sequence[torch.Tensor]:
     """In OpenVINO's graph they are one product."""
     widths = [dense.shape[1], dense_4h_to_h.shape[1]]
-    return rounded(torch.cat([dense, dense_4h_to_h], dim=1)).split(widths, dim=1)
+    return torch.split(rounded(torch.cat([dense, dense_4h_to_h], dim=1)), widths, dim=1)
 
 
 def in_halves(dense: torch.Tensor, dense_4h_to_h: torch.Tensor) -> Sequence[torch.Tensor]:

@@ -86,6 +86,20 @@ def test_the_weights_take_as_much_memory_as_foretold(like: str, tmp_path: Path) 
     assert foretold < describe(str(path)).weight_bytes
 
 
+@pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.INT8_WEIGHT_ONLY])
+def test_whole_weights_are_let_go_once_openvino_has_rounded_them(
+    quantization: Quantization, tmp_path: Path
+) -> None:
+    path = write_random_checkpoint(tmp_path)
+    engine = Engine.from_pretrained(
+        str(path), dtype="float32", executor=Executor.OPENVINO, quantization=quantization
+    )
+    assert isinstance(engine._runner, OpenVinoRunner)
+    model = engine._runner._model
+    assert not [name for name, weight in model.transformer.h.named_parameters() if weight.ndim > 1]
+    assert told(engine, guests(1)) != [[]]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("params", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
 def test_tokens_are_the_same_alone_and_among_others(
