@@ -54,8 +54,7 @@ def _has_kernel(weight: torch.Tensor) -> bool:
 
 def _packed(input: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """In bfloat16; sums in float32, each row's in the same order whatever rows there are."""
-    rows = input.contiguous()  # the kernel takes it for granted
-    product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(rows, weight, scale)
+    product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(input, weight, scale)
     return product
 
 
