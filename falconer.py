@@ -38,6 +38,9 @@ app.add_typer(model, name="model")
 Requests = Annotated[
     Path, typer.Option(help="JSON lines of {prompt | prompt_ids, generate_kwargs}.")
 ]
+Quantization = Annotated[
+    str | None, typer.Option(help="Weights in 8 bits: int8, int8-weight-only or fp8.")
+]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")]
 
 
@@ -80,7 +83,7 @@ def bench_engine(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     executor: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
-    quantization: Annotated[str | None, typer.Option(help="int8: weights in 8 bits.")] = None,
+    quantization: Quantization = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of a step.")] = None,
 ) -> None:
     from bench.engine import EngineBench
@@ -163,6 +166,7 @@ def model_info(
     device: Annotated[str, typer.Option(help="Whose memory it is: cuda or cpu.")] = "cuda",
     max_rows: Annotated[int, typer.Option(min=1, help="As of the worker.")] = 32,
     block_size: Annotated[int, typer.Option(min=1, help="As of the worker.")] = 32,
+    quantization: Quantization = None,
 ) -> None:
     from worker.checkpoint_commands import show_info
     from worker.engine import EngineConfig
@@ -170,7 +174,14 @@ def model_info(
     config = EngineConfig(
         max_rows=max_rows, block_size=block_size, max_step_tokens=max(max_rows, 512)
     )
-    show_info(source, memory=memory, dtype=dtype, device=device, config=config)
+    show_info(
+        source,
+        memory=memory,
+        dtype=dtype,
+        quantization=quantization,
+        device=device,
+        config=config,
+    )
 
 
 def main() -> None:

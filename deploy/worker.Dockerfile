@@ -18,7 +18,8 @@ COPY pyproject.toml requirements.lock deploy/requirements.py ./
 RUN index=""; if [ "$DEVICE" = cpu ]; then index="$TORCH_CPU_INDEX"; fi; \
     pip --python /opt/falconer/bin/python install -c requirements.lock \
       "$(grep '^torch==' requirements.lock)" ${index:+--extra-index-url "$index"}
-RUN python requirements.py worker lora $(if [ "$DEVICE" = cpu ]; then echo openvino; fi) > wanted.txt \
+RUN if [ "$DEVICE" = cpu ]; then extra=openvino; else extra=quantization; fi; \
+    python requirements.py worker lora "$extra" > wanted.txt \
     && pip --python /opt/falconer/bin/python install -r wanted.txt -c requirements.lock
 COPY . .
 RUN pip --python /opt/falconer/bin/python install --no-deps .

@@ -46,6 +46,14 @@ def test_info_tells_what_a_worker_takes_of_so_much_memory() -> None:
     assert f"blocks               {num_blocks} of 16 tokens" in described
 
 
+def test_info_tells_the_size_of_rounded_weights() -> None:
+    whole, rounded = (
+        run("model", "info", "tiny", *words) for words in ([], ["--quantization", "fp8"])
+    )
+    assert "3.7 MiB" in whole
+    assert "2.2 MiB" in rounded  # 1.5 million of 1.9 million weights
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -58,6 +66,7 @@ def test_info_tells_what_a_worker_takes_of_so_much_memory() -> None:
         (["model", "info", "tiny", "--memory", "1MiB"], "no memory left for a KV cache on cuda"),
         (["model", "info", "tiny", "--device", "tpu"], "device must be cpu, cuda or cuda:N"),
         (["model", "info", "tiny", "--dtype", "int4"], "dtype must be one of float32"),
+        (["model", "info", "tiny", "--quantization", "int4"], "must be one of int8, int8-weight-"),
         (["bench", "engine", "--requests", "{new}"], "no such file"),
     ],
 )

@@ -17,6 +17,7 @@ from worker.engine.memory_plan import forecast
 from worker.model.config import DTYPES
 from worker.model.errors import CheckpointError
 from worker.model.info import ModelInfo, describe
+from worker.model.quantization import Quantization
 from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.tiny import copy_bundled
 from worker.model_loading import CPU_DTYPE, find_checkpoint
@@ -42,7 +43,13 @@ def write_random(directory: Path, *, dtype: str, **shape: Any) -> None:
 
 
 def show_info(
-    source: str, *, memory: str | None, dtype: str | None, device: str, config: EngineConfig
+    source: str,
+    *,
+    memory: str | None,
+    dtype: str | None,
+    quantization: str | None,
+    device: str,
+    config: EngineConfig,
 ) -> None:
     """Print what a model is, and what fits: on cards in use, or of `config` in so much `memory`.
 
@@ -51,7 +58,9 @@ def show_info(
     with _clear_errors():
         if dtype is None and parse_kind(device).type == "cpu":
             dtype = CPU_DTYPE
-        info = describe(str(find_checkpoint(source)), parse_dtype(dtype))
+        info = describe(
+            str(find_checkpoint(source)), parse_dtype(dtype), _quantization(quantization)
+        )
         if memory is None:
             table = _cards(info)
         else:
@@ -93,6 +102,7 @@ def _cards(info: ModelInfo) -> Table:
                 dtype=info.dtype,
                 device=torch.device("cuda"),
                 memory_bytes=gib * GIB,
+                weight_bytes=info.weight_bytes,
             )
             fits = [f"{plan.rows_of(length):,}" for length in lengths]
         except ValueError:
@@ -103,7 +113,14 @@ def _cards(info: ModelInfo) -> Table:
 
 def _plan(info: ModelInfo, config: EngineConfig, device: torch.device, memory: int) -> Table:
     """What a worker with these settings takes, and tells in its log once it has loaded."""
-    plan = forecast(info.config, config, dtype=info.dtype, device=device, memory_bytes=memory)
+    plan = forecast(
+        info.config,
+        config,
+        dtype=info.dtype,
+        device=device,
+        memory_bytes=memory,
+        weight_bytes=info.weight_bytes,
+    )
     table = Table(box=None, show_header=False, title="")
     for name, value in (
         ("memory", format_size(memory)),
@@ -116,6 +133,14 @@ def _plan(info: ModelInfo, config: EngineConfig, device: torch.device, memory: i
     ):
         table.add_row(name, value)
     return table
+
+
+def _quantization(name: str | None) -> Quantization | None:
+    if name is not None and name not in list(Quantization):
+        kinds = ", ".join(Quantization)
+        raise FalconerError(f"--quantization must be one of {kinds}, got {name!r}")
+    return None if name is None else Quantization(name)
+
 
 
 @contextmanager

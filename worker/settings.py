@@ -28,8 +28,8 @@ class WorkerSettings(ProcessSettings):
         "auto",
         description="What computes: torch, openvino (CPU, float32) or auto, the fastest that can.",
     )
-    quantization: Literal["int8"] | None = Field(
-        None, description="int8: 8-bit weights, on CPU; faster, and other results."
+    quantization: Literal["int8", "int8-weight-only", "fp8"] | None = Field(
+        None, description="8-bit weights, with other results; see docs/quantization.md."
     )
     threads: int | None = Field(
         None,

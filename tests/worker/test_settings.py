@@ -22,6 +22,7 @@ def test_the_environment_sets_a_worker_up(monkeypatch: pytest.MonkeyPatch) -> No
         ("grace_s", "-1"),
         ("device", "tpu"),
         ("dtype", "int8"),
+        ("quantization", "int4"),
         ("worker_id", "two words"),
         ("worker_id", "with:colon"),
         ("log_level", "loud"),

@@ -38,9 +38,12 @@ def load_adapters(
     folders: list[AdapterFolder],
     mode: AdapterMode,
     model: FalconForCausalLM,
+    device: torch.device,
     parallel: TensorParallel = WHOLE,
 ) -> dict[str, ServedAdapter]:
     """Read adapters for a model, or one process's part of it; returns those to serve, by name.
+
+    They go to `device`, where the model will be.
 
     Call it while its linear layers are as they were loaded. Merged adapters are in its weights
     then, and none is returned. Raises CheckpointError.
@@ -53,7 +56,7 @@ def load_adapters(
         return {}
     num_layers = model.config.num_layers
     return {
-        name: ServedAdapter(adapter, num_layers, model.dtype, model.device)
+        name: ServedAdapter(adapter, num_layers, model.dtype, device)
         for name, adapter in adapters.items()
     }
 

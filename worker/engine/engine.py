@@ -20,7 +20,7 @@ from worker.engine.beam_stream import BeamStream
 from worker.engine.block_manager import BlockManager
 from worker.engine.choice import NoChoice
 from worker.engine.config import EngineConfig
-from worker.engine.executor import Executor, Quantization
+from worker.engine.executor import Executor
 from worker.engine.group import SequenceGroup
 from worker.engine.group_choice import GroupChoice, choose
 from worker.engine.load_report import LoadReport
@@ -40,6 +40,7 @@ from worker.engine.step_report import Phase, StepReport
 from worker.engine.text_stream import TextStream
 from worker.model.checkpoint import load_tokenizer, resolve_checkpoint
 from worker.model.config import ModelConfig
+from worker.model.quantization import Quantization
 
 logger = logging.getLogger(__name__)
 

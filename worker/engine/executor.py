@@ -8,6 +8,7 @@ import torch
 
 from worker.engine.config import EngineConfig
 from worker.model.config import ModelConfig
+from worker.model.quantization import Quantization
 
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -16,10 +17,6 @@ class Executor(StrEnum):
     AUTO = "auto"  # the fastest that can
     TORCH = "torch"  # anywhere
     OPENVINO = "openvino"  # on CPUs, in float32; an optional extra
-
-
-class Quantization(StrEnum):
-    INT8 = "int8"  # weights of the linear layers; their inputs on the fly
 
 
 def choose_executor(
@@ -36,24 +33,14 @@ def choose_executor(
     if wanted is Executor.TORCH:
         return wanted
     obstacle = _openvino_obstacle(model_config, dtype, device, config, serves_adapters)
-    if obstacle is None and wanted is Executor.AUTO and quantization and not _has_vnni():
+    is_slow = quantization is Quantization.INT8 and not _has_vnni()
+    if obstacle is None and wanted is Executor.AUTO and is_slow:
         return Executor.TORCH  # OpenVINO would compute with the 8-bit weights in float32
     if obstacle is None:
         return Executor.OPENVINO
     if wanted is Executor.OPENVINO:
         raise ValueError(f"executor openvino cannot run this: {obstacle}")
     return Executor.TORCH
-
-
-def check_quantization(
-    quantization: Quantization | None, *, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Raise ValueError where 8-bit layers cannot be had."""
-    if quantization and (device.type != "cpu" or dtype != torch.float32):
-        raise ValueError(
-            f"quantization {quantization} needs device cpu and dtype float32, "
-            f"not {device} and {_name(dtype)}"
-        )
 
 
 def _openvino_obstacle(

@@ -11,15 +11,18 @@ import torch
 from worker.engine import allocator
 from worker.engine.adapters import AdapterMode, load_adapters, look_for_adapters
 from worker.engine.config import EngineConfig
-from worker.engine.executor import Executor, Quantization, check_quantization, choose_executor
+from worker.engine.executor import Executor, choose_executor
 from worker.engine.kv_budget import choose_num_blocks
 from worker.engine.load_report import LoadPhase, LoadReport
+from worker.engine.quantization_support import check_quantization
 from worker.engine.runner import ModelRunner, Runner
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import DTYPES, ModelConfig
 from worker.model.falcon import WHOLE, FalconForCausalLM
 from worker.model.lora import ServedAdapter
-from worker.model.packed_linear import Int8Linear, PackedLinear, can_pack, replace_linears
+from worker.model.packed_linear import PackedLinear, can_pack, replace_linears
+from worker.model.quantization import Quantization
+from worker.model.rounding import drop_rounded_weights, round_linears, saved_bytes
 from worker.model.tensor_parallel import TensorParallel
 from worker.model.weights import load_weights, plan_loading
 
@@ -61,8 +64,10 @@ def load_runner(
     """
     target, report = parse_device(device), LoadReport()
     folders = look_for_adapters(adapters_dir)
-    model = read_model(source, report, dtype=parse_dtype(dtype), device=target)
-    adapters = load_adapters(folders, adapter_mode, model)
+    model = read_model(
+        source, report, dtype=parse_dtype(dtype), device=target, quantization=quantization
+    )
+    adapters = load_adapters(folders, adapter_mode, model, target)
     check_quantization(quantization, dtype=model.dtype, device=target)
     executor = choose_executor(
         executor,
@@ -74,11 +79,15 @@ def load_runner(
         serves_adapters=bool(adapters),
     )
     num_threads = num_threads or _choose_num_threads(model.config)
-    if target.type == "cpu":
-        allocator.keep_freed_memory()
     if executor is Executor.OPENVINO:
-        return _load_openvino(model, config, quantization, num_threads, report)
-    return _load_torch(model, config, quantization, num_threads, adapters, report)
+        loaded = _load_openvino(model, config, quantization, num_threads, report)
+    else:
+        with report.timed(LoadPhase.PREPARE):
+            prepare_model(model, quantization, target)
+        loaded = _load_torch(model, config, num_threads, adapters, report)
+    if target.type == "cpu":
+        allocator.keep_freed_memory()  # of the steps, not that of whole weights
+    return loaded
 
 
 def read_model(
@@ -87,30 +96,33 @@ def read_model(
     *,
     dtype: torch.dtype | None,
     device: torch.device,
+    quantization: Quantization | None,
     parallel: TensorParallel = WHOLE,
 ) -> FalconForCausalLM:
-    """`load_model` with the time of each phase in the report."""
+    """`load_model` with the time of each phase in the report.
+
+    Weights to be rounded stay on the host: `device` need not hold them all whole.
+    """
     with report.timed(LoadPhase.RESOLVE):
         folder = resolve_checkpoint(source)
     with report.timed(LoadPhase.HEADERS):
         plan = plan_loading(folder)
+    target = torch.device("cpu") if quantization else device
     with report.timed(LoadPhase.WEIGHTS):
-        model = load_weights(plan, dtype=dtype, device=device, parallel=parallel)
+        model = load_weights(plan, dtype=dtype, device=target, parallel=parallel)
     report.read_bytes = plan.num_read_bytes(model)
-    report.weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    whole_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    report.weight_bytes = whole_bytes - saved_bytes(model, model.dtype, quantization)
     return model
 
 
 def _load_torch(
     model: FalconForCausalLM,
     config: EngineConfig,
-    quantization: Quantization | None,
     num_threads: int,
     adapters: Mapping[str, ServedAdapter],
     report: LoadReport,
 ) -> LoadedRunner:
-    with report.timed(LoadPhase.PREPARE):
-        prepare_linears(model, quantization)
     with report.timed(LoadPhase.KV_CACHE):
         num_blocks = choose_num_blocks(config, model.config, model.dtype, model.device)
         runner = ModelRunner.with_cache(
@@ -122,12 +134,15 @@ def _load_torch(
     return LoadedRunner(runner, model.config, num_threads, report, tuple(adapters))
 
 
-def prepare_linears(model: FalconForCausalLM, quantization: Quantization | None) -> None:
-    """Lay the weights out as the device multiplies them best; round them if that is wanted."""
+def prepare_model(
+    model: FalconForCausalLM, quantization: Quantization | None, device: torch.device
+) -> None:
+    """Put the model on `device`, weights laid out as it multiplies them best, rounded if wanted."""
     if quantization:
-        replace_linears(model, Int8Linear)
-    elif model.device.type == "cpu" and model.dtype == torch.float32 and can_pack():
-        replace_linears(model, PackedLinear)
+        round_linears(model, quantization, device)
+    model.to(device)
+    if device.type == "cpu" and model.dtype == torch.float32 and can_pack():
+        replace_linears(model, PackedLinear)  # those that are left
 
 
 def _load_openvino(
@@ -140,9 +155,9 @@ def _load_openvino(
     from worker.engine.openvino_runner import OpenVinoRunner
 
     with report.timed(LoadPhase.PREPARE):
-        graph = OpenVinoRunner.compile(
-            model, num_threads=num_threads, int8=quantization is Quantization.INT8
-        )
+        graph = OpenVinoRunner.compile(model, num_threads=num_threads, quantization=quantization)
+        if quantization:
+            drop_rounded_weights(model, quantization)  # the graph has its own
     with report.timed(LoadPhase.KV_CACHE):
         num_blocks = choose_num_blocks(config, model.config, torch.float32, torch.device("cpu"))
         runner = OpenVinoRunner(model, graph, num_blocks=num_blocks)

@@ -66,12 +66,15 @@ def forecast(
     dtype: torch.dtype,
     device: torch.device,
     memory_bytes: int,
+    weight_bytes: int | None = None,
 ) -> MemoryPlan:
     """What an engine will choose on a device of so much memory that holds nothing else.
 
-    Raises ValueError when the weights leave no room for a block.
+    `weight_bytes` None takes those of whole weights in `dtype`. Raises ValueError when the weights
+    leave no room for a block.
     """
-    weight_bytes = model_config.num_parameters * dtype.itemsize
+    if weight_bytes is None:
+        weight_bytes = model_config.num_parameters * dtype.itemsize
     taken = weight_bytes + (_TAKEN_BY_CUDA if device.type == "cuda" else 0)
     num_blocks = choose_num_blocks(
         config, model_config, dtype, device, free_bytes=memory_bytes - taken

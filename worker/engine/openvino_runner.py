@@ -18,6 +18,7 @@ from worker.engine.runner import WARM_UP_ROWS
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
 from worker.model.openvino_falcon import BLOCK_SIZE, build_graph
+from worker.model.quantization import Quantization
 
 # Activations of 8-bit layers are quantized on the fly in groups of this many, each with a scale.
 _ACTIVATION_GROUP_SIZE = 128
@@ -40,16 +41,18 @@ class OpenVinoRunner:
             self._request.set_tensor(name, ov.Tensor(cache, shared_memory=True))
 
     @staticmethod
-    def compile(model: FalconForCausalLM, *, num_threads: int, int8: bool) -> ov.CompiledModel:
+    def compile(
+        model: FalconForCausalLM, *, num_threads: int, quantization: Quantization | None
+    ) -> ov.CompiledModel:
         """Compile a model in float32; takes as much memory as its weights, once more."""
         properties = {
             "INFERENCE_PRECISION_HINT": "f32",  # else it takes bfloat16 where the CPU has it
             "KV_CACHE_PRECISION": "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": num_threads,
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP_SIZE if int8 else 0,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _activation_group_size(quantization),
         }
-        return ov.Core().compile_model(build_graph(model, int8=int8), "CPU", properties)
+        return ov.Core().compile_model(build_graph(model, quantization), "CPU", properties)
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
         """Float32 logits [len(plan.sampled), vocab]: to be spent, the next step overwrites them."""
@@ -86,6 +89,11 @@ class OpenVinoRunner:
         for source, destination in block_copies:
             for cache in self._caches.values():
                 cache[destination] = cache[source]
+
+
+def _activation_group_size(quantization: Quantization | None) -> int:
+    """0 leaves the activations as they are."""
+    return _ACTIVATION_GROUP_SIZE if quantization is Quantization.INT8 else 0
 
 
 def _padded(block_indices: NDArray[np.int32]) -> NDArray[np.int32]:

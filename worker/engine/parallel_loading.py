@@ -13,7 +13,7 @@ from torch import distributed
 from worker.engine import allocator
 from worker.engine.adapters import AdapterMode, load_adapters, look_for_adapters
 from worker.engine.config import EngineConfig
-from worker.engine.executor import Executor, Quantization, check_quantization
+from worker.engine.executor import Executor
 from worker.engine.followers import HELLO, READY, Followers, Meeting, free_port
 from worker.engine.kv_budget import choose_num_blocks
 from worker.engine.load_report import LoadPhase, LoadReport
@@ -21,16 +21,18 @@ from worker.engine.loading import (
     LoadedRunner,
     parse_device,
     parse_dtype,
-    prepare_linears,
+    prepare_model,
     read_model,
 )
 from worker.engine.parallel_runner import LEADER, LeadingRunner, follow
+from worker.engine.quantization_support import check_quantization
 from worker.engine.runner import ModelRunner
 from worker.model.adapter_folders import AdapterFolder
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
 from worker.model.lora import ServedAdapter
+from worker.model.quantization import Quantization
 from worker.model.tensor_parallel import TensorParallel
 
 
@@ -51,20 +53,22 @@ class PartLoader:
         self, parallel: TensorParallel, report: LoadReport
     ) -> tuple[FalconForCausalLM, dict[str, ServedAdapter]]:
         """The part of the network, and of the adapters that are served beside it."""
-        if self.device_type == "cpu":
-            allocator.keep_freed_memory()
-        device = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
+        name = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
+        device = parse_device(name)
         model = read_model(
             self.source,
             report,
             dtype=parse_dtype(self.dtype),
-            device=parse_device(device),
+            device=device,
+            quantization=self.quantization,
             parallel=parallel,
         )
-        adapters = load_adapters(self.adapters, self.adapter_mode, model, parallel)
-        check_quantization(self.quantization, dtype=model.dtype, device=model.device)
+        adapters = load_adapters(self.adapters, self.adapter_mode, model, device, parallel)
+        check_quantization(self.quantization, dtype=model.dtype, device=device)
         with report.timed(LoadPhase.PREPARE):
-            prepare_linears(model, self.quantization)
+            prepare_model(model, self.quantization, device)
+        if self.device_type == "cpu":
+            allocator.keep_freed_memory()
         return model, adapters
 
     def make_runner(

@@ -9,30 +9,37 @@ import torch
 
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import ModelConfig
+from worker.model.quantization import Quantization
+from worker.model.rounding import saved_bytes
 from worker.model.weights import plan_loading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """`dtype` is what it is loaded in; sizes in bytes are those in it."""
+    """`dtype` is what it is loaded in; sizes in bytes are those in it, or in 8 bits."""
 
     config: ModelConfig
     dtype: torch.dtype
-
-    @property
-    def weight_bytes(self) -> int:
-        """Tied embeddings count once."""
-        return self.config.num_parameters * self.dtype.itemsize
+    weight_bytes: int  # tied embeddings count once
 
     @property
     def kv_bytes_per_token(self) -> int:
         return self.config.kv_bytes_per_token(self.dtype)
 
 
-def describe(source: str, dtype: torch.dtype | None = None) -> ModelInfo:
+def describe(
+    source: str, dtype: torch.dtype | None = None, quantization: Quantization | None = None
+) -> ModelInfo:
     """Describe a local folder or hub id; `dtype` None takes what it is loaded in by itself.
 
     Raises CheckpointError as loading it would.
     """
     plan = plan_loading(resolve_checkpoint(source))
-    return ModelInfo(config=plan.model.config, dtype=dtype or plan.dtype)
+    # INT8 exists in float32 alone.
+    dtype = torch.float32 if quantization is Quantization.INT8 else dtype or plan.dtype
+    whole_bytes = plan.model.config.num_parameters * dtype.itemsize
+    return ModelInfo(
+        config=plan.model.config,
+        dtype=dtype,
+        weight_bytes=whole_bytes - saved_bytes(plan.model, dtype, quantization),
+    )

@@ -15,7 +15,7 @@ from torch.nn import LayerNorm, Linear
 
 from worker.model.config import BlockStyle, ModelConfig
 from worker.model.falcon import FalconDecoderLayer, FalconForCausalLM
-from worker.model.quantization import quantize_rows
+from worker.model.quantization import Quantization, quantize_rows
 
 BLOCK_SIZE = 32  # tokens; the CPU kernel knows no other
 
@@ -31,7 +31,7 @@ def why_unsupported(config: ModelConfig) -> str | None:
     return None
 
 
-def build_graph(model: FalconForCausalLM, *, int8: bool) -> ov.Model:
+def build_graph(model: FalconForCausalLM, quantization: Quantization | None) -> ov.Model:
     """A graph from packed tokens to logits; `model` is in float32, on the CPU.
 
     Inputs, by name: `input_ids`, `positions`: int64 [num_tokens]; `sampled`: int64 [n], the rows
@@ -41,16 +41,17 @@ def build_graph(model: FalconForCausalLM, *, int8: bool) -> ov.Model:
     written in place. Output: logits, float32 [n, vocab_size].
 
     The graph shares the memory of the model's weights, some of which it lays together for that.
-    `int8` rounds the linear layers' weights to 8 bits, one scale to an output row.
+    Both int8 kinds of `quantization` round the linear layers' weights, one scale to an output row,
+    in copies; what is done with their inputs is up to the runtime's settings.
     """
-    return _GraphBuilder(model, int8=int8).build()
+    return _GraphBuilder(model, quantization).build()
 
 
 class _GraphBuilder:
-    def __init__(self, model: FalconForCausalLM, *, int8: bool) -> None:
+    def __init__(self, model: FalconForCausalLM, quantization: Quantization | None) -> None:
         self._model = model
         self._config = model.config
-        self._int8 = int8
+        self._quantization = quantization
         self._parameters: list[Node] = []
         self._input_ids = self._parameter("input_ids", [-1], np.int64)
         self._positions = self._parameter("positions", [-1], np.int64)
@@ -72,7 +73,8 @@ class _GraphBuilder:
             assert isinstance(layer, FalconDecoderLayer)
             hidden = self._layer(hidden, index, layer, rotary)
         sampled = op.gather(hidden, self._sampled, _int64(0))
-        logits = self._linear(_layer_norm(sampled, transformer.ln_f), self._model.lm_head)
+        normed = _layer_norm(sampled, transformer.ln_f)
+        logits = self._product(normed, self._head_weight(), None)
         return ov.Model([logits], self._parameters)
 
     def _layer(
@@ -165,30 +167,37 @@ class _GraphBuilder:
         return op.reshape(attention.output(0), _int64([0, config.hidden_size]), special_zero=True)
 
     def _linear(self, hidden: Node, linear: Linear) -> Node:
-        return self._product(hidden, linear.weight, linear.bias)
+        return self._product(hidden, self._weight(linear.weight), linear.bias)
 
     def _sum_of_linears(self, terms: list[tuple[Node, Linear]]) -> Node:
         """Several layers whose outputs are added up, as one product."""
         weight = _side_by_side([linear for _, linear in terms])
         biases: list[torch.Tensor] = [linear.bias for _, linear in terms if linear.bias is not None]
         bias = torch.stack(biases).sum(dim=0) if biases else None
-        return self._product(op.concat([hidden for hidden, _ in terms], 1), weight, bias)
+        hidden = op.concat([hidden for hidden, _ in terms], 1)
+        return self._product(hidden, self._weight(weight), bias)
 
-    def _product(self, hidden: Node, weight: torch.Tensor, bias: torch.Tensor | None) -> Node:
-        product = op.matmul(hidden, self._weight(weight), transpose_a=False, transpose_b=True)
+    def _product(self, hidden: Node, weight: Node, bias: torch.Tensor | None) -> Node:
+        product = op.matmul(hidden, weight, transpose_a=False, transpose_b=True)
         return product if bias is None else op.add(product, _shared(bias))
 
     def _weight(self, weight: torch.Tensor) -> Node:
-        if not self._int8:
-            return _shared(weight)
-        rounded, scale = quantize_rows(weight)
-        return op.multiply(op.convert(op.constant(rounded.numpy()), "f32"), _shared(scale))
+        return _shared(weight) if self._quantization is None else _rounded(weight)
+
+    def _head_weight(self) -> Node:
+        weight = self._model.lm_head.weight
+        return _rounded(weight) if self._quantization is Quantization.INT8 else _shared(weight)
 
     def _parameter(self, name: str, shape: list[int], dtype: type[np.generic]) -> Node:
         parameter = op.parameter(shape, dtype, name=name)
         parameter.output(0).set_names({name})
         self._parameters.append(parameter)
         return parameter
+
+
+def _rounded(weight: torch.Tensor) -> Node:
+    rounded, scale = quantize_rows(weight)
+    return op.multiply(op.convert(op.constant(rounded.numpy()), "f32"), _shared(scale))
 
 
 def _side_by_side(linears: list[Linear]) -> torch.Tensor:

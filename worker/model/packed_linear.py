@@ -4,6 +4,8 @@ torch re-orders a plain weight on every call, which at a few dozen rows takes lo
 product. Inference only.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -57,8 +59,8 @@ class Int8Linear(nn.Module):
         return product if self.bias is None else product.add_(self.bias)
 
 
-def replace_linears(model: nn.Module, kind: type[PackedLinear] | type[Int8Linear]) -> None:
-    """Swap every linear layer of a model on the CPU, in place; the old weights are let go."""
+def replace_linears(model: nn.Module, kind: Callable[[nn.Linear], nn.Module]) -> None:
+    """Swap every linear layer of a module, in place; the old weights are let go."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):

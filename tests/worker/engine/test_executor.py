@@ -8,7 +8,7 @@ import torch
 
 from worker.engine import EngineConfig, Executor, Quantization
 from worker.engine import executor as executor_module
-from worker.engine.executor import check_quantization, choose_executor
+from worker.engine.executor import choose_executor
 from worker.model.config import ModelConfig
 from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.weights import plan_loading
@@ -84,11 +84,4 @@ def test_8_bit_layers_go_to_whoever_multiplies_8_bit_numbers_on_this_cpu(
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
     monkeypatch.setattr(executor_module, "CPU_INFO", tmp_path / "cpuinfo")
     assert choose(falcon_7b, quantization=Quantization.INT8) is expected
-
-
-def test_8_bit_layers_are_for_float32_on_the_cpu() -> None:
-    check_quantization(Quantization.INT8, dtype=torch.float32, device=CPU)
-    check_quantization(None, dtype=torch.bfloat16, device=CUDA)
-    for dtype, device in ((torch.bfloat16, CPU), (torch.float32, CUDA)):
-        with pytest.raises(ValueError, match="quantization int8 needs device cpu and dtype"):
-            check_quantization(Quantization.INT8, dtype=dtype, device=device)
+    assert choose(falcon_7b, quantization=Quantization.INT8_WEIGHT_ONLY) is Executor.OPENVINO

@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from worker.model.errors import CheckpointError
 from worker.model.info import describe
+from worker.model.quantization import Quantization, quantize_rows
 from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.weights import load_model
 
@@ -24,6 +26,19 @@ def test_sizes_are_those_of_the_dtype_asked_for(checkpoint: Callable[[str], Path
     assert stored.dtype is torch.float32
     assert 2 * half.weight_bytes == stored.weight_bytes
     assert 2 * half.kv_bytes_per_token == stored.kv_bytes_per_token
+
+
+@pytest.mark.parametrize("like", ["7b", "40b", "11b", "rw"])
+def test_the_size_of_int8_weights_is_foretold(checkpoint: Callable[[str], Path], like: str) -> None:
+    info = describe(str(checkpoint(like)), quantization=Quantization.INT8)
+    model = load_model(str(checkpoint(like)), device=torch.device("cpu"))
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    weights_and_scales = [tensor for linear in linears for tensor in quantize_rows(linear.weight)]
+    for linear in linears:
+        linear.register_parameter("weight", None)
+    rest = set(model.parameters())
+    assert info.weight_bytes == sum(tensor.nbytes for tensor in [*weights_and_scales, *rest])
+    assert info.dtype is torch.float32
 
 
 def test_a_checkpoint_that_would_not_load_is_not_described(tmp_path: Path) -> None:

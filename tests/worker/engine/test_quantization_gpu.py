@@ -1,0 +1,54 @@
+"""8-bit weights on a GPU; written where there was none, and not run yet."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.worker.engine.oracle import generate
+from tests.worker.engine.rounded import GREEDY, guests, rounded_judge, told
+from worker.engine import Engine, EngineConfig, Quantization
+from worker.model.falcon import FalconLinear
+from worker.model.random_checkpoint import write_random_checkpoint
+
+FLOAT8 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+needs_float8 = pytest.mark.skipif(not FLOAT8, reason="needs compute capability 8.9")
+
+
+def load(path: Path, **options: Any) -> Engine:
+    config = EngineConfig(max_rows=16, num_blocks=128)
+    return Engine.from_pretrained(str(path), device="cuda", config=config, **options)
+
+
+def test_weight_only_equals_generate_with_the_rounded_weights(tmp_path: Path) -> None:
+    path = write_random_checkpoint(tmp_path)
+    judge, company = rounded_judge(path), guests(6)
+    engine = load(path, dtype="float32", quantization=Quantization.INT8_WEIGHT_ONLY)
+    expected = [generate(judge, list(guest.prompt), GREEDY) for guest in company]
+    assert told(engine, company) == expected
+
+
+@needs_float8
+def test_a_float8_layer_is_close_to_the_layer_it_came_from() -> None:
+    pytest.importorskip("torchao")
+    from worker.model.float8_linear import Float8Linear
+
+    linear = FalconLinear(256, 128, dtype=torch.bfloat16, device="cuda").requires_grad_(False)
+    input = torch.randn(5, 256, dtype=torch.bfloat16, device="cuda")
+    expected = linear(input)
+    error = (Float8Linear(linear)(input) - expected).float().norm() / expected.float().norm()
+    assert 0 < error < 0.08
+
+
+@needs_float8
+def test_fp8_says_the_same_alone_and_among_others(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    path = write_random_checkpoint(tmp_path, dtype=torch.bfloat16)
+    engine, company = load(path, quantization=Quantization.FP8), guests(8)
+    among_others = told(engine, company)
+    assert among_others == [told(engine, [one])[0] for one in company]
