@@ -142,7 +142,6 @@ def _quantization(name: str | None) -> Quantization | None:
     return None if name is None else Quantization(name)
 
 
-
 @contextmanager
 def _clear_errors() -> Iterator[None]:
     try:
