@@ -18,12 +18,17 @@ Object = dict[str, Any]
 
 
 def kustomize_command() -> list[str] | None:
-    """kubectl's own or the program by itself."""
-    if kubectl := shutil.which("kubectl"):
+    """kubectl's own or the program by itself; kubectl tells its version since it has components."""
+    kubectl = shutil.which("kubectl")
+    if kubectl and "Kustomize Version" in output_of([kubectl, "version", "--client"]):
         return [kubectl, "kustomize"]
     if kustomize := shutil.which("kustomize"):
         return [kustomize, "build"]
     return None
+
+
+def output_of(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=RENDER_TIMEOUT_S).stdout
 
 
 @cache
@@ -31,7 +36,7 @@ def render(overlay: str) -> list[Object]:
     """Skips the test where there is no kustomize."""
     command = kustomize_command()
     if command is None:
-        pytest.skip("neither kubectl nor kustomize is on the PATH")
+        pytest.skip("neither a kubectl of 1.24 or later nor kustomize is on the PATH")
     folder = ROOT / "deploy" / "k8s" / "overlays" / overlay
     result = subprocess.run(
         [*command, str(folder)], capture_output=True, text=True, timeout=RENDER_TIMEOUT_S

@@ -19,6 +19,7 @@ from shared.replies import ReplyReader, Subscription
 from tests.factories import make_job
 
 WAIT_S = 60.0
+START_S = 180.0  # of processes that import torch side by side, on a busy machine
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], timeout_s: float = WAIT_S) -> None:
@@ -104,7 +105,7 @@ class Service:
             live = {info.id for info in await self.registry.workers()}
             return {worker.id for worker in workers} <= live
 
-        await eventually(all_live)
+        await eventually(all_live, START_S)
 
     async def submit(self, *, new_tokens: int = 8, stream: bool = False, **job: Any) -> Submitted:
         """A sampled request that runs for exactly `new_tokens`."""
