@@ -93,6 +93,7 @@ def packed_step(chunks: list[tuple[int, int]], vocab_size: int) -> PackedStep:
         cu_seqlens_q=cu_seqlens_q,
         block_indices=np.arange(block_begins[-1], dtype=np.int32),
         block_begins=block_begins,
+        adapters=[None] * len(chunks),
     )
 
 

@@ -6,7 +6,6 @@ knows nothing of queues or HTTP.
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from itertools import count
 
@@ -30,13 +29,12 @@ from worker.engine.outputs import Blame, Output, RequestFailed
 from worker.engine.parallel_loading import load_parallel
 from worker.engine.plan import StepPlan
 from worker.engine.probe import let_go_of_tensors, probe_model
-from worker.engine.processors import active_processors
 from worker.engine.request import Request, check_request
 from worker.engine.room import check_room
 from worker.engine.runner import Runner
 from worker.engine.scheduler import Scheduler
-from worker.engine.sequence import Sequence
 from worker.engine.step_report import Phase, StepReport
+from worker.engine.streams import Stream, begin
 from worker.engine.text_stream import TextStream
 from worker.model.checkpoint import load_tokenizer, resolve_checkpoint
 from worker.model.config import ModelConfig
@@ -74,7 +72,7 @@ class Engine:
         self._scheduler = Scheduler(config, self._block_manager)
         self._arrivals = count()
         # Unfinished groups by request, each with its text or the search for one.
-        self._streams: dict[str, dict[SequenceGroup, TextStream | BeamStream]] = {}
+        self._streams: dict[str, dict[SequenceGroup, Stream]] = {}
 
     @classmethod
     def from_pretrained(
@@ -163,7 +161,9 @@ class Engine:
         if request.request_id in self._streams:
             raise ValueError(f"request id {request.request_id} is in use")
         check_request(request, self.model_config, self.adapters)
-        streams = self._search(request) if request.params.num_beams > 1 else self._continue(request)
+        streams = begin(
+            request, self._arrivals, self._token_bytes, self.config.prompt_lookup_num_tokens
+        )
         if not streams:
             raise ValueError(f"request {request.request_id} is complete: nothing is left to do")
         check_room(next(iter(streams)), self.config, num_blocks=self._block_manager.num_blocks)
@@ -187,24 +187,6 @@ class Engine:
             plan = self._scheduler.schedule()
         self.last_step.num_rows, self.last_step.num_tokens = len(plan.chunks), plan.num_tokens
         return self._run(plan) if plan else []
-
-    def _continue(self, request: Request) -> dict[SequenceGroup, TextStream | BeamStream]:
-        """A group for each sequence that is not complete."""
-        processors = active_processors(request.params)
-        num_drafts = self.config.prompt_lookup_num_tokens
-        sequences = [
-            Sequence.of(request, index, next(self._arrivals), processors, num_drafts)
-            for index in range(request.params.num_return_sequences)
-        ]
-        streams = ((SequenceGroup([s]), TextStream(s, self._token_bytes)) for s in sequences)
-        return {group: stream for group, stream in streams if stream.finish_reason is None}
-
-    def _search(self, request: Request) -> dict[SequenceGroup, TextStream | BeamStream]:
-        """One group for all beams."""
-        processors = active_processors(request.params)
-        prompt = Sequence.of(replace(request, generated=()), 0, next(self._arrivals), processors)
-        group = SequenceGroup([prompt], request.params.num_beams)
-        return {group: BeamStream(request, self._token_bytes)}
 
     def _run(self, plan: StepPlan) -> list[Output]:
         try:
@@ -289,7 +271,7 @@ class Engine:
         self._finish(group)
         return results
 
-    def _stream_of(self, group: SequenceGroup) -> TextStream | BeamStream | None:
+    def _stream_of(self, group: SequenceGroup) -> Stream | None:
         """None once its request is over, by another group's failure."""
         return self._streams.get(group.request_id, {}).get(group)
 

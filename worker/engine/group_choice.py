@@ -16,7 +16,7 @@ from worker.engine.group import SequenceGroup
 from worker.engine.next_tokens import NextTokens, verified
 from worker.engine.plan import Chunk, StepPlan
 from worker.engine.sampler import choose_tokens
-from worker.engine.text_stream import TextStream
+from worker.engine.streams import Stream
 
 GroupChoice = NextTokens | list[Candidates] | NoChoice
 
@@ -38,9 +38,7 @@ def _one_thread() -> Iterator[None]:
 
 @torch.inference_mode()
 @_one_thread()
-def choose(
-    logits: torch.Tensor, plan: StepPlan, streams: list[TextStream | BeamStream | None]
-) -> list[GroupChoice]:
+def choose(logits: torch.Tensor, plan: StepPlan, streams: list[Stream | None]) -> list[GroupChoice]:
     """One choice for each of `plan.sampled_groups` from the plan's float32 `logits` [n, vocab].
 
     Groups with a beam search get candidates; for the rows of all others, one and one more for each

@@ -83,7 +83,8 @@ class PackedStep:
         for chunk, name in enumerate(self.adapters):
             if name is not None:
                 chunks.setdefault(name, []).append(chunk)
-        return {name: np.flatnonzero(np.isin(self.owners(), own)) for name, own in chunks.items()}
+        owners = self.owners()
+        return {name: np.flatnonzero(np.isin(owners, own)) for name, own in chunks.items()}
 
     def block_tables(self) -> Int64s:
         """Each chunk's blocks as a row, int64 [num_seqs, max_blocks]; padded with block 0."""
