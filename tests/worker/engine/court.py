@@ -11,9 +11,12 @@ from tests.worker.engine.oracle import Judge, make_judge, nudged
 from tests.worker.engine.verdict import check
 from worker.engine import Engine, EngineConfig, Executor, SamplingParams
 from worker.engine.loading import LoadedRunner, load_runner
+from worker.engine.plan import StepPlan
+from worker.engine.runner import Runner
 from worker.model.checkpoint import load_tokenizer
 
 NUM_NUDGES = 8
+NUM_OWN_NUDGES = 32  # of the engine, whose draws a single edge of a distribution may decide
 
 # For the line that `reproduction` spells.
 __all__ = [
@@ -86,6 +89,33 @@ class Court:
                 raise
             self.ties[spell(guest)] = str(difference)
         self.num_judged += 1
+
+    def is_tie(self, style: str, config: EngineConfig, guest: Guest, result: Result) -> bool:
+        """Whether a guest is told the same when it is alone and its logits move by 1e-5.
+
+        For beam sampling, whose draws transformers makes from other random numbers.
+        """
+        for seed in range(NUM_OWN_NUDGES):
+            engine = self.engine(style, config)
+            engine._runner = _NudgedRunner(engine._runner, seed)
+            if play(engine, [guest])[0].told == result.told:
+                self.ties[spell(guest)] = "another draw"
+                return True
+        return False
+
+
+class _NudgedRunner:
+    """`nudged` for the engine."""
+
+    def __init__(self, runner: Runner, seed: int, size: float = 1e-5) -> None:
+        self.num_blocks = runner.num_blocks
+        self._runner = runner
+        self._generator = torch.Generator().manual_seed(seed)
+        self._size = size
+
+    def forward(self, plan: StepPlan) -> torch.Tensor:
+        logits = self._runner.forward(plan)
+        return logits + (torch.rand(logits.shape, generator=self._generator) * 2 - 1) * self._size
 
 
 def _outspoken(guest: Guest) -> Guest:

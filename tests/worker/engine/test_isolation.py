@@ -63,7 +63,11 @@ def assert_same(court: Court, style: str, guest: Guest, result: Result, expected
     How far the other sequences of a request got when one failed is up to who ran when.
     """
     assert (result.failure is None) == (expected.failure is None)
-    if expected.failure is None and result.told != expected.told:
+    if expected.failure is not None or result.told == expected.told:
+        return
+    if guest.params.num_beams > 1 and guest.params.do_sample:
+        assert court.is_tie(style, ROOMY, guest, result)
+    else:
         court.judge(style, guest, result)
         court.judge(style, guest, expected)
 
@@ -92,16 +96,23 @@ def test_after_preemption(
 ) -> None:
     """Most are sent back, for want of room or on purpose.
 
-    In a pool this small, what others need makes the cache forget what they had computed.
+    In a pool this small, what others need makes the cache forget what they had computed. The few
+    that need more than nine in ten do are left out.
     """
-    num_blocks = max(num_blocks_alone(guest, BLOCK_SIZE) for guest in everybody)
+    needs = [num_blocks_alone(guest, BLOCK_SIZE) for guest in everybody]
+    num_blocks = sorted(needs)[len(needs) * 9 // 10]
+    modest = [number for number, need in enumerate(needs) if need <= num_blocks]
     tight = replace(ROOMY, max_rows=CROWD, num_blocks=num_blocks, max_step_tokens=CROWD + 8)
     engine = court.engine(style, tight)
     sent_back: set[str] = set()
-    results = play(engine, everybody, lambda _: send_somebody_back(engine, sent_back))
-    for guest, result, expected in zip(everybody, results, alone, strict=True):
-        assert_same(court, style, guest, result, expected)
-    assert len(sent_back) > 0.75 * len(everybody)
+    results = play(
+        engine,
+        [everybody[number] for number in modest],
+        lambda _: send_somebody_back(engine, sent_back),
+    )
+    for number, result in zip(modest, results, strict=True):
+        assert_same(court, style, everybody[number], result, alone[number])
+    assert len(sent_back) > 0.75 * len(modest)
     assert engine._scheduler.num_preemptions > len(sent_back), "nobody lacked room"
 
 
