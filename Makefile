@@ -28,8 +28,8 @@ serve: $(VENV)/.serve ## run the whole service: PORT=, MODEL= (folder or hub id)
 
 setup: $(VENV)/.dev ## only the environment, in .venv
 
-test: $(VENV)/.dev ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## the whole test suite, by two runners
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff check $(SOURCES)

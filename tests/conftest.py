@@ -1,6 +1,24 @@
 """Settings of the whole suite: property tests are never timed, machines may be slow."""
 
+import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("falconer", deadline=None)
 settings.load_profile("falconer")
+
+PROCESS_TESTS = ("tests/integration/", "tests/chaos/", "tests/serve/")
+
+
+class ProcessesApart(LoadScopeScheduling):
+    """Shares out whole files; those that start processes, which mostly wait, all go to one runner.
+
+    So no two services share the cores, and another runner has them while this one waits.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "processes" if nodeid.startswith(PROCESS_TESTS) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> ProcessesApart:
+    return ProcessesApart(config)
