@@ -2,6 +2,7 @@
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("falconer", deadline=None)
@@ -20,5 +21,5 @@ class ProcessesApart(LoadScopeScheduling):
         return "processes" if nodeid.startswith(PROCESS_TESTS) else nodeid.partition("::")[0]
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> ProcessesApart:
-    return ProcessesApart(config)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ProcessesApart:
+    return ProcessesApart(config, log)
