@@ -48,8 +48,9 @@ def costs_table(inside: Mapping[str, Any]) -> Table:
         ("sampling (top_k 50, top_p 0.95) over greedy", kwargs["sampling_over_greedy"], "≤ 1.05"),
         ("32 different kwargs over 32 equal ones", kwargs["different_over_equal"], "≤ 1.10"),
         ("a 1,500-token prompt: usual gap over median", latency["usual_over_median"], "≤ 2"),
-        ("a 1,500-token prompt: worst gap over median", latency["max_over_median"], "≤ 2"),
-        ("no prompt: worst gap over median", latency["quiet_max_over_median"], ""),
+        ("a 1,500-token prompt: worst step over median", latency["step_max_over_median"], "≤ 2"),
+        ("a 1,500-token prompt: worst single gap over median", latency["max_over_median"], ""),
+        ("no prompt: worst single gap over median", latency["quiet_max_over_median"], ""),
     ]
     for name, figure, aim in rows:
         table.add_row(name, f"{figure:.3f}", aim)

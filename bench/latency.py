@@ -36,26 +36,64 @@ class Gaps:
                 self.by_request[output.request_id].append(now - last)
             self.last_token_at[output.request_id] = now
 
-    def take_last(self, names: list[str], count: int) -> list[float]:
-        """The last `count` gaps of each request; all gaps so far are forgotten."""
-        taken = [gap for name in names for gap in self.by_request[name][-count:]]
+    def of(self, names: list[str]) -> list[list[float]]:
+        """Of each request; all gaps so far are forgotten."""
+        taken = [self.by_request[name] for name in names]
         self.by_request.clear()
         return taken
 
 
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """Gaps in seconds, of each stream: in the quiet time, and while the prompt was read."""
+
+    quiet: list[list[float]]
+    disturbed: list[list[float]]
+    ttft_s: float  # of the long prompt
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(gap for gaps in self.quiet for gap in gaps)
+
+    def over_median(self, gap_s: float) -> float:
+        return gap_s / self.median_s
+
+    def worst_by_step(self) -> list[float]:
+        """The worst gap that any stream had in each step while the prompt was read."""
+        return [max(gaps) for gaps in zip(*self.disturbed, strict=True)]
+
+
 def measure_latency(engine: Engine, *, vocab_size: int, rounds: int) -> dict[str, Any]:
-    """The median one of `rounds` arrivals, each as `disturb` tells it."""
-    results = [disturb(engine, vocab_size, seed) for seed in range(rounds)]
-    return sorted(results, key=lambda result: result["max_over_median"])[rounds // 2]
+    """Arrivals of `rounds` prompts, one after the other."""
+    return summed_up([disturb(engine, vocab_size, seed) for seed in range(rounds)])
 
 
-def disturb(engine: Engine, vocab_size: int, seed: int) -> dict[str, float]:
-    """Let a long prompt arrive among running streams; the engine is empty before and after.
+def summed_up(seen: list[Disturbance]) -> dict[str, Any]:
+    """Ratios are to the median gap of the quiet time.
 
-    All in seconds, or over the median gap of the quiet time before. `usual_over_median` is the
-    median gap while the prompt was read, `max_over_median` the worst that any stream had, and
-    `quiet_max_over_median` the worst before the prompt came: what the machine does by itself.
+    `usual_over_median` and `max_over_median` are the median and the worst gap while a prompt was
+    read, `quiet_max_over_median` the worst before it came: each that of the median round. What the
+    machine does by itself hits a step of one round, what the engine does the same step of all: so
+    `step_max_over_median` is the worst of the steps, each as in the median round.
     """
+    by_step = zip(*([d.over_median(gap) for gap in d.worst_by_step()] for d in seen), strict=True)
+    return {
+        "rounds": len(seen),
+        "median_gap_s": statistics.median(d.median_s for d in seen),
+        "usual_over_median": statistics.median(
+            d.over_median(statistics.median(d.worst_by_step())) for d in seen
+        ),
+        "max_over_median": statistics.median(d.over_median(max(d.worst_by_step())) for d in seen),
+        "step_max_over_median": max(statistics.median(step) for step in by_step),
+        "quiet_max_over_median": statistics.median(
+            d.over_median(max(map(max, d.quiet))) for d in seen
+        ),
+        "long_prompt_ttft_s": statistics.median(d.ttft_s for d in seen),
+    }
+
+
+def disturb(engine: Engine, vocab_size: int, seed: int) -> Disturbance:
+    """Let a long prompt arrive among running streams; the engine is empty before and after."""
     draw = random.Random(seed)
     streams = [f"stream {i}" for i in range(NUM_STREAMS)]
     gaps = Gaps()
@@ -63,24 +101,15 @@ def disturb(engine: Engine, vocab_size: int, seed: int) -> dict[str, float]:
         engine.add(_request(name, draw, vocab_size, STREAM_PROMPT))
     while len(gaps.by_request[streams[-1]]) < QUIET_STEPS:
         gaps.step(engine)
-    quiet = gaps.take_last(streams, QUIET_STEPS)
+    quiet = [each[-QUIET_STEPS:] for each in gaps.of(streams)]
     engine.add(_request(ARRIVAL, draw, vocab_size, LONG_PROMPT))
     arrived_at = time.perf_counter()
     while ARRIVAL not in gaps.last_token_at:
         gaps.step(engine)
     ttft_s = gaps.last_token_at[ARRIVAL] - arrived_at
-    disturbed = [gap for name in streams for gap in gaps.by_request[name]]
     for name in (*streams, ARRIVAL):
         engine.abort(name)
-    median = statistics.median(quiet)
-    return {
-        "median_gap_s": median,
-        "max_gap_s": max(disturbed),
-        "usual_over_median": statistics.median(disturbed) / median,
-        "max_over_median": max(disturbed) / median,
-        "quiet_max_over_median": max(quiet) / median,
-        "long_prompt_ttft_s": ttft_s,
-    }
+    return Disturbance(quiet, gaps.of(streams), ttft_s)
 
 
 def _request(name: str, draw: random.Random, vocab_size: int, num_prompt: int) -> Request:

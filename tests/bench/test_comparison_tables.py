@@ -45,6 +45,7 @@ def test_costs_stand_beside_their_aims() -> None:
         "latency": {
             "usual_over_median": 1.4,
             "max_over_median": 1.7,
+            "step_max_over_median": 1.6,
             "quiet_max_over_median": 1.2,
         },
     }

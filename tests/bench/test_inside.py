@@ -8,7 +8,7 @@ from bench.anatomy import PHASES, Anatomy
 from bench.dense import dense_layers
 from bench.engine import EngineBench, to_request
 from bench.kwargs_cost import median_decode_step_s
-from bench.latency import disturb
+from bench.latency import Disturbance, measure_latency, summed_up
 from bench.mixes import DIFFERENT, GREEDY, SAMPLING, equal_lengths
 from bench.openvino_operators import counters_switched_on
 from shared.prompt import PromptEncoder
@@ -65,12 +65,23 @@ def test_a_batch_of_everything_has_decoding_steps_that_all_rows_share() -> None:
 
 def test_an_arrival_is_measured_on_every_stream_and_leaves_nothing_behind() -> None:
     engine, _ = load("torch")
-    figures = disturb(engine, engine.model_config.vocab_size, seed=0)
-    assert figures["max_gap_s"] > 0
+    figures = measure_latency(engine, vocab_size=engine.model_config.vocab_size, rounds=2)
+    assert figures["median_gap_s"] > 0
     assert figures["max_over_median"] >= figures["usual_over_median"] > 0
+    assert figures["step_max_over_median"] > 0
     assert figures["quiet_max_over_median"] >= 1
     assert figures["long_prompt_ttft_s"] > 0
     assert not engine.has_work
+
+
+def test_what_hits_the_same_step_of_all_rounds_is_the_engines() -> None:
+    quiet = [[1.0] * 4] * 2
+    engine_s = Disturbance(quiet, disturbed=[[1.0, 3.0, 1.0]] * 2, ttft_s=3)
+    machine_s = Disturbance(quiet, disturbed=[[1.0, 3.0, 9.0], [1.0, 3.0, 1.0]], ttft_s=3)
+    figures = summed_up([engine_s, machine_s, engine_s])
+    assert figures["step_max_over_median"] == 3
+    assert figures["max_over_median"] == 3
+    assert figures["usual_over_median"] == 1
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

@@ -6,7 +6,7 @@ Every promise is checked too, batch by batch, so that the harness itself does no
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ LOOK_EVERY_S = 5.0
 MORE_MEMORY = 1.05  # of the last third over the second; allocators settle slowly
 MORE_MEMORY_MB = 10.0
 MORE_OPEN = 8  # descriptors and connections
-MORE_KEYS = 1.1  # of those that a job leaves for a while
+MORE_PER_JOB = 1.1  # keys and memory that a job leaves for a while
 
 
 @dataclass(slots=True)
@@ -114,22 +114,26 @@ def trends(seen: list[Holdings]) -> list[Trend]:
         found.append(Trend(f"descriptors of {name}", before, after, before + MORE_OPEN))
     before, after = thirds([each.num_connections for each in seen])
     found.append(Trend("connections to Redis", before, after, before + MORE_OPEN))
-    if len(ratios := keys_per_job(seen)) >= 3:
-        before, after = thirds(ratios)
-        found.append(Trend("keys in Redis by jobs kept", before, after, before * MORE_KEYS))
+    for name, hold in (
+        ("keys in Redis by jobs kept", lambda each: each.num_keys),
+        ("memory in Redis by jobs kept, kB", lambda each: 1000 * (each.data_mb - seen[0].data_mb)),
+    ):
+        if len(ratios := by_jobs_kept(seen, hold)) >= 3:
+            before, after = thirds(ratios)
+            found.append(Trend(name, before, after, before * MORE_PER_JOB))
     return found
 
 
-def keys_per_job(seen: list[Holdings]) -> list[float]:
-    """Keys over the jobs whose records are not old enough to go; none before any is.
+def by_jobs_kept(seen: list[Holdings], hold: Callable[[Holdings], float]) -> list[float]:
+    """What is held over the jobs whose records are not old enough to go; none before any is.
 
-    Their number alone follows the pace of the machine.
+    Alone it would follow the pace of the machine.
     """
     ratios = []
     for now in seen:
         if now.at >= seen[0].at + TOMBSTONE_S:
             then = next(each for each in seen if each.at >= now.at - TOMBSTONE_S)
-            ratios.append(now.num_keys / max(1, now.num_accepted - then.num_accepted))
+            ratios.append(hold(now) / max(1, now.num_accepted - then.num_accepted))
     return ratios
 
 

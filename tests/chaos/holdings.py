@@ -21,6 +21,7 @@ class Holdings:
     num_fds: dict[str, int]
     num_connections: int
     num_keys: int
+    data_mb: float  # what Redis has allocated
     num_accepted: int  # jobs so far
 
 
@@ -33,6 +34,7 @@ async def holdings(cluster: Cluster) -> Holdings:
         num_fds={member.name: member.num_fds for member in cluster.members},
         num_connections=len(await cluster.redis.client_list()),
         num_keys=await cluster.redis.dbsize(),
+        data_mb=info["used_memory"] / MB,
         num_accepted=totals.get(JobStatus.QUEUED, 0),
     )
 

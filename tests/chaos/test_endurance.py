@@ -8,7 +8,10 @@ EVERY_S = 60
 
 
 def seen(*, jobs_per_s: list[float], leaks: float = 0) -> list[Holdings]:
-    """Two keys for each job of the last 15 minutes; `leaks` keys stay of a job, MB of a minute."""
+    """Two keys and a kilobyte for each job of the last 15 minutes.
+
+    `leaks` keys and kilobytes stay of each job, and megabytes of each minute.
+    """
     accepted = [0.0]
     for pace in jobs_per_s:
         accepted.append(accepted[-1] + pace * EVERY_S)
@@ -20,6 +23,7 @@ def seen(*, jobs_per_s: list[float], leaks: float = 0) -> list[Holdings]:
             num_fds={"api-1": 20},
             num_connections=10,
             num_keys=round(2 * (count - accepted[max(0, minute - kept)]) + leaks * count),
+            data_mb=2 + (count - accepted[max(0, minute - kept)] + leaks * count) / 1000,
             num_accepted=round(count),
         )
         for minute, count in enumerate(accepted)
@@ -37,4 +41,5 @@ def test_a_change_of_pace_is_no_growth() -> None:
 def test_keys_and_memory_that_stay_are_growth() -> None:
     found = grown(seen(jobs_per_s=[5.0] * 40, leaks=3))
     assert "keys in Redis by jobs kept" in found
+    assert "memory in Redis by jobs kept, kB" in found
     assert "memory of api-1, MB" in found
