@@ -8,7 +8,7 @@ from api.model_watch import CheckedModel, ModelWatch
 from api.schemas import ChatRequest
 from shared.errors import InvalidParameter
 from shared.prompt import Prepared, check_prompt
-from shared.protocol import ChatJob, Prompt
+from shared.protocol import ADAPTERS_SINCE, ChatJob, Prompt
 
 LONG_TEXT = 8_000  # characters; tokenizing more would hold up other calls
 MAX_LONG_TEXTS = 2  # prepared at a time; more would only take the processor from the other calls
@@ -30,6 +30,7 @@ class Admission:
         prepared = None if model is None else await self._prepare(model, prompt, request)
         kwargs = request.generate_kwargs
         return ChatJob(
+            version=1 if request.adapter is None else ADAPTERS_SINCE,
             id=uuid.uuid4().hex,
             prompt=prompt,
             generate_kwargs=kwargs.model_dump(exclude_unset=True),

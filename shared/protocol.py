@@ -1,6 +1,7 @@
 """What travels between api and workers: frozen structs in msgpack, versioned, never pickle.
 
-Fields are only ever added, with a default; `VERSION` rises when an old reader would misread.
+Fields are only ever added, with a default. A job tells the oldest version whose code can run it, so
+that api and workers may be upgraded in any order; `VERSION` is what this code can read.
 """
 
 from enum import StrEnum
@@ -10,7 +11,8 @@ import msgspec
 
 from shared.errors import FalconerError
 
-VERSION = 2  # since 2, a job may name an adapter
+VERSION = 2
+ADAPTERS_SINCE = 2  # older code would answer with the model itself
 
 
 class JobStatus(StrEnum):
@@ -49,7 +51,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     worker checks.
     """
 
-    version: int = VERSION
+    version: int = 1
     id: str
     prompt: Prompt
     generate_kwargs: dict[str, Any]

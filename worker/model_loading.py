@@ -38,6 +38,8 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     second pool makes OpenMP put both to sleep between the parts of a step, which then takes twice
     as long. The thread that will run the engine sets `engine.num_torch_threads` for itself.
     """
+    if settings.adapter_mode == "serve" and settings.adapters_dir is None:
+        raise SettingsError("adapter_mode serve needs adapters_dir, the folder of the adapters")
     torch.set_num_threads(1)
     device = settings.device
     if device == "auto":
@@ -57,7 +59,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             config=_engine_config(settings, device),
         )
         card, tokenizer_json = describe_model(settings.model, checkpoint, engine)
-    except (CheckpointError, ValueError, OSError, RuntimeError) as error:
+    except (CheckpointError, ImportError, ValueError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise SettingsError(
             f"cannot serve model {settings.model!r} on {device}: {reason}"

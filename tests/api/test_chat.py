@@ -63,6 +63,7 @@ async def test_an_adapter_that_the_workers_serve_goes_with_the_job(service: Fake
         response = await service.http.post("/chat", json={"prompt": "abc", **body})
         assert response.status_code == 200
     assert [job.adapter for job in service.worker.seen] == ["verse", None, None]
+    assert [job.version for job in service.worker.seen] == [2, 1, 1], "old workers run the others"
 
 
 @pytest.mark.parametrize("route", ["/chat", "/jobs"])

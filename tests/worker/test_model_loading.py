@@ -1,9 +1,12 @@
 """What a worker's settings make of its engine."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared.errors import SettingsError
 from shared.settings import load_settings
 from worker.model_loading import load_model
 from worker.settings import WorkerSettings
@@ -15,3 +18,23 @@ def test_drafts_are_off_unless_the_worker_is_told(
 ) -> None:
     settings = load_settings(WorkerSettings, {"device": "cpu", "executor": "torch", **flags})
     assert load_model(settings).engine.config.prompt_lookup_num_tokens == expected
+
+
+def test_adapters_to_serve_want_a_folder() -> None:
+    settings = load_settings(WorkerSettings, {"adapter_mode": "serve"})
+    with pytest.raises(SettingsError, match="adapters_dir"):
+        load_model(settings)
+
+
+def test_a_package_that_does_not_fit_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As an old peft with a new torch: it is found, and cannot be imported."""
+    (tmp_path / "verse").mkdir()
+    (tmp_path / "verse" / "adapter_config.json").write_text("{}")
+    (tmp_path / "verse" / "adapter_model.safetensors").touch()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr("worker.engine.adapters.check_peft", lambda: None)
+    flags = {"device": "cpu", "executor": "torch", "adapters_dir": str(tmp_path)}
+    with pytest.raises(SettingsError, match=r"model 'tiny' on cpu: .*peft"):
+        load_model(load_settings(WorkerSettings, flags))

@@ -42,6 +42,7 @@ def choose_num_blocks(
 def _free_memory(device: torch.device) -> int:
     """Bytes a new allocation may hope for."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what loading is done with counts as free, too
         return torch.cuda.mem_get_info(device)[0]
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     left = cgroup.memory_left()

@@ -68,7 +68,6 @@ def load_runner(
         source, report, dtype=parse_dtype(dtype), device=target, quantization=quantization
     )
     adapters = load_adapters(folders, adapter_mode, model, target)
-    check_quantization(quantization, dtype=model.dtype, device=target)
     executor = choose_executor(
         executor,
         model.config,
@@ -101,12 +100,14 @@ def read_model(
 ) -> FalconForCausalLM:
     """`load_model` with the time of each phase in the report.
 
-    Weights to be rounded stay on the host: `device` need not hold them all whole.
+    Weights to be rounded stay on the host: `device` need not hold them all whole. What cannot be
+    had is a ValueError before the first of them is read.
     """
     with report.timed(LoadPhase.RESOLVE):
         folder = resolve_checkpoint(source)
     with report.timed(LoadPhase.HEADERS):
         plan = plan_loading(folder)
+    check_quantization(quantization, dtype=dtype or plan.dtype, device=device)
     target = torch.device("cpu") if quantization else device
     with report.timed(LoadPhase.WEIGHTS):
         model = load_weights(plan, dtype=dtype, device=target, parallel=parallel)

@@ -25,7 +25,6 @@ from worker.engine.loading import (
     read_model,
 )
 from worker.engine.parallel_runner import LEADER, LeadingRunner, follow
-from worker.engine.quantization_support import check_quantization
 from worker.engine.runner import ModelRunner
 from worker.model.adapter_folders import AdapterFolder
 from worker.model.checkpoint import resolve_checkpoint
@@ -64,7 +63,6 @@ class PartLoader:
             parallel=parallel,
         )
         adapters = load_adapters(self.adapters, self.adapter_mode, model, device, parallel)
-        check_quantization(self.quantization, dtype=model.dtype, device=device)
         with report.timed(LoadPhase.PREPARE):
             prepare_model(model, self.quantization, device)
         if self.device_type == "cpu":

@@ -22,8 +22,6 @@ def round_linears(
     """
     kind = _layer_kind(quantization)
     replace_linears(_rounded_part(model, quantization), lambda linear: kind(linear.to(device)))
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # what whole layers took is to count as free for the KV cache
 
 
 def drop_rounded_weights(model: FalconForCausalLM, quantization: Quantization) -> None:
