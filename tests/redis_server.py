@@ -1,14 +1,16 @@
 """A real Redis for tests: a process of its own on a free loopback port."""
 
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 START_TIMEOUT_S = 30.0
+PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
 
 
 class RedisServer:
@@ -70,10 +72,12 @@ class RedisServer:
 
 
 def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One that nobody has, nor gets for an outgoing connection before somebody listens on it."""
+    for port in secrets.SystemRandom().sample(PORTS, 100):
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a hundred ports tried, none is free")
 
 
 def redis_binary() -> str:
