@@ -3,12 +3,14 @@
 After every test of the folder, engines that it made must have given all their blocks back.
 """
 
+import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 from weakref import WeakSet
 
 import pytest
 import torch
+from torch import distributed
 
 from tests.worker.engine.oracle import Judge, make_judge
 from worker.engine import Engine
@@ -58,3 +60,14 @@ def no_engine_leaks_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             engine.abort(request_id)
         assert engine.used_kv_tokens == 0
         engine._block_manager.check_integrity([])
+
+
+@pytest.fixture
+def no_follower_is_left() -> Iterator[None]:
+    """For tests of a network in parts: the next one finds no process and no group of theirs."""
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    for follower in multiprocessing.active_children():
+        follower.terminate()
+        follower.join()

@@ -1,14 +1,13 @@
 """A network in parts, one to a process, says what it says in one piece."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 from safetensors import safe_open
-from torch import distributed
 
 from tests.worker.engine.oracle import generate, load_judge, silence
 from worker.engine import Engine, EngineBroken, EngineConfig, Executor, Request, SamplingParams
@@ -22,15 +21,7 @@ from worker.model.tensor_parallel import TensorParallel
 CROWDED = EngineConfig(max_rows=8, num_blocks=18, block_size=4, max_step_tokens=24)
 GREEDY = SamplingParams(max_new_tokens=12, prompt_lookup_num_tokens=3)
 
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-    for follower in multiprocessing.active_children():
-        follower.terminate()
-        follower.join()
+pytestmark = pytest.mark.usefixtures("no_follower_is_left")
 
 
 def load(path: Path) -> Engine:

@@ -1,13 +1,10 @@
 """Adapters of a network in parts, one to a process, say what they say in one piece."""
 
-import multiprocessing
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from torch import distributed
 
 from tests.worker.engine.company import Guest, play
 from tests.worker.engine.oracle import generate, silence
@@ -19,15 +16,7 @@ CONFIG = EngineConfig(max_rows=8, num_blocks=60, block_size=4, max_step_tokens=2
 GREEDY = SamplingParams(max_new_tokens=10)
 NAMES = (None, "tales", "verse")
 
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-    for follower in multiprocessing.active_children():
-        follower.terminate()
-        follower.join()
+pytestmark = pytest.mark.usefixtures("no_follower_is_left")
 
 
 @pytest.fixture(params=["40b", "rw"])

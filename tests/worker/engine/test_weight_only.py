@@ -1,13 +1,10 @@
 """A model with 8-bit weights in the engine says what transformers says with the rounded weights."""
 
-import multiprocessing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed
 
 from tests.worker.engine.oracle import generate, load_judge
 from tests.worker.engine.rounded import (
@@ -30,15 +27,7 @@ from worker.model.weight_only_linear import WeightOnlyLinear
 SAMPLING = SamplingParams(max_new_tokens=16, do_sample=True, top_k=20, seed=1)
 CROWDED = EngineConfig(max_rows=8, num_blocks=9, max_step_tokens=24)
 
-
-@pytest.fixture(autouse=True)
-def no_process_is_left() -> Iterator[None]:
-    yield
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-    for follower in multiprocessing.active_children():
-        follower.terminate()
-        follower.join()
+pytestmark = pytest.mark.usefixtures("no_follower_is_left")
 
 
 def load(path: Path, config: EngineConfig = CROWDED, **options: Any) -> Engine:
