@@ -15,7 +15,7 @@ from api.withdrawals import Withdrawals, may_have_arrived
 from shared.errors import NotFound, ServiceUnavailable
 from shared.listing import Cursor, JobPage
 from shared.protocol import JobRecord, JobStatus
-from shared.queue import Enqueued, Idempotency
+from shared.queue import Enqueued, Fingerprint
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class ChatClient:
                     priority=request.priority,
                     max_queued=self._max_queued,
                     max_queued_tokens=self._max_queued_tokens,
-                    idempotency=idempotency(request, idempotency_key),
+                    fingerprint=fingerprint(request, idempotency_key),
                     within_s=REACH_S,
                 )
         except BaseException as error:
@@ -141,12 +141,11 @@ class ChatClient:
             log.info("an abandoned job is gone", job_id=job_id, error=error.message)
 
 
-def idempotency(request: ChatRequest, key: str | None) -> Idempotency | None:
-    """Digests of the key and of what the request says, whatever its spelling."""
-    if key is None:
-        return None
+def fingerprint(request: ChatRequest, idempotency_key: str | None) -> Fingerprint:
+    """Of the key and of what the request says, whatever its spelling."""
     body = msgspec.json.encode(request.model_dump(exclude_unset=True), order="deterministic")
-    return Idempotency(sha256(key.encode()).hexdigest(), sha256(body).hexdigest())
+    key_digest = "" if idempotency_key is None else sha256(idempotency_key.encode()).hexdigest()
+    return Fingerprint(key_digest, sha256(body).hexdigest())
 
 
 def unanswered(job_id: str, idempotency_key: str | None) -> ServiceUnavailable:

@@ -1,6 +1,7 @@
 """The line of waiting jobs as callers see it: what a job may expect, and why one is refused.
 
-Plain data, and its decoding from what the scripts return; the figures are those of `line.lua`.
+Plain data, and its decoding from what the scripts return; the figures are those of `line.lua`
+and `places.lua`.
 """
 
 import math
@@ -28,8 +29,8 @@ def decode_outlook(reply: list[Any]) -> Outlook:
 
 
 def decode_refusal(reply: list[Any], max_queued: int, max_queued_tokens: int) -> ClientError:
-    """The 429 that a refusal by `line.lua` amounts to."""
-    verdict, retry_ms, num_jobs, num_tokens, wait_ms = reply
+    """The 429 that a refusal by `places.lua` amounts to."""
+    verdict, retry_ms, num_jobs, num_tokens, wait_ms, num_kept = reply
     retry_after_s = UNKNOWN_RETRY_AFTER_S if retry_ms is None else math.ceil(int(retry_ms) / 1000)
     if verdict == b"too late":
         return WaitTooLong(
@@ -45,4 +46,7 @@ def decode_refusal(reply: list[Any], max_queued: int, max_queued_tokens: int) ->
             f"{num_jobs} jobs are waiting for {num_tokens} tokens of KV cache; "
             f"with this one they would be more than {max_queued_tokens}"
         )
+    if num_kept:
+        places = "1 place is" if num_kept == 1 else f"{num_kept} places are"
+        reason += f" ({places} kept for callers who were told to come back)"
     return QueueFull(f"the queue is full: {reason}", retry_after_s=retry_after_s)

@@ -39,11 +39,12 @@ NO_LIMIT = 2**53
 
 
 @dataclass(frozen=True, slots=True)
-class Idempotency:
-    """Hex digests of the Idempotency-Key and of the body it came with."""
+class Fingerprint:
+    """By what a call is known when it comes again: hex digests of its Idempotency-Key, if it has
+    one, and of its body."""
 
-    key_digest: str
-    body_digest: str
+    key_digest: str = ""
+    body_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +80,16 @@ class JobQueue:
         priority: int = 0,
         max_queued: int,
         max_queued_tokens: int = NO_LIMIT,
-        idempotency: Idempotency | None = None,
+        fingerprint: Fingerprint = Fingerprint(),
         within_s: float = JOB_TTL_S,
     ) -> Enqueued:
         """Accept a job in one round trip; `reply_to` is the api replica that waits for it.
 
         Each step of `priority` puts it PRIORITY_WINDOW_MS ahead. Raises QueueFull, WaitTooLong when
         its deadline would pass first, Conflict when the idempotency key came with another body, and
-        TimeoutError when Redis had it later than `within_s` from now.
+        TimeoutError when Redis had it later than `within_s` from now. Who was refused and comes
+        back when told is known by its `fingerprint` and goes before newcomers.
         """
-        key = idempotency or Idempotency("", "")
         reply = await self._in_time(
             within_s,
             Script.ENQUEUE,
@@ -103,8 +104,8 @@ class JobQueue:
             reply_to or "",
             max_queued,
             max_queued_tokens,
-            key.key_digest,
-            key.body_digest,
+            fingerprint.key_digest,
+            fingerprint.body_digest,
         )
         if reply[0] not in (b"accepted", b"replayed", b"conflict"):
             raise decode_refusal(reply, max_queued, max_queued_tokens)

@@ -38,7 +38,7 @@ class Script(StrEnum):
 
 
 # Put before the text of each script, in this order; a later one uses what an earlier one defines.
-PRELUDE = ("clock", "index", "line", "common")
+PRELUDE = ("clock", "index", "line", "places", "common")
 
 NO_MEMORY = "command not allowed when used memory"
 # At `maxmemory` Redis refuses the first write of a script if it may need memory, and lets through
@@ -87,6 +87,8 @@ def _constants(keys: Keys) -> str:
         "TOTALS": keys.totals,
         "JOBS": keys.jobs,
         "LINE": keys.line,
+        "PLACES": keys.places,
+        "PLACES_END": keys.places_end,
         "CURRENT_MODEL": keys.current_model,
         # Prefixes: an id follows.
         "RECORD": keys.record(""),

@@ -3,7 +3,7 @@
 --       ms, watcher or '', most jobs and most tokens that may wait, idempotency digest or '',
 --       digest of the body, the latest time in ms for this to arrive
 -- Returns {verdict, id, created_ms, outlook}, the same to a client that sends it twice; {'late',
--- time in ms}; or a refusal, see line.lua.
+-- time in ms}; or a refusal, see places.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local head_start_ms, time_ms, ttl_ms, watcher = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
@@ -32,8 +32,9 @@ if NOW > latest_ms then -- its caller was told that it failed
   return {'late', ms(NOW)}
 end
 local score = string.format('%.3f', NOW - head_start_ms)
+local caller = key_digest ~= '' and key_digest or body_digest
 local refusal, ahead =
-  refuse(line, score, tonumber(tokens), tonumber(time_ms), max_jobs, max_tokens)
+  refuse(line, caller, score, tonumber(tokens), tonumber(time_ms), max_jobs, max_tokens)
 if refusal then
   return refusal
 end

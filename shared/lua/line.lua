@@ -1,4 +1,4 @@
--- Put before every script: what waits, how fast it drains, and who is refused.
+-- Put before every script: what waits, and how fast it drains.
 -- Hash LINE:
 --   tokens       KV cache that the waiting jobs need, exact: whoever adds or takes one counts it
 --   stands_ms    when the last claim left jobs behind for lack of room; 0: it took them all
@@ -10,7 +10,6 @@ local FADE_MS = 10000
 local MOST_FADING = 0.5 -- of one claim, as a power of e
 local LONGEST_PAUSE_MS = 60000 -- a longer one was no work, but an outage
 local MEASURE_KEPT_MS = 300000 -- while nothing stands
-local MIN_RETRY_AFTER_MS, MAX_RETRY_AFTER_MS = 1000, 600000
 
 local FIELDS = {'tokens', 'stands_ms', 'busy_ms', 'claims', 'jobs', 'job_tokens', 'measured_ms',
   'promised_ms'}
@@ -33,6 +32,7 @@ end
 local function join_line(id, score, tokens, ahead)
   if ahead == 0 then
     redis.call('HSET', LINE, 'tokens', tokens, 'stands_ms', 0, 'promised_ms', 0)
+    redis.call('DEL', PLACES, PLACES_END)
   else
     redis.call('HINCRBY', LINE, 'tokens', tokens)
   end
@@ -79,8 +79,9 @@ local function note_claim(line, jobs, tokens, left, is_full)
   redis.call('HSET', LINE, unpack(update))
 end
 
--- How long a job and a token wait for those before them to leave, in ms; nil while nobody knows:
--- no worker is live, no job stands, or none was taken yet while others stood.
+-- How long a job and a token wait for those before them to leave, and the usual time between two
+-- claims, in ms; nil while nobody knows: no worker is live, no job stands, or none was taken yet
+-- while others stood.
 local function drain_times(line)
   if line.live == 0 or line.stands_ms == 0 or line.claims == 0 then
     return nil
@@ -88,7 +89,7 @@ local function drain_times(line)
   -- A pause twice as long as usual says that it got slower, and the more so the longer it lasts.
   local usual_ms, pause_ms = line.busy_ms / line.claims, NOW - line.stands_ms
   local busy_ms = line.busy_ms * math.max(1, pause_ms / (2 * usual_ms))
-  return busy_ms / line.jobs, busy_ms / math.max(line.job_tokens, 1)
+  return busy_ms / line.jobs, busy_ms / math.max(line.job_tokens, 1), usual_ms
 end
 
 -- What a waiting job may expect: its position from 1, ms until its start or false, live workers.
@@ -104,40 +105,4 @@ local function forget_lost_jobs(line)
     redis.call('ZREMRANGEBYSCORE', JOBS, '-inf', index_score('queued', lost_ms))
     recount_line(line)
   end
-end
-
--- Refused callers wait in a line of their own: each is told to come back when those before it have
--- got in, one every `slot_ms`.
-local function promise(line, need_ms, slot_ms)
-  local place_ms = math.max(NOW + need_ms, line.promised_ms + slot_ms)
-  place_ms = math.min(place_ms, NOW + MAX_RETRY_AFTER_MS)
-  redis.call('HSET', LINE, 'promised_ms', string.format('%.3f', place_ms))
-  return ms(math.max(place_ms - NOW, MIN_RETRY_AFTER_MS))
-end
-
--- Whether a job may join the line: nil and the number of jobs that wait; or a refusal: {verdict, ms
--- until its caller should come back or false, jobs that wait, tokens that wait, ms until its start
--- or false}.
-local function refuse(line, score, tokens, time_ms, max_jobs, max_tokens)
-  local num, verdict, wait_ms, need_ms = waiting(), nil, false, 0
-  if num >= max_jobs then
-    forget_lost_jobs(line)
-    num = waiting()
-  end
-  local job_ms, token_ms = drain_times(line)
-  local slot_ms = job_ms
-  if num >= max_jobs then
-    verdict, need_ms = 'too many jobs', (num - max_jobs + 1) * (job_ms or 0)
-  elseif num > 0 and line.tokens + tokens > max_tokens then -- alone, a job of any size may wait
-    verdict, need_ms = 'too many tokens', (line.tokens + tokens - max_tokens) * (token_ms or 0)
-    slot_ms = tokens * (token_ms or 0)
-  elseif job_ms and time_ms < JOB_TTL_MS then
-    wait_ms = redis.call('ZCOUNT', QUEUE, '-inf', '(' .. score) * job_ms
-    verdict, need_ms = wait_ms > time_ms and 'too late', wait_ms - time_ms
-  end
-  if not verdict then
-    return nil, num
-  end
-  local retry_ms = job_ms and promise(line, need_ms, slot_ms)
-  return {verdict, retry_ms or false, num, line.tokens, wait_ms and ms(wait_ms)}
 end

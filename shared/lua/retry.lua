@@ -1,7 +1,7 @@
 -- Let a job that ended without a result run again from the start, under its id.
 -- ARGV: id, token of this request, arq's job, most jobs and most tokens that may wait
 -- Returns {verdict, record}: 'accepted', also to a client that sends it twice, or 'conflict'; or a
--- refusal, see line.lua; false where there is no such job.
+-- refusal, see places.lua; false where there is no such job.
 local id, token, arq_job = ARGV[1], ARGV[2], ARGV[3]
 local max_jobs, max_tokens = tonumber(ARGV[4]), tonumber(ARGV[5])
 local record = RECORD .. id
@@ -19,7 +19,7 @@ local created_ms, queued_ms, deadline_ms, tokens, idempotency, worker = unpack(r
   record, 'created_ms', 'queued_ms', 'deadline_ms', 'tokens', 'idempotency', 'worker'))
 local time_ms = deadline_ms - (queued_ms or created_ms)
 local line, score = read_line(), string.format('%.3f', NOW)
-local refusal, ahead = refuse(line, score, tonumber(tokens), time_ms, max_jobs, max_tokens)
+local refusal, ahead = refuse(line, id, score, tonumber(tokens), time_ms, max_jobs, max_tokens)
 if refusal then
   return refusal
 end

@@ -1,6 +1,6 @@
 """`python -m tests.chaos.overload`: ten times the load that the service can serve.
 
-From callers who come back when they are told to.
+From callers who each ask for something else, and come back when they are told to.
 """
 
 import asyncio
@@ -24,10 +24,7 @@ from tests.chaos.schedule import Fleet
 
 CALL_TIMEOUT_S = 300.0
 ROWS = 4
-WORK = {
-    "prompt": "Once upon a time",
-    "generate_kwargs": {"do_sample": False, "max_new_tokens": 500, "eos_token_id": None},
-}
+WORK = {"do_sample": False, "max_new_tokens": 500, "eos_token_id": None}
 MAX_GROWTH_MB = 150.0
 LATENCY_SLACK = 1.5  # over the time that a full queue takes, at the measured capacity
 LATENCY_SPARE_S = 2.0
@@ -56,9 +53,10 @@ class Crowd:
     async def call(self, number: int) -> str | None:
         """One caller, from its first try to its text or its giving up."""
         until, refused = time.monotonic() + self.patience_s, list[tuple[float, float]]()
+        body = {"prompt": f"Story {number}: once upon a time", "generate_kwargs": WORK}
         while True:
             began = time.monotonic()
-            response = await self.http.post(self.random.choice(self.urls) + "/chat", json=WORK)
+            response = await self.http.post(self.random.choice(self.urls) + "/chat", json=body)
             self.answers[f"{response.status_code}"] += 1
             self.num_returns += bool(refused)
             if response.status_code != 429:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -13,8 +14,15 @@ from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.integration
 
+LEASE_S = 4  # a worker that a busy machine holds up for less keeps its jobs
+
 StartWorker = Callable[..., WorkerChild]
 StartApi = Callable[..., ApiChild]
+
+
+def assert_ended_at_first_attempt(ends: list[dict[str, Any]], workers: list[WorkerChild]) -> None:
+    others = [end for end in ends if (end["status"], end["attempts"]) != ("succeeded", 1)]
+    assert not others, "\n".join(worker.log_text for worker in workers)
 
 
 async def test_a_restart_under_load_loses_no_accepted_job(
@@ -24,7 +32,7 @@ async def test_a_restart_under_load_loses_no_accepted_job(
     redis_server: RedisServer,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    api, workers = start_api(), [start_worker(lease_s=1), start_worker(lease_s=1)]
+    api, workers = start_api(), [start_worker(lease_s=LEASE_S) for _ in range(2)]
     await service.ready(*workers)
     await api.ready()
     async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
@@ -33,14 +41,14 @@ async def test_a_restart_under_load_loses_no_accepted_job(
             await load.has_accepted(20)
             redis_server.kill()
             await load.has_refused(4)
-            await asyncio.sleep(2)  # longer than a lease
+            await asyncio.sleep(LEASE_S + 1)
             redis_server.start()
             back = time.monotonic()
             await load.has_accepted(1)
             recovered_s = time.monotonic() - back
             await load.has_accepted(20)
         ends = await load.ends()
-    assert {(end["status"], end["attempts"]) for end in ends} == {("succeeded", 1)}
+    assert_ended_at_first_attempt(ends, workers)
     assert {refusal.status for refusal in load.refusals} == {503}
     assert all(refusal.retry_after for refusal in load.refusals)
     assert max(refusal.took_s for refusal in load.refusals) < 10  # 2 on a machine that is not busy
@@ -55,7 +63,7 @@ async def test_a_freeze_longer_than_a_lease_leaves_jobs_with_their_workers(
     service: Service, start_api: StartApi, start_worker: StartWorker, redis_server: RedisServer
 ) -> None:
     """Thawed, Redis first runs claims that were sent when no lease was over."""
-    api, workers = start_api(), [start_worker(lease_s=1, max_rows=8) for _ in range(2)]
+    api, workers = start_api(), [start_worker(lease_s=LEASE_S, max_rows=8) for _ in range(2)]
     await service.ready(*workers)
     await api.ready()
     async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
@@ -64,9 +72,9 @@ async def test_a_freeze_longer_than_a_lease_leaves_jobs_with_their_workers(
             for _ in range(2):
                 await load.has_accepted(10)
                 redis_server.freeze()
-                await asyncio.sleep(4)
+                await asyncio.sleep(LEASE_S + 2)
                 redis_server.thaw()
             await load.has_accepted(10)
         ends = await load.ends()
-    assert {(end["status"], end["attempts"]) for end in ends} == {("succeeded", 1)}
+    assert_ended_at_first_attempt(ends, workers)
     await ended_once(service, load)

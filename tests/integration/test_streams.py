@@ -172,7 +172,7 @@ async def test_a_frozen_worker_that_thaws_adds_no_token(
     url = await ready_url(start_api())
     await service.ready(frozen)
     reader, stream = await freeze_at_work(service, frozen, url)
-    other = start_worker(lease_s=1)
+    other = start_worker()
     await told_so_far(reader, 60)
     frozen.process.send_signal(signal.SIGCONT)
     await all_done(stream)

@@ -111,7 +111,7 @@ async def test_a_frozen_worker_that_thaws_writes_nothing_twice(
     frozen = start_worker(lease_s=1)
     await service.ready(frozen)
     job = await freeze_at_work(service, frozen)
-    other = start_worker(lease_s=1)
+    other = start_worker()
     end = await job.end()
     frozen.process.send_signal(signal.SIGCONT)
     assert isinstance(end, Finished) and end.attempt == 2

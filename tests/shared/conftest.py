@@ -1,5 +1,7 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from fakeredis import FakeAsyncRedis
@@ -8,6 +10,7 @@ from redis.asyncio import Redis
 from shared.connection import connect
 from shared.keys import Keys
 from tests.redis_server import RedisServer
+from tests.shared.drained import Clock, Service
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +37,17 @@ async def redis(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
 @pytest.fixture
 def keys() -> Keys:
     return Keys()
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    clock = Clock()
+    with patch("fakeredis.commands_mixins.server_mixin.time", SimpleNamespace(time=clock.time)):
+        yield clock
+
+
+@pytest.fixture
+async def service(clock: Clock) -> AsyncIterator[Service]:
+    redis = FakeAsyncRedis()
+    yield Service(redis, clock)
+    await redis.aclose()

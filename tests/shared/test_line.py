@@ -1,98 +1,15 @@
-"""What the line of waiting jobs promises: limits, the rate it drains at, who is let in and when."""
-
-from collections.abc import AsyncIterator, Iterator
-from types import SimpleNamespace
-from typing import Any
-from unittest.mock import patch
+"""What the line of waiting jobs promises: limits, the rate it drains at, deadlines."""
 
 import pytest
-from fakeredis import FakeAsyncRedis
-from redis.asyncio import Redis
 
 from shared.claims import Room
-from shared.errors import QueueFull, WaitTooLong
-from shared.keys import JOB_KEPT_S, Keys
-from shared.line import UNKNOWN_RETRY_AFTER_S
-from shared.protocol import ChatJob
-from shared.queue import Depth, Enqueued, JobQueue
-from shared.registry import Registry
+from shared.errors import WaitTooLong
+from shared.keys import JOB_KEPT_S
+from shared.queue import Depth
 from tests.factories import make_finished, make_job, make_worker_info
+from tests.shared.drained import TOKENS, Service, told_for, with_backlog
 
-TOKENS = 10  # of each job
-MAX_QUEUED = 1000
 WIDE = Room(rows=100, tokens=100_000, running=0)
-
-
-class Clock:
-    """Redis' own: every script sees a microsecond more, and what a test adds."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_800_000_000.0
-
-    def time(self) -> float:
-        self.now_s += 1e-6
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Iterator[Clock]:
-    clock = Clock()
-    with patch("fakeredis.commands_mixins.server_mixin.time", SimpleNamespace(time=clock.time)):
-        yield clock
-
-
-class Service:
-    """One worker with room for one job, of which each takes as long as the test says."""
-
-    def __init__(self, redis: Redis, clock: Clock) -> None:
-        self.redis, self.keys, self.clock = redis, Keys(), clock
-        self.queue = JobQueue(redis, self.keys)
-        self.registry = Registry(redis, self.keys)
-
-    async def submit(
-        self, *, max_queued: int = MAX_QUEUED, max_tokens: int = 10**9, **job: Any
-    ) -> Enqueued:
-        return await self.queue.enqueue(
-            make_job(**job), reply_to=None, max_queued=max_queued, max_queued_tokens=max_tokens
-        )
-
-    async def refused(self, **limits: int) -> QueueFull:
-        with pytest.raises(QueueFull) as caught:
-            await self.submit(**limits)
-        return caught.value
-
-    async def take(self, rows: int = 1) -> list[ChatJob]:
-        """A claim that fills the worker, if there are jobs enough; they end at once."""
-        await self.registry.report(make_worker_info("w1"))
-        room = Room(rows=rows, tokens=rows * TOKENS, running=1)
-        claim = await self.queue.claim("w1", room, lease_ms=60_000)
-        for claimed in claim.jobs:
-            await self.queue.finish(claimed, make_finished(claimed.job.id), fence=claimed.fence)
-        return [claimed.job for claimed in claim.jobs]
-
-    async def drain(self, num: int, every_s: float, *, rows: int = 1) -> None:
-        for _ in range(num):
-            self.clock.now_s += every_s
-            assert len(await self.take(rows)) == rows
-
-    async def tokens(self) -> int:
-        return int(await self.redis.hget(self.keys.line, "tokens") or 0)
-
-
-@pytest.fixture
-async def service(clock: Clock) -> AsyncIterator[Service]:
-    redis = FakeAsyncRedis()
-    yield Service(redis, clock)
-    await redis.aclose()
-
-
-async def with_backlog(service: Service, *, waiting: int, every_s: float, rows: int = 1) -> None:
-    """A line of so many jobs that has been draining for some time."""
-    measured = 30
-    for _ in range(waiting + rows * (measured + 1)):
-        await service.submit()
-    await service.take(rows)
-    await service.drain(measured, every_s, rows=rows)
 
 
 # -- limits ----------------------------------------------------------------------------------
@@ -242,68 +159,6 @@ async def test_without_a_live_worker_nobody_knows_when_a_job_starts(service: Ser
     assert record is not None and record.lacks_worker
 
 
-# -- when to come back -----------------------------------------------------------------------
-
-
-async def test_without_a_rate_callers_come_back_after_a_fixed_time(service: Service) -> None:
-    await service.submit()
-    assert (await service.refused(max_queued=1)).retry_after_s == UNKNOWN_RETRY_AFTER_S
-
-
-async def test_refused_callers_are_told_one_place_after_the_other(service: Service) -> None:
-    await with_backlog(service, waiting=20, every_s=3.0)
-    told = [(await service.refused(max_queued=20)).retry_after_s for _ in range(5)]
-    assert told == [pytest.approx(3.0 * place, abs=1) for place in (1, 2, 3, 4, 5)]
-
-
-async def test_those_who_come_back_when_told_are_let_in(service: Service) -> None:
-    await with_backlog(service, waiting=20, every_s=2.0)
-    start_s = service.clock.now_s
-    told = [(await service.refused(max_queued=20)).retry_after_s for _ in range(10)]
-    for retry_after_s in told:
-        while service.clock.now_s < start_s + retry_after_s:
-            await service.drain(1, every_s=2.0)
-        await service.submit(max_queued=20)
-
-
-async def test_a_caller_is_told_to_wait_for_ten_minutes_at_most(service: Service) -> None:
-    await with_backlog(service, waiting=10, every_s=60.0)
-    told = [(await service.refused(max_queued=10)).retry_after_s for _ in range(20)]
-    assert told == sorted(told)
-    assert told[-1] == 600
-
-
-async def test_an_empty_line_has_no_promises_to_keep(service: Service) -> None:
-    await with_backlog(service, waiting=10, every_s=2.0)
-    for _ in range(50):
-        await service.refused(max_queued=10)
-    await service.drain(10, every_s=2.0)  # nobody came back
-    for _ in range(11):
-        await service.submit()
-    await service.take()
-    assert (await service.refused(max_queued=10)).retry_after_s == pytest.approx(2, abs=1)
-
-
-async def test_callers_of_a_fast_queue_come_back_after_a_second_at_least(service: Service) -> None:
-    await with_backlog(service, waiting=100, every_s=0.01)
-    assert (await service.refused(max_queued=100)).retry_after_s == 1
-
-
-async def test_places_that_have_passed_are_nobodys(service: Service) -> None:
-    await with_backlog(service, waiting=25, every_s=2.0)
-    for _ in range(5):
-        await service.refused(max_queued=25)
-    await service.drain(5, every_s=2.0)
-    assert (await service.refused(max_queued=20)).retry_after_s == pytest.approx(2, abs=1)
-
-
-async def test_more_tokens_take_longer_to_get_in(service: Service) -> None:
-    await with_backlog(service, waiting=20, every_s=1.0)
-    with pytest.raises(QueueFull) as caught:
-        await service.submit(max_tokens=20 * TOKENS, max_new_tokens=46)  # 50 tokens
-    assert caught.value.retry_after_s == pytest.approx(5, abs=1)
-
-
 # -- deadlines -------------------------------------------------------------------------------
 
 
@@ -313,7 +168,7 @@ async def test_a_deadline_that_would_pass_first_is_refused_with_the_estimate(
     await with_backlog(service, waiting=30, every_s=1.0)
     with pytest.raises(WaitTooLong, match=r"wait for about 3\d s: 30 jobs are waiting") as caught:
         await service.submit(deadline_s=10.0)
-    assert caught.value.retry_after_s == pytest.approx(20, abs=2)
+    assert caught.value.retry_after_s == told_for(20.0)
     assert (await service.queue.depth()).waiting == 30
     await service.submit(deadline_s=60.0)
 

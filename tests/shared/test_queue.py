@@ -20,7 +20,7 @@ from shared.protocol import (
     decode_events,
     encode,
 )
-from shared.queue import Depth, Idempotency, JobQueue
+from shared.queue import Depth, Fingerprint, JobQueue
 from shared.registry import Registry
 from tests.factories import make_finished, make_job, make_worker_info
 
@@ -138,34 +138,34 @@ async def test_jobs_that_nobody_came_for_do_not_fill_the_queue_for_ever(
 
 
 async def test_the_same_key_and_body_give_the_same_job(queue: JobQueue) -> None:
-    key = Idempotency("key", "body")
-    first = await queue.enqueue(make_job(), reply_to=None, max_queued=9, idempotency=key)
-    again = await queue.enqueue(make_job(), reply_to=None, max_queued=9, idempotency=key)
+    key = Fingerprint("key", "body")
+    first = await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=key)
+    again = await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=key)
     assert (again.job_id, again.replayed, first.replayed) == (first.job_id, True, False)
     assert await queue.depth() == Depth(waiting=1, running=0)
 
 
 async def test_a_key_is_remembered_after_its_job_ended(queue: JobQueue) -> None:
-    key = Idempotency("key", "body")
-    first = await queue.enqueue(make_job(), reply_to=None, max_queued=9, idempotency=key)
+    key = Fingerprint("key", "body")
+    first = await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=key)
     await finish(queue, await claim_one(queue))
-    again = await queue.enqueue(make_job(), reply_to=None, max_queued=9, idempotency=key)
+    again = await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=key)
     assert (again.job_id, again.replayed) == (first.job_id, True)
 
 
 async def test_a_key_with_another_body_is_a_conflict(queue: JobQueue) -> None:
-    await queue.enqueue(make_job(), reply_to=None, max_queued=9, idempotency=Idempotency("k", "a"))
+    await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=Fingerprint("k", "a"))
     with pytest.raises(Conflict, match="Idempotency-Key"):
         await queue.enqueue(
-            make_job(), reply_to=None, max_queued=9, idempotency=Idempotency("k", "b")
+            make_job(), reply_to=None, max_queued=9, fingerprint=Fingerprint("k", "b")
         )
 
 
 async def test_an_enqueue_sent_twice_makes_one_job(queue: JobQueue) -> None:
     job = make_job()
-    key = Idempotency("key", "body")
+    key = Fingerprint("key", "body")
     for _ in range(2):  # the client never saw the first answer
-        sent = await queue.enqueue(job, reply_to=None, max_queued=1, idempotency=key)
+        sent = await queue.enqueue(job, reply_to=None, max_queued=1, fingerprint=key)
         assert (sent.job_id, sent.replayed) == (job.id, False)
     assert await queue.depth() == Depth(waiting=1, running=0)
 

@@ -7,7 +7,7 @@ from shared.claims import ClaimedJob, Room
 from shared.errors import Conflict, QueueFull
 from shared.keys import Keys
 from shared.protocol import ChatJob, Failed, JobError, JobRecord, JobStatus, decode_events
-from shared.queue import PURGED_AT_ONCE, Depth, Idempotency, JobQueue
+from shared.queue import PURGED_AT_ONCE, Depth, Fingerprint, JobQueue
 from shared.scripts import Script, Scripts
 from tests.factories import make_finished, make_job
 
@@ -200,12 +200,12 @@ async def test_the_queue_limits_hold_for_retries(queue: JobQueue) -> None:
 async def test_an_idempotency_key_leads_to_the_retried_job(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
-    key = Idempotency("key", "body")
+    key = Fingerprint("key", "body")
     job = make_job()
-    await queue.enqueue(job, reply_to=None, max_queued=9, idempotency=key)
+    await queue.enqueue(job, reply_to=None, max_queued=9, fingerprint=key)
     await queue.cancel(job.id)
     await retry(queue, job.id)
-    again = await queue.enqueue(make_job(), reply_to=None, max_queued=9, idempotency=key)
+    again = await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=key)
     assert (again.job_id, again.replayed) == (job.id, True)
     assert await redis.pttl(keys.idempotency("key")) > 86_400_000
 

@@ -1,0 +1,91 @@
+"""A line of jobs on a clock that tests turn: a fake Redis, and a worker with room for one job."""
+
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.claims import Room
+from shared.errors import QueueFull
+from shared.keys import Keys
+from shared.protocol import ChatJob
+from shared.queue import Enqueued, Fingerprint, JobQueue
+from shared.registry import Registry
+from tests.factories import make_finished, make_job, make_worker_info
+
+TOKENS = 10  # of each job
+MAX_QUEUED = 1000
+
+
+class Clock:
+    """Redis' own: every script sees a microsecond more, and what a test adds."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_800_000_000.0
+
+    def time(self) -> float:
+        self.now_s += 1e-6
+        return self.now_s
+
+
+class Service:
+    """One worker with room for one job, of which each takes as long as the test says."""
+
+    def __init__(self, redis: Redis, clock: Clock) -> None:
+        self.redis, self.keys, self.clock = redis, Keys(), clock
+        self.queue = JobQueue(redis, self.keys)
+        self.registry = Registry(redis, self.keys)
+
+    async def submit(
+        self,
+        *,
+        max_queued: int = MAX_QUEUED,
+        max_tokens: int = 10**9,
+        caller: str = "",
+        key: str = "",
+        **job: Any,
+    ) -> Enqueued:
+        """As this caller's call, which has this idempotency key."""
+        return await self.queue.enqueue(
+            make_job(**job),
+            reply_to=None,
+            max_queued=max_queued,
+            max_queued_tokens=max_tokens,
+            fingerprint=Fingerprint(key, caller),
+        )
+
+    async def refused(self, **call: Any) -> QueueFull:
+        with pytest.raises(QueueFull) as caught:
+            await self.submit(**call)
+        return caught.value
+
+    async def take(self, rows: int = 1) -> list[ChatJob]:
+        """A claim that fills the worker, if there are jobs enough; they end at once."""
+        await self.registry.report(make_worker_info("w1"))
+        room = Room(rows=rows, tokens=rows * TOKENS, running=1)
+        claim = await self.queue.claim("w1", room, lease_ms=60_000)
+        for claimed in claim.jobs:
+            await self.queue.finish(claimed, make_finished(claimed.job.id), fence=claimed.fence)
+        return [claimed.job for claimed in claim.jobs]
+
+    async def drain(self, num: int, every_s: float, *, rows: int = 1) -> None:
+        for _ in range(num):
+            self.clock.now_s += every_s
+            assert len(await self.take(rows)) == rows
+
+    async def tokens(self) -> int:
+        return int(await self.redis.hget(self.keys.line, "tokens") or 0)
+
+
+async def with_backlog(service: Service, *, waiting: int, every_s: float, rows: int = 1) -> None:
+    """A line of so many jobs that has been draining for some time."""
+    measured = 30
+    for _ in range(waiting + rows * (measured + 1)):
+        await service.submit()
+    await service.take(rows)
+    await service.drain(measured, every_s, rows=rows)
+
+
+def told_for(needed_s: float) -> Any:
+    """A caller is told a fifth more, and a second, in whole seconds."""
+    return pytest.approx(1.2 * needed_s + 1.5, abs=0.6)
