@@ -22,6 +22,7 @@ REPLIES_MAX_ENTRIES = 10_000
 WORKER_TTL_S = 10  # a worker that has not reported for this long is not live
 MODEL_CARD_TTL_S = 30 * 24 * 3600  # refreshed while a worker serves the model
 DEAD_LETTERS_MAX = 1000  # ids of the latest jobs that were given up
+UNKNOWN_RETRY_AFTER_S = 10  # while no rate is known: before a first worker, or a first backlog
 LISTED_MAX = 10_000  # ended jobs of each status that a listing shows: the latest
 
 LEASED = 2**42  # scores below: waiting jobs (ms of the year 2109); from here on: running ones
@@ -102,7 +103,7 @@ class Keys:
 
     @property
     def places(self) -> str:
-        """Sorted set: refused callers → when they were told to come back, see `places.lua`."""
+        """Sorted set: refused callers → when their places are due, see `places.lua`."""
         return f"{self.queue}:places"
 
     @property

@@ -10,8 +10,6 @@ from typing import Any
 
 from shared.errors import ClientError, QueueFull, WaitTooLong
 
-UNKNOWN_RETRY_AFTER_S = 10  # while no rate is known: before a first worker, or a first backlog
-
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
@@ -31,7 +29,7 @@ def decode_outlook(reply: list[Any]) -> Outlook:
 def decode_refusal(reply: list[Any], max_queued: int, max_queued_tokens: int) -> ClientError:
     """The 429 that a refusal by `places.lua` amounts to."""
     verdict, retry_ms, num_jobs, num_tokens, wait_ms, num_kept = reply
-    retry_after_s = UNKNOWN_RETRY_AFTER_S if retry_ms is None else math.ceil(int(retry_ms) / 1000)
+    retry_after_s = math.ceil(int(retry_ms) / 1000)
     if verdict == b"too late":
         return WaitTooLong(
             f"the job would wait for about {math.ceil(int(wait_ms) / 1000)} s: "
@@ -39,14 +37,13 @@ def decode_refusal(reply: list[Any], max_queued: int, max_queued_tokens: int) ->
             field="deadline_s",
             retry_after_s=retry_after_s,
         )
+    kept = f" and room for {num_kept} is kept for callers who were told to come back"
+    kept = kept if num_kept else ""
     if verdict == b"too many jobs":
-        reason = f"{num_jobs} jobs are waiting, at most {max_queued} may"
+        reason = f"{num_jobs} jobs are waiting{kept}, at most {max_queued} may"
     else:
         reason = (
-            f"{num_jobs} jobs are waiting for {num_tokens} tokens of KV cache; "
+            f"{num_jobs} jobs are waiting for {num_tokens} tokens of KV cache{kept}; "
             f"with this one they would be more than {max_queued_tokens}"
         )
-    if num_kept:
-        places = "1 place is" if num_kept == 1 else f"{num_kept} places are"
-        reason += f" ({places} kept for callers who were told to come back)"
     return QueueFull(f"the queue is full: {reason}", retry_after_s=retry_after_s)

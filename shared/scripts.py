@@ -112,6 +112,7 @@ def _constants(keys: Keys) -> str:
         "REPLIES_TTL_MS": constants.REPLIES_TTL_S * 1000,
         "WORKER_TTL_MS": constants.WORKER_TTL_S * 1000,
         "MODEL_CARD_TTL_MS": constants.MODEL_CARD_TTL_S * 1000,
+        "UNKNOWN_RETRY_AFTER_MS": constants.UNKNOWN_RETRY_AFTER_S * 1000,
         "REPLIES_MAX_ENTRIES": constants.REPLIES_MAX_ENTRIES,
         "DEAD_LETTERS_MAX": constants.DEAD_LETTERS_MAX,
         "LISTED_MAX": constants.LISTED_MAX,

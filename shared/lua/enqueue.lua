@@ -32,8 +32,11 @@ if NOW > latest_ms then -- its caller was told that it failed
   return {'late', ms(NOW)}
 end
 local score = string.format('%.3f', NOW - head_start_ms)
-local caller = key_digest ~= '' and key_digest or body_digest
-local refusal, ahead =
+local caller = {digest = body_digest, most_places = SAME_BODY_PLACES}
+if key_digest ~= '' then
+  caller = {digest = key_digest, most_places = 1}
+end
+local refusal, ahead, place =
   refuse(line, caller, score, tonumber(tokens), tonumber(time_ms), max_jobs, max_tokens)
 if refusal then
   return refusal
@@ -51,6 +54,7 @@ if key_digest ~= '' then
 end
 redis.call('HINCRBY', TOTALS, 'queued', 1)
 join_line(id, score, tokens, ahead)
+leave_place(place)
 index_job(id, 'queued', ms(NOW))
 wake_a_worker()
 return answer('accepted', id, ms(NOW))

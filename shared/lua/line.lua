@@ -4,7 +4,7 @@
 --   stands_ms    when the last claim left jobs behind for lack of room; 0: it took them all
 --   busy_ms, claims, jobs, job_tokens   how long jobs stood, what claims took meanwhile; fading
 --   measured_ms  when that was last brought up to date
---   promised_ms  the latest time at which a refused caller was told to come back
+--   promised_ms  when the latest place of a refused caller is due, see places.lua
 
 local FADE_MS = 10000
 local MOST_FADING = 0.5 -- of one claim, as a power of e
@@ -28,11 +28,10 @@ local function read_line()
 end
 
 -- A job joins the line, where `ahead` jobs wait. An empty line has no sum, whatever went wrong, and
--- no promises: those who were told to come back did not.
+-- places are given out from now on.
 local function join_line(id, score, tokens, ahead)
   if ahead == 0 then
     redis.call('HSET', LINE, 'tokens', tokens, 'stands_ms', 0, 'promised_ms', 0)
-    redis.call('DEL', PLACES, PLACES_END)
   else
     redis.call('HINCRBY', LINE, 'tokens', tokens)
   end
@@ -79,9 +78,8 @@ local function note_claim(line, jobs, tokens, left, is_full)
   redis.call('HSET', LINE, unpack(update))
 end
 
--- How long a job and a token wait for those before them to leave, and the usual time between two
--- claims, in ms; nil while nobody knows: no worker is live, no job stands, or none was taken yet
--- while others stood.
+-- How long a job takes to leave, a token, and all that one claim takes, in ms; nil while nobody
+-- knows: no worker is live, no job stands, or none was taken yet while others stood.
 local function drain_times(line)
   if line.live == 0 or line.stands_ms == 0 or line.claims == 0 then
     return nil
@@ -89,19 +87,31 @@ local function drain_times(line)
   -- A pause twice as long as usual says that it got slower, and the more so the longer it lasts.
   local usual_ms, pause_ms = line.busy_ms / line.claims, NOW - line.stands_ms
   local busy_ms = line.busy_ms * math.max(1, pause_ms / (2 * usual_ms))
-  return busy_ms / line.jobs, busy_ms / math.max(line.job_tokens, 1), usual_ms
+  return {
+    job_ms = busy_ms / line.jobs,
+    token_ms = busy_ms / math.max(line.job_tokens, 1),
+    claim_ms = busy_ms / line.claims,
+  }
 end
 
 -- What a waiting job may expect: its position from 1, ms until its start or false, live workers.
 local function outlook(id, line)
-  local ahead, job_ms = redis.call('ZRANK', QUEUE, id) or 0, drain_times(line)
-  return {ahead + 1, job_ms and ms(ahead * job_ms) or false, line.live}
+  local ahead, drain = redis.call('ZRANK', QUEUE, id) or 0, drain_times(line)
+  return {ahead + 1, drain and ms(ahead * drain.job_ms) or false, line.live}
+end
+
+-- To be the first write of a script that may go on to accept a job: where memory is full Redis
+-- refuses it, but lets pass all that follow a write that only removes.
+local function need_memory()
+  redis.call('HINCRBY', LINE, 'tokens', 0)
 end
 
 -- Jobs that no worker came for have lost their records by now: they take up no room.
 local function forget_lost_jobs(line)
   local lost_ms = NOW - JOB_KEPT_MS
-  if redis.call('ZREMRANGEBYSCORE', QUEUE, '-inf', lost_ms) > 0 then
+  if redis.call('ZCOUNT', QUEUE, '-inf', lost_ms) > 0 then
+    need_memory()
+    redis.call('ZREMRANGEBYSCORE', QUEUE, '-inf', lost_ms)
     redis.call('ZREMRANGEBYSCORE', JOBS, '-inf', index_score('queued', lost_ms))
     recount_line(line)
   end

@@ -19,7 +19,9 @@ local created_ms, queued_ms, deadline_ms, tokens, idempotency, worker = unpack(r
   record, 'created_ms', 'queued_ms', 'deadline_ms', 'tokens', 'idempotency', 'worker'))
 local time_ms = deadline_ms - (queued_ms or created_ms)
 local line, score = read_line(), string.format('%.3f', NOW)
-local refusal, ahead = refuse(line, id, score, tonumber(tokens), time_ms, max_jobs, max_tokens)
+local caller = {digest = id, most_places = 1}
+local refusal, ahead, place =
+  refuse(line, caller, score, tonumber(tokens), time_ms, max_jobs, max_tokens)
 if refusal then
   return refusal
 end
@@ -40,6 +42,7 @@ if worker then
 end
 redis.call('HINCRBY', TOTALS, 'queued', 1)
 join_line(id, score, tokens, ahead)
+leave_place(place)
 index_job(id, 'queued', created_ms)
 wake_a_worker()
 return {'accepted', read_record(id)}
