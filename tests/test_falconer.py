@@ -54,6 +54,31 @@ def test_info_tells_the_size_of_rounded_weights() -> None:
     assert "2.2 MiB" in rounded  # 1.5 million of 1.9 million weights
 
 
+def test_int8_is_described_in_the_dtype_that_it_is_for() -> None:
+    described = run("model", "info", "tiny", "--quantization", "int8", "--device", "cpu")
+    assert "float32" in described
+    assert "3.4 MiB" in described  # with a rounded copy of the embeddings, for the head
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["int8"], "device cpu and dtype float32, not cuda and bfloat16"),
+        (["int8", "--device", "cuda:1"], "device cpu and dtype float32, not cuda:1 and bfloat16"),
+        (
+            ["int8", "--device", "cpu", "--dtype", "float16"],
+            "device cpu and dtype float32, not cpu and float16",
+        ),
+        (["fp8", "--device", "cpu"], "device cuda and dtype bfloat16, not cpu and float32"),
+        (["fp8", "--dtype", "float16"], "device cuda and dtype bfloat16, not cuda and float16"),
+    ],
+)
+def test_info_refuses_what_a_worker_would_refuse(words: list[str], found: str) -> None:
+    with pytest.raises(FalconerError) as caught:
+        run("model", "info", "tiny", "--quantization", *words)
+    assert caught.value.message == f"quantization {words[0]} needs {found}"
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -14,6 +14,7 @@ from worker.byte_size import format_size, parse_size
 from worker.engine import EngineConfig
 from worker.engine.loading import parse_dtype, parse_kind
 from worker.engine.memory_plan import forecast
+from worker.engine.quantization_support import check_combination
 from worker.model.config import DTYPES
 from worker.model.errors import CheckpointError
 from worker.model.info import ModelInfo, describe
@@ -53,18 +54,19 @@ def show_info(
 ) -> None:
     """Print what a model is, and what fits: on cards in use, or of `config` in so much `memory`.
 
-    `dtype` None is what a worker takes by itself.
+    `dtype` None is what a worker takes by itself. Raises FalconerError in a worker's words where
+    quantization, device and dtype do not go together: such a forecast would be of no use.
     """
     with _clear_errors():
-        if dtype is None and parse_kind(device).type == "cpu":
+        target, rounding = parse_kind(device), _quantization(quantization)
+        if dtype is None and target.type == "cpu":
             dtype = CPU_DTYPE
-        info = describe(
-            str(find_checkpoint(source)), parse_dtype(dtype), _quantization(quantization)
-        )
+        info = describe(str(find_checkpoint(source)), parse_dtype(dtype), rounding)
+        check_combination(rounding, dtype=info.dtype, device=target)
         if memory is None:
             table = _cards(info)
         else:
-            table = _plan(info, config, parse_kind(device), parse_size(memory))
+            table = _plan(info, config, target, parse_size(memory))
     console = Console()
     console.print(_facts(info))
     console.print(table)

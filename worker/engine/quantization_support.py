@@ -13,12 +13,20 @@ def check_quantization(
     quantization: Quantization | None, *, dtype: torch.dtype, device: torch.device
 ) -> None:
     """Raise ValueError where such layers cannot be had."""
+    check_combination(quantization, dtype=dtype, device=device)
+    if quantization is Quantization.FP8:
+        _check_float8(device)
+
+
+def check_combination(
+    quantization: Quantization | None, *, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raise ValueError for what goes together on no device of its kind; none need be there."""
     match quantization:
         case Quantization.INT8:
             _require(quantization, "cpu", torch.float32, device=device, dtype=dtype)
         case Quantization.FP8:
             _require(quantization, "cuda", torch.bfloat16, device=device, dtype=dtype)
-            _check_float8(device)
 
 
 def _require(

@@ -35,8 +35,7 @@ def describe(
     Raises CheckpointError as loading it would.
     """
     plan = plan_loading(resolve_checkpoint(source))
-    # INT8 exists in float32 alone.
-    dtype = torch.float32 if quantization is Quantization.INT8 else dtype or plan.dtype
+    dtype = dtype or plan.dtype
     whole_bytes = plan.model.config.num_parameters * dtype.itemsize
     return ModelInfo(
         config=plan.model.config,
