@@ -197,8 +197,20 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     num_deltas: int | None = None  # of one that succeeded
 
 
+class MergedAdapter(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter that is part of a model's weights; `digest` is that of its files."""
+
+    name: str
+    strength: float
+    digest: str
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What the api must know of a model to check requests; stored beside its tokenizer.json."""
+    """What the api must know of a model to check requests; stored beside its tokenizer.json.
+
+    Both are hashed as they are packed: fields that not every model has are absent where it has
+    none, so that the others keep their hash while workers are upgraded.
+    """
 
     name: str
     context_length: int
@@ -211,6 +223,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     max_kv_tokens: int  # most KV tokens one request may need
     max_num_beams: int = 1  # what workers that knew no beam search left out
     adapters: tuple[str, ...] = ()  # those that a request may name
+    merged_adapters: tuple[MergedAdapter, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):

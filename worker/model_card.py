@@ -1,14 +1,24 @@
 """What the api must know of this worker's model: limits, special tokens, template, tokenizer."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
 
 from shared.protocol import ModelCard
 from worker.engine import Engine
+from worker.merged_adapters import describe_merged
+from worker.model.adapter_folders import AdapterFolder
 from worker.model.checkpoint import load_chat_template, load_special_tokens
 
 
-def describe_model(name: str, checkpoint: Path, engine: Engine) -> tuple[ModelCard, bytes]:
-    """The card and the tokenizer.json that go with it. Raises CheckpointError."""
+def describe_model(
+    name: str, checkpoint: Path, engine: Engine, merged: Sequence[AdapterFolder] = ()
+) -> tuple[ModelCard, bytes]:
+    """The card and the tokenizer.json that go with it; `merged` adapters are in the weights.
+
+    Raises CheckpointError, or OSError where a file cannot be read.
+    """
     special = load_special_tokens(checkpoint)
     config = engine.model_config
     card = ModelCard(
@@ -23,5 +33,6 @@ def describe_model(name: str, checkpoint: Path, engine: Engine) -> tuple[ModelCa
         max_kv_tokens=engine.total_kv_tokens,
         max_num_beams=engine.config.max_rows,
         adapters=engine.adapters,
+        merged_adapters=describe_merged(merged) or msgspec.UNSET,
     )
     return card, (checkpoint / "tokenizer.json").read_bytes()

@@ -8,6 +8,7 @@ import torch
 from shared.errors import SettingsError
 from shared.protocol import ModelCard
 from worker.engine import AdapterMode, Engine, EngineConfig, Executor, Quantization
+from worker.engine.adapters import look_for_adapters
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.errors import CheckpointError
 from worker.model.tiny import bundled_checkpoint
@@ -46,6 +47,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         checkpoint = find_checkpoint(settings.model)
+        mode = AdapterMode(settings.adapter_mode)
         engine = Engine.from_pretrained(
             str(checkpoint),
             dtype=_dtype(settings, device),
@@ -55,10 +57,11 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             num_threads=settings.threads,
             tensor_parallel=settings.tensor_parallel,
             adapters_dir=settings.adapters_dir,
-            adapter_mode=AdapterMode(settings.adapter_mode),
+            adapter_mode=mode,
             config=_engine_config(settings, device),
         )
-        card, tokenizer_json = describe_model(settings.model, checkpoint, engine)
+        merged = look_for_adapters(settings.adapters_dir) if mode is AdapterMode.MERGE else []
+        card, tokenizer_json = describe_model(settings.model, checkpoint, engine, merged)
     except (CheckpointError, ImportError, ValueError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise SettingsError(

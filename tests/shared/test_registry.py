@@ -1,10 +1,13 @@
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from shared.keys import Keys
+from shared.protocol import MergedAdapter
 from shared.registry import Registry, hash_card
 from tests.factories import make_card, make_worker_info
 
 TOKENIZER = b'{"model": {}}'
+VERSE = MergedAdapter(name="verse", strength=1.0, digest="ab")
 
 
 async def test_there_is_no_card_before_a_worker_published_one(redis: Redis, keys: Keys) -> None:
@@ -22,6 +25,30 @@ async def test_a_published_card_comes_back_whole(redis: Redis, keys: Keys) -> No
         TOKENIZER,
     )
     assert card_hash == hash_card(card, TOKENIZER)
+
+
+async def test_a_card_tells_of_merged_adapters(redis: Redis, keys: Keys) -> None:
+    card = make_card(merged_adapters=(VERSE,))
+    await Registry(redis, keys).publish_card(card, TOKENIZER)
+    registered = await Registry(redis, keys).current_card()
+    assert registered is not None and registered.card == card
+
+
+def test_a_card_without_merged_adapters_has_the_hash_it_had_before_there_were_any() -> None:
+    hash_of_then = "ea573a2ede267e787b5e430b25d7143d72bdb592ce7d72e2c532ec1f5171e6dd"
+    assert hash_card(make_card(), TOKENIZER) == hash_of_then
+
+
+def test_other_merged_adapters_are_another_model() -> None:
+    merged: list[tuple[MergedAdapter, ...]] = [
+        (VERSE,),
+        (replace(VERSE, name="tales"),),
+        (replace(VERSE, strength=0.5),),
+        (replace(VERSE, digest="cd"),),
+        (VERSE, replace(VERSE, name="tales")),
+    ]
+    cards = [make_card(), *(make_card(merged_adapters=adapters) for adapters in merged)]
+    assert len({hash_card(card, TOKENIZER) for card in cards}) == len(cards)
 
 
 async def test_polling_an_unchanged_card_costs_one_small_read(redis: Redis, keys: Keys) -> None:
