@@ -13,7 +13,7 @@ from api.errors import install_error_handlers
 from api.metrics import MeteredApp, Metrics
 from api.model_watch import ModelWatch
 from api.openapi import openapi_of
-from api.routes import chat, events, jobs, ops
+from api.routes import chat, events, jobs, openai, ops
 from api.services import Services
 from api.settings import ApiSettings
 from api.withdrawals import Withdrawals
@@ -32,7 +32,7 @@ def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastA
         redirect_slashes=False,  # what is not there is not there: a 404, no 307
     )
     app.state.services = services
-    for module in (chat, jobs, events, ops):
+    for module in (chat, jobs, events, openai, ops):
         app.include_router(module.router)
     install_error_handlers(app)
     app.add_middleware(MeteredApp, metrics=services.metrics)

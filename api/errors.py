@@ -1,4 +1,4 @@
-"""Every failure as an HTTP answer: one readable line in `detail`, never a stack trace."""
+"""Every failure as an HTTP answer: one readable line in the path's form, never a stack trace."""
 
 import json
 import re
@@ -12,6 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from api.openai.errors import code_of, openai_error, speaks_openai
+from api.openai.schemas import OpenAIErrorBody
 from api.schemas import ErrorBody
 from api.waiting import ServerStopping
 from shared.errors import ClientError, FalconerError, status_code
@@ -22,6 +24,8 @@ MAX_SHOWN = 100  # characters of a name or number that the caller chose
 # Callers write JSON; pydantic's messages speak of Python.
 SUBJECT = re.compile("(Input|String|List|Tuple) should")
 IN_JSON = {"True": "true", "False": "false", "'": '"', " after validation": ""}
+
+STOPPING = {"Retry-After": "1", "Connection": "close"}
 
 log = structlog.get_logger(__name__)
 
@@ -34,14 +38,39 @@ def json_response(
     )
 
 
-def error_response(error: FalconerError) -> Response:
+def error_response(request: Request, error: FalconerError) -> Response:
     """The one translation from the error tree to HTTP."""
-    field = error.field if isinstance(error, ClientError) else None
-    body = ErrorBody(named(field, error.message), getattr(error, "job_id", None))
     headers = {}
     if (retry_after_s := getattr(error, "retry_after_s", None)) is not None:
         headers["Retry-After"] = str(retry_after_s)
-    return json_response(body, status_code(error), headers)
+    return failure_response(
+        request,
+        status_code(error),
+        error.message,
+        field=error.field if isinstance(error, ClientError) else None,
+        code=code_of(error),
+        job_id=getattr(error, "job_id", None),
+        headers=headers,
+    )
+
+
+def failure_response(
+    request: Request,
+    status: int,
+    message: str,
+    *,
+    field: str | None = None,
+    code: str | None = None,
+    job_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """In the form that callers of this path read; `code` is for those below `/v1` alone."""
+    body: OpenAIErrorBody | ErrorBody
+    if speaks_openai(request.url.path):
+        body = openai_error(status, message, param=field, code=code)
+    else:
+        body = ErrorBody(named(field, message), job_id)
+    return json_response(body, status, headers)
 
 
 def named(field: str | None, message: str) -> str:
@@ -76,10 +105,9 @@ def in_json_words(message: str) -> str:
     return message
 
 
-def stopping_response(job_id: str | None = None) -> Response:
-    """503: this process ends. A job that exists goes on without it."""
-    body = ErrorBody(stopping_message(job_id), job_id)
-    return json_response(body, 503, {"Retry-After": "1", "Connection": "close"})
+def stopping_response(job_id: str) -> Response:
+    """503: this process ends. The job goes on without it."""
+    return json_response(ErrorBody(stopping_message(job_id), job_id), 503, STOPPING)
 
 
 def stopping_message(job_id: str | None) -> str:
@@ -90,23 +118,25 @@ def stopping_message(job_id: str | None) -> str:
 def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(FalconerError)
     async def _named_failure(request: Request, error: FalconerError) -> Response:
-        return error_response(error)
+        return error_response(request, error)
 
     @app.exception_handler(ServerStopping)
     async def _stopping(request: Request, error: ServerStopping) -> Response:
-        return stopping_response()
+        return failure_response(request, 503, stopping_message(None), headers=STOPPING)
 
     @app.exception_handler(RequestValidationError)
     async def _bad_parameter(request: Request, error: RequestValidationError) -> Response:
         # Path, query and header; bodies are validated in `api/body.py`.
         errors = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
-        return json_response(ErrorBody(describe(errors)), 422)
+        return failure_response(request, 422, describe(errors))
 
     @app.exception_handler(HTTPException)
     async def _no_such_route(request: Request, error: HTTPException) -> Response:
-        return json_response(ErrorBody(str(error.detail)), error.status_code, error.headers)
+        return failure_response(
+            request, error.status_code, str(error.detail), headers=error.headers
+        )
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
         log.error("unexpected failure", path=request.url.path, exc_info=error)
-        return json_response(ErrorBody("internal error; the server's log says more"), 500)
+        return failure_response(request, 500, "internal error; the server's log says more")

@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from api.examples import ANSWER, REQUESTS
+from api.openai.schemas import Model, ModelList, OpenAIErrorBody
 from api.schemas import ChatRequest, ErrorBody, JobList, JobView, Purged
 from api.system_info import SystemInfo
 from shared.protocol import ChatResult
@@ -33,6 +34,8 @@ def described(description: str = "Yes.") -> dict[str, Any]:
 JOB = json_of("JobView", "The job.")
 JOBS = json_of("JobList", "A page of jobs.")
 PURGED = json_of("Purged", "What waited is cancelled.")
+MODEL = json_of("Model", "The model or adapter.")
+MODELS = json_of("ModelList", "The model and its adapters.")
 TEXT: dict[str, Any] = {
     "description": "Prometheus text, or JSON where it is asked for.",
     "content": {
@@ -63,6 +66,14 @@ ERRORS: Responses = {
     500: json_of("ErrorBody", "The job failed."),
     **UNAVAILABLE,
     504: json_of("ErrorBody", "The wait ended first; the job goes on under its `id`."),
+}
+OPENAI_UNAVAILABLE: Responses = {
+    503: json_of("OpenAIErrorBody", "Not now; `Retry-After` says when."),
+}
+OPENAI_LOOKUP_ERRORS: Responses = {
+    404: json_of("OpenAIErrorBody", "No such model."),
+    422: json_of("OpenAIErrorBody", "A parameter outside its range."),
+    **OPENAI_UNAVAILABLE,
 }
 LOCATION = {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}
 ACCEPTED: dict[str, Any] = {**json_of("JobView", "Accepted."), "headers": LOCATION}
@@ -103,7 +114,17 @@ def component_schemas() -> dict[str, Any]:
     template = REF.format("{model}")
     _, pydantic = models_json_schema([(ChatRequest, "validation")], ref_template=template)
     _, structs = msgspec.json.schema_components(
-        [ChatResult, JobView, JobList, Purged, ErrorBody, SystemInfo],
+        [
+            ChatResult,
+            JobView,
+            JobList,
+            Purged,
+            ErrorBody,
+            SystemInfo,
+            Model,
+            ModelList,
+            OpenAIErrorBody,
+        ],
         ref_template=REF.format("{name}"),
     )
     return {**pydantic["$defs"], **structs}

@@ -6,6 +6,7 @@ FalconerError
 │   ├── BadRequest            400  a value that cannot be served (no prompt, too long)
 │   ├── InvalidParameter      422  a parameter outside its range, or unknown
 │   ├── NotFound              404  no such job
+│   ├── ModelNotFound         404  no such model or adapter
 │   ├── Conflict              409  idempotency key reused with another body; nothing to retry
 │   ├── PayloadTooLarge       413
 │   ├── UnsupportedMediaType  415  the body is not said to be JSON
@@ -43,6 +44,10 @@ class InvalidParameter(ClientError):
 
 
 class NotFound(ClientError):
+    pass
+
+
+class ModelNotFound(ClientError):
     pass
 
 
@@ -86,6 +91,7 @@ HTTP_STATUS: dict[type[FalconerError], int] = {
     BadRequest: 400,
     InvalidParameter: 422,
     NotFound: 404,
+    ModelNotFound: 404,
     Conflict: 409,
     PayloadTooLarge: 413,
     UnsupportedMediaType: 415,

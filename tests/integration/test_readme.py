@@ -31,7 +31,7 @@ def without_chance(answer: str) -> str:
     """Take out what differs from call to call: ids, drawn seeds, times, the worker's name."""
     answer = re.sub(r"[0-9a-f]{32}", "<id>", answer)
     answer = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<time>", answer)
-    answer = re.sub(r'"(seed|queue_ms|run_ms)":[\d.]+', r'"\1":<number>', answer)
+    answer = re.sub(r'"(seed|queue_ms|run_ms|created)":[\d.]+', r'"\1":<number>', answer)
     return re.sub(r'"worker":"[^"]+"', '"worker":<name>', answer)
 
 
