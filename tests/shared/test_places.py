@@ -171,7 +171,7 @@ async def test_who_comes_too_early_under_a_key_is_told_what_is_left(service: Ser
     for _ in range(5):
         told.append((await service.refused(max_queued=20, key="impatient")).retry_after_s)
         service.clock.now_s += 1.0
-    assert told == [14, 13, 12, 11, 10]  # 1.2 × 10 + 1, and a little
+    assert told == [14, 13, 12, 11, 10]  # 1.2 * 10 + 1, and a little
     assert await service.redis.zcard(service.keys.places) == 1
 
 
