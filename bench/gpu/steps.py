@@ -103,7 +103,7 @@ def _time(
     def compute() -> None:
         runner.compute_logits(runner.run_layers(step, []), step)
 
-    step_s = median_s(compute, runner.kv_cache.keys.device, repeats)
+    step_s = median_s(compute, runner.kv_caches[0].keys.device, repeats)
     return StepTime(
         kind=kind,
         num_rows=len(step.past_lens),

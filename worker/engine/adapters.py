@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from worker.model.adapter_folders import AdapterFolder, find_adapters
+from worker.model.device_map import DeviceMap
 from worker.model.falcon import WHOLE, FalconForCausalLM
 from worker.model.lora import LoraAdapter, LowRank, ServedAdapter, merge_adapters
 from worker.model.lora_checkpoint import check_peft, read_adapter
@@ -38,12 +39,12 @@ def load_adapters(
     folders: list[AdapterFolder],
     mode: AdapterMode,
     model: FalconForCausalLM,
-    device: torch.device,
+    device_map: DeviceMap,
     parallel: TensorParallel = WHOLE,
 ) -> dict[str, ServedAdapter]:
     """Read adapters for a model, or one process's part of it; returns those to serve, by name.
 
-    They go to `device`, where the model will be.
+    They go to `device_map`, where the model will be.
 
     Call it while its linear layers are as they were loaded. Merged adapters are in its weights
     then, and none is returned. Raises CheckpointError.
@@ -56,7 +57,7 @@ def load_adapters(
         return {}
     num_layers = model.config.num_layers
     return {
-        name: ServedAdapter(adapter, num_layers, model.dtype, device)
+        name: ServedAdapter(adapter, num_layers, model.dtype, device_map)
         for name, adapter in adapters.items()
     }
 

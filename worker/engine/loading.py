@@ -18,6 +18,7 @@ from worker.engine.quantization_support import check_quantization
 from worker.engine.runner import ModelRunner, Runner
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import DTYPES, ModelConfig
+from worker.model.device_map import DeviceMap
 from worker.model.falcon import WHOLE, FalconForCausalLM
 from worker.model.lora import ServedAdapter
 from worker.model.packed_linear import PackedLinear, can_pack, replace_linears
@@ -63,11 +64,16 @@ def load_runner(
     model. Raises CheckpointError, or ValueError for a dtype, device or executor that cannot be had.
     """
     target, report = parse_device(device), LoadReport()
+    device_map = DeviceMap(target)
     folders = look_for_adapters(adapters_dir)
     model = read_model(
-        source, report, dtype=parse_dtype(dtype), device=target, quantization=quantization
+        source,
+        report,
+        dtype=parse_dtype(dtype),
+        device_map=device_map,
+        quantization=quantization,
     )
-    adapters = load_adapters(folders, adapter_mode, model, target)
+    adapters = load_adapters(folders, adapter_mode, model, device_map)
     executor = choose_executor(
         executor,
         model.config,
@@ -77,13 +83,13 @@ def load_runner(
         config=config,
         serves_adapters=bool(adapters),
     )
-    num_threads = num_threads or _choose_num_threads(model.config)
+    num_threads = num_threads or choose_num_threads(model.config)
     if executor is Executor.OPENVINO:
         loaded = _load_openvino(model, config, quantization, num_threads, report)
     else:
         with report.timed(LoadPhase.PREPARE):
             prepare_model(model, quantization, target)
-        loaded = _load_torch(model, config, num_threads, adapters, report)
+        loaded = load_torch(model, config, num_threads, adapters, report)
     if target.type == "cpu":
         allocator.keep_freed_memory()  # of the steps, not that of whole weights
     return loaded
@@ -94,30 +100,30 @@ def read_model(
     report: LoadReport,
     *,
     dtype: torch.dtype | None,
-    device: torch.device,
+    device_map: DeviceMap,
     quantization: Quantization | None,
     parallel: TensorParallel = WHOLE,
 ) -> FalconForCausalLM:
     """`load_model` with the time of each phase in the report.
 
-    Weights to be rounded stay on the host: `device` need not hold them all whole. What cannot be
+    Weights to be rounded stay on the host: no device need hold them all whole. What cannot be
     had is a ValueError before the first of them is read.
     """
     with report.timed(LoadPhase.RESOLVE):
         folder = resolve_checkpoint(source)
     with report.timed(LoadPhase.HEADERS):
         plan = plan_loading(folder)
-    check_quantization(quantization, dtype=dtype or plan.dtype, device=device)
-    target = torch.device("cpu") if quantization else device
+    check_quantization(quantization, dtype=dtype or plan.dtype, device=device_map.main)
+    target = DeviceMap(torch.device("cpu")) if quantization else device_map
     with report.timed(LoadPhase.WEIGHTS):
-        model = load_weights(plan, dtype=dtype, device=target, parallel=parallel)
+        model = load_weights(plan, dtype=dtype, device_map=target, parallel=parallel)
     report.read_bytes = plan.num_read_bytes(model)
     whole_bytes = sum(parameter.nbytes for parameter in model.parameters())
     report.weight_bytes = whole_bytes - saved_bytes(model, model.dtype, quantization)
     return model
 
 
-def _load_torch(
+def load_torch(
     model: FalconForCausalLM,
     config: EngineConfig,
     num_threads: int,
@@ -169,7 +175,7 @@ def _load_openvino(
     return LoadedRunner(runner, model.config, num_torch_threads=1, report=report)
 
 
-def _choose_num_threads(model_config: ModelConfig) -> int:
+def choose_num_threads(model_config: ModelConfig) -> int:
     return 1 if model_config.num_parameters < SMALL_MODEL else _DEFAULT_NUM_THREADS
 
 

@@ -29,6 +29,7 @@ from worker.engine.runner import ModelRunner
 from worker.model.adapter_folders import AdapterFolder
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import ModelConfig
+from worker.model.device_map import DeviceMap
 from worker.model.falcon import FalconForCausalLM
 from worker.model.lora import ServedAdapter
 from worker.model.quantization import Quantization
@@ -54,15 +55,16 @@ class PartLoader:
         """The part of the network, and of the adapters that are served beside it."""
         name = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
         device = parse_device(name)
+        device_map = DeviceMap(device)
         model = read_model(
             self.source,
             report,
             dtype=parse_dtype(self.dtype),
-            device=device,
+            device_map=device_map,
             quantization=self.quantization,
             parallel=parallel,
         )
-        adapters = load_adapters(self.adapters, self.adapter_mode, model, device, parallel)
+        adapters = load_adapters(self.adapters, self.adapter_mode, model, device_map, parallel)
         with report.timed(LoadPhase.PREPARE):
             prepare_model(model, self.quantization, device)
         if self.device_type == "cpu":

@@ -34,7 +34,7 @@ class LeadingRunner:
         self._control = control
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
-        step = PackedStep.of(plan, self.runner.kv_cache.block_size)
+        step = PackedStep.of(plan, self.runner.block_size)
         return self._compute(_Work(step, plan.block_copies))
 
     def warm_up(self) -> None:

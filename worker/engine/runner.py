@@ -3,7 +3,8 @@
 Owns model and KV cache. Never pads: sequences lie end to end. Knows nothing of requests' wishes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -27,22 +28,24 @@ class Runner(Protocol):
 
 
 class ModelRunner:
-    """A Falcon, its KV cache and the adapters that sequences may name.
+    """A Falcon, its KV caches and the adapters that sequences may name.
 
+    There is a cache for each run of decoder layers on one device: one, but for a spread model.
     Running a plan again overwrites the same slots: it may be.
     """
 
     def __init__(
         self,
         model: FalconForCausalLM,
-        kv_cache: KVCache,
+        kv_caches: Sequence[KVCache],
         adapters: Mapping[str, ServedAdapter] | None = None,
     ) -> None:
-        self.num_blocks = kv_cache.num_blocks
+        self.num_blocks = kv_caches[0].num_blocks
+        self.block_size = kv_caches[0].block_size
+        self.kv_caches = kv_caches
         self._model = model
         self._adapters = adapters or {}
-        self.kv_cache = kv_cache
-        self._device = kv_cache.keys.device
+        self._device = model.device
 
     @classmethod
     def with_cache(
@@ -53,20 +56,23 @@ class ModelRunner:
         block_size: int,
         adapters: Mapping[str, ServedAdapter] | None = None,
     ) -> "ModelRunner":
-        """Allocate the cache beside the model, in its dtype and on its device."""
-        kv_cache = KVCache(
-            num_layers=model.config.num_layers,
-            num_blocks=num_blocks,
-            block_size=block_size,
-            num_kv_heads=model.num_kv_heads,
-            head_dim=model.config.head_dim,
-            dtype=model.dtype,
-            device=model.device,
-        )
-        return cls(model, kv_cache, adapters)
+        """Allocate the caches beside the layers, in their dtype and on their devices."""
+        kv_caches = [
+            KVCache(
+                num_layers=len(list(layers)),
+                num_blocks=num_blocks,
+                block_size=block_size,
+                num_kv_heads=model.num_kv_heads,
+                head_dim=model.config.head_dim,
+                dtype=model.dtype,
+                device=device,
+            )
+            for device, layers in groupby(model.layer_devices)
+        ]
+        return cls(model, kv_caches, adapters)
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
-        step = PackedStep.of(plan, self.kv_cache.block_size)
+        step = PackedStep.of(plan, self.block_size)
         return self.compute_logits(self.run_layers(step, plan.block_copies), step)
 
     def warm_up(self) -> None:
@@ -78,11 +84,12 @@ class ModelRunner:
     @torch.inference_mode()
     def run_layers(self, step: PackedStep, block_copies: list[BlockCopy]) -> torch.Tensor:
         """The last hidden states of the step's tokens, [num_tokens, hidden_size]."""
-        self.kv_cache.copy_blocks(block_copies)
+        for kv_cache in self.kv_caches:
+            kv_cache.copy_blocks(block_copies)
         hidden_states: torch.Tensor = self._model(
             self._tensor(step.token_ids),
             self._tensor(step.positions),
-            self.kv_cache,
+            self.kv_caches,
             self._metadata(step),
             self._adapter_rows(step),
         )
@@ -93,13 +100,12 @@ class ModelRunner:
         return self._model.compute_logits(hidden_states[self._tensor(step.sampled)])
 
     def _metadata(self, step: PackedStep) -> AttentionMetadata:
-        block_size = self.kv_cache.block_size
         block_tables = step.block_tables()
-        blocks = block_tables[step.owners(), step.positions // block_size]
+        blocks = block_tables[step.owners(), step.positions // self.block_size]
         return AttentionMetadata(
             cu_seqlens_q=step.cu_seqlens_q.tolist(),
             context_lens=step.context_lens.tolist(),
-            slot_mapping=self._tensor(blocks * block_size + step.positions % block_size),
+            slot_mapping=self._tensor(blocks * self.block_size + step.positions % self.block_size),
             block_tables=self._tensor(block_tables),
         )
 

@@ -4,7 +4,9 @@ Modules carry the names of the published checkpoints (Almazrouei et al. 2023). K
 requests, scheduling or files.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from transformers.activations import ACT2FN
 
 from worker.model.config import BlockStyle, ModelConfig
 from worker.model.errors import CheckpointError
-from worker.model.flash_attention import Attention, plan_attention
+from worker.model.flash_attention import plan_attention
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.lora import AdapterRows, LayerUpdates
 from worker.model.rotary import RotaryEmbedding, alibi_slopes, apply_rotary
@@ -21,6 +23,9 @@ from worker.model.tensor_parallel import TensorParallel
 
 WHOLE = TensorParallel()
 NO_ADAPTERS = AdapterRows()
+
+# What `PagedAttention` does, in one layer: query, key and value in, contexts out.
+LayerAttention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class FalconLinear(nn.Linear):
@@ -32,10 +37,9 @@ class FalconLinear(nn.Linear):
 
 
 class FalconAttention(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int, parallel: TensorParallel) -> None:
+    def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
         self.config = config
-        self.layer = layer
         self.num_kv_heads = parallel.share(config.num_kv_heads)
         num_heads = self.num_kv_heads * config.num_heads_per_kv_head
         fused_size = (num_heads + 2 * self.num_kv_heads) * config.head_dim
@@ -46,7 +50,7 @@ class FalconAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor] | None,
-        attention: Attention,
+        attention: LayerAttention,
         updates: LayerUpdates,
     ) -> torch.Tensor:
         fused = self.query_key_value(hidden_states)
@@ -54,7 +58,7 @@ class FalconAttention(nn.Module):
         query, key, value = self.split_heads(fused)
         if rotary is not None:
             query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
-        context = attention(self.layer, query, key, value).flatten(1)
+        context = attention(query, key, value).flatten(1)
         return updates.add("dense", context, self.dense(context))
 
     def split_heads(self, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -96,11 +100,11 @@ class FalconDecoderLayer(nn.Module):
     ln_attn: LayerNorm
     ln_mlp: LayerNorm
 
-    def __init__(self, config: ModelConfig, layer: int, parallel: TensorParallel) -> None:
+    def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
         self.block_style = config.block_style
         self.parallel = parallel
-        self.self_attention = FalconAttention(config, layer, parallel)
+        self.self_attention = FalconAttention(config, parallel)
         self.mlp = FalconMLP(config, parallel)
         for name in _layer_norm_names(config.block_style):
             self.add_module(name, LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon))
@@ -109,7 +113,7 @@ class FalconDecoderLayer(nn.Module):
         self,
         hidden_states: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor] | None,
-        attention: Attention,
+        attention: LayerAttention,
         updates: LayerUpdates,
     ) -> torch.Tensor:
         attend = partial(self.self_attention, rotary=rotary, attention=attention, updates=updates)
@@ -146,7 +150,7 @@ class FalconModel(nn.Module):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.h = nn.ModuleList(
-            FalconDecoderLayer(config, i, parallel) for i in range(config.num_layers)
+            FalconDecoderLayer(config, parallel) for _ in range(config.num_layers)
         )
         self.ln_f = LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.rotary_emb = None if config.alibi else RotaryEmbedding(config)
@@ -157,18 +161,26 @@ class FalconModel(nn.Module):
         self,
         input_ids: torch.Tensor,
         positions: torch.Tensor,
-        kv_cache: KVCache,
+        kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
         adapters: AdapterRows,
     ) -> torch.Tensor:
-        hidden_states: torch.Tensor = self.word_embeddings(input_ids)
-        rotary = None
+        embedded: torch.Tensor = self.word_embeddings(input_ids)
+        rotary, hidden_states = None, embedded
         if self.rotary_emb is not None:
-            rotary = self.rotary_emb(positions, hidden_states.dtype)
-        attention = plan_attention(kv_cache, metadata, self.alibi_slopes)
-        for index, layer in enumerate(self.h):
-            hidden_states = layer(hidden_states, rotary, attention, adapters.in_layer(index))
-        normed: torch.Tensor = self.ln_f(hidden_states)
+            rotary = self.rotary_emb(positions, embedded.dtype)
+        layers = enumerate(self.h)
+        for kv_cache in kv_caches:  # of the next layers, on their device, which may be another
+            device = kv_cache.keys.device
+            hidden_states, adapters = hidden_states.to(device), adapters.to(device)
+            if rotary is not None:
+                rotary = rotary[0].to(device), rotary[1].to(device)
+            slopes = None if self.alibi_slopes is None else self.alibi_slopes.to(device)
+            attention = plan_attention(kv_cache, metadata.to(device), slopes)
+            for slot, (index, layer) in enumerate(islice(layers, kv_cache.num_layers)):
+                updates = adapters.in_layer(index)
+                hidden_states = layer(hidden_states, rotary, partial(attention, slot), updates)
+        normed: torch.Tensor = self.ln_f(hidden_states.to(embedded.device))
         return normed
 
 
@@ -186,17 +198,18 @@ class FalconForCausalLM(nn.Module):
         self,
         input_ids: torch.Tensor,
         positions: torch.Tensor,
-        kv_cache: KVCache,
+        kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
         adapters: AdapterRows = NO_ADAPTERS,
     ) -> torch.Tensor:
-        """Run one packed step and write its keys and values into the cache.
+        """Run one packed step and write its keys and values into the caches.
 
+        `kv_caches`: one, or one for each run of decoder layers on a device, in their order.
         `input_ids` and `positions`: int64 [num_tokens]; a position counts from 0 in its own
         sequence. Returns the last hidden states, [num_tokens, hidden_size] in the model's dtype.
         """
         hidden_states: torch.Tensor = self.transformer(
-            input_ids, positions, kv_cache, metadata, adapters
+            input_ids, positions, kv_caches, metadata, adapters
         )
         return hidden_states
 
@@ -207,6 +220,10 @@ class FalconForCausalLM(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.transformer.word_embeddings.weight.device
+
+    @property
+    def layer_devices(self) -> list[torch.device]:
+        return [next(layer.parameters()).device for layer in self.transformer.h]
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[n, hidden_size] → float32 [n, vocab_size]; pass only the rows that need logits."""

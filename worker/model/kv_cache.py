@@ -5,7 +5,7 @@ Owns the tensors and nothing else; who holds which block is the engine's busines
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,9 +24,16 @@ class AttentionMetadata:
     slot_mapping: torch.Tensor  # int64 [num_tokens]
     block_tables: torch.Tensor  # int64 [num_seqs, max_blocks]; rows padded with any valid block
 
+    def to(self, device: torch.device) -> "AttentionMetadata":
+        return replace(
+            self,
+            slot_mapping=self.slot_mapping.to(device),
+            block_tables=self.block_tables.to(device),
+        )
+
 
 class KVCache:
-    """Keys and values of every layer, with the model's own KV heads: none is repeated.
+    """Keys and values of every layer on a device, with the model's own KV heads: none is repeated.
 
     `keys[layer]` and `values[layer]`: [num_blocks * block_size, num_kv_heads, head_dim].
     """
@@ -42,6 +49,7 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
+        self.num_layers = num_layers
         self.block_size = block_size
         self.num_blocks = num_blocks
         shape = (num_layers, num_blocks * block_size, num_kv_heads, head_dim)

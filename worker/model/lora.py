@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from worker.model.device_map import DeviceMap
+
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
@@ -68,14 +70,15 @@ class LayerUpdates:
 
 
 class ServedAdapter:
-    """An adapter beside a network of decoder layers, in the network's dtype and on its device."""
+    """An adapter beside a network of decoder layers, in its dtype and where each layer lies."""
 
     def __init__(
-        self, adapter: LoraAdapter, num_layers: int, dtype: torch.dtype, device: torch.device
+        self, adapter: LoraAdapter, num_layers: int, dtype: torch.dtype, device_map: DeviceMap
     ) -> None:
         self.layers: list[dict[str, LowRank]] = [{} for _ in range(num_layers)]
         for name, update in adapter.items():
             _, _, layer, _, linear = name.split(".")  # transformer.h.3.mlp.dense_h_to_4h
+            device = device_map.of_layer(int(layer))
             self.layers[int(layer)][linear] = update.to(dtype, device)
 
 
@@ -84,6 +87,9 @@ class AdapterRows:
     """Which rows of a packed step belong to which adapter; those of the network alone to none."""
 
     parts: Sequence[tuple[ServedAdapter, torch.Tensor]] = ()
+
+    def to(self, device: torch.device) -> "AdapterRows":
+        return AdapterRows([(adapter, rows.to(device)) for adapter, rows in self.parts])
 
     def in_layer(self, layer: int) -> LayerUpdates:
         return LayerUpdates([(adapter.layers[layer], rows) for adapter, rows in self.parts])

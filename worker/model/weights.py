@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import ModelConfig
+from worker.model.device_map import DeviceMap
 from worker.model.errors import CheckpointError
 from worker.model.falcon import WHOLE, FalconForCausalLM
 from worker.model.json_fields import JsonFields, read_json
@@ -68,24 +69,25 @@ def load_model(
     network cannot be split.
     """
     plan = plan_loading(resolve_checkpoint(source))
-    return load_weights(plan, dtype=dtype, device=device, parallel=parallel)
+    return load_weights(plan, dtype=dtype, device_map=DeviceMap(device), parallel=parallel)
 
 
 def load_weights(
     plan: LoadingPlan,
     *,
     dtype: torch.dtype | None = None,
-    device: torch.device,
+    device_map: DeviceMap,
     parallel: TensorParallel = WHOLE,
 ) -> FalconForCausalLM:
     """The second half of `load_model`: read what the plan names."""
     parallel.check(plan.model.config)
     with torch.device("meta"):
         model = FalconForCausalLM(plan.model.config, parallel)
-    tensors = _read_tensors(plan, dtype or plan.dtype, device, parallel)
+    tensors = _read_tensors(plan, dtype or plan.dtype, device_map, parallel)
     model.load_state_dict(tensors, assign=True)
     _tie_equal_embeddings(model)
-    return model.to(device).eval().requires_grad_(False)
+    _move_buffers(model, device_map.main)
+    return model.eval().requires_grad_(False)
 
 
 def plan_loading(path: Path) -> LoadingPlan:
@@ -164,7 +166,7 @@ def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader])
 
 
 def _read_tensors(
-    plan: LoadingPlan, dtype: torch.dtype, device: torch.device, parallel: TensorParallel
+    plan: LoadingPlan, dtype: torch.dtype, device_map: DeviceMap, parallel: TensorParallel
 ) -> dict[str, torch.Tensor]:
     """Read and convert tensor by tensor, so that only one is ever held in both dtypes.
 
@@ -178,7 +180,7 @@ def _read_tensors(
             for name in shard.offset_keys():
                 if name in wanted:
                     part = parallel.read(name, shard.get_slice(name))
-                    stored[name] = _take(part, dtype, device)
+                    stored[name] = _take(part, dtype, device_map.of_parameter(name))
     return {name: stored[origin] for name, origin in plan.origins.items()}
 
 
@@ -207,6 +209,13 @@ def _tie_equal_embeddings(model: FalconForCausalLM) -> None:
     """Keep one copy of embeddings stored twice; unequal ones stay apart, whatever config says."""
     if torch.equal(model.lm_head.weight, model.transformer.word_embeddings.weight):
         model.lm_head.weight = model.transformer.word_embeddings.weight
+
+
+def _move_buffers(model: FalconForCausalLM, device: torch.device) -> None:
+    """What is in no file; the decoder layers, which may lie elsewhere, have none."""
+    for module in model.transformer.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
 
 
 @contextmanager

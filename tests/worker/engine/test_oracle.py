@@ -68,7 +68,7 @@ class PoisonedRunner:
         loaded = load_runner(str(judge.path), config=config)
         assert isinstance(loaded.runner, ModelRunner)
         self._runner, self.model_config = loaded.runner, loaded.model_config
-        self._cache = self._runner.kv_cache
+        [self._cache] = self._runner.kv_caches
         self.num_blocks = self._runner.num_blocks
         self.num_poisoned = 0
 

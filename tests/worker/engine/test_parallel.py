@@ -63,7 +63,8 @@ def test_each_process_caches_its_own_kv_heads_only(tmp_path: Path) -> None:
     config = ModelConfig.from_checkpoint(write_random_checkpoint(tmp_path, like="40b"))
     runner = load(tmp_path)._runner
     assert isinstance(runner, LeadingRunner)
-    assert runner.runner.kv_cache.keys.shape[2] == config.num_kv_heads // 2
+    [kv_cache] = runner.runner.kv_caches
+    assert kv_cache.keys.shape[2] == config.num_kv_heads // 2
 
 
 @pytest.mark.parametrize("like", ["40b", "rw"])

@@ -67,7 +67,7 @@ def step(
         slot_mapping=torch.tensor(slots),
         block_tables=torch.tensor([sequence.blocks for sequence, _ in work]),
     )
-    hidden = model(torch.tensor(input_ids), torch.tensor(positions), kv_cache, metadata)
+    hidden = model(torch.tensor(input_ids), torch.tensor(positions), [kv_cache], metadata)
     logits = model.compute_logits(hidden)
     return list(torch.split(logits, [num_new for _, num_new in work]))
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.worker.model.oracle import load_oracle, oracle_logits
 from tests.worker.model.packed import prefill
+from worker.model.device_map import DeviceMap
 from worker.model.errors import CheckpointError
 from worker.model.falcon import FalconForCausalLM
 from worker.model.random_checkpoint import write_random_checkpoint
@@ -22,6 +23,7 @@ from worker.model.weights import LoadingPlan, load_model, load_weights, plan_loa
 EMBEDDINGS = "transformer.word_embeddings.weight"
 DENSE = "transformer.h.0.self_attention.dense.weight"
 PROMPT = list(range(20, 60))
+CPU = DeviceMap(torch.device("cpu"))
 
 Edit = Callable[[dict[str, torch.Tensor]], None]
 
@@ -236,15 +238,15 @@ def test_as_many_bytes_are_read_as_the_files_hold(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path, dtype=torch.bfloat16, max_shard_size="50KB")
     plan = plan_loading(tmp_path)
     stored = sum(2 * math.prod(header.shape) for header in plan.headers.values())
-    whole = load_weights(plan, dtype=torch.float32, device=torch.device("cpu"))
+    whole = load_weights(plan, dtype=torch.float32, device_map=CPU)
     assert plan.num_read_bytes(whole) == stored
 
 
 def test_a_part_of_a_network_reads_a_part_of_the_bytes(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path, like="40b")
-    plan, cpu = plan_loading(tmp_path), torch.device("cpu")
+    plan = plan_loading(tmp_path)
     whole, half = (
-        plan.num_read_bytes(load_weights(plan, device=cpu, parallel=TensorParallel(0, size)))
+        plan.num_read_bytes(load_weights(plan, device_map=CPU, parallel=TensorParallel(0, size)))
         for size in (1, 2)
     )
     assert whole / 2 < half < whole

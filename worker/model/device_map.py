@@ -1,0 +1,24 @@
+"""Which device holds what of a network whose decoder layers lie on several."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+_IN_LAYER = re.compile(r"transformer\.h\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMap:
+    """`main` holds everything but the decoder layers that `layers` gives to others."""
+
+    main: torch.device
+    layers: Mapping[range, torch.device] = field(default_factory=dict)
+
+    def of_layer(self, layer: int) -> torch.device:
+        return next((device for own, device in self.layers.items() if layer in own), self.main)
+
+    def of_parameter(self, name: str) -> torch.device:
+        in_layer = _IN_LAYER.match(name)
+        return self.of_layer(int(in_layer[1])) if in_layer else self.main
