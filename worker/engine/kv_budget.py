@@ -8,7 +8,7 @@ from worker.engine import cgroup
 from worker.engine.config import EngineConfig
 from worker.model.config import ModelConfig
 
-_SHARE_OF_FREE_MEMORY = {"cuda": 0.85, "cpu": 0.5}  # the rest is for activations and neighbours
+SHARE_OF_FREE_MEMORY = {"cuda": 0.85, "cpu": 0.5}  # the rest is for activations and neighbours
 
 
 def choose_num_blocks(
@@ -32,14 +32,14 @@ def choose_num_blocks(
     bytes_per_block = config.block_size * model_config.kv_bytes_per_token(dtype)
     if device.type != "cpu":
         bytes_per_block //= num_parts
-    free_bytes = _free_memory(device) if free_bytes is None else free_bytes
-    num_fitting = int(free_bytes * _SHARE_OF_FREE_MEMORY[device.type]) // bytes_per_block
+    free_bytes = free_memory(device) if free_bytes is None else free_bytes
+    num_fitting = int(free_bytes * SHARE_OF_FREE_MEMORY[device.type]) // bytes_per_block
     if num_fitting < 1:
         raise ValueError(f"no memory left for a KV cache on {device}; set num_blocks or free some")
     return min(wanted, num_fitting)
 
 
-def _free_memory(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
     """Bytes a new allocation may hope for."""
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what loading is done with counts as free, too

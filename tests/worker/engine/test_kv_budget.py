@@ -25,12 +25,12 @@ def test_every_row_gets_room_for_its_full_length() -> None:
 
 
 def test_no_more_than_half_of_the_free_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_budget, "_free_memory", lambda device: 2 * 10 * 16 * 32 + 1)
+    monkeypatch.setattr(kv_budget, "free_memory", lambda device: 2 * 10 * 16 * 32 + 1)
     assert choose(EngineConfig(block_size=16)) == 10
 
 
 def test_no_room_for_one_block_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_budget, "_free_memory", lambda device: 100)
+    monkeypatch.setattr(kv_budget, "free_memory", lambda device: 100)
     with pytest.raises(ValueError, match="no memory left for a KV cache on cpu"):
         choose(EngineConfig())
 
