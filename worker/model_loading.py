@@ -56,6 +56,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             quantization=settings.quantization and Quantization(settings.quantization),
             num_threads=settings.threads,
             tensor_parallel=settings.tensor_parallel,
+            device_map=settings.device_map,
             adapters_dir=settings.adapters_dir,
             adapter_mode=mode,
             config=_engine_config(settings, device),

@@ -43,6 +43,10 @@ class WorkerSettings(ProcessSettings):
         le=64,
         description="Split the model over this many processes, each with a device of its own.",
     )
+    device_map: Literal["auto"] | None = Field(
+        None,
+        description="auto: put the layers on all GPUs, where tensor_parallel cannot split them.",
+    )
     adapters_dir: str | None = Field(
         None, description="Folder with LoRA adapters, a folder each; see docs/adapters.md."
     )

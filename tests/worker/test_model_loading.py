@@ -38,3 +38,15 @@ def test_a_package_that_does_not_fit_is_told_in_one_line(
     flags = {"device": "cpu", "executor": "torch", "adapters_dir": str(tmp_path)}
     with pytest.raises(SettingsError, match=r"model 'tiny' on cpu: .*peft"):
         load_model(load_settings(WorkerSettings, flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [({}, "device_map auto needs device cuda"), ({"tensor_parallel": 2}, "give one of them")],
+)
+def test_layers_on_all_gpus_want_gpus_and_no_other_way_of_dividing(
+    flags: dict[str, Any], words: str
+) -> None:
+    settings = load_settings(WorkerSettings, {"device": "cpu", "device_map": "auto", **flags})
+    with pytest.raises(SettingsError, match=rf"model 'tiny' on cpu: .*{words}"):
+        load_model(settings)

@@ -5,9 +5,10 @@ knows nothing of queues or HTTP.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -23,7 +24,7 @@ from worker.engine.executor import Executor
 from worker.engine.group import SequenceGroup
 from worker.engine.group_choice import GroupChoice, choose
 from worker.engine.load_report import LoadReport
-from worker.engine.loading import load_runner
+from worker.engine.loading import LoadedRunner, load_runner
 from worker.engine.next_tokens import NextTokens
 from worker.engine.outputs import Blame, Output, RequestFailed
 from worker.engine.parallel_loading import load_parallel
@@ -33,11 +34,13 @@ from worker.engine.request import Request, check_request
 from worker.engine.room import check_room
 from worker.engine.runner import Runner
 from worker.engine.scheduler import Scheduler
+from worker.engine.spread_loading import load_spread
 from worker.engine.step_report import Phase, StepReport
 from worker.engine.streams import Stream, begin
 from worker.engine.text_stream import TextStream
 from worker.model.checkpoint import load_tokenizer, resolve_checkpoint
 from worker.model.config import ModelConfig
+from worker.model.device_map import DeviceMap
 from worker.model.quantization import Quantization
 
 logger = logging.getLogger(__name__)
@@ -85,6 +88,7 @@ class Engine:
         quantization: Quantization | None = None,
         num_threads: int | None = None,
         tensor_parallel: int = 1,
+        device_map: Literal["auto"] | DeviceMap | None = None,
         adapters_dir: str | None = None,
         adapter_mode: AdapterMode = AdapterMode.MERGE,
         config: EngineConfig | None = None,
@@ -93,14 +97,14 @@ class Engine:
 
         `num_threads` are those of a step on the CPU; None takes all, or one for a small model.
         `tensor_parallel` above 1 splits the network over so many processes, each on a device of
-        its own. Every LoRA adapter in the folder `adapters_dir` is merged into the weights or, by
+        its own; `device_map` spreads its layers over devices of this process, "auto" over all GPUs.
+        Every LoRA adapter in the folder `adapters_dir` is merged into the weights or, by
         `adapter_mode`, served to the requests that name it. Raises CheckpointError, or ValueError
         when its tokenizer, the device, the executor or the memory will not do; RuntimeError when
         another process failed to load its part.
         """
         config = config or EngineConfig()
-        load = load_runner if tensor_parallel == 1 else partial(load_parallel, size=tensor_parallel)
-        loaded = load(
+        loaded = _choose_load(tensor_parallel, device_map)(
             source,
             config=config,
             dtype=dtype,
@@ -285,3 +289,13 @@ class Engine:
     def _fail(self, request_id: str, message: str, blame: Blame) -> list[Output]:
         self.abort(request_id)
         return [RequestFailed(request_id, message, blame)]
+
+
+def _choose_load(
+    tensor_parallel: int, device_map: Literal["auto"] | DeviceMap | None
+) -> Callable[..., LoadedRunner]:
+    if device_map is None:
+        return load_runner if tensor_parallel == 1 else partial(load_parallel, size=tensor_parallel)
+    if tensor_parallel > 1:
+        raise ValueError("tensor_parallel and device_map both divide the model: give one of them")
+    return partial(load_spread, device_map=device_map)
