@@ -1,7 +1,6 @@
 """Keeps the model that requests are checked against up to date; knows no request."""
 
 import asyncio
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,11 +18,8 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CheckedModel:
-    """`seen_s`: when this process first saw it, in Unix seconds."""
-
     card_hash: str
     encoder: PromptEncoder
-    seen_s: int
 
 
 class ModelWatch:
@@ -39,10 +35,10 @@ class ModelWatch:
         """Poll until cancelled. While Redis is away, the last model stays; others log that."""
         while True:
             with suppress(*UNREACHABLE):
-                await self.refresh_if_readable()
+                await self._refresh_if_readable()
             await asyncio.sleep(POLL_S)
 
-    async def refresh_if_readable(self) -> None:
+    async def _refresh_if_readable(self) -> None:
         """A card of another version is no reason to stop; it is complained of once."""
         try:
             await self.refresh()
@@ -70,4 +66,4 @@ class ModelWatch:
             log.error("unreadable tokenizer", model=registered.card.name, error=str(error))
             return None
         log.info("model registered", model=registered.card.name, card=registered.hash[:12])
-        return CheckedModel(registered.hash, encoder, seen_s=int(time.time()))
+        return CheckedModel(registered.hash, encoder)

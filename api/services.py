@@ -1,6 +1,7 @@
 """What the routes share, made once per process and found through the request."""
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -19,7 +20,10 @@ LAST_CHANCE_S = 1.0  # to withdraw jobs, if Redis is back by then
 
 @dataclass(slots=True)
 class Services:
-    """`stopping` is set when open calls must end; `tasks` run for as long as the process."""
+    """`stopping` is set when open calls must end; `tasks` run for as long as the process.
+
+    `started_s`: in Unix seconds.
+    """
 
     settings: ApiSettings
     backend: Backend
@@ -27,6 +31,7 @@ class Services:
     withdrawals: Withdrawals
     metrics: Metrics
     client: ChatClient
+    started_s: int = field(default_factory=lambda: int(time.time()))
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 

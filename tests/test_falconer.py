@@ -58,6 +58,7 @@ def test_int8_is_described_in_the_dtype_that_it_is_for() -> None:
     described = run("model", "info", "tiny", "--quantization", "int8", "--device", "cpu")
     assert "float32" in described
     assert "3.4 MiB" in described  # with a rounded copy of the embeddings, for the head
+    assert "GPU memory" not in described
 
 
 @pytest.mark.parametrize(

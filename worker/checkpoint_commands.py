@@ -63,13 +63,13 @@ def show_info(
             dtype = CPU_DTYPE
         info = describe(str(find_checkpoint(source)), parse_dtype(dtype), rounding)
         check_combination(rounding, dtype=info.dtype, device=target)
-        if memory is None:
-            table = _cards(info)
-        else:
-            table = _plan(info, config, target, parse_size(memory))
-    console = Console()
-    console.print(_facts(info))
-    console.print(table)
+        tables = [_facts(info)]
+        if memory is not None:
+            tables.append(_plan(info, config, target, parse_size(memory)))
+        elif target.type == "cuda":
+            tables.append(_cards(info))
+    for table in tables:
+        Console().print(table)
 
 
 def _facts(info: ModelInfo) -> Table:

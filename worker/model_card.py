@@ -5,19 +5,17 @@ from pathlib import Path
 
 import msgspec
 
-from shared.protocol import ModelCard
+from shared.protocol import MergedAdapter, ModelCard
 from worker.engine import Engine
-from worker.merged_adapters import describe_merged
-from worker.model.adapter_folders import AdapterFolder
 from worker.model.checkpoint import load_chat_template, load_special_tokens
 
 
 def describe_model(
-    name: str, checkpoint: Path, engine: Engine, merged: Sequence[AdapterFolder] = ()
+    name: str, checkpoint: Path, engine: Engine, merged: Sequence[MergedAdapter] = ()
 ) -> tuple[ModelCard, bytes]:
     """The card and the tokenizer.json that go with it; `merged` adapters are in the weights.
 
-    Raises CheckpointError, or OSError where a file cannot be read.
+    Raises CheckpointError.
     """
     special = load_special_tokens(checkpoint)
     config = engine.model_config
@@ -33,6 +31,6 @@ def describe_model(
         max_kv_tokens=engine.total_kv_tokens,
         max_num_beams=engine.config.max_rows,
         adapters=engine.adapters,
-        merged_adapters=describe_merged(merged) or msgspec.UNSET,
+        merged_adapters=tuple(merged) or msgspec.UNSET,
     )
     return card, (checkpoint / "tokenizer.json").read_bytes()

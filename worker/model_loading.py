@@ -9,6 +9,7 @@ from shared.errors import SettingsError
 from shared.protocol import ModelCard
 from worker.engine import AdapterMode, Engine, EngineConfig, Executor, Quantization
 from worker.engine.adapters import look_for_adapters
+from worker.merged_adapters import describe_merged
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.errors import CheckpointError
 from worker.model.tiny import bundled_checkpoint
@@ -48,6 +49,9 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     try:
         checkpoint = find_checkpoint(settings.model)
         mode = AdapterMode(settings.adapter_mode)
+        # Before they are read: what is put into the folder later is not in the weights.
+        folders = look_for_adapters(settings.adapters_dir) if mode is AdapterMode.MERGE else []
+        merged = describe_merged(folders)
         engine = Engine.from_pretrained(
             str(checkpoint),
             dtype=_dtype(settings, device),
@@ -61,7 +65,6 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             adapter_mode=mode,
             config=_engine_config(settings, device),
         )
-        merged = look_for_adapters(settings.adapters_dir) if mode is AdapterMode.MERGE else []
         card, tokenizer_json = describe_model(settings.model, checkpoint, engine, merged)
     except (CheckpointError, ImportError, ValueError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -2,24 +2,37 @@
 
 from collections.abc import Iterator
 
+import msgspec
+
 from api.backend import within_reach
-from api.model_watch import CheckedModel, ModelWatch
 from api.openai.schemas import Model
+from api.services import Services
+from shared.protocol import ModelCard
 
 
-async def served_models(watch: ModelWatch) -> list[Model]:
+async def served_models(services: Services) -> list[Model]:
     """As Redis knows it now, so that no replica is late; none before a first worker registered.
 
     Raises ServiceUnavailable.
     """
-    async with within_reach():
-        await watch.refresh_if_readable()
-    return [] if watch.current is None else list(models_of(watch.current))
+    card = await _current_card(services)
+    return [] if card is None else list(models_of(card, services.started_s))
 
 
-def models_of(model: CheckedModel) -> Iterator[Model]:
+async def _current_card(services: Services) -> ModelCard | None:
+    """Instead of one that this version cannot read, the one before."""
+    try:
+        async with within_reach():
+            registered = await services.backend.registry.current_card()
+    except msgspec.DecodeError:
+        model = services.models.current
+        return None if model is None else model.encoder.card
+    return None if registered is None else registered.card
+
+
+def models_of(card: ModelCard, created_s: int) -> Iterator[Model]:
     """The model itself first: the name is its own, should an adapter be called like it."""
-    card, created_s = model.encoder.card, model.seen_s
     yield Model(id=card.name, created=created_s, root=card.name, parent=None)
     for adapter in card.adapters:
-        yield Model(id=adapter, created=created_s, root=card.name, parent=card.name)
+        if adapter != card.name:
+            yield Model(id=adapter, created=created_s, root=card.name, parent=card.name)

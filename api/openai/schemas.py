@@ -8,7 +8,7 @@ import msgspec
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """The model, which has no parent, or an adapter of it; `root` is the model in either case.
 
-    `created`, in Unix seconds, is when this replica of the api first saw it.
+    `created`, in Unix seconds, is when this replica of the api started.
     """
 
     id: str

@@ -21,7 +21,7 @@ async def list_models(request: Request) -> Response:
 
     They stay while no worker is live: jobs wait until one is. Empty before a first one came.
     """
-    return json_response(ModelList(data=await served_models(services_of(request).models)))
+    return json_response(ModelList(data=await served_models(services_of(request))))
 
 
 @router.get(
@@ -31,7 +31,7 @@ async def list_models(request: Request) -> Response:
 )
 async def look_at_model(request: Request, model_id: str) -> Response:
     """One entry of the list. Its id may have slashes, as `tiiuae/falcon-7b`."""
-    models = await served_models(services_of(request).models)
+    models = await served_models(services_of(request))
     for model in models:
         if model.id == model_id:
             return json_response(model)

@@ -120,7 +120,7 @@ async def test_a_bug_is_told_in_the_same_form(
     async def fail() -> None:
         raise AssertionError("secret")
 
-    monkeypatch.setattr(service.services.models, "refresh_if_readable", fail)
+    monkeypatch.setattr(service.services.backend.registry, "current_card", fail)
     response = await service.http.get("/v1/models")
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "server_error"

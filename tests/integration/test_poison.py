@@ -7,7 +7,7 @@ import pytest
 
 from shared.protocol import Failed, Finished, JobRecord, JobStatus
 from shared.queue import Depth
-from tests.integration.service import Service, Submitted, WorkerChild, eventually
+from tests.integration.service import START_S, Service, Submitted, WorkerChild, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -42,7 +42,7 @@ class Deaths:
 
     async def run(self, mates: list[Submitted]) -> None:
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            worker = self._start_worker(lease_s=1)
+            worker = self._start_worker(lease_s=3)  # of which a busy machine needs some
             await self._begun(attempt)
             worker.process.kill()
             records = [await self._service.record(mate) for mate in mates]
@@ -53,7 +53,7 @@ class Deaths:
             record = await self._service.record(self._poison)
             return record.status is JobStatus.RUNNING and record.attempts == attempt
 
-        await eventually(has_begun)
+        await eventually(has_begun, START_S)
 
 
 async def test_a_job_that_kills_its_workers_is_given_up_and_costs_the_others_only_time(
