@@ -7,7 +7,7 @@ import pytest
 
 from shared.protocol import Failed, Finished, JobRecord, JobStatus
 from shared.queue import Depth
-from tests.integration.service import START_S, Service, Submitted, WorkerChild, eventually
+from tests.integration.service import Service, Submitted, WorkerChild, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -53,7 +53,7 @@ class Deaths:
             record = await self._service.record(self._poison)
             return record.status is JobStatus.RUNNING and record.attempts == attempt
 
-        await eventually(has_begun, START_S)
+        await eventually(has_begun)
 
 
 async def test_a_job_that_kills_its_workers_is_given_up_and_costs_the_others_only_time(
