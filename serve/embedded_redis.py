@@ -41,7 +41,7 @@ class EmbeddedRedis:
             f"requirepass {self.password}",
             f'dir "{self.directory.resolve()}"',
             "appendonly yes",
-            "appendfsync everysec",
+            "appendfsync always",  # see docs/redis.md
             'save ""',
             "maxmemory-policy noeviction",
         ]

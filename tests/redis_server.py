@@ -32,6 +32,7 @@ class RedisServer:
             redis_binary(),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)),
             *("--save", "", "--appendonly", "yes" if self._append_only else "no"),
+            *("--appendfsync", "always"),
             *("--requirepass", self._password),
         ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

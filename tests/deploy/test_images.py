@@ -66,7 +66,12 @@ def test_a_stop_leaves_time_to_drain(process: str) -> None:
 
 def test_redis_keeps_what_it_accepted() -> None:
     command = COMPOSE["redis"]["command"]
-    for option in ("--appendonly yes", "--maxmemory-policy noeviction", "--dir /data"):
+    for option in (
+        "--appendonly yes",
+        "--appendfsync always",
+        "--maxmemory-policy noeviction",
+        "--dir /data",
+    ):
         assert option in command
     assert COMPOSE["redis"]["volumes"] == ["redis-data:/data"]
 

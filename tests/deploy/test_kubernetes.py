@@ -155,6 +155,16 @@ def test_api_and_worker_meet_in_the_same_queue(overlay: str) -> None:
 
 
 @every_overlay
+def test_a_redis_that_is_shipped_keeps_what_it_accepted(overlay: str) -> None:
+    shipped = [one for one in of_kind(overlay, "StatefulSet") if one["metadata"]["name"] == "redis"]
+    for redis in shipped:
+        [server] = containers(redis["spec"]["template"]["spec"])
+        command = " ".join(server["args"])
+        for option in ("--appendonly yes", "--appendfsync always", "--maxmemory-policy noeviction"):
+            assert option in command
+
+
+@every_overlay
 def test_secrets_are_made_here_or_explained(overlay: str) -> None:
     explained = (ROOT / "docs" / "operations.md").read_text()
     made = {secret["metadata"]["name"] for secret in of_kind(overlay, "Secret")}

@@ -44,6 +44,7 @@ def wait_for(client: redis.Redis) -> None:
 def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
     with running(EmbeddedRedis.prepare(tmp_path / "a folder")) as client:
         client.set("kept", "yes")
+        assert client.config_get("appendfsync") == {"appendfsync": "always"}
     with running(EmbeddedRedis.prepare(tmp_path / "a folder")) as client:
         assert client.get("kept") == b"yes"
 
