@@ -5,8 +5,7 @@ knows nothing of queues or HTTP.
 """
 
 import logging
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from itertools import count
 from typing import Literal
 
@@ -23,18 +22,17 @@ from worker.engine.config import EngineConfig
 from worker.engine.executor import Executor
 from worker.engine.group import SequenceGroup
 from worker.engine.group_choice import GroupChoice, choose
+from worker.engine.load_network import load_network
+from worker.engine.load_options import LoadOptions
 from worker.engine.load_report import LoadReport
-from worker.engine.loading import LoadedRunner, load_runner
 from worker.engine.next_tokens import NextTokens
 from worker.engine.outputs import Blame, Output, RequestFailed
-from worker.engine.parallel_loading import load_parallel
 from worker.engine.plan import StepPlan
 from worker.engine.probe import let_go_of_tensors, probe_model
 from worker.engine.request import Request, check_request
 from worker.engine.room import check_room
 from worker.engine.runner import Runner
 from worker.engine.scheduler import Scheduler
-from worker.engine.spread_loading import load_spread
 from worker.engine.step_report import Phase, StepReport
 from worker.engine.streams import Stream, begin
 from worker.engine.text_stream import TextStream
@@ -104,7 +102,7 @@ class Engine:
         another process failed to load its part.
         """
         config = config or EngineConfig()
-        loaded = _choose_load(tensor_parallel, device_map)(
+        options = LoadOptions(
             source,
             config=config,
             dtype=dtype,
@@ -112,9 +110,12 @@ class Engine:
             executor=executor,
             quantization=quantization,
             num_threads=num_threads,
+            tensor_parallel=tensor_parallel,
+            device_map=device_map,
             adapters_dir=adapters_dir,
             adapter_mode=adapter_mode,
         )
+        loaded = load_network(options)
         engine = cls(
             runner=loaded.runner,
             tokenizer=load_tokenizer(resolve_checkpoint(source)),
@@ -289,13 +290,3 @@ class Engine:
     def _fail(self, request_id: str, message: str, blame: Blame) -> list[Output]:
         self.abort(request_id)
         return [RequestFailed(request_id, message, blame)]
-
-
-def _choose_load(
-    tensor_parallel: int, device_map: Literal["auto"] | DeviceMap | None
-) -> Callable[..., LoadedRunner]:
-    if device_map is None:
-        return load_runner if tensor_parallel == 1 else partial(load_parallel, size=tensor_parallel)
-    if tensor_parallel > 1:
-        raise ValueError("tensor_parallel and device_map both divide the model: give one of them")
-    return partial(load_spread, device_map=device_map)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from worker.engine import allocator
-from worker.engine.adapters import AdapterMode, load_adapters, look_for_adapters
-from worker.engine.config import EngineConfig
+from worker.engine.adapters import load_adapters, look_for_adapters
 from worker.engine.executor import Executor, choose_executor
 from worker.engine.kv_budget import choose_num_blocks
+from worker.engine.load_options import LoadOptions
 from worker.engine.load_report import LoadPhase, LoadReport
 from worker.engine.quantization_support import check_quantization
 from worker.engine.runner import ModelRunner, Runner
@@ -46,62 +46,40 @@ class LoadedRunner:
     adapters: tuple[str, ...] = ()
 
 
-def load_runner(
-    source: str,
-    *,
-    config: EngineConfig,
-    dtype: str | None = None,
-    device: str = "cpu",
-    executor: Executor = Executor.AUTO,
-    quantization: Quantization | None = None,
-    num_threads: int | None = None,
-    adapters_dir: str | None = None,
-    adapter_mode: AdapterMode = AdapterMode.MERGE,
-) -> LoadedRunner:
-    """Load a local folder or hub id, and the adapters in `adapters_dir`.
+def load_runner(options: LoadOptions) -> LoadedRunner:
+    """Load a whole network onto one device; its threads are what torch has, one for a small model.
 
-    `dtype` None takes the checkpoint's; `num_threads` None takes what torch has, or one for a small
-    model. Raises CheckpointError, or ValueError for a dtype, device or executor that cannot be had.
+    Raises CheckpointError, or ValueError for a dtype, device or executor that cannot be had.
     """
-    target, report = parse_device(device), LoadReport()
+    target, report = parse_device(options.device), LoadReport()
     device_map = DeviceMap(target)
-    folders = look_for_adapters(adapters_dir)
-    model = read_model(
-        source,
-        report,
-        dtype=parse_dtype(dtype),
-        device_map=device_map,
-        quantization=quantization,
-    )
-    adapters = load_adapters(folders, adapter_mode, model, device_map)
+    folders = look_for_adapters(options.adapters_dir)
+    model = read_model(options, report, device_map)
+    adapters = load_adapters(folders, options.adapter_mode, model, device_map)
     executor = choose_executor(
-        executor,
+        options.executor,
         model.config,
         dtype=model.dtype,
         device=target,
-        quantization=quantization,
-        config=config,
+        quantization=options.quantization,
+        config=options.config,
         serves_adapters=bool(adapters),
     )
-    num_threads = num_threads or choose_num_threads(model.config)
     if executor is Executor.OPENVINO:
-        loaded = _load_openvino(model, config, quantization, num_threads, report)
+        loaded = _load_openvino(model, options, report)
     else:
         with report.timed(LoadPhase.PREPARE):
-            prepare_model(model, quantization, target)
-        loaded = load_torch(model, config, num_threads, adapters, report)
+            prepare_model(model, options.quantization, target)
+        loaded = load_torch(model, options, adapters, report)
     if target.type == "cpu":
         allocator.keep_freed_memory()  # of the steps, not that of whole weights
     return loaded
 
 
 def read_model(
-    source: str,
+    options: LoadOptions,
     report: LoadReport,
-    *,
-    dtype: torch.dtype | None,
     device_map: DeviceMap,
-    quantization: Quantization | None,
     parallel: TensorParallel = WHOLE,
 ) -> FalconForCausalLM:
     """`load_model` with the time of each phase in the report.
@@ -109,8 +87,9 @@ def read_model(
     Weights to be rounded stay on the host: no device need hold them all whole. What cannot be
     had is a ValueError before the first of them is read.
     """
+    dtype, quantization = parse_dtype(options.dtype), options.quantization
     with report.timed(LoadPhase.RESOLVE):
-        folder = resolve_checkpoint(source)
+        folder = resolve_checkpoint(options.source)
     with report.timed(LoadPhase.HEADERS):
         plan = plan_loading(folder)
     check_quantization(quantization, dtype=dtype or plan.dtype, device=device_map.main)
@@ -125,11 +104,12 @@ def read_model(
 
 def load_torch(
     model: FalconForCausalLM,
-    config: EngineConfig,
-    num_threads: int,
+    options: LoadOptions,
     adapters: Mapping[str, ServedAdapter],
     report: LoadReport,
 ) -> LoadedRunner:
+    """The KV cache beside a network that is in its place, and a runner for both."""
+    config = options.config
     with report.timed(LoadPhase.KV_CACHE):
         num_blocks = choose_num_blocks(config, model.config, model.dtype, model.device)
         runner = ModelRunner.with_cache(
@@ -138,6 +118,7 @@ def load_torch(
     with report.timed(LoadPhase.WARM_UP):
         runner.warm_up()
     report.note_memory(model.config, config, model.dtype, num_blocks=num_blocks)
+    num_threads = _choose_num_threads(options, model.config)
     return LoadedRunner(runner, model.config, num_threads, report, tuple(adapters))
 
 
@@ -153,14 +134,12 @@ def prepare_model(
 
 
 def _load_openvino(
-    model: FalconForCausalLM,
-    config: EngineConfig,
-    quantization: Quantization | None,
-    num_threads: int,
-    report: LoadReport,
+    model: FalconForCausalLM, options: LoadOptions, report: LoadReport
 ) -> LoadedRunner:
     from worker.engine.openvino_runner import OpenVinoRunner
 
+    config, quantization = options.config, options.quantization
+    num_threads = _choose_num_threads(options, model.config)
     with report.timed(LoadPhase.PREPARE):
         graph = OpenVinoRunner.compile(model, num_threads=num_threads, quantization=quantization)
         if quantization:
@@ -175,8 +154,9 @@ def _load_openvino(
     return LoadedRunner(runner, model.config, num_torch_threads=1, report=report)
 
 
-def choose_num_threads(model_config: ModelConfig) -> int:
-    return 1 if model_config.num_parameters < SMALL_MODEL else _DEFAULT_NUM_THREADS
+def _choose_num_threads(options: LoadOptions, model_config: ModelConfig) -> int:
+    is_small = model_config.num_parameters < SMALL_MODEL
+    return options.num_threads or (1 if is_small else _DEFAULT_NUM_THREADS)
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:

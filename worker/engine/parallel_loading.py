@@ -11,16 +11,15 @@ import torch
 from torch import distributed
 
 from worker.engine import allocator
-from worker.engine.adapters import AdapterMode, load_adapters, look_for_adapters
-from worker.engine.config import EngineConfig
+from worker.engine.adapters import load_adapters, look_for_adapters
 from worker.engine.executor import Executor
 from worker.engine.followers import HELLO, READY, Followers, Meeting, free_port
 from worker.engine.kv_budget import choose_num_blocks
+from worker.engine.load_options import LoadOptions
 from worker.engine.load_report import LoadPhase, LoadReport
 from worker.engine.loading import (
     LoadedRunner,
     parse_device,
-    parse_dtype,
     prepare_model,
     read_model,
 )
@@ -32,7 +31,6 @@ from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
 from worker.model.falcon import FalconForCausalLM
 from worker.model.lora import ServedAdapter
-from worker.model.quantization import Quantization
 from worker.model.tensor_parallel import TensorParallel
 
 
@@ -40,14 +38,10 @@ from worker.model.tensor_parallel import TensorParallel
 class PartLoader:
     """What every process needs to load its part; sent to the followers."""
 
-    source: str
-    config: EngineConfig
-    dtype: str | None
+    options: LoadOptions
     device_type: str
-    quantization: Quantization | None
     num_threads: int
     adapters: list[AdapterFolder]
-    adapter_mode: AdapterMode
 
     def load(
         self, parallel: TensorParallel, report: LoadReport
@@ -56,17 +50,11 @@ class PartLoader:
         name = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
         device = parse_device(name)
         device_map = DeviceMap(device)
-        model = read_model(
-            self.source,
-            report,
-            dtype=parse_dtype(self.dtype),
-            device_map=device_map,
-            quantization=self.quantization,
-            parallel=parallel,
-        )
-        adapters = load_adapters(self.adapters, self.adapter_mode, model, device_map, parallel)
+        model = read_model(self.options, report, device_map, parallel)
+        mode = self.options.adapter_mode
+        adapters = load_adapters(self.adapters, mode, model, device_map, parallel)
         with report.timed(LoadPhase.PREPARE):
-            prepare_model(model, self.quantization, device)
+            prepare_model(model, self.options.quantization, device)
         if self.device_type == "cpu":
             allocator.keep_freed_memory()
         return model, adapters
@@ -79,46 +67,31 @@ class PartLoader:
         control: distributed.ProcessGroup,
     ) -> ModelRunner:
         """With as many blocks as fit beside every part; each process must call it."""
-        mine = choose_num_blocks(
-            self.config, model.config, model.dtype, model.device, num_parts=size
-        )
+        config = self.options.config
+        mine = choose_num_blocks(config, model.config, model.dtype, model.device, num_parts=size)
         num_blocks = torch.tensor(mine)
         distributed.all_reduce(num_blocks, distributed.ReduceOp.MIN, group=control)
         return ModelRunner.with_cache(
             model,
             num_blocks=int(num_blocks),
-            block_size=self.config.block_size,
+            block_size=config.block_size,
             adapters=adapters,
         )
 
 
-def load_parallel(
-    source: str,
-    *,
-    size: int,
-    config: EngineConfig,
-    dtype: str | None = None,
-    device: str = "cpu",
-    executor: Executor = Executor.AUTO,
-    quantization: Quantization | None = None,
-    num_threads: int | None = None,
-    adapters_dir: str | None = None,
-    adapter_mode: AdapterMode = AdapterMode.MERGE,
-) -> LoadedRunner:
-    """`load_runner` for a network in `size` parts: the first here, a process for each other one.
+def load_parallel(options: LoadOptions) -> LoadedRunner:
+    """`load_runner` for a network in parts: the first here, a process for each other one.
 
     `device` is a kind of device, of which part i takes number i; `num_threads` are those of each
     process, None takes one. Raises ValueError, too, where the network does not divide, and
     RuntimeError with the words of a process that could not load its part.
     """
-    target = parse_device(device)
-    if executor is Executor.OPENVINO or target.index is not None:
+    target, size = parse_device(options.device), options.tensor_parallel
+    if options.executor is Executor.OPENVINO or target.index is not None:
         raise ValueError("tensor_parallel needs executor torch and a device without a number")
-    TensorParallel(size=size).check(ModelConfig.from_checkpoint(resolve_checkpoint(source)))
-    folders = look_for_adapters(adapters_dir)
-    loader = PartLoader(
-        source, config, dtype, target.type, quantization, num_threads or 1, folders, adapter_mode
-    )
+    TensorParallel(size=size).check(ModelConfig.from_checkpoint(resolve_checkpoint(options.source)))
+    folders = look_for_adapters(options.adapters_dir)
+    loader = PartLoader(options, target.type, options.num_threads or 1, folders)
     meeting = Meeting(free_port(), size, "gloo" if target.type == "cpu" else "nccl")
     followers, report = Followers(partial(_serve, loader), meeting), LoadReport()
     try:
@@ -134,7 +107,7 @@ def load_parallel(
         followers.stop()
         raise
     report.note_memory(
-        model.config, config, model.dtype, num_blocks=runner.num_blocks, num_parts=size
+        model.config, options.config, model.dtype, num_blocks=runner.num_blocks, num_parts=size
     )
     return LoadedRunner(runner, model.config, loader.num_threads, report, tuple(adapters))
 

@@ -10,6 +10,7 @@ from tests.worker.engine.company import Company, Guest, Result, play, spell
 from tests.worker.engine.oracle import Judge, make_judge, nudged
 from tests.worker.engine.verdict import check
 from worker.engine import Engine, EngineConfig, Executor, SamplingParams
+from worker.engine.load_options import LoadOptions
 from worker.engine.loading import LoadedRunner, load_runner
 from worker.engine.plan import StepPlan
 from worker.engine.runner import Runner
@@ -53,7 +54,7 @@ class Court:
         path = self.judges[style].path
         if (style, config, executor) not in self._loaded:
             self._loaded[style, config, executor] = load_runner(
-                str(path), dtype="float32", executor=executor, config=config
+                LoadOptions(str(path), dtype="float32", executor=executor, config=config)
             )
         loaded = self._loaded[style, config, executor]
         return Engine(

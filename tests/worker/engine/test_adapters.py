@@ -27,6 +27,7 @@ from worker.engine import (
 )
 from worker.engine import generate as generate_offline
 from worker.engine.group import SequenceGroup
+from worker.engine.load_options import LoadOptions
 from worker.engine.loading import LoadedRunner, load_runner
 from worker.engine.openvino_runner import OpenVinoRunner
 from worker.engine.plan import Chunk, StepPlan
@@ -55,7 +56,7 @@ class Bench:
     peft: Any
 
     def load(self, mode: AdapterMode, **options: Any) -> LoadedRunner:
-        return load_runner(str(self.judge.path), **self._options(mode) | options)
+        return load_runner(LoadOptions(str(self.judge.path), **self._options(mode) | options))
 
     def engine(self, mode: AdapterMode = AdapterMode.SERVE, **options: Any) -> Engine:
         return Engine.from_pretrained(str(self.judge.path), **self._options(mode) | options)
@@ -198,7 +199,7 @@ def everybody() -> list[Guest]:
 
 
 def send_somebody_back(engine: Engine, step: int) -> None:
-    if step in range(4, 80, 4) and engine._scheduler.running:
+    if step in range(2, 80, 2) and engine._scheduler.running:
         engine._scheduler._preempt(engine._scheduler.running[-1])
 
 

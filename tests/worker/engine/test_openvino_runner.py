@@ -24,6 +24,7 @@ from worker.engine import (
     TokenOutput,
 )
 from worker.engine.group import SequenceGroup
+from worker.engine.load_options import LoadOptions
 from worker.engine.loading import load_runner
 from worker.engine.openvino_runner import OpenVinoRunner
 from worker.engine.plan import Chunk, StepPlan
@@ -136,7 +137,7 @@ def test_logits_are_those_of_our_own_network(shape: str, bias: bool, tmp_path: P
     plan = StepPlan((Chunk(SequenceGroup([sequence]), sequence, 0, sequence.num_tokens),))
     torch_logits, openvino_logits = (
         load_runner(
-            str(tmp_path), executor=executor, config=EngineConfig(num_blocks=3)
+            LoadOptions(str(tmp_path), executor=executor, config=EngineConfig(num_blocks=3))
         ).runner.forward(plan)
         for executor in (Executor.TORCH, Executor.OPENVINO)
     )

@@ -11,6 +11,7 @@ import torch
 from tests.worker.engine.company import Guest, play
 from tests.worker.engine.oracle import END_OF_TEXT_ID, Judge, generate
 from worker.engine import Engine, EngineConfig, Request, RequestFailed, SamplingParams
+from worker.engine.load_options import LoadOptions
 from worker.engine.loading import load_runner
 from worker.engine.plan import StepPlan
 from worker.engine.runner import ModelRunner
@@ -65,7 +66,7 @@ class PoisonedRunner:
     """A model that goes mad over one request: its logits and all it caches become nan."""
 
     def __init__(self, judge: Judge, config: EngineConfig) -> None:
-        loaded = load_runner(str(judge.path), config=config)
+        loaded = load_runner(LoadOptions(str(judge.path), config=config))
         assert isinstance(loaded.runner, ModelRunner)
         self._runner, self.model_config = loaded.runner, loaded.model_config
         [self._cache] = self._runner.kv_caches
