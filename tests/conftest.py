@@ -1,12 +1,18 @@
-"""Settings of the whole suite: property tests are never timed, machines may be slow."""
+"""Settings of the whole suite: property tests are never timed, machines may be slow.
+
+What Hypothesis draws hangs on its seed alone. It would also try constants that it finds in the
+modules loaded so far: then what a derandomized test sees depends on the tests before it.
+"""
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("falconer", deadline=None)
 settings.load_profile("falconer")
+providers._get_local_constants = providers.Constants
 
 PROCESS_TESTS = ("tests/integration/", "tests/chaos/", "tests/serve/")
 
