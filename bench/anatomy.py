@@ -12,7 +12,7 @@ import torch
 
 from bench.dense import DenseLayers
 from bench.engine import replay
-from bench.openvino_operators import read_counters
+from bench.openvino_operators import read_shares
 from bench.stopwatch import Stopwatch, replaced
 from worker.engine import Engine, Output, Request
 from worker.engine.plan import StepPlan
@@ -30,6 +30,7 @@ HEAD = "head (logits)"
 SAMPLING = "sampling"
 DETOKENIZATION = "detokenization"
 OUTPUT = "rest of the step"
+GRAPH = "compiled graph"  # while it runs; in the end its operators have its time
 PHASES = (DENSE, ATTENTION, FORWARD, HEAD, SAMPLING, SCHEDULING, DETOKENIZATION, OUTPUT)
 
 DENSE_LAYERS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
@@ -67,7 +68,8 @@ class Anatomy:
 
     @contextmanager
     def _phases_watched(self) -> Iterator[None]:
-        engine, runner = self._engine, self._engine._runner
+        engine = self._engine
+        runner: Any = engine._runner
         places: list[tuple[Any, str, str]] = [
             (engine, "step", OUTPUT),
             (engine._scheduler, "schedule", SCHEDULING),
@@ -79,6 +81,8 @@ class Anatomy:
         ]
         if isinstance(runner, ModelRunner):
             places += torch_places(runner)
+        else:
+            places.append((runner._request, "infer", GRAPH))
         with ExitStack() as stack:
             for owner, name, phase in places:
                 stack.enter_context(self._watch.watching(owner, name, phase))
@@ -114,10 +118,11 @@ class Anatomy:
     def _book_operators(self) -> None:
         """Tell the parts of a compiled forward pass apart by the runtime's own counters."""
         runner: Any = self._engine._runner
-        of_one_step = read_counters(runner._request)
-        self._watch.move(FORWARD, DENSE, of_one_step.dense_layers * self._num_steps)
-        self._watch.move(FORWARD, ATTENTION, of_one_step.attention * self._num_steps)
-        self._watch.move(FORWARD, HEAD, of_one_step.head * self._num_steps)
+        shares, graph_s = read_shares(runner._request), self._watch.seconds[GRAPH]
+        self._watch.move(GRAPH, DENSE, shares.dense_layers * graph_s)
+        self._watch.move(GRAPH, ATTENTION, shares.attention * graph_s)
+        self._watch.move(GRAPH, HEAD, shares.head * graph_s)
+        self._watch.move(GRAPH, FORWARD, self._watch.seconds[GRAPH])
 
 
 def torch_places(runner: ModelRunner) -> list[tuple[Any, str, str]]:

@@ -1,4 +1,4 @@
-"""What the operators of an OpenVINO graph take, by the runtime's own counters."""
+"""How an OpenVINO graph's time is shared among its operators, by the runtime's own counters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,12 @@ from bench.stopwatch import replaced
 
 
 @dataclass(frozen=True, slots=True)
-class OperatorSeconds:
-    """Of one inference, the mean of all since the graph was compiled: so the runtime counts."""
+class OperatorShares:
+    """Of the time of all operators together, in all inferences since the graph was compiled.
+
+    Shares and not seconds, for the runtime tells means only, which include inferences before the
+    measured ones.
+    """
 
     dense_layers: float
     attention: float
@@ -35,14 +39,17 @@ def counters_switched_on() -> Iterator[None]:
         yield
 
 
-def read_counters(request: Any) -> OperatorSeconds:
+def read_shares(request: Any) -> OperatorShares:
     """From an `openvino.InferRequest`; the head is the last of the matrix products."""
     operators = request.get_profiling_info()
-    products = [_seconds(node) for node in operators if node.node_type == "FullyConnected"]
-    attention = [node for node in operators if node.node_type == "PagedAttentionExtension"]
-    return OperatorSeconds(sum(products[:-1]), sum(map(_seconds, attention)), products[-1])
+    seconds = [node.real_time.total_seconds() for node in operators]
 
+    def seconds_of(node_type: str) -> list[float]:
+        return [
+            s for node, s in zip(operators, seconds, strict=True) if node.node_type == node_type
+        ]
 
-def _seconds(node: Any) -> float:
-    seconds: float = node.real_time.total_seconds()
-    return seconds
+    *dense_layers, head = seconds_of("FullyConnected")
+    attention = seconds_of("PagedAttentionExtension")
+    total = sum(seconds)
+    return OperatorShares(sum(dense_layers) / total, sum(attention) / total, head / total)
