@@ -11,7 +11,7 @@ local MAX_RETRY_AFTER_MS = 600000
 local MARGIN, SPARE_MS = 1.2, 1000
 local LATE_MS, LATE_SHARE = 5000, 0.1 -- so much later than told, at least, a holder may come
 local SOON_MS = 10000 -- newcomers leave room for those who fall due by then
-local MOST_PLACES = 10000 -- about 250 bytes each
+local MOST_PLACES = 10000 -- about 320 bytes each
 local SAME_BODY_PLACES = 8 -- of callers who ask for the same and have no key to tell them apart
 
 local function give_up_places()
