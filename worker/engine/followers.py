@@ -18,7 +18,10 @@ from torch import distributed
 
 from worker.model.tensor_parallel import TensorParallel
 
-STEP_TIMEOUT = timedelta(minutes=5)  # a sum that takes longer has lost a process
+SUM_TIMEOUT = timedelta(minutes=5)  # one that takes longer has lost a process
+# Followers wait for work for as long as nobody asks, and for the slowest to load. That a process is
+# lost they see by its closed connection.
+MESSAGE_TIMEOUT = timedelta(days=10_000)
 HELLO, READY = "hello", "ready"
 
 
@@ -29,6 +32,7 @@ class Meeting:
     port: int
     size: int
     backend: str  # "gloo" or "nccl"
+    sum_timeout: timedelta = SUM_TIMEOUT
 
     def join(self, rank: int) -> distributed.ProcessGroup:
         """Wait for all processes; returns the group for messages, the default one is for sums."""
@@ -37,10 +41,10 @@ class Meeting:
             init_method=f"tcp://127.0.0.1:{self.port}",
             rank=rank,
             world_size=self.size,
-            timeout=STEP_TIMEOUT,
+            timeout=self.sum_timeout,
         )
         group: distributed.ProcessGroup = distributed.new_group(
-            backend="gloo", timeout=STEP_TIMEOUT
+            backend="gloo", timeout=MESSAGE_TIMEOUT
         )
         return group
 

@@ -1,13 +1,16 @@
 """A network in parts, one to a process, says what it says in one piece."""
 
 import multiprocessing
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 from safetensors import safe_open
+from torch import distributed
 
 from tests.worker.engine.oracle import generate, load_judge, silence
 from worker.engine import Engine, EngineBroken, EngineConfig, Executor, Request, SamplingParams
@@ -105,6 +108,28 @@ def test_a_lost_process_breaks_the_engine(tmp_path: Path) -> None:
     with pytest.raises(EngineBroken):
         while engine.has_work:
             engine.step()
+
+
+def add_when_told(parallel: TensorParallel, meeting: Meeting, ready: Callable[[], None]) -> None:
+    control = meeting.join(parallel.rank)
+    ready()
+    told = [None]
+    distributed.broadcast_object_list(told, src=0, group=control)
+    distributed.all_reduce(torch.tensor(told[0]))
+
+
+def test_followers_wait_for_work_for_longer_than_for_a_sum() -> None:
+    meeting = Meeting(free_port(), 2, "gloo", sum_timeout=timedelta(seconds=3))
+    followers = Followers(add_when_told, meeting)
+    followers.expect("hello")
+    control = meeting.join(0)
+    followers.expect(READY)
+    time.sleep(5)  # an idle service
+    distributed.broadcast_object_list([20.0], src=0, group=control)
+    total = torch.tensor(22.0)
+    distributed.all_reduce(total)
+    assert total == 42
+    followers.stop()
 
 
 def fail_to_load(parallel: TensorParallel, meeting: Meeting, ready: Callable[[], None]) -> None:
