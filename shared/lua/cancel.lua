@@ -7,7 +7,8 @@ local status, worker = unpack(redis.call('HMGET', RECORD .. id, 'status', 'worke
 if not conclude_idle(id, 'cancelled', result, events) then
   if status == 'running' then
     local control = CONTROL .. worker
-    redis.call('HSET', RECORD .. id, 'cancel', '1') -- in case the list is lost: renewals see it
+    -- In case the list is lost: renewals see it.
+    redis.call('HSET', RECORD .. id, 'cancel', result, 'cancel_events', events)
     redis.call('RPUSH', control, id)
     redis.call('PEXPIRE', control, JOB_KEPT_MS)
   elseif not status and may_arrive then -- enqueueing finds a record and leaves it at that

@@ -1,4 +1,5 @@
--- Hand jobs back unfinished: they wait again at their old place and the attempt does not count.
+-- Hand jobs back unfinished: they wait again at their old place and the attempt does not count. One
+-- that was cancelled meanwhile ends.
 -- ARGV: worker, then id and fence of each job
 -- Returns how many were handed back.
 local worker = ARGV[1]
@@ -15,6 +16,7 @@ for i = 2, #ARGV, 2 do
     redis.call('HSET', record, 'status', 'queued')
     redis.call('HDEL', record, 'worker', 'started_ms')
     redis.call('DEL', OWNER .. id, RETRY .. id)
+    conclude_cancelled(id)
     released = released + 1
   end
 end

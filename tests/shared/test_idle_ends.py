@@ -115,6 +115,55 @@ async def test_cancelling_an_unknown_job_leaves_nothing(
     assert not await redis.exists(keys.record("unknown"))
 
 
+# -- cancelled while a worker had it ---------------------------------------------------------
+
+
+async def cancel_running(queue: JobQueue, *, lease_ms: int) -> tuple[ChatJob, ClaimedJob]:
+    job = await enqueue(queue)
+    claimed = await claim_one(queue, lease_ms=lease_ms)
+    assert await queue.begin("w1", job.id, fence=claimed.fence, lease_ms=lease_ms)
+    record = await queue.cancel(job.id)
+    assert record is not None and record.status is JobStatus.RUNNING
+    return job, claimed
+
+
+async def test_a_cancelled_job_whose_worker_dies_ends_without_another_worker(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job, claimed = await cancel_running(queue, lease_ms=1000)
+    await asyncio.sleep(1.1)
+    record = await queue.watch(job.id, "api-2")
+    assert record is not None and record.status is JobStatus.CANCELLED
+    assert record.attempts == 1
+    for replica in ("api-1", "api-2"):
+        assert await redis.xlen(keys.replies(replica)) == 1
+    assert not await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
+
+
+async def test_a_cancelled_job_that_its_worker_hands_back_ends(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job, claimed = await cancel_running(queue, lease_ms=60_000)
+    await queue.release("w1", {job.id: claimed.fence})
+    assert await queue.depth() == Depth(waiting=0, running=0)
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.CANCELLED
+    assert record.attempts == 0
+    assert await redis.xlen(keys.replies("api-1")) == 1
+    assert await redis.hget(keys.line, "tokens") == b"0"
+
+
+async def test_a_retry_of_a_job_cancelled_while_it_ran_is_not_cancelled(queue: JobQueue) -> None:
+    job, claimed = await cancel_running(queue, lease_ms=60_000)
+    await queue.release("w1", {job.id: claimed.fence})
+    await queue.retry(job.id, max_queued=100)
+    again = await claim_one(queue, lease_ms=60_000)
+    assert not again.is_cancelled
+    await queue.release("w1", {job.id: again.fence})
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.QUEUED
+
+
 # -- totals ----------------------------------------------------------------------------------
 
 
