@@ -79,7 +79,7 @@ def _source(name: str) -> str:
 
 
 def _constants(keys: Keys) -> str:
-    values: dict[str, str | int] = {
+    values = _limits() | {
         "QUEUE": keys.queue,
         "WAKE": keys.wake,
         "WORKERS": keys.workers,
@@ -103,7 +103,15 @@ def _constants(keys: Keys) -> str:
         "IDEMPOTENCY": keys.idempotency(""),
         "WORKER": keys.worker(""),
         "MODEL_CARD": keys.model_card(""),
-        # Limits and times.
+    }
+    return "".join(
+        f"local {name} = {json.dumps(value, ensure_ascii=False)}\n"
+        for name, value in values.items()
+    )
+
+
+def _limits() -> dict[str, str | int]:
+    return {
         "LEASED": constants.LEASED,
         "JOB_TTL_MS": constants.JOB_TTL_S * 1000,
         "JOB_KEPT_MS": constants.JOB_KEPT_S * 1000,
@@ -117,7 +125,3 @@ def _constants(keys: Keys) -> str:
         "DEAD_LETTERS_MAX": constants.DEAD_LETTERS_MAX,
         "LISTED_MAX": constants.LISTED_MAX,
     }
-    return "".join(
-        f"local {name} = {json.dumps(value, ensure_ascii=False)}\n"
-        for name, value in values.items()
-    )
