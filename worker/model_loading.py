@@ -43,9 +43,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     if settings.adapter_mode == "serve" and settings.adapters_dir is None:
         raise SettingsError("adapter_mode serve needs adapters_dir, the folder of the adapters")
     torch.set_num_threads(1)
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(settings.device)
     try:
         checkpoint = find_checkpoint(settings.model)
         mode = AdapterMode(settings.adapter_mode)
@@ -72,6 +70,13 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             f"cannot serve model {settings.model!r} on {device}: {reason}"
         ) from error
     return LoadedModel(engine, card, tokenizer_json, device)
+
+
+def choose_device(wanted: str) -> str:
+    """What `auto` stands for on this machine; other names as they are."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def find_checkpoint(model: str) -> Path:
