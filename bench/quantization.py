@@ -2,24 +2,32 @@
 
     python -m bench.quantization --model tiny --quantization int8 --quantization int8-weight-only
 
-Compares with the same model, dtype and executor without quantization.
+Compares with the same model, dtype and executor without quantization. A CPU, which has no fp8,
+measures the emulated arithmetic of its layers.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.emulated_float8 import EmulatedFloat8Linear
 from bench.engine import EngineBench
 from bench.foresight import Foresight, foretell
 from bench.report import check_output
 from shared.errors import FalconerError
+from shared.prompt import PromptEncoder
+from worker.engine import Engine, Quantization
+from worker.model.packed_linear import replace_linears
+from worker.model_loading import choose_device
 
 TEXT = Path(__file__).parent.parent / "training" / "heldout.txt"
 WHOLE = "none"
+FLOAT8_DTYPE = "bfloat16"  # the only one in which a worker has fp8
 
 
 def compare_quantizations(
@@ -35,23 +43,37 @@ def compare_quantizations(
 ) -> None:
     check_output(json_out)
     lines = read_lines(text, num_texts)
-    foresights = {
-        name: _foretell(
-            EngineBench(
-                model,
-                dtype=dtype,
-                device=device,
-                executor=executor,
-                quantization=None if name == WHOLE else name,
-                threads=threads,
-            ),
-            lines,
-        )
-        for name in [WHOLE, *quantization]
-    }
+    whole = EngineBench(
+        model,
+        dtype=choose_dtype(dtype, quantization),
+        device=device,
+        executor=executor,
+        threads=threads,
+    )
+    benches = [whole, *(replace(whole, quantization=name) for name in quantization)]
+    foresights = {title(bench): _foretell(bench, lines) for bench in benches}
     Console().print(table(foresights))
     if json_out is not None:
         json_out.write_text(json.dumps(figures(foresights), indent=1) + "\n")
+
+
+def choose_dtype(dtype: str, quantization: list[str]) -> str:
+    """`auto` is what fp8 takes where fp8 is among the kinds. Raises FalconerError for another."""
+    if Quantization.FP8 not in quantization:
+        return dtype
+    if dtype not in ("auto", FLOAT8_DTYPE):
+        raise FalconerError(f"--quantization fp8 needs --dtype {FLOAT8_DTYPE}, not {dtype}")
+    return FLOAT8_DTYPE
+
+
+def is_emulated(bench: EngineBench) -> bool:
+    """Whether this is fp8 on a CPU, where a worker refuses it."""
+    return bench.quantization == Quantization.FP8 and choose_device(bench.device) == "cpu"
+
+
+def title(bench: EngineBench) -> str:
+    name = bench.quantization or WHOLE
+    return f"{name} (emulated)" if is_emulated(bench) else name
 
 
 def read_lines(text: Path, count: int) -> list[str]:
@@ -87,11 +109,19 @@ def table(foresights: dict[str, Foresight]) -> Table:
 
 def _foretell(bench: EngineBench, lines: list[str]) -> Foresight:
     """Each line with the model's end-of-text token, cut where it outgrows context or cache."""
-    engine, encoder = bench.load()
+    engine, encoder = _load_emulated(bench) if is_emulated(bench) else bench.load()
     longest = min(encoder.card.context_length, engine.total_kv_tokens)
     end = encoder.card.eos_token_ids[:1]
     texts = [[*engine.tokenizer.encode(line).ids, *end][:longest] for line in lines]
     return foretell(engine, texts)
+
+
+def _load_emulated(bench: EngineBench) -> tuple[Engine, PromptEncoder]:
+    """The whole engine with other layers where a worker has those of fp8: all but the head."""
+    engine, encoder = replace(bench, quantization=None).load()
+    runner: Any = engine._runner
+    replace_linears(runner._model.transformer, EmulatedFloat8Linear)
+    return engine, encoder
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from bench.quantization import TEXT, compare_quantizations, read_lines
+from bench.quantization import TEXT, choose_dtype, compare_quantizations, read_lines
 from shared.errors import FalconerError
 
 app = typer.Typer()
@@ -30,6 +30,27 @@ def test_the_tiny_model_hardly_changes_and_reads_held_out_text_well(tmp_path: Pa
         assert 0.9 < row["top1_agreement"]
         assert math.isclose(row["perplexity"], whole["perplexity"], rel_tol=0.05)
         assert row["perplexity"] != whole["perplexity"]
+
+
+def test_a_cpu_measures_fp8_emulated_and_in_its_dtype(tmp_path: Path) -> None:
+    report = tmp_path / "out.json"
+    words = ["--quantization", "fp8", "--device", "cpu", "--num-texts", "4", "--json", str(report)]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "fp8 (emulated)" in result.output
+    figures = json.loads(report.read_text())
+    assert list(figures) == ["none", "fp8 (emulated)"]
+    whole, fp8 = figures.values()
+    assert fp8["tokens"] == whole["tokens"] > 100
+    assert 0.9 < fp8["top1_agreement"] < 1
+    assert math.isclose(fp8["perplexity"], whole["perplexity"], rel_tol=0.05)
+
+
+def test_fp8_is_measured_in_no_dtype_that_a_worker_refuses() -> None:
+    assert choose_dtype("auto", ["int8-weight-only", "fp8"]) == "bfloat16"
+    assert choose_dtype("auto", ["int8"]) == "auto"
+    with pytest.raises(FalconerError, match="fp8 needs --dtype bfloat16, not float32"):
+        choose_dtype("float32", ["fp8"])
 
 
 def test_lines_are_read_in_order_and_empty_ones_left_out(tmp_path: Path) -> None:
