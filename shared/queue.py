@@ -14,13 +14,12 @@ from redis.asyncio import Redis
 from shared.arq_format import pack_job, pack_result
 from shared.claims import Claim, Lease, Renewal, Room, decode_claim, first_attempt_alone
 from shared.errors import Conflict
+from shared.idle_ends import pack_cancelled, pack_expired
 from shared.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
-from shared.line import Outlook, decode_outlook, decode_refusal
+from shared.line import Outlook, decode_outlook, decode_refusal, lacks_workers
 from shared.listing import Cursor, JobPage, decode_page
 from shared.protocol import (
     ChatJob,
-    Failed,
-    JobError,
     JobRecord,
     JobStatus,
     Outcome,
@@ -31,10 +30,7 @@ from shared.records import decode_record
 from shared.redis_clock import RedisClock
 from shared.scripts import Script, ScriptArg, Scripts
 
-# 499 is nginx's "client closed request"; no caller waits for it.
-CANCELLED = JobError(message="the job was cancelled", status_code=499)
-EXPIRED = JobError(message="the job's deadline passed before it was done", status_code=504)
-PURGED_AT_ONCE = 100  # jobs; Redis does nothing else meanwhile
+ENDED_AT_ONCE = 100  # jobs; Redis does nothing else meanwhile
 NO_LIMIT = 2**53
 
 
@@ -90,9 +86,7 @@ class JobQueue:
         TimeoutError when Redis had it later than `within_s` from now. Who was refused and comes
         back when told is known by its `fingerprint` and goes before newcomers.
         """
-        reply = await self._in_time(
-            within_s,
-            Script.ENQUEUE,
+        args = (
             job.id,
             encode(job),
             pack_job(),
@@ -107,13 +101,16 @@ class JobQueue:
             fingerprint.key_digest,
             fingerprint.body_digest,
         )
+        due = time.monotonic() + within_s
+        reply = await self._by(due, Script.ENQUEUE, *args)
+        if lacks_workers(reply) and await self._end_overdue():
+            reply = await self._by(due, Script.ENQUEUE, *args)
         if reply[0] not in (b"accepted", b"replayed", b"conflict"):
             raise decode_refusal(reply, max_queued, max_queued_tokens)
         return _decode_enqueued(reply)
 
-    async def _in_time(self, within_s: float, script: Script, *args: ScriptArg) -> list[Any]:
-        """Run a script whose last argument is the latest time for it to arrive."""
-        due = time.monotonic() + within_s
+    async def _by(self, due: float, script: Script, *args: ScriptArg) -> list[Any]:
+        """Run a script whose last argument is by when it must arrive; `due` is monotonic."""
         await self._clock.refresh(self._redis)
         while (left_s := due - time.monotonic()) > 0:
             reply: list[Any] = await self._scripts.run(script, *args, self._clock.in_ms(left_s))
@@ -121,6 +118,16 @@ class JobQueue:
                 return reply
             self._clock.tell(int(reply[1]))  # perhaps it was set
         raise TimeoutError("Redis got the job too late")
+
+    async def _end_overdue(self) -> int:
+        """End jobs whose deadline passed while there was no worker; returns how many.
+
+        Where workers live they end such jobs, in their turn.
+        """
+        overdue = await self._scripts.run(Script.OVERDUE, ENDED_AT_ONCE)
+        for job_id in overdue:
+            await self.record(job_id.decode())  # looking at it ends it
+        return len(overdue)
 
     async def retry(
         self, job_id: str, *, max_queued: int, max_queued_tokens: int = NO_LIMIT
@@ -150,7 +157,7 @@ class JobQueue:
 
         A job that no worker has when its deadline is over expires by this.
         """
-        expired = self._pack_end(job_id, JobStatus.EXPIRED, EXPIRED)
+        expired = pack_expired(job_id, self._keys.queue)
         reply = await self._scripts.run(Script.WATCH, job_id, replica_id, *expired)
         return decode_record(job_id, reply)
 
@@ -166,7 +173,7 @@ class JobQueue:
         await self._cancel(job_id, may_arrive=True)
 
     async def _cancel(self, job_id: str, *, may_arrive: bool) -> JobRecord | None:
-        cancelled = self._pack_end(job_id, JobStatus.CANCELLED, CANCELLED)
+        cancelled = pack_cancelled(job_id, self._keys.queue)
         reply = await self._scripts.run(Script.CANCEL, job_id, *cancelled, int(may_arrive))
         return decode_record(job_id, reply)
 
@@ -175,22 +182,14 @@ class JobQueue:
         until_ms, ends = b"", list[str | bytes]()
         while True:
             cancelled, until_ms, waiting = await self._scripts.run(
-                Script.PURGE, PURGED_AT_ONCE, until_ms, *ends
+                Script.PURGE, ENDED_AT_ONCE, until_ms, *ends
             )
             yield cancelled
             if not waiting:
                 return
             ids = [id_.decode() for id_ in waiting]
-            packed = [(id_, *self._pack_end(id_, JobStatus.CANCELLED, CANCELLED)) for id_ in ids]
+            packed = [(id_, *pack_cancelled(id_, self._keys.queue)) for id_ in ids]
             ends = [part for end in packed for part in end]
-
-    def _pack_end(self, job_id: str, status: JobStatus, error: JobError) -> tuple[bytes, bytes]:
-        """Result and events of a job that no worker ends."""
-        outcome = Failed(job_id=job_id, attempt=0, status=status, error=error)
-        now_ms = time.time_ns() // 1_000_000
-        queue = self._keys.queue
-        result = pack_result(outcome, queue=queue, created_ms=now_ms, started_ms=now_ms)
-        return result, encode_events([outcome])
 
     async def page(
         self, statuses: Iterable[JobStatus], *, limit: int, after: Cursor | None = None

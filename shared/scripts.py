@@ -29,6 +29,7 @@ class Script(StrEnum):
     CANCEL = "cancel"
     WATCH = "watch"
     DEPTH = "depth"
+    OVERDUE = "overdue"
     LIST = "list"
     RETRY = "retry"
     PURGE = "purge"

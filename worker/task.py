@@ -10,6 +10,7 @@ from contextlib import suppress
 from pydantic import ValidationError
 
 from shared.errors import ClientError, InvalidParameter, status_code
+from shared.idle_ends import CANCELLED, EXPIRED
 from shared.parameters import GenerateKwargs
 from shared.prompt import Prepared, PromptEncoder
 from shared.protocol import (
@@ -20,7 +21,6 @@ from shared.protocol import (
     JobStatus,
     Outcome,
 )
-from shared.queue import CANCELLED, EXPIRED
 from worker.engine import Request
 from worker.generation import Generation
 from worker.held_job import HeldJob
