@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from bench.dense import DenseLayers
-from bench.engine import replay
 from bench.openvino_operators import read_shares
+from bench.replay import replay
 from bench.stopwatch import Stopwatch, replaced
 from worker.engine import Engine, Output, Request
 from worker.engine.plan import StepPlan

@@ -20,8 +20,9 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from bench.engine import EngineBench, replay, to_request
+from bench.engine import EngineBench, to_request
 from bench.local_service import LocalService, local_service
+from bench.replay import replay
 from bench.report import percentiles
 from bench.service import ServiceBench
 from bench.workload import WorkItem

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.engine import replay
 from bench.gpu.card import synchronize
 from bench.gpu.scale import Scale, serving_dtype
 from bench.mixes import FIRST_WORD_ID, GREEDY, drawn_lengths
 from bench.peers.exchange import PeerRequest
 from bench.peers.transformers import generate_in_batches
+from bench.replay import replay
 from bench.workload import WorkItem
 from worker.engine import Engine, EngineConfig, Executor, Request, SamplingParams
 from worker.model.config import DTYPES
