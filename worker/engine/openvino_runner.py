@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from worker.engine.packing import PackedStep
 from worker.engine.plan import StepPlan
-from worker.engine.runner import WARM_UP_ROWS
+from worker.engine.warm_up import warm_up_steps
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
 from worker.model.openvino_falcon import BLOCK_SIZE, build_graph
@@ -82,8 +82,9 @@ class OpenVinoRunner:
         The runtime lays out weights when it first meets a number of rows of either kind: for a
         model of 500 MB that takes 200 ms, which no caller should wait for.
         """
-        for num_rows in WARM_UP_ROWS:
-            self._compute(PackedStep.of_first_tokens(num_rows))
+        cpu = torch.device("cpu")
+        for step in warm_up_steps(cpu, num_blocks=self.num_blocks, block_size=BLOCK_SIZE):
+            self._compute(step)
 
     def _copy_blocks(self, block_copies: Sequence[tuple[int, int]]) -> None:
         for source, destination in block_copies:

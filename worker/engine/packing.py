@@ -67,6 +67,21 @@ class PackedStep:
             adapters=[None] * num_seqs,
         )
 
+    @classmethod
+    def of_first_chunk(cls, num_tokens: int, block_size: int) -> "PackedStep":
+        """A step that computes the first tokens, all number 0, of one sequence in blocks from 0."""
+        num_blocks = -(-num_tokens // block_size)
+        return cls(
+            token_ids=np.zeros(num_tokens, dtype=np.int64),
+            positions=np.arange(num_tokens, dtype=np.int64),
+            sampled=np.array([num_tokens - 1], dtype=np.int64),
+            past_lens=np.zeros(1, dtype=np.int32),
+            cu_seqlens_q=np.array([0, num_tokens], dtype=np.int32),
+            block_indices=np.arange(num_blocks, dtype=np.int32),
+            block_begins=np.array([0, num_blocks], dtype=np.int32),
+            adapters=[None],
+        )
+
     @property
     def context_lens(self) -> Int32s:
         """Tokens of each sequence in the cache after this step, int32 [num_seqs]."""

@@ -10,7 +10,7 @@ from torch import distributed
 
 from worker.engine.packing import PackedStep
 from worker.engine.plan import BlockCopy, StepPlan
-from worker.engine.runner import WARM_UP_ROWS, ModelRunner
+from worker.engine.runner import ModelRunner
 
 LEADER = 0
 
@@ -39,8 +39,8 @@ class LeadingRunner:
 
     def warm_up(self) -> None:
         """As `ModelRunner.warm_up`, in all processes."""
-        for num_rows in WARM_UP_ROWS:
-            self._compute(_Work(PackedStep.of_first_tokens(num_rows), []))
+        for step in self.runner.warm_up_steps():
+            self._compute(_Work(step, []))
 
     def _compute(self, work: _Work) -> torch.Tensor:
         distributed.broadcast_object_list([work], src=LEADER, group=self._control)

@@ -11,11 +11,10 @@ import torch
 
 from worker.engine.packing import Int64s, PackedStep
 from worker.engine.plan import BlockCopy, StepPlan
+from worker.engine.warm_up import warm_up_steps
 from worker.model.falcon import FalconForCausalLM
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.lora import AdapterRows, ServedAdapter
-
-WARM_UP_ROWS = (1, 2)  # libraries compute one row and several in different ways
 
 
 class Runner(Protocol):
@@ -77,9 +76,11 @@ class ModelRunner:
 
     def warm_up(self) -> None:
         """Compute what nobody asked for, so that no caller waits while kernels are loaded."""
-        for num_rows in WARM_UP_ROWS:
-            step = PackedStep.of_first_tokens(num_rows)
+        for step in self.warm_up_steps():
             self.compute_logits(self.run_layers(step, []), step)
+
+    def warm_up_steps(self) -> list[PackedStep]:
+        return warm_up_steps(self._device, num_blocks=self.num_blocks, block_size=self.block_size)
 
     @torch.inference_mode()
     def run_layers(self, step: PackedStep, block_copies: list[BlockCopy]) -> torch.Tensor:

@@ -61,3 +61,11 @@ def test_first_tokens_of_nobody_use_one_block() -> None:
     assert step.context_lens.tolist() == [1, 1, 1]
     assert step.owners().tolist() == step.sampled.tolist() == [0, 1, 2]
     assert step.block_tables().tolist() == [[0], [0], [0]]
+
+
+def test_a_first_chunk_of_nobody_uses_as_many_blocks_as_it_fills() -> None:
+    step = PackedStep.of_first_chunk(10, BLOCK_SIZE)
+    assert step.positions.tolist() == list(range(10))
+    assert step.context_lens.tolist() == [10]
+    assert step.sampled.tolist() == [9]
+    assert step.block_tables().tolist() == [[0, 1, 2]]
