@@ -20,6 +20,7 @@ from worker.model.weights import load_model
 
 VOCAB_SIZE = 4096  # of the checked checkpoints: the head is checked as well by fewer words
 PROMPT_LENGTHS = (1, 7, 33, 100)
+STYLES = ("7b", "40b", "rw")
 # Half precision rounds at every step. Another order of summation may double what one pass loses.
 TOLERATED = 2.0
 
@@ -32,12 +33,14 @@ class Check:
 
 
 def run_checks(scale: Scale, device: torch.device) -> list[Check]:
+    """Each on a checkpoint of its own, which is gone before the next one is written."""
     checks = []
-    with tempfile.TemporaryDirectory() as folder:
-        for like in ("7b", "40b", "rw"):
-            checks.append(check_logits(Path(folder) / f"{like}-wide", like, scale, device))
-        for like in ("7b", "40b", "rw"):
-            checks.append(check_greedy(Path(folder) / like, like, device))
+    for like in STYLES:
+        with tempfile.TemporaryDirectory() as folder:
+            checks.append(check_logits(Path(folder), like, scale, device))
+    for like in STYLES:
+        with tempfile.TemporaryDirectory() as folder:
+            checks.append(check_greedy(Path(folder), like, device))
     return checks
 
 
