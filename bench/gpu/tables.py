@@ -13,7 +13,8 @@ from worker.engine.load_report import LoadReport
 
 def card_table(card: Card) -> Table:
     table = Table("device", card.name, box=None)
-    table.add_row("memory bandwidth", f"{card.bytes_per_s / 1e9:,.1f} GB/s")
+    table.add_row("memory, copied", f"{card.copied_bytes_per_s / 1e9:,.1f} GB/s")
+    table.add_row("memory, only read", f"{card.read_bytes_per_s / 1e9:,.1f} GB/s")
     table.add_row("matrix products", f"{card.flop_per_s / 1e12:,.2f} TFLOP/s")
     return table
 

@@ -7,7 +7,7 @@ from bench.gpu.card import Card
 from bench.gpu.floor import decode_cost, prefill_cost
 from bench.gpu.scale import PUBLISHED
 
-CARD = Card("a card", bytes_per_s=4e12, flop_per_s=800e12)
+CARD = Card("a card", copied_bytes_per_s=3e12, read_bytes_per_s=4e12, flop_per_s=800e12)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_untied_embeddings_are_not_read_as_a_whole() -> None:
 def test_few_rows_wait_for_memory_and_a_long_prompt_for_arithmetic() -> None:
     config = PUBLISHED.model_config("7b")
     one_row = decode_cost(config, torch.bfloat16, num_rows=1, context=512)
-    assert one_row.floor_s(CARD) == one_row.num_bytes / CARD.bytes_per_s
+    assert one_row.floor_s(CARD) == one_row.num_bytes / CARD.read_bytes_per_s
     prompt = prefill_cost(config, torch.bfloat16, num_tokens=2048)
     assert prompt.floor_s(CARD) == prompt.num_flop / CARD.flop_per_s
 
