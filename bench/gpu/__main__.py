@@ -18,24 +18,21 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from bench.gpu.card import Card, measure_card
+from bench.gpu.checkpoint import ensure_checkpoint
 from bench.gpu.checks import run_checks
+from bench.gpu.cold_start import measure_cached_start, measure_cold_start
+from bench.gpu.profiling import profile_decoding
 from bench.gpu.scale import PUBLISHED, SMALL, Scale
 from bench.gpu.steps import measure_steps
 from bench.gpu.tables import (
     card_table,
     checks_table,
-    load_table,
+    cold_start_table,
     profile_table,
     steps_table,
     throughput_table,
 )
-from bench.gpu.throughput import (
-    ensure_checkpoint,
-    load_engine,
-    measure_generate,
-    measure_throughput,
-    profile_decoding,
-)
+from bench.gpu.throughput import measure_generate, measure_throughput
 from bench.report import check_output
 from shared.errors import FalconerError
 from worker.engine.loading import parse_device
@@ -76,8 +73,11 @@ class Measurement:
 
     def _run_engine(self, folder: Path) -> None:
         checkpoint = ensure_checkpoint(folder, self._scale)
-        engine = load_engine(checkpoint, self._device)
-        self._tell(load_table(engine.load_report), load=engine.load_report.to_log())
+        cold = measure_cold_start(checkpoint, self._device)
+        self._let_go()
+        cached, engine = measure_cached_start(checkpoint, self._device)
+        starts = {start.state: start.to_json() for start in (cold, cached)}
+        self._tell(cold_start_table(cold, cached), starts=starts)
         profile = profile_decoding(engine, self._scale, self._device)
         idle = {"idle_share": profile.idle_share}
         self._tell(profile_table(profile), profile=asdict(profile) | idle)

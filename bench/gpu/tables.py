@@ -6,9 +6,9 @@ from rich.table import Table
 
 from bench.gpu.card import Card
 from bench.gpu.checks import Check
+from bench.gpu.cold_start import ColdStart
+from bench.gpu.profiling import Profile
 from bench.gpu.steps import StepTime
-from bench.gpu.throughput import Profile
-from worker.engine.load_report import LoadReport
 
 
 def card_table(card: Card) -> Table:
@@ -44,10 +44,18 @@ def steps_table(like: str, times: Iterable[StepTime]) -> Table:
     return table
 
 
-def load_table(report: LoadReport) -> Table:
-    table = Table("loading", "", box=None)
-    for name, value in report.to_log().items():
-        table.add_row(name, f"{value:,}")
+def cold_start_table(*starts: ColdStart) -> Table:
+    """One column to each state of the page cache; the phases of the load come last."""
+    table = Table("from disk to a first token", *(start.state for start in starts), box=None)
+    alone = (f"{start.num_bytes / start.read_s / 1e9:.2f}" for start in starts)
+    table.add_row("reading the files alone, GB/s", *alone)
+    whole = (f"{start.num_bytes / start.first_token_s / 1e9:.2f}" for start in starts)
+    table.add_row("until the first token, GB/s", *whole)
+    table.add_row("of reading alone", *(f"{start.of_read_rate:.0%}" for start in starts))
+    table.add_row("until the first token, s", *(f"{start.first_token_s:.2f}" for start in starts))
+    reports = [start.report.to_log() for start in starts]
+    for name in reports[0]:
+        table.add_row(name, *(f"{report[name]:,}" for report in reports))
     return table
 
 

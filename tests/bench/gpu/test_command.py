@@ -34,8 +34,11 @@ def test_the_command_checks_and_measures_all_there_is(tmp_path: Path) -> None:
     assert figures["throughput"]["falconer"] > 0 < figures["throughput"]["generate"]
     assert figures["profile"]["kernels"][0]["seconds"] > 0
     assert figures["profile"]["idle_share"] is None, "a CPU waits for nobody"
-    assert figures["load"]["read_gb_per_s"] > 0
-    for heading in ("only read", "passed", "7b: step", "40b: step", "kernel", "loading"):
+    for start in (figures["starts"]["cold"], figures["starts"]["cached"]):
+        assert 0 < start["read_s"] < start["first_token_s"]
+        assert start["report"]["weights_s"] < start["first_token_s"]
+        assert start["num_bytes"] > start["report"]["read_gb"] * 1e9, "headers are read, too"
+    for heading in ("only read", "passed", "7b: step", "40b: step", "kernel", "first token"):
         assert heading in result.stdout
 
 

@@ -1,0 +1,93 @@
+"""Which kernels a decoding step runs, and how much of its time the device had nothing to do."""
+
+import time
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from bench.gpu.card import synchronize
+from bench.gpu.scale import Scale
+from bench.mixes import FIRST_WORD_ID
+from worker.engine import Engine, Request, SamplingParams
+
+NUM_STEPS = 10  # timed, and as many profiled
+NUM_KERNELS = 15  # in the table
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel, or on a CPU one operator, over all profiled steps."""
+
+    name: str
+    calls: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """`wall_s` of steps that nobody traced; `busy_s` of the device in as many others.
+
+    `busy_s` is None on a CPU, where nobody waits for the device.
+    """
+
+    wall_s: float
+    busy_s: float | None
+    kernels: list[Kernel]
+
+    @property
+    def idle_share(self) -> float | None:
+        return None if self.busy_s is None else 1 - self.busy_s / self.wall_s
+
+
+def profile_decoding(engine: Engine, scale: Scale, device: torch.device) -> Profile:
+    """Steps in which all rows decode, sampling and text included.
+
+    Tracing takes the host's time, not the kernels': the wall's is that of other steps.
+    """
+    _start_decoding(engine, scale)
+    wall_s = _time_steps(engine, device)
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as traced:
+        _time_steps(engine, device)
+    for number in range(scale.profiled_rows):
+        engine.abort(str(number))
+    return _read(traced, wall_s, on_gpu=on_gpu)
+
+
+def _start_decoding(engine: Engine, scale: Scale) -> None:
+    """Prompts that differ from their first token on: none is to share another's keys."""
+    num_rows = scale.profiled_rows
+    params = SamplingParams(max_new_tokens=scale.context)
+    for number in range(num_rows):
+        first = FIRST_WORD_ID + number
+        prompt_ids = list(range(first, first + scale.context))
+        engine.add(Request(request_id=str(number), prompt_token_ids=prompt_ids, params=params))
+    while not engine.last_step.num_rows == engine.last_step.num_tokens == num_rows:
+        engine.step()
+
+
+def _time_steps(engine: Engine, device: torch.device) -> float:
+    synchronize(device)
+    started = time.perf_counter()
+    for _ in range(NUM_STEPS):
+        engine.step()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def _read(traced: profile, wall_s: float, *, on_gpu: bool) -> Profile:
+    """Each kernel's own time; on a GPU what the host did does not count."""
+    where = "CUDA" if on_gpu else "CPU"
+    events: Any = traced.key_averages()  # without types
+    own_us = attrgetter("self_device_time_total" if on_gpu else "self_cpu_time_total")
+    kernels = [
+        Kernel(event.key, event.count, own_us(event) / 1e6)
+        for event in events
+        if event.device_type.name == where
+    ]
+    kernels.sort(key=lambda kernel: kernel.seconds, reverse=True)
+    busy_s = sum(kernel.seconds for kernel in kernels) if on_gpu else None
+    return Profile(wall_s, busy_s, kernels[:NUM_KERNELS])
