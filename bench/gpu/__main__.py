@@ -4,15 +4,15 @@ Random weights in the published shapes. No GPU had been at hand when it was writ
 on one is the first measurement there is. `--device cpu --small` runs all of it anywhere.
 """
 
+import argparse
 import gc
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
@@ -102,34 +102,44 @@ class Measurement:
         torch.cuda.empty_cache()
 
 
-def measure(
-    json_out: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures to this file.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cuda, cuda:N or cpu.")] = "cuda",
-    small: Annotated[bool, typer.Option(help="Small shapes, to try the command itself.")] = False,
-    folder: Annotated[
-        Path, typer.Option(help="For a random falcon-7b: 14 GB of its published size.")
-    ] = Path(".falconer/gpu"),
-) -> None:
-    """Check and measure the engine on a device; exits with 1 when a check fails."""
-    check_output(json_out)
+def measure(options: argparse.Namespace) -> bool:
+    """Check and measure the engine on a device; whether every check passed."""
+    check_output(options.json)
     try:
-        target = parse_device(device)
+        device = parse_device(options.device)
     except ValueError as error:
         raise FalconerError(f"--{error}") from error
     progress_bars: Any = transformers_logging  # its functions have no types
     progress_bars.disable_progress_bar()
-    passed = Measurement(target, SMALL if small else PUBLISHED, json_out).run(folder)
-    raise typer.Exit(0 if passed else 1)
+    scale = SMALL if options.small else PUBLISHED
+    return Measurement(device, scale, options.json).run(options.folder)
+
+
+def parse_options() -> argparse.Namespace:
+    """Not by typer: its newer versions need pydantic, which is the service's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu",
+        description="Check and measure the engine on a device; exits with 1 when a check fails.",
+    )
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
+    parser.add_argument("--small", action="store_true", help="small shapes, to try the command")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(".falconer/gpu"),
+        help="for a random falcon-7b: 14 GB of its published size",
+    )
+    return parser.parse_args()
 
 
 def main() -> None:
     try:
-        typer.run(measure)
+        passed = measure(parse_options())
     except FalconerError as error:
         print(f"bench.gpu: {error.message}", file=sys.stderr)
         sys.exit(2)
+    sys.exit(0 if passed else 1)
 
 
 if __name__ == "__main__":
