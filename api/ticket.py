@@ -122,11 +122,6 @@ class Ticket:
         async with within_reach():
             return await self._log.read(self.job_id, start)
 
-    async def log_length(self) -> int:
-        """Raises ServiceUnavailable."""
-        async with within_reach():
-            return await self._log.length(self.job_id)
-
 
 def as_outcome(record: JobRecord | None) -> Outcome | None:
     """The terminal event that a finished job's record amounts to."""

@@ -53,6 +53,3 @@ class TokenLog:
         page = self._redis.lrange(self._keys.token_log(job_id), start, start + PAGE - 1)
         # redis-py types it as maybe not awaitable
         return [decode_delta(packed) for packed in await cast(Awaitable[list[bytes]], page)]
-
-    async def length(self, job_id: str) -> int:
-        return await cast(Awaitable[int], self._redis.llen(self._keys.token_log(job_id)))

@@ -1,6 +1,5 @@
 """`GET /jobs/{id}/events`: a job as it is written, from any place, on every replica."""
 
-from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
@@ -9,9 +8,7 @@ from fastapi.responses import Response
 from api.openapi import EVENTS, LOOKUP_ERRORS
 from api.services import services_of
 from api.sse import EventStreamResponse
-from api.transcript import Transcript
-
-MAX_EVENT_ID = 2**53 - 1  # what every JSON reader can hold
+from api.transcript import MAX_INDEX, start_after
 
 router = APIRouter()
 
@@ -20,7 +17,7 @@ LastEventId = Annotated[
     Header(
         alias="Last-Event-ID",
         ge=0,
-        le=MAX_EVENT_ID,
+        le=MAX_INDEX,
         description="The `id` of the last event that arrived: go on after it.",
     ),
 ]
@@ -32,7 +29,7 @@ LastEventId = Annotated[
     response_class=Response,
     responses={
         200: EVENTS,
-        204: {"description": "The event named by `Last-Event-ID` was the job's last."},
+        204: {"description": "`Last-Event-ID` names the job's end, and it was not retried since."},
         **LOOKUP_ERRORS,
     },
 )
@@ -42,12 +39,11 @@ async def follow(request: Request, job_id: str, last_event_id: LastEventId = Non
     A caller that goes away leaves the job as it is.
     """
     services = services_of(request)
-    start = 0 if last_event_id is None else last_event_id + 1
-    with ExitStack() as stack:
-        ticket = stack.enter_context(await services.client.follow(job_id))
-        if await Transcript(ticket, start).is_over():
-            return Response(status_code=204)
-        stack.pop_all()  # from here on the ticket is the stream's
+    ticket = await services.client.follow(job_id)
+    start = start_after(last_event_id, ticket.record)
+    if start is None:
+        ticket.close()
+        return Response(status_code=204)
     return EventStreamResponse(
         services.client, ticket, services.stopping, is_kept=True, start=start
     )

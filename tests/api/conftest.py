@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.api.api_process import ApiProcess
+from tests.api.followed import Writer, claimed, submit
 from tests.fakes_api import FakeService, fake_service
 from tests.redis_server import RedisServer
 
@@ -19,6 +20,13 @@ async def workerless() -> AsyncIterator[FakeService]:
     """An api that no worker has registered with yet."""
     async with fake_service(with_worker=False) as running:
         yield running
+
+
+@pytest.fixture
+async def writer(workerless: FakeService) -> Writer:
+    """Of a job that was submitted and claimed."""
+    await submit(workerless)
+    return await claimed(workerless)
 
 
 @pytest.fixture

@@ -1,102 +1,21 @@
 """`GET /jobs/{id}/events`: from any place, on any replica, however events get lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from prometheus_client import Histogram
 from redis.exceptions import ConnectionError
 
-from shared.claims import ClaimedJob
-from shared.protocol import Delta, Failed, JobError, JobStatus, encode
-from shared.token_log import PAGE, Addition, TokenLog
+from shared.protocol import Delta
+from shared.token_log import PAGE, TokenLog
+from tests.api.followed import LAST, Writer, deaf, ended, events, submit, texts
 from tests.api.test_chat import events_of
-from tests.fakes_api import LEASE_MS, ROOM, FakeService, fake_service, finished
-
-LAST = "Last-Event-ID"
+from tests.fakes_api import FakeService, fake_service
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.transcript.QUIET_S", 0.05)
-
-
-async def submit(service: FakeService, path: str = "/jobs", **fields: Any) -> str:
-    response = await service.http.post(path, json={"prompt": "hello big world"} | fields)
-    assert response.is_success
-    return str(response.json()["id"])
-
-
-async def ended(service: FakeService, **fields: Any) -> str:
-    job_id = await submit(service, **fields)
-    await service.http.get(f"/jobs/{job_id}", params={"wait": 30})
-    return job_id
-
-
-async def events(
-    service: FakeService, job_id: str, headers: dict[str, str] | None = None
-) -> list[dict[str, Any]]:
-    async with asyncio.timeout(30):
-        response = await service.http.get(f"/jobs/{job_id}/events", headers=headers)
-    assert response.status_code == 200
-    assert response.headers["content-type"].startswith("text/event-stream")
-    return events_of(response.text)
-
-
-class Writer:
-    """Runs one job by hand: says what it logs, and when it ends."""
-
-    def __init__(self, service: FakeService, lease: ClaimedJob) -> None:
-        self.job = lease.job
-        self._lease = lease
-        self._log = TokenLog(service.redis, service.keys)
-        self._queue = service.worker._queue
-        self._words: list[str] = []
-
-    async def say(self, *words: str) -> None:
-        packed = [encode(Delta(text=word, token_ids=[1])) for word in words]
-        index = len(self._words)
-        self._words += words
-        addition = Addition(self.job.id, self._lease.fence, index, packed)
-        assert await self._log.append("w1", [addition]) == [len(self._words)]
-
-    async def resend_from(self, index: int) -> None:
-        words, self._words = self._words, self._words[:index]
-        await self.say(*words[index:])
-
-    async def finish(self) -> None:
-        outcome = finished(self.job, self._words)
-        assert await self._queue.finish(self._lease, outcome, fence=self._lease.fence)
-
-    async def fail(self) -> None:
-        error = JobError(message="no room")
-        outcome = Failed(job_id=self.job.id, attempt=1, status=JobStatus.FAILED, error=error)
-        assert await self._queue.finish(self._lease, outcome, fence=self._lease.fence)
-
-
-@pytest.fixture
-async def writer(workerless: FakeService) -> AsyncIterator[Writer]:
-    """Of a job that was submitted and claimed."""
-    await submit(workerless)
-    claim = await workerless.worker._queue.claim("w1", ROOM, lease_ms=LEASE_MS)
-    yield Writer(workerless, claim.jobs[0])
-
-
-@asynccontextmanager
-async def deaf(service: FakeService) -> AsyncIterator[None]:
-    """The api misses what enters its stream of replies meanwhile."""
-    backend = service.services.backend
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend.replies, "_deliver", lambda name, data: None)
-        yield
-        stream = await service.redis.xinfo_stream(service.keys.replies(backend.replica_id))
-        await service.until(lambda: backend.replies._last_id == stream["last-generated-id"])
-
-
-def texts(told: list[dict[str, Any]]) -> list[str]:
-    return [event["delta"] for event in told if "delta" in event]
 
 
 async def test_a_job_that_has_ended_is_told_from_its_first_token(service: FakeService) -> None:
@@ -120,27 +39,6 @@ async def test_a_job_is_told_after_the_last_event_that_arrived(service: FakeServ
     job_id = await ended(service)
     assert [e["index"] for e in await events(service, job_id, {LAST: "0"})] == [1, 2, 3]
     assert [e["index"] for e in await events(service, job_id, {LAST: "2"})] == [3]
-
-
-@pytest.mark.parametrize("last", ["3", "4", str(2**53 - 1)])
-async def test_nothing_follows_the_end(service: FakeService, last: str) -> None:
-    """204 tells an EventSource to come back no more."""
-    job_id = await ended(service)
-    response = await service.http.get(f"/jobs/{job_id}/events", headers={LAST: last})
-    assert (response.status_code, response.text) == (204, "")
-
-
-async def test_nothing_follows_the_end_of_a_failed_job(
-    workerless: FakeService, writer: Writer
-) -> None:
-    await writer.say("a", "b")
-    await writer.fail()
-    *deltas, last = await events(workerless, writer.job.id)
-    assert texts(deltas) == ["a", "b"]
-    assert (last["index"], last["status"], last["error"]["message"]) == (2, "failed", "no room")
-    path = f"/jobs/{writer.job.id}/events"
-    assert (await workerless.http.get(path, headers={LAST: "1"})).status_code == 200
-    assert (await workerless.http.get(path, headers={LAST: "2"})).status_code == 204
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "", str(2**53)])

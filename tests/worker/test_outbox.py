@@ -152,7 +152,7 @@ async def test_tokens_wait_while_redis_is_away(
 
 
 async def test_many_tokens_go_in_portions(
-    outbox: Outbox, token_log: HaltingLog, queue: JobQueue
+    outbox: Outbox, token_log: HaltingLog, queue: JobQueue, redis: FakeAsyncRedis
 ) -> None:
     held = await hold(queue)
     count = MAX_AT_ONCE + 1
@@ -162,7 +162,7 @@ async def test_many_tokens_go_in_portions(
             outbox.put(job_log, delta(index))
         await within_reason(outbox.written(job_log))
     assert [len(call[0].deltas) for call in token_log.calls] == [MAX_AT_ONCE, 1]
-    assert await token_log.length(held.job.id) == count
+    assert await redis.llen(KEYS.token_log(held.job.id)) == count
 
 
 async def test_the_end_that_redis_lost_is_written_again(
@@ -181,7 +181,7 @@ async def test_the_end_that_redis_lost_is_written_again(
 
 
 async def test_another_worker_goes_on_from_what_was_written(
-    outbox: Outbox, token_log: HaltingLog, queue: JobQueue
+    outbox: Outbox, token_log: HaltingLog, queue: JobQueue, redis: FakeAsyncRedis
 ) -> None:
     count = PAGE + 1
     token_log.let_all_through()
@@ -196,7 +196,7 @@ async def test_another_worker_goes_on_from_what_was_written(
         assert [d.token_ids[0] for d in job_log.earlier] == list(range(count))
         outbox.put(job_log, delta(count))
         await within_reason(outbox.written(job_log))
-    assert await token_log.length(second.job.id) == count + 1
+    assert await redis.llen(KEYS.token_log(second.job.id)) == count + 1
 
 
 async def test_a_worker_that_lost_its_job_writes_nothing_and_waits_to_be_told(

@@ -1,0 +1,92 @@
+"""Jobs written by hand, and what those who follow them are told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from shared.claims import ClaimedJob
+from shared.protocol import Delta, Failed, JobError, JobStatus, encode
+from shared.token_log import Addition, TokenLog
+from tests.api.test_chat import events_of
+from tests.fakes_api import LEASE_MS, ROOM, FakeService, finished
+
+LAST = "Last-Event-ID"
+
+
+async def submit(service: FakeService, path: str = "/jobs", **fields: Any) -> str:
+    response = await service.http.post(path, json={"prompt": "hello big world"} | fields)
+    assert response.is_success
+    return str(response.json()["id"])
+
+
+async def ended(service: FakeService, **fields: Any) -> str:
+    job_id = await submit(service, **fields)
+    await service.http.get(f"/jobs/{job_id}", params={"wait": 30})
+    return job_id
+
+
+async def events(
+    service: FakeService, job_id: str, headers: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    async with asyncio.timeout(30):
+        response = await service.http.get(f"/jobs/{job_id}/events", headers=headers)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return events_of(response.text)
+
+
+class Writer:
+    """Runs one job by hand: says what it logs, and when it ends."""
+
+    def __init__(self, service: FakeService, lease: ClaimedJob) -> None:
+        self.job = lease.job
+        self._lease = lease
+        self._log = TokenLog(service.redis, service.keys)
+        self._queue = service.worker._queue
+        self._words: list[str] = []
+
+    async def say(self, *words: str) -> None:
+        packed = [encode(Delta(text=word, token_ids=[1])) for word in words]
+        index = len(self._words)
+        self._words += words
+        addition = Addition(self.job.id, self._lease.fence, index, packed)
+        assert await self._log.append("w1", [addition]) == [len(self._words)]
+
+    async def resend_from(self, index: int) -> None:
+        words, self._words = self._words, self._words[:index]
+        await self.say(*words[index:])
+
+    async def finish(self) -> None:
+        outcome = finished(self.job, self._words)
+        assert await self._queue.finish(self._lease, outcome, fence=self._lease.fence)
+
+    async def fail(self) -> None:
+        error = JobError(message="no room")
+        outcome = Failed(job_id=self.job.id, attempt=1, status=JobStatus.FAILED, error=error)
+        assert await self._queue.finish(self._lease, outcome, fence=self._lease.fence)
+
+
+async def claimed(service: FakeService) -> Writer:
+    """Of the one job that waits."""
+    claim = await service.worker._queue.claim("w1", ROOM, lease_ms=LEASE_MS)
+    return Writer(service, claim.jobs[0])
+
+
+@asynccontextmanager
+async def deaf(
+    service: FakeService, instead: Callable[[bytes, bytes], None] = lambda name, data: None
+) -> AsyncIterator[None]:
+    """The api misses what enters its stream of replies meanwhile."""
+    backend = service.services.backend
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend.replies, "_deliver", instead)
+        yield
+        stream = await service.redis.xinfo_stream(service.keys.replies(backend.replica_id))
+        await service.until(lambda: backend.replies._last_id == stream["last-generated-id"])
+
+
+def texts(told: list[dict[str, Any]]) -> list[str]:
+    return [event["delta"] for event in told if "delta" in event]
