@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from api.backend import Backend, within_reach
 from api.metrics import Metrics
@@ -70,11 +70,16 @@ class Ticket:
             return self._noted(known)
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
-            try:
-                return self._noted(await self._subscription.get(min(left_s, self._quiet_s())))
-            except TimeoutError:
-                if (known := await self._outcome_of_record()) is not None:
-                    return self._noted(known)
+            event = await self._heard(min(left_s, self._quiet_s()))
+            if event is None or isinstance(event, Failed):
+                event = await self._outcome_of_record(if_gone=event or gone(self.job_id))
+            if event is not None:
+                return self._noted(event)
+        return None
+
+    async def _heard(self, timeout_s: float) -> Event | None:
+        with suppress(TimeoutError):
+            return await self._subscription.get(timeout_s)
         return None
 
     def _quiet_s(self) -> float:
@@ -85,17 +90,18 @@ class Ticket:
         left_s = math.inf if self._deadline is None else self._deadline - time.monotonic()
         return left_s if 0 < left_s < POLL_S else POLL_S
 
-    async def _outcome_of_record(self) -> Outcome | None:
-        """Watches anew: Redis may have forgotten that this replica does."""
+    async def _outcome_of_record(self, *, if_gone: Failed) -> Outcome | None:
+        """Watches anew: Redis may have forgotten that this replica does.
+
+        It has the last word on failures: one that was heard may be the end of an earlier life, late
+        in coming, of a job that was retried since. Without Redis nothing is said until it is back.
+        """
         try:
             async with within_reach():
                 record = await self._queue.watch(self.job_id, self._replica_id)
         except ServiceUnavailable:
             return None  # the job is safe; the wait goes on
-        if record is None:
-            gone = JobError(message="the job is gone: Redis no longer has it")
-            return Failed(job_id=self.job_id, attempt=0, status=JobStatus.EXPIRED, error=gone)
-        return as_outcome(record)
+        return if_gone if record is None else as_outcome(record)
 
     def _noted(self, event: Event) -> Event:
         if self._metrics is not None and isinstance(event, Finished):
@@ -121,6 +127,11 @@ class Ticket:
         """A page of the job's log; raises ServiceUnavailable."""
         async with within_reach():
             return await self._log.read(self.job_id, start)
+
+
+def gone(job_id: str) -> Failed:
+    error = JobError(message="the job is gone: Redis no longer has it")
+    return Failed(job_id=job_id, attempt=0, status=JobStatus.EXPIRED, error=error)
 
 
 def as_outcome(record: JobRecord | None) -> Outcome | None:

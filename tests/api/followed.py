@@ -88,5 +88,16 @@ async def deaf(
         await service.until(lambda: backend.replies._last_id == stream["last-generated-id"])
 
 
+@asynccontextmanager
+async def lagging(service: FakeService) -> AsyncIterator[None]:
+    """What enters the api's stream of replies meanwhile is read afterwards."""
+    entries: list[tuple[bytes, bytes]] = []
+    deliver = service.services.backend.replies._deliver
+    async with deaf(service, lambda name, data: entries.append((name, data))):
+        yield
+    for entry in entries:
+        deliver(*entry)
+
+
 def texts(told: list[dict[str, Any]]) -> list[str]:
     return [event["delta"] for event in told if "delta" in event]

@@ -3,9 +3,11 @@
 import asyncio
 
 import pytest
+from redis.exceptions import ConnectionError
 
 from api.transcript import MAX_INDEX
-from tests.api.followed import LAST, Writer, claimed, ended, events, submit, texts
+from shared.protocol import JobRecord
+from tests.api.followed import LAST, Writer, claimed, ended, events, lagging, submit, texts
 from tests.fakes_api import FakeService
 
 
@@ -47,3 +49,54 @@ async def test_the_end_of_an_earlier_life_hides_nothing_of_a_job_that_is_retried
     for told in (await following, await events(workerless, job_id, last)):
         assert texts(told) == ["a", "b", "c"]
         assert (told[-1]["index"], told[-1]["status"]) == (3, "succeeded")
+
+
+async def test_the_end_of_an_earlier_life_that_comes_late_ends_no_stream(
+    workerless: FakeService,
+) -> None:
+    job_id = await submit(workerless)
+    await workerless.http.get(f"/jobs/{job_id}", params={"wait": 0.01})  # its end is to come here
+    async with lagging(workerless):
+        await workerless.http.delete(f"/jobs/{job_id}")
+        await workerless.http.post(f"/jobs/{job_id}/retry")
+        following = asyncio.create_task(events(workerless, job_id))
+        await asyncio.sleep(0.2)
+    writer = await claimed(workerless)
+    await writer.say("a")
+    await writer.finish()
+    told = await following
+    assert texts(told) == ["a"]
+    assert told[-1]["status"] == "succeeded"
+
+
+async def test_a_failure_whose_record_is_gone_is_told_as_it_was_heard(
+    workerless: FakeService, writer: Writer
+) -> None:
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await asyncio.sleep(0.2)
+    async with lagging(workerless):
+        await writer.fail()
+        await workerless.redis.delete(workerless.keys.record(writer.job.id))
+    [end] = await following
+    assert (end["status"], end["error"]["message"]) == ("failed", "no room")
+
+
+async def test_a_failure_is_told_once_redis_can_say_that_it_holds(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await asyncio.sleep(0.2)
+    queue = workerless.services.backend.queue
+    failures, watch = [ConnectionError("gone"), OSError()], queue.watch
+
+    async def flaky(job_id: str, replica_id: str) -> JobRecord | None:
+        if failures:
+            raise failures.pop()
+        return await watch(job_id, replica_id)
+
+    monkeypatch.setattr(queue, "watch", flaky)
+    monkeypatch.setattr("api.ticket.POLL_S", 0.05)
+    await writer.fail()
+    [end] = await following
+    assert (end["status"], end["error"]["message"]) == ("failed", "no room")
+    assert not failures
