@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from api.examples import REQUESTS
+from shared.keys import JOB_TTL_S
 from shared.nullable import NullMeansDefault
 from shared.parameters import GenerateKwargs
 from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus, Message, Prompt
@@ -15,7 +16,6 @@ from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus, M
 T = TypeVar("T")
 
 MAX_MESSAGES = 1024
-MAX_DEADLINE_S = 7 * 24 * 3600
 MAX_ADAPTER_NAME = 255  # characters; it is the name of a folder
 
 
@@ -66,10 +66,15 @@ class ChatRequest(NullMeansDefault):
     deadline_s: float | None = Field(
         default=None,
         gt=0,
-        le=MAX_DEADLINE_S,
-        description="Drop the job if it is not done in this time.",
+        le=JOB_TTL_S,
+        description="Drop the job if it is not done in this time; a day where it is not given.",
     )
-    ttl_s: int | None = Field(default=None, ge=1, description="How long the result is kept.")
+    ttl_s: int | None = Field(
+        default=None,
+        ge=1,
+        description="How long the result is kept: an hour where it is not given, and at most a day "
+        "unless the server allows more.",
+    )
 
     @field_validator("messages")
     @classmethod

@@ -13,7 +13,7 @@ from arq.constants import (
     retry_key_prefix,
 )
 
-JOB_TTL_S = 24 * 3600  # the deadline of a job without one; the worker that finds it late ends it
+JOB_TTL_S = 24 * 3600  # the latest deadline, and that of a job without one; no job lives longer
 JOB_KEPT_S = JOB_TTL_S + 3600  # what a job not ended leaves behind lives this long
 RESULT_TTL_S = 3600  # default; `ttl_s` of the request wins
 TOMBSTONE_S = 900  # a record lives at least this long after the end: a frozen worker may wake up

@@ -288,7 +288,7 @@ def _decode_enqueued(reply: list[Any]) -> Enqueued:
 
 
 def _time_ms(job: ChatJob) -> int:
-    return round(1000 * min(JOB_TTL_S if job.deadline_s is None else job.deadline_s, JOB_TTL_S))
+    return round(1000 * (JOB_TTL_S if job.deadline_s is None else job.deadline_s))
 
 
 def _nothing_to_retry(status: JobStatus) -> Conflict:
