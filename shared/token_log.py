@@ -4,7 +4,7 @@ Whoever has the job's lease adds to it. Anybody reads it, from any index on, whi
 for as long as its result is kept. Knows nothing of text or tokens.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,6 +15,9 @@ from shared.protocol import Delta, decode_delta
 from shared.scripts import Script, Scripts
 
 PAGE = 500  # deltas read at a time
+# Deltas written at a time, some 5 ms of Redis. It cuts off who sends a million values, and a script
+# can tell a replica of fewer than 4,000 jobs in one entry.
+MAX_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +39,18 @@ class TokenLog:
         self._scripts = Scripts(redis, keys)
 
     async def append(self, worker_id: str, additions: Sequence[Addition]) -> list[int | None]:
-        """Add to the logs of several jobs and tell their watchers, all in one call.
+        """Add to the logs of several jobs and tell their watchers, in one command if Redis can.
 
         Returns how long each log is then; None where the job is not this worker's, and nothing was
         written. A log that is shorter than `index` lost its end when Redis did: it got nothing,
         and the worker should send from there. Repeating a call changes nothing.
         """
-        args: list[str | int | bytes] = []
-        for each in additions:
-            args += [each.job_id, each.fence, each.index, len(each.deltas), *each.deltas]
-        lengths: list[int | None] = await self._scripts.run(Script.APPEND, worker_id, *args)
+        lengths: list[int | None] = []
+        for portion in in_portions(additions):
+            args: list[str | int | bytes] = []
+            for each in portion:
+                args += [each.job_id, each.fence, each.index, len(each.deltas), *each.deltas]
+            lengths += await self._scripts.run(Script.APPEND, worker_id, *args)
         return lengths
 
     async def read(self, job_id: str, start: int) -> list[Delta]:
@@ -53,3 +58,17 @@ class TokenLog:
         page = self._redis.lrange(self._keys.token_log(job_id), start, start + PAGE - 1)
         # redis-py types it as maybe not awaitable
         return [decode_delta(packed) for packed in await cast(Awaitable[list[bytes]], page)]
+
+
+def in_portions(additions: Sequence[Addition]) -> Iterator[list[Addition]]:
+    """Of MAX_AT_ONCE deltas, or a few more: a job's own are not divided."""
+    portion: list[Addition] = []
+    num_deltas = 0
+    for addition in additions:
+        portion.append(addition)
+        num_deltas += len(addition.deltas)
+        if num_deltas >= MAX_AT_ONCE:
+            yield portion
+            portion, num_deltas = [], 0
+    if portion:
+        yield portion

@@ -6,10 +6,8 @@ Those that Redis has are kept as well: it may lose its last second. Plain data.
 import asyncio
 
 from shared.protocol import Delta, encode
-from shared.token_log import Addition
+from shared.token_log import MAX_AT_ONCE, Addition
 from worker.held_job import HeldJob
-
-MAX_AT_ONCE = 1000  # deltas in one call: after a long absence of Redis there may be many
 
 
 class JobLog:

@@ -1,7 +1,7 @@
 """The token log: who may write, what a repeated or late write does, and what watchers hear."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 import pytest
@@ -16,7 +16,7 @@ from shared.connection import connect
 from shared.keys import JOB_KEPT_S, REPLIES_TTL_S, Keys
 from shared.protocol import Delta, Stretch, decode_stretch, encode
 from shared.queue import JobQueue
-from shared.token_log import PAGE, Addition, TokenLog
+from shared.token_log import MAX_AT_ONCE, PAGE, Addition, TokenLog
 from tests.factories import make_finished, make_job
 from tests.redis_server import RedisServer
 
@@ -245,12 +245,41 @@ TestLogModel = LogMachine.TestCase
 TestLogModel.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
 
 
-async def test_the_cost_of_a_step(
-    redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+async def real_redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    client = connect(redis_server.url, name="test", block_s=10)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+async def test_as_many_jobs_as_a_worker_can_run_are_told_of_a_step(real_redis: Redis) -> None:
+    keys, count = Keys(), 4096  # of --max-rows
+    queue, log = JobQueue(real_redis, keys), TokenLog(real_redis, keys)
+    for _ in range(count):
+        await queue.enqueue(make_job(stream=True), reply_to="api-1", max_queued=count)
+    room = Room(rows=count, tokens=10 * count, running=0)
+    leases = (await queue.claim("w1", room, lease_ms=LONG_MS)).jobs
+    lengths = await log.append("w1", [addition(lease, 0, 1) for lease in leases])
+    assert lengths == [1] * count
+    told = [stretch.job_id for entry in await heard(real_redis, keys, "api-1") for stretch in entry]
+    assert sorted(told) == sorted(lease.job.id for lease in leases)
+
+
+async def test_what_gathered_while_redis_was_away_goes_in_portions(
+    queue: JobQueue, log: TokenLog, redis: Redis, keys: Keys
 ) -> None:
+    leases = [await begin(queue) for _ in range(5)]
+    count = MAX_AT_ONCE // 2
+    gathered = [addition(lease, 0, *range(count)) for lease in leases]
+    assert await log.append("w1", gathered) == [count] * 5
+    entries = await heard(redis, keys, "api-1")
+    assert [len(entry) for entry in entries] == [2, 2, 1]
+
+
+async def test_the_cost_of_a_step(real_redis: Redis, capsys: pytest.CaptureFixture[str]) -> None:
     """32 streamed rows of one worker for one api replica: one call, one entry."""
-    redis, keys, steps = connect(redis_server.url, name="test"), Keys(), 200
-    await redis.flushall()
+    redis, keys, steps = real_redis, Keys(), 200
     queue, log = JobQueue(redis, keys), TokenLog(redis, keys)
     leases = [await begin(queue) for _ in range(32)]
     await redis.config_resetstat()
@@ -262,5 +291,4 @@ async def test_the_cost_of_a_step(
     with capsys.disabled():
         print(f"\n32 streamed rows: {calls:.0f} commands, {usec:.0f} µs of Redis a step")
     assert len(await heard(redis, keys, "api-1")) == steps
-    await redis.aclose()
     assert calls <= 32 * 4 + 5

@@ -12,11 +12,10 @@ from shared.keys import Keys
 from shared.protocol import Delta
 from shared.queue import JobQueue
 from shared.tasks import cancel_all
-from shared.token_log import PAGE, Addition, TokenLog
+from shared.token_log import MAX_AT_ONCE, PAGE, Addition, TokenLog
 from tests.factories import make_job
 from worker.capacity import Capacity
 from worker.held_job import HeldJob
-from worker.job_log import MAX_AT_ONCE
 from worker.outbox import Outbox
 
 WAIT_S = 30.0
