@@ -44,6 +44,7 @@ TEXT: dict[str, Any] = {
     },
 }
 UNAVAILABLE: Responses = {503: json_of("ErrorBody", "Not now; `Retry-After` says when.")}
+BROKEN: Responses = {503: json_of("ErrorBody", "A part of the process has died: restart it.")}
 LOOKUP_ERRORS: Responses = {
     404: json_of("ErrorBody", "No such job."),
     422: json_of("ErrorBody", "A parameter outside its range."),

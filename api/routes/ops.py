@@ -4,9 +4,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from api.backend import within_reach
+from api.backend import RETRY_AFTER_S, within_reach
 from api.errors import json_response
-from api.openapi import TEXT, UNAVAILABLE, described
+from api.openapi import BROKEN, TEXT, UNAVAILABLE, described
 from api.schemas import ErrorBody
 from api.services import Services, services_of
 from api.system_info import system_info
@@ -33,12 +33,13 @@ async def health(request: Request) -> Response:
     except ServiceUnavailable:
         workers = []
     if not workers:
-        return json_response(ErrorBody("Model not initialized"), 503)
+        retry_after = {"Retry-After": str(RETRY_AFTER_S)}
+        return json_response(ErrorBody("Model not initialized"), 503, retry_after)
     return json_response({"status": "Healthy"})
 
 
 @router.head("/livez", include_in_schema=False)
-@router.get("/livez", summary="Is the process alive?", responses={200: described(), **UNAVAILABLE})
+@router.get("/livez", summary="Is the process alive?", responses={200: described(), **BROKEN})
 async def alive(request: Request) -> Response:
     if dead := services_of(request).dead_tasks:
         return json_response(ErrorBody(f"no longer running: {', '.join(dead)}"), 503)
@@ -48,7 +49,11 @@ async def alive(request: Request) -> Response:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Is Redis there?", responses={200: described(), **UNAVAILABLE})
 async def ready(request: Request) -> Response:
-    """Does not depend on workers: they may be scaled to zero."""
+    """Redis answers. Does not depend on workers: they may be scaled to zero.
+
+    Nor on whether Redis takes writes: that is the same for all replicas, and without any of them
+    callers would get no clear 503, nor what they can still read.
+    """
     async with within_reach():
         await services_of(request).backend.ping()
     return json_response({"status": "ready"})
@@ -72,7 +77,10 @@ async def metrics(request: Request) -> Response:
 
 
 async def refresh_gauges(services: Services) -> None:
-    """Without Redis the gauges keep their last values; the rest is worth having anyway."""
+    """Without Redis the gauges keep their last values; the rest is worth having anyway.
+
+    A Redis that hangs costs a scrape REACH_S.
+    """
     try:
         async with within_reach():
             depth = await services.backend.queue.depth()

@@ -41,6 +41,7 @@ async def test_health_needs_a_live_worker(
     unhealthy = await workerless.http.get(path)
     assert unhealthy.status_code == 503
     assert unhealthy.json() == {"detail": "Model not initialized"}
+    assert int(unhealthy.headers["retry-after"]) > 0
 
 
 async def test_readiness_does_not_depend_on_workers(workerless: FakeService) -> None:
@@ -138,7 +139,8 @@ async def test_without_redis_a_call_is_told_to_try_again(
 
 async def test_without_redis_the_process_is_alive_but_not_healthy(cut_off: FakeService) -> None:
     assert (await cut_off.http.get("/livez")).status_code == 200
-    assert (await cut_off.http.get("/health")).status_code == 503
+    unhealthy = await cut_off.http.get("/health")
+    assert (unhealthy.status_code, unhealthy.headers["retry-after"]) == (503, "2")
     assert (await cut_off.http.get("/metrics")).status_code == 200
     assert (await cut_off.http.get("/")).status_code == 200
 
