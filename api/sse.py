@@ -97,7 +97,7 @@ class EventStream:
         return event({"id": self._ticket.job_id, "status": JobStatus.RUNNING, "error": error})
 
     def _tell(self, piece: Piece) -> bytes:
-        id_line = b"id: %d\n" % piece.index
+        id_line = b"id: %d\n" % (self._ticket.first_event_id + piece.index)
         if not isinstance(piece.content, Delta):
             return id_line + event(terminal_body(piece.content))
         self._note_text()

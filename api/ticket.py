@@ -49,6 +49,11 @@ class Ticket:
     def close(self) -> None:
         self._stack.close()
 
+    @property
+    def first_event_id(self) -> int:
+        """Of the job's latest life when this ticket was made: those of earlier ones were told."""
+        return 0 if self.record is None else self.record.first_event_id
+
     def accepted(self, record: JobRecord, deadline_s: float | None) -> None:
         """The job is in the queue, as in `record`; it expires in `deadline_s` from now."""
         self.record = record
@@ -94,14 +99,17 @@ class Ticket:
         """Watches anew: Redis may have forgotten that this replica does.
 
         It has the last word on failures: one that was heard may be the end of an earlier life, late
-        in coming, of a job that was retried since. Without Redis nothing is said until it is back.
+        in coming, of a job that was retried since. A life that a later one has followed is over, by
+        what was heard. Without Redis nothing is said until it is back.
         """
         try:
             async with within_reach():
                 record = await self._queue.watch(self.job_id, self._replica_id)
         except ServiceUnavailable:
             return None  # the job is safe; the wait goes on
-        return if_gone if record is None else as_outcome(record)
+        if record is None or record.first_event_id > self.first_event_id:
+            return if_gone
+        return as_outcome(record)
 
     def _noted(self, event: Event) -> Event:
         if self._metrics is not None and isinstance(event, Finished):
@@ -128,9 +136,14 @@ class Ticket:
         async with within_reach():
             return await self._log.read(self.job_id, start)
 
+    async def log_length(self) -> int:
+        """Raises ServiceUnavailable."""
+        async with within_reach():
+            return await self._log.length(self.job_id)
+
 
 def gone(job_id: str) -> Failed:
-    error = JobError(message="the job is gone: Redis no longer has it")
+    error = JobError(message="the job is gone: Redis no longer has it, or it was retried")
     return Failed(job_id=job_id, attempt=0, status=JobStatus.EXPIRED, error=error)
 
 

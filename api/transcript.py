@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from api.ticket import Ticket, as_outcome
 from shared.backoff import Backoff
 from shared.errors import ServiceUnavailable
-from shared.protocol import Delta, Event, Failed, Finished, JobRecord, Outcome, Stretch
+from shared.protocol import Delta, Event, Finished, Outcome, Stretch
 from shared.token_log import PAGE
 
 QUIET_S = 5.0  # after so long without an event the log is read: others may have missed it too
-MAX_INDEX = 2**53 - 1  # what every JSON reader can hold; no job has so many deltas
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """`index` counts a job's deltas from 0, whatever the attempt; the end's: see `index_of_end`."""
+    """`index` counts a job's deltas from 0, whatever the attempt; the end's is their number."""
 
     index: int
     content: Delta | Outcome
@@ -31,6 +30,16 @@ class Transcript:
     def __init__(self, ticket: Ticket, start: int = 0) -> None:
         self._ticket = ticket
         self._next = start
+
+    async def is_over(self) -> bool:
+        """Whether all was told before the start, the end included; raises ServiceUnavailable."""
+        outcome = as_outcome(self._ticket.record)
+        if outcome is None or self._next == 0:
+            return False
+        num_deltas = num_deltas_of(outcome)
+        if num_deltas is None:
+            num_deltas = await self._ticket.log_length()
+        return self._next > num_deltas
 
     async def pieces(self) -> AsyncIterator[Piece | None]:
         """Up to the end; None now and then while there is nothing to tell."""
@@ -76,33 +85,12 @@ class Transcript:
             return
         for delta in deltas_of_result(event)[self._next :]:
             yield self._piece(delta)
-        yield Piece(max(self._next, index_of_end(event)), event)
+        yield Piece(max(self._next, num_deltas_of(event) or 0), event)
 
     def _piece(self, delta: Delta) -> Piece:
         index = self._next
         self._next += 1
         return Piece(index, delta)
-
-
-def start_after(last: int | None, record: JobRecord | None) -> int | None:
-    """Where to go on after the event with index `last`; None where it was the job's end.
-
-    The end of an earlier life says nothing of this one, which is told from its start.
-    """
-    outcome = as_outcome(record)
-    if last is None:
-        return 0
-    if last == MAX_INDEX:
-        return None if isinstance(outcome, Failed) else 0
-    if isinstance(outcome, Finished) and last >= index_of_end(outcome):
-        return None
-    return last + 1
-
-
-def index_of_end(outcome: Outcome) -> int:
-    """The number of deltas of a job that succeeded; else one that no delta of a retry will have."""
-    num_deltas = num_deltas_of(outcome)
-    return MAX_INDEX if num_deltas is None else num_deltas
 
 
 def first_index(event: Event | None) -> float:

@@ -195,6 +195,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     result: ChatResult | None = None
     error: JobError | None = None
     num_deltas: int | None = None  # of one that succeeded
+    first_event_id: int = 0  # of its latest life: a retry counts on after the end of the one before
 
 
 class MergedAdapter(msgspec.Struct, frozen=True, kw_only=True):

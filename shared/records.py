@@ -12,7 +12,7 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
     if reply is None:
         return None
     fields, prospects, result = reply
-    status, created_ms, queued_ms, started_ms, finished_ms, worker, attempts = fields
+    status, created_ms, queued_ms, started_ms, finished_ms, worker, attempts, first_event = fields
     outlook: Outlook | None = decode_outlook(prospects) if prospects else None
     outcome: Outcome | None = decode_result(result).outcome if result else None
     return JobRecord(
@@ -31,4 +31,5 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
         result=outcome.result if isinstance(outcome, Finished) else None,
         error=outcome.error if isinstance(outcome, Failed) else None,
         num_deltas=outcome.num_deltas if isinstance(outcome, Finished) else None,
+        first_event_id=int(first_event or 0),
     )

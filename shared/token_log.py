@@ -59,6 +59,9 @@ class TokenLog:
         # redis-py types it as maybe not awaitable
         return [decode_delta(packed) for packed in await cast(Awaitable[list[bytes]], page)]
 
+    async def length(self, job_id: str) -> int:
+        return await cast(Awaitable[int], self._redis.llen(self._keys.token_log(job_id)))
+
 
 def in_portions(additions: Sequence[Addition]) -> Iterator[list[Addition]]:
     """Of MAX_AT_ONCE deltas, or a few more: a job's own are not divided."""

@@ -1,5 +1,6 @@
 """`GET /jobs/{id}/events`: a job as it is written, from any place, on every replica."""
 
+from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
@@ -8,7 +9,9 @@ from fastapi.responses import Response
 from api.openapi import EVENTS, LOOKUP_ERRORS
 from api.services import services_of
 from api.sse import EventStreamResponse
-from api.transcript import MAX_INDEX, start_after
+from api.transcript import Transcript
+
+MAX_EVENT_ID = 2**53 - 1  # what every JSON reader can hold
 
 router = APIRouter()
 
@@ -17,7 +20,7 @@ LastEventId = Annotated[
     Header(
         alias="Last-Event-ID",
         ge=0,
-        le=MAX_INDEX,
+        le=MAX_EVENT_ID,
         description="The `id` of the last event that arrived: go on after it.",
     ),
 ]
@@ -39,11 +42,13 @@ async def follow(request: Request, job_id: str, last_event_id: LastEventId = Non
     A caller that goes away leaves the job as it is.
     """
     services = services_of(request)
-    ticket = await services.client.follow(job_id)
-    start = start_after(last_event_id, ticket.record)
-    if start is None:
-        ticket.close()
-        return Response(status_code=204)
+    with ExitStack() as stack:
+        ticket = stack.enter_context(await services.client.follow(job_id))
+        seen = -1 if last_event_id is None else last_event_id
+        start = max(0, seen + 1 - ticket.first_event_id)  # of an earlier life, nothing was seen
+        if await Transcript(ticket, start).is_over():
+            return Response(status_code=204)
+        stack.pop_all()  # from here on the ticket is the stream's
     return EventStreamResponse(
         services.client, ticket, services.stopping, is_kept=True, start=start
     )

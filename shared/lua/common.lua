@@ -103,7 +103,8 @@ end
 -- In brief, the result of a job that succeeded is ''.
 local function read_record(id, is_brief)
   local fields = redis.call('HMGET', RECORD .. id,
-    'status', 'created_ms', 'queued_ms', 'started_ms', 'finished_ms', 'worker', 'attempts')
+    'status', 'created_ms', 'queued_ms', 'started_ms', 'finished_ms', 'worker', 'attempts',
+    'first_event')
   local status = fields[1]
   if not status then
     return false

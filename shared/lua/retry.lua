@@ -30,6 +30,8 @@ end
 redis.call('HSET', record, 'payload', payload, 'status', 'queued', 'queued_ms', ms(NOW),
   'deadline_ms', ms(NOW + time_ms), 'score', score, 'attempts', 0, 'watchers', '', 'retry', token)
 redis.call('HDEL', record, 'worker', 'started_ms', 'finished_ms')
+-- Who followed the earlier life saw the ids of its tokens and of its end: the next one begins after.
+redis.call('HINCRBY', record, 'first_event', redis.call('LLEN', LOG .. id) + 1)
 redis.call('PEXPIRE', record, JOB_KEPT_MS)
 redis.call('DEL', RESULT .. id, PAYLOAD .. id, LOG .. id)
 redis.call('SET', JOB .. id, arq_job, 'PX', JOB_KEPT_MS)

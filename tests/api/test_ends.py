@@ -5,13 +5,13 @@ import asyncio
 import pytest
 from redis.exceptions import ConnectionError
 
-from api.transcript import MAX_INDEX
+from api.routes.events import MAX_EVENT_ID
 from shared.protocol import JobRecord
 from tests.api.followed import LAST, Writer, claimed, ended, events, lagging, submit, texts
 from tests.fakes_api import FakeService
 
 
-@pytest.mark.parametrize("last", ["3", "4", str(MAX_INDEX - 1)])
+@pytest.mark.parametrize("last", ["3", "4", str(MAX_EVENT_ID)])
 async def test_nothing_follows_the_end(service: FakeService, last: str) -> None:
     """204 tells an EventSource to come back no more."""
     job_id = await ended(service)
@@ -28,7 +28,8 @@ async def test_nothing_follows_the_end_of_a_failed_job(
     assert texts(deltas) == ["a", "b"]
     assert (last["status"], last["error"]["message"]) == ("failed", "no room")
     path = f"/jobs/{writer.job.id}/events"
-    for seen, status in ((1, 200), (2, 200), (last["index"], 204)):
+    assert last["index"] == 2
+    for seen, status in ((1, 200), (2, 204), (3, 204)):
         response = await workerless.http.get(path, headers={LAST: str(seen)})
         assert response.status_code == status
 
@@ -48,7 +49,43 @@ async def test_the_end_of_an_earlier_life_hides_nothing_of_a_job_that_is_retried
     await writer.finish()
     for told in (await following, await events(workerless, job_id, last)):
         assert texts(told) == ["a", "b", "c"]
-        assert (told[-1]["index"], told[-1]["status"]) == (3, "succeeded")
+        assert [event["index"] for event in told] == [1, 2, 3, 4]
+        assert told[-1]["status"] == "succeeded"
+    assert texts(await events(workerless, job_id, {LAST: "2"})) == ["c"]
+    response = await workerless.http.get(f"/jobs/{job_id}/events", headers={LAST: "4"})
+    assert response.status_code == 204
+
+
+async def test_ids_count_on_over_all_lives(workerless: FakeService, writer: Writer) -> None:
+    path = f"/jobs/{writer.job.id}"
+    await writer.say("a", "b")
+    await writer.fail()
+    await workerless.http.post(f"{path}/retry")
+    writer = await claimed(workerless)
+    await writer.say("c")
+    await writer.fail()
+    await workerless.http.post(f"{path}/retry")
+    writer = await claimed(workerless)
+    await writer.say("d")
+    await writer.finish()
+    for last in ({}, {LAST: "0"}, {LAST: "2"}, {LAST: "4"}):
+        told = await events(workerless, writer.job.id, last)
+        assert texts(told) == ["d"]
+        assert [event["index"] for event in told] == [5, 6]
+
+
+async def test_who_follows_an_earlier_life_is_told_its_end_though_a_later_one_runs(
+    workerless: FakeService, writer: Writer
+) -> None:
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await writer.say("a")
+    await asyncio.sleep(0.2)
+    async with lagging(workerless):
+        await writer.fail()
+        await workerless.http.post(f"/jobs/{writer.job.id}/retry")
+    told = await following
+    assert texts(told) == ["a"]
+    assert (told[-1]["index"], told[-1]["status"]) == (1, "failed")
 
 
 async def test_the_end_of_an_earlier_life_that_comes_late_ends_no_stream(

@@ -43,6 +43,5 @@ def note(stream: Stream, event: Event) -> dict[str, Any] | None:
         )
     elif status not in ("queued", "running"):  # those are a farewell: go on elsewhere
         stream.end_index = event.id
-        stream.is_success = status == "succeeded"
         return event.data
     return None

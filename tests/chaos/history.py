@@ -81,7 +81,6 @@ class Stream:
     after: int | None
     pieces: list[Piece] = field(default_factory=list)
     end_index: int | None = None  # id of the terminal event, if it came
-    is_success: bool = True  # what that event told
 
     @property
     def last_index(self) -> int | None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from api.transcript import MAX_INDEX
 from shared.protocol import JobStatus
 from tests.chaos.asks import draw_asks
 from tests.chaos.expectations import Expectations
@@ -14,7 +13,6 @@ from tests.chaos.plans import Kind, Plan, Whim, draw_plans
 from tests.chaos.promises import Promises
 from tests.chaos.run import RunSettings, run
 from tests.chaos.schedule import Fault, FaultKind, Fleet, draw_schedule
-from tests.chaos.told import gaps
 from tests.chaos.weather import Weather
 
 FLEET = Fleet(num_apis=2, num_workers=2, lease_s=2.0)
@@ -106,13 +104,6 @@ def test_a_resumed_stream_must_go_on_where_it_broke_off() -> None:
     assert broken(story) == []
     story.streams[1].pieces = []
     assert any("was due" in what for what in broken(story))
-
-
-def test_an_end_whose_id_a_retry_would_use_again_is_seen() -> None:
-    cancelled = Stream("j", "GET", after=None, end_index=0, is_success=False)
-    assert [*gaps(cancelled)]
-    cancelled.end_index = MAX_INDEX
-    assert not [*gaps(cancelled)]
 
 
 def test_another_text_than_undisturbed_is_seen() -> None:

@@ -71,6 +71,7 @@ async def test_what_was_appended_is_read_from_any_index_on(queue: JobQueue, log:
     assert await log.read(lease.job.id, 0) == deltas(10, 11, 12)
     assert await log.read(lease.job.id, 2) == deltas(12)
     assert await log.read(lease.job.id, 3) == []
+    assert await log.length(lease.job.id) == 3
 
 
 async def test_a_long_log_is_read_in_pages(queue: JobQueue, log: TokenLog) -> None:
