@@ -37,6 +37,7 @@ class Ticket:
         self._metrics = metrics
         self._opened_at = time.perf_counter()
         self._deadline: float | None = None
+        self._failure: Failed | None = None  # heard, and not confirmed yet
         self._stack = ExitStack()
         self._subscription = self._stack.enter_context(backend.replies.subscribe(job_id))
 
@@ -76,8 +77,10 @@ class Ticket:
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
             event = await self._heard(min(left_s, self._quiet_s()))
-            if event is None or isinstance(event, Failed):
-                event = await self._outcome_of_record(if_gone=event or gone(self.job_id))
+            if isinstance(event, Failed):
+                self._failure, event = event, None
+            if event is None:
+                event = await self._outcome_of_record()
             if event is not None:
                 return self._noted(event)
         return None
@@ -95,7 +98,7 @@ class Ticket:
         left_s = math.inf if self._deadline is None else self._deadline - time.monotonic()
         return left_s if 0 < left_s < POLL_S else POLL_S
 
-    async def _outcome_of_record(self, *, if_gone: Failed) -> Outcome | None:
+    async def _outcome_of_record(self) -> Outcome | None:
         """Watches anew: Redis may have forgotten that this replica does.
 
         It has the last word on failures: one that was heard may be the end of an earlier life, late
@@ -108,7 +111,8 @@ class Ticket:
         except ServiceUnavailable:
             return None  # the job is safe; the wait goes on
         if record is None or record.first_event_id > self.first_event_id:
-            return if_gone
+            return self._failure or gone(self.job_id)
+        self._failure = None
         return as_outcome(record)
 
     def _noted(self, event: Event) -> Event:

@@ -26,14 +26,9 @@ def decode_outlook(reply: list[Any]) -> Outlook:
     return Outlook(position, expected_start_s, num_workers > 0)
 
 
-def lacks_workers(reply: list[Any]) -> bool:
-    """Whether a job was refused because the line is full, and there is nobody to shorten it."""
-    return reply[0] in (b"too many jobs", b"too many tokens") and reply[6] == 0
-
-
 def decode_refusal(reply: list[Any], max_queued: int, max_queued_tokens: int) -> ClientError:
     """The 429 that a refusal by `places.lua` amounts to."""
-    verdict, retry_ms, num_jobs, num_tokens, wait_ms, num_kept, _ = reply
+    verdict, retry_ms, num_jobs, num_tokens, wait_ms, num_kept = reply
     retry_after_s = math.ceil(int(retry_ms) / 1000)
     if verdict == b"too late":
         return WaitTooLong(

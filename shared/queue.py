@@ -16,7 +16,7 @@ from shared.claims import Claim, Lease, Renewal, Room, decode_claim, first_attem
 from shared.errors import Conflict
 from shared.idle_ends import pack_cancelled, pack_expired
 from shared.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
-from shared.line import Outlook, decode_outlook, decode_refusal, lacks_workers
+from shared.line import Outlook, decode_outlook, decode_refusal
 from shared.listing import Cursor, JobPage, decode_page
 from shared.protocol import (
     ChatJob,
@@ -30,7 +30,7 @@ from shared.records import decode_record
 from shared.redis_clock import RedisClock
 from shared.scripts import Script, ScriptArg, Scripts
 
-ENDED_AT_ONCE = 100  # jobs; Redis does nothing else meanwhile
+PURGED_AT_ONCE = 100  # jobs; Redis does nothing else meanwhile
 NO_LIMIT = 2**53
 
 
@@ -86,7 +86,9 @@ class JobQueue:
         TimeoutError when Redis had it later than `within_s` from now. Who was refused and comes
         back when told is known by its `fingerprint` and goes before newcomers.
         """
-        args = (
+        reply = await self._in_time(
+            within_s,
+            Script.ENQUEUE,
             job.id,
             encode(job),
             pack_job(),
@@ -101,16 +103,13 @@ class JobQueue:
             fingerprint.key_digest,
             fingerprint.body_digest,
         )
-        due = time.monotonic() + within_s
-        reply = await self._by(due, Script.ENQUEUE, *args)
-        if lacks_workers(reply) and await self._end_overdue():
-            reply = await self._by(due, Script.ENQUEUE, *args)
         if reply[0] not in (b"accepted", b"replayed", b"conflict"):
             raise decode_refusal(reply, max_queued, max_queued_tokens)
         return _decode_enqueued(reply)
 
-    async def _by(self, due: float, script: Script, *args: ScriptArg) -> list[Any]:
-        """Run a script whose last argument is by when it must arrive; `due` is monotonic."""
+    async def _in_time(self, within_s: float, script: Script, *args: ScriptArg) -> list[Any]:
+        """Run a script whose last argument is the latest time for it to arrive."""
+        due = time.monotonic() + within_s
         await self._clock.refresh(self._redis)
         while (left_s := due - time.monotonic()) > 0:
             reply: list[Any] = await self._scripts.run(script, *args, self._clock.in_ms(left_s))
@@ -118,16 +117,6 @@ class JobQueue:
                 return reply
             self._clock.tell(int(reply[1]))  # perhaps it was set
         raise TimeoutError("Redis got the job too late")
-
-    async def _end_overdue(self) -> int:
-        """End jobs whose deadline passed while there was no worker; returns how many.
-
-        Where workers live they end such jobs, in their turn.
-        """
-        overdue = await self._scripts.run(Script.OVERDUE, ENDED_AT_ONCE)
-        for job_id in overdue:
-            await self.record(job_id.decode())  # looking at it ends it
-        return len(overdue)
 
     async def retry(
         self, job_id: str, *, max_queued: int, max_queued_tokens: int = NO_LIMIT
@@ -182,7 +171,7 @@ class JobQueue:
         until_ms, ends = b"", list[str | bytes]()
         while True:
             cancelled, until_ms, waiting = await self._scripts.run(
-                Script.PURGE, ENDED_AT_ONCE, until_ms, *ends
+                Script.PURGE, PURGED_AT_ONCE, until_ms, *ends
             )
             yield cancelled
             if not waiting:

@@ -29,7 +29,6 @@ class Script(StrEnum):
     CANCEL = "cancel"
     WATCH = "watch"
     DEPTH = "depth"
-    OVERDUE = "overdue"
     LIST = "list"
     RETRY = "retry"
     PURGE = "purge"

@@ -8,7 +8,8 @@ if not conclude_idle(id, 'cancelled', result, events) then
   if status == 'running' then
     local control = CONTROL .. worker
     -- In case the list is lost: renewals see it.
-    redis.call('HSET', RECORD .. id, 'cancel', result, 'cancel_events', events)
+    redis.call('HSET', RECORD .. id, 'cancel', '1', 'cancel_result', result,
+      'cancel_events', events)
     redis.call('RPUSH', control, id)
     redis.call('PEXPIRE', control, JOB_KEPT_MS)
   elseif not status and may_arrive then -- enqueueing finds a record and leaves it at that

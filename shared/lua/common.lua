@@ -65,7 +65,7 @@ local function conclude(id, status, attempts, result, events)
   end
   redis.call('HSET', record, 'status', status, 'attempts', attempts,
     'created_ms', created_ms, 'finished_ms', ms(NOW))
-  redis.call('HDEL', record, 'payload', 'cancel', 'cancel_events')
+  redis.call('HDEL', record, 'payload', 'cancel', 'cancel_result', 'cancel_events')
   redis.call('PEXPIRE', record, math.max(ttl, TOMBSTONE_MS))
   redis.call('PEXPIRE', LOG .. id, ttl)
   redis.call('HINCRBY', TOTALS, status, 1)
@@ -94,8 +94,9 @@ end
 -- A running job that was cancelled has its end in its record: should its worker die or hand it back,
 -- it ends without another one. False where there is no such job, or a worker runs it.
 local function conclude_cancelled(id)
-  local result, events = unpack(redis.call('HMGET', RECORD .. id, 'cancel', 'cancel_events'))
-  return events and conclude_idle(id, 'cancelled', result, events)
+  local cancel, result, events =
+    unpack(redis.call('HMGET', RECORD .. id, 'cancel', 'cancel_result', 'cancel_events'))
+  return cancel and result and events and conclude_idle(id, 'cancelled', result, events)
 end
 
 -- What `shared/records.py` decodes into a JobRecord; false where there is no such job, or none

@@ -111,7 +111,7 @@ end
 
 -- Whether a job may join the line: nil, the number of jobs that wait and the place that it leaves;
 -- or a refusal: {verdict, ms until its caller should come back, jobs that wait, tokens that wait, ms
--- until its start or false, how many places of others were kept free, live workers}.
+-- until its start or false, how many places of others were kept free}.
 local function refuse(line, caller, score, tokens, time_ms, max_jobs, max_tokens)
   local num = waiting()
   if num >= max_jobs then
@@ -140,6 +140,5 @@ local function refuse(line, caller, score, tokens, time_ms, max_jobs, max_tokens
   if not verdict then
     return nil, num, found.place
   end
-  return {verdict, ms(math.ceil(retry_ms)), num, line.tokens, wait_ms and ms(wait_ms) or false, kept,
-    line.live}
+  return {verdict, ms(math.ceil(retry_ms)), num, line.tokens, wait_ms and ms(wait_ms) or false, kept}
 end

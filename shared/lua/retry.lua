@@ -29,7 +29,7 @@ end
 -- The fence stays: what a worker of an earlier life may still write comes too late.
 redis.call('HSET', record, 'payload', payload, 'status', 'queued', 'queued_ms', ms(NOW),
   'deadline_ms', ms(NOW + time_ms), 'score', score, 'attempts', 0, 'watchers', '', 'retry', token)
-redis.call('HDEL', record, 'worker', 'started_ms', 'finished_ms')
+redis.call('HDEL', record, 'worker', 'started_ms', 'finished_ms', 'cancel_result', 'cancel_events')
 -- Who followed the earlier life saw the ids of its tokens and of its end: the next one begins after.
 redis.call('HINCRBY', record, 'first_event', redis.call('LLEN', LOG .. id) + 1)
 redis.call('PEXPIRE', record, JOB_KEPT_MS)

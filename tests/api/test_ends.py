@@ -118,8 +118,9 @@ async def test_a_failure_whose_record_is_gone_is_told_as_it_was_heard(
     assert (end["status"], end["error"]["message"]) == ("failed", "no room")
 
 
+@pytest.mark.parametrize("is_retried", [False, True])
 async def test_a_failure_is_told_once_redis_can_say_that_it_holds(
-    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch, is_retried: bool
 ) -> None:
     following = asyncio.create_task(events(workerless, writer.job.id))
     await asyncio.sleep(0.2)
@@ -133,7 +134,10 @@ async def test_a_failure_is_told_once_redis_can_say_that_it_holds(
 
     monkeypatch.setattr(queue, "watch", flaky)
     monkeypatch.setattr("api.ticket.POLL_S", 0.05)
-    await writer.fail()
+    async with lagging(workerless):
+        await writer.fail()
+        if is_retried:
+            await workerless.http.post(f"/jobs/{writer.job.id}/retry")
     [end] = await following
     assert (end["status"], end["error"]["message"]) == ("failed", "no room")
     assert not failures

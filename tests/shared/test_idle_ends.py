@@ -7,13 +7,11 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.claims import ClaimedJob, Room
-from shared.errors import QueueFull
 from shared.keys import Keys
 from shared.protocol import ChatJob, JobRecord, JobStatus
 from shared.queue import Depth, JobQueue
-from shared.registry import Registry
 from shared.scripts import Script, ScriptArg, Scripts
-from tests.factories import make_finished, make_job, make_worker_info
+from tests.factories import make_finished, make_job
 
 ROOM = Room(rows=100, tokens=1_000_000, running=0)
 SOON_S = 0.02
@@ -82,30 +80,6 @@ async def test_a_job_in_time_is_left_alone(queue: JobQueue) -> None:
     for deadline_s in (None, 60):
         job = await enqueue(queue, deadline_s)
         assert (await record_after_the_deadline(queue, job)).status is JobStatus.QUEUED
-
-
-async def test_overdue_jobs_make_room_where_no_worker_is(queue: JobQueue) -> None:
-    for _ in range(3):
-        await enqueue(queue, deadline_s=SOON_S)
-    waiting = await enqueue(queue)
-    await asyncio.sleep(2 * SOON_S)
-    await queue.enqueue(make_job(), reply_to=None, max_queued=4)
-    assert await queue.depth() == Depth(waiting=2, running=0)
-    assert (await queue.totals())[JobStatus.EXPIRED] == 3
-    record = await queue.record(waiting.id)
-    assert record is not None and record.status is JobStatus.QUEUED
-
-
-async def test_overdue_jobs_are_left_to_live_workers(
-    queue: JobQueue, redis: Redis, keys: Keys
-) -> None:
-    await Registry(redis, keys).report(make_worker_info("w1"))
-    overdue = await enqueue(queue, deadline_s=SOON_S)
-    await asyncio.sleep(2 * SOON_S)
-    with pytest.raises(QueueFull):
-        await queue.enqueue(make_job(), reply_to=None, max_queued=1)
-    claim = await queue.claim("w1", ROOM, lease_ms=1000)
-    assert [claimed.job.id for claimed in claim.jobs] == [overdue.id]
 
 
 # -- withdrawals -----------------------------------------------------------------------------
@@ -186,6 +160,20 @@ async def test_a_retry_of_a_job_cancelled_while_it_ran_is_not_cancelled(queue: J
     again = await claim_one(queue, lease_ms=60_000)
     assert not again.is_cancelled
     await queue.release("w1", {job.id: again.fence})
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.QUEUED
+
+
+@pytest.mark.parametrize("left", ["cancel", "cancel_events"])
+async def test_half_of_a_cancellation_ends_nothing(
+    queue: JobQueue, redis: Redis, keys: Keys, left: str
+) -> None:
+    """While a deployment is upgraded: an older api writes the flag alone, an older worker's end of
+    the job removes it alone."""
+    job, claimed = await cancel_running(queue, lease_ms=60_000)
+    both = {"cancel", "cancel_result", "cancel_events"}
+    await redis.hdel(keys.record(job.id), *both - {left})
+    await queue.release("w1", {job.id: claimed.fence})
     record = await queue.record(job.id)
     assert record is not None and record.status is JobStatus.QUEUED
 

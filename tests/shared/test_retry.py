@@ -7,7 +7,7 @@ from shared.claims import ClaimedJob, Room
 from shared.errors import Conflict, QueueFull
 from shared.keys import Keys
 from shared.protocol import ChatJob, Failed, JobError, JobRecord, JobStatus, decode_events
-from shared.queue import ENDED_AT_ONCE, Depth, Fingerprint, JobQueue
+from shared.queue import PURGED_AT_ONCE, Depth, Fingerprint, JobQueue
 from shared.scripts import Script, Scripts
 from tests.factories import make_finished, make_job
 
@@ -222,7 +222,7 @@ async def test_a_purge_cancels_what_waits_and_nothing_else(
 ) -> None:
     running = await enqueue(queue)
     await claim_one(queue)
-    waiting = [await enqueue(queue) for _ in range(ENDED_AT_ONCE + 5)]
+    waiting = [await enqueue(queue) for _ in range(PURGED_AT_ONCE + 5)]
     assert await purge(queue) == len(waiting)
     assert await queue.depth() == Depth(waiting=0, running=1)
     entries = await redis.xrange(keys.replies("api-1"))
