@@ -15,7 +15,9 @@ from tests.chaos.history import Mishap, Story, Try
 
 PATIENCE_S = 240.0  # a caller that has got nowhere for so long gives up: a violation
 BOUND_S = 20.0  # an answer that waits for nothing comes sooner, on a slow machine too
-KEEP_ALIVE_S = 2.0  # shorter than the server's, or both may use and close it at once
+# Shorter than the server's, or it closes a connection just when it is used. Longer than any wait
+# that callers share: httpcore's pool, too, closes one that expires just when it is used.
+KEEP_ALIVE_S = 30.0
 PAUSE_S = 0.3  # before a connection that was refused is tried elsewhere
 MAX_DETAIL = 120
 UNKNOWN_WHEN = (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError, httpx.CloseError)
