@@ -158,6 +158,8 @@ class QueueMachine(RuleBasedStateMachine):
         if released:
             job = self.jobs[lease.job.id]
             job.status, job.owner, job.is_expired = JobStatus.QUEUED, None, False
+            if job.is_cancelled:
+                job.end(JobStatus.CANCELLED)
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
