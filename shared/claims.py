@@ -20,10 +20,14 @@ class Room:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right to run a job and to end it; `attempts` counts the runs that died before."""
+    """The right to run a job and to end it; `attempts` counts the runs that died before.
+
+    Each lease of a job has a higher fence; `earlier_fence` is that of the one before, 0 at first.
+    """
 
     worker_id: str
     fence: int
+    earlier_fence: int
     attempts: int
     created_ms: int
     started_ms: int
@@ -79,11 +83,12 @@ def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
 def _decode_leased(
     worker_id: str, max_attempts: int, fields: list[Any]
 ) -> ClaimedJob | HopelessJob:
-    job_id, payload, rows, tokens, attempts, fence, created_ms, started_ms = fields[:8]
-    time_left_ms, cancel = fields[8:]
+    job_id, payload, rows, tokens, attempts, fence, earlier_fence = fields[:7]
+    created_ms, started_ms, time_left_ms, cancel = fields[7:]
     lease: dict[str, Any] = {
         "worker_id": worker_id,
         "fence": fence,
+        "earlier_fence": earlier_fence,
         "attempts": attempts,
         "created_ms": int(created_ms),
         "started_ms": int(started_ms),

@@ -16,7 +16,7 @@ from arq.worker import Worker, func
 
 from shared.arq_format import FUNCTION, deserialize, serialize
 from shared.backoff import Backoff
-from shared.claims import ClaimedJob, Room
+from shared.claims import ClaimedJob, Lease, Room
 from shared.connection import UNREACHABLE
 from shared.keys import Keys
 from shared.protocol import Outcome
@@ -117,10 +117,10 @@ class LeasedWorker(Worker):
         )
         self._absence.answered()
         for claimed in claim.jobs:
-            if not self._takes_over(claimed.job.id, claimed.fence):
+            if not self._takes_over(claimed.job.id, claimed):
                 self._start(claimed)
         for hopeless in claim.hopeless:
-            if not self._takes_over(hopeless.job_id, hopeless.fence):
+            if not self._takes_over(hopeless.job_id, hopeless):
                 name = f"{hopeless.job_id}:{hopeless.fence}"
                 self._begin(name, partial(self._endings.give_up, hopeless))
         self._is_listening = self.room.rows > 0 and not claim.is_stalled
@@ -130,21 +130,21 @@ class LeasedWorker(Worker):
     def room(self) -> Room:
         return self._capacity.room(self.held.values())
 
-    def _takes_over(self, job_id: str, fence: int) -> bool:
+    def _takes_over(self, job_id: str, lease: Lease) -> bool:
         """Whether the worker had the job already: its lease ran out, and here it is again."""
         held = self.held.get(job_id)
         if held is None:
             return False
-        others_told = held.job.stream and fence > held.fence + 1  # who had it meanwhile
+        others_told = held.job.stream and lease.earlier_fence > held.fence  # who had it meanwhile
         if others_told:  # tokens that this run does not know: it begins anew, from the log
             self.lose(job_id, held.fence)
         if others_told or held.is_lost or held.is_stopped:  # what is left writes nothing
             remains = self.tasks[job_id]
-            name = f"{job_id}:{fence}"
-            self._begin(name, partial(self._hand_back, job_id, fence, remains))
+            name = f"{job_id}:{lease.fence}"
+            self._begin(name, partial(self._hand_back, job_id, lease.fence, remains))
         else:
-            held.fence = fence
-            self._begin(f"{job_id}:{fence}", partial(self._begins, held))
+            held.fence = lease.fence
+            self._begin(f"{job_id}:{lease.fence}", partial(self._begins, held))
         return True
 
     async def _hand_back(self, job_id: str, fence: int, remains: asyncio.Task[Any]) -> None:

@@ -41,7 +41,7 @@ class Outbox:
 
     async def _earlier(self, held: HeldJob) -> list[Delta]:
         """Waits until Redis can tell; a job's first lease finds nothing."""
-        if held.fence == 1:
+        if held.claimed.earlier_fence == 0:
             return []
         backoff = Backoff()
         while True:

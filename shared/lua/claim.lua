@@ -4,7 +4,7 @@
 --       alone, most attempts, time in ms by which a lease must have ended
 -- Returns {stalled, jobs, time in ms}; stalled: something is ready that this worker has no room
 -- for. A job whose payload is gone or that is out of attempts is leased as well, for the worker to
--- end it.
+-- end it. A fence is the time of its claim in ms, or more: no other claim of the job has as much.
 local worker, lease_ms = ARGV[1], ARGV[2]
 local free_rows, free_tokens, running = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local alone_from, max_attempts = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -40,10 +40,11 @@ local claimed, num_taken, tokens_taken, is_sum_wrong = {}, 0, 0, false
 local function claim_between(low, high, is_expired)
   local limit = share - #claimed
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, low, high, 'LIMIT', 0, limit)) do
-    local payload, rows, tokens, attempts, fence, created_ms, queued_ms, deadline_ms, cancel =
+    local payload, rows, tokens, attempts, latest, created_ms, queued_ms, deadline_ms, cancel =
       unpack(redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens', 'attempts', 'fence',
         'created_ms', 'queued_ms', 'deadline_ms', 'cancel'))
-    attempts, fence = tonumber(attempts or 0), tonumber(fence or 0) + 1
+    attempts, latest = tonumber(attempts or 0), tonumber(latest or 0)
+    local fence = math.max(latest + 1, math.floor(NOW))
     rows, tokens, created_ms = tonumber(rows or 0), tonumber(tokens or 0), created_ms or ms(NOW)
     if is_expired then
       attempts = attempts + begun(id)
@@ -62,8 +63,8 @@ local function claim_between(low, high, is_expired)
       redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
       is_sum_wrong = is_sum_wrong or not is_expired
     end
-    claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, queued_ms or created_ms,
-      ms(NOW), ms((deadline_ms or NOW) - NOW), cancel}
+    claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, latest,
+      queued_ms or created_ms, ms(NOW), ms((deadline_ms or NOW) - NOW), cancel}
   end
   return true
 end

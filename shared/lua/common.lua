@@ -18,14 +18,17 @@ end
 
 -- Whether the worker's lease still counts. Redis may have lost its last writes: a lease that
 -- nobody has is given back, unless the job ended or the record knows this fence or a later one
--- (then it was released).
+-- (then it was released). Of an old lease a job without a record has ended long ago.
 local function holds(id, worker, fence)
   local owner = redis.call('GET', OWNER .. id)
   if owner then
     return owner == worker .. ':' .. fence
   end
   local status, latest = unpack(redis.call('HMGET', RECORD .. id, 'status', 'fence'))
-  return (not status or is_live(status)) and tonumber(latest or 0) < tonumber(fence)
+  if not status then
+    return NOW - tonumber(fence) < TOMBSTONE_MS
+  end
+  return is_live(status) and tonumber(latest or 0) < tonumber(fence)
 end
 
 -- 1 if the latest lease came to running the job, 0 if not; arq counts there, a retried command

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from shared.arq_format import JobFailed, deserialize
 from shared.claims import Claim, ClaimedJob, Room
 from shared.errors import Conflict, QueueFull
-from shared.keys import LEASED, Keys
+from shared.keys import LEASED, TOMBSTONE_S, Keys
 from shared.protocol import (
     ChatJob,
     Failed,
@@ -22,6 +22,7 @@ from shared.protocol import (
 )
 from shared.queue import Depth, Fingerprint, JobQueue
 from shared.registry import Registry
+from shared.token_log import Addition, TokenLog
 from tests.factories import make_finished, make_job, make_worker_info
 
 LEASE_MS = 60_000
@@ -196,7 +197,7 @@ async def test_a_claim_brings_all_that_the_worker_needs(queue: JobQueue) -> None
     job = await enqueue(queue)
     claimed = await claim_one(queue)
     assert claimed.job == job
-    assert (claimed.fence, claimed.attempts) == (1, 0)
+    assert (claimed.fence, claimed.earlier_fence, claimed.attempts) == (claimed.started_ms, 0, 0)
     assert claimed.started_ms >= claimed.created_ms > 0
     record = await queue.record(job.id)
     assert record is not None
@@ -257,7 +258,7 @@ async def test_an_expired_lease_goes_before_the_backlog(queue: JobQueue) -> None
     waiting = await enqueue(queue)
     claimed = await claim(queue, "w2")
     assert ids(claimed) == [lost.id, waiting.id]
-    assert claimed.jobs[0].fence == first.fence + 1
+    assert claimed.jobs[0].fence > claimed.jobs[0].earlier_fence == first.fence
 
 
 async def test_a_valid_lease_is_left_alone(queue: JobQueue) -> None:
@@ -291,9 +292,11 @@ async def test_a_job_out_of_attempts_is_handed_out_to_be_given_up(
 
 async def test_a_lease_that_ends_before_its_run_began_is_no_attempt(queue: JobQueue) -> None:
     await enqueue(queue)
-    for fence in (1, 2, 3, 4):
+    earlier_fence = 0
+    for _ in range(4):
         claimed = await claim_one(queue, ms=EXPIRED_AT_ONCE_MS)
-        assert (claimed.fence, claimed.attempts) == (fence, 0)
+        assert (claimed.earlier_fence, claimed.attempts) == (earlier_fence, 0)
+        earlier_fence = claimed.fence
 
 
 async def test_a_death_is_counted_once(queue: JobQueue, redis: Redis, keys: Keys) -> None:
@@ -399,7 +402,7 @@ async def test_a_job_that_redis_lost_ends_also_when_its_worker_dies(
     await redis.flushall()
     await queue.renew("w1", {job.id: claimed.fence}, lease_ms=EXPIRED_AT_ONCE_MS)
     [hopeless] = (await claim(queue, "w2")).hopeless
-    assert (hopeless.job_id, hopeless.fence) == (job.id, claimed.fence + 1)
+    assert (hopeless.job_id, hopeless.earlier_fence) == (job.id, claimed.fence)
     assert await queue.finish(hopeless, failed(job.id), fence=hopeless.fence)
     record = await queue.record(job.id)
     assert record is not None and record.status is JobStatus.FAILED
@@ -411,7 +414,7 @@ async def test_a_renewal_brings_no_older_fence_back(queue: JobQueue) -> None:
     second = await claim_one(queue, "w2")
     await queue.release("w2", {job.id: second.fence})
     assert (await queue.renew("w1", {job.id: frozen.fence}, lease_ms=0)).lost == [job.id]
-    assert (await claim_one(queue, "w2")).fence == second.fence + 1
+    assert (await claim_one(queue, "w2")).earlier_fence == second.fence
 
 
 async def test_a_worker_frozen_for_longer_than_the_result_lives_ends_nothing_twice(
@@ -426,6 +429,22 @@ async def test_a_worker_frozen_for_longer_than_the_result_lives_ends_nothing_twi
     assert (await queue.renew("w1", {job.id: frozen.fence}, lease_ms=9)).lost == [job.id]
     assert not await finish(queue, frozen)
     assert await redis.xlen(keys.replies("api-1")) == 1
+
+
+async def test_an_old_lease_of_a_job_without_a_record_ends_nothing_twice(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    """Its worker was cut off until the record of the end by another had gone, too."""
+    job = await enqueue(queue)
+    claimed = await claim_one(queue, "w1")
+    await redis.flushall()
+    old = claimed.fence - 1000 * TOMBSTONE_S
+    assert not await queue.begin("w1", job.id, fence=old, lease_ms=LEASE_MS)
+    assert (await queue.renew("w1", {job.id: old}, lease_ms=LEASE_MS)).lost == [job.id]
+    log = TokenLog(redis, keys)
+    assert await log.append("w1", [Addition(job.id, old, 0, [b"a"])]) == [None]
+    assert not await queue.finish(claimed, make_finished(job.id), fence=old)
+    assert await redis.keys() == []
 
 
 # -- finish ----------------------------------------------------------------------------------

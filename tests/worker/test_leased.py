@@ -279,7 +279,7 @@ async def test_an_expired_lease_that_comes_back_to_its_worker_is_not_started_twi
             return bool(starts)
 
         async def claimed_again() -> bool:
-            return worker.held[job_id].fence == 2
+            return worker.held[job_id].fence > starts[0]
 
         await eventually(started)
         await redis.zadd(keys.queue, {job_id: LEASED + 1})  # its lease ran out long ago
@@ -312,15 +312,15 @@ async def test_a_job_that_comes_back_while_its_lost_run_still_ends_is_run_again(
             return bool(fences)
 
         async def claimed_again() -> bool:
-            return await redis.hget(keys.record(job_id), "fence") == b"2"
+            return int(await redis.hget(keys.record(job_id), "fence") or 0) > fences[0]
 
         await eventually(started)
-        worker.lose(job_id, fence=1)
+        worker.lose(job_id, fences[0])
         await redis.zadd(keys.queue, {job_id: LEASED + 1})  # the other worker died at once
         await eventually(claimed_again)
         may_end.set()
         record = await ended(queue, job_id)
-    assert (record.status, fences) == (JobStatus.SUCCEEDED, [1, 3])
+    assert (record.status, len(fences)) == (JobStatus.SUCCEEDED, 2)
 
 
 @pytest.mark.parametrize("is_computed", [False, True])
@@ -347,7 +347,7 @@ async def test_a_streamed_job_that_another_worker_had_meanwhile_begins_anew(
         return await succeed(held)
 
     async def finish_once_it_is_back(*args: object, **kwargs: object) -> object:
-        if await fence_of_record() < 3:
+        if await fence_of_record() <= fences[0] + 1:
             raise ConnectionError("gone")
         return await finish(*args, **kwargs)  # type: ignore[arg-type]  # passed through
 
@@ -358,10 +358,11 @@ async def test_a_streamed_job_that_another_worker_had_meanwhile_begins_anew(
             return bool(fences)
 
         await eventually(started)
-        await redis.hset(keys.record(job_id), "fence", 2)  # another worker had it, and died
+        others = fences[0] + 1  # another worker had it, and died
+        await redis.hset(keys.record(job_id), "fence", others)
         await redis.zadd(keys.queue, {job_id: LEASED + 1})
         record = await ended(queue, job_id)
-    assert (record.status, fences) == (JobStatus.SUCCEEDED, [1, 4])
+    assert (record.status, len(fences)) == (JobStatus.SUCCEEDED, 2)
 
 
 async def test_a_lost_job_is_stopped_and_nothing_is_written(

@@ -72,7 +72,8 @@ def hold(job: ChatJob, *, time_left_s: float = WAIT_S) -> HeldJob:
     claimed = ClaimedJob(
         job=job,
         worker_id="w1",
-        fence=1,
+        fence=NOW_MS,
+        earlier_fence=0,
         attempts=0,
         rows=job.cost_rows,
         tokens=job.cost_tokens,
@@ -263,7 +264,7 @@ async def test_a_cancelled_job_stops_and_leaves_the_engine(
     outcome = await running
     assert (outcome.status, outcome.error.status_code) == (JobStatus.CANCELLED, 499)
     await finished(task, make_job())
-    assert engine.aborted == [f"{held.job.id}:1"]
+    assert engine.aborted == [f"{held.job.id}:{held.fence}"]
 
 
 async def test_a_job_cancelled_before_it_began_never_reaches_the_engine(
@@ -292,7 +293,7 @@ async def test_a_task_that_is_cancelled_leaves_the_engine(
     with pytest.raises(asyncio.CancelledError):
         await running
     await finished(task, make_job())
-    assert engine.aborted == [f"{held.job.id}:1"]
+    assert engine.aborted == [f"{held.job.id}:{held.fence}"]
 
 
 async def test_the_priority_of_a_job_is_that_of_its_request(
