@@ -11,13 +11,11 @@ from typing import Any
 
 import httpx
 
+from tests.chaos.connections import new_http
 from tests.chaos.history import Mishap, Story, Try
 
 PATIENCE_S = 240.0  # a caller that has got nowhere for so long gives up: a violation
 BOUND_S = 20.0  # an answer that waits for nothing comes sooner, on a slow machine too
-# Shorter than the server's, or it closes a connection just when it is used. Longer than any wait
-# that callers share: httpcore's pool, too, closes one that expires just when it is used.
-KEEP_ALIVE_S = 30.0
 PAUSE_S = 0.3  # before a connection that was refused is tried elsewhere
 MAX_DETAIL = 120
 UNKNOWN_WHEN = (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError, httpx.CloseError)
@@ -99,10 +97,7 @@ class Client:
     def __init__(self, urls: dict[str, str], random: Random) -> None:
         self._urls = urls
         self._random = random
-        limits = httpx.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_S
-        )
-        self._http = httpx.AsyncClient(limits=limits, trust_env=False)
+        self._http = new_http(timeout_s=None)  # each call has its own
 
     async def close(self) -> None:
         await self._http.aclose()

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from tests.chaos.cluster import Cluster, Settings, running_cluster
 from tests.chaos.command import carry_out
+from tests.chaos.connections import new_http
 from tests.chaos.holdings import Observations
 from tests.chaos.load import Load, percentile
 from tests.chaos.schedule import Fleet
@@ -100,9 +101,8 @@ class Trial:
 
 async def overload(cluster: Cluster, trial: Trial, console: Console) -> list[str]:
     """What was not as promised."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     observations = Observations()
-    async with httpx.AsyncClient(timeout=CALL_TIMEOUT_S, limits=limits, trust_env=False) as http:
+    async with new_http(CALL_TIMEOUT_S) as http:
         urls = list(cluster.urls.values())
         per_s = await capacity(Crowd(http, urls, Random(1), CALL_TIMEOUT_S), 10.0)
         crowd = Crowd(http, urls, Random(2), trial.patience_s)

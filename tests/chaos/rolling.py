@@ -16,9 +16,9 @@ import typer
 from rich.console import Console
 
 from tests.chaos.asks import Ask, draw_asks
-from tests.chaos.client import KEEP_ALIVE_S
 from tests.chaos.cluster import Cluster, Settings, running_cluster
 from tests.chaos.command import carry_out
+from tests.chaos.connections import new_http
 from tests.chaos.load import Load, percentile
 from tests.chaos.members import Member
 from tests.chaos.schedule import Fleet
@@ -36,10 +36,7 @@ class Caller:
         self._urls = list(cluster.urls.values())
         self._asks = asks
         self._random = random
-        limits = httpx.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_S
-        )
-        self._http = httpx.AsyncClient(timeout=CALL_TIMEOUT_S, limits=limits, trust_env=False)
+        self._http = new_http(CALL_TIMEOUT_S)
 
     async def close(self) -> None:
         await self._http.aclose()
