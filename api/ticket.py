@@ -16,6 +16,7 @@ from shared.protocol import (
     JobRecord,
     JobStatus,
     Outcome,
+    Stretch,
 )
 
 POLL_S = 5.0  # how often the record is read while no event comes
@@ -78,12 +79,19 @@ class Ticket:
         while (left_s := deadline - time.monotonic()) > 0:
             event = await self._heard(min(left_s, self._quiet_s()))
             if isinstance(event, Failed):
-                self._failure, event = event, None
-            if event is None:
+                self._failure = event
+            if event is None or self._is_doubtful(event):
                 event = await self._outcome_of_record()
             if event is not None:
                 return self._noted(event)
         return None
+
+    def _is_doubtful(self, event: Event) -> bool:
+        """An end that a retry may have undone, or tokens of another life of the job: late in
+        coming, or this life is over. (Workers of older versions name none.)"""
+        if isinstance(event, Stretch):
+            return event.first_event_id != self.first_event_id
+        return isinstance(event, Failed)
 
     async def _heard(self, timeout_s: float) -> Event | None:
         with suppress(TimeoutError):
@@ -136,9 +144,9 @@ class Ticket:
         return self._metrics is not None
 
     async def logged(self, start: int) -> list[Delta]:
-        """A page of the job's log; raises ServiceUnavailable."""
+        """A page of the log, empty once the job was retried; raises ServiceUnavailable."""
         async with within_reach():
-            return await self._log.read(self.job_id, start)
+            return await self._log.read_life(self.job_id, self.first_event_id, start)
 
     async def log_length(self) -> int:
         """Raises ServiceUnavailable."""

@@ -139,9 +139,13 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Stretch(msgspec.Struct, frozen=True, kw_only=True):
-    """New deltas of a job; `index` counts from 0 in its log, whatever the attempt."""
+    """New deltas of a job; `index` counts from 0 in its log, whatever the attempt.
+
+    `first_event_id` tells which of its lives they belong to, as `JobRecord` does.
+    """
 
     job_id: str
+    first_event_id: int = 0
     index: int
     deltas: list[Delta]
 
@@ -261,11 +265,15 @@ def decode_delta(data: bytes) -> Delta:
     return msgspec.msgpack.decode(data, type=Delta)
 
 
-def decode_stretch(job_id: str, data: bytes) -> Stretch:
-    """`data` is what `append.lua` makes of new deltas: the first one's index, a space, an array."""
+def decode_stretch(name: bytes, data: bytes) -> Stretch:
+    """What `append.lua` makes of new deltas: job and life; index of the first, a space, an array."""
+    job_id, _, first_event_id = name.partition(b" ")
     index, _, deltas = data.partition(b" ")
     return Stretch(
-        job_id=job_id, index=int(index), deltas=msgspec.msgpack.decode(deltas, type=list[Delta])
+        job_id=job_id.decode(),
+        first_event_id=int(first_event_id or 0),
+        index=int(index),
+        deltas=msgspec.msgpack.decode(deltas, type=list[Delta]),
     )
 
 

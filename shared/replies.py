@@ -104,8 +104,8 @@ class ReplyReader:
         """Deltas of jobs that nobody asks for any more are not even looked at."""
         if name == ENDS:
             return decode_events(data)
-        job_id = name.decode()
-        return [decode_stretch(job_id, data)] if job_id in self._subscriptions else []
+        is_asked_for = name.partition(b" ")[0].decode() in self._subscriptions
+        return [decode_stretch(name, data)] if is_asked_for else []
 
     async def _trim(self) -> None:
         """Results are kept no longer than needed: what was read is removed from the stream."""

@@ -1,5 +1,6 @@
 -- Add deltas to the token logs of a worker's jobs, and send them to all who watch: one stream entry
 -- per api replica, with a field for each job: the index of its first delta, and an array of them.
+-- The field is named after the job and, where it was retried, the first event id of its life now.
 -- What a log has already is skipped, so the command may be repeated.
 -- ARGV: worker, then for each job: id, fence, index of its first delta, how many, the deltas
 -- Returns the length of each log; false where the job is not this worker's. A log that is shorter
@@ -14,10 +15,11 @@ local function array(packed) -- in msgpack
 end
 
 local function tell(id, index, deltas)
-  local value = index .. ' ' .. array(deltas)
-  for replica in string.gmatch(redis.call('HGET', RECORD .. id, 'watchers') or '', '%S+') do
+  local watchers, first_event = unpack(redis.call('HMGET', RECORD .. id, 'watchers', 'first_event'))
+  local name, value = first_event and id .. ' ' .. first_event or id, index .. ' ' .. array(deltas)
+  for replica in string.gmatch(watchers or '', '%S+') do
     local entry = entries[replica] or {}
-    entry[#entry + 1], entry[#entry + 2] = id, value
+    entry[#entry + 1], entry[#entry + 2] = name, value
     entries[replica] = entry
   end
 end

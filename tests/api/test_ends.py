@@ -7,7 +7,17 @@ from redis.exceptions import ConnectionError
 
 from api.routes.events import MAX_EVENT_ID
 from shared.protocol import JobRecord
-from tests.api.followed import LAST, Writer, claimed, ended, events, lagging, submit, texts
+from tests.api.followed import (
+    LAST,
+    Writer,
+    claimed,
+    deaf,
+    ended,
+    events,
+    lagging,
+    submit,
+    texts,
+)
 from tests.fakes_api import FakeService
 
 
@@ -104,6 +114,42 @@ async def test_the_end_of_an_earlier_life_that_comes_late_ends_no_stream(
     told = await following
     assert texts(told) == ["a"]
     assert told[-1]["status"] == "succeeded"
+
+
+async def test_tokens_of_an_earlier_life_that_come_late_are_not_told(
+    workerless: FakeService, writer: Writer
+) -> None:
+    path = f"/jobs/{writer.job.id}"
+    await workerless.http.get(path, params={"wait": 0.01})  # its tokens are to come here
+    async with lagging(workerless):
+        await writer.say("a", "b")
+        await writer.fail()
+        await workerless.http.post(f"{path}/retry")
+        following = asyncio.create_task(events(workerless, writer.job.id))
+        await asyncio.sleep(0.2)
+    writer = await claimed(workerless)
+    await writer.say("c")
+    await writer.finish()
+    assert texts(await following) == ["c"]
+
+
+async def test_who_missed_the_end_of_an_earlier_life_is_not_told_the_next_one(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.transcript.QUIET_S", 3600)  # by its tokens, not by looking
+    path = f"/jobs/{writer.job.id}"
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await writer.say("a")
+    await asyncio.sleep(0.2)
+    async with deaf(workerless):
+        await writer.fail()
+    await workerless.http.post(f"{path}/retry")
+    await workerless.http.get(path, params={"wait": 0.01})
+    await (await claimed(workerless)).say("b", "c")
+    told = await following
+    assert texts(told) == ["a"]
+    assert (told[-1]["index"], told[-1]["status"]) == (1, "expired")
+    assert "it was retried" in told[-1]["error"]["message"]
 
 
 async def test_a_failure_whose_record_is_gone_is_told_as_it_was_heard(

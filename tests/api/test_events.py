@@ -147,14 +147,14 @@ async def test_a_log_that_cannot_be_read_holds_the_stream_up_and_not_for_ever(
 ) -> None:
     await writer.say("a")
     await writer.finish()
-    failures, read = [ConnectionError("gone"), OSError()], TokenLog.read
+    failures, read = [ConnectionError("gone"), OSError()], TokenLog.read_life
 
-    async def flaky(log: TokenLog, job_id: str, start: int) -> list[Delta]:
+    async def flaky(log: TokenLog, job_id: str, first_event_id: int, start: int) -> list[Delta]:
         if failures:
             raise failures.pop()
-        return await read(log, job_id, start)
+        return await read(log, job_id, first_event_id, start)
 
-    monkeypatch.setattr(TokenLog, "read", flaky)
+    monkeypatch.setattr(TokenLog, "read_life", flaky)
     assert texts(await events(workerless, writer.job.id)) == ["a"]
     assert not failures
 
@@ -170,14 +170,14 @@ async def test_tokens_after_a_gap_that_redis_lost_wait_until_it_is_filled(
     await writer.say("a")
     async with deaf(workerless):
         await writer.say("b")
-    held_back, asked, read = asyncio.Event(), asyncio.Event(), TokenLog.read
+    held_back, asked, read = asyncio.Event(), asyncio.Event(), TokenLog.read_life
 
-    async def late(log: TokenLog, job_id: str, start: int) -> list[Delta]:
+    async def late(log: TokenLog, job_id: str, first_event_id: int, start: int) -> list[Delta]:
         asked.set()
         await held_back.wait()
-        return await read(log, job_id, start)
+        return await read(log, job_id, first_event_id, start)
 
-    monkeypatch.setattr(TokenLog, "read", late)
+    monkeypatch.setattr(TokenLog, "read_life", late)
     await writer.say("c")
     await asked.wait()  # for what came before "c"
     await workerless.redis.ltrim(key, 0, 0)

@@ -59,7 +59,7 @@ async def heard(redis: Redis, keys: Keys, replica_id: str) -> list[list[Stretch]
     """The new deltas in each entry of a replica's stream."""
     entries = await redis.xrange(keys.replies(replica_id))
     return [
-        [decode_stretch(name.decode(), data) for name, data in fields.items() if name != b"events"]
+        [decode_stretch(name, data) for name, data in fields.items() if name != b"events"]
         for _, fields in entries
     ]
 
