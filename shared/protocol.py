@@ -266,7 +266,7 @@ def decode_delta(data: bytes) -> Delta:
 
 
 def decode_stretch(name: bytes, data: bytes) -> Stretch:
-    """What `append.lua` makes of new deltas: job and life; index of the first, a space, an array."""
+    """What `append.lua` makes of new deltas: job and life; first index, a space, an array."""
     job_id, _, first_event_id = name.partition(b" ")
     index, _, deltas = data.partition(b" ")
     return Stretch(

@@ -61,9 +61,9 @@ class TokenLog:
 
     async def read_life(self, job_id: str, first_event_id: int, start: int) -> list[Delta]:
         """As `read`, for who follows one life of a job: nothing from the log of another one."""
-        async with self._redis.pipeline() as pipe:
+        async with self._redis.pipeline(transaction=False) as pipe:  # MULTI wants memory to be free
             pipe.lrange(self._keys.token_log(job_id), start, start + PAGE - 1)
-            pipe.hget(self._keys.record(job_id), "first_event")
+            pipe.hget(self._keys.record(job_id), "first_event")  # only grows, so it comes second
             page, latest = await pipe.execute()
         is_of_this_life = int(latest or 0) == first_event_id
         return [decode_delta(packed) for packed in page] if is_of_this_life else []

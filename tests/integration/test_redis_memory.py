@@ -33,5 +33,7 @@ async def test_a_full_redis_takes_no_job_and_those_it_has_run_to_their_end(
         for job_id in jobs:
             record = (await http.get(f"/jobs/{job_id}?wait=60")).json()
             assert record["status"] == "succeeded"
+            told = (await http.get(f"/jobs/{job_id}/events")).text
+            assert told.count("\ndata:") == record["result"]["usage"]["completion_tokens"] + 1
         await service.redis.config_set("maxmemory", 0)
         assert (await http.post("/chat", json=JOB)).status_code == 200

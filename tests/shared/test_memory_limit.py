@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from shared.claims import ClaimedJob, Room
 from shared.connection import connect
 from shared.keys import Keys
-from shared.protocol import ChatJob, JobStatus
+from shared.protocol import ChatJob, Delta, JobStatus, encode
 from shared.queue import Depth, Fingerprint, JobQueue
 from shared.registry import Registry
 from shared.token_log import Addition, TokenLog
@@ -92,7 +92,9 @@ async def test_jobs_that_were_accepted_run_to_their_end(redis: Redis, queue: Job
         assert await queue.begin("w1", job.job.id, fence=job.fence, lease_ms=LEASE_MS)
         assert (await queue.renew("w1", {job.job.id: job.fence}, lease_ms=LEASE_MS)).lost == []
         log = TokenLog(redis, Keys())
-        assert await log.append("w1", [Addition(job.job.id, job.fence, 0, [b"a", b"b"])]) == [2]
+        packed = [encode(Delta(text=text, token_ids=[1])) for text in "ab"]
+        assert await log.append("w1", [Addition(job.job.id, job.fence, 0, packed)]) == [2]
+        assert [delta.text for delta in await log.read_life(job.job.id, 0, 1)] == ["b"]
         assert await queue.finish(job, make_finished(job.job.id), fence=job.fence)
     assert [await status(queue, job) for job in jobs] == [JobStatus.SUCCEEDED] * 3
     assert await redis.xlen(Keys().replies("api-1")) == 6  # deltas and the end of each
@@ -119,7 +121,8 @@ async def test_callers_watch_and_cancel_all_the_same(redis: Redis, queue: JobQue
         assert await queue.watch(job.id, "api-2") is not None
         await queue.cancel(job.id)
     assert await status(queue, waiting) is JobStatus.CANCELLED
-    assert (await queue.renew("w1", {running.id: 1}, lease_ms=LEASE_MS)).cancelled == [running.id]
+    renewal = await queue.renew("w1", {running.id: claimed.fence}, lease_ms=LEASE_MS)
+    assert renewal.cancelled == [running.id]
 
 
 async def test_jobs_are_taken_again_when_results_have_expired(
