@@ -106,11 +106,22 @@ class ChatClient:
         return record
 
     async def retry(self, job_id: str) -> JobRecord:
-        """Run a job that failed, expired or was cancelled again; raises NotFound and Conflict."""
-        async with within_reach():
-            record = await self._backend.queue.retry(
-                job_id, max_queued=self._max_queued, max_queued_tokens=self._max_queued_tokens
-            )
+        """Run a job that failed, expired or was cancelled again; raises NotFound and Conflict.
+
+        Raises ServiceUnavailable without Redis, which may have taken it all the same.
+        """
+        try:
+            async with within_reach():
+                record = await self._backend.queue.retry(
+                    job_id,
+                    max_queued=self._max_queued,
+                    max_queued_tokens=self._max_queued_tokens,
+                    within_s=REACH_S,
+                )
+        except ServiceUnavailable as error:
+            if may_have_arrived(error):
+                raise retry_unanswered(job_id) from error
+            raise
         if record is None:
             raise no_such_job(job_id)
         return record
@@ -154,6 +165,11 @@ def unanswered(job_id: str, idempotency_key: str | None) -> ServiceUnavailable:
         outlook = "the same Idempotency-Key finds the job, should it have been accepted"
     else:
         outlook = f"job {job_id} may have been accepted: it is cancelled unless it ends before"
+    return ServiceUnavailable(f"{OUT_OF_REACH}; {outlook}", retry_after_s=RETRY_AFTER_S)
+
+
+def retry_unanswered(job_id: str) -> ServiceUnavailable:
+    outlook = f"job {job_id} may run again all the same: GET /jobs/{job_id} tells"
     return ServiceUnavailable(f"{OUT_OF_REACH}; {outlook}", retry_after_s=RETRY_AFTER_S)
 
 

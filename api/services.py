@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -13,7 +12,7 @@ from api.metrics import Metrics
 from api.model_watch import ModelWatch
 from api.settings import ApiSettings
 from api.withdrawals import Withdrawals
-from shared.tasks import cancel_all
+from shared.tasks import cancel_all, wait_at_most
 
 LAST_CHANCE_S = 1.0  # to withdraw jobs, if Redis is back by then
 
@@ -43,9 +42,7 @@ class Services:
         ]
 
     async def stop(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_CHANCE_S):
-                await self.withdrawals.settle()
+        await wait_at_most(LAST_CHANCE_S, self.withdrawals.settle())
         await cancel_all(self.tasks)
         await self.backend.close()
 

@@ -4,6 +4,7 @@ Plain data, and its decoding from what `claim.lua` returns.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 from shared.protocol import ChatJob, UnreadableJob, decode_job
@@ -23,11 +24,13 @@ class Lease:
     """The right to run a job and to end it; `attempts` counts the runs that died before.
 
     Each lease of a job has a higher fence; `earlier_fence` is that of the one before, 0 at first.
+    `first_event_id` tells which of its lives it is in, as `JobRecord` does.
     """
 
     worker_id: str
     fence: int
     earlier_fence: int
+    first_event_id: int
     attempts: int
     created_ms: int
     started_ms: int
@@ -41,7 +44,6 @@ class ClaimedJob(Lease):
     rows: int
     tokens: int
     time_left_s: float
-    is_cancelled: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +56,23 @@ class HopelessJob(Lease):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`is_stalled`: something is ready that the worker has no room for."""
+    """`is_stalled`: something is ready that the worker has no room for.
+
+    `clock_ahead_s`: how much later it is at Redis than was to be expected.
+    """
 
     jobs: list[ClaimedJob]
     hopeless: list[HopelessJob]
     is_stalled: bool
+    clock_ahead_s: float
+
+
+class Begun(IntEnum):
+    """Whether a claimed job's run may begin: not if it is another's by now, or has ended."""
+
+    NO = 0
+    YES = 1
+    CANCELLED = 2  # and a caller wants no more of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +83,9 @@ class Renewal:
     cancelled: list[str]
 
 
-def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
+def decode_claim(
+    worker_id: str, max_attempts: int, reply: list[Any], clock_ahead_s: float
+) -> Claim:
     """`reply`: what `claim.lua` returned to this worker. One bad job does not harm the others."""
     is_stalled, leased, _ = reply
     jobs = [_decode_leased(worker_id, max_attempts, fields) for fields in leased]
@@ -77,6 +93,7 @@ def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
         jobs=[job for job in jobs if isinstance(job, ClaimedJob)],
         hopeless=[job for job in jobs if isinstance(job, HopelessJob)],
         is_stalled=bool(is_stalled),
+        clock_ahead_s=clock_ahead_s,
     )
 
 
@@ -84,11 +101,12 @@ def _decode_leased(
     worker_id: str, max_attempts: int, fields: list[Any]
 ) -> ClaimedJob | HopelessJob:
     job_id, payload, rows, tokens, attempts, fence, earlier_fence = fields[:7]
-    created_ms, started_ms, time_left_ms, cancel = fields[7:]
+    first_event_id, created_ms, started_ms, time_left_ms = fields[7:]
     lease: dict[str, Any] = {
         "worker_id": worker_id,
         "fence": fence,
         "earlier_fence": earlier_fence,
+        "first_event_id": first_event_id,
         "attempts": attempts,
         "created_ms": int(created_ms),
         "started_ms": int(started_ms),
@@ -101,7 +119,6 @@ def _decode_leased(
         rows=rows,
         tokens=tokens,
         time_left_s=int(time_left_ms) / 1000,
-        is_cancelled=cancel is not None,
         **lease,
     )
 
@@ -121,3 +138,9 @@ def _job_or_reason(payload: bytes | None, attempts: int, max_attempts: int) -> C
 def first_attempt_alone(max_attempts: int) -> int:
     """How many attempts a job has behind it when it must run alone: the last one it may have."""
     return max(1, max_attempts - 1)
+
+
+def read_cancellation(note: str) -> tuple[str, int | None]:
+    """The job and the fence that an entry of a worker's control list names; an older api none."""
+    job_id, _, fence = note.partition(" ")
+    return job_id, int(fence) if fence else None

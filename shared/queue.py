@@ -12,7 +12,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from shared.arq_format import pack_job, pack_result
-from shared.claims import Claim, Lease, Renewal, Room, decode_claim, first_attempt_alone
+from shared.claims import Begun, Claim, Lease, Renewal, Room, decode_claim, first_attempt_alone
 from shared.errors import Conflict
 from shared.idle_ends import pack_cancelled, pack_expired
 from shared.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
@@ -119,17 +119,21 @@ class JobQueue:
         raise TimeoutError("Redis got the job too late")
 
     async def retry(
-        self, job_id: str, *, max_queued: int, max_queued_tokens: int = NO_LIMIT
+        self,
+        job_id: str,
+        *,
+        max_queued: int,
+        max_queued_tokens: int = NO_LIMIT,
+        within_s: float = JOB_TTL_S,
     ) -> JobRecord | None:
         """Run a job that ended without a result again, from the start; None if unknown.
 
-        Raises Conflict where there is nothing to retry, QueueFull and WaitTooLong as `enqueue`.
+        Raises Conflict where there is nothing to retry, QueueFull, WaitTooLong and TimeoutError as
+        `enqueue`.
         """
-        token = uuid.uuid4().hex
-        reply = await self._scripts.run(
-            Script.RETRY, job_id, token, pack_job(), max_queued, max_queued_tokens
-        )
-        if reply is None:
+        token, limits = uuid.uuid4().hex, (max_queued, max_queued_tokens)
+        reply = await self._in_time(within_s, Script.RETRY, job_id, token, pack_job(), *limits)
+        if reply[0] == b"unknown":
             return None
         if reply[0] not in (b"accepted", b"conflict"):
             raise decode_refusal(reply, max_queued, max_queued_tokens)
@@ -224,15 +228,19 @@ class JobQueue:
             max_attempts,
             self._clock.in_ms(-overdue_ms / 1000),
         )
-        self._clock.tell(int(reply[2]))
-        return decode_claim(worker_id, max_attempts, reply)
+        ahead_s = self._clock.tell(int(reply[2]))
+        return decode_claim(worker_id, max_attempts, reply, ahead_s)
 
-    async def begin(self, worker_id: str, job_id: str, *, fence: int, lease_ms: int) -> bool:
-        """Say that a claimed job's run begins; False when it is another's by now, or has ended.
+    async def begin(
+        self, worker_id: str, job_id: str, *, fence: int, lease_ms: int, attempts: int = 0
+    ) -> Begun:
+        """Say that a claimed job's run begins, or goes on, after `attempts` that died.
 
         Only from now on does the death of its worker count as an attempt.
         """
-        return bool(await self._scripts.run(Script.BEGIN, job_id, worker_id, fence, lease_ms))
+        return Begun(
+            await self._scripts.run(Script.BEGIN, job_id, worker_id, fence, lease_ms, attempts)
+        )
 
     async def renew(self, worker_id: str, fences: Mapping[str, int], *, lease_ms: int) -> Renewal:
         """Extend all leases of a worker, given as job id → fence, in one call."""

@@ -23,9 +23,14 @@ class RedisClock:
             seconds, microseconds = await redis.time()
             self.tell(1000 * seconds + microseconds / 1000)
 
-    def tell(self, now_ms: float) -> None:
-        """Redis said just now that it was `now_ms` then."""
+    def tell(self, now_ms: float) -> float:
+        """Redis said just now that it was `now_ms` then; how much later that is than expected, s.
+
+        By a second or more: its clock was set, another machine is master, or this one was asleep.
+        """
+        ahead_s = 0.0 if self._told_at is None else (now_ms - self.in_ms(0)) / 1000
         self._told_ms, self._told_at = now_ms, self._monotonic()
+        return ahead_s
 
     def in_ms(self, seconds: float) -> int:
         """Redis' time in so many seconds; only once it was told."""

@@ -1,10 +1,18 @@
-"""Ending asyncio tasks for certain."""
+"""Waiting for a while, and ending asyncio tasks for certain."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from typing import Any
 
 RETRY_S = 0.1
+
+
+async def wait_at_most(seconds: float, happening: Awaitable[object]) -> None:
+    """Until it has happened, or for so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await happening
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:

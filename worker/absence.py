@@ -1,4 +1,4 @@
-"""When Redis was last away: leases that ended meanwhile are first left to those who had them.
+"""When Redis was last away, or its clock ran ahead: who had the leases that ended has them first.
 
 Their workers may well live, and could not renew. Knows no lease.
 """
@@ -27,6 +27,11 @@ class Absence:
     def answered(self) -> None:
         self._notice()
         self._answered_at = self._clock()
+
+    def slept_through(self, seconds: float) -> None:
+        """So much more time went by at Redis than here: leases ended though nobody was late."""
+        began_at = self._answered_at if self._began_at is None else self._began_at
+        self._began_at, self._ended_at = began_at - seconds, self._clock()
 
     @property
     def overdue_s(self) -> float:

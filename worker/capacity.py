@@ -29,7 +29,6 @@ class Capacity:
             runs_alone=claimed.attempts >= first_attempt_alone(self.max_attempts),
             attempt=claimed.attempts + 1,
             deadline=time.monotonic() + claimed.time_left_s,
-            is_cancelled=claimed.is_cancelled,
         )
 
     def room(self, held: Collection[HeldJob]) -> Room:

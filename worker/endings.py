@@ -5,7 +5,7 @@ A result that was computed is not thrown away, and a job that is handed back run
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -27,11 +27,17 @@ class Endings:
         self._worker_id = worker_id
 
     async def finish(self, held: HeldJob, outcome: Outcome) -> None:
-        """The fence is read at each try: the worker may claim the job again meanwhile."""
-        written = await _persist(
+        """The worker may claim the job again meanwhile: then it is the new fence that counts."""
+        written, fence = False, 0
+        while not written and fence != held.fence:
+            fence = held.fence
+            written = await self._finish(held, outcome)
+        _log_end(outcome, written)
+
+    async def _finish(self, held: HeldJob, outcome: Outcome) -> bool:
+        return await _persist(
             lambda: self._queue.finish(held.claimed, outcome, fence=held.fence), held.job.id
         )
-        _log_end(outcome, written)
 
     async def give_up(self, job: HopelessJob) -> None:
         """It fails and becomes a dead letter."""
@@ -53,6 +59,17 @@ def failed(job_id: str, attempt: int, message: str) -> Failed:
         status=JobStatus.FAILED,
         error=JobError(message=message),
     )
+
+
+def broken(held: HeldJob) -> Failed:
+    return failed(held.job.id, held.attempt, "the worker failed on this job")
+
+
+def broken_off(held: HeldJob, body: asyncio.Task[Any]) -> Failed:
+    """For a run that ended by something that is no Exception, as a panic in a library."""
+    error = None if body.cancelled() else body.exception()
+    log.error("a job broke off", job_id=held.job.id, error=repr(error or "cancelled"))
+    return broken(held)
 
 
 async def _persist(write: Callable[[], Awaitable[T]], job_id: str) -> T:

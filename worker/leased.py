@@ -6,7 +6,6 @@ engine: a `Task` runs a job, `Capacity` says how much fits.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,14 +16,15 @@ from arq.worker import Worker, func
 from shared.arq_format import FUNCTION, deserialize, serialize
 from shared.backoff import Backoff
 from shared.claims import ClaimedJob, Lease, Room
-from shared.connection import UNREACHABLE
+from shared.connection import COMMAND_TIMEOUT_S, UNREACHABLE
 from shared.keys import Keys
 from shared.protocol import Outcome
 from shared.queue import JobQueue
-from shared.tasks import cancel_all
+from shared.tasks import cancel_all, wait_at_most
 from worker.absence import Absence
+from worker.beginnings import Beginnings
 from worker.capacity import Capacity
-from worker.endings import Endings, failed
+from worker.endings import Endings, broken, broken_off
 from worker.held_job import HeldJob
 
 POLL_S = 1.0  # without a wake-up: how soon an expired lease is noticed
@@ -32,7 +32,8 @@ POLL_S = 1.0  # without a wake-up: how soon an expired lease is noticed
 # A claim whose answer is lost leases jobs to a worker that does not know: they come back this soon.
 CLAIM_LEASE_MS = 2000
 LAST_CLAIM_S = 1.0  # how long a stop waits for a claim that is under way
-HAND_BACK_S = 1.0
+HAND_BACK_S = COMMAND_TIMEOUT_S + 1  # one command may go unanswered
+CLOCK_JUMP_S = 1.0  # more than answers are late
 
 Task = Callable[[HeldJob], Awaitable[Outcome]]
 
@@ -71,6 +72,7 @@ class LeasedWorker(Worker):
         self.worker_id = worker_id
         self.held: dict[str, HeldJob] = {}
         self._queue = JobQueue(pool, keys)
+        self._beginnings = Beginnings(self._queue, worker_id, lease_ms)
         self._endings = Endings(self._queue, worker_id)
         self._task = task
         self._capacity = capacity
@@ -78,6 +80,7 @@ class LeasedWorker(Worker):
         self._on_room = on_room
         self._on_attempt = on_attempt
         self._is_listening = False
+        self._hands_back = False
         self._backoff = Backoff()
         self._absence = Absence()
         self._nudged = asyncio.Event()
@@ -86,6 +89,7 @@ class LeasedWorker(Worker):
         self._empty = asyncio.Event()
         self._empty.set()
         self._hurried = asyncio.Event()
+        self.renewal_due = asyncio.Event()  # sooner than at the usual pace
 
     # -- claiming ----------------------------------------------------------------------------
 
@@ -94,7 +98,7 @@ class LeasedWorker(Worker):
 
     async def _poll_iteration(self) -> None:
         """Wait for a reason to look, then claim. arq's `main` calls it for ever."""
-        await _wait(self._nudged.wait(), POLL_S)
+        await wait_at_most(POLL_S, self._nudged.wait())
         self._nudged.clear()
         if not self.allow_pick_jobs:
             self._claims_ended.set()
@@ -116,6 +120,9 @@ class LeasedWorker(Worker):
             overdue_ms=round(1000 * self._absence.overdue_s),
         )
         self._absence.answered()
+        if claim.clock_ahead_s > CLOCK_JUMP_S:
+            self._absence.slept_through(claim.clock_ahead_s)
+            self.renewal_due.set()
         for claimed in claim.jobs:
             if not self._takes_over(claimed.job.id, claimed):
                 self._start(claimed)
@@ -135,16 +142,15 @@ class LeasedWorker(Worker):
         held = self.held.get(job_id)
         if held is None:
             return False
-        others_told = held.job.stream and lease.earlier_fence > held.fence  # who had it meanwhile
-        if others_told:  # tokens that this run does not know: it begins anew, from the log
+        if held.is_outdated_by(lease):
             self.lose(job_id, held.fence)
-        if others_told or held.is_lost or held.is_stopped:  # what is left writes nothing
-            remains = self.tasks[job_id]
-            name = f"{job_id}:{lease.fence}"
+        name = f"{job_id}:{lease.fence}"
+        if held.is_outdated_by(lease) or held.is_lost or held.is_stopped:
+            remains = self.tasks[job_id]  # with the fence of old it writes nothing
             self._begin(name, partial(self._hand_back, job_id, lease.fence, remains))
         else:
-            held.fence = lease.fence
-            self._begin(f"{job_id}:{lease.fence}", partial(self._begins, held))
+            held.take_over(lease)
+            self._begin(name, partial(self._begins, held))
         return True
 
     async def _hand_back(self, job_id: str, fence: int, remains: asyncio.Task[Any]) -> None:
@@ -152,9 +158,13 @@ class LeasedWorker(Worker):
         await self._endings.release(job_id, fence)
 
     def _start(self, claimed: ClaimedJob) -> None:
+        job_id = claimed.job.id
+        if self._hands_back:  # the answer came late
+            self._begin(job_id, partial(self._endings.release, job_id, claimed.fence))
+            return
         held = self._capacity.hold(claimed)
-        self.held[claimed.job.id] = held
-        self._begin(claimed.job.id, partial(self._run, held))
+        self.held[job_id] = held
+        self._begin(job_id, partial(self._run, held))
 
     def _begin(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         """As one of arq's tasks, which end before the worker does."""
@@ -183,21 +193,10 @@ class LeasedWorker(Worker):
 
     async def _begins(self, held: HeldJob) -> bool:
         """Once Redis answers; whether the job is still this worker's then."""
-        job_id, backoff = held.job.id, Backoff()
-        while True:
-            fence = held.fence  # another one if the worker claims the job again meanwhile
-            try:
-                if await self._queue.begin(
-                    self.worker_id, job_id, fence=fence, lease_ms=self._lease_ms
-                ):
-                    return True
-            except UNREACHABLE as error:
-                log.warning("a job waits for Redis", job_id=job_id, error=str(error))
-                await asyncio.sleep(backoff.next_s())
-                continue
-            if fence == held.fence:
-                self.lose(job_id, fence)
-                return False
+        is_begun = await self._beginnings.begin(held)
+        if not is_begun:
+            self.lose(held.job.id, held.fence)
+        return is_begun
 
     async def run_job(self, job_id: str, score: int) -> None:
         """In place of arq's, whose notes in Redis are not fenced and need memory to be free."""
@@ -207,6 +206,8 @@ class LeasedWorker(Worker):
             await asyncio.wait([body])
         finally:
             del self.job_tasks[job_id]
+        if held.outcome is None and not (held.is_stopped or held.is_lost):
+            held.outcome = broken_off(held, body)  # the next worker would fare no better
         if held.outcome is not None:
             self.jobs_complete += 1
         await asyncio.shield(self._end(held))
@@ -220,11 +221,15 @@ class LeasedWorker(Worker):
             held.outcome = await self._task(held)
         except Exception:  # the task's border: one broken job must not end the worker
             log.exception("a job failed unexpectedly", job_id=held.job.id)
-            held.outcome = failed(held.job.id, held.attempt, "the worker failed on this job")
+            held.outcome = broken(held)
 
-    def cancel(self, job_id: str) -> None:
-        """A caller wants no more of this job; harmless when it has ended."""
-        if held := self.held.get(job_id):
+    def cancel(self, job_id: str, fence: int | None) -> None:
+        """A caller wants no more of this job; harmless when it has ended.
+
+        What an earlier run was told means none that came later; an older api tells no fence.
+        """
+        held = self.held.get(job_id)
+        if held is not None and fence in (None, held.fence):
             held.cancel()
 
     def lose(self, job_id: str, fence: int) -> None:
@@ -268,13 +273,14 @@ class LeasedWorker(Worker):
         """
         self.allow_pick_jobs = False
         self.nudge()
-        await _wait(self._claims_ended.wait(), LAST_CLAIM_S)
-        await _wait(self._empty_or_hurried(), grace_s)
+        await wait_at_most(LAST_CLAIM_S, self._claims_ended.wait())
+        await wait_at_most(grace_s, self._empty_or_hurried())
         if self.held:
             log.info("handing jobs back", jobs=len(self.held))
+        self._hands_back = True
         for held in self.held.values():
             self._stop(held)
-        await _wait(self._empty.wait(), HAND_BACK_S)
+        await wait_at_most(HAND_BACK_S, self._empty.wait())
 
     def hurry(self) -> None:
         """End the grace period of a drain that is under way or to come."""
@@ -286,9 +292,3 @@ class LeasedWorker(Worker):
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await cancel_all(waits)
-
-
-async def _wait(happening: Awaitable[object], timeout_s: float) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await happening

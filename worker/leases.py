@@ -10,6 +10,7 @@ import structlog
 from shared.backoff import Backoff
 from shared.connection import UNREACHABLE
 from shared.queue import JobQueue
+from shared.tasks import wait_at_most
 from worker.leased import LeasedWorker
 from worker.runtime import EngineRuntime
 
@@ -47,7 +48,8 @@ class LeaseKeeper:
             try:
                 await self._renew()
                 backoff.reset()
-                await asyncio.sleep(interval_s)
+                await wait_at_most(interval_s, self._worker.renewal_due.wait())
+                self._worker.renewal_due.clear()
             except UNREACHABLE as error:
                 log.warning("leases not renewed: Redis is away", error=str(error))
                 await asyncio.sleep(backoff.next_s())
@@ -62,6 +64,6 @@ class LeaseKeeper:
             return
         renewal = await self._queue.renew(self._worker.worker_id, fences, lease_ms=self._lease_ms)
         for job_id in renewal.cancelled:
-            self._worker.cancel(job_id)
+            self._worker.cancel(job_id, fences[job_id])
         for job_id in renewal.lost:
             self._worker.lose(job_id, fences[job_id])

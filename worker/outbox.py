@@ -5,13 +5,14 @@ Knows logs, not what is in them nor who reads them.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import structlog
 
 from shared.backoff import Backoff
 from shared.connection import UNREACHABLE
 from shared.protocol import Delta
+from shared.tasks import wait_at_most
 from shared.token_log import PAGE, TokenLog
 from worker.held_job import HeldJob
 from worker.job_log import JobLog
@@ -74,9 +75,7 @@ class Outbox:
         """
         while not job_log.written.is_set():
             self._note_growth(job_log)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REFUSED_RETRY_S):
-                    await job_log.written.wait()
+            await wait_at_most(REFUSED_RETRY_S, job_log.written.wait())
 
     async def run(self) -> None:
         """Write until cancelled; what could not be written while Redis was away stays here."""

@@ -18,6 +18,7 @@ from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
 from shared.backoff import Backoff
+from shared.claims import read_cancellation
 from shared.connection import UNREACHABLE, connect, is_refusal
 from shared.errors import SettingsError
 from shared.keys import Keys
@@ -78,7 +79,9 @@ class WorkerProcess:
         )
         self._worker = self._make_worker(keys, card_hash, lease_ms)
         self._control = ListListener(
-            self._connect("control", BLOCK_S), keys.control(self.worker_id), self._worker.cancel
+            self._connect("control", BLOCK_S),
+            keys.control(self.worker_id),
+            lambda note: self._worker.cancel(*read_cancellation(note)),
         )
         self._keeper = LeaseKeeper(
             self._worker,
@@ -161,8 +164,7 @@ class WorkerProcess:
                 await self._serve()
         finally:
             self._runtime.stop()
-            for client in self._clients:
-                await client.aclose()
+            await asyncio.gather(*map(_leave, self._clients))
 
     async def _register_unless_stopped(self) -> bool:
         """A call to a Redis that says nothing may take long: a stop does not wait for it."""
@@ -253,6 +255,12 @@ async def _until_first(tasks: Iterable[asyncio.Task[Any]]) -> None:
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()
+
+
+async def _leave(client: ArqRedis) -> None:
+    """Redis may be out of reach."""
+    with suppress(*UNREACHABLE):
+        await client.aclose()
 
 
 def new_worker_id() -> str:

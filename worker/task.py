@@ -3,9 +3,7 @@
 Knows the wire and the engine's runtime, not Redis: what it returns is written by the worker.
 """
 
-import asyncio
 import time
-from contextlib import suppress
 
 from pydantic import ValidationError
 
@@ -21,6 +19,7 @@ from shared.protocol import (
     JobStatus,
     Outcome,
 )
+from shared.tasks import wait_at_most
 from worker.engine import Request
 from worker.generation import Generation
 from worker.held_job import HeldJob
@@ -111,7 +110,7 @@ class ChatTask:
         request = self._to_request(held, kwargs, prepared, generation)
         self._runtime.submit(request, generation)
         try:
-            await _wait_for_change(held)
+            await wait_at_most(held.time_left_s, held.changed.wait())
         finally:
             self._runtime.abort(request.request_id)
 
@@ -158,12 +157,6 @@ def _check_kwargs(held: HeldJob) -> GenerateKwargs:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(["generate_kwargs", *map(str, first["loc"])])
         raise InvalidParameter(first["msg"], field=field) from None
-
-
-async def _wait_for_change(held: HeldJob) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(held.time_left_s):
-            await held.changed.wait()
 
 
 def _interrupted(held: HeldJob, generation: Generation) -> Failed:

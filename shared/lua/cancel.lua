@@ -2,7 +2,8 @@
 -- ARGV: id, result in arq's form, events for the watchers, 1 if its enqueueing may still arrive
 -- Returns the record as it is then.
 local id, result, events, may_arrive = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local status, worker = unpack(redis.call('HMGET', RECORD .. id, 'status', 'worker'))
+local status, worker, fence =
+  unpack(redis.call('HMGET', RECORD .. id, 'status', 'worker', 'fence'))
 
 if not conclude_idle(id, 'cancelled', result, events) then
   if status == 'running' then
@@ -10,7 +11,7 @@ if not conclude_idle(id, 'cancelled', result, events) then
     -- In case the list is lost: renewals see it.
     redis.call('HSET', RECORD .. id, 'cancel', '1', 'cancel_result', result,
       'cancel_events', events)
-    redis.call('RPUSH', control, id)
+    redis.call('RPUSH', control, id .. ' ' .. fence) -- it means this run, and none that comes later
     redis.call('PEXPIRE', control, JOB_KEPT_MS)
   elseif not status and may_arrive then -- enqueueing finds a record and leaves it at that
     redis.call('HSET', RECORD .. id, 'status', 'cancelled', 'created_ms', ms(NOW))

@@ -36,35 +36,45 @@ local function lease(id, fence, attempts, created_ms)
 end
 
 local claimed, num_taken, tokens_taken, is_sum_wrong = {}, 0, 0, false
+-- Returns false if the job does not fit.
+local function claim_job(id, is_expired)
+  local payload, rows, tokens, attempts, latest, created_ms, queued_ms, deadline_ms, first_event =
+    unpack(redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens', 'attempts', 'fence',
+      'created_ms', 'queued_ms', 'deadline_ms', 'first_event'))
+  attempts, latest = tonumber(attempts or 0), tonumber(latest or 0)
+  local fence = math.max(latest + 1, math.floor(NOW))
+  rows, tokens, created_ms = tonumber(rows or 0), tonumber(tokens or 0), created_ms or ms(NOW)
+  if is_expired then
+    attempts = attempts + begun(id)
+  end
+  if payload and attempts < max_attempts and not take_room(rows, tokens, attempts) then
+    return false
+  end
+  lease(id, fence, attempts, created_ms)
+  if is_expired then
+    redis.call('DEL', RETRY .. id) -- counted, once
+  else
+    num_taken, tokens_taken = num_taken + 1, tokens_taken + tokens
+  end
+  if not payload then -- the record may be new
+    redis.call('HSET', RECORD .. id, 'created_ms', created_ms)
+    redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
+    is_sum_wrong = is_sum_wrong or not is_expired
+  end
+  claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, latest,
+    tonumber(first_event or 0), queued_ms or created_ms, ms(NOW), ms((deadline_ms or NOW) - NOW)}
+  return true
+end
+
 -- Returns false once a job does not fit.
 local function claim_between(low, high, is_expired)
   local limit = share - #claimed
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, low, high, 'LIMIT', 0, limit)) do
-    local payload, rows, tokens, attempts, latest, created_ms, queued_ms, deadline_ms, cancel =
-      unpack(redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens', 'attempts', 'fence',
-        'created_ms', 'queued_ms', 'deadline_ms', 'cancel'))
-    attempts, latest = tonumber(attempts or 0), tonumber(latest or 0)
-    local fence = math.max(latest + 1, math.floor(NOW))
-    rows, tokens, created_ms = tonumber(rows or 0), tonumber(tokens or 0), created_ms or ms(NOW)
-    if is_expired then
-      attempts = attempts + begun(id)
-    end
-    if payload and attempts < max_attempts and not take_room(rows, tokens, attempts) then
+    if is_expired and conclude_cancelled(id) then
+      ready = ready - 1 -- its worker died before it could end it
+    elseif not claim_job(id, is_expired) then
       return false
     end
-    lease(id, fence, attempts, created_ms)
-    if is_expired then
-      redis.call('DEL', RETRY .. id) -- counted, once
-    else
-      num_taken, tokens_taken = num_taken + 1, tokens_taken + tokens
-    end
-    if not payload then -- the record may be new
-      redis.call('HSET', RECORD .. id, 'created_ms', created_ms)
-      redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
-      is_sum_wrong = is_sum_wrong or not is_expired
-    end
-    claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, latest,
-      queued_ms or created_ms, ms(NOW), ms((deadline_ms or NOW) - NOW), cancel}
   end
   return true
 end

@@ -108,11 +108,11 @@ end
 
 -- Jobs that no worker came for have lost their records by now: they take up no room.
 local function forget_lost_jobs(line)
-  local lost_ms = NOW - JOB_KEPT_MS
-  if redis.call('ZCOUNT', QUEUE, '-inf', lost_ms) > 0 then
+  local lost = redis.call('ZRANGEBYSCORE', QUEUE, '-inf', NOW - JOB_KEPT_MS, 'LIMIT', 0, 1000)
+  if #lost > 0 then
     need_memory()
-    redis.call('ZREMRANGEBYSCORE', QUEUE, '-inf', lost_ms)
-    redis.call('ZREMRANGEBYSCORE', JOBS, '-inf', index_score('queued', lost_ms))
+    redis.call('ZREM', QUEUE, unpack(lost))
+    redis.call('ZREM', JOBS, unpack(lost))
     recount_line(line)
   end
 end

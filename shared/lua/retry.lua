@@ -1,22 +1,26 @@
 -- Let a job that ended without a result run again from the start, under its id.
--- ARGV: id, token of this request, arq's job, most jobs and most tokens that may wait
--- Returns {verdict, record}: 'accepted', also to a client that sends it twice, or 'conflict'; or a
--- refusal, see places.lua; false where there is no such job.
+-- ARGV: id, token of this request, arq's job, most jobs and most tokens that may wait, the latest
+--       time in ms for this to arrive
+-- Returns {verdict, record}: 'accepted', also to a client that sends it twice, or 'conflict'; {'late',
+-- time in ms}; a refusal, see places.lua; or {'unknown'} where there is no such job.
 local id, token, arq_job = ARGV[1], ARGV[2], ARGV[3]
-local max_jobs, max_tokens = tonumber(ARGV[4]), tonumber(ARGV[5])
+local max_jobs, max_tokens, latest_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local record = RECORD .. id
 
 local known = read_record(id, true)
 local payload = redis.call('GET', PAYLOAD .. id)
 if not known then
-  return false
+  return {'unknown'}
+elseif redis.call('HGET', record, 'retry') == token then
+  return {'accepted', known}
+elseif NOW > latest_ms then -- its caller was told that it failed
+  return {'late', ms(NOW)}
 elseif not payload then
-  local is_repeated = redis.call('HGET', record, 'retry') == token
-  return {is_repeated and 'accepted' or 'conflict', known}
+  return {'conflict', known}
 end
 
-local created_ms, queued_ms, deadline_ms, tokens, idempotency, worker = unpack(redis.call('HMGET',
-  record, 'created_ms', 'queued_ms', 'deadline_ms', 'tokens', 'idempotency', 'worker'))
+local created_ms, queued_ms, deadline_ms, tokens, idempotency = unpack(redis.call('HMGET', record,
+  'created_ms', 'queued_ms', 'deadline_ms', 'tokens', 'idempotency'))
 local time_ms = deadline_ms - (queued_ms or created_ms)
 local line, score = read_line(), string.format('%.3f', NOW)
 local caller = {digest = id, most_places = 1}
@@ -39,9 +43,6 @@ if idempotency then
   redis.call('PEXPIRE', IDEMPOTENCY .. idempotency, JOB_KEPT_MS)
 end
 redis.call('LREM', DEAD_LETTERS, 0, id)
-if worker then
-  redis.call('LREM', CONTROL .. worker, 0, id) -- a cancellation of the earlier life
-end
 redis.call('HINCRBY', TOTALS, 'queued', 1)
 join_line(id, score, tokens, ahead)
 leave_place(place)

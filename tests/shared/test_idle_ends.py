@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.claims import ClaimedJob, Room
+from shared.claims import Begun, ClaimedJob, Room
 from shared.keys import Keys
 from shared.protocol import ChatJob, JobRecord, JobStatus
 from shared.queue import Depth, JobQueue
@@ -140,6 +140,20 @@ async def test_a_cancelled_job_whose_worker_dies_ends_without_another_worker(
     assert not await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
 
 
+async def test_a_cancelled_job_whose_worker_died_ends_where_the_next_one_would_claim_it(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job, _ = await cancel_running(queue, lease_ms=60_000)
+    await redis.zincrby(keys.queue, -120_000, job.id)
+    claim = await queue.claim("w2", ROOM, lease_ms=60_000, max_attempts=1)
+    assert (claim.jobs, claim.hopeless) == ([], [])
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.CANCELLED
+    assert record.attempts == 1
+    assert await redis.llen(keys.dead_letters) == 0
+    assert await queue.depth() == Depth(waiting=0, running=0)
+
+
 async def test_a_cancelled_job_that_its_worker_hands_back_ends(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
@@ -158,7 +172,8 @@ async def test_a_retry_of_a_job_cancelled_while_it_ran_is_not_cancelled(queue: J
     await queue.release("w1", {job.id: claimed.fence})
     await queue.retry(job.id, max_queued=100)
     again = await claim_one(queue, lease_ms=60_000)
-    assert not again.is_cancelled
+    begun = await queue.begin("w1", job.id, fence=again.fence, lease_ms=60_000)
+    assert begun is Begun.YES
     await queue.release("w1", {job.id: again.fence})
     record = await queue.record(job.id)
     assert record is not None and record.status is JobStatus.QUEUED

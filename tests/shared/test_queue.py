@@ -8,7 +8,7 @@ from arq.jobs import JobStatus as ArqJobStatus
 from redis.asyncio import Redis
 
 from shared.arq_format import JobFailed, deserialize
-from shared.claims import Claim, ClaimedJob, Room
+from shared.claims import Begun, Claim, ClaimedJob, Room, read_cancellation
 from shared.errors import Conflict, QueueFull
 from shared.keys import LEASED, TOMBSTONE_S, Keys
 from shared.protocol import (
@@ -600,10 +600,16 @@ async def test_cancelling_a_running_job_tells_its_worker(
     claimed = await claim_one(queue)
     record = await queue.cancel(job.id)
     assert record is not None and record.status is JobStatus.RUNNING
-    assert await redis.lrange(keys.control("w1"), 0, -1) == [job.id.encode()]
-    renewal = await queue.renew("w1", {job.id: claimed.fence}, lease_ms=EXPIRED_AT_ONCE_MS)
+    [note] = await redis.lrange(keys.control("w1"), 0, -1)
+    assert read_cancellation(note.decode()) == (job.id, claimed.fence)
+    renewal = await queue.renew("w1", {job.id: claimed.fence}, lease_ms=LEASE_MS)
     assert renewal.cancelled == [job.id]
-    assert (await claim_one(queue, "w2")).is_cancelled
+    begun = await queue.begin("w1", job.id, fence=claimed.fence, lease_ms=LEASE_MS)
+    assert begun is Begun.CANCELLED
+
+
+def test_a_cancellation_of_an_older_api_names_no_fence() -> None:
+    assert read_cancellation("job") == ("job", None)
 
 
 async def test_cancelling_a_job_whose_worker_died_ends_it_at_once(

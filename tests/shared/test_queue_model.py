@@ -116,21 +116,32 @@ class QueueMachine(RuleBasedStateMachine):
     def claim(self, worker: str, rows: int, tokens: int, running: int, lease_ms: int) -> Any:
         room = Room(rows=rows, tokens=tokens, running=running)
         claimed = self.do(self.queue.claim(worker, room, lease_ms=lease_ms)).jobs
-        expired = [job_id for job_id, job in self.jobs.items() if job.is_expired]
+        expired = [
+            job_id for job_id, job in self.jobs.items() if job.is_expired and not job.is_cancelled
+        ]
         for lease in claimed:
             job = self.jobs[lease.job.id]
             assert job.status is JobStatus.QUEUED or job.is_expired
-            assert lease.is_cancelled == job.is_cancelled
+            assert not (job.is_expired and job.is_cancelled)
             assert (lease.job.id, lease.fence) not in self.fences
             self.fences.add((lease.job.id, lease.fence))
             job.status, job.owner = JobStatus.RUNNING, (worker, lease.fence)
             job.is_expired = lease_ms == OVER_AT_ONCE_MS
+        self.note_cancelled_of_dead_workers()
         costs = [lease.job.cost_tokens for lease in claimed]
         assert len(claimed) <= max(rows, 1)
         assert sum(costs) <= tokens or (running == 0 and len(claimed) == 1)
         overtook = [lease for lease in claimed if lease.job.id not in expired]
         assert not overtook or set(expired) <= {lease.job.id for lease in claimed}
         return multiple(*claimed)
+
+    def note_cancelled_of_dead_workers(self) -> None:
+        """A claim ends those that it comes to, before it has what it wants."""
+        for job_id, job in self.jobs.items():
+            if job.is_cancelled and job.is_expired:
+                record = self.do(self.queue.page([JobStatus.CANCELLED], limit=100))
+                if job_id in [ended.id for ended in record.records]:
+                    job.end(JobStatus.CANCELLED)
 
     @rule(lease=leases)
     def renew(self, lease: ClaimedJob) -> None:

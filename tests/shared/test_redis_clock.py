@@ -13,9 +13,12 @@ class Clock:
 def test_it_goes_on_from_what_it_was_told() -> None:
     here = Clock()
     clock = RedisClock(here)
-    clock.tell(50_000)
+    assert clock.tell(50_000) == 0
     here.now += 2
     assert clock.in_ms(0.5) == 52_500
+    assert clock.tell(55_000) == 3  # ahead of what was to be expected
+    here.now += 1
+    assert clock.tell(55_500) == -0.5
 
 
 async def test_it_asks_at_first_and_again_after_a_while() -> None:

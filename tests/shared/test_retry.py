@@ -1,18 +1,22 @@
 """Jobs that ended without a result run again, from the start; and what waits can be purged."""
 
+import asyncio
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
-from shared.claims import ClaimedJob, Room
+from shared.claims import Begun, ClaimedJob, Room, read_cancellation
 from shared.errors import Conflict, QueueFull
 from shared.keys import Keys
 from shared.protocol import ChatJob, Failed, JobError, JobRecord, JobStatus, decode_events
 from shared.queue import PURGED_AT_ONCE, Depth, Fingerprint, JobQueue
-from shared.scripts import Script, Scripts
+from shared.scripts import Script, ScriptArg, Scripts
 from tests.factories import make_finished, make_job
 
 WIDE = Room(rows=1000, tokens=1_000_000, running=0)
 LEASE_MS = 60_000
+LATER_MS = 2**52
 
 
 @pytest.fixture
@@ -110,8 +114,10 @@ async def test_a_cancellation_of_the_earlier_life_does_not_stop_the_next(
     )
     await queue.finish(claimed, cancelled, fence=claimed.fence)
     await retry(queue, job.id)
-    assert await redis.lrange(keys.control("w1"), 0, -1) == []
-    assert not (await claim_one(queue)).is_cancelled
+    again = await claim_one(queue)
+    [note] = await redis.lrange(keys.control("w1"), 0, -1)
+    assert read_cancellation(note.decode()) == (job.id, claimed.fence) != (job.id, again.fence)
+    assert await queue.begin("w1", job.id, fence=again.fence, lease_ms=9) is Begun.YES
 
 
 async def test_a_dead_letter_that_is_retried_is_none_any_more(
@@ -169,11 +175,33 @@ async def test_a_job_is_retried_once_however_often_the_command_is_sent(
     job = await enqueue(queue)
     await queue.cancel(job.id)
     scripts = Scripts(redis, keys)
+    args = (job.id, "token", b"arq's job", 1, 1000, LATER_MS)
     for _ in range(2):  # the client never saw the first answer
-        reply = await scripts.run(Script.RETRY, job.id, "token", b"arq's job", 1, 1000)
+        reply = await scripts.run(Script.RETRY, *args)
         assert reply[0] == b"accepted"
     assert await queue.depth() == Depth(waiting=1, running=0)
+    await queue.cancel(job.id)
+    assert (await scripts.run(Script.RETRY, *args))[0] == b"accepted"  # and it was, once
+    assert await queue.depth() == Depth(waiting=0, running=0)
     assert (await queue.totals())[JobStatus.QUEUED] == 2
+
+
+async def test_a_retry_that_reaches_redis_too_late_is_refused(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await enqueue(queue)
+    await queue.cancel(job.id)
+    run = Scripts.run
+
+    async def on_a_slow_way(self: Scripts, script: Script, *args: ScriptArg) -> Any:
+        await asyncio.sleep(0.1)
+        return await run(self, script, *args)
+
+    monkeypatch.setattr(Scripts, "run", on_a_slow_way)
+    with pytest.raises(TimeoutError, match="too late"):
+        await queue.retry(job.id, max_queued=9, within_s=0.05)
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.CANCELLED
 
 
 async def test_a_job_is_gone_with_its_ttl(queue: JobQueue, redis: Redis, keys: Keys) -> None:

@@ -75,3 +75,15 @@ def test_another_absence_within_the_grace_of_the_first_adds_to_it(
     absence.answered()
     clock.now += GRACE_S / 2
     assert absence.overdue_s == 1 + GRACE_S / 2
+
+
+def test_time_that_went_by_at_redis_alone_counts_as_an_absence(
+    absence: Absence, clock: Clock
+) -> None:
+    absence.answered()
+    absence.slept_through(60)
+    assert absence.overdue_s == 60
+    answer_every_second(absence, clock, 1)
+    assert absence.overdue_s == 61
+    answer_every_second(absence, clock, 1)
+    assert absence.overdue_s == 0

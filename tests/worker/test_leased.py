@@ -2,124 +2,36 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from shared.arq_format import deserialize, serialize
-from shared.claims import Claim, Room
+from shared.claims import Begun, Claim, Room, read_cancellation
 from shared.connection import connect
 from shared.keys import LEASED, Keys
-from shared.protocol import JobRecord, JobStatus, Outcome, encode
+from shared.protocol import JobStatus, Outcome, encode
 from shared.queue import Depth, JobQueue
 from shared.scripts import Script, ScriptArg, Scripts
 from shared.tasks import cancel_all
-from tests.factories import make_finished, make_job
-from tests.redis_server import RedisServer
-from worker.capacity import Capacity
+from tests.factories import make_job
+from tests.worker.leased_worker import (
+    WAIT_S,
+    ended,
+    enqueue,
+    eventually,
+    make_worker,
+    never,
+    running,
+    succeed,
+    until_cancelled,
+)
 from worker.held_job import HeldJob
-from worker.leased import CLAIM_LEASE_MS, LeasedWorker, Task
+from worker.leased import CLAIM_LEASE_MS
 from worker.listener import BLOCK_S, ListListener
-
-WAIT_S = 30.0
-
-
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server.url
-    server.stop()
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[ArqRedis]:
-    client = connect(redis_url, name="test")
-    await client.flushall()
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-def keys() -> Keys:
-    return Keys()
-
-
-@pytest.fixture
-def queue(redis: Redis, keys: Keys) -> JobQueue:
-    return JobQueue(redis, keys)
-
-
-def make_worker(
-    redis: ArqRedis,
-    keys: Keys,
-    task: Task,
-    *,
-    name: str = "w1",
-    rows: int = 8,
-    on_attempt: Callable[[str], None] = lambda _: None,
-) -> LeasedWorker:
-    return LeasedWorker(
-        pool=redis,
-        keys=keys,
-        worker_id=name,
-        task=task,
-        capacity=Capacity(rows=rows, tokens=10_000, max_attempts=3),
-        lease_ms=60_000,
-        on_attempt=on_attempt,
-    )
-
-
-@asynccontextmanager
-async def running(*workers: LeasedWorker) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(worker.async_run()) for worker in workers]
-    try:
-        yield
-    finally:
-        await cancel_all([*tasks, *(t for worker in workers for t in worker.tasks.values())])
-
-
-async def enqueue(queue: JobQueue, count: int = 1) -> list[str]:
-    ids = []
-    for _ in range(count):
-        enqueued = await queue.enqueue(make_job(), reply_to=None, max_queued=100_000)
-        ids.append(enqueued.job_id)
-    return ids
-
-
-async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    deadline = asyncio.get_running_loop().time() + WAIT_S
-    while not await holds():
-        assert asyncio.get_running_loop().time() < deadline, "it never came about"
-        await asyncio.sleep(0.005)
-
-
-async def ended(queue: JobQueue, job_id: str) -> JobRecord:
-    records: list[JobRecord] = []
-
-    async def has_ended() -> bool:
-        record = await queue.record(job_id)
-        assert record is not None
-        records.append(record)
-        return record.status.is_terminal
-
-    await eventually(has_ended)
-    return records[-1]
-
-
-async def succeed(held: HeldJob) -> Outcome:
-    return make_finished(held.job.id, attempt=held.attempt)
-
-
-async def never(held: HeldJob) -> Outcome:
-    await held.changed.wait()
-    raise AssertionError("nobody changed it")
 
 
 async def test_jobs_run_and_end(redis: ArqRedis, keys: Keys, queue: JobQueue) -> None:
@@ -157,6 +69,28 @@ async def test_a_task_that_raises_fails_its_job_alone(
         failed, succeeded = await ended(queue, bad), await ended(queue, good)
     assert failed.error is not None and failed.error.status_code == 500
     assert succeeded.status is JobStatus.SUCCEEDED
+
+
+class Panic(BaseException):
+    """As a library in Rust raises it."""
+
+
+@pytest.mark.parametrize("kind", [Panic, asyncio.CancelledError])
+async def test_a_run_that_breaks_off_fails_its_job_and_is_not_begun_again(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, kind: type[BaseException]
+) -> None:
+    [job_id] = await enqueue(queue)
+    starts = []
+
+    async def task(held: HeldJob) -> Outcome:
+        starts.append(held.attempt)
+        await asyncio.sleep(0)
+        raise kind
+
+    async with running(make_worker(redis, keys, task)):
+        record = await ended(queue, job_id)
+    assert record.error is not None and record.error.status_code == 500
+    assert (record.status, starts) == (JobStatus.FAILED, [1])
 
 
 async def test_a_job_whose_worker_died_too_often_is_given_up(
@@ -260,111 +194,6 @@ async def test_a_job_on_its_last_attempt_has_the_worker_for_itself(
         assert list(worker.held) == [suspect]
 
 
-async def test_an_expired_lease_that_comes_back_to_its_worker_is_not_started_twice(
-    redis: ArqRedis, keys: Keys, queue: JobQueue
-) -> None:
-    [job_id] = await enqueue(queue)
-    starts = []
-    go_on = asyncio.Event()
-
-    async def task(held: HeldJob) -> Outcome:
-        starts.append(held.fence)
-        await go_on.wait()
-        return await succeed(held)
-
-    worker = make_worker(redis, keys, task)
-    async with running(worker):
-
-        async def started() -> bool:
-            return bool(starts)
-
-        async def claimed_again() -> bool:
-            return worker.held[job_id].fence > starts[0]
-
-        await eventually(started)
-        await redis.zadd(keys.queue, {job_id: LEASED + 1})  # its lease ran out long ago
-        await eventually(claimed_again)
-        go_on.set()
-        record = await ended(queue, job_id)
-    assert (len(starts), record.attempts) == (1, 1)
-
-
-async def test_a_job_that_comes_back_while_its_lost_run_still_ends_is_run_again(
-    redis: ArqRedis, keys: Keys, queue: JobQueue
-) -> None:
-    [job_id] = await enqueue(queue)
-    fences: list[int] = []
-    may_end = asyncio.Event()
-
-    async def task(held: HeldJob) -> Outcome:
-        fences.append(held.fence)
-        if len(fences) == 1:
-            try:
-                await never(held)
-            finally:
-                await may_end.wait()
-        return await succeed(held)
-
-    worker = make_worker(redis, keys, task)
-    async with running(worker):
-
-        async def started() -> bool:
-            return bool(fences)
-
-        async def claimed_again() -> bool:
-            return int(await redis.hget(keys.record(job_id), "fence") or 0) > fences[0]
-
-        await eventually(started)
-        worker.lose(job_id, fences[0])
-        await redis.zadd(keys.queue, {job_id: LEASED + 1})  # the other worker died at once
-        await eventually(claimed_again)
-        may_end.set()
-        record = await ended(queue, job_id)
-    assert (record.status, len(fences)) == (JobStatus.SUCCEEDED, 2)
-
-
-@pytest.mark.parametrize("is_computed", [False, True])
-async def test_a_streamed_job_that_another_worker_had_meanwhile_begins_anew(
-    redis: ArqRedis,
-    keys: Keys,
-    queue: JobQueue,
-    monkeypatch: pytest.MonkeyPatch,
-    is_computed: bool,
-) -> None:
-    """The other may have told tokens that this worker does not know."""
-    job_id = "streamed"
-    await queue.enqueue(make_job(stream=True, id=job_id), reply_to=None, max_queued=10)
-    fences: list[int] = []
-    finish = JobQueue.finish
-
-    async def fence_of_record() -> int:
-        return int(await redis.hget(keys.record(job_id), "fence") or 0)
-
-    async def task(held: HeldJob) -> Outcome:
-        fences.append(held.fence)
-        if len(fences) == 1 and not is_computed:
-            await never(held)
-        return await succeed(held)
-
-    async def finish_once_it_is_back(*args: object, **kwargs: object) -> object:
-        if await fence_of_record() <= fences[0] + 1:
-            raise ConnectionError("gone")
-        return await finish(*args, **kwargs)  # type: ignore[arg-type]  # passed through
-
-    monkeypatch.setattr(JobQueue, "finish", finish_once_it_is_back)
-    async with running(make_worker(redis, keys, task)):
-
-        async def started() -> bool:
-            return bool(fences)
-
-        await eventually(started)
-        others = fences[0] + 1  # another worker had it, and died
-        await redis.hset(keys.record(job_id), "fence", others)
-        await redis.zadd(keys.queue, {job_id: LEASED + 1})
-        record = await ended(queue, job_id)
-    assert (record.status, len(fences)) == (JobStatus.SUCCEEDED, 2)
-
-
 async def test_a_lost_job_is_stopped_and_nothing_is_written(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
@@ -406,6 +235,111 @@ async def test_draining_hands_unfinished_jobs_back(
         record = await queue.record(job_id)
         assert record is not None
         assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)
+
+
+async def test_a_claim_that_is_answered_when_jobs_are_handed_back_is_handed_back(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.leased.LAST_CLAIM_S", 0.05)
+    monkeypatch.setattr("worker.leased.HAND_BACK_S", WAIT_S)
+    [stubborn] = await enqueue(queue)
+    claim, is_handing_back, is_handed_back = JobQueue.claim, asyncio.Event(), asyncio.Event()
+
+    async def task(held: HeldJob) -> Outcome:
+        try:
+            return await never(held)
+        finally:
+            is_handing_back.set()
+            await is_handed_back.wait()
+
+    async def claim_slowly(*args: Any, **kwargs: Any) -> Claim:
+        claimed = await claim(*args, **kwargs)
+        if claimed.jobs and stubborn in worker.held:
+            asked.set()
+            await is_handing_back.wait()
+        return claimed
+
+    monkeypatch.setattr(JobQueue, "claim", claim_slowly)
+    worker, asked = make_worker(redis, keys, task), asyncio.Event()
+    async with running(worker):
+
+        async def runs() -> bool:
+            return stubborn in worker.job_tasks
+
+        async def waits_again() -> bool:
+            record = await queue.record(late)
+            return record is not None and record.status is JobStatus.QUEUED
+
+        await eventually(runs)
+        [late] = await enqueue(queue)
+        worker.nudge()
+        await asked.wait()
+        draining = asyncio.create_task(worker.drain(grace_s=0))
+        await eventually(waits_again)
+        is_handed_back.set()
+        await draining
+    assert await queue.depth() == Depth(waiting=2, running=0)
+    record = await queue.record(late)
+    assert record is not None and record.attempts == 0
+
+
+async def test_only_the_run_that_is_meant_is_cancelled(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    [job_id] = await enqueue(queue)
+    worker = make_worker(redis, keys, until_cancelled)
+    async with running(worker):
+
+        async def runs() -> bool:
+            return job_id in worker.job_tasks
+
+        await eventually(runs)
+        held = worker.held[job_id]
+        worker.cancel(job_id, held.fence - 1)
+        worker.cancel("another", held.fence)
+        assert not held.is_cancelled
+        await queue.cancel(job_id)
+        [note] = await redis.lrange(keys.control("w1"), 0, -1)
+        worker.cancel(*read_cancellation(note.decode()))
+        record = await ended(queue, job_id)
+    assert record.status is JobStatus.CANCELLED
+
+
+async def test_a_job_that_is_cancelled_while_its_claim_is_answered_stops_at_once(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = await enqueue(queue)
+    begin = JobQueue.begin
+
+    async def begin_late(*args: Any, **kwargs: Any) -> Begun:
+        await queue.cancel(job_id)  # the worker reads of it before it knows the job
+        return await begin(*args, **kwargs)
+
+    monkeypatch.setattr(JobQueue, "begin", begin_late)
+    async with running(make_worker(redis, keys, until_cancelled)):
+        record = await ended(queue, job_id)
+    assert record.status is JobStatus.CANCELLED
+
+
+async def test_a_clock_of_redis_that_ran_ahead_takes_no_job_from_its_worker(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the machine slept: all leases are over, and nobody was late to renew."""
+    monkeypatch.setattr("worker.absence.GRACE_S", 3600)
+    [job_id] = await enqueue(queue)
+    room = Room(rows=8, tokens=10_000, running=0)
+    assert (await queue.claim("w2", room, lease_ms=10_000)).jobs
+    worker = make_worker(redis, keys, succeed)
+    await worker._claim()
+    await redis.zincrby(keys.queue, -60_000, job_id)
+    worker._queue._clock._told_ms -= 60_000
+    for _ in range(2):
+        await worker._claim()
+        assert not worker.held
+        assert worker.renewal_due.is_set()
+    monkeypatch.setattr("worker.absence.GRACE_S", 0)
+    async with running(worker):  # w2 did not renew
+        assert (await ended(queue, job_id)).status is JobStatus.SUCCEEDED
 
 
 async def test_jobs_of_a_worker_whose_engine_died_keep_their_attempt(

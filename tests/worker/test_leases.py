@@ -27,10 +27,11 @@ class FakeWorker:
 
     def __init__(self) -> None:
         self.held = {"a": Held()}
+        self.renewal_due = asyncio.Event()
         self.told: list[tuple[str, ...]] = []
 
-    def cancel(self, job_id: str) -> None:
-        self.told.append(("cancel", job_id))
+    def cancel(self, job_id: str, fence: int | None) -> None:
+        self.told.append(("cancel", job_id, str(fence)))
 
     def lose(self, job_id: str, fence: int) -> None:
         self.told.append(("lose", job_id, str(fence)))
@@ -44,7 +45,7 @@ class FakeQueue:
         self.renewed = asyncio.Semaphore(0)
 
     async def renew(self, worker_id: str, fences: dict[str, int], *, lease_ms: int) -> Renewal:
-        assert (worker_id, fences, lease_ms) == ("w1", {"a": 3}, 30)
+        assert (worker_id, fences) == ("w1", {"a": 3})
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -68,12 +69,14 @@ async def runtime(engine: FakeEngine) -> AsyncIterator[EngineRuntime]:
     runtime.stop()
 
 
-def keep(worker: FakeWorker, queue: FakeQueue, runtime: EngineRuntime) -> LeaseKeeper:
+def keep(
+    worker: FakeWorker, queue: FakeQueue, runtime: EngineRuntime, lease_ms: int = 30
+) -> LeaseKeeper:
     made: LeaseKeeper = LeaseKeeper(
         worker,  # type: ignore[arg-type]  # has what the keeper uses
         queue,  # type: ignore[arg-type]
         runtime,
-        lease_ms=30,
+        lease_ms=lease_ms,
         step_timeout_s=0.05,
     )
     return made
@@ -92,12 +95,24 @@ async def test_an_idle_worker_keeps_its_leases(runtime: EngineRuntime) -> None:
     await cancel_all([running])
 
 
+async def test_leases_are_renewed_at_once_where_the_worker_wants_it(
+    runtime: EngineRuntime,
+) -> None:
+    worker, queue = FakeWorker(), FakeQueue(Renewal([], []))
+    running = asyncio.create_task(keep(worker, queue, runtime, lease_ms=3_600_000).run())
+    await renewals(queue, 1)
+    for _ in range(2):
+        worker.renewal_due.set()
+        await renewals(queue, 1)
+    await cancel_all([running])
+
+
 async def test_what_a_renewal_says_reaches_the_worker(runtime: EngineRuntime) -> None:
-    worker, queue = FakeWorker(), FakeQueue(Renewal(["a"], ["b"]), Renewal([], []))
+    worker, queue = FakeWorker(), FakeQueue(Renewal(["a"], ["a"]), Renewal([], []))
     running = asyncio.create_task(keep(worker, queue, runtime).run())
     await renewals(queue, 2)
     await cancel_all([running])
-    assert worker.told == [("cancel", "b"), ("lose", "a", "3")]
+    assert worker.told == [("cancel", "a", "3"), ("lose", "a", "3")]
 
 
 async def test_renewals_go_on_after_redis_was_away(runtime: EngineRuntime) -> None:

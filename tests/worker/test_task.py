@@ -74,13 +74,13 @@ def hold(job: ChatJob, *, time_left_s: float = WAIT_S) -> HeldJob:
         worker_id="w1",
         fence=NOW_MS,
         earlier_fence=0,
+        first_event_id=0,
         attempts=0,
         rows=job.cost_rows,
         tokens=job.cost_tokens,
         time_left_s=time_left_s,
         created_ms=NOW_MS - 50,
         started_ms=NOW_MS,
-        is_cancelled=False,
     )
     return Capacity(rows=8, tokens=1000, max_attempts=3).hold(claimed)
 
