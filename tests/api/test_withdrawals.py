@@ -21,18 +21,20 @@ from tests.redis_server import RedisServer
 KEY = {"Idempotency-Key": "k1"}
 
 
-def lose_the_next_answer(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+def lose_the_next_answer(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch, command: str = "enqueue"
+) -> None:
     """Redis takes the next job, and is away before it can say so."""
     queue = service.services.backend.queue
-    enqueue: Any = queue.enqueue
+    do: Any = getattr(queue, command)
 
-    async def enqueue_in_vain(*args: Any, **kwargs: Any) -> None:
-        monkeypatch.setattr(queue, "enqueue", enqueue)
-        await enqueue(*args, **kwargs)
+    async def do_in_vain(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(queue, command, do)
+        await do(*args, **kwargs)
         service.server.connected = False
         raise TimeoutError
 
-    monkeypatch.setattr(queue, "enqueue", enqueue_in_vain)
+    monkeypatch.setattr(queue, command, do_in_vain)
 
 
 @pytest.mark.parametrize("path", ["/chat", "/jobs"])
@@ -65,6 +67,20 @@ async def test_a_job_with_a_key_is_left_to_its_callers_next_try(
     again = await workerless.http.post("/jobs", json={"prompt": "hello"}, headers=KEY)
     assert (again.status_code, again.json()["position"]) == (202, 1)
     assert await workerless.num_queued() == 1
+
+
+async def test_a_retry_without_an_answer_says_where_to_look(
+    workerless: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = (await workerless.http.post("/jobs", json={"prompt": "hello"})).json()
+    path = f"/jobs/{job['id']}"
+    await workerless.http.delete(path)
+    lose_the_next_answer(workerless, monkeypatch, "retry")
+    response = await workerless.http.post(f"{path}/retry")
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+    assert f"may run again all the same: GET {path} tells" in response.json()["detail"]
+    workerless.server.connected = True
+    assert (await workerless.http.get(path)).json()["status"] == "queued"
 
 
 @pytest.fixture
