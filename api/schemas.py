@@ -4,10 +4,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from api.examples import REQUESTS
+from shared.closed import ClosedModel
 from shared.keys import JOB_TTL_S
 from shared.nullable import NullMeansDefault
 from shared.parameters import GenerateKwargs
@@ -19,9 +20,7 @@ MAX_MESSAGES = 1024
 MAX_ADAPTER_NAME = 255  # characters; it is the name of a folder
 
 
-class ChatMessage(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
+class ChatMessage(ClosedModel):
     role: str = Field(description="system, user or assistant.", examples=["user"])
     content: str = Field(examples=["Tell me about falcons."])
 
@@ -37,6 +36,7 @@ class ChatRequest(NullMeansDefault):
     messages: list[ChatMessage] | None = Field(
         default=None,
         max_length=MAX_MESSAGES,
+        fail_fast=True,
         description="A conversation to answer, instead of a prompt. A last message of the "
         "assistant is continued.",
     )

@@ -5,17 +5,19 @@ Knows no field; the tables of parameters and of requests build on it.
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic import ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
+
+from shared.closed import ClosedModel
 
 ABOUT = ("title", "description", "default", "examples")
 
 
-class NullMeansDefault(BaseModel):
+class NullMeansDefault(ClosedModel):
     """Strict, frozen, finite, closed to unknown names; `null` leaves a field at its default."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     # Fields for which null is a value of its own.
     keeps_null: ClassVar[frozenset[str]] = frozenset()

@@ -43,19 +43,23 @@ def as_pair(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+# Each list stops at its first error: a body has room for hundreds of thousands of wrong items, and
+# an answer names five.
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
-TokenIdList = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_LIST)]
+TokenIdList = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_LIST, fail_fast=True)]
 TokenIds = Annotated[
     TokenIdList, BeforeValidator(as_list, json_schema_input_type=TokenId | TokenIdList)
 ]
-TokenSequence = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_NGRAM)]
-WordList = Annotated[list[TokenSequence], Field(min_length=1, max_length=MAX_LIST)]
+TokenSequence = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_NGRAM, fail_fast=True)]
+WordList = Annotated[list[TokenSequence], Field(min_length=1, max_length=MAX_LIST, fail_fast=True)]
 Words = Annotated[
     WordList, BeforeValidator(as_words, json_schema_input_type=WordList | TokenIdList)
 ]
 
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
-StopStringList = Annotated[list[StopString], Field(min_length=1, max_length=MAX_STOP_STRINGS)]
+StopStringList = Annotated[
+    list[StopString], Field(min_length=1, max_length=MAX_STOP_STRINGS, fail_fast=True)
+]
 StopStrings = Annotated[
     StopStringList, BeforeValidator(as_list, json_schema_input_type=StopString | StopStringList)
 ]
@@ -66,7 +70,7 @@ LengthDecay = Annotated[
 ]
 BiasValue = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 Bias = Annotated[tuple[TokenSequence, BiasValue], BeforeValidator(as_pair)]
-Biases = Annotated[list[Bias], Field(min_length=1, max_length=MAX_LIST)]
+Biases = Annotated[list[Bias], Field(min_length=1, max_length=MAX_LIST, fail_fast=True)]
 
 
 def broken_rule(message: str) -> PydanticCustomError:

@@ -163,6 +163,17 @@ MALFORMED: list[tuple[bytes, int, list[str]]] = [
 ]
 
 
+MANY_UNKNOWN = {f"unknown_{i}": i for i in range(10_000)}
+# Each within all limits, and wrong thousands of times: body, and how the one error is told.
+ALL_WRONG = [
+    (kwargs(f'"bad_words_ids": {[[-1] * 200] * 1024}'), "generate_kwargs.bad_words_ids.0.0: "),
+    (body(prompt=None, messages=[{}] * 1024), "messages.0.role: "),
+    (body(prompt=None, messages=[1] * 1024), "messages.0: "),
+    (body(**MANY_UNKNOWN), "body: 10000 unknown parameters, the first is unknown_0"),
+    (body(generate_kwargs=MANY_UNKNOWN), "generate_kwargs: 10000 unknown parameters, "),
+    (body(prompt=None, messages=[MANY_UNKNOWN]), "messages.0: 10000 unknown parameters, "),
+]
+
 NEGATIVE = [
     *(
         "max_length",
@@ -262,3 +273,14 @@ async def test_many_errors_are_counted_not_listed(service: FakeService) -> None:
     unknown = {f"unknown_{i}": i for i in range(100)}
     response = await service.http.post("/chat", json={"prompt": "x", "generate_kwargs": unknown})
     check_refusal(response.status_code, response.text, 422, ["95 more"])
+
+
+@pytest.mark.parametrize(("content", "start"), ALL_WRONG)
+async def test_a_body_that_is_wrong_all_over_is_refused_by_the_first_that_is_wrong(
+    service: FakeService, content: bytes, start: str
+) -> None:
+    """Hundreds of thousands of errors would hold up every other call for seconds."""
+    response = await service.http.post("/chat", content=content, headers=JSON)
+    check_refusal(response.status_code, response.text, 422, [start])
+    assert response.json()["detail"].startswith(start)
+    assert "more" not in response.json()["detail"]

@@ -37,6 +37,24 @@ def test_defaults_are_those_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "item", "where"),
+    [
+        ("eos_token_id", -1, (0,)),
+        ("suppress_tokens", "a", (0,)),
+        ("bad_words_ids", [-1] * 256, (0, 0)),
+        ("sequence_bias", [[-1] * 256, 1.0], (0, 0, 0)),
+        ("stop_strings", 1, (0,)),
+    ],
+)
+def test_a_list_of_wrong_items_is_refused_by_the_first_of_them(
+    name: str, item: Any, where: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        accepted(**{name: [item] * 64})
+    assert [error["loc"] for error in caught.value.errors()] == [(name, *where)]
+
+
+@pytest.mark.parametrize(
     ("kwargs", "field"),
     [
         ({"max_length": 0}, "max_length"),
