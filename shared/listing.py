@@ -7,7 +7,8 @@ from typing import Any, Self
 from shared.protocol import JobRecord
 from shared.records import decode_record
 
-CURSOR_PATTERN = r"^\d{1,13}-[0-9a-z-]{1,64}$"
+# Read by Rust at the door, and here by Python: their `\d` and their `$` differ.
+CURSOR_PATTERN = "^[0-9]{1,13}-[0-9a-z-]{1,64}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError for what no page ever gave."""
-        if re.match(CURSOR_PATTERN, text) is None:
+        if re.fullmatch(CURSOR_PATTERN, text) is None:
             raise ValueError("not a cursor that a page of jobs gave")
         created_ms, _, job_id = text.partition("-")
         return cls(int(created_ms), job_id)

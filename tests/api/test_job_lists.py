@@ -91,6 +91,9 @@ async def test_dead_letters_are_among_the_failed(service: FakeService) -> None:
         ({"limit": 0}, "limit"),
         ({"limit": 201}, "limit"),
         ({"cursor": "first"}, "cursor"),
+        ({"cursor": "1-a\n"}, "cursor"),
+        ({"cursor": "\N{ARABIC-INDIC DIGIT ONE}-a"}, "cursor"),
+        ({"cursor": "\U00011f50-a"}, "cursor"),  # a digit of a Unicode newer than some Pythons'
     ],
 )
 async def test_a_listing_names_the_parameter_that_is_wrong(

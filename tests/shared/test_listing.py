@@ -165,7 +165,13 @@ async def test_a_cursor_beyond_all_times_begins_with_the_newest(queue: JobQueue)
     assert ids(page) == [job.id]
 
 
-@pytest.mark.parametrize("text", ["", "1", "-a", "1-", "a-b", "1-\N{BULLET}", "1" * 14 + "-a"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "1", "-a", "1-", "a-b", "1-\N{BULLET}", "1" * 14 + "-a"),
+        *("1-a\n", "\N{ARABIC-INDIC DIGIT ONE}-a", "\U00011f50-a"),
+    ],
+)
 def test_a_cursor_that_no_page_gave_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
         Cursor.parse(text)
