@@ -42,6 +42,7 @@ class BoundedHttp(HttpToolsProtocol):
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 f"headers: should be at most {MAX_HEAD_BYTES} bytes",
             )
+        self._keep_idle_alive()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -66,6 +67,14 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.more_body:
             self._start_timer(LINGER_S, self.transport.close)
+
+    def _keep_idle_alive(self) -> None:
+        """uvicorn ends its wait for the next call at any bytes, be they the start of none.
+
+        Such as a body that came after its answer, or a stray end of line.
+        """
+        if self.cycle is not None and self.cycle.response_complete and self._timer is None:
+            self._start_timer(self.timeout_keep_alive, self.transport.close)
 
     def _start_timer(self, delay_s: float, on_end: Callable[[], None]) -> None:
         self._stop_timer()

@@ -75,7 +75,12 @@ class Caller:
 async def caller(workerless: FakeService) -> AsyncIterator[Caller]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
-            workerless.app, http=BoundedHttp, lifespan="off", log_config=None, access_log=False
+            workerless.app,
+            http=BoundedHttp,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=1,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -157,3 +162,32 @@ async def test_a_body_without_end_is_cut_off_some_time_after_its_413(
     monkeypatch.setattr("api.http_protocol.LINGER_S", SOON_S)
     await caller.send(ENDLESS)
     await caller.send_until_closed(CHUNK)
+
+
+RETRY = b"POST /jobs/nobody/retry HTTP/1.1\r\nHost: api\r\nContent-Length: 2\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("call", "rest"),
+    [
+        (GET, b""),
+        (GET, b"\r\n"),
+        (RETRY, b"{}"),
+        (POST + b"Content-Length: 3000000\r\n\r\n", b"a" * 3_000_000),
+    ],
+)
+async def test_a_connection_that_asks_nothing_more_is_closed_whatever_came_after_its_answer(
+    caller: Caller, call: bytes, rest: bytes
+) -> None:
+    """As a stray end of line, or a body that was answered before it came."""
+    await caller.send(call)
+    await caller.answer()
+    await caller.send(rest)
+    assert await caller.is_closed()
+
+
+async def test_a_call_after_a_body_that_came_late_is_answered(caller: Caller) -> None:
+    await caller.send(RETRY)
+    await caller.answer()
+    await caller.send(b"{}" + GET)
+    assert (await caller.answer()).startswith(b"HTTP/1.1 200")
