@@ -9,9 +9,10 @@ from pydantic import WithJsonSchema
 from api.answers import wait_for_result, wait_or_accept
 from api.body import read_chat_request
 from api.openapi import ACCEPTED, ERRORS, RESULT, request_body
-from api.preferences import parse_prefer
-from api.services import services_of
+from api.preferences import Preference, parse_prefer
+from api.services import Services, services_of
 from api.sse import EventStreamResponse
+from api.ticket import Ticket
 
 router = APIRouter()
 
@@ -46,6 +47,23 @@ async def chat(
     """
     services = services_of(request)
     preference = parse_prefer(prefer, services.settings.sync_timeout_s)
+    ticket, stream = await read_and_submit(request, services, preference, idempotency_key)
+    is_kept = idempotency_key is not None
+    if stream:
+        return EventStreamResponse(services.client, ticket, services.stopping, is_kept=is_kept)
+    with ticket:
+        if preference.wait_s is None:
+            return await wait_for_result(request, services, ticket, is_kept=is_kept)
+        return await wait_or_accept(request, services, ticket, preference)
+
+
+async def read_and_submit(
+    request: Request, services: Services, preference: Preference, idempotency_key: str | None
+) -> tuple[Ticket, bool]:
+    """The ticket, and whether the answer is a stream.
+
+    A function of its own so that the body, of megabytes perhaps, is not kept while its job waits.
+    """
     body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
     is_plain = preference.wait_s is None
     stream = is_plain and (body.stream or accepts_events(request))
@@ -55,18 +73,7 @@ async def chat(
         stream=stream or not is_plain,  # who comes back for a job may ask for its events
         idempotency_key=idempotency_key,
     )
-    if stream:
-        return EventStreamResponse(
-            services.client,
-            ticket,
-            services.stopping,
-            is_kept=idempotency_key is not None,
-        )
-    with ticket:
-        if is_plain:
-            is_kept = idempotency_key is not None
-            return await wait_for_result(request, services, ticket, is_kept=is_kept)
-        return await wait_or_accept(request, services, ticket, preference)
+    return ticket, stream
 
 
 def accepts_events(request: Request) -> bool:

@@ -1,6 +1,7 @@
 """`POST /chat`: at once, later, as it is written; and what becomes of callers that go away."""
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 
 from api.examples import REQUESTS
+from api.schemas import ChatRequest
 from api.settings import ApiSettings
+from shared.protocol import ChatJob
 from tests.fakes_api import FakeService, abandoned_call, fake_service
 
 ONE_WAITING = ApiSettings(max_queued=1)
@@ -37,6 +40,21 @@ async def test_a_call_gets_the_result_of_its_job(service: FakeService) -> None:
     assert answer["Result"] == "hello big world HELLO BIG WORLD"
     assert answer["sequences"][0]["finish_reason"] == "stop"
     assert answer["usage"]["prompt_tokens"] == 15
+
+
+@pytest.mark.parametrize("prefer", [{}, {"Prefer": "wait=30"}])
+async def test_a_call_that_waits_keeps_nothing_of_its_body(
+    workerless: FakeService, prefer: dict[str, str]
+) -> None:
+    """Ten thousand of them may wait, and a body be a megabyte of text or ten of lists."""
+    leave, body = asyncio.Event(), {"prompt": "kept?"}
+    call = asyncio.create_task(abandoned_call(workerless.app, body, leave, prefer))
+    await workerless.until_queued(1)
+    await asyncio.sleep(0.1)
+    kept = [each for each in gc.get_objects() if type(each) in (ChatRequest, ChatJob)]
+    assert [each for each in kept if "kept?" in repr(each)] == []
+    leave.set()
+    await call
 
 
 @pytest.mark.parametrize("name", REQUESTS)
