@@ -16,6 +16,8 @@ from api.schemas import ErrorBody
 MAX_HEAD_BYTES = 65_536  # also of trailers, and of all else that is no body
 HEAD_TIMEOUT_S = 20.0
 LINGER_S = 10.0  # for the rest of a body that was answered before it ended
+UNREAD_S = 60.0  # in which a caller reads this many bytes, or all there is, of what waits for it
+MIN_READ_BYTES = 65_536
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -25,6 +27,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._num_pending = 0  # bytes since the last complete head or piece of a body
         self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None  # runs while writing is paused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -32,6 +35,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_unread_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -67,6 +71,31 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.more_body:
             self._start_timer(LINGER_S, self.transport.close)
+
+    def pause_writing(self) -> None:
+        """The caller does not read, or slowly: whoever writes to it waits from now on."""
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        self._stop_unread_timer()
+        super().resume_writing()
+
+    def _await_reader(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(UNREAD_S, self._end_if_unread, unsent)
+
+    def _end_if_unread(self, unsent: int) -> None:
+        """To the call that writes it is as if the caller had gone. Closing would wait for it."""
+        if unsent - self.transport.get_write_buffer_size() < MIN_READ_BYTES:
+            self.transport.abort()
+        else:
+            self._await_reader()
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def _keep_idle_alive(self) -> None:
         """uvicorn ends its wait for the next call at any bytes, be they the start of none.

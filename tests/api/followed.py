@@ -59,6 +59,11 @@ class Writer:
         words, self._words = self._words, self._words[:index]
         await self.say(*words[index:])
 
+    async def is_cancelled(self) -> bool:
+        fences = {self.job.id: self._lease.fence}
+        renewal = await self._queue.renew("w1", fences, lease_ms=LEASE_MS)
+        return renewal.cancelled == [self.job.id]
+
     async def finish(self) -> None:
         outcome = finished(self.job, self._words)
         assert await self._queue.finish(self._lease, outcome, fence=self._lease.fence)

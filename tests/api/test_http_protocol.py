@@ -9,6 +9,7 @@ import pytest
 import uvicorn
 
 from api.http_protocol import MAX_HEAD_BYTES, BoundedHttp
+from tests.api.followed import Writer, claimed
 from tests.fakes_api import FakeService
 
 WAIT_S = 60.0
@@ -47,6 +48,14 @@ class Caller:
     async def all_that_comes(self) -> bytes:
         async with asyncio.timeout(WAIT_S):
             return await self._reader.read()
+
+    async def read(self, num_bytes: int) -> bytes:
+        """All of them, or those before the end."""
+        try:
+            async with asyncio.timeout(WAIT_S):
+                return await self._reader.readexactly(num_bytes)
+        except asyncio.IncompleteReadError as error:
+            return error.partial
 
     async def is_closed(self) -> bool:
         """By the api, within the time of a test; what it still says is left out."""
@@ -191,3 +200,39 @@ async def test_a_call_after_a_body_that_came_late_is_answered(caller: Caller) ->
     await caller.answer()
     await caller.send(b"{}" + GET)
     assert (await caller.answer()).startswith(b"HTTP/1.1 200")
+
+
+STREAM = b'{"prompt": "hello", "stream": true}'
+WORD = "a" * 1_000_000
+NUM_WORDS = 24  # more than sockets hold
+
+
+async def streamed(caller: Caller, service: FakeService) -> Writer:
+    """Of a job whose text the caller is about to be told."""
+    await caller.send(POST + b"Content-Length: %d\r\n\r\n" % len(STREAM) + STREAM)
+    await service.until_queued(1)
+    return await claimed(service)
+
+
+async def test_a_stream_that_its_caller_does_not_read_ends_and_its_job_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, caller: Caller, workerless: FakeService
+) -> None:
+    monkeypatch.setattr("api.http_protocol.UNREAD_S", SOON_S)
+    writer = await streamed(caller, workerless)
+    for _ in range(NUM_WORDS):
+        await writer.say(WORD)
+    await workerless.until(lambda: not workerless.services.backend.replies._subscriptions)
+    assert await writer.is_cancelled()
+    assert len(await caller.all_that_comes()) < NUM_WORDS * len(WORD)
+
+
+async def test_a_stream_that_its_caller_reads_slowly_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caller: Caller, workerless: FakeService
+) -> None:
+    monkeypatch.setattr("api.http_protocol.UNREAD_S", 0.5)
+    writer = await streamed(caller, workerless)
+    await writer.say(WORD * NUM_WORDS)
+    for _ in range(NUM_WORDS):
+        await asyncio.sleep(0.1)
+        assert len(await caller.read(len(WORD))) == len(WORD)
+    assert not await writer.is_cancelled()
