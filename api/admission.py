@@ -3,15 +3,19 @@
 import asyncio
 import secrets
 import uuid
+from collections.abc import Callable
+from functools import partial
 
 from api.model_watch import CheckedModel, ModelWatch
 from api.schemas import ChatRequest
-from shared.errors import InvalidParameter
+from api.waiting import Caller
+from shared.errors import InvalidParameter, ServiceUnavailable
 from shared.prompt import Prepared, check_prompt
 from shared.protocol import ADAPTERS_SINCE, ChatJob, Prompt
 
 LONG_TEXT = 8_000  # characters; tokenizing more would hold up other calls
 MAX_LONG_TEXTS = 2  # prepared at a time; more would only take the processor from the other calls
+LONG_TEXT_WAIT_S = 10.0  # for those; one may take seconds, and many may be ahead
 
 
 class Admission:
@@ -22,12 +26,17 @@ class Admission:
         self._max_ttl_s = max_ttl_s
         self._long_texts = asyncio.Semaphore(MAX_LONG_TEXTS)
 
-    async def admit(self, request: ChatRequest, *, stream: bool) -> ChatJob:
-        """A job with an id and a seed; raises a ClientError that names field and limit."""
+    async def admit(self, request: ChatRequest, caller: Caller, *, stream: bool) -> ChatJob:
+        """A job with an id and a seed; raises a ClientError that names field and limit.
+
+        A long text may have to wait: then also ServiceUnavailable, CallerGone or ServerStopping.
+        """
         self._check_ttl(request.ttl_s)
         prompt, model = request.to_prompt(), self._models.current
         check_prompt(prompt)
-        prepared = None if model is None else await self._prepare(model, prompt, request)
+        prepared = None
+        if model is not None:
+            prepared = await self._prepare(model, prompt, request, caller)
         kwargs = request.generate_kwargs
         return ChatJob(
             version=1 if request.adapter is None else ADAPTERS_SINCE,
@@ -52,13 +61,28 @@ class Admission:
             reason = f"should be at most {self._max_ttl_s} seconds, got {ttl_s}"
             raise InvalidParameter(reason, field="ttl_s")
 
-    async def _prepare(self, model: CheckedModel, prompt: Prompt, request: ChatRequest) -> Prepared:
+    async def _prepare(
+        self, model: CheckedModel, prompt: Prompt, request: ChatRequest, caller: Caller
+    ) -> Prepared:
         """In a thread only where the text is long; the hop costs more than a short prompt."""
-        wishes = request.generate_kwargs, request.adapter
+        prepare = partial(model.encoder.prepare, prompt, request.generate_kwargs, request.adapter)
         if num_characters(prompt) <= LONG_TEXT:
-            return model.encoder.prepare(prompt, *wishes)
-        async with self._long_texts:
-            return await asyncio.to_thread(model.encoder.prepare, prompt, *wishes)
+            return prepare()
+        return await caller.wait_for(self._in_turn(prepare))
+
+    async def _in_turn(self, prepare: Callable[[], Prepared]) -> Prepared:
+        try:
+            async with asyncio.timeout(LONG_TEXT_WAIT_S):
+                await self._long_texts.acquire()
+        except TimeoutError:
+            raise ServiceUnavailable(
+                f"busy with other long prompts: {MAX_LONG_TEXTS} of over {LONG_TEXT} characters at "
+                f"a time, and this one's turn did not come within {LONG_TEXT_WAIT_S:g} s",
+                retry_after_s=round(LONG_TEXT_WAIT_S),
+            ) from None
+        work = asyncio.ensure_future(asyncio.to_thread(prepare))
+        work.add_done_callback(lambda _: self._long_texts.release())
+        return await asyncio.shield(work)  # a thread goes on though its caller has gone
 
 
 def num_characters(prompt: Prompt) -> int:

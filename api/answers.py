@@ -3,7 +3,7 @@
 from fastapi import Request
 from fastapi.responses import Response
 
-from api.errors import json_response, named, stopping_response
+from api.errors import CLIENT_CLOSED_REQUEST, json_response, named, stopping_response
 from api.preferences import Preference
 from api.schemas import ErrorBody, JobView
 from api.services import Services
@@ -11,8 +11,6 @@ from api.ticket import Ticket, as_outcome
 from api.waiting import CallerGone, ServerStopping, while_connected
 from shared.errors import ServiceUnavailable, WaitTimeout
 from shared.protocol import Failed, JobRecord, Outcome
-
-CLIENT_CLOSED_REQUEST = 499  # nginx's code; nobody is there to read it, but it is counted
 
 
 async def wait_for_result(

@@ -11,6 +11,7 @@ from api.metrics import Metrics
 from api.schemas import ChatRequest
 from api.settings import ApiSettings
 from api.ticket import Ticket
+from api.waiting import Caller
 from api.withdrawals import Withdrawals, may_have_arrived
 from shared.errors import NotFound, ServiceUnavailable
 from shared.listing import Cursor, JobPage
@@ -39,6 +40,7 @@ class ChatClient:
     async def submit(
         self,
         request: ChatRequest,
+        caller: Caller,
         *,
         is_awaited: bool,
         stream: bool = False,
@@ -46,11 +48,12 @@ class ChatClient:
     ) -> Ticket:
         """Check the request against the model and enqueue it; the ticket follows the job.
 
-        Events come only to a job that `is_awaited`. Raises a ClientError before anything is
-        enqueued, ServiceUnavailable without Redis: a job that Redis may hold all the same is taken
-        back, unless the caller may come again with its idempotency key.
+        Events come only to a job that `is_awaited`. Raises a ClientError, CallerGone or
+        ServerStopping before anything is enqueued, ServiceUnavailable without Redis: a job that
+        Redis may hold all the same is taken back, unless the caller may come again with its
+        idempotency key.
         """
-        job = await self._admission.admit(request, stream=stream)
+        job = await self._admission.admit(request, caller, stream=stream)
         ticket = Ticket(self._backend, job.id, self._metrics)  # first, or events are missed
         try:
             async with within_reach():

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from api.openai.errors import code_of, openai_error, speaks_openai
 from api.openai.schemas import OpenAIErrorBody
 from api.schemas import ErrorBody
-from api.waiting import ServerStopping
+from api.waiting import CallerGone, ServerStopping
 from shared.errors import ClientError, FalconerError, status_code
 
 MAX_LISTED = 5  # errors named in one answer
@@ -25,6 +25,7 @@ MAX_SHOWN = 100  # characters of a name or number that the caller chose
 SUBJECT = re.compile("(Input|String|List|Tuple) should")
 IN_JSON = {"True": "true", "False": "false", "'": '"', " after validation": ""}
 
+CLIENT_CLOSED_REQUEST = 499  # nginx's code; nobody is there to read it, but it is counted
 STOPPING = {"Retry-After": "1", "Connection": "close"}
 
 log = structlog.get_logger(__name__)
@@ -123,6 +124,10 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServerStopping)
     async def _stopping(request: Request, error: ServerStopping) -> Response:
         return failure_response(request, 503, stopping_message(None), headers=STOPPING)
+
+    @app.exception_handler(CallerGone)
+    async def _gone(request: Request, error: CallerGone) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(RequestValidationError)
     async def _bad_parameter(request: Request, error: RequestValidationError) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -17,6 +18,18 @@ class CallerGone(Exception):
 
 class ServerStopping(Exception):
     """This process has been told to stop, and its grace period is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who made a call whose body has been read: wanted are results, until it goes."""
+
+    receive: Receive
+    stopping: asyncio.Event
+
+    async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """See `while_connected`."""
+        return await while_connected(work, self.receive, self.stopping)
 
 
 async def while_connected(

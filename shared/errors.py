@@ -12,7 +12,7 @@ FalconerError
 │   ├── UnsupportedMediaType  415  the body is not said to be JSON
 │   ├── QueueFull             429  carries `retry_after_s`
 │   └── WaitTooLong           429  its deadline would pass first; carries `retry_after_s`
-├── ServiceUnavailable      503  Redis is out of reach; carries `retry_after_s`
+├── ServiceUnavailable      503  Redis is out of reach, or a part is busy; carries `retry_after_s`
 └── WaitTimeout             504  the synchronous wait ended first; carries `job_id`
 """
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from shared.errors import BadRequest
 from shared.parameters import GenerateKwargs
 
+WAYS_OUT = 'ask for less, or set handle_long_generation to "hole" to drop the prompt\'s start'
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
@@ -67,7 +69,15 @@ def _too_long(prompt: int, wanted: int, kwargs: GenerateKwargs, context: int) ->
     )
     return BadRequest(
         f"the prompt's {prompt} tokens and {wanted} new ones exceed the model's context of "
-        f'{context}; ask for less, or set handle_long_generation to "hole" to drop the '
-        "prompt's start",
+        f"{context}; {WAYS_OUT}",
         field=f"generate_kwargs.{blamed}" if blamed and prompt < context else "prompt",
+    )
+
+
+def too_many_bytes(num_bytes: int, least_tokens: int, context: int) -> BadRequest:
+    """For a prompt that needs no tokenizing to be too long."""
+    return BadRequest(
+        f"the prompt's {num_bytes} bytes are {least_tokens} tokens or more and exceed the model's "
+        f"context of {context}; {WAYS_OUT}",
+        field="prompt",
     )

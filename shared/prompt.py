@@ -10,9 +10,10 @@ from tokenizers import Tokenizer
 
 from shared.chat_template import ChatTemplate
 from shared.errors import BadRequest, InvalidParameter
-from shared.lengths import plan_lengths
+from shared.lengths import plan_lengths, too_many_bytes
 from shared.parameters import GenerateKwargs
 from shared.protocol import ModelCard, Prompt
+from shared.token_bytes import most_bytes_per_token
 
 ROLES = ("system", "user", "assistant")
 
@@ -50,6 +51,7 @@ class PromptEncoder:
         # A tokenizer.json may carry the settings of its training; a prompt is never cut or filled.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._most_bytes_per_token = most_bytes_per_token(tokenizer_json)
         self._chat_template = (
             None
             if card.chat_template is None
@@ -75,13 +77,16 @@ class PromptEncoder:
         return Prepared(token_ids[-lengths.prompt :], lengths.max_new_tokens)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of the whole prompt: prefix and text, or the rendered conversation."""
-        if prompt.messages:
-            # The template writes special tokens itself.
-            token_ids = self._tokenize(self._render(prompt), add_special_tokens=False)
-        else:
-            text = (prompt.prefix or "") + (prompt.text or "")
-            token_ids = self._tokenize(text, add_special_tokens=True)
+        """Token ids of the whole prompt: prefix and text, or the rendered conversation.
+
+        Raises BadRequest where even its bytes show that it is too long, and none of it may go.
+        """
+        is_chat = bool(prompt.messages)
+        text = self._render(prompt) if is_chat else (prompt.prefix or "") + (prompt.text or "")
+        if prompt.handle_long_generation is None:
+            self._check_bytes(text)
+        # A template writes special tokens itself.
+        token_ids = self._tokenize(text, add_special_tokens=not is_chat)
         if not token_ids:
             raise BadRequest("Text generation parameter prompt required")
         return token_ids
@@ -91,6 +96,14 @@ class PromptEncoder:
             reason = f"the model {self.card.name} has no chat template; send a prompt instead"
             raise BadRequest(reason, field="messages")
         return self._chat_template.render(prompt.messages or ())
+
+    def _check_bytes(self, text: str) -> None:
+        if self._most_bytes_per_token is None:
+            return
+        num_bytes, context = len(text.encode()), self.card.context_length
+        least_tokens = -(-num_bytes // self._most_bytes_per_token)
+        if least_tokens > context:
+            raise too_many_bytes(num_bytes, least_tokens, context)
 
     def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
         # A batch of one: unlike `encode`, it lets other threads run meanwhile.

@@ -13,6 +13,7 @@ from api.preferences import Preference, parse_prefer
 from api.services import Services, services_of
 from api.sse import EventStreamResponse
 from api.ticket import Ticket
+from api.waiting import Caller
 
 router = APIRouter()
 
@@ -69,6 +70,7 @@ async def read_and_submit(
     stream = is_plain and (body.stream or accepts_events(request))
     ticket = await services.client.submit(
         body,
+        Caller(request.receive, services.stopping),
         is_awaited=preference.wait_s != 0,
         stream=stream or not is_plain,  # who comes back for a job may ask for its events
         idempotency_key=idempotency_key,

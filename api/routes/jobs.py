@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from api.answers import CLIENT_CLOSED_REQUEST, accepted
+from api.answers import accepted
 from api.body import read_chat_request
-from api.errors import json_response
+from api.errors import CLIENT_CLOSED_REQUEST, json_response
 from api.openapi import (
     ACCEPTED,
     ERRORS,
@@ -23,7 +23,7 @@ from api.routes.chat import IdempotencyKey
 from api.schemas import JobList, JobSummary, JobView, Purged
 from api.services import Services, services_of
 from api.ticket import Ticket
-from api.waiting import CallerGone, ServerStopping, while_connected
+from api.waiting import Caller, CallerGone, ServerStopping, while_connected
 from shared.listing import CURSOR_PATTERN, Cursor
 from shared.protocol import JobStatus
 
@@ -57,7 +57,11 @@ async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Re
     services = services_of(request)
     body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
     ticket = await services.client.submit(
-        body, is_awaited=False, stream=True, idempotency_key=idempotency_key
+        body,
+        Caller(request.receive, services.stopping),
+        is_awaited=False,
+        stream=True,
+        idempotency_key=idempotency_key,
     )
     with ticket:
         return accepted(ticket.record)

@@ -80,6 +80,25 @@ def refusal(encoder: PromptEncoder, prompt: Prompt, **kwargs: Any) -> ClientErro
     return caught.value
 
 
+def test_a_text_that_cannot_fit_is_refused_without_being_tokenized(
+    encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = CONTEXT * len("<|endoftext|>")
+    monkeypatch.setattr(encoder, "_tokenize", lambda *_, **__: [1] * (CONTEXT - 1))
+    assert len(encoder.prepare(Prompt(text="a" * most), GenerateKwargs()).token_ids) < CONTEXT
+    for prompt in (
+        Prompt(text="a" * (most + 1)),
+        Prompt(prefix="é", text="a" * (most - 1)),
+        Prompt(messages=(Message(role="user", content="a" * most),)),
+    ):
+        error = refusal(encoder, prompt)
+        assert (type(error), error.field) == (BadRequest, "prompt")
+        assert "2049 tokens or more" in error.message or "2050 tokens or more" in error.message
+        assert f"context of {CONTEXT}" in error.message and "hole" in error.message
+    held = Prompt(text="a" * (most + 1), handle_long_generation="hole")
+    assert encoder.prepare(held, GenerateKwargs()).token_ids
+
+
 # -- what the model reads --------------------------------------------------------------------
 
 
