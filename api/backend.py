@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 from api.settings import ApiSettings
 from shared.connection import UNREACHABLE
 from shared.errors import ServiceUnavailable
+from shared.idempotency import IdempotencyKeys
 from shared.keys import Keys
 from shared.queue import JobQueue
 from shared.registry import Registry
@@ -44,6 +45,7 @@ class Backend:
             settings.redis_url, name="falconer-api-replies", block_s=BLOCK_S
         )
         self.queue = JobQueue(self._redis, keys)
+        self.idempotency = IdempotencyKeys(self._redis, keys)
         self.registry = Registry(self._redis, keys)
         self.token_log = TokenLog(self._redis, keys)
         self.replies = ReplyReader(self._blocking_redis, keys, self.replica_id)

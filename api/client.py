@@ -1,5 +1,6 @@
 """Submit jobs, follow, list, cancel and retry them: the one path of all routes; knows no HTTP."""
 
+from contextlib import suppress
 from hashlib import sha256
 
 import msgspec
@@ -13,9 +14,9 @@ from api.settings import ApiSettings
 from api.ticket import Ticket
 from api.waiting import Caller
 from api.withdrawals import Withdrawals, may_have_arrived
-from shared.errors import NotFound, ServiceUnavailable
+from shared.errors import ClientError, NotFound, ServiceUnavailable
 from shared.listing import Cursor, JobPage
-from shared.protocol import JobRecord, JobStatus
+from shared.protocol import ChatJob, JobRecord, JobStatus
 from shared.queue import Enqueued, Fingerprint
 
 log = structlog.get_logger(__name__)
@@ -46,26 +47,24 @@ class ChatClient:
         stream: bool = False,
         idempotency_key: str | None = None,
     ) -> Ticket:
-        """Check the request against the model and enqueue it; the ticket follows the job.
+        """Check the request against the model and enqueue it; the ticket follows the job, or the
+        one that the same call brought earlier, under its idempotency key.
 
         Events come only to a job that `is_awaited`. Raises a ClientError, CallerGone or
         ServerStopping before anything is enqueued, ServiceUnavailable without Redis: a job that
         Redis may hold all the same is taken back, unless the caller may come again with its
         idempotency key.
         """
-        job = await self._admission.admit(request, caller, stream=stream)
+        mark = fingerprint(request, idempotency_key)
+        try:
+            job = await self._admission.admit(request, caller, stream=stream)
+        except ClientError:
+            if (earlier := await self._earlier(mark)) is None:
+                raise
+            return earlier
         ticket = Ticket(self._backend, job.id, self._metrics)  # first, or events are missed
         try:
-            async with within_reach():
-                enqueued = await self._backend.queue.enqueue(
-                    job,
-                    reply_to=self._backend.replica_id if is_awaited else None,
-                    priority=request.priority,
-                    max_queued=self._max_queued,
-                    max_queued_tokens=self._max_queued_tokens,
-                    fingerprint=fingerprint(request, idempotency_key),
-                    within_s=REACH_S,
-                )
+            enqueued = await self._enqueue(job, mark, is_awaited=is_awaited)
         except BaseException as error:
             ticket.close()
             if may_have_arrived(error):
@@ -78,6 +77,28 @@ class ChatClient:
             return await self.follow(enqueued.job_id)
         ticket.accepted(record_of(enqueued), job.deadline_s)
         return ticket
+
+    async def _earlier(self, mark: Fingerprint) -> Ticket | None:
+        """For the job of a call that came before, whatever has become of the model since."""
+        if not mark.key_digest:
+            return None
+        async with within_reach():
+            job_id = await self._backend.idempotency.job_id(mark)
+        with suppress(NotFound):
+            return None if job_id is None else await self.follow(job_id)
+        return None
+
+    async def _enqueue(self, job: ChatJob, mark: Fingerprint, *, is_awaited: bool) -> Enqueued:
+        async with within_reach():
+            return await self._backend.queue.enqueue(
+                job,
+                reply_to=self._backend.replica_id if is_awaited else None,
+                priority=job.priority,
+                max_queued=self._max_queued,
+                max_queued_tokens=self._max_queued_tokens,
+                fingerprint=mark,
+                within_s=REACH_S,
+            )
 
     async def follow(self, job_id: str) -> Ticket:
         """A ticket for a job that some replica accepted earlier; raises NotFound."""

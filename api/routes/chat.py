@@ -8,6 +8,7 @@ from pydantic import WithJsonSchema
 
 from api.answers import wait_for_result, wait_or_accept
 from api.body import read_chat_request
+from api.idempotency_key import IdempotencyKey
 from api.openapi import ACCEPTED, ERRORS, RESULT, request_body
 from api.preferences import Preference, parse_prefer
 from api.services import Services, services_of
@@ -21,14 +22,6 @@ PreferHeader = Annotated[
     list[str] | None,
     WithJsonSchema({"type": "string"}),  # of each such header; schemas know one per name
     Header(description="`respond-async`: 202 at once; `wait=N`: 202 after N seconds."),
-]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        description="Same key and same body: the same job, also after it is done.",
-    ),
 ]
 
 

@@ -8,6 +8,7 @@ from fastapi.responses import Response
 from api.answers import accepted
 from api.body import read_chat_request
 from api.errors import CLIENT_CLOSED_REQUEST, json_response
+from api.idempotency_key import IdempotencyKey
 from api.openapi import (
     ACCEPTED,
     ERRORS,
@@ -19,7 +20,6 @@ from api.openapi import (
     RETRY_ERRORS,
     request_body,
 )
-from api.routes.chat import IdempotencyKey
 from api.schemas import JobList, JobSummary, JobView, Purged
 from api.services import Services, services_of
 from api.ticket import Ticket

@@ -29,8 +29,8 @@ async def test_spellings_of_json_are_accepted(service: FakeService, media_type: 
         ({"Prefer": "wait=-1"}, ["Prefer", "wait"]),
         ({"Prefer": "wait=1.5"}, ["Prefer", "wait"]),
         ({"Prefer": "respond-async, wait="}, ["Prefer", "wait"]),
-        ({"Idempotency-Key": ""}, ["idempotency-key", "1"]),
-        ({"Idempotency-Key": "k" * 256}, ["idempotency-key", "255"]),
+        ({"Idempotency-Key": ""}, ["Idempotency-Key", "1"]),
+        ({"Idempotency-Key": "k" * 256}, ["Idempotency-Key", "255"]),
     ],
 )
 async def test_a_malformed_header_is_refused_by_name(
