@@ -9,11 +9,12 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.schemas import ErrorBody
 
 MAX_HEAD_BYTES = 65_536  # also of trailers, and of all else that is no body
+MAX_WAITING = 8  # calls behind another on their connection, before it is read no further
 HEAD_TIMEOUT_S = 20.0
 LINGER_S = 10.0  # for the rest of a body that was answered before it ended
 UNREAD_S = 60.0  # in which a caller reads this many bytes, or all there is, of what waits for it
@@ -26,6 +27,7 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._num_pending = 0  # bytes since the last complete head or piece of a body
+        self._cycles: list[RequestResponseCycle] = []  # not answered in full; uvicorn's is the last
         self._timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None  # runs while writing is paused
 
@@ -37,6 +39,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_timer()
         self._stop_unread_timer()
         super().connection_lost(exc)
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         self._num_pending += len(data)
@@ -47,6 +52,7 @@ class BoundedHttp(HttpToolsProtocol):
                 f"headers: should be at most {MAX_HEAD_BYTES} bytes",
             )
         self._keep_idle_alive()
+        self._keep_reading()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -56,6 +62,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._num_pending = 0
         self._stop_timer()
         super().on_headers_complete()
+        self._cycles.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._num_pending = 0
@@ -69,6 +76,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The rest of the body is thrown away. To close now could cost the caller the answer."""
         super().on_response_complete()
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         if self.cycle.response_complete and self.cycle.more_body:
             self._start_timer(LINGER_S, self.transport.close)
 
@@ -104,6 +112,14 @@ class BoundedHttp(HttpToolsProtocol):
         """
         if self.cycle is not None and self.cycle.response_complete and self._timer is None:
             self._start_timer(self.timeout_keep_alive, self.transport.close)
+
+    def _keep_reading(self) -> None:
+        """uvicorn reads nothing behind a call that waits for its turn: nor that the caller left.
+
+        Nor do we behind many, or a large body: it is their connection that would hold them all.
+        """
+        if 0 < len(self.pipeline) <= MAX_WAITING and len(self.cycle.body) <= MAX_HEAD_BYTES:
+            self.flow.resume_reading()
 
     def _start_timer(self, delay_s: float, on_end: Callable[[], None]) -> None:
         self._stop_timer()

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 import uvicorn
 
-from api.http_protocol import MAX_HEAD_BYTES, BoundedHttp
+from api.http_protocol import MAX_HEAD_BYTES, MAX_WAITING, BoundedHttp
+from shared.protocol import JobStatus
 from tests.api.followed import Writer, claimed
 from tests.fakes_api import FakeService
 
@@ -90,6 +91,7 @@ async def caller(workerless: FakeService) -> AsyncIterator[Caller]:
             log_config=None,
             access_log=False,
             timeout_keep_alive=1,
+            timeout_graceful_shutdown=1,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -200,6 +202,38 @@ async def test_a_call_after_a_body_that_came_late_is_answered(caller: Caller) ->
     await caller.answer()
     await caller.send(b"{}" + GET)
     assert (await caller.answer()).startswith(b"HTTP/1.1 200")
+
+
+CHAT = POST + b'Content-Length: 19\r\n\r\n{"prompt": "hello"}'
+
+
+@pytest.mark.parametrize("behind", [GET, GET * MAX_WAITING, GET + CHAT, CHAT + b"GET"])
+async def test_a_caller_that_leaves_with_calls_behind_its_first_takes_its_job_with_it(
+    caller: Caller, workerless: FakeService, behind: bytes
+) -> None:
+    await caller.send(CHAT)
+    await workerless.until_queued(1)
+    await caller.send(behind)
+    await asyncio.sleep(0.1)
+    caller.close()
+    await workerless.until_queued(0)
+    totals = await workerless.services.backend.queue.totals()
+    assert totals == {JobStatus.QUEUED: 1, JobStatus.CANCELLED: 1}
+
+
+async def test_calls_behind_one_that_waits_are_answered_in_order(
+    caller: Caller, workerless: FakeService
+) -> None:
+    await caller.send(CHAT)
+    await workerless.until_queued(1)
+    for _ in range(2 * MAX_WAITING):
+        await caller.send(GET)
+    await asyncio.sleep(0.1)
+    await (await claimed(workerless)).finish()
+    assert b"Result" in await caller.answer()
+    told = b""
+    while told.count(b"alive") < 2 * MAX_WAITING:
+        told += await caller.answer()
 
 
 STREAM = b'{"prompt": "hello", "stream": true}'
