@@ -113,10 +113,10 @@ class JobQueue:
         await self._clock.refresh(self._redis)
         while (left_s := due - time.monotonic()) > 0:
             reply: list[Any] = await self._scripts.run(script, *args, self._clock.in_ms(left_s))
-            if reply[0] != b"late":
+            if not reply or reply[0] != b"late":
                 return reply
             self._clock.tell(int(reply[1]))  # perhaps it was set
-        raise TimeoutError("Redis got the job too late")
+        raise TimeoutError("Redis got the command too late")
 
     async def retry(
         self,
@@ -154,21 +154,22 @@ class JobQueue:
         reply = await self._scripts.run(Script.WATCH, job_id, replica_id, *expired)
         return decode_record(job_id, reply)
 
-    async def cancel(self, job_id: str) -> JobRecord | None:
-        """End a waiting job, have a running one stopped; the record as of now, None if unknown."""
-        return await self._cancel(job_id, may_arrive=False)
+    async def cancel(self, job_id: str, *, within_s: float = JOB_TTL_S) -> JobRecord | None:
+        """End a waiting job, have a running one stopped; the record as of now, None if unknown.
+
+        Raises TimeoutError as `enqueue`.
+        """
+        end = pack_cancelled(job_id, self._keys.queue)
+        reply = await self._in_time(within_s, Script.CANCEL, job_id, *end, 0)
+        return decode_record(job_id, reply)
 
     async def withdraw(self, job_id: str) -> None:
         """Cancel a job that may have been accepted, or may be yet: its enqueueing comes to naught.
 
         For one whose enqueueing got no answer and whose caller was told that it failed.
         """
-        await self._cancel(job_id, may_arrive=True)
-
-    async def _cancel(self, job_id: str, *, may_arrive: bool) -> JobRecord | None:
-        cancelled = pack_cancelled(job_id, self._keys.queue)
-        reply = await self._scripts.run(Script.CANCEL, job_id, *cancelled, int(may_arrive))
-        return decode_record(job_id, reply)
+        end = pack_cancelled(job_id, self._keys.queue)
+        await self._scripts.run(Script.CANCEL, job_id, *end, 1, NO_LIMIT)
 
     async def purge(self) -> AsyncIterator[int]:
         """Cancel all jobs that wait now; yields how many, batch by batch."""

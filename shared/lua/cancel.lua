@@ -1,7 +1,11 @@
 -- Cancel a job: one that waits, or whose worker died, ends here; one that runs, by its worker.
--- ARGV: id, result in arq's form, events for the watchers, 1 if its enqueueing may still arrive
--- Returns the record as it is then.
+-- ARGV: id, result in arq's form, events for the watchers, 1 if its enqueueing may still arrive, the
+--       latest time in ms for this to arrive
+-- Returns the record as it is then, or {'late', time in ms}.
 local id, result, events, may_arrive = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+if NOW > tonumber(ARGV[5]) then -- its caller was told that it failed, and may have retried the job
+  return {'late', ms(NOW)}
+end
 local status, worker, fence =
   unpack(redis.call('HMGET', RECORD .. id, 'status', 'worker', 'fence'))
 

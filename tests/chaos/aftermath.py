@@ -204,7 +204,8 @@ def busy_with(info: WorkerInfo) -> list[str]:
 def num_unknown_answers(story: Story) -> int:
     """Requests that may have made a job of which the caller was not told."""
     return sum(
-        each.what.startswith("POST") and each.mishap in (Mishap.BROKEN, Mishap.HUNG, Mishap.LEFT)
+        each.what in ("POST /chat", "POST /jobs")
+        and each.mishap in (Mishap.BROKEN, Mishap.HUNG, Mishap.LEFT)
         for each in story.tries
     )
 

@@ -51,8 +51,10 @@ class Callers:
             case Whim.LEAVE:
                 await self._leave(story)
             case Whim.CANCEL:
-                obtaining = asyncio.create_task(self._obtain(story))
-                await _both(obtaining, self._cancel(story, obtaining))
+                await self._obtain_and_cancel(story)
+            case Whim.RETRY:
+                await self._obtain_and_cancel(story)
+                await self._retry(story)
             case Whim.REPEAT:
                 await _both(self._obtain(story), self._repeat(story))
             case Whim.CONFLICT:
@@ -137,6 +139,10 @@ class Callers:
                 await self._obtain(story)
         story.left = time.monotonic()
 
+    async def _obtain_and_cancel(self, story: Story) -> None:
+        obtaining = asyncio.create_task(self._obtain(story))
+        await _both(obtaining, self._cancel(story, obtaining))
+
     async def _cancel(self, story: Story, obtaining: asyncio.Task[None]) -> None:
         """As soon as the whim has come and the job has a name."""
         await asyncio.sleep(story.plan.whim_after_s)
@@ -144,6 +150,15 @@ class Callers:
         if story.job_ids:
             call = Call("DELETE", f"/jobs/{story.job_ids[0]}")
             see_record(story, await self._client.call(story, call), "DELETE")
+
+    async def _retry(self, story: Story) -> None:
+        """Unless it was done before the cancellation came."""
+        if story.end is None or story.end.status is not JobStatus.CANCELLED:
+            return
+        job_id, story.retried = story.end.job_id, time.monotonic()
+        call = Call("POST", f"/jobs/{job_id}/retry")
+        see_record(story, await self._client.call(story, call), str(call))
+        await self._follow(story, job_id, story.plan.kind)
 
     async def _named(self, story: Story, obtaining: asyncio.Task[None]) -> None:
         """Wait until the caller knows its job, or will never know one."""

@@ -107,6 +107,7 @@ class Story:
     is_lost: bool = False  # nobody told the caller what became of its request
     failure: str | None = None  # the caller could not go on
     left: float | None = None
+    retried: float | None = None  # when the job began another life
 
     @property
     def job_ids(self) -> list[str]:

@@ -28,6 +28,7 @@ class Whim(StrEnum):
 
     NONE = "none"
     CANCEL = "cancel"  # DELETE
+    RETRY = "retry"  # DELETE, and when it has ended, once more from the start
     LEAVE = "leave"  # closes the connection
     REPEAT = "repeat"  # sends it again under the same key
     CONFLICT = "conflict"  # sends something else under the same key
@@ -44,14 +45,16 @@ KINDS = {
     Kind.BAD: 8,
 }
 WHIMS = {
-    Whim.NONE: 66,
-    Whim.CANCEL: 10,
+    Whim.NONE: 60,
+    Whim.CANCEL: 8,
+    Whim.RETRY: 8,
     Whim.LEAVE: 7,
     Whim.REPEAT: 7,
     Whim.CONFLICT: 3,
     Whim.DEADLINE: 7,
 }
 WITH_A_JOB_ID = (Kind.STREAM, Kind.POLL, Kind.LONG_POLL, Kind.EVENTS)  # known before the end
+WITH_A_RECORD = (Kind.POLL, Kind.LONG_POLL)  # looked at until the end
 WITH_AN_OPEN_CALL = (Kind.SYNC, Kind.STREAM)
 
 
@@ -123,6 +126,8 @@ def _fitting(whim: Whim, kind: Kind) -> Whim:
     if kind is Kind.BAD:
         return Whim.NONE
     if whim is Whim.CANCEL and kind not in WITH_A_JOB_ID:
+        return Whim.NONE
+    if whim is Whim.RETRY and kind not in WITH_A_RECORD:
         return Whim.NONE
     if whim is Whim.LEAVE and kind not in WITH_AN_OPEN_CALL:
         return Whim.NONE

@@ -13,7 +13,7 @@ from tests.chaos.told import contradictions, gaps, merged
 from tests.chaos.weather import Weather
 
 CANCELLED_CALL = 499  # what a call gets whose job somebody cancelled
-MAY_BE_CANCELLED = (Whim.CANCEL, Whim.LEAVE)
+MAY_BE_CANCELLED = (Whim.CANCEL, Whim.RETRY, Whim.LEAVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,8 @@ def allowed_statuses(story: Story) -> set[int]:
             allowed.add(429)  # it would wait for longer than it has
         case Whim.CANCEL:
             allowed.add(CANCELLED_CALL)
+        case Whim.RETRY:
+            allowed.add(409)  # an earlier try of it got through
     return allowed
 
 
@@ -123,8 +125,7 @@ def _one_key_is_one_job(story: Story) -> Iterator[str]:
 
 
 def _one_end_for_each_job(story: Story) -> Iterator[str]:
-    for job_id in story.job_ids:
-        sights = [sight for sight in story.sights if sight.job_id == job_id]
+    for job_id, sights in _lives(story):
         ends = [sight for sight in sights if sight.status.is_terminal]
         if not ends:
             yield f"job {job_id} has no end"
@@ -134,6 +135,16 @@ def _one_end_for_each_job(story: Story) -> Iterator[str]:
         for sight in sights:
             if sight.began > first_end and not sight.status.is_terminal:
                 yield f"{sight} after its end"
+
+
+def _lives(story: Story) -> Iterator[tuple[str, list[Sight]]]:
+    """Each life of each job, as it was seen: a retry begins another one."""
+    for job_id in story.job_ids:
+        sights = [sight for sight in story.sights if sight.job_id == job_id]
+        if story.retried is not None:
+            yield job_id, [sight for sight in sights if sight.ended <= story.retried]
+            sights = [sight for sight in sights if sight.began >= story.retried]
+        yield job_id, sights
 
 
 def has_succeeded(story: Story, job_id: str) -> bool:
@@ -152,7 +163,10 @@ def _ends_have_their_reasons(story: Story) -> Iterator[str]:
     """Nobody cancels but the caller, nothing expires without a deadline, nothing fails."""
     whim = story.plan.whim
     for sight in story.sights:
+        is_retried = story.retried is not None and sight.began >= story.retried
         match sight.status:
+            case JobStatus.CANCELLED if is_retried:
+                yield f"{sight}, and nobody cancelled it since its retry"
             case JobStatus.CANCELLED if whim not in MAY_BE_CANCELLED:
                 yield f"{sight}, and nobody cancelled it"
             case JobStatus.EXPIRED if whim is not Whim.DEADLINE:

@@ -118,6 +118,19 @@ def test_two_ends_of_one_job_are_seen() -> None:
     assert any("but" in what for what in broken(story))
 
 
+def test_a_retried_job_has_two_lives_with_an_end_each() -> None:
+    story = Story(make_plan(Kind.POLL, Whim.RETRY))
+    began = story.began
+    see(story, JobStatus.CANCELLED, at=began + 1)
+    story.retried = began + 2
+    assert broken(story) == ["job j has no end"]
+    see(story, JobStatus.QUEUED, at=began + 3)
+    see(story, JobStatus.SUCCEEDED, at=began + 4, result=make_result())
+    assert broken(story) == []
+    see(story, JobStatus.CANCELLED, at=began + 5)
+    assert any("nobody cancelled it since its retry" in what for what in broken(story))
+
+
 def test_a_job_that_comes_back_to_life_is_seen() -> None:
     story = make_story()
     see(story, JobStatus.RUNNING, at=story.began + 2)

@@ -186,10 +186,10 @@ async def test_a_job_is_retried_once_however_often_the_command_is_sent(
     assert (await queue.totals())[JobStatus.QUEUED] == 2
 
 
-async def test_a_retry_that_reaches_redis_too_late_is_refused(
+async def test_what_reaches_redis_too_late_retries_and_cancels_nothing(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = await enqueue(queue)
+    job, waiting = await enqueue(queue), await enqueue(queue)
     await queue.cancel(job.id)
     run = Scripts.run
 
@@ -200,8 +200,11 @@ async def test_a_retry_that_reaches_redis_too_late_is_refused(
     monkeypatch.setattr(Scripts, "run", on_a_slow_way)
     with pytest.raises(TimeoutError, match="too late"):
         await queue.retry(job.id, max_queued=9, within_s=0.05)
-    record = await queue.record(job.id)
-    assert record is not None and record.status is JobStatus.CANCELLED
+    with pytest.raises(TimeoutError, match="too late"):
+        await queue.cancel(waiting.id, within_s=0.05)
+    for each, status in ((job, JobStatus.CANCELLED), (waiting, JobStatus.QUEUED)):
+        record = await queue.record(each.id)
+        assert record is not None and record.status is status
 
 
 async def test_a_job_is_gone_with_its_ttl(queue: JobQueue, redis: Redis, keys: Keys) -> None:
