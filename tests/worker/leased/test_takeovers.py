@@ -14,7 +14,7 @@ from shared.keys import LEASED, Keys
 from shared.protocol import Failed, JobStatus, Outcome
 from shared.queue import JobQueue
 from tests.factories import make_job
-from tests.worker.leased_worker import (
+from tests.worker.leased.workers import (
     ended,
     enqueue,
     eventually,

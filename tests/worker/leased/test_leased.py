@@ -18,7 +18,7 @@ from shared.queue import Depth, JobQueue
 from shared.scripts import Script, ScriptArg, Scripts
 from shared.tasks import cancel_all
 from tests.factories import make_job
-from tests.worker.leased_worker import (
+from tests.worker.leased.workers import (
     WAIT_S,
     ended,
     enqueue,
