@@ -4,8 +4,11 @@ Bodies that a route reads are bounded in `api/body.py`. Knows no route.
 """
 
 import asyncio
+import fcntl
+import termios
 from collections.abc import Callable
 from http import HTTPStatus
+from struct import Struct
 from typing import Any
 
 import msgspec
@@ -19,6 +22,7 @@ HEAD_TIMEOUT_S = 20.0
 LINGER_S = 10.0  # for the rest of a body that was answered before it ended
 UNREAD_S = 60.0  # in which a caller reads this many bytes, or all there is, of what waits for it
 MIN_READ_BYTES = 65_536
+INT = Struct("i")
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -90,12 +94,18 @@ class BoundedHttp(HttpToolsProtocol):
         super().resume_writing()
 
     def _await_reader(self) -> None:
-        unsent = self.transport.get_write_buffer_size()
-        self._unread_timer = self.loop.call_later(UNREAD_S, self._end_if_unread, unsent)
+        self._unread_timer = self.loop.call_later(UNREAD_S, self._end_if_unread, self._unread())
 
-    def _end_if_unread(self, unsent: int) -> None:
+    def _unread(self) -> int:
+        """Bytes that the caller has yet to take, the kernel's among them: it holds a megabyte or
+        more, and asks for none of ours before much of that is gone."""
+        sock = self.transport.get_extra_info("socket")
+        queued = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(INT.size))
+        return self.transport.get_write_buffer_size() + int(INT.unpack(queued)[0])
+
+    def _end_if_unread(self, unread: int) -> None:
         """To the call that writes it is as if the caller had gone. Closing would wait for it."""
-        if unsent - self.transport.get_write_buffer_size() < MIN_READ_BYTES:
+        if unread - self._unread() < MIN_READ_BYTES:
             self.transport.abort()
         else:
             self._await_reader()

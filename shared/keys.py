@@ -68,7 +68,7 @@ class Keys:
         return f"{self.queue}:wake"
 
     def control(self, worker_id: str) -> str:
-        """List of job ids that a worker must stop."""
+        """List of jobs that a worker must stop: id and fence of each run."""
         return f"{self.queue}:control:{worker_id}"
 
     def replies(self, replica_id: str) -> str:

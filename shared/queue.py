@@ -3,6 +3,7 @@
 Knows neither HTTP nor the engine. Errors of Redis pass through.
 """
 
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -112,10 +113,11 @@ class JobQueue:
         due = time.monotonic() + within_s
         await self._clock.refresh(self._redis)
         while (left_s := due - time.monotonic()) > 0:
+            asked_at = self._clock.now()
             reply: list[Any] = await self._scripts.run(script, *args, self._clock.in_ms(left_s))
             if not reply or reply[0] != b"late":
                 return reply
-            self._clock.tell(int(reply[1]))  # perhaps it was set
+            self._clock.tell(int(reply[1]), asked_at)  # perhaps it was set
         raise TimeoutError("Redis got the command too late")
 
     async def retry(
@@ -217,7 +219,8 @@ class JobQueue:
         A job's last attempt runs alone: had it killed its workers, it takes no one along. Leases
         that ended less than `overdue_ms` ago are left to their workers.
         """
-        await self._clock.refresh(self._redis)
+        await self._clock.refresh(self._redis, max_age_s=math.inf)  # each claim tells it
+        asked_at = self._clock.now()
         reply = await self._scripts.run(
             Script.CLAIM,
             worker_id,
@@ -229,7 +232,7 @@ class JobQueue:
             max_attempts,
             self._clock.in_ms(-overdue_ms / 1000),
         )
-        ahead_s = self._clock.tell(int(reply[2]))
+        ahead_s = self._clock.tell(int(reply[2]), asked_at)
         return decode_claim(worker_id, max_attempts, reply, ahead_s)
 
     async def begin(

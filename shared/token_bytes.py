@@ -44,5 +44,7 @@ def _steps(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _knows_all_bytes(model: dict[str, Any]) -> bool:
-    """What is not in the vocabulary could vanish."""
-    return model.get("type") == "BPE" and set(ByteLevel.alphabet()) <= model["vocab"].keys()
+    """What is not in the vocabulary could vanish, be it only in the spelling of a word's parts."""
+    is_marked = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
+    is_bpe = model.get("type") == "BPE" and not is_marked
+    return is_bpe and set(ByteLevel.alphabet()) <= model["vocab"].keys()

@@ -33,7 +33,7 @@ POLL_S = 1.0  # without a wake-up: how soon an expired lease is noticed
 CLAIM_LEASE_MS = 2000
 LAST_CLAIM_S = 1.0  # how long a stop waits for a claim that is under way
 HAND_BACK_S = COMMAND_TIMEOUT_S + 1  # one command may go unanswered
-CLOCK_JUMP_S = 1.0  # more than answers are late
+CLOCK_JUMP_S = 1.0  # clocks that only drift apart do not come to that
 
 Task = Callable[[HeldJob], Awaitable[Outcome]]
 
@@ -79,16 +79,13 @@ class LeasedWorker(Worker):
         self._lease_ms = lease_ms
         self._on_room = on_room
         self._on_attempt = on_attempt
-        self._is_listening = False
-        self._hands_back = False
-        self._backoff = Backoff()
-        self._absence = Absence()
+        self._is_listening = self._hands_back = False
+        self._backoff, self._absence = Backoff(), Absence()
         self._nudged = asyncio.Event()
         self._nudged.set()
         self._claims_ended = asyncio.Event()
-        self._empty = asyncio.Event()
+        self._empty, self._hurried = asyncio.Event(), asyncio.Event()
         self._empty.set()
-        self._hurried = asyncio.Event()
         self.renewal_due = asyncio.Event()  # sooner than at the usual pace
 
     # -- claiming ----------------------------------------------------------------------------

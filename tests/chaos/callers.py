@@ -104,9 +104,11 @@ class Callers:
 
     # -- following a job -----------------------------------------------------------------------
 
-    async def _follow(self, story: Story, job_id: str, kind: Kind) -> None:
+    async def _follow(
+        self, story: Story, job_id: str, kind: Kind, *, after: int | None = None
+    ) -> None:
         if kind is Kind.EVENTS:
-            await self._reader.resume(story, job_id)
+            await self._reader.resume(story, job_id, after)
         for _ in range(POLITE_WAITS):
             record = await self._look(story, job_id, 0 if kind is Kind.POLL else WAIT_S)
             if record is None or record.is_terminal:
@@ -155,10 +157,13 @@ class Callers:
         """Unless it was done before the cancellation came."""
         if story.end is None or story.end.status is not JobStatus.CANCELLED:
             return
-        job_id, story.retried = story.end.job_id, time.monotonic()
+        job_id, end_event_id = story.end.job_id, story.end_event_id
+        story.retried = time.monotonic()
+        if end_event_id is not None:
+            story.first_event_id = end_event_id + 1
         call = Call("POST", f"/jobs/{job_id}/retry")
         see_record(story, await self._client.call(story, call), str(call))
-        await self._follow(story, job_id, story.plan.kind)
+        await self._follow(story, job_id, story.plan.kind, after=end_event_id)
 
     async def _named(self, story: Story, obtaining: asyncio.Task[None]) -> None:
         """Wait until the caller knows its job, or will never know one."""

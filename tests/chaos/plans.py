@@ -54,7 +54,7 @@ WHIMS = {
     Whim.DEADLINE: 7,
 }
 WITH_A_JOB_ID = (Kind.STREAM, Kind.POLL, Kind.LONG_POLL, Kind.EVENTS)  # known before the end
-WITH_A_RECORD = (Kind.POLL, Kind.LONG_POLL)  # looked at until the end
+WITH_A_RECORD = (Kind.POLL, Kind.LONG_POLL, Kind.EVENTS)  # looked at until the end
 WITH_AN_OPEN_CALL = (Kind.SYNC, Kind.STREAM)
 
 

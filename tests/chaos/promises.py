@@ -92,7 +92,8 @@ class Promises:
             yield from (f"{stream}: {what}" for what in gaps(stream))
         for told in merged(story.streams):
             yield from self.expected.differences_of_stream(story.plan.ask, told)
-            if told.is_whole and has_succeeded(story, told.job_id):
+            is_latest = told.first_event_id == story.first_event_id
+            if told.is_whole and is_latest and has_succeeded(story, told.job_id):
                 yield from self.expected.rest_untold(story.plan.ask, told)
         yield from contradictions(story.streams)
 

@@ -71,7 +71,9 @@ class StreamReader:
             async with self._client.opened(story, call) as response:
                 if response.status_code != 200:
                     return await read_answer(response, began)
-                stream = Stream(job_of(call, response.headers["Location"]), str(call), after)
+                job_id = job_of(call, response.headers["Location"])
+                stream = Stream(job_id, str(call), after)
+                stream.first_event_id = story.first_event_id
                 story.streams.append(stream)
                 async for event in read_events(response):
                     if (end := note(stream, event)) is not None:

@@ -131,6 +131,20 @@ def test_a_retried_job_has_two_lives_with_an_end_each() -> None:
     assert any("nobody cancelled it since its retry" in what for what in broken(story))
 
 
+def test_each_life_of_a_retried_job_is_told_from_its_own_first_event() -> None:
+    story = Story(make_plan(Kind.EVENTS, Whim.RETRY))
+    began = story.began
+    see(story, JobStatus.CANCELLED, at=began + 1)
+    story.streams.append(Stream("j", "GET", None, [Piece(0, 0, " one", (1,))], end_index=1))
+    story.retried, story.first_event_id = began + 2, 2
+    pieces = [Piece(2, 0, " one", (1,)), Piece(3, 0, " two", (2,))]
+    story.streams.append(Stream("j", "GET", 1, pieces, end_index=4, first_event_id=2))
+    see(story, JobStatus.SUCCEEDED, at=began + 3, result=make_result())
+    assert broken(story) == []
+    story.streams[1].pieces = pieces[1:]
+    assert any("id 3 where 2 was due" in what for what in broken(story))
+
+
 def test_a_job_that_comes_back_to_life_is_seen() -> None:
     story = make_story()
     see(story, JobStatus.RUNNING, at=story.began + 2)

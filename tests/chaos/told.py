@@ -20,21 +20,25 @@ def gaps(stream: Stream) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """All that was told of one job; `is_whole`: its end too."""
+    """All that was told of one life of a job; `is_whole`: its end too."""
 
     job_id: str
+    first_event_id: int
     texts: dict[int, str]
     token_ids: dict[int, list[int]]
     is_whole: bool
 
 
 def merged(streams: list[Stream]) -> Iterator[Told]:
-    """Pieces of all connections of a job, each index once, as far as they go without a gap."""
-    for job_id in dict.fromkeys(stream.job_id for stream in streams):
-        of_job = [stream for stream in streams if stream.job_id == job_id]
-        pieces = {piece.index: piece for stream in of_job for piece in stream.pieces}
-        told = Told(job_id, {}, {}, is_whole=any(s.end_index is not None for s in of_job))
-        for index in range(len(pieces)):
+    """Pieces of all connections of a life, each index once, as far as they go without a gap."""
+    lives: dict[tuple[str, int], list[Stream]] = {}
+    for stream in streams:
+        lives.setdefault((stream.job_id, stream.first_event_id), []).append(stream)
+    for (job_id, first), of_life in lives.items():
+        pieces = {piece.index: piece for stream in of_life for piece in stream.pieces}
+        is_whole = any(stream.end_index is not None for stream in of_life)
+        told = Told(job_id, first, {}, {}, is_whole)
+        for index in range(first, first + len(pieces)):
             if (piece := pieces.get(index)) is None:
                 break
             told.texts[piece.sequence] = told.texts.get(piece.sequence, "") + piece.text

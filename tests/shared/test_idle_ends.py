@@ -236,14 +236,14 @@ async def test_a_job_that_reaches_redis_too_late_is_refused(
 
 async def test_a_clock_of_redis_that_was_set_refuses_nobody(queue: JobQueue) -> None:
     await enqueue(queue)
-    queue._clock.tell(1)  # as if Redis' time had jumped since
+    queue._clock.tell(1, asked_at=0)  # as if Redis' time had jumped since
     assert (await queue.enqueue(make_job(), reply_to=None, max_queued=100, within_s=1)).job_id
     assert (await queue.depth()).waiting == 2
 
 
 async def test_a_command_that_is_repeated_late_gets_its_first_answer(queue: JobQueue) -> None:
     job = await enqueue(queue)
-    queue._clock.tell(1)
+    queue._clock.tell(1, asked_at=0)
     again = await queue.enqueue(job, reply_to=None, max_queued=100, within_s=1)
     assert again.job_id == job.id
     assert (await queue.depth()).waiting == 1

@@ -17,6 +17,8 @@ TINY_TOKENIZER = (bundled_checkpoint() / "tokenizer.json").read_bytes()
 tiny = Tokenizer.from_buffer(TINY_TOKENIZER)
 MOST = most_bytes_per_token(TINY_TOKENIZER)
 
+BYTES = {byte: number for number, byte in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+
 words = st.sampled_from(list(json.loads(TINY_TOKENIZER)["model"]["vocab"]))
 
 
@@ -90,6 +92,8 @@ def test_nothing_is_proven_where_text_may_be_dropped(change: Callable[[Tokenizer
         {"type": "WordLevel", "vocab": {}, "unk_token": "?"},
         {"type": "Unigram", "vocab": []},
         {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+        {"type": "BPE", "vocab": BYTES, "merges": [], "continuing_subword_prefix": "##"},
+        {"type": "BPE", "vocab": BYTES, "merges": [], "end_of_word_suffix": "</w>"},
     ],
 )
 def test_nothing_is_proven_where_bytes_may_be_unknown(model: dict[str, Any]) -> None:

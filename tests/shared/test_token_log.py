@@ -64,6 +64,27 @@ async def heard(redis: Redis, keys: Keys, replica_id: str) -> list[list[Stretch]
     ]
 
 
+async def test_a_life_is_read_from_its_own_log_alone(
+    queue: JobQueue, log: TokenLog, redis: Redis
+) -> None:
+    lease = await begin(queue)
+    job_id = lease.job.id
+    await log.append("w1", [addition(lease, 0, 10)])
+    assert await log.read_life(job_id, 0, 0) == deltas(10)
+    await queue.release("w1", {job_id: lease.fence})
+    await queue.cancel(job_id)
+    await queue.retry(job_id, max_queued=9)
+    again = await claim(queue, "w1")
+    await log.append("w1", [addition(again, 0, 20)])
+    assert again.first_event_id == 2
+    assert await log.read_life(job_id, 0, 0) == []
+    assert await log.read_life(job_id, 2, 0) == deltas(20)
+    await redis.flushall()  # the worker brings back what it knows
+    await queue.renew("w1", {job_id: again.fence}, lease_ms=LONG_MS)
+    await log.append("w1", [addition(again, 0, 20)])
+    assert await log.read_life(job_id, 2, 0) == deltas(20)
+
+
 async def test_what_was_appended_is_read_from_any_index_on(queue: JobQueue, log: TokenLog) -> None:
     lease = await begin(queue)
     assert await log.append("w1", [addition(lease, 0, 10, 11)]) == [2]
