@@ -88,9 +88,10 @@ async def check_serves(service: Service, worker: WorkerChild, other: WorkerChild
 async def test_a_worker_frozen_in_a_claim_runs_nothing_that_another_has_run(
     proxy: FreezingProxy, start_worker: StartWorker, service: Service
 ) -> None:
+    claim = await digest(service, Script.CLAIM)  # first: who loads it is told the digest, too
     frozen = start_worker(redis_url=proxy.url, lease_s=LEASE_S)
     await service.ready(frozen)
-    await frozen_at(proxy, frozen, await digest(service, Script.CLAIM))
+    await frozen_at(proxy, frozen, claim)
     job = await service.submit()
     proxy.restore()  # Redis gives the job to a worker that does not hear of it
 
