@@ -97,10 +97,13 @@ class BoundedHttp(HttpToolsProtocol):
         self._unread_timer = self.loop.call_later(UNREAD_S, self._end_if_unread, self._unread())
 
     def _unread(self) -> int:
-        """Bytes that the caller has yet to take, the kernel's among them: it holds a megabyte or
-        more, and asks for none of ours before much of that is gone."""
+        """Bytes that the caller has yet to take, the kernel's among them: Linux holds a megabyte
+        or more, and asks for none of ours before much of that is gone. Others do not tell."""
         sock = self.transport.get_extra_info("socket")
-        queued = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(INT.size))
+        try:
+            queued = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(INT.size))
+        except OSError:
+            queued = bytes(INT.size)
         return self.transport.get_write_buffer_size() + int(INT.unpack(queued)[0])
 
     def _end_if_unread(self, unread: int) -> None:

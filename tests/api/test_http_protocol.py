@@ -1,6 +1,7 @@
 """Real connections of callers that are too large or too slow: bounded in bytes and in time."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -248,6 +249,18 @@ async def streamed(caller: Caller, service: FakeService) -> Writer:
     return await claimed(service)
 
 
+@pytest.fixture(params=["Linux", "a kernel that does not tell"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says of the bytes that a socket has yet to send."""
+
+    def refuses(*_: object) -> bytes:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported on socket")
+
+    if request.param != "Linux":
+        monkeypatch.setattr("api.http_protocol.fcntl.ioctl", refuses)
+
+
+@pytest.mark.usefixtures("kernel")
 async def test_a_stream_that_its_caller_does_not_read_ends_and_its_job_is_cancelled(
     monkeypatch: pytest.MonkeyPatch, caller: Caller, workerless: FakeService
 ) -> None:

@@ -16,7 +16,7 @@ from tests.chaos.schedule import Fleet
 
 def main(
     seed: Annotated[int | None, typer.Option(help="Replays a run; not given: drawn.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Calls in all.")] = 2000,
+    jobs: Annotated[int, typer.Option(min=1, help="Asked for; bad input comes on top.")] = 2000,
     faults: Annotated[int, typer.Option(min=0, help="Faults in all.")] = 50,
     apis: Annotated[int, typer.Option(min=1, help="Api replicas.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 3,

@@ -31,7 +31,7 @@ from tests.chaos.promises import Promises
 from tests.chaos.schedule import Fleet
 from tests.chaos.weather import Weather, watch_for_stalls
 
-BATCH = 200  # calls whose stories are kept at a time
+BATCH = 200  # jobs whose stories are kept at a time
 TTL_S = 60
 LOOK_EVERY_S = 5.0
 MORE_MEMORY = 1.05  # of the last third over the second; allocators settle slowly

@@ -74,6 +74,10 @@ class Plan:
     ttl_s: int
 
     @property
+    def asks_for_a_job(self) -> bool:
+        return self.kind is not Kind.BAD
+
+    @property
     def body(self) -> dict[str, Any]:
         body: dict[str, Any] = {**self.ask.body, "ttl_s": self.ttl_s}
         if self.kind is Kind.STREAM:
@@ -95,9 +99,14 @@ def call_number(ttl_ms: int) -> int:
     return ttl_ms // 1000 - FIRST_TTL_S
 
 
-def draw_plans(seed: int, count: int, asks: list[Ask]) -> list[Plan]:
+def draw_plans(seed: int, num_jobs: int, asks: list[Ask]) -> list[Plan]:
+    """Calls until so many ask for a job: bad input comes on top."""
     random = Random(f"{seed}:plans")
-    return [_draw_plan(random, seed, number, asks) for number in range(count)]
+    plans: list[Plan] = []
+    while num_jobs > 0:
+        plans.append(_draw_plan(random, seed, len(plans), asks))
+        num_jobs -= plans[-1].asks_for_a_job
+    return plans
 
 
 def _draw_plan(random: Random, seed: int, number: int, asks: list[Ask]) -> Plan:

@@ -26,12 +26,7 @@ def print_report(outcome: Outcome, console: Console) -> None:
         total_s = sum(end - start for start, end in stalls)
         console.print(f"the machine stood still {len(stalls)} times, {total_s:.0f} s in all")
     print_violations(outcome, console)
-    settings = outcome.settings
-    console.print(
-        f"seed {settings.seed}: {len(outcome.history.stories)} calls, "
-        f"{len(outcome.weather.outages)} faults in {outcome.wall_s:.0f} s, "
-        f"{len(outcome.violations)} violations"
-    )
+    console.print(summary(outcome))
 
 
 def print_schedule(schedule: list[Fault], console: Console) -> None:
@@ -64,6 +59,19 @@ def faults_table(outcome: Outcome) -> Table:
     for kind, count in sorted(counts.items()):
         table.add_row(kind, str(count))
     return table
+
+
+def summary(outcome: Outcome) -> str:
+    """Jobs that nobody was told of, because the answer was lost, are not among them."""
+    stories = outcome.history.stories
+    num_jobs = len({job_id for story in stories for job_id in story.job_ids})
+    num_retried = sum(story.retried is not None for story in stories)
+    return (
+        f"seed {outcome.settings.seed}: {len(stories)} calls, "
+        f"{num_jobs} jobs accepted ({num_retried} of them retried), "
+        f"{len(outcome.weather.outages)} faults in {outcome.wall_s:.0f} s, "
+        f"{len(outcome.violations)} violations"
+    )
 
 
 def takeover_lines(outcome: Outcome) -> str:

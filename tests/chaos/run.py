@@ -28,7 +28,7 @@ CLOSING_S = 1.0  # until the replicas have noticed that their callers are gone
 @dataclass(frozen=True, slots=True)
 class RunSettings:
     seed: int
-    num_calls: int
+    num_jobs: int
     num_faults: int
     concurrency: int
     fleet: Fleet
@@ -39,7 +39,7 @@ class RunSettings:
 
     @property
     def schedule(self) -> list[Fault]:
-        return draw_schedule(self.seed, self.num_faults, self.num_calls, self.fleet)
+        return draw_schedule(self.seed, self.num_faults, self.num_jobs, self.fleet)
 
 
 @dataclass(slots=True)
@@ -89,14 +89,14 @@ class Run:
 
     async def go(self) -> None:
         settings, outcome = self._settings, self._outcome
-        asks = draw_asks(settings.seed, min(NUM_ASKS, max(2, settings.num_calls // 4)))
+        asks = draw_asks(settings.seed, min(NUM_ASKS, max(2, settings.num_jobs // 4)))
         try:
             expected = await undisturbed(self._cluster.urls, asks)
             before = await footprint(self._cluster)
             random = Random(f"{settings.seed}:callers")
             callers = Callers(self._client, outcome.history, random)
             started = time.monotonic()
-            await self._disturbed(callers, draw_plans(settings.seed, settings.num_calls, asks))
+            await self._disturbed(callers, draw_plans(settings.seed, settings.num_jobs, asks))
             outcome.wall_s = time.monotonic() - started
             await self._judge(callers, expected, before)
         finally:
@@ -106,12 +106,13 @@ class Run:
         """Traffic and faults keep step: a fault strikes at its call, however slow the machine."""
         slots = asyncio.Semaphore(self._settings.concurrency)
         faults = iter(self._settings.schedule)
-        fault = next(faults, None)
+        fault, num_jobs = next(faults, None), 0
         async with asyncio.TaskGroup() as calls:
             for plan in plans:
-                while fault is not None and fault.after_calls <= plan.number:
+                while fault is not None and fault.after_jobs <= num_jobs:
                     await self._injector.begin(fault)
                     fault = next(faults, None)
+                num_jobs += plan.asks_for_a_job
                 await slots.acquire()
                 call = calls.create_task(callers.run(plan))
                 call.add_done_callback(lambda _: slots.release())

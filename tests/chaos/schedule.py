@@ -1,4 +1,4 @@
-"""The faults of a run, drawn from its seed: what breaks, how badly, and after how many calls."""
+"""The faults of a run, drawn from its seed: what breaks, how badly, and after how many jobs."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -56,18 +56,18 @@ TARGETS = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`member`: the name of what it strikes. Nothing of the traffic after `after_calls` calls
-    begins before the fault has."""
+    """`member`: the name of what it strikes. Nothing of the traffic after `after_jobs` jobs were
+    asked for begins before the fault has."""
 
     number: int
     kind: FaultKind
     member: str
-    after_calls: int
+    after_jobs: int
     lasts_s: float
     drops: bool  # a black hole: whether what it held back is lost at its end, or comes late
 
     def __str__(self) -> str:
-        return f"after call {self.after_calls}: {self.kind} of {self.member}, {self.lasts_s:.1f} s"
+        return f"after job {self.after_jobs}: {self.kind} of {self.member}, {self.lasts_s:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ class Fleet:
         return [f"worker-{number}" for number in range(1, self.num_workers + 1)]
 
 
-def draw_schedule(seed: int, count: int, num_calls: int, fleet: Fleet) -> list[Fault]:
-    """Spread over the calls, in order; the kinds in shuffled rounds so that none is left out."""
+def draw_schedule(seed: int, count: int, num_jobs: int, fleet: Fleet) -> list[Fault]:
+    """Spread over the jobs, in order; the kinds in shuffled rounds so that none is left out."""
     random = Random(f"{seed}:faults")
     kinds = _draw_kinds(random, count)
     places = sorted(random.uniform(0.05, 0.95) for _ in range(count))
@@ -97,7 +97,7 @@ def draw_schedule(seed: int, count: int, num_calls: int, fleet: Fleet) -> list[F
             number=number,
             kind=kind,
             member=_draw_member(random, kind, fleet),
-            after_calls=round(place * num_calls),
+            after_jobs=round(place * num_jobs),
             lasts_s=_draw_duration(random, kind, fleet.lease_s),
             drops=random.random() < 0.5,
         )

@@ -23,7 +23,7 @@ TEXT = " one two"
 @pytest.mark.integration
 async def test_a_short_run_breaks_no_promise(tmp_path: Path) -> None:
     """Its seed draws the death of a worker, of a replica and of Redis, a freeze, a black hole."""
-    settings = RunSettings(seed=1283, num_calls=60, num_faults=5, concurrency=12, fleet=FLEET)
+    settings = RunSettings(seed=1283, num_jobs=60, num_faults=5, concurrency=12, fleet=FLEET)
     outcome = await run(settings, tmp_path)
     assert [f"{violation}" for violation in outcome.violations] == []
     assert len(outcome.weather.outages) == 5
@@ -42,7 +42,7 @@ def test_a_seed_draws_the_same_run_every_time() -> None:
 def test_every_kind_of_fault_strikes_where_there_is_room_for_all() -> None:
     schedule = draw_schedule(3, 11, 100, FLEET)
     assert {fault.kind for fault in schedule} == set(FaultKind)
-    places = [fault.after_calls for fault in schedule]
+    places = [fault.after_jobs for fault in schedule]
     assert places == sorted(places)
 
 
@@ -174,8 +174,8 @@ def failing(
 
 
 def test_errors_are_excused_by_a_fault_of_their_own_replica_only() -> None:
-    away = Fault(0, FaultKind.CUT, "api-1", after_calls=0, lasts_s=1, drops=False)
-    elsewhere = Fault(1, FaultKind.CUT, "api-2", after_calls=0, lasts_s=1, drops=False)
+    away = Fault(0, FaultKind.CUT, "api-1", after_jobs=0, lasts_s=1, drops=False)
+    elsewhere = Fault(1, FaultKind.CUT, "api-2", after_jobs=0, lasts_s=1, drops=False)
     for fault, num_broken in ((away, 0), (elsewhere, 1)):
         story, weather = failing(status=503, retry_after="1"), Weather()
         with weather.broken(fault):
@@ -194,7 +194,7 @@ def test_no_answer_is_lost_while_nothing_is_broken(mishap: Mishap) -> None:
 
 def test_a_503_must_say_when_to_come_back() -> None:
     weather = Weather()
-    fault = Fault(0, FaultKind.REDIS_KILL, "redis", after_calls=0, lasts_s=1, drops=False)
+    fault = Fault(0, FaultKind.REDIS_KILL, "redis", after_jobs=0, lasts_s=1, drops=False)
     with weather.broken(fault):
         story = failing(status=503)
         assert any("no Retry-After" in what for what in broken(story, weather))
@@ -215,3 +215,9 @@ def test_callers_have_only_whims_that_fit_them() -> None:
         if plan.whim is Whim.LEAVE:
             assert plan.kind in (Kind.SYNC, Kind.STREAM) and plan.key is None
         assert plan.kind is not Kind.BAD or plan.whim is Whim.NONE
+
+
+def test_bad_input_comes_on_top_of_the_calls_that_ask_for_a_job() -> None:
+    plans = draw_plans(6, 300, ASKS)
+    assert sum(plan.asks_for_a_job for plan in plans) == 300
+    assert len(plans) > 300
