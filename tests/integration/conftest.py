@@ -46,7 +46,7 @@ def start_worker(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable
                 env=os.environ | environment,
                 stderr=file,
             )
-        child = WorkerChild(worker_id, process, log)
+        child = WorkerChild(process, log, worker_id)
         started.append(child)
         return child
 
@@ -71,7 +71,7 @@ def start_api(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..
                 env=os.environ | environment,
                 stderr=file,
             )
-        child = ApiChild(f"http://127.0.0.1:{settings['port']}", process, log)
+        child = ApiChild(process, log, f"http://127.0.0.1:{settings['port']}")
         started.append(child)
         return child
 

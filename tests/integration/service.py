@@ -31,8 +31,9 @@ async def eventually(holds: Callable[[], Awaitable[bool]], timeout_s: float = WA
 
 
 @dataclass
-class WorkerChild:
-    id: str
+class Child:
+    """A process of this test's own, and what it logs."""
+
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -49,20 +50,19 @@ class WorkerChild:
 
 
 @dataclass
-class ApiChild:
-    url: str
-    process: subprocess.Popen[bytes]
-    log: Path
+class WorkerChild(Child):
+    id: str
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(WAIT_S)
+
+@dataclass
+class ApiChild(Child):
+    url: str
 
     async def ready(self, path: str = "/health") -> None:
         """Wait until it answers there, with `/health` until a worker has the model, too."""
 
         async def is_ready() -> bool:
-            assert self.process.poll() is None, self.log.read_text()
+            assert self.process.poll() is None, self.log_text
             try:
                 async with httpx.AsyncClient(trust_env=False) as http:
                     return (await http.get(self.url + path, timeout=WAIT_S)).is_success

@@ -3,6 +3,8 @@
 The redis-server at hand may be built without TLS: a proxy speaks it in its place.
 """
 
+import asyncio
+import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import trustme
 from redis.exceptions import ConnectionError
 
 from shared.connection import connect, is_refusal
-from tests.integration.redis_proxy import RedisProxy
+from tests.integration.redis_proxy import RedisProxy, Way
 from tests.integration.service import WAIT_S, ApiChild, WorkerChild, eventually
 from tests.redis_server import RedisServer
 
@@ -36,6 +38,15 @@ async def tls_redis(redis_server: RedisServer, authority: trustme.CA) -> AsyncIt
     authority.configure_trust(context)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     proxy = RedisProxy(redis_server.port, tls=context)
+    await proxy.start()
+    yield proxy
+    await proxy.stop()
+
+
+@pytest.fixture
+async def network(tls_redis: RedisProxy) -> AsyncIterator[RedisProxy]:
+    """On the way there; knows nothing of TLS."""
+    proxy = RedisProxy(tls_redis.port)
     await proxy.start()
     yield proxy
     await proxy.stop()
@@ -67,6 +78,30 @@ async def test_a_job_runs_over_tls_with_certificates_on_both_sides(
     assert answer.status_code == 200
     for child in (api, worker):
         child.kill()
+
+
+async def test_both_stop_in_order_though_no_byte_of_a_farewell_arrives(
+    network: RedisProxy,
+    authority: trustme.CA,
+    tmp_path: Path,
+    start_api: StartApi,
+    start_worker: StartWorker,
+) -> None:
+    """TLS asks for an answer to a close, which plain connections do not wait for.
+
+    The calls, made at once, leave idle connections behind.
+    """
+    url = tls_url(network, tmp_path, authority, authority)
+    api, worker = start_api(redis_url=url), start_worker(redis_url=url)
+    await api.ready()
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False, timeout=WAIT_S) as http:
+        calls = [http.post("/chat", json={"prompt": "Once upon a time"}) for _ in range(8)]
+        assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
+    network.hold(*Way)
+    for child in (api, worker):
+        child.process.send_signal(signal.SIGTERM)
+    assert [await child.exit_code() for child in (api, worker)] == [0, 0]
+    assert "Traceback" not in api.log_text + worker.log_text
 
 
 async def test_a_redis_that_is_not_trusted_stops_a_worker_with_one_line(
@@ -101,10 +136,10 @@ async def test_an_api_says_why_it_does_not_trust_its_redis(
     api = start_api(redis_url=tls_url(tls_redis, tmp_path, authority, trusted=trustme.CA()))
 
     async def has_said_so() -> bool:
-        return "certificate verify failed" in api.log.read_text()
+        return "certificate verify failed" in api.log_text
 
     await eventually(has_said_so)
     async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
         assert (await http.get("/readyz")).status_code == 503
-    assert "Traceback" not in api.log.read_text()
+    assert "Traceback" not in api.log_text
     api.kill()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from tests.integration.service import WAIT_S, ApiChild, Service, WorkerChild, eventually
+from tests.integration.service import WAIT_S, ApiChild, Child, Service, WorkerChild, eventually
 from tests.redis_server import free_port
 
 pytestmark = pytest.mark.integration
@@ -88,6 +88,6 @@ async def test_a_rolling_restart_fails_no_request(
     assert callers.failures == []
 
 
-async def ended(child: WorkerChild | ApiChild) -> None:
+async def ended(child: Child) -> None:
     child.process.send_signal(signal.SIGTERM)
-    assert await asyncio.to_thread(child.process.wait, WAIT_S) == 0, child.log.read_text()
+    assert await child.exit_code() == 0, child.log_text
