@@ -26,8 +26,8 @@ class TokenBytes:
             raise ValueError(f"the tokenizer's decoder must be ByteLevel, not {kind}")
         self._tokenizer = tokenizer
         self._byte_of = {character: byte for byte, character in _byte_alphabet().items()}
-        added = tokenizer.get_added_tokens_decoder()
-        self._special = {token_id for token_id, token in added.items() if token.special}
+        self._added = tokenizer.get_added_tokens_decoder()
+        self._special = {token_id for token_id, token in self._added.items() if token.special}
         self._known: dict[int, bytes] = {}
 
     def spell(self, token_id: int) -> bytes:
@@ -41,6 +41,8 @@ class TokenBytes:
         return b"" if token_id in self._special else self.spell(token_id)
 
     def _look_up(self, token_id: int) -> bytes:
+        if token_id in self._added:  # matched as text: its characters never stand for bytes
+            return str(self._added[token_id].content).encode()
         token = self._tokenizer.id_to_token(token_id)
         if token is None:
             return b""

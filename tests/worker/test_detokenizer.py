@@ -77,6 +77,48 @@ def test_special_tokens_have_no_text_and_split_no_character() -> None:
     assert stream(byte_tokenizer(), [], [first, END_OF_TEXT_ID, second]) == ["", "", "é", ""]
 
 
+# Each has characters that byte-level BPE also spells bytes with, so that reading them as bytes
+# yields other text. tokenizers 0.23.3 does: encoding is the oracle here, decoding is not.
+ADDED = ["café", "Ġhi", "naïve¡", "⟨ö⟩", "日本", "<|fin|>", "é"]
+NUM_SPECIAL = 3
+
+
+@cache
+def tokenizer_with_added_text() -> Tokenizer:
+    tokenizer = Tokenizer.from_str(trained_tokenizer().to_str())
+    tokenizer.add_special_tokens(ADDED[:NUM_SPECIAL])
+    tokenizer.add_tokens(ADDED[NUM_SPECIAL:])
+    return tokenizer
+
+
+pieces = st.lists(st.one_of(st.sampled_from(ADDED), st.sampled_from(["G", " caf", "ß", "🦅"])))
+
+
+@given(pieces, pieces)
+def test_an_added_token_has_the_text_that_it_was_added_with(
+    prompt: list[str], text: list[str]
+) -> None:
+    tokenizer = tokenizer_with_added_text()
+    special = {tokenizer.token_to_id(token) for token in ADDED[:NUM_SPECIAL]}
+    context, ids = (tokenizer.encode("".join(part)).ids for part in (prompt, text))
+    encoded = TokenBytes(tokenizer)
+    assert b"".join(map(encoded.spell, ids)).decode() == "".join(text)
+    spoken = [token_id for token_id in ids if token_id not in special]
+    assert "".join(stream(tokenizer, context, ids)) == "".join(stream(tokenizer, context, spoken))
+    if len(spoken) == len(ids):
+        assert "".join(stream(tokenizer, context, ids)) == "".join(text)
+
+
+@pytest.mark.parametrize("added", ADDED)
+def test_a_stop_string_finds_added_tokens_and_crosses_their_borders(added: str) -> None:
+    tokenizer = tokenizer_with_added_text()
+    ids = tokenizer.encode(f"ab{added}cd").ids
+    position = ids.index(tokenizer.token_to_id(added))
+    for stop_string, end in ((added, 0), (f"b{added}", 0), (f"{added}c", 1), (added[-1], 0)):
+        stops = StopStrings(TokenBytes(tokenizer), [stop_string], [])
+        assert [stops.push(i) for i in ids].index(True) == position + end, stop_string
+
+
 def test_a_tokenizer_that_is_not_byte_level_is_refused_by_name() -> None:
     tokenizer = Tokenizer(models.WordLevel(vocab={"a": 0}, unk_token="a"))
     with pytest.raises(ValueError, match="must be ByteLevel, not None"):
