@@ -1,7 +1,7 @@
 """The bodies that come in and go out; ranges of `generate_kwargs` are `shared/parameters.py`'s."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
@@ -11,6 +11,7 @@ from api.examples import REQUESTS
 from shared.closed import ClosedModel
 from shared.keys import JOB_TTL_S
 from shared.nullable import NullMeansDefault
+from shared.parameter_types import WHOLE
 from shared.parameters import GenerateKwargs
 from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus, Message, Prompt
 
@@ -60,8 +61,8 @@ class ChatRequest(NullMeansDefault):
         description="Name of a LoRA adapter that the workers serve; the model itself without one.",
     )
     stream: bool = Field(default=False, description="Answer with server-sent events.")
-    priority: int = Field(
-        default=0, ge=-10, le=10, description="Higher goes first, within a window."
+    priority: Annotated[int, Field(ge=-10, le=10), WHOLE] = Field(
+        default=0, description="Higher goes first, within a window."
     )
     deadline_s: float | None = Field(
         default=None,
@@ -69,9 +70,8 @@ class ChatRequest(NullMeansDefault):
         le=JOB_TTL_S,
         description="Drop the job if it is not done in this time; a day where it is not given.",
     )
-    ttl_s: int | None = Field(
+    ttl_s: Annotated[int, Field(ge=1), WHOLE] | None = Field(
         default=None,
-        ge=1,
         description="How long the result is kept: an hour where it is not given, and at most a day "
         "unless the server allows more.",
     )

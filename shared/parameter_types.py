@@ -26,15 +26,30 @@ MAX_DECAY = 100.0  # growth per token
 MAX_LENGTH_POWER = 10.0
 
 
+def whole(value: Any) -> Any:
+    """Turn a float without a fraction into an integer: JSON has one number type.
+
+    Return anything else as it is, for the field to judge.
+    """
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def whole_items(value: Any) -> Any:
+    """Do the same for each item of a list; a list without floats costs next to nothing."""
+    if isinstance(value, list) and float in set(map(type, value)):
+        return [whole(item) for item in value]
+    return value
+
+
 def as_list(value: Any) -> Any:
     """A single value where a list is meant; anything else is left for the field to judge."""
-    return [value] if isinstance(value, int | str) else value
+    return [value] if isinstance(value, int | float | str) else value
 
 
 def as_words(value: Any) -> Any:
     """A flat list of ids means single-token words."""
     if isinstance(value, list):
-        return [[item] if isinstance(item, int) else item for item in value]
+        return [[item] if isinstance(item, int | float) else item for item in value]
     return value
 
 
@@ -43,14 +58,25 @@ def as_pair(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+WHOLE = BeforeValidator(whole)  # behind the limits, or the JSON schema misses them
+Count = Annotated[int, Field(ge=0, le=MAX_INT), WHOLE]
+PositiveCount = Annotated[int, Field(ge=1, le=MAX_INT), WHOLE]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), WHOLE]
+
 # Each list stops at its first error: a body has room for hundreds of thousands of wrong items, and
 # an answer names five.
-TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
-TokenIdList = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_LIST, fail_fast=True)]
+TokenId = Count
+TokenIdItem = Annotated[int, Field(ge=0, le=MAX_INT)]  # its list makes integers of all at once
+WHOLE_ITEMS = BeforeValidator(whole_items)
+TokenIdList = Annotated[
+    list[TokenIdItem], Field(min_length=1, max_length=MAX_LIST, fail_fast=True), WHOLE_ITEMS
+]
 TokenIds = Annotated[
     TokenIdList, BeforeValidator(as_list, json_schema_input_type=TokenId | TokenIdList)
 ]
-TokenSequence = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_NGRAM, fail_fast=True)]
+TokenSequence = Annotated[
+    list[TokenIdItem], Field(min_length=1, max_length=MAX_NGRAM, fail_fast=True), WHOLE_ITEMS
+]
 WordList = Annotated[list[TokenSequence], Field(min_length=1, max_length=MAX_LIST, fail_fast=True)]
 Words = Annotated[
     WordList, BeforeValidator(as_words, json_schema_input_type=WordList | TokenIdList)
@@ -65,7 +91,7 @@ StopStrings = Annotated[
 ]
 
 LengthDecay = Annotated[
-    tuple[Annotated[int, Field(ge=0, le=MAX_INT)], Annotated[float, Field(gt=0, le=MAX_DECAY)]],
+    tuple[Count, Annotated[float, Field(gt=0, le=MAX_DECAY)]],
     BeforeValidator(as_pair),
 ]
 BiasValue = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]

@@ -16,10 +16,13 @@ from shared.parameter_types import (
     MAX_LENGTH_POWER,
     MAX_LOOKUP_NGRAM,
     MAX_SCALE,
-    MAX_SEED,
     MIN_SCALE,
+    WHOLE,
     Biases,
+    Count,
     LengthDecay,
+    PositiveCount,
+    Seed,
     StopStrings,
     TokenId,
     TokenIds,
@@ -42,26 +45,20 @@ class GenerateKwargs(NullMeansDefault):
     keeps_null: ClassVar[frozenset[str]] = frozenset({"eos_token_id", "top_k"})
 
     # Length, in tokens. Where both are given, the one that counts new tokens wins.
-    max_length: int = Field(
+    max_length: PositiveCount = Field(
         default=200,
-        ge=1,
-        le=MAX_INT,
         description="Most tokens in all, the prompt included.",
         examples=[200],
     )
-    max_new_tokens: int | None = Field(
-        default=None, ge=1, le=MAX_INT, description="Most tokens after the prompt.", examples=[40]
+    max_new_tokens: PositiveCount | None = Field(
+        default=None, description="Most tokens after the prompt.", examples=[40]
     )
-    min_length: int = Field(
+    min_length: Count = Field(
         default=0,
-        ge=0,
-        le=MAX_INT,
         description="No end before this many tokens, the prompt included.",
     )
-    min_new_tokens: int | None = Field(
+    min_new_tokens: Count | None = Field(
         default=None,
-        ge=0,
-        le=MAX_INT,
         description="No end before this many tokens after the prompt.",
     )
 
@@ -74,8 +71,8 @@ class GenerateKwargs(NullMeansDefault):
         description="Divides the logits. From 1e-6 to 1e6 while sampling.",
         examples=[0.7],
     )
-    top_k: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT), while_sampling(ge=0)] | None = Field(
-        default=10, description="Keep the k likeliest tokens; 0 or null: all."
+    top_k: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT), WHOLE, while_sampling(ge=0)] | None = (
+        Field(default=10, description="Keep the k likeliest tokens; 0 or null: all.")
     )
     top_p: Annotated[float, while_sampling(gt=0, le=1)] = Field(
         default=1.0, description="Keep the likeliest tokens that make up this probability; 1: all."
@@ -94,24 +91,20 @@ class GenerateKwargs(NullMeansDefault):
     eta_cutoff: Annotated[float, while_sampling(ge=0, lt=1)] = Field(
         default=0.0, description="Drop tokens by an entropy-dependent bound; 0: none."
     )
-    seed: int | None = Field(
+    seed: Seed | None = Field(
         default=None,
-        ge=0,
-        le=MAX_SEED,
         description="Same seed, same request, same result; drawn and returned when not given.",
         examples=[1],
     )
 
     # Beams.
-    num_beams: int = Field(
+    num_beams: PositiveCount = Field(
         default=1,
-        ge=1,
-        le=MAX_INT,
         description="Beams searched together, with do_sample drawn; 1: no beam search.",
         examples=[4],
     )
-    num_beam_groups: int = Field(
-        default=1, ge=1, le=MAX_INT, description="Groups of diverse beams; divides num_beams."
+    num_beam_groups: PositiveCount = Field(
+        default=1, description="Groups of diverse beams; divides num_beams."
     )
     diversity_penalty: float = Field(
         default=0.0,
@@ -131,10 +124,8 @@ class GenerateKwargs(NullMeansDefault):
         le=MAX_LENGTH_POWER,
         description="Power of the length that divides a beam's score: above 0 favours length.",
     )
-    num_return_sequences: int = Field(
+    num_return_sequences: PositiveCount = Field(
         default=1,
-        ge=1,
-        le=MAX_INT,
         description="Sequences made. Greedy: 1; beams: at most num_beams.",
     )
 
@@ -146,11 +137,11 @@ class GenerateKwargs(NullMeansDefault):
         description="Above 1 discourages tokens that were there before.",
         examples=[1.1],
     )
-    no_repeat_ngram_size: int = Field(
-        default=0, ge=0, le=MAX_INT, description="No n-gram of this size twice; 0: off."
+    no_repeat_ngram_size: Count = Field(
+        default=0, description="No n-gram of this size twice; 0: off."
     )
-    encoder_no_repeat_ngram_size: int = Field(
-        default=0, ge=0, le=MAX_INT, description="No n-gram of this size from the prompt; 0: off."
+    encoder_no_repeat_ngram_size: Count = Field(
+        default=0, description="No n-gram of this size from the prompt; 0: off."
     )
     bad_words_ids: Words | None = Field(
         default=None, description="Token sequences never made; a flat list bans single tokens."
@@ -191,18 +182,14 @@ class GenerateKwargs(NullMeansDefault):
     )
 
     # Speed, at which results stay the same.
-    prompt_lookup_num_tokens: int | None = Field(
+    prompt_lookup_num_tokens: Count | None = Field(
         default=None,
-        ge=0,
-        le=MAX_INT,
         description="Most tokens guessed per step from what prompt and answer repeat; the result "
         "is the same, sooner where it quotes. Beams guess none. 0: off; not given: the worker's.",
         examples=[10],
     )
-    max_matching_ngram_size: int = Field(
+    max_matching_ngram_size: Annotated[int, Field(ge=1, le=MAX_LOOKUP_NGRAM), WHOLE] = Field(
         default=2,
-        ge=1,
-        le=MAX_LOOKUP_NGRAM,
         description="Longest run of last tokens that such a guess is looked up by.",
     )
 
@@ -213,10 +200,8 @@ class GenerateKwargs(NullMeansDefault):
         default=False, description="Return log-probabilities of chosen tokens."
     )
     return_dict_in_generate: bool = Field(default=False, description="Same as output_scores.")
-    top_logprobs: int | None = Field(
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = Field(
         default=None,
-        ge=0,
-        le=20,
         description="Also return the k best log-probabilities of each step.",
     )
 

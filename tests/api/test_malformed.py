@@ -105,7 +105,7 @@ MALFORMED: list[tuple[bytes, int, list[str]]] = [
     (kwargs('"max_length": 0'), 422, ["generate_kwargs.max_length", "1"]),
     (kwargs('"max_length": 5'), 400, ["generate_kwargs.max_length", "5"]),
     (kwargs('"max_length": 3000'), 400, ["generate_kwargs.max_length", "2048"]),
-    (kwargs('"max_length": 1e2'), 422, ["generate_kwargs.max_length", "integer"]),
+    (kwargs('"max_length": 10.5'), 422, ["generate_kwargs.max_length", "integer", "10.5"]),
     (kwargs('"max_length": 1' + "0" * 400), 422, ["generate_kwargs.max_length", "2147483647"]),
     (kwargs('"max_new_tokens": 0'), 422, ["generate_kwargs.max_new_tokens", "1"]),
     (kwargs('"max_new_tokens": 2048'), 400, ["generate_kwargs.max_new_tokens", "2048"]),
