@@ -10,6 +10,7 @@ import structlog
 import uvicorn
 
 from api.app import create_app
+from api.asgi import asgi_app
 from api.http_protocol import BoundedHttp
 from api.services import Services
 from api.settings import ApiSettings
@@ -92,7 +93,7 @@ def main(settings: ApiSettings) -> int:
     configure_logs(settings.log_level, settings.log_format)
     app = create_app(settings)
     config = uvicorn.Config(
-        app,
+        asgi_app(app, settings),
         loop="uvloop",
         http=BoundedHttp,
         ws="none",

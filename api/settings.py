@@ -1,10 +1,15 @@
 """Settings of the api process; every field is a flag and a FALCONER_ variable."""
 
-from pydantic import Field
+import re
+
+from pydantic import Field, field_validator
 
 from shared.keys import JOB_TTL_S
 from shared.logs import LogFormat, LogLevel
 from shared.settings import ProcessSettings
+
+# As browsers send it: scheme, host and port in lower case, no path.
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,]+")
 
 
 class ApiSettings(ProcessSettings):
@@ -34,5 +39,20 @@ class ApiSettings(ProcessSettings):
     grace_s: float = Field(
         10.0, ge=0, le=3600, description="On a stop, open calls get this long to end by themselves."
     )
+    cors_origins: str | None = Field(
+        None, description="Web pages of these origins may call the API: a list with commas, or *."
+    )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error.")
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json.")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: str | None) -> str | None:
+        """Return the origins in lower case, without spaces."""
+        origins = [origin.strip().lower() for origin in (value or "").split(",") if origin.strip()]
+        for origin in origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} must be an origin such as https://app.example.com, without a path"
+                )
+        return ",".join(origins) or None

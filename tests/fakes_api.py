@@ -17,10 +17,11 @@ import uvicorn
 from fakeredis import FakeAsyncRedis, FakeServer
 from fastapi import FastAPI
 from redis.asyncio import Redis
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from api.app import create_app, lifespan
+from api.asgi import asgi_app
 from api.services import Services
 from api.settings import ApiSettings
 from shared.claims import ClaimedJob, Room
@@ -175,6 +176,7 @@ class FakeService:
     """An api in this process over a fake Redis, with or without a worker."""
 
     app: FastAPI
+    asgi: ASGIApp  # what a server runs
     http: httpx.AsyncClient
     server: FakeServer
     redis: Redis
@@ -223,7 +225,7 @@ class FakeService:
 
 
 async def abandoned_call(
-    app: FastAPI,
+    app: ASGIApp,
     body: dict[str, Any],
     leave: asyncio.Event,
     headers: Mapping[str, str] | None = None,
@@ -272,11 +274,13 @@ async def fake_service(
     def connect(url: str, *, name: str, block_s: float = 0.0) -> Redis:
         return FakeAsyncRedis(server=server)
 
-    app = create_app(settings or ApiSettings(), connect)
+    settings = settings or ApiSettings()
+    app = create_app(settings, connect)
+    asgi = asgi_app(app, settings)
     redis, keys = FakeAsyncRedis(server=server), Keys()
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    transport = httpx.ASGITransport(asgi, raise_app_exceptions=False)
     async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://api") as http:
-        service = FakeService(app, http, server, redis, keys, EchoWorker(redis, keys))
+        service = FakeService(app, asgi, http, server, redis, keys, EchoWorker(redis, keys))
         if with_worker:
             await service.start_worker()
         try:
@@ -303,7 +307,7 @@ def served_api() -> Iterator[str]:
 
 async def _serve(listener: socket.socket, ready: threading.Event, done: threading.Event) -> None:
     async with fake_service() as service:
-        config = uvicorn.Config(service.app, lifespan="off", log_config=None, access_log=False)
+        config = uvicorn.Config(service.asgi, lifespan="off", log_config=None, access_log=False)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         ready.set()

@@ -84,7 +84,7 @@ async def test_a_caller_that_left_while_its_text_waited_is_neither_tokenized_nor
 ) -> None:
     calls = await calls_that_keep_it_busy(service, tokenizer)
     leave = asyncio.Event()
-    call = asyncio.create_task(abandoned_call(service.app, LONG, leave))
+    call = asyncio.create_task(abandoned_call(service.asgi, LONG, leave))
     await asyncio.sleep(0.1)
     leave.set()
     async with asyncio.timeout(30):
@@ -99,7 +99,8 @@ async def test_a_caller_that_left_frees_its_place_when_its_text_is_done_and_not_
 ) -> None:
     leave = asyncio.Event()
     left = [
-        asyncio.create_task(abandoned_call(service.app, LONG, leave)) for _ in range(MAX_LONG_TEXTS)
+        asyncio.create_task(abandoned_call(service.asgi, LONG, leave))
+        for _ in range(MAX_LONG_TEXTS)
     ]
     await service.until(lambda: len(tokenizer.started) == MAX_LONG_TEXTS)
     leave.set()

@@ -48,7 +48,7 @@ async def test_a_call_that_waits_keeps_nothing_of_its_body(
 ) -> None:
     """Ten thousand of them may wait, and a body be a megabyte of text or ten of lists."""
     leave, body = asyncio.Event(), {"prompt": "kept?"}
-    call = asyncio.create_task(abandoned_call(workerless.app, body, leave, prefer))
+    call = asyncio.create_task(abandoned_call(workerless.asgi, body, leave, prefer))
     await workerless.until_queued(1)
     await asyncio.sleep(0.1)
     kept = [each for each in gc.get_objects() if type(each) in (ChatRequest, ChatJob)]
@@ -337,7 +337,7 @@ async def test_a_caller_that_goes_away_takes_its_running_job_with_it(
     service.worker.paused = True
     leave = asyncio.Event()
     call = asyncio.create_task(
-        abandoned_call(service.app, {"prompt": "hello", "stream": stream}, leave)
+        abandoned_call(service.asgi, {"prompt": "hello", "stream": stream}, leave)
     )
     await service.until(lambda: service.worker.seen)
     leave.set()
@@ -350,7 +350,7 @@ async def test_a_caller_that_goes_away_takes_its_waiting_job_with_it(
     workerless: FakeService,
 ) -> None:
     leave = asyncio.Event()
-    call = asyncio.create_task(abandoned_call(workerless.app, {"prompt": "hello"}, leave))
+    call = asyncio.create_task(abandoned_call(workerless.asgi, {"prompt": "hello"}, leave))
     await workerless.until_queued(1)
     leave.set()
     await call
@@ -402,7 +402,7 @@ async def test_a_job_with_a_key_outlives_its_caller(service: FakeService) -> Non
     service.worker.paused = True
     headers = {"Idempotency-Key": "k1"}
     leave = asyncio.Event()
-    call = asyncio.create_task(abandoned_call(service.app, {"prompt": "a"}, leave, headers))
+    call = asyncio.create_task(abandoned_call(service.asgi, {"prompt": "a"}, leave, headers))
     await service.until(lambda: service.worker.seen)
     leave.set()
     await call
