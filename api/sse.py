@@ -20,6 +20,10 @@ from shared.protocol import Delta, Failed, JobError, JobStatus, Outcome
 KEEP_ALIVE_S = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
 
+# Characters at which Python's `str.splitlines` cuts, and with it httpx and requests. JSON itself
+# escapes the others: all of them are below U+0020.
+LINE_SEPARATORS = {char.encode(): b"\\u%04x" % ord(char) for char in "\x85\u2028\u2029"}
+
 
 class EventStreamResponse(Response):
     """Owns its ticket, and tells the job from delta `start` on.
@@ -113,7 +117,11 @@ class EventStream:
 
 
 def event(body: dict[str, Any]) -> bytes:
-    return b"data: %b\n\n" % msgspec.json.encode(body)
+    """Encode one event. Its data is ASCII where clients that read by lines would cut it."""
+    data = msgspec.json.encode(body)
+    for separator, escape in LINE_SEPARATORS.items():
+        data = data.replace(separator, escape)
+    return b"data: %b\n\n" % data
 
 
 def delta_body(delta: Delta) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class EchoWorker:
             failed = Failed(job_id=job.id, attempt=1, status=status, error=error)
             await self._queue.finish(claimed, failed, fence=claimed.fence)
             return
-        words = [f" {word.upper()}" for word in (job.prompt.text or "hello").split()]
+        words = [f" {word.upper()}" for word in (job.prompt.text or "hello").split(" ")]
         for index, word in enumerate(words if job.stream else ()):
             await self._send(claimed, index, word)
         await self._queue.finish(claimed, finished(job, words), fence=claimed.fence)
