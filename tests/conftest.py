@@ -4,11 +4,17 @@ What Hypothesis draws hangs on its seed alone. It would also try constants that 
 modules loaded so far: then what a derandomized test sees depends on the tests before it.
 """
 
+import faulthandler
+import os
+import signal
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 settings.register_profile("falconer", deadline=None)
 settings.load_profile("falconer")
@@ -16,6 +22,28 @@ if hasattr(providers, "_get_local_constants"):  # `test_repeatable` says when th
     providers._get_local_constants = providers.Constants
 
 PROCESS_TESTS = ("tests/integration/", "tests/chaos/", "tests/serve/")
+STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give tests the same signals and the real stderr however the run was started."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A background job of a shell ignores Ctrl-C and so would all processes that tests start.
+        # A handler is not inherited, so they get the default action; the run still ignores it.
+        signal.signal(signal.SIGINT, lambda *_: None)
+    config.stash[STDERR] = os.dup(2)  # pytest captures none of this hook's output
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    os.close(config.stash[STDERR])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Bound the teardown of a failed test: both timeouts are cancelled when a test fails."""
+    timeout_s = float(item.config.getini("faulthandler_timeout"))
+    faulthandler.dump_traceback_later(timeout_s, exit=True, file=item.config.stash[STDERR])
+    return (yield)
 
 
 class ProcessesApart(LoadScopeScheduling):
@@ -26,6 +54,33 @@ class ProcessesApart(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return "processes" if nodeid.startswith(PROCESS_TESTS) else nodeid.partition("::")[0]
+
+    def _reschedule(self, node: WorkerController) -> None:
+        """Give the runner units until it has more than two tests: it does not begin its last one.
+
+        xdist gives one that takes the place of another a single unit, which may be a single test.
+        """
+        num_units = len(self.workqueue) + 1
+        while len(self.workqueue) < num_units:
+            num_units = len(self.workqueue)
+            super()._reschedule(node)
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Return the test during which the runner's process ended, if one ran, and give it up.
+
+        xdist would run that test again, and wait for ever for units that are done already.
+        """
+        units = self.assigned_work[node]
+        pending = [
+            (unit, name) for unit in units.values() for name, done in unit.items() if not done
+        ]
+        for unit, name in pending[:1]:
+            unit[name] = True
+        self.assigned_work[node] = {
+            scope: unit for scope, unit in units.items() if not all(unit.values())
+        }
+        super().remove_node(node)
+        return pending[0][1] if pending else None
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ProcessesApart:

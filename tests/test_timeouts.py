@@ -1,0 +1,78 @@
+"""A run of pytest whose tests hang in every way that a timeout must end."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 200
+PASSES = "def test_passes():\n    pass\n"
+HANGS = """
+import asyncio, ctypes, threading
+import pytest
+
+async def test_a_task():
+    await asyncio.Event().wait()
+
+def test_a_thread():
+    threading.Event().wait()
+
+def test_a_call_that_holds_the_interpreter():
+    libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+
+@pytest.fixture
+def hangs_after_its_test():
+    yield
+    threading.Event().wait()
+
+def test_a_teardown_after_a_failure(hangs_after_its_test):
+    raise ValueError("the failure itself")
+
+def test_passes():
+    pass
+"""
+
+
+def pytest_run(directory: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run the files of the folder by the suite's own settings, with short timeouts."""
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
+    command += ["-p", "tests.conftest", "-p", "no:cacheprovider", "-n", "1", *flags]
+    for option in ("timeout=1", "faulthandler_timeout=2"):
+        command += ["-o", option]
+    return subprocess.run(
+        [*command, str(directory)], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+
+
+def test_a_run_with_hung_tests_ends_and_names_them(tmp_path: Path) -> None:
+    """Those that run Python fail; the others end their runner, and another one does the rest."""
+    for name, text in {"1_before": PASSES, "2_hangs": HANGS, "3_after": PASSES}.items():
+        (tmp_path / f"test_{name}.py").write_text(text)
+    run = pytest_run(tmp_path)
+    said = run.stdout + run.stderr
+    ends = re.findall(r"^(?:FAILED|ERROR) \S*::(\w+)", run.stdout, re.MULTILINE)
+    assert sorted(ends) == [
+        "test_a_call_that_holds_the_interpreter",
+        "test_a_task",
+        "test_a_teardown_after_a_failure",
+        "test_a_teardown_after_a_failure",  # the failure, and then its runner's end
+        "test_a_thread",
+    ], said
+    assert "5 failed, 3 passed" in run.stdout, said
+    assert "Failed: Timeout (>1.0s) from pytest-timeout." in run.stdout, said
+    assert "the failure itself" in run.stdout, said
+    assert re.search(r'test_2_hangs.py", line \d+ in test_a_call_that_holds', said), said
+    assert re.search(r'test_2_hangs.py", line \d+ in hangs_after_its_test', said), said
+
+
+def test_a_run_that_takes_too_long_ends(tmp_path: Path) -> None:
+    (tmp_path / "test_many.py").write_text(PASSES + PASSES.replace("passes", "is_not_run"))
+    run = pytest_run(tmp_path, "--session-timeout", "0.0001")
+    assert "session-timeout: 0.0001 sec exceeded" in run.stdout
+    assert "1 passed" in run.stdout
+    assert run.returncode == pytest.ExitCode.INTERRUPTED
