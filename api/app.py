@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from starlette.routing import BaseRoute
 
 from api.admission import Admission
 from api.backend import Backend, Connect
@@ -20,6 +22,8 @@ from api.withdrawals import Withdrawals
 from shared.connection import connect as connect_redis
 from shared.version import falconer_version
 
+ROUTERS = [module.router for module in (chat, jobs, events, openai, ops)]
+
 
 def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastAPI:
     """Raises SettingsError where the Redis URL cannot be used; sends nothing before it starts."""
@@ -32,12 +36,20 @@ def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastA
         redirect_slashes=False,  # what is not there is not there: a 404, no 307
     )
     app.state.services = services
-    for module in (chat, jobs, events, openai, ops):
-        app.include_router(module.router)
+    for router in ROUTERS:
+        app.include_router(router)
+    answer_head(app, [*app.routes, *(route for router in ROUTERS for route in router.routes)])
     install_error_handlers(app)
     app.add_middleware(MeteredApp, metrics=services.metrics)
     app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented hook
     return app
+
+
+def answer_head(app: FastAPI, routes: list[BaseRoute]) -> None:
+    """Answer HEAD wherever GET is answered; servers leave the body of such an answer out."""
+    for route in routes:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def make_services(settings: ApiSettings, connect: Connect) -> Services:

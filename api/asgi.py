@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from api.paths import RoutePaths
 from api.settings import ApiSettings
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
@@ -15,10 +16,11 @@ EXPOSED = ("Location", "Retry-After", "Preference-Applied")
 
 
 def asgi_app(app: FastAPI, settings: ApiSettings) -> ASGIApp:
+    routed = RoutePaths(app)
     if not settings.cors_origins:
-        return app
+        return routed
     return CORSMiddleware(
-        app,
+        routed,
         allow_origins=settings.cors_origins.split(","),
         allow_methods=METHODS,
         allow_headers=("*",),

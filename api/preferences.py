@@ -1,11 +1,9 @@
 """The `Prefer` request header (RFC 7240): answer at once, or wait for a while first."""
 
-import re
 from dataclasses import dataclass
 
+from api.header_lists import split
 from shared.errors import BadRequest
-
-QUOTED = r'"(?:\\.|[^"\\])*"?'
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +29,6 @@ def parse_prefer(headers: list[str] | None, max_wait_s: float) -> Preference:
             case "respond-async":
                 preference = Preference(0.0, "respond-async")
     return preference
-
-
-def split(text: str, separator: str) -> list[str]:
-    """The parts between separators, those within quotes aside; at least one."""
-    return re.findall(rf'(?:[^"{separator}]|{QUOTED})+', text) or [""]
 
 
 def seconds(text: str) -> int:

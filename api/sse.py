@@ -60,6 +60,9 @@ class EventStreamResponse(Response):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         with self._ticket:
             await send(start)
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.body", "body": b""})
+                return
             try:
                 await while_connected(self._send_events(send), receive, self._stopping)
             except CallerGone:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 from pydantic import WithJsonSchema
 
+from api.accept import prefers
 from api.answers import wait_for_result, wait_or_accept
 from api.body import read_chat_request
 from api.idempotency_key import IdempotencyKey
@@ -15,6 +16,8 @@ from api.services import Services, services_of
 from api.sse import EventStreamResponse
 from api.ticket import Ticket
 from api.waiting import Caller
+
+JSON = "application/json"
 
 router = APIRouter()
 
@@ -60,7 +63,7 @@ async def read_and_submit(
     """
     body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
     is_plain = preference.wait_s is None
-    stream = is_plain and (body.stream or accepts_events(request))
+    stream = is_plain and (body.stream or prefers(request, "text/event-stream", JSON))
     ticket = await services.client.submit(
         body,
         Caller(request.receive, services.stopping),
@@ -69,7 +72,3 @@ async def read_and_submit(
         idempotency_key=idempotency_key,
     )
     return ticket, stream
-
-
-def accepts_events(request: Request) -> bool:
-    return "text/event-stream" in request.headers.get("accept", "").lower()

@@ -96,7 +96,7 @@ async def purge(request: Request, status: Literal["queued"]) -> Response:
 async def look(request: Request, job_id: str, wait: WaitSeconds = 0) -> Response:
     """Status and, when it is done, the result; `wait` holds the answer back until then."""
     services = services_of(request)
-    if not wait:
+    if not wait or request.method == "HEAD":
         return json_response(JobView.of(await services.client.record(job_id)))
     with await services.client.follow(job_id) as ticket:
         return await view_after(request, services, ticket, wait)

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from api.accept import prefers
 from api.backend import RETRY_AFTER_S, within_reach
 from api.errors import json_response
 from api.openapi import BROKEN, TEXT, UNAVAILABLE, described
@@ -15,14 +16,11 @@ from shared.errors import ServiceUnavailable
 router = APIRouter()
 
 
-@router.head("/", include_in_schema=False)
 @router.get("/", summary="Say hello", responses={200: described("A message.")})
 async def root() -> Response:
     return json_response({"message": "Server is running"})
 
 
-@router.head("/health", include_in_schema=False)
-@router.head("/healthz", include_in_schema=False)
 @router.get("/health", summary="Is there a model?", responses={200: described(), **UNAVAILABLE})
 @router.get("/healthz", summary="Is there a model?", responses={200: described(), **UNAVAILABLE})
 async def health(request: Request) -> Response:
@@ -38,7 +36,6 @@ async def health(request: Request) -> Response:
     return json_response({"status": "Healthy"})
 
 
-@router.head("/livez", include_in_schema=False)
 @router.get("/livez", summary="Is the process alive?", responses={200: described(), **BROKEN})
 async def alive(request: Request) -> Response:
     if dead := services_of(request).dead_tasks:
@@ -46,7 +43,6 @@ async def alive(request: Request) -> Response:
     return json_response({"status": "alive"})
 
 
-@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Is Redis there?", responses={200: described(), **UNAVAILABLE})
 async def ready(request: Request) -> Response:
     """Redis answers. Does not depend on workers: they may be scaled to zero.
@@ -69,7 +65,7 @@ async def workers(request: Request) -> Response:
 @router.get("/metrics", summary="Metrics", responses={200: TEXT})
 async def metrics(request: Request) -> Response:
     """Prometheus text; with `Accept: application/json` the machine's load as KAITO tells it."""
-    if "application/json" in request.headers.get("accept", "").lower():
+    if prefers(request, "application/json", "text/plain"):
         return json_response(system_info())
     services = services_of(request)
     await refresh_gauges(services)

@@ -27,11 +27,6 @@ async def test_the_root_says_that_the_server_runs(service: FakeService) -> None:
     assert response.json() == {"message": "Server is running"}
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/healthz", "/livez", "/readyz"])
-async def test_head_is_answered_where_probes_ask(service: FakeService, path: str) -> None:
-    assert (await service.http.head(path)).status_code == 200
-
-
 @pytest.mark.parametrize("path", ["/health", "/healthz"])
 async def test_health_needs_a_live_worker(
     service: FakeService, workerless: FakeService, path: str

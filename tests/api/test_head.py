@@ -1,0 +1,58 @@
+"""HEAD is answered like GET on every route, without the body and without waiting."""
+
+import httpx
+
+from tests.api.followed import submit
+from tests.api.served import served
+from tests.fakes_api import FakeService
+
+PAGES = ["/docs", "/redoc", "/openapi.json", "/static-offline-docs/swagger-ui.css"]
+CHANGING = {"date", "content-length", "last-modified", "etag"}
+
+
+def get_routes(service: FakeService, job_id: str) -> list[str]:
+    paths = service.app.openapi()["paths"]
+    routes = [path for path, methods in paths.items() if "get" in methods]
+    assert len(routes) >= 12
+    return [path.format(job_id=job_id, model_id="letters") for path in routes] + PAGES
+
+
+def lasting(headers: httpx.Headers) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name not in CHANGING}
+
+
+async def test_head_has_the_status_and_headers_of_get_and_no_body(service: FakeService) -> None:
+    job_id = await submit(service)
+    await service.http.get(f"/jobs/{job_id}", params={"wait": 30})
+    async with served(service.asgi) as client:
+        for path in [*get_routes(service, job_id), "/jobs/unknown", "/nowhere"]:
+            get, head = await client.get(path), await client.head(path)
+            assert head.status_code == get.status_code, path
+            assert head.content == b""
+            wanted = lasting(get.headers)
+            wanted.pop("transfer-encoding", None)  # of a body that is not sent
+            assert lasting(head.headers) == wanted, path
+            assert ("content-length" in head.headers) == ("content-length" in get.headers), path
+
+
+async def test_head_of_a_running_job_neither_waits_nor_streams(service: FakeService) -> None:
+    service.worker.paused = True
+    job_id = await submit(service)
+    await service.until(lambda: service.worker.seen)
+    async with served(service.asgi) as client:
+        waiting = await client.head(f"/jobs/{job_id}?wait=3600")
+        assert waiting.status_code == 200
+        stream = await client.head(f"/jobs/{job_id}/events")
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        assert stream.headers["location"] == f"/jobs/{job_id}"
+        job = await client.get(f"/jobs/{job_id}")
+    assert job.json()["status"] == "running"
+
+
+async def test_head_is_not_allowed_where_get_is_not(service: FakeService) -> None:
+    assert (await service.http.head("/chat")).status_code == 405
+
+
+def test_the_page_does_not_repeat_each_get_as_a_head(service: FakeService) -> None:
+    for methods in service.app.openapi()["paths"].values():
+        assert "head" not in methods
