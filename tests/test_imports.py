@@ -73,3 +73,23 @@ def test_importing_the_api_loads_neither_torch_nor_transformers(module: str) -> 
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"
+
+
+def test_a_worker_starts_and_generates_without_slow_imports() -> None:
+    """transformers, accelerate and torch's compiler: each would add seconds to every start."""
+    code = (
+        "import sys\n"
+        "from worker import main\n"
+        "from worker.engine import Engine, SamplingParams, generate\n"
+        "from worker.model.tiny import bundled_checkpoint\n"
+        "for executor in ('torch', 'openvino'):\n"
+        "    engine = Engine.from_pretrained(str(bundled_checkpoint()), executor=executor)\n"
+        "    list(generate(engine, ['Once'], SamplingParams(max_new_tokens=2, seed=1)))\n"
+        "slow = {'transformers', 'accelerate', 'torch._dynamo', 'sympy'}\n"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import torch
-from accelerate import infer_auto_device_map
 
 from worker.engine.config import EngineConfig
 from worker.engine.kv_budget import SHARE_OF_FREE_MEMORY
@@ -70,6 +69,8 @@ class _Shape:
 
     def place(self, num_blocks: int) -> list[int | str]:
         """Where accelerate puts each layer: on the GPU of that number, or `_NOWHERE`."""
+        from accelerate import infer_auto_device_map  # slow to import, and rarely needed
+
         layer_bytes = self._layer_bytes(num_blocks)
         for layer in self._layers:
             num_kv_bytes = layer_bytes - self._weight_bytes

@@ -11,7 +11,6 @@ from itertools import islice
 import torch
 from torch import nn
 from torch.nn import LayerNorm
-from transformers.activations import ACT2FN
 
 from worker.model.config import BlockStyle, ModelConfig
 from worker.model.errors import CheckpointError
@@ -87,6 +86,10 @@ class FalconMLP(nn.Module):
 
 
 def _activation(name: str) -> nn.Module:
+    if name == "gelu":
+        return nn.GELU()
+    from transformers.activations import ACT2FN  # two seconds that few checkpoints need
+
     if name not in ACT2FN:
         raise CheckpointError(f"config.json: unknown activation {name!r}")
     activation: nn.Module = ACT2FN[name]
@@ -148,7 +151,9 @@ class FalconModel(nn.Module):
 
     def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Not drawn at random: on the meta device, torch would import its compiler to do so.
+        table = torch.empty(config.vocab_size, config.hidden_size)
+        self.word_embeddings = nn.Embedding.from_pretrained(table)
         self.h = nn.ModuleList(
             FalconDecoderLayer(config, parallel) for _ in range(config.num_layers)
         )

@@ -10,7 +10,6 @@ from functools import cache, partial
 from typing import Protocol, cast
 
 import torch
-from torch.nn.attention.varlen import varlen_attn
 
 from worker.model.attention import PagedAttention
 from worker.model.kv_cache import AttentionMetadata, KVCache
@@ -119,6 +118,8 @@ def kernel_serves(dtype: torch.dtype, head_dim: int, *, alibi: bool) -> bool:
 @cache
 def flash_kernel() -> VarlenKernel:
     """torch 2.11 lets heads share keys unasked; later versions want to be told."""
+    from torch.nn.attention.varlen import varlen_attn  # imports torch's compiler: two seconds
+
     is_asked = "enable_gqa" in inspect.signature(varlen_attn).parameters
     kernel = partial(varlen_attn, enable_gqa=True) if is_asked else varlen_attn
     return cast(VarlenKernel, kernel)  # it returns a pair, too, when asked for more than output
