@@ -4,6 +4,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from api.errors import CLIENT_CLOSED_REQUEST, json_response, named, stopping_response
+from api.paths import job_path
 from api.preferences import Preference
 from api.schemas import ErrorBody, JobView
 from api.services import Services
@@ -56,7 +57,7 @@ async def wait_or_accept(
         if outcome is None:
             record = await latest_record(services, ticket)
             outcome = as_outcome(record)
-    response = accepted(record) if outcome is None else outcome_response(outcome)
+    response = accepted(request, record) if outcome is None else outcome_response(outcome)
     if preference.applied:
         response.headers["Preference-Applied"] = preference.applied
     return response
@@ -79,6 +80,6 @@ def outcome_response(outcome: Outcome) -> Response:
     )
 
 
-def accepted(record: JobRecord | None) -> Response:
+def accepted(request: Request, record: JobRecord | None) -> Response:
     assert record is not None, "a submitted job has a record"
-    return json_response(JobView.of(record), 202, {"Location": f"/jobs/{record.id}"})
+    return json_response(JobView.of(record), 202, {"Location": job_path(request.scope, record.id)})

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Mount, Route
 
 from api.admission import Admission
 from api.backend import Backend, Connect
@@ -38,16 +38,25 @@ def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastA
     app.state.services = services
     for router in ROUTERS:
         app.include_router(router)
-    answer_head(app, [*app.routes, *(route for router in ROUTERS for route in router.routes)])
+    answer_head(app)
     install_error_handlers(app)
     app.add_middleware(MeteredApp, metrics=services.metrics)
     app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented hook
     return app
 
 
-def answer_head(app: FastAPI, routes: list[BaseRoute]) -> None:
+def all_routes(app: FastAPI) -> list[BaseRoute]:
+    return [*app.routes, *(route for router in ROUTERS for route in router.routes)]
+
+
+def paths_of(app: FastAPI) -> set[str]:
+    """The paths of all routes, those of the pages and their assets included."""
+    return {route.path for route in all_routes(app) if isinstance(route, Route | Mount)}
+
+
+def answer_head(app: FastAPI) -> None:
     """Answer HEAD wherever GET is answered; servers leave the body of such an answer out."""
-    for route in routes:
+    for route in all_routes(app):
         if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 

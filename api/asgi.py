@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from api.app import paths_of
 from api.paths import RoutePaths
 from api.settings import ApiSettings
 
@@ -16,7 +17,7 @@ EXPOSED = ("Location", "Retry-After", "Preference-Applied")
 
 
 def asgi_app(app: FastAPI, settings: ApiSettings) -> ASGIApp:
-    routed = RoutePaths(app)
+    routed = RoutePaths(app, settings, paths_of(app))
     if not settings.cors_origins:
         return routed
     return CORSMiddleware(

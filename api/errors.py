@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from api.openai.errors import code_of, openai_error, speaks_openai
 from api.openai.schemas import OpenAIErrorBody
+from api.paths import route_path
 from api.schemas import ErrorBody
 from api.waiting import CallerGone, ServerStopping
 from shared.errors import ClientError, FalconerError, status_code
@@ -67,7 +68,7 @@ def failure_response(
 ) -> Response:
     """In the form that callers of this path read; `code` is for those below `/v1` alone."""
     body: OpenAIErrorBody | ErrorBody
-    if speaks_openai(request.url.path):
+    if speaks_openai(route_path(request.scope)):
         body = openai_error(status, message, param=field, code=code)
     else:
         body = ErrorBody(named(field, message), job_id)

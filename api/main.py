@@ -101,6 +101,7 @@ def main(settings: ApiSettings) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # it would hide the address of the proxy, whose word may count
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.grace_s) + 1,
     )

@@ -1,15 +1,71 @@
-"""From the path that a client used to the path of a route: without a trailing slash."""
+"""From the path that a client used to the path of a route, and back.
 
+A proxy may show the API below a prefix, whether or not it removes the prefix from the path that
+it passes on: the application sees both in ASGI's form, with the prefix as `root_path`.
+"""
+
+from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address
+
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.settings import PREFIX, ApiSettings
 
 
 class RoutePaths:
-    """ASGI middleware. A redirect would cost some clients the body of their POST."""
+    """ASGI middleware. Also drops a trailing slash: a redirect would cost clients their body."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiSettings, route_paths: Iterable[str]) -> None:
         self._app = app
+        self._prefix = settings.root_path or ""
+        self._proxies = settings.proxies
+        self._first_segments = {first_segment(path) for path in route_paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = {**scope, "path": scope["path"].removesuffix("/") or "/"}
+            prefix = self._prefix_of(scope)
+            path = self._without(prefix, scope["path"]).removesuffix("/") or "/"
+            scope = {**scope, "root_path": prefix, "path": prefix + path}
         await self._app(scope, receive, send)
+
+    def _prefix_of(self, scope: Scope) -> str:
+        """What the proxy says, else the setting. Each proxy of a chain adds what it removed."""
+        forwarded = Headers(scope=scope).getlist("x-forwarded-prefix")
+        if not forwarded or not self._trusts(scope):
+            return self._prefix
+        parts = [part.strip().removesuffix("/") for part in ",".join(forwarded).split(",")]
+        prefix = "".join(parts)
+        return prefix if PREFIX.fullmatch(prefix) else self._prefix
+
+    def _trusts(self, scope: Scope) -> bool:
+        if self._proxies is None:
+            return True
+        address = ip_address((scope["client"] or ("::",))[0])
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._proxies)
+
+    def _without(self, prefix: str, path: str) -> str:
+        """Remove the prefix if the proxy did not.
+
+        A prefix such as /chat, which begins a path of the API too, is taken to be removed already.
+        """
+        is_below = path == prefix or path.startswith(prefix + "/")
+        if not prefix or not is_below or first_segment(prefix) in self._first_segments:
+            return path
+        return path.removeprefix(prefix)
+
+
+def first_segment(path: str) -> str:
+    return path.split("/")[1]
+
+
+def route_path(scope: Scope) -> str:
+    """The path of a request as routes know it."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def job_path(scope: Scope, job_id: str) -> str:
+    """Where the client of this request finds a job."""
+    return f"{scope.get('root_path', '')}/jobs/{job_id}"

@@ -1,6 +1,7 @@
 """Settings of the api process; every field is a flag and a FALCONER_ variable."""
 
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from pydantic import Field, field_validator
 
@@ -10,6 +11,9 @@ from shared.settings import ProcessSettings
 
 # As browsers send it: scheme, host and port in lower case, no path.
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,]+")
+
+# Of unreserved characters, so that no client reads it as a host, and no dot segments.
+PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 
 
 class ApiSettings(ProcessSettings):
@@ -42,6 +46,13 @@ class ApiSettings(ProcessSettings):
     cors_origins: str | None = Field(
         None, description="Web pages of these origins may call the API: a list with commas, or *."
     )
+    root_path: str | None = Field(
+        None, description="Path below which a proxy shows the API, such as /falcon."
+    )
+    forwarded_allow_ips: str = Field(
+        "127.0.0.1",
+        description="Proxies whose X-Forwarded-Prefix counts: addresses, networks, or *.",
+    )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error.")
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json.")
 
@@ -49,10 +60,39 @@ class ApiSettings(ProcessSettings):
     @classmethod
     def _check_origins(cls, value: str | None) -> str | None:
         """Return the origins in lower case, without spaces."""
-        origins = [origin.strip().lower() for origin in (value or "").split(",") if origin.strip()]
+        origins = items((value or "").lower())
         for origin in origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise ValueError(
                     f"{origin!r} must be an origin such as https://app.example.com, without a path"
                 )
         return ",".join(origins) or None
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str | None) -> str | None:
+        """Return the prefix without a slash at its end."""
+        prefix = (value or "").removesuffix("/")
+        if prefix and not PREFIX.fullmatch(prefix):
+            raise ValueError(
+                "must be a path such as /falcon, of letters, digits, '-', '.', '_' and '~'"
+            )
+        return prefix or None
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _check_proxies(cls, value: str) -> str:
+        for proxy in items(value):
+            if proxy != "*":
+                ip_network(proxy)  # its ValueError says what is wrong
+        return value
+
+    @property
+    def proxies(self) -> list[IPv4Network | IPv6Network] | None:
+        """Networks of trusted proxies; None: every client is trusted."""
+        proxies = items(self.forwarded_allow_ips)
+        return None if "*" in proxies else [ip_network(proxy) for proxy in proxies]
+
+
+def items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.client import ChatClient
 from api.errors import stopping_message
+from api.paths import job_path
 from api.ticket import Ticket
 from api.transcript import Piece, Transcript
 from api.waiting import CallerGone, ServerStopping, while_connected
@@ -46,7 +47,6 @@ class EventStreamResponse(Response):
             headers={
                 "Cache-Control": "no-store",
                 "X-Accel-Buffering": "no",
-                "Location": f"/jobs/{ticket.job_id}",
             },
         )
         del self.headers["content-length"]
@@ -57,6 +57,7 @@ class EventStreamResponse(Response):
         self._is_kept = is_kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers["Location"] = job_path(scope, self._ticket.job_id)
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         with self._ticket:
             await send(start)

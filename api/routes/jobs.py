@@ -64,7 +64,7 @@ async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Re
         idempotency_key=idempotency_key,
     )
     with ticket:
-        return accepted(ticket.record)
+        return accepted(request, ticket.record)
 
 
 @router.get("/jobs", summary="List jobs", responses={200: JOBS, **PARAMETER_ERRORS})
@@ -123,7 +123,7 @@ async def cancel(request: Request, job_id: str) -> Response:
 )
 async def retry(request: Request, job_id: str) -> Response:
     """From the start and under its id: a job that failed, expired or was cancelled."""
-    return accepted(await services_of(request).client.retry(job_id))
+    return accepted(request, await services_of(request).client.retry(job_id))
 
 
 async def view_after(

@@ -6,9 +6,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from shared.claims import ClaimedJob
+from shared.keys import Keys
 from shared.protocol import Delta, Failed, JobError, JobStatus, encode
+from shared.queue import JobQueue
 from shared.token_log import Addition, TokenLog
 from tests.api.test_chat import events_of
 from tests.fakes_api import LEASE_MS, ROOM, FakeService, finished
@@ -41,11 +44,11 @@ async def events(
 class Writer:
     """Runs one job by hand: says what it logs, and when it ends."""
 
-    def __init__(self, service: FakeService, lease: ClaimedJob) -> None:
+    def __init__(self, redis: Redis, keys: Keys, lease: ClaimedJob) -> None:
         self.job = lease.job
         self._lease = lease
-        self._log = TokenLog(service.redis, service.keys)
-        self._queue = service.worker._queue
+        self._log = TokenLog(redis, keys)
+        self._queue = JobQueue(redis, keys)
         self._words: list[str] = []
 
     async def say(self, *words: str) -> None:
@@ -76,8 +79,12 @@ class Writer:
 
 async def claimed(service: FakeService) -> Writer:
     """Of the one job that waits."""
-    claim = await service.worker._queue.claim("w1", ROOM, lease_ms=LEASE_MS)
-    return Writer(service, claim.jobs[0])
+    return await claimed_from(service.redis, service.keys)
+
+
+async def claimed_from(redis: Redis, keys: Keys) -> Writer:
+    claim = await JobQueue(redis, keys).claim("w1", ROOM, lease_ms=LEASE_MS)
+    return Writer(redis, keys, claim.jobs[0])
 
 
 @asynccontextmanager

@@ -28,7 +28,9 @@ async def served(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         limits = httpx.Limits(max_connections=1)
-        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
-            yield client
-        server.should_exit = True
-        await serving
+        try:
+            async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            await serving

@@ -1,8 +1,11 @@
 """The api as a process: how it starts, and what keeps it from starting."""
 
+import http.client
+import json
 import os
 import socket
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,13 @@ def test_an_api_that_starts_before_redis_finds_it_later(tmp_path: Path) -> None:
     finally:
         assert api.stop() == 0
         late.stop()
+
+
+def test_a_proxy_that_also_names_its_client_is_believed(api: ApiProcess) -> None:
+    """uvicorn would put the client's address in place of the proxy's, which is the trusted one."""
+    connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=PATIENCE_S)
+    headers = {"X-Forwarded-For": "203.0.113.5", "X-Forwarded-Prefix": "/falcon"}
+    with closing(connection):
+        connection.request("GET", "/openapi.json", headers=headers)
+        document = json.load(connection.getresponse())
+    assert document["servers"] == [{"url": "/falcon"}]
