@@ -5,8 +5,10 @@ modules loaded so far: then what a derandomized test sees depends on the tests b
 """
 
 import faulthandler
+import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +25,7 @@ if hasattr(providers, "_get_local_constants"):  # `test_repeatable` says when th
 
 PROCESS_TESTS = ("tests/integration/", "tests/chaos/", "tests/serve/")
 STDERR = pytest.StashKey[int]()
+HAS_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,6 +39,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     os.close(config.stash[STDERR])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Keep what a failed test left open from failing the next one.
+
+    Its traceback holds processes, sockets and tasks. They warn when they are collected, in
+    whatever test runs then. The test that left them has failed already.
+    """
+    result = yield
+    if item.stash.get(HAS_FAILED, False):
+        report_unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            vars(sys).pop(name, None)  # of which pytest keeps one failure's for a debugger
+        gc.collect()
+        sys.unraisablehook = report_unraisable
+    return result
+
+
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    node.stash[HAS_FAILED] = True
 
 
 @pytest.hookimpl(wrapper=True)

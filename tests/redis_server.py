@@ -9,6 +9,8 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 
+from tests.processes import end
+
 START_TIMEOUT_S = 30.0
 PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
 
@@ -36,11 +38,11 @@ class RedisServer:
             *("--requirepass", self._password),
         ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            assert self._process.poll() is None, "redis-server ended at once"
-            assert time.monotonic() < deadline, "redis-server did not start"
-            time.sleep(0.01)
+        try:
+            self._wait_until_it_answers(self._process)
+        except BaseException:
+            self.stop()
+            raise
 
     def kill(self) -> None:
         assert self._process is not None
@@ -59,9 +61,15 @@ class RedisServer:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait(START_TIMEOUT_S)
+            end(self._process)
             self._process = None
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._answers():
+            assert process.poll() is None, "redis-server ended at once"
+            assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.01)
 
     def _answers(self) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""A run of pytest whose tests hang in every way that a timeout must end."""
+"""Runs of pytest whose tests hang in every way that a timeout must end, or leave things open."""
 
 import re
 import subprocess
@@ -35,6 +35,21 @@ def test_a_teardown_after_a_failure(hangs_after_its_test):
 
 def test_passes():
     pass
+"""
+LEAVES = """
+import gc, subprocess, sys
+
+class Cycle:
+    pass
+
+def test_a_failure_that_leaves_a_process():
+    cycle = Cycle()
+    cycle.itself = cycle
+    cycle.process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    raise ValueError("the failure itself")
+
+def test_passes():
+    gc.collect()
 """
 
 
@@ -76,3 +91,10 @@ def test_a_run_that_takes_too_long_ends(tmp_path: Path) -> None:
     assert "session-timeout: 0.0001 sec exceeded" in run.stdout
     assert "1 passed" in run.stdout
     assert run.returncode == pytest.ExitCode.INTERRUPTED
+
+
+def test_what_a_failed_test_leaves_open_fails_no_other(tmp_path: Path) -> None:
+    (tmp_path / "test_leaves.py").write_text(LEAVES)
+    run = pytest_run(tmp_path, "-n", "0")
+    assert "1 failed, 1 passed" in run.stdout, run.stdout
+    assert "unraisable" not in run.stdout.lower()

@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from typing import Self
 
+from tests.processes import PATIENCE_S, end
 from tests.redis_server import free_port
-
-PATIENCE_S = 60.0
 
 RUN = "import sys; from falconer import main; sys.argv[0] = 'falconer'; main()"
 
@@ -32,7 +32,17 @@ class ApiProcess:
         self.port = free_port()
         flags = ["--port", str(self.port), "--redis-url", redis_url, "--grace-s", str(grace_s)]
         self.process = subprocess.Popen(command(*flags), stderr=subprocess.DEVNULL)
-        eventually(lambda: self.status(probe) == 200)
+        try:
+            eventually(lambda: self.status(probe) == 200)
+        except BaseException:
+            end(self.process)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end(self.process)
 
     def status(self, path: str) -> int | None:
         """None while nobody listens."""

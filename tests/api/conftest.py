@@ -40,6 +40,5 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 @pytest.fixture
 def api(redis_server: RedisServer) -> Iterator[ApiProcess]:
     """A real api process on a real Redis that no worker serves."""
-    process = ApiProcess(redis_server.url)
-    yield process
-    process.stop()
+    with ApiProcess(redis_server.url) as process:
+        yield process

@@ -52,13 +52,13 @@ def test_settings_come_from_the_environment_too() -> None:
 
 def test_an_api_that_starts_before_redis_finds_it_later(tmp_path: Path) -> None:
     late = RedisServer(tmp_path)
-    api = ApiProcess(late.url, probe="/livez")
     try:
-        assert api.status("/readyz") == 503
-        late.start()
-        eventually(lambda: api.status("/readyz") == 200)
+        with ApiProcess(late.url, probe="/livez") as api:
+            assert api.status("/readyz") == 503
+            late.start()
+            eventually(lambda: api.status("/readyz") == 200)
+            assert api.stop() == 0
     finally:
-        assert api.stop() == 0
         late.stop()
 
 

@@ -54,8 +54,11 @@ def test_a_stop_answers_a_call_whose_body_is_still_to_come(api: ApiProcess) -> N
 
 
 def test_a_stop_does_not_wait_for_connections_without_a_call(redis_server: RedisServer) -> None:
-    api = ApiProcess(redis_server.url, grace_s=10 * PATIENCE_S)
-    with api.connect() as silent, api.connect() as idle:
+    with (
+        ApiProcess(redis_server.url, grace_s=10 * PATIENCE_S) as api,
+        api.connect() as silent,
+        api.connect() as idle,
+    ):
         idle.sendall(GET)
         assert answer_to(idle).status == 200
         assert api.stop() == 0
@@ -110,8 +113,10 @@ def status_and_connection(caller: socket.socket) -> tuple[int, str | None]:
 
 
 def test_a_call_that_ends_in_the_grace_period_gets_its_result(redis_server: RedisServer) -> None:
-    api = ApiProcess(redis_server.url, grace_s=PATIENCE_S)
-    with api.open_chat(deadline_s=2) as connection:
+    with (
+        ApiProcess(redis_server.url, grace_s=PATIENCE_S) as api,
+        api.open_chat(deadline_s=2) as connection,
+    ):
         eventually(lambda: api.num_waiting() == 1)
         assert api.stop() == 0
         assert answer_to(connection).status == 504  # the end of its job, as without a stop
@@ -121,8 +126,7 @@ def test_a_call_that_ends_in_the_grace_period_gets_its_result(redis_server: Redi
 def test_asked_twice_it_does_not_wait_for_open_calls(
     redis_server: RedisServer, is_redis_there: bool
 ) -> None:
-    api = ApiProcess(redis_server.url, grace_s=10 * PATIENCE_S)
-    with api.open_chat():
+    with ApiProcess(redis_server.url, grace_s=10 * PATIENCE_S) as api, api.open_chat():
         eventually(lambda: api.num_waiting() == 1)
         if not is_redis_there:
             redis_server.kill()
@@ -140,8 +144,7 @@ def accepts(api: ApiProcess) -> bool:
 
 
 def test_a_stop_while_redis_is_mute_answers_open_calls(redis_server: RedisServer) -> None:
-    api = ApiProcess(redis_server.url)
-    with api.open_chat() as connection:
+    with ApiProcess(redis_server.url) as api, api.open_chat() as connection:
         eventually(lambda: api.num_waiting() == 1)
         redis_server.freeze()
         try:

@@ -15,6 +15,7 @@ from shared.queue import JobQueue
 from tests.integration.load import Load
 from tests.integration.redis_proxy import RedisProxy
 from tests.integration.service import ApiChild, WorkerChild, eventually
+from tests.processes import end
 from tests.redis_server import RedisServer, free_port, redis_binary
 
 pytestmark = pytest.mark.integration
@@ -49,8 +50,7 @@ def sentinel_url(redis_server: RedisServer, tmp_path: Path) -> Iterator[str]:
     command = [redis_binary(), str(configuration), "--sentinel"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     yield f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{port}/{MASTER}/0"
-    process.terminate()
-    process.wait(SYNC_S)
+    end(process)
 
 
 async def replicate(master: RedisServer, replica: RedisServer) -> None:

@@ -11,6 +11,7 @@ import redis
 
 from serve.embedded_redis import EmbeddedRedis, find_redis_binary
 from shared.errors import SettingsError
+from tests.processes import end
 
 
 @contextmanager
@@ -26,8 +27,7 @@ def running(server: EmbeddedRedis) -> Iterator[redis.Redis]:
             wait_for(client)
             yield client
     finally:
-        process.terminate()
-        process.wait(30)
+        end(process)
 
 
 def wait_for(client: redis.Redis) -> None:

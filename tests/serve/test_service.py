@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from serve.embedded_redis import free_port
+from tests.processes import end
 
 PATIENCE_S = 120.0
 
@@ -59,9 +60,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False) as client:
         yield Service(process, output, client)
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    process.wait(PATIENCE_S)
+    end(process)
 
 
 def test_a_newcomer_gets_a_screen_that_works_and_ctrl_c_drains(service: Service) -> None:

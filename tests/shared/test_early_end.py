@@ -4,30 +4,34 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.processes import PATIENCE_S, end
 from tests.redis_server import free_port
-
-PATIENCE_S = 60.0
-
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-def starting_worker() -> "subprocess.Popen[bytes]":
-    """A worker that has just set its handlers; Python has none for SIGTERM."""
+@contextmanager
+def starting_worker() -> "Iterator[subprocess.Popen[bytes]]":
+    """Start a worker and wait until it has set its handlers; Python has none for SIGTERM."""
     redis_url = f"redis://127.0.0.1:{free_port()}/0"
     process = subprocess.Popen(
         [sys.executable, "-m", "falconer", "worker", "--redis-url", redis_url],
         stderr=subprocess.PIPE,
     )
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_in_mask(process.pid, "SigCgt", signal.SIGTERM):
-        assert time.monotonic() < deadline, "it has no handler"
-        time.sleep(0.001)
-    return process
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not is_in_mask(process.pid, "SigCgt", signal.SIGTERM):
+            assert time.monotonic() < deadline, "it has no handler"
+            time.sleep(0.001)
+        yield process
+    finally:
+        end(process)
 
 
 def is_in_mask(pid: int, mask: str, signum: signal.Signals) -> bool:
@@ -43,10 +47,10 @@ def test_a_command_that_is_still_starting_ends_at_once_and_says_nothing(
     signum: signal.Signals, after_s: float
 ) -> None:
     """While it imports, and while the model loads."""
-    process = starting_worker()
-    time.sleep(after_s)
-    process.send_signal(signum)
-    _, said = process.communicate(timeout=PATIENCE_S)
+    with starting_worker() as process:
+        time.sleep(after_s)
+        process.send_signal(signum)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert b"Traceback" not in said
     assert process.returncode in (128 + signum, 0)  # 0: it had started by then
 
@@ -55,9 +59,7 @@ def test_a_command_that_was_started_with_sigint_ignored_goes_on_ignoring_it() ->
     """As a background job of a shell is: Ctrl-C is meant for what runs in the foreground."""
     inherited = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        process = starting_worker()
+        with starting_worker() as process:
+            assert is_in_mask(process.pid, "SigIgn", signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, inherited)
-    assert is_in_mask(process.pid, "SigIgn", signal.SIGINT)
-    process.terminate()
-    process.communicate(timeout=PATIENCE_S)

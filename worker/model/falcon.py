@@ -153,7 +153,7 @@ class FalconModel(nn.Module):
         super().__init__()
         # Not drawn at random: on the meta device, torch would import its compiler to do so.
         table = torch.empty(config.vocab_size, config.hidden_size)
-        self.word_embeddings = nn.Embedding.from_pretrained(table)
+        self.word_embeddings: nn.Embedding = nn.Embedding.from_pretrained(table)
         self.h = nn.ModuleList(
             FalconDecoderLayer(config, parallel) for _ in range(config.num_layers)
         )
