@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from shared.connection import UNREACHABLE
+from shared.errors import BrokenChatTemplate
 from shared.prompt import PromptEncoder
 from shared.registry import RegisteredCard, Registry
 
@@ -57,13 +58,17 @@ class ModelWatch:
         self._seen_hash = card_hash
 
     async def _load(self, registered: RegisteredCard) -> CheckedModel | None:
-        """In a thread: a large tokenizer takes a while. An unreadable one leaves it to workers."""
+        """In a thread: a large tokenizer takes a while.
+
+        Leave the checks to workers where the tokenizer or the chat template cannot be read here.
+        """
         try:
             encoder = await asyncio.to_thread(
                 PromptEncoder, registered.card, registered.tokenizer_json
             )
-        except ValueError as error:
-            log.error("unreadable tokenizer", model=registered.card.name, error=str(error))
+        except (ValueError, BrokenChatTemplate) as error:
+            name = registered.card.name
+            log.error("unreadable tokenizer or chat template", model=name, error=str(error))
             return None
         log.info("model registered", model=registered.card.name, card=registered.hash[:12])
         return CheckedModel(registered.hash, encoder)

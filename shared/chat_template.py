@@ -4,23 +4,31 @@ Templates come with checkpoints, so they run in jinja2's immutable sandbox. Know
 """
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
-from shared.errors import BadRequest
+from shared.errors import BadRequest, BrokenChatTemplate
 from shared.protocol import Message
 
-# What a template may raise beside jinja2's own errors: it is code, run on foreign values.
+# What compiling or running a template may raise: it is code, and runs on foreign values.
 TEMPLATE_FAILURES = (
     jinja2.TemplateError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
-    RecursionError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
     TypeError,
     ValueError,
 )
@@ -30,16 +38,19 @@ CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
 class ChatTemplate:
-    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
-        """`special_tokens`: what the template may call `bos_token`, `eos_token`, ..."""
-        self._source = source
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        """Compile `source`; it may use the names of `special_tokens`, such as `eos_token`.
+
+        Raises BrokenChatTemplate.
+        """
+        self._compiled = compile_template(source)
+        self._shows_content = "content" in source  # as transformers asks, before it continues
         self._special_tokens = special_tokens
-        self._compiled: jinja2.Template | None = None
 
     def render(self, messages: tuple[Message, ...]) -> str:
         """The text the model reads. A last message of the assistant is continued, not answered.
 
-        Raises BadRequest where the template refuses the conversation or is broken itself.
+        Raises BadRequest where the template refuses the conversation or fails on it.
         """
         try:
             if messages[-1].role == "assistant":
@@ -51,9 +62,10 @@ class ChatTemplate:
 
     def _render_to_continue(self, messages: tuple[Message, ...]) -> str:
         last = messages[-1]
-        tagged = (*messages[:-1], Message(role=last.role, content=last.content + CONTINUE_TAG))
-        text = self._fill(tagged, add_generation_prompt=False)
-        if last.content.strip() not in text or CONTINUE_TAG.strip() not in text:
+        tagged = Message(role=last.role, content=last.content + CONTINUE_TAG, name=last.name)
+        text = self._fill((*messages[:-1], tagged), add_generation_prompt=False)
+        shown = last.content.strip() in text and CONTINUE_TAG.strip() in text
+        if not (shown and self._shows_content):
             raise ValueError("it does not show the last message, which is to be continued")
         end = text.rindex(CONTINUE_TAG.strip())
         if text.startswith(CONTINUE_TAG, end):
@@ -61,10 +73,8 @@ class ChatTemplate:
         return text[:end].rstrip()  # the template trims messages
 
     def _fill(self, messages: tuple[Message, ...], *, add_generation_prompt: bool) -> str:
-        if self._compiled is None:
-            self._compiled = chat_environment().from_string(self._source)
         return self._compiled.render(
-            messages=[{"role": message.role, "content": message.content} for message in messages],
+            messages=[message.to_dict() for message in messages],
             tools=None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
@@ -72,15 +82,76 @@ class ChatTemplate:
         )
 
 
+def compile_template(source: str) -> jinja2.Template:
+    """Compile a chat template. Raises BrokenChatTemplate with the line where one is to blame."""
+    try:
+        return chat_environment().from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise BrokenChatTemplate(error.message or "it cannot be parsed", error.lineno) from error
+    except TEMPLATE_FAILURES as error:  # Python's compiler has limits of its own
+        raise BrokenChatTemplate(str(error) or type(error).__name__, None) from error
+
+
 def chat_environment() -> ImmutableSandboxedEnvironment:
-    """Whitespace rules, filters and functions that templates on the hub are written for."""
+    """Whitespace rules, tags, filters and functions that templates on the hub are written for."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
     )
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = strftime_now
+    environment.globals["dict"] = TemplateDict()
+    environment.globals["namespace"] = TemplateNamespace
     return environment
+
+
+class GenerationTag(Extension):
+    """`{% generation %}` marks the assistant's words for training; here it shows them, no more."""
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        lineno = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = nodes.CallBlock(self.call_method("_show"), [], [], body)
+        return call.set_lineno(lineno)
+
+    def _show(self, caller: Macro) -> str:
+        return caller()
+
+
+class TemplateDict:
+    """`dict(...)` and `dict.fromkeys(...)`, without the attributes of Python's type."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+class TemplateNamespace(Namespace):
+    """`namespace(...)` without names that begin with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, *values = args
+        attributes = dict(*values, **kwargs)
+        for name in attributes:
+            check_public(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        check_public(name)
+        super().__setitem__(name, value)
+
+
+def check_public(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(
+            f"a namespace takes no name that begins with an underscore, got {name!r}"
+        )
 
 
 def to_json(

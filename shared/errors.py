@@ -2,6 +2,7 @@
 
 FalconerError
 ├── SettingsError           a wrong setting: the start stops with one line
+├── BrokenChatTemplate      it cannot be parsed; carries `line` where one is to blame
 ├── ClientError             the caller can mend it; carries `field` where one is to blame
 │   ├── BadRequest            400  a value that cannot be served (no prompt, too long)
 │   ├── InvalidParameter      422  a parameter outside its range, or unknown
@@ -27,6 +28,12 @@ class FalconerError(Exception):
 
 class SettingsError(FalconerError):
     pass
+
+
+class BrokenChatTemplate(FalconerError):
+    def __init__(self, message: str, line: int | None) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 class ClientError(FalconerError):

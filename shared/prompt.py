@@ -46,6 +46,7 @@ class PromptEncoder:
     """One model's tokenizer, chat template and limits."""
 
     def __init__(self, card: ModelCard, tokenizer_json: bytes) -> None:
+        """Raises BrokenChatTemplate."""
         self.card = card
         self._tokenizer: Tokenizer = Tokenizer.from_buffer(tokenizer_json)
         # A tokenizer.json may carry the settings of its training; a prompt is never cut or filled.
@@ -55,7 +56,7 @@ class PromptEncoder:
         self._chat_template = (
             None
             if card.chat_template is None
-            else ChatTemplate(card.chat_template, self._special_tokens())
+            else ChatTemplate(card.chat_template, card.template_tokens or {})
         )
 
     def prepare(
@@ -112,16 +113,6 @@ class PromptEncoder:
         )
         token_ids: list[int] = encoding.ids
         return token_ids
-
-    def _special_tokens(self) -> dict[str, str]:
-        eos_token_id = next(iter(self.card.eos_token_ids), None)
-        named = {
-            "bos_token": self.card.bos_token_id,
-            "eos_token": eos_token_id,
-            "pad_token": self.card.pad_token_id,
-        }
-        spelled = {k: self._tokenizer.id_to_token(v) for k, v in named.items() if v is not None}
-        return {name: token for name, token in spelled.items() if token is not None}
 
     def _check_adapter(self, adapter: str | None) -> None:
         if adapter is not None and adapter not in self.card.adapters:

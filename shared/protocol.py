@@ -28,9 +28,15 @@ class JobStatus(StrEnum):
         return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str
     content: str
+    name: str | None = None  # for chat templates that show it
+
+    def to_dict(self) -> dict[str, str]:
+        """What a chat template sees; a name that was not given is absent."""
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": self.role, "content": self.content, **named}
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,6 +235,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     max_num_beams: int = 1  # what workers that knew no beam search left out
     adapters: tuple[str, ...] = ()  # those that a request may name
     merged_adapters: tuple[MergedAdapter, ...] | msgspec.UnsetType = msgspec.UNSET
+    template_tokens: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # by name, as `eos_token`
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -80,6 +80,7 @@ def letter_card(chat_template: str | None = CHAT_TEMPLATE) -> ModelCard:
         max_kv_tokens=8192,
         max_num_beams=8,
         adapters=("tales", "verse"),
+        template_tokens={"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
     )
 
 

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import msgspec
 
+from shared.chat_template import compile_template
+from shared.errors import BrokenChatTemplate
 from shared.protocol import MergedAdapter, ModelCard
 from worker.engine import Engine
-from worker.model.checkpoint import load_chat_template, load_special_tokens
+from worker.model.chat_template_files import find_chat_template, load_template_tokens
+from worker.model.checkpoint import load_special_tokens
+from worker.model.errors import CheckpointError
 
 
 def describe_model(
@@ -18,6 +22,7 @@ def describe_model(
     Raises CheckpointError.
     """
     special = load_special_tokens(checkpoint)
+    chat_template = load_chat_template(checkpoint)
     config = engine.model_config
     card = ModelCard(
         name=name,
@@ -26,11 +31,30 @@ def describe_model(
         eos_token_ids=list(special.eos_token_ids),
         pad_token_id=special.pad_token_id,
         bos_token_id=special.bos_token_id,
-        chat_template=load_chat_template(checkpoint),
+        chat_template=chat_template,
         max_rows=engine.config.max_rows,
         max_kv_tokens=engine.total_kv_tokens,
         max_num_beams=engine.config.max_rows,
         adapters=engine.adapters,
         merged_adapters=tuple(merged) or msgspec.UNSET,
+        template_tokens=load_template_tokens(checkpoint) if chat_template else msgspec.UNSET,
     )
     return card, (checkpoint / "tokenizer.json").read_bytes()
+
+
+def load_chat_template(checkpoint: Path) -> str | None:
+    """Read the checkpoint's chat template, if it has one, and see that it can be compiled.
+
+    Raises CheckpointError with file and line.
+    """
+    template = find_chat_template(checkpoint)
+    if template is None:
+        return None
+    try:
+        compile_template(template.source)
+    except BrokenChatTemplate as error:
+        line = "" if error.line is None else f", line {error.line}"
+        raise CheckpointError(
+            f"{template.place}{line}: the chat template cannot be parsed: {error.message}"
+        ) from error
+    return template.source

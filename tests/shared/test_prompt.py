@@ -255,7 +255,6 @@ def test_messages_take_neither_prompt_nor_prefix() -> None:
     "template",
     [
         None,
-        "{% if %}",
         "{{ raise_exception('roles must alternate') }}",
         "{{ messages[0].missing.deeper }}",
         "{{ messages[99]['content'] }}",
@@ -266,7 +265,7 @@ def test_messages_take_neither_prompt_nor_prefix() -> None:
         "nothing of the conversation",
     ],
 )
-def test_a_broken_or_refusing_template_is_a_bad_request(template: str | None) -> None:
+def test_a_refusing_or_failing_template_is_a_bad_request(template: str | None) -> None:
     messages = (Message(role="user", content="x"), Message(role="assistant", content="y"))
     error = refusal(make_encoder(chat_template=template), Prompt(messages=messages))
     assert isinstance(error, BadRequest)

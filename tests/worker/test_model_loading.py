@@ -8,6 +8,7 @@ import pytest
 
 from shared.errors import SettingsError
 from shared.settings import load_settings
+from worker.model.tiny import bundled_checkpoint
 from worker.model_loading import load_model
 from worker.settings import WorkerSettings
 
@@ -50,3 +51,27 @@ def test_layers_on_all_gpus_want_gpus_and_no_other_way_of_dividing(
     settings = load_settings(WorkerSettings, {"device": "cpu", "device_map": "auto", **flags})
     with pytest.raises(SettingsError, match=rf"model 'tiny' on cpu: .*{words}"):
         load_model(settings)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("chat_template.jinja", "a\n{% if %}", r"chat_template\.jinja, line 2: .*parsed: Expected"),
+        (
+            "tokenizer_config.json",
+            '{"chat_template": "{% for m in messages %}"}',
+            r"tokenizer_config\.json: chat_template, line 1: .*parsed",
+        ),
+    ],
+)
+def test_a_broken_chat_template_stops_the_start_with_file_and_line(
+    tmp_path: Path, file: str, content: str, words: str
+) -> None:
+    """Before any weights are read: this checkpoint has none."""
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).symlink_to(bundled_checkpoint() / name)
+    (tmp_path / file).write_text(content)
+    flags = {"device": "cpu", "executor": "torch", "model": str(tmp_path)}
+    with pytest.raises(SettingsError, match=words) as caught:
+        load_model(load_settings(WorkerSettings, flags))
+    assert "\n" not in caught.value.message

@@ -1,6 +1,6 @@
 """The folder a model comes in: finding it, and what lies in it beside the weights.
 
-Owns hub ids, the tokenizer file, special token ids and the chat template. Never unpickles anything.
+Owns hub ids, the tokenizer file and special token ids. Never unpickles anything.
 """
 
 import re
@@ -20,7 +20,10 @@ DOWNLOADED_FILES = (
     "*.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
 )
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -89,8 +92,8 @@ def load_special_tokens(path: Path) -> SpecialTokens:
     Raises CheckpointError when a file is broken or an id is not one.
     """
     sources = [
-        JsonFields("generation_config.json", _read_optional(path / "generation_config.json")),
-        JsonFields("config.json", _read_optional(path / "config.json")),
+        JsonFields("generation_config.json", read_optional(path / "generation_config.json")),
+        JsonFields("config.json", read_optional(path / "config.json")),
         JsonFields("tokenizer_config.json", _tokenizer_ids(path)),
     ]
     bos, eos, pad = (
@@ -110,32 +113,13 @@ def _tokenizer_ids(path: Path) -> dict[str, int | None]:
         return {}
     tokenizer = load_tokenizer(path)
     ids = {}
-    for role, token in _read_optional(path / "tokenizer_config.json").items():
+    for role, token in read_optional(path / "tokenizer_config.json").items():
         content = token.get("content") if isinstance(token, dict) else token
         if role in ("bos_token", "eos_token", "pad_token") and isinstance(content, str):
             ids[f"{role}_id"] = tokenizer.token_to_id(content)
     return ids
 
 
-def load_chat_template(path: Path) -> str | None:
-    """The Jinja chat template: chat_template.jinja, else tokenizer_config.json's, else None."""
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{file} cannot be read: {error}") from error
-    template = _read_optional(path / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):  # several by name; "default" is for chat
-        named = {e.get("name"): e.get("template") for e in template if isinstance(e, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
-        raise CheckpointError(
-            f"tokenizer_config.json: chat_template must be a string or a list of named ones, "
-            f"got {template!r}"
-        )
-    return template
-
-
-def _read_optional(path: Path) -> dict[str, Any]:
+def read_optional(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty without it. Raises CheckpointError."""
     return read_json(path) if path.is_file() else {}

@@ -6,7 +6,6 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from worker.model.checkpoint import (
-    load_chat_template,
     load_special_tokens,
     load_tokenizer,
     resolve_checkpoint,
@@ -128,30 +127,3 @@ def test_an_id_that_is_none_is_refused(tmp_path: Path, value: object) -> None:
     write(tmp_path, "generation_config.json", {"eos_token_id": value})
     with pytest.raises(CheckpointError, match="eos_token_id must be a token id or a list"):
         load_special_tokens(tmp_path)
-
-
-def test_the_template_file_wins_over_the_tokenizer_config(tmp_path: Path) -> None:
-    assert load_chat_template(tmp_path) is None
-    write(tmp_path, "tokenizer_config.json", {"chat_template": "from config"})
-    assert load_chat_template(tmp_path) == "from config"
-    (tmp_path / "chat_template.jinja").write_text("from file: é", encoding="utf-8")
-    assert load_chat_template(tmp_path) == "from file: é"
-
-
-def test_a_template_in_no_known_encoding_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
-    with pytest.raises(CheckpointError, match=r"chat_template\.jinja cannot be read"):
-        load_chat_template(tmp_path)
-
-
-def test_of_several_templates_the_default_is_for_chat(tmp_path: Path) -> None:
-    templates = [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
-    write(tmp_path, "tokenizer_config.json", {"chat_template": templates})
-    assert load_chat_template(tmp_path) == "d"
-
-
-@pytest.mark.parametrize("template", [7, [{"name": "default", "template": 3}]])
-def test_a_template_that_is_no_text_is_refused(tmp_path: Path, template: object) -> None:
-    write(tmp_path, "tokenizer_config.json", {"chat_template": template})
-    with pytest.raises(CheckpointError, match="chat_template must be"):
-        load_chat_template(tmp_path)
