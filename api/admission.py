@@ -86,5 +86,6 @@ class Admission:
 
 
 def num_characters(prompt: Prompt) -> int:
-    texts = [prompt.text or "", prompt.prefix or "", *(m.content for m in prompt.messages or ())]
+    texts = [prompt.text or "", prompt.prefix or ""]
+    texts += [text for m in prompt.messages or () for text in (m.content, m.name or "")]
     return sum(map(len, texts))

@@ -8,22 +8,17 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from api.examples import REQUESTS
-from shared.closed import ClosedModel
+from api.messages import ChatMessage
 from shared.keys import JOB_TTL_S
 from shared.nullable import NullMeansDefault
 from shared.parameter_types import WHOLE
 from shared.parameters import GenerateKwargs
-from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus, Message, Prompt
+from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus, Prompt
 
 T = TypeVar("T")
 
 MAX_MESSAGES = 1024
 MAX_ADAPTER_NAME = 255  # characters; it is the name of a folder
-
-
-class ChatMessage(ClosedModel):
-    role: str = Field(description="system, user or assistant.", examples=["user"])
-    content: str = Field(examples=["Tell me about falcons."])
 
 
 class ChatRequest(NullMeansDefault):
@@ -81,16 +76,17 @@ class ChatRequest(NullMeansDefault):
     def _instead_of_a_prompt(
         cls, messages: list[ChatMessage] | None, info: ValidationInfo
     ) -> list[ChatMessage] | None:
-        if messages is not None and info.data.get("prompt") is not None:
+        """An empty list beside a prompt is no messages, an empty prompt beside messages none."""
+        if messages and info.data.get("prompt"):
             raise PydanticCustomError("rule", "give either prompt or messages, not both")
-        return messages
+        return messages or None
 
     def to_prompt(self) -> Prompt:
         messages = None
         if self.messages is not None:
-            messages = tuple(Message(role=m.role, content=m.content) for m in self.messages)
+            messages = tuple(message.to_message() for message in self.messages)
         return Prompt(
-            text=self.prompt,
+            text=self.prompt if messages is None else None,
             messages=messages,
             prefix=self.prefix,
             handle_long_generation=self.handle_long_generation,

@@ -34,10 +34,12 @@ class NullMeansDefault(ClosedModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Say in the schema what the types do not: every field may be null."""
+        """Say in the schema what the types do not: every field with a default may be null."""
         schema = handler.resolve_ref_schema(handler(core_schema))
+        required = schema.get("required", ())
         schema["properties"] = {
-            name: or_null(value) for name, value in schema["properties"].items()
+            name: value if name in required else or_null(value)
+            for name, value in schema["properties"].items()
         }
         return schema
 

@@ -54,9 +54,9 @@ MALFORMED: list[tuple[bytes, int, list[str]]] = [
     (body(prompt=None, messages=[{"role": "bot", "content": "x"}]), 400, ["messages.0.role"]),
     (body(prompt=None, messages=[{"role": "user", "content": [1]}]), 422, ["messages.0.content"]),
     (
-        body(prompt=None, messages=[{"role": "user", "content": "x", "name": "y"}]),
+        body(prompt=None, messages=[{"role": "user", "content": "x", "weight": 1}]),
         422,
-        ["messages.0.name", "unknown"],
+        ["messages.0.weight", "unknown"],
     ),
     (
         body(prompt=None, messages=[{"role": "user", "content": "x"}] * 1025),

@@ -1,0 +1,124 @@
+"""Conversations as OpenAI's clients send them."""
+
+from typing import Any
+
+import pytest
+
+from shared.protocol import Message, Prompt
+from tests.api.refusals import check_refusal
+from tests.fakes_api import FakeService
+
+# What OpenAI's Python client makes of an answer: `response.choices[0].message.model_dump()`.
+ANSWER = {
+    "content": "Falcons.",
+    "refusal": None,
+    "role": "assistant",
+    "annotations": [],
+    "audio": None,
+    "function_call": None,
+    "tool_calls": None,
+}
+
+
+def text(content: str) -> dict[str, str]:
+    return {"type": "text", "text": content}
+
+
+def user(**fields: Any) -> dict[str, Any]:
+    return {"role": "user", "content": "x"} | fields
+
+
+UNREADABLE: list[tuple[dict[str, Any], list[str]]] = [
+    (
+        user(content=[text("a"), {"type": "image_url", "image_url": {"url": "x"}}]),
+        ["image_url"],
+    ),
+    (user(content=[{"type": "input_audio", "input_audio": {}}]), ["part 0", "input_audio"]),
+    (user(content=[text("a"), {"type": "refusal", "refusal": "x"}]), ["part 1", "refusal"]),
+    (user(content=[{"text": "a"}]), ["part 0", '"text"']),
+    (user(content=[{"type": "text"}]), ["part 0", "string"]),
+    (user(content=[{"type": "text", "text": 5}]), ["part 0", "string"]),
+    (user(content=[{"type": 5, "text": "a"}]), ["part 0", '"text"']),
+    (user(content=[text("a") | {"cache_control": {}}]), ["part 0", "cache_control"]),
+    (user(content=["a"]), ["part 0", "object"]),
+    (user(content=[]), ["at least one part"]),
+    (user(content=[[text("a")]]), ["part 0", "object"]),
+    (user(content=None), ["messages.0.content", "string"]),
+    (user(content=text("a")), ["messages.0.content", "string"]),
+    (user(role=None), ["messages.0.role", "string"]),
+    (user(name=5), ["messages.0.name", "string"]),
+    (user(name="a" * 256), ["messages.0.name", "255"]),
+    (user(tool_calls=[{"id": "1"}]), ["messages.0.tool_calls", "no tools"]),
+    (user(tool_call_id="1"), ["messages.0.tool_call_id", "no tools"]),
+    (user(function_call={"name": "f"}), ["messages.0.function_call", "no tools"]),
+    (user(audio={"id": "1"}), ["messages.0.audio", "text"]),
+    (user(annotations=[{"type": "url"}]), ["messages.0.annotations", "text"]),
+    (user(refusal="no"), ["messages.0.refusal"]),
+]
+
+
+async def submitted(service: FakeService, **fields: Any) -> Prompt:
+    """What became of the request, as the worker got it."""
+    response = await service.http.post("/jobs", json=fields)
+    assert response.status_code == 202, response.text
+    await service.until(lambda: service.worker.seen)
+    return service.worker.seen.pop().prompt
+
+
+async def test_text_parts_are_one_text_without_anything_between(service: FakeService) -> None:
+    parts = [text("What "), text("flies"), text("?\n"), text("")]
+    prompt = await submitted(service, messages=[user(content=parts)])
+    assert prompt.messages == (Message(role="user", content="What flies?\n"),)
+
+
+async def test_the_same_text_in_parts_is_the_same_request(service: FakeService) -> None:
+    ids = set()
+    for content in ("What flies?", [text("What "), text("flies?")]):
+        body = {"messages": [user(content=content)]}
+        response = await service.http.post("/jobs", json=body, headers={"Idempotency-Key": "k"})
+        ids.add(response.json()["id"])
+    assert len(ids) == 1
+
+
+async def test_a_name_goes_on_to_the_template(service: FakeService) -> None:
+    prompt = await submitted(service, messages=[user(name="Ann"), user(name=None)])
+    assert [message.name for message in prompt.messages or ()] == ["Ann", None]
+
+
+async def test_an_answer_may_come_back_as_openais_client_dumps_it(service: FakeService) -> None:
+    prompt = await submitted(service, messages=[user(), ANSWER, user()])
+    assert (prompt.messages or ())[1] == Message(role="assistant", content="Falcons.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"prompt": "a", "messages": []}, Prompt(text="a")),
+        ({"prompt": "a", "messages": None}, Prompt(text="a")),
+        ({"prompt": "", "messages": [user()]}, Prompt(messages=(Message("user", "x"),))),
+        ({"prompt": None, "messages": [user()]}, Prompt(messages=(Message("user", "x"),))),
+    ],
+)
+async def test_what_is_empty_beside_the_other_is_not_there(
+    service: FakeService, fields: dict[str, Any], expected: Prompt
+) -> None:
+    assert await submitted(service, **fields) == expected
+
+
+async def test_what_cannot_be_read_is_refused_by_name(service: FakeService) -> None:
+    for message, names in UNREADABLE:
+        response = await service.http.post("/chat", json={"messages": [message]})
+        check_refusal(response.status_code, response.text, 422, ["messages.0", *names])
+    assert await service.num_queued() == 0
+
+
+async def test_roles_that_no_template_knows_are_refused_by_name(service: FakeService) -> None:
+    for role in ("tool", "function", "developer"):
+        response = await service.http.post("/chat", json={"messages": [user(role=role)]})
+        check_refusal(response.status_code, response.text, 400, ["messages.0.role", role, "system"])
+
+
+async def test_tools_of_a_request_are_refused_by_name(service: FakeService) -> None:
+    for name in ("tools", "tool_choice", "functions", "response_format"):
+        response = await service.http.post("/chat", json={"messages": [user()], name: None})
+        check_refusal(response.status_code, response.text, 422, [name, "unknown"])
