@@ -24,6 +24,8 @@ if hasattr(providers, "_get_local_constants"):  # `test_repeatable` says when th
     providers._get_local_constants = providers.Constants
 
 PROCESS_TESTS = ("tests/integration/", "tests/chaos/", "tests/serve/")
+# Begun first: at the end, no runner shall wait for another one's long file.
+LONGEST = ("tests/worker/engine/test_exactness.py", "tests/worker/engine/test_isolation.py")
 STDERR = pytest.StashKey[int]()
 HAS_FAILED = pytest.StashKey[bool]()
 
@@ -71,13 +73,21 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 
 class ProcessesApart(LoadScopeScheduling):
-    """Shares out whole files; those that start processes, which mostly wait, all go to one runner.
+    """Give one runner the tests that start processes, which mostly wait, and the others the rest.
 
-    So no two services share the cores, and another runner has them while this one waits.
+    The units are single tests there and files elsewhere. A runner without work of its own takes
+    that of the others.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "processes" if nodeid.startswith(PROCESS_TESTS) else nodeid.partition("::")[0]
+        return nodeid if nodeid.startswith(PROCESS_TESTS) else nodeid.partition("::")[0]
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        is_for_processes = node is self.nodes[0]
+        own = [s for s in self.workqueue if s.startswith(PROCESS_TESTS) is is_for_processes]
+        longest = [scope for scope in own if scope in LONGEST]
+        self.workqueue.move_to_end((longest or own or [*self.workqueue])[0], last=False)
+        super()._assign_work_unit(node)
 
     def _reschedule(self, node: WorkerController) -> None:
         """Give the runner units until it has more than two tests: it does not begin its last one.

@@ -41,6 +41,21 @@ async def events(
     return events_of(response.text)
 
 
+async def waits_for_events(service: FakeService, job_id: str) -> None:
+    """Wait until a call that follows the job has heard all that there is and waits for more."""
+    backend = service.services.backend
+    async with asyncio.timeout(30):
+        while True:
+            newest = await service.redis.xrevrange(
+                service.keys.replies(backend.replica_id), count=1
+            )
+            is_heard = not newest or newest[0][0] == backend.replies._last_id
+            subscriptions = backend.replies._subscriptions.get(job_id, ())
+            if is_heard and any(one._events._getters for one in subscriptions):
+                return
+            await asyncio.sleep(0.005)
+
+
 class Writer:
     """Runs one job by hand: says what it logs, and when it ends."""
 

@@ -17,6 +17,7 @@ from tests.api.followed import (
     lagging,
     submit,
     texts,
+    waits_for_events,
 )
 from tests.fakes_api import FakeService
 
@@ -53,7 +54,7 @@ async def test_the_end_of_an_earlier_life_hides_nothing_of_a_job_that_is_retried
     last = {LAST: str(end["index"])}
     await workerless.http.post(f"/jobs/{job_id}/retry")
     following = asyncio.create_task(events(workerless, job_id, last))
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, job_id)
     writer = await claimed(workerless)
     await writer.say("a", "b", "c")
     await writer.finish()
@@ -89,7 +90,7 @@ async def test_who_follows_an_earlier_life_is_told_its_end_though_a_later_one_ru
 ) -> None:
     following = asyncio.create_task(events(workerless, writer.job.id))
     await writer.say("a")
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, writer.job.id)
     async with lagging(workerless):
         await writer.fail()
         await workerless.http.post(f"/jobs/{writer.job.id}/retry")
@@ -107,7 +108,7 @@ async def test_the_end_of_an_earlier_life_that_comes_late_ends_no_stream(
         await workerless.http.delete(f"/jobs/{job_id}")
         await workerless.http.post(f"/jobs/{job_id}/retry")
         following = asyncio.create_task(events(workerless, job_id))
-        await asyncio.sleep(0.2)
+        await waits_for_events(workerless, job_id)
     writer = await claimed(workerless)
     await writer.say("a")
     await writer.finish()
@@ -126,7 +127,7 @@ async def test_tokens_of_an_earlier_life_that_come_late_are_not_told(
         await writer.fail()
         await workerless.http.post(f"{path}/retry")
         following = asyncio.create_task(events(workerless, writer.job.id))
-        await asyncio.sleep(0.2)
+        await waits_for_events(workerless, writer.job.id)
     writer = await claimed(workerless)
     await writer.say("c")
     await writer.finish()
@@ -140,7 +141,7 @@ async def test_who_missed_the_end_of_an_earlier_life_is_not_told_the_next_one(
     path = f"/jobs/{writer.job.id}"
     following = asyncio.create_task(events(workerless, writer.job.id))
     await writer.say("a")
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, writer.job.id)
     async with deaf(workerless):
         await writer.fail()
     await workerless.http.post(f"{path}/retry")
@@ -156,7 +157,7 @@ async def test_a_failure_whose_record_is_gone_is_told_as_it_was_heard(
     workerless: FakeService, writer: Writer
 ) -> None:
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, writer.job.id)
     async with lagging(workerless):
         await writer.fail()
         await workerless.redis.delete(workerless.keys.record(writer.job.id))
@@ -169,7 +170,7 @@ async def test_a_failure_is_told_once_redis_can_say_that_it_holds(
     workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch, is_retried: bool
 ) -> None:
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, writer.job.id)
     queue = workerless.services.backend.queue
     failures, watch = [ConnectionError("gone"), OSError()], queue.watch
 

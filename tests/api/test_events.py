@@ -8,7 +8,16 @@ from redis.exceptions import ConnectionError
 
 from shared.protocol import Delta
 from shared.token_log import PAGE, TokenLog
-from tests.api.followed import LAST, Writer, deaf, ended, events, submit, texts
+from tests.api.followed import (
+    LAST,
+    Writer,
+    deaf,
+    ended,
+    events,
+    submit,
+    texts,
+    waits_for_events,
+)
 from tests.api.test_chat import events_of
 from tests.fakes_api import FakeService, fake_service
 
@@ -69,7 +78,8 @@ async def test_a_waiting_job_is_told_on_every_replica_once_it_runs(
     job_id = await submit(workerless)
     async with fake_service(server=workerless.server, with_worker=False) as other:
         following = [asyncio.create_task(events(each, job_id)) for each in (workerless, other)]
-        await asyncio.sleep(0.2)
+        for each in (workerless, other):
+            await waits_for_events(each, job_id)
         assert not any(task.done() for task in following)
         workerless.tasks.append(asyncio.create_task(workerless.worker.run()))
         here, there = [await task for task in following]
@@ -82,7 +92,7 @@ async def test_who_comes_late_hears_what_was_said_and_what_follows(
 ) -> None:
     await writer.say("a", "b")
     following = asyncio.create_task(events(workerless, writer.job.id, {LAST: "0"}))
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, writer.job.id)
     await writer.say("c")
     await writer.finish()
     assert [(e["index"], e.get("delta")) for e in await following] == [
@@ -104,7 +114,7 @@ async def test_what_the_stream_of_replies_lost_is_found_in_the_log(
 ) -> None:
     monkeypatch.setattr("api.transcript.QUIET_S", 3600)  # by the gap, not by looking now and then
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, writer.job.id)
     await writer.say("a")
     async with deaf(workerless):
         await writer.say("b", "c")
@@ -117,7 +127,7 @@ async def test_the_tokens_before_the_end_are_told_before_it_even_if_all_were_los
     workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, writer.job.id)
     workerless.services.tasks[0].cancel()  # the reader of replies
     monkeypatch.setattr("api.ticket.POLL_S", 0.05)
     await writer.say("a", "b")
@@ -133,11 +143,14 @@ async def test_a_replica_that_redis_forgot_to_watch_hears_again(
     monkeypatch.setattr("api.ticket.POLL_S", 0.02)
     record = workerless.keys.record(writer.job.id)
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, writer.job.id)
     await workerless.redis.hdel(record, "watchers")
-    await asyncio.sleep(0.2)
     replica = workerless.services.backend.replica_id.encode()
-    assert (await workerless.redis.hget(record, "watchers") or b"").split() == [replica]
+    for _ in range(3000):
+        if (watchers := await workerless.redis.hget(record, "watchers") or b"").split():
+            break
+        await asyncio.sleep(0.01)
+    assert watchers.split() == [replica]
     await writer.finish()
     assert texts(await following) == []
 
@@ -166,7 +179,7 @@ async def test_tokens_after_a_gap_that_redis_lost_wait_until_it_is_filled(
     monkeypatch.setattr("api.transcript.QUIET_S", 3600)
     key = workerless.keys.token_log(writer.job.id)
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, writer.job.id)
     await writer.say("a")
     async with deaf(workerless):
         await writer.say("b")
@@ -182,7 +195,7 @@ async def test_tokens_after_a_gap_that_redis_lost_wait_until_it_is_filled(
     await asked.wait()  # for what came before "c"
     await workerless.redis.ltrim(key, 0, 0)
     held_back.set()
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, writer.job.id)
     await writer.resend_from(1)
     await writer.finish()
     assert texts(await following) == ["a", "b", "c"]
@@ -204,7 +217,7 @@ async def test_a_stop_of_the_server_ends_the_events_without_an_id(
 ) -> None:
     await writer.say("a")
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await asyncio.sleep(0.2)
+    await waits_for_events(workerless, writer.job.id)
     workerless.services.stopping.set()
     first, farewell = await following
     assert (first["index"], "index" in farewell) == (0, False)
