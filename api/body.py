@@ -1,27 +1,32 @@
 """Reads a request body within bounds and turns it into a ChatRequest; knows no route."""
 
 import asyncio
+from codecs import BOM_UTF8
 
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
+from api.content_coding import decoders_of
 from api.errors import describe
+from api.header_lists import parameters, split
 from api.schemas import ChatRequest
 from api.waiting import until_stopping
 from shared.errors import BadRequest, InvalidParameter, PayloadTooLarge, UnsupportedMediaType
 
 BODY_TIMEOUT_S = 30.0
+JSON = "application/json"
+CHARSETS = {"utf-8", "utf8", "us-ascii"}  # ASCII is a part of UTF-8
 
 
 async def read_chat_request(
     request: Request, max_bytes: int, stopping: asyncio.Event
 ) -> ChatRequest:
     """Raises a ClientError that names what is wrong with the body, or ServerStopping."""
-    check_media_type(request.headers.get("content-type"))
+    check_content_type(request.headers.get("content-type"))
     body = await until_stopping(read_body(request, max_bytes), stopping)
     try:
-        return ChatRequest.model_validate_json(body)
+        return ChatRequest.model_validate_json(body.removeprefix(BOM_UTF8))
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False)
         if errors[0]["type"] == "json_invalid":
@@ -30,27 +35,40 @@ async def read_chat_request(
         raise InvalidParameter(describe(errors), field="body" if at_root else None) from error
 
 
-def check_media_type(content_type: str | None) -> None:
-    """JSON, or nothing said; curl's default for -d is a form."""
-    media_type = (content_type or "application/json").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
+def check_content_type(content_type: str | None) -> None:
+    """Accept JSON in UTF-8, and requests without the header; curl's default for -d is a form."""
+    name, *rest = split(content_type or JSON, ";")
+    media_type, charset = name.strip().lower(), parameters(rest).get("charset", "utf-8")
+    if media_type != JSON and not media_type.endswith("+json"):
         raise UnsupportedMediaType(
-            f"the body should be JSON, got {media_type[:100]!r}; "
-            "send the header Content-Type: application/json"
+            f"the body must be JSON, got {media_type[:100]!r}; "
+            "send the header Content-Type: application/json",
+            headers={"Accept": JSON},
+        )
+    if charset.lower() not in CHARSETS:
+        raise UnsupportedMediaType(
+            f"the body must be UTF-8, got the charset {charset[:100]!r}", headers={"Accept": JSON}
         )
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """At most `max_bytes`, whether or not the caller announces the length."""
+    """Return the decompressed body.
+
+    It has at most `max_bytes` compressed and decompressed, whether or not its length is announced.
+    """
+    decoders = decoders_of(request.headers.getlist("content-encoding"))
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > max_bytes):
         raise too_large(max_bytes)
-    chunks, num_bytes = [], 0
+    chunks, num_received, num_bytes = [], 0, 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
+                num_received += len(chunk)
+                for decoder in decoders:
+                    chunk = decoder.decode(chunk, max_bytes)
                 num_bytes += len(chunk)
-                if num_bytes > max_bytes:
+                if max(num_received, num_bytes) > max_bytes:
                     raise too_large(max_bytes)
                 chunks.append(chunk)
     except TimeoutError:
@@ -59,8 +77,10 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         ) from None
     except ClientDisconnect:
         raise BadRequest("the connection closed before its end", field="body") from None
+    for decoder in decoders:
+        decoder.finish()
     return b"".join(chunks)
 
 
 def too_large(max_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"should be at most {max_bytes} bytes", field="body")
+    return PayloadTooLarge(f"must be at most {max_bytes} bytes", field="body")

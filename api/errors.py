@@ -42,7 +42,7 @@ def json_response(
 
 def error_response(request: Request, error: FalconerError) -> Response:
     """The one translation from the error tree to HTTP."""
-    headers = {}
+    headers = dict(getattr(error, "headers", {}))
     if (retry_after_s := getattr(error, "retry_after_s", None)) is not None:
         headers["Retry-After"] = str(retry_after_s)
     return failure_response(

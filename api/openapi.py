@@ -60,7 +60,7 @@ ERRORS: Responses = {
     400: json_of("ErrorBody", "A body that cannot be served: no prompt, too long, not JSON."),
     409: json_of("ErrorBody", "The idempotency key came with another body before."),
     413: json_of("ErrorBody", "The body is too large."),
-    415: json_of("ErrorBody", "The body is not said to be JSON."),
+    415: json_of("ErrorBody", "The body is not JSON in UTF-8, or in a coding that is unknown."),
     422: json_of("ErrorBody", "A parameter that is unknown or outside its range."),
     499: json_of("ErrorBody", "The job was cancelled meanwhile."),
     429: json_of("ErrorBody", "The queue is full; `Retry-After` says when to come back."),
@@ -108,7 +108,8 @@ EVENTS: dict[str, Any] = {
 
 def request_body(schema: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": REF.format(schema)}}}
-    return {"requestBody": {"required": True, "content": content}}
+    description = "In UTF-8. May be compressed: `Content-Encoding: gzip` or `deflate`."
+    return {"requestBody": {"required": True, "description": description, "content": content}}
 
 
 def component_schemas() -> dict[str, Any]:

@@ -10,12 +10,14 @@ FalconerError
 │   ├── ModelNotFound         404  no such model or adapter
 │   ├── Conflict              409  idempotency key reused with another body; nothing to retry
 │   ├── PayloadTooLarge       413
-│   ├── UnsupportedMediaType  415  the body is not said to be JSON
+│   ├── UnsupportedMediaType  415  the body is not JSON in UTF-8, or its coding is unknown
 │   ├── QueueFull             429  carries `retry_after_s`
 │   └── WaitTooLong           429  its deadline would pass first; carries `retry_after_s`
 ├── ServiceUnavailable      503  Redis is out of reach, or a part is busy; carries `retry_after_s`
 └── WaitTimeout             504  the synchronous wait ended first; carries `job_id`
 """
+
+from collections.abc import Mapping
 
 
 class FalconerError(Exception):
@@ -67,7 +69,13 @@ class PayloadTooLarge(ClientError):
 
 
 class UnsupportedMediaType(ClientError):
-    pass
+    """`headers` of the answer name what is accepted."""
+
+    def __init__(
+        self, message: str, *, headers: Mapping[str, str], field: str | None = None
+    ) -> None:
+        super().__init__(message, field=field)
+        self.headers = headers
 
 
 class QueueFull(ClientError):

@@ -1,5 +1,6 @@
 """Callers of a real api who mean harm: each gets a 4xx, and the process stays as small as it is."""
 
+import gzip
 import json
 import socket
 import sys
@@ -55,7 +56,12 @@ def test_a_hundred_megabytes_are_refused_and_not_kept(api: ApiProcess) -> None:
             connection.sendall(head)
             send_all(connection, piece)
             connection.sendall(end)
-            assert answer(connection) == (413, "body: should be at most 1048576 bytes")
+            assert answer(connection) == (413, "body: must be at most 1048576 bytes")
+    with api.connect() as connection:
+        bomb = gzip.compress(bytes(SIZE))
+        head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
+        connection.sendall(HEAD + head + bomb)
+        assert answer(connection) == (413, "body: must be at most 1048576 bytes, decompressed")
     assert peak_bytes(api) - before < 20 * MIB
     assert api.num_ended("queued") == 0
 

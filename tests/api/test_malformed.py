@@ -28,7 +28,6 @@ MALFORMED: list[tuple[bytes, int, list[str]]] = [
     (body().decode().encode("utf-16"), 400, ["body", "JSON"]),
     (body().decode().encode("utf-16-le"), 400, ["body", "JSON"]),
     (body().decode().encode("utf-32"), 400, ["body", "JSON"]),
-    (body().decode().encode("utf-8-sig"), 400, ["body", "JSON"]),
     (b"[" * 100_000, 400, ["body", "recursion"]),
     (b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, ["body", "recursion"]),
     (b'{"prompt": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}", 400, ["recursion"]),
