@@ -7,7 +7,7 @@ CODES: dict[type[FalconerError], str] = {ModelNotFound: "model_not_found"}
 
 
 def speaks_openai(path: str) -> bool:
-    return path.startswith("/v1/")
+    return f"{path}/".startswith("/v1/")
 
 
 def code_of(error: FalconerError) -> str | None:

@@ -86,7 +86,7 @@ async def test_a_card_of_another_version_leaves_the_last_model_listed(service: F
     assert len(await listed(service)) == 3
 
 
-@pytest.mark.parametrize("model_id", ["gpt-4", "letters/", "", "a" * 5000, "%00", "%ff"])
+@pytest.mark.parametrize("model_id", ["gpt-4", "letters//", "/", "a" * 5000, "%00", "%ff"])
 async def test_an_unknown_model_is_not_found(service: FakeService, model_id: str) -> None:
     response = await service.http.get(f"/v1/models/{model_id}")
     assert response.status_code == 404
@@ -102,7 +102,12 @@ async def test_an_unknown_model_is_not_found(service: FakeService, model_id: str
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/v1/nowhere", 404), ("POST", "/v1/models", 405), ("GET", "/v1/", 404)],
+    [
+        ("GET", "/v1/nowhere", 404),
+        ("POST", "/v1/models", 405),
+        ("GET", "/v1/", 404),
+        ("GET", "/v1", 404),
+    ],
 )
 async def test_what_is_not_there_is_told_in_the_same_form(
     service: FakeService, method: str, path: str, status: int
