@@ -1,138 +1,163 @@
-"""uvicorn's HTTP/1.1 with bounds on what a caller may send beside a body, in bytes and in time.
+"""uvicorn's HTTP/1.1 on h11, with a time limit for heads and answers to half-closed connections.
 
-Bodies that a route reads are bounded in `api/body.py`. Knows no route.
+h11 bounds heads and trailers in bytes, `api/body.py` bounds bodies. Knows no route.
 """
 
 import asyncio
-import fcntl
-import termios
+import socket
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
-from struct import Struct
 from typing import Any
 
+import h11
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from api.schemas import ErrorBody
 
-MAX_HEAD_BYTES = 65_536  # also of trailers, and of all else that is no body
-MAX_WAITING = 8  # calls behind another on their connection, before it is read no further
-HEAD_TIMEOUT_S = 20.0
-LINGER_S = 10.0  # for the rest of a body that was answered before it ended
-UNREAD_S = 60.0  # in which a caller reads this many bytes, or all there is, of what waits for it
-MIN_READ_BYTES = 65_536
-INT = Struct("i")
+MAX_HEAD_BYTES = 65_536  # also of trailers, and of requests that wait behind another
+HEAD_TIMEOUT_S = 20.0  # for a head, and for the rest of a body that was answered early
+UNREAD_S = 60.0  # in which a client must take some of the data that waits for it
+STATUS_LINE = b"HTTP/1.1 "  # the first bytes of every answer
+CHUNKED = b"transfer-encoding: chunked\r\n"
+MOST_ZEROS = b"0" * 8  # curl takes 16 digits of a chunk size, h11 20
+PROBE_S = 0.1  # between the first two probes; the delay then grows
+PROBE_GROWTH = 3
 
 
-class BoundedHttp(HttpToolsProtocol):
-    """One connection. Its timer runs while nobody but this class waits for the caller."""
+class Connection(h11.Connection):
+    """Adds probes to h11: bytes that fit any answer, sent before the answer is known."""
+
+    _num_probes = 0  # since the last piece of an answer
+    _is_head = False
+    _is_chunked = False
+
+    def probe(self) -> bytes:
+        """Return the next byte of the answer, or nothing where the answer decides it.
+
+        Before the answer, that is a byte of "HTTP/1.1 ". Between two chunks, it is a leading zero
+        of the next one's size.
+        """
+        ahead = b""
+        if self.our_state is h11.SEND_RESPONSE:
+            ahead = STATUS_LINE
+        elif self.our_state is h11.SEND_BODY and self._is_chunked:
+            ahead = MOST_ZEROS
+        byte = ahead[self._num_probes : self._num_probes + 1]
+        self._num_probes += len(byte)
+        return byte
+
+    def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
+        """Omit what probes have sent of a status line."""
+        pieces = super().send_with_data_passthrough(event)
+        if pieces and isinstance(event, h11.Response | h11.InformationalResponse):
+            pieces[0] = pieces[0][self._num_probes :]
+            is_chunked = any(piece.lower() == CHUNKED for piece in pieces)
+            self._is_chunked = is_chunked and not self._is_head
+        if pieces:
+            self._num_probes = 0
+        return pieces
+
+    def next_event(self) -> Any:
+        """Add to h11's what RFC 9112 asks of servers: see `checked`."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._is_head = event.method == b"HEAD"
+            return checked(event)
+        return event
+
+
+def checked(request: h11.Request) -> h11.Request:
+    """Reduce an absolute target to its path; raise RemoteProtocolError for a body of two lengths.
+
+    Proxies that choose the other length would take the rest of the body for a request.
+    """
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers}:
+        raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
+    if not request.target.startswith((b"http://", b"https://")):
+        return request
+    return h11.Request(
+        method=request.method,
+        target=b"/" + request.target.partition(b"://")[2].partition(b"/")[2],
+        headers=request.headers,
+        http_version=request.http_version,
+    )
+
+
+class BoundedHttp(H11Protocol):
+    """One connection. Its timer bounds the wait for a head, or paces probes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._num_pending = 0  # bytes since the last complete head or piece of a body
-        self._cycles: list[RequestResponseCycle] = []  # not answered in full; uvicorn's is the last
+        self.conn: Connection = Connection(h11.SERVER, MAX_HEAD_BYTES)
         self._timer: asyncio.TimerHandle | None = None
-        self._unread_timer: asyncio.TimerHandle | None = None  # runs while writing is paused
+        self._is_half_closed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_timer(HEAD_TIMEOUT_S, transport.close)  # nobody asked anything yet
+        limit_unread(transport)
+        self._start_timer(HEAD_TIMEOUT_S, self._end_slow_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        self._stop_unread_timer()
         super().connection_lost(exc)
-        for cycle in self._cycles:
-            cycle.disconnected = True
-            cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
-        self._num_pending += len(data)
         super().data_received(data)
-        if self._num_pending > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                f"headers: should be at most {MAX_HEAD_BYTES} bytes",
-            )
-        self._keep_idle_alive()
-        self._keep_reading()
+        if self._is_answering():
+            self._stop_timer()
+            self._keep_reading()
+        elif self._timer is None:
+            self._start_timer(HEAD_TIMEOUT_S, self._end_slow_head)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._start_timer(HEAD_TIMEOUT_S, self._refuse_slow_head)
+    def eof_received(self) -> Any:  # uvicorn's never answers anything
+        """Keep the connection while the client may wait for an answer.
 
-    def on_headers_complete(self) -> None:
-        self._num_pending = 0
-        self._stop_timer()
-        super().on_headers_complete()
-        self._cycles.append(self.cycle)
-
-    def on_body(self, body: bytes) -> None:
-        self._num_pending = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._num_pending = 0
-        self._stop_timer()
-        super().on_message_complete()
+        A client that only closed its writing side and one that left look the same here. Probes
+        tell: the system of a client that left resets the connection, and a later write fails.
+        """
+        if not self._is_answering() or self.cycle.more_body:
+            return False
+        if not self._is_half_closed:
+            self._is_half_closed = True
+            self._probe(PROBE_S)
+        return True
 
     def on_response_complete(self) -> None:
-        """The rest of the body is thrown away. To close now could cost the caller the answer."""
+        """Close a half-closed connection after the answer to its last request."""
         super().on_response_complete()
-        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
-        if self.cycle.response_complete and self.cycle.more_body:
-            self._start_timer(LINGER_S, self.transport.close)
+        if self._is_half_closed and not self._is_answering():
+            self.transport.close()
 
-    def pause_writing(self) -> None:
-        """The caller does not read, or slowly: whoever writes to it waits from now on."""
-        super().pause_writing()
-        self._await_reader()
-
-    def resume_writing(self) -> None:
-        self._stop_unread_timer()
-        super().resume_writing()
-
-    def _await_reader(self) -> None:
-        self._unread_timer = self.loop.call_later(UNREAD_S, self._end_if_unread, self._unread())
-
-    def _unread(self) -> int:
-        """Bytes that the caller has yet to take, the kernel's among them: Linux holds a megabyte
-        or more, and asks for none of ours before much of that is gone. Others do not tell."""
-        sock = self.transport.get_extra_info("socket")
-        try:
-            queued = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(INT.size))
-        except OSError:
-            queued = bytes(INT.size)
-        return self.transport.get_write_buffer_size() + int(INT.unpack(queued)[0])
-
-    def _end_if_unread(self, unread: int) -> None:
-        """To the call that writes it is as if the caller had gone. Closing would wait for it."""
-        if unread - self._unread() < MIN_READ_BYTES:
-            self.transport.abort()
+    def send_400_response(self, msg: str) -> None:
+        """Refuse bytes that are not HTTP, or a head or trailer that is too long."""
+        if len(self.conn.trailing_data[0]) > MAX_HEAD_BYTES:
+            self._refuse(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"headers: must be at most {MAX_HEAD_BYTES} bytes",
+            )
         else:
-            self._await_reader()
+            self._refuse(HTTPStatus.BAD_REQUEST, "request: must be valid HTTP/1.1")
 
-    def _stop_unread_timer(self) -> None:
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
-            self._unread_timer = None
+    def _should_upgrade(self) -> bool:
+        """Ignore every offer of another protocol, as RFC 9110 (7.8) allows, without a warning."""
+        return False
 
-    def _keep_idle_alive(self) -> None:
-        """uvicorn ends its wait for the next call at any bytes, be they the start of none.
-
-        Such as a body that came after its answer, or a stray end of line.
-        """
-        if self.cycle is not None and self.cycle.response_complete and self._timer is None:
-            self._start_timer(self.timeout_keep_alive, self.transport.close)
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _keep_reading(self) -> None:
-        """uvicorn reads nothing behind a call that waits for its turn: nor that the caller left.
+        """Read on behind a complete request, to notice the end of the connection.
 
-        Nor do we behind many, or a large body: it is their connection that would hold them all.
+        uvicorn stops there, as soon as another request or an upgrade offer follows.
         """
-        if 0 < len(self.pipeline) <= MAX_WAITING and len(self.cycle.body) <= MAX_HEAD_BYTES:
+        if not self.cycle.more_body and len(self.conn.trailing_data[0]) <= MAX_HEAD_BYTES:
             self.flow.resume_reading()
+
+    def _probe(self, delay_s: float) -> None:
+        self.transport.write(self.conn.probe())
+        self._start_timer(delay_s, lambda: self._probe(delay_s * PROBE_GROWTH))
 
     def _start_timer(self, delay_s: float, on_end: Callable[[], None]) -> None:
         self._stop_timer()
@@ -143,18 +168,36 @@ class BoundedHttp(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
-    def _refuse_slow_head(self) -> None:
-        self._refuse(
-            HTTPStatus.REQUEST_TIMEOUT, f"headers: did not arrive within {HEAD_TIMEOUT_S:g} s"
-        )
+    def _end_slow_head(self) -> None:
+        if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
+            self._refuse(
+                HTTPStatus.REQUEST_TIMEOUT, f"headers: must arrive within {HEAD_TIMEOUT_S:g} s"
+            )
+        self.transport.close()
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer, unless another answer is under way, and close."""
-        if self.cycle is None or self.cycle.response_complete:
+        """Answer, unless another answer has begun, and close."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = msgspec.json.encode(ErrorBody(detail))
-            head = (
-                f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
-                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
+            headers = [
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(body))),
+                ("Connection", "close"),
+            ]
+            head = h11.Response(status_code=status, reason=status.phrase, headers=headers)
+            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+        if self._is_answering():
+            self.cycle.disconnected = True  # the application must not answer, too
+            self.cycle.message_event.set()
         self.transport.close()
+
+
+def limit_unread(transport: asyncio.Transport) -> None:
+    """End the connection when its client takes nothing of its data for a while.
+
+    The job of a call that ends so is cancelled. Linux alone can do it.
+    """
+    if sys.platform == "linux":
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * UNREAD_S))

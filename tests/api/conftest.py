@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.api.api_process import ApiProcess
+from tests.api.caller import Caller, connected
 from tests.api.followed import Writer, claimed, submit
 from tests.fakes_api import FakeService, fake_service
 from tests.redis_server import RedisServer
@@ -20,6 +21,12 @@ async def workerless() -> AsyncIterator[FakeService]:
     """An api that no worker has registered with yet."""
     async with fake_service(with_worker=False) as running:
         yield running
+
+
+@pytest.fixture
+async def caller(workerless: FakeService) -> AsyncIterator[Caller]:
+    async with connected(workerless) as caller:
+        yield caller
 
 
 @pytest.fixture

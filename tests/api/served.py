@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import uvicorn
@@ -13,8 +14,8 @@ from api.http_protocol import BoundedHttp
 
 
 @asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client with one connection to the server."""
+async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[tuple[str, int]]:
+    """Serve on a free loopback port, with uvicorn's `options`; yields the address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
             app,
@@ -23,14 +24,23 @@ async def served(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=1,
+            **options,
         )
         server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        limits = httpx.Limits(max_connections=1)
+        running = asyncio.create_task(server.serve(sockets=[listener]))
         try:
-            async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
-                yield client
+            yield listener.getsockname()
         finally:
             server.should_exit = True
-            await serving
+            await running
+
+
+@asynccontextmanager
+async def served(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client with one connection to the server."""
+    limits = httpx.Limits(max_connections=1)
+    async with (
+        serving(app) as (host, port),
+        httpx.AsyncClient(base_url=f"http://{host}:{port}", limits=limits, timeout=60) as client,
+    ):
+        yield client

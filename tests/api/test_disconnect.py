@@ -81,3 +81,24 @@ def test_a_job_whose_caller_hung_up_is_cancelled_once_redis_is_back(
     finally:
         redis_server.thaw()
     eventually(lambda: api.num_ended("cancelled") == 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_is_half_closed_gets_its_answer(api: ApiProcess, stream: bool) -> None:
+    with api.open_chat(stream=stream, deadline_s=2) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        answer = answer_to(connection)
+        assert answer.status == (200 if stream else 504)
+        assert "deadline" in answer.read().decode()
+    assert api.num_ended("cancelled") == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_half_closes_and_then_leaves_takes_its_job_with_it(
+    api: ApiProcess, stream: bool
+) -> None:
+    connection = api.open_chat(stream=stream)
+    connection.shutdown(socket.SHUT_WR)
+    eventually(lambda: api.num_waiting() == 1)
+    connection.close()
+    eventually(lambda: all_cancelled(api))

@@ -1,106 +1,23 @@
 """Real connections of callers that are too large or too slow: bounded in bytes and in time."""
 
 import asyncio
-import errno
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
 
 import pytest
-import uvicorn
 
-from api.http_protocol import MAX_HEAD_BYTES, MAX_WAITING, BoundedHttp
+from api.http_protocol import MAX_HEAD_BYTES
 from shared.protocol import JobStatus
+from tests.api.caller import Caller
 from tests.api.followed import Writer, claimed
 from tests.fakes_api import FakeService
 
-WAIT_S = 60.0
 SOON_S = 0.2
+NUM_BEHIND = 8  # requests behind another on its connection
 
 GET = b"GET /livez HTTP/1.1\r\nHost: api\r\n\r\n"
 POST = b"POST /chat HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\n"
 ENDLESS = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 CHUNK = b"10000\r\n" + b"a" * 0x10000 + b"\r\n"
-
-
-class Caller:
-    """One connection to the api."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def answer(self) -> bytes:
-        """Up to the end of a JSON body."""
-        async with asyncio.timeout(WAIT_S):
-            return await self._reader.readuntil(b"}")
-
-    @asynccontextmanager
-    async def another(self) -> "AsyncIterator[Caller]":
-        """A second connection to the same server."""
-        host, port = self._writer.get_extra_info("peername")
-        caller = Caller(*await asyncio.open_connection(host, port))
-        yield caller
-        caller.close()
-
-    async def all_that_comes(self) -> bytes:
-        async with asyncio.timeout(WAIT_S):
-            return await self._reader.read()
-
-    async def read(self, num_bytes: int) -> bytes:
-        """All of them, or those before the end."""
-        try:
-            async with asyncio.timeout(WAIT_S):
-                return await self._reader.readexactly(num_bytes)
-        except asyncio.IncompleteReadError as error:
-            return error.partial
-
-    async def is_closed(self) -> bool:
-        """By the api, within the time of a test; what it still says is left out."""
-        async with asyncio.timeout(WAIT_S):
-            try:
-                while await self._reader.read(65536):
-                    pass
-            except ConnectionError:
-                pass
-            return True
-
-    async def send_until_closed(self, data: bytes) -> None:
-        async with asyncio.timeout(WAIT_S):
-            try:
-                while True:
-                    await self.send(data)
-                    await asyncio.sleep(0)
-            except ConnectionError:
-                pass
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-@pytest.fixture
-async def caller(workerless: FakeService) -> AsyncIterator[Caller]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(
-            workerless.app,
-            http=BoundedHttp,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_keep_alive=1,
-            timeout_graceful_shutdown=1,
-        )
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        caller = Caller(*await asyncio.open_connection(*listener.getsockname()))
-        yield caller
-        caller.close()
-        server.should_exit = True
-        await serving
 
 
 async def test_a_call_in_small_pieces_is_answered_and_so_is_the_next(caller: Caller) -> None:
@@ -171,7 +88,7 @@ async def test_a_caller_that_sends_all_of_a_large_body_gets_its_413_and_may_go_o
 async def test_a_body_without_end_is_cut_off_some_time_after_its_413(
     monkeypatch: pytest.MonkeyPatch, caller: Caller
 ) -> None:
-    monkeypatch.setattr("api.http_protocol.LINGER_S", SOON_S)
+    monkeypatch.setattr("api.http_protocol.HEAD_TIMEOUT_S", SOON_S)
     await caller.send(ENDLESS)
     await caller.send_until_closed(CHUNK)
 
@@ -189,9 +106,10 @@ RETRY = b"POST /jobs/nobody/retry HTTP/1.1\r\nHost: api\r\nContent-Length: 2\r\n
     ],
 )
 async def test_a_connection_that_asks_nothing_more_is_closed_whatever_came_after_its_answer(
-    caller: Caller, call: bytes, rest: bytes
+    monkeypatch: pytest.MonkeyPatch, caller: Caller, call: bytes, rest: bytes
 ) -> None:
     """As a stray end of line, or a body that was answered before it came."""
+    monkeypatch.setattr("api.http_protocol.HEAD_TIMEOUT_S", 1.0)
     await caller.send(call)
     await caller.answer()
     await caller.send(rest)
@@ -208,7 +126,7 @@ async def test_a_call_after_a_body_that_came_late_is_answered(caller: Caller) ->
 CHAT = POST + b'Content-Length: 19\r\n\r\n{"prompt": "hello"}'
 
 
-@pytest.mark.parametrize("behind", [GET, GET * MAX_WAITING, GET + CHAT, CHAT + b"GET"])
+@pytest.mark.parametrize("behind", [GET, GET * NUM_BEHIND, GET + CHAT, CHAT + b"GET"])
 async def test_a_caller_that_leaves_with_calls_behind_its_first_takes_its_job_with_it(
     caller: Caller, workerless: FakeService, behind: bytes
 ) -> None:
@@ -227,17 +145,18 @@ async def test_calls_behind_one_that_waits_are_answered_in_order(
 ) -> None:
     await caller.send(CHAT)
     await workerless.until_queued(1)
-    for _ in range(2 * MAX_WAITING):
+    for _ in range(2 * NUM_BEHIND):
         await caller.send(GET)
     await asyncio.sleep(0.1)
     await (await claimed(workerless)).finish()
     assert b"Result" in await caller.answer()
     told = b""
-    while told.count(b"alive") < 2 * MAX_WAITING:
+    while told.count(b"alive") < 2 * NUM_BEHIND:
         told += await caller.answer()
 
 
 STREAM = b'{"prompt": "hello", "stream": true}'
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs TCP_USER_TIMEOUT")
 WORD = "a" * 1_000_000
 NUM_WORDS = 24  # more than sockets hold
 
@@ -249,39 +168,31 @@ async def streamed(caller: Caller, service: FakeService) -> Writer:
     return await claimed(service)
 
 
-@pytest.fixture(params=["Linux", "a kernel that does not tell"])
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it says of the bytes that a socket has yet to send."""
-
-    def refuses(*_: object) -> bytes:
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported on socket")
-
-    if request.param != "Linux":
-        monkeypatch.setattr("api.http_protocol.fcntl.ioctl", refuses)
-
-
-@pytest.mark.usefixtures("kernel")
-async def test_a_stream_that_its_caller_does_not_read_ends_and_its_job_is_cancelled(
+@LINUX
+async def test_a_stream_that_its_client_does_not_read_ends_and_its_job_is_cancelled(
     monkeypatch: pytest.MonkeyPatch, caller: Caller, workerless: FakeService
 ) -> None:
     monkeypatch.setattr("api.http_protocol.UNREAD_S", SOON_S)
-    writer = await streamed(caller, workerless)
-    for _ in range(NUM_WORDS):
-        await writer.say(WORD)
-    await workerless.until(lambda: not workerless.services.backend.replies._subscriptions)
-    assert await writer.is_cancelled()
-    assert len(await caller.all_that_comes()) < NUM_WORDS * len(WORD)
+    async with caller.another() as reader:
+        writer = await streamed(reader, workerless)
+        for _ in range(NUM_WORDS):
+            await writer.say(WORD)
+        await workerless.until(lambda: not workerless.services.backend.replies._subscriptions)
+        assert await writer.is_cancelled()
+        with pytest.raises(ConnectionError):
+            await reader.all_that_comes()
 
 
+@LINUX
 async def test_a_stream_that_its_caller_reads_slowly_goes_on(
     monkeypatch: pytest.MonkeyPatch, caller: Caller, workerless: FakeService
 ) -> None:
-    """Less in each stretch of time than what sockets hold, and more than nothing."""
+    """Its client never reads all that waits, but some of it in time."""
     monkeypatch.setattr("api.http_protocol.UNREAD_S", 2.0)
-    monkeypatch.setattr("api.http_protocol.MIN_READ_BYTES", 1)
-    writer = await streamed(caller, workerless)
-    await writer.say(WORD * NUM_WORDS)
-    for _ in range(12):
-        await asyncio.sleep(0.5)
-        assert len(await caller.read(len(WORD) // 10)) == len(WORD) // 10
-    assert not await writer.is_cancelled()
+    async with caller.another() as reader:
+        writer = await streamed(reader, workerless)
+        await writer.say(WORD * NUM_WORDS)
+        for _ in range(12):
+            await asyncio.sleep(0.5)
+            assert len(await reader.read(len(WORD) // 2)) == len(WORD) // 2
+        assert not await writer.is_cancelled()
