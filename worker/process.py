@@ -109,6 +109,7 @@ class WorkerProcess:
         engine = self._model.engine
         prepare_thread = partial(torch.set_num_threads, engine.num_torch_threads)
         runtime = EngineRuntime(engine, prepare_thread, self._metrics.note_step)
+        engine.lost.add_done_callback(lambda lost: runtime.fail(lost.result()))
         self._metrics.watch_engine(
             lambda: runtime.stats,
             total_kv_tokens=engine.total_kv_tokens,

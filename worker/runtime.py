@@ -76,7 +76,7 @@ class StepOutputs:
 
 
 class EngineRuntime:
-    """Runs an engine in a thread of its own; `failed` is set if that thread dies.
+    """Runs an engine in a thread of its own; `failed` is set if that thread dies, or by `fail`.
 
     `prepare_thread` runs first in that thread: what a library keeps per thread is set there.
     `on_step` hears there of each step.
@@ -122,6 +122,11 @@ class EngineRuntime:
         """Stop generating; its rows are free before the next step. Harmless when it has ended."""
         if self._generations.pop(request_id, None) is not None:
             self._commands.put(Abort(request_id))
+
+    def fail(self, reason: str) -> None:
+        """Set `failed`, from any thread: the engine's own may be idle, or blocked."""
+        log.error("the engine stopped", reason=reason)
+        self._call(self.failed.set)
 
     @property
     def step_age_s(self) -> float:

@@ -23,20 +23,31 @@ async def are_gone(processes: list[psutil.Process]) -> None:
     await eventually(none_runs)
 
 
-async def test_a_worker_in_parts_serves_and_ends_with_all_its_processes(
+async def test_a_worker_in_parts_serves_ends_whole_and_hands_its_jobs_on(
     start_worker: StartWorker, service: Service, tmp_path: Path
 ) -> None:
     model = write_random_checkpoint(tmp_path / "model", like="40b")
     flags = {"model": model, "tensor_parallel": 2, "device": "cpu"}
-    stopped, killed = start_worker(**flags), start_worker(**flags)
-    await service.ready(stopped, killed)
-    assert isinstance(await (await service.submit(new_tokens=8)).end(), Finished)
+    workers = [start_worker(**flags), start_worker(**flags)]
+    await service.ready(*workers)
+    job = await service.submit(new_tokens=1500)
+    await service.has_begun(job)
+    at_work = (await service.record(job)).worker
+    [broken], [other] = (
+        [worker for worker in workers if (worker.id == at_work) is is_at_work]
+        for is_at_work in (True, False)
+    )
 
-    others = psutil.Process(stopped.process.pid).children(recursive=True)
-    stopped.process.send_signal(signal.SIGTERM)
-    assert await stopped.exit_code() == 0, stopped.log_text
-    await are_gone(others)
+    processes = psutil.Process(broken.process.pid).children(recursive=True)
+    [follower] = [process for process in processes if "spawn_main" in " ".join(process.cmdline())]
+    follower.kill()
+    assert await broken.exit_code() == 1, broken.log_text
+    assert "killed by SIGKILL" in broken.log_text
+    assert isinstance(await job.end(), Finished)
+    record = await service.record(job)
+    assert (record.worker, record.attempts) == (other.id, 2)
 
-    others = psutil.Process(killed.process.pid).children(recursive=True)
-    killed.kill()
-    await are_gone(others)
+    others = psutil.Process(other.process.pid).children(recursive=True)
+    other.process.send_signal(signal.SIGTERM)
+    assert await other.exit_code() == 0, other.log_text
+    await are_gone([*processes, *others])

@@ -6,6 +6,7 @@ knows nothing of queues or HTTP.
 
 import logging
 from collections.abc import Iterable
+from concurrent.futures import Future
 from itertools import count
 from typing import Literal
 
@@ -66,6 +67,7 @@ class Engine:
         self.adapters = adapters
         self.last_step = StepReport()
         self.load_report = LoadReport()
+        self.lost: Future[str] = Future()  # the reason, once another process that it needs is lost
         self.num_torch_threads = torch.get_num_threads()  # of the thread that runs the steps
         self._runner = runner
         self._token_bytes = TokenBytes(tokenizer)
@@ -125,6 +127,7 @@ class Engine:
         )
         engine.num_torch_threads = loaded.num_torch_threads
         engine.load_report = loaded.report
+        engine.lost = loaded.lost
         return engine
 
     @property

@@ -1,120 +1,195 @@
-"""Starts the processes that hold the other parts of a network, and waits until all have loaded.
+"""Starts the processes that hold the other parts of a network, and notices when one is lost.
 
-Knows how processes find each other, not what they compute.
+A process is lost when it ends, fails, or stops sending heartbeats. Calls that may wait for the
+others run in a thread of their own: whatever blocks that thread, its caller is told of the loss.
 """
 
+import atexit
 import multiprocessing
 import signal
 import socket
+import time
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future
+from concurrent.futures import wait as wait_for_futures
 from contextlib import closing
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from multiprocessing.reduction import ForkingPickler
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any, TypeVar
 
-from torch import distributed
+from worker.engine.follower import BEAT, BEAT_S, FAILED, HELLO, READY, Meeting, Serve, run_follower
 
-from worker.model.tensor_parallel import TensorParallel
+# For how long a process may be silent: while it starts, which imports torch, and later, when a
+# thread of its own sends a heartbeat every second. A long step is no silence.
+START_LIMIT_S = 300.0
+SILENCE_LIMIT_S = 30.0
+NOTICE_S = 1.0
+JOIN_S = 1.0  # a killed process ends at once, unless a device holds it
 
-SUM_TIMEOUT = timedelta(minutes=5)  # one that takes longer has lost a process
-# Followers wait for work for as long as nobody asks, and for the slowest to load. That a process is
-# lost they see by its closed connection.
-MESSAGE_TIMEOUT = timedelta(days=10_000)
-HELLO, READY = "hello", "ready"
-
-
-@dataclass(frozen=True, slots=True)
-class Meeting:
-    """Where the processes of one network meet, on this machine, and over what they add up."""
-
-    port: int
-    size: int
-    backend: str  # "gloo" or "nccl"
-    sum_timeout: timedelta = SUM_TIMEOUT
-
-    def join(self, rank: int) -> distributed.ProcessGroup:
-        """Wait for all processes; returns the group for messages, the default one is for sums."""
-        distributed.init_process_group(
-            self.backend,
-            init_method=f"tcp://127.0.0.1:{self.port}",
-            rank=rank,
-            world_size=self.size,
-            timeout=self.sum_timeout,
-        )
-        group: distributed.ProcessGroup = distributed.new_group(
-            backend="gloo", timeout=MESSAGE_TIMEOUT
-        )
-        return group
+T = TypeVar("T")
+_Call = tuple[Callable[[], Any], "Future[Any]"]
 
 
-# What a follower does: load its part, call the given function once it has, compute until the end.
-Serve = Callable[[TensorParallel, Meeting, Callable[[], None]], None]
+class ProcessLost(RuntimeError):
+    """A process of this network ended, failed or froze: there is no going on without it."""
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """A follower as its leader knows it; `silent_s` is time in which the leader itself ran."""
+
+    rank: int
+    process: BaseProcess
+    pipe: "Connection[Any, Any]"
+    said: dict[str, "Future[Any]"] = field(
+        default_factory=lambda: {HELLO: Future(), READY: Future()}
+    )
+    silent_s: float = 0.0
+
+    @property
+    def silence_limit_s(self) -> float:
+        return SILENCE_LIMIT_S if self.said[HELLO].done() else START_LIMIT_S
+
+    def read(self) -> str | None:
+        """Take in what the process said; returns why it is lost, if it is."""
+        is_alive = self.process.is_alive()  # asked first: its last words are in the pipe by then
+        try:
+            while self.pipe.poll():
+                word, content = self.pipe.recv()
+                self.silent_s = 0.0
+                if word == FAILED:
+                    return str(content)
+                if word != BEAT:
+                    self.said[word].set_result(content)
+        except (EOFError, OSError):
+            is_alive = False
+            self.process.join(JOIN_S)
+        if not is_alive:
+            return f"the process ended ({_describe_exit(self.process.exitcode)})"
+        if self.silent_s > self.silence_limit_s:
+            return f"the process did not respond for {self.silence_limit_s:g} s"
+        return None
+
+
+def _describe_exit(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    return f"killed by {signal.Signals(-code).name}"
 
 
 class Followers:
-    """Processes of rank 1 to size - 1; they end with this process, or by themselves without it."""
+    """Processes of rank 1 to size - 1; they end with this process, or all once one is lost.
+
+    `lost` is resolved, with the reason, when one is lost or all are stopped.
+    """
 
     def __init__(self, serve: Serve, meeting: Meeting) -> None:
         self.meeting = meeting
+        self.lost: Future[str] = Future()
+        self._losing = Lock()
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         context = multiprocessing.get_context("spawn")
-        self._pipes: dict[int, Connection[Any, Any]] = {}
-        self._processes: list[BaseProcess] = []
-        for rank in range(1, meeting.size):
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_run, args=(serve, rank, meeting, theirs), name=f"part {rank}", daemon=True
-            )
-            process.start()
-            theirs.close()
-            self._pipes[rank] = ours
-            self._processes.append(process)
+        self._parts = [_start(context, serve, rank, meeting) for rank in range(1, meeting.size)]
+        atexit.register(self.stop)  # before multiprocessing would wait for a frozen one
+        for target in (self._watch, self._run_calls):
+            Thread(target=target, name="followers", daemon=True).start()
 
-    def expect(self, word: str) -> None:
-        """Wait until each has said `word`; raises RuntimeError if one says something else."""
-        silent = dict(self._pipes)
-        while silent:
-            spoken = wait(list(silent.values()))
-            for rank in [rank for rank, pipe in silent.items() if pipe in spoken]:
-                said = _receive(silent.pop(rank))
-                if said != word:
-                    self.stop()
-                    raise RuntimeError(f"part {rank} of {self.meeting.size} failed: {said}")
+    def expect(self, word: str) -> list[Any]:
+        """Wait until each has said `word`; returns what came with it. Raises ProcessLost."""
+        return [self._result(part.said[word]) for part in self._parts]
+
+    def send(self, message: object) -> None:
+        """Send a message to each. Waits for a process that does not read: see `run`."""
+        pickled = ForkingPickler.dumps(message)
+        for part in self._parts:
+            part.pipe.send_bytes(pickled)
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Run `call` in the thread that may be given up. Raises ProcessLost as soon as one is lost.
+
+        A thread that is blocked then stays so until torch's own timeout; nothing waits for it.
+        """
+        future: Future[T] = Future()
+        if not self.lost.done():
+            self._calls.put((call, future))
+        return self._result(future)
 
     def stop(self) -> None:
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.join()
+        """End all processes. Calls that wait for them raise ProcessLost."""
+        self.lose("its processes were stopped")
+        for part in self._parts:
+            part.process.join(JOIN_S)
+
+    def lose(self, reason: str) -> None:
+        """Give the network up, unless that was done already: end all processes, tell the callers.
+
+        A part that is left would wait in a sum, on a GPU with all its memory.
+        """
+        with self._losing:
+            if self.lost.done():
+                return
+            for part in self._parts:
+                part.process.kill()  # a frozen process takes no other signal
+            self.lost.set_result(reason)
+            self._calls.put(None)
+
+    def give_up(self, reason: str) -> None:
+        """As `lose`; a process that is found to be lost within a second is the better reason."""
+        try:
+            self.lost.result(NOTICE_S)
+        except TimeoutError:
+            self.lose(reason)
+
+    def _result(self, future: "Future[T]") -> T:
+        either: tuple[Future[Any], ...] = (future, self.lost)
+        wait_for_futures(either, return_when=FIRST_COMPLETED)
+        if not self.lost.done():
+            return future.result()
+        self.stop()
+        raise ProcessLost(self.lost.result())
+
+    def _run_calls(self) -> None:
+        while (item := self._calls.get()) is not None:
+            call, future = item
+            try:
+                future.set_result(call())
+            except BaseException as error:  # the caller's to handle
+                future.set_exception(error)
+            del item, call, future  # they may hold large tensors
+
+    def _watch(self) -> None:
+        while not self.lost.done():
+            self._wait_for_news()
+            for part in self._parts:
+                if problem := part.read():
+                    self.lose(f"part {part.rank} of {self.meeting.size} failed: {problem}")
+
+    def _wait_for_news(self) -> None:
+        """Wait for a heartbeat's time at most, and count it.
+
+        By what this process could see: after a suspension of the whole machine none is silent.
+        """
+        started = time.monotonic()
+        ends = [part.process.sentinel for part in self._parts]
+        wait([*ends, *(part.pipe for part in self._parts)], BEAT_S)
+        waited_s = min(time.monotonic() - started, 2 * BEAT_S)
+        for part in self._parts:
+            part.silent_s += waited_s
 
 
-def _receive(pipe: "Connection[Any, Any]") -> str:
-    try:
-        said: str = pipe.recv()
-    except EOFError:
-        return "the process ended"
-    return said
-
-
-def _run(serve: Serve, rank: int, meeting: Meeting, pipe: "Connection[Any, Any]") -> None:
-    """The life of one follower. An error before it is ready is the leader's to tell."""
-    is_ready = False
-
-    def ready() -> None:
-        nonlocal is_ready
-        is_ready = True
-        pipe.send(READY)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the leader decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # no handler would run while it waits in a sum
-    pipe.send(HELLO)
-    try:
-        serve(TensorParallel(rank, meeting.size), meeting, ready)
-    except Exception as error:  # the process's border
-        if is_ready:
-            raise  # the leader only sees that it is gone: the log says why
-        pipe.send(f"{type(error).__name__}: {error}")
+def _start(context: SpawnContext, serve: Serve, rank: int, meeting: Meeting) -> _Part:
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=run_follower, args=(serve, rank, meeting, theirs), name=f"part {rank}", daemon=True
+    )
+    process.start()
+    theirs.close()
+    return _Part(rank, process, ours)
 
 
 def free_port() -> int:

@@ -4,7 +4,8 @@ Knows nothing of scheduling.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 import torch
 
@@ -36,7 +37,8 @@ SMALL_MODEL = 20_000_000  # parameters; below, threads wait for each other longe
 class LoadedRunner:
     """`num_torch_threads` is what torch should use in the thread that runs the steps.
 
-    `adapters` are the names that requests may give.
+    `adapters` are the names that requests may give. `lost` is resolved, with the reason, when
+    another process that the runner needs is lost.
     """
 
     runner: Runner
@@ -44,6 +46,7 @@ class LoadedRunner:
     num_torch_threads: int
     report: LoadReport
     adapters: tuple[str, ...] = ()
+    lost: Future[str] = field(default_factory=Future)
 
 
 def load_runner(options: LoadOptions) -> LoadedRunner:

@@ -3,17 +3,16 @@
 For models that one device cannot hold, and for more speed than one has: falcon-40b on 2, 4 or 8.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import distributed
 
 from worker.engine import allocator
 from worker.engine.adapters import load_adapters, look_for_adapters
 from worker.engine.executor import Executor
-from worker.engine.followers import HELLO, READY, Followers, Meeting, free_port
+from worker.engine.follower import HELLO, READY, LeaderLink, Meeting
+from worker.engine.followers import Followers, free_port
 from worker.engine.kv_budget import choose_num_blocks
 from worker.engine.load_options import LoadOptions
 from worker.engine.load_report import LoadPhase, LoadReport
@@ -32,6 +31,10 @@ from worker.model.device_map import DeviceMap
 from worker.model.falcon import FalconForCausalLM
 from worker.model.lora import ServedAdapter
 from worker.model.tensor_parallel import TensorParallel
+
+# The thread that samples is not the one that computes the layers: a second pool of OpenMP threads
+# would slow down both (decision 0006).
+SAMPLING_THREADS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +62,18 @@ class PartLoader:
             allocator.keep_freed_memory()
         return model, adapters
 
-    def make_runner(
-        self,
-        model: FalconForCausalLM,
-        adapters: dict[str, ServedAdapter],
-        size: int,
-        control: distributed.ProcessGroup,
-    ) -> ModelRunner:
-        """With as many blocks as fit beside every part; each process must call it."""
+    def count_blocks(self, model: FalconForCausalLM, size: int) -> int:
+        """How many blocks of KV cache fit beside this part of `size`."""
         config = self.options.config
-        mine = choose_num_blocks(config, model.config, model.dtype, model.device, num_parts=size)
-        num_blocks = torch.tensor(mine)
-        distributed.all_reduce(num_blocks, distributed.ReduceOp.MIN, group=control)
+        return choose_num_blocks(config, model.config, model.dtype, model.device, num_parts=size)
+
+    def make_runner(
+        self, model: FalconForCausalLM, adapters: dict[str, ServedAdapter], num_blocks: int
+    ) -> ModelRunner:
         return ModelRunner.with_cache(
             model,
-            num_blocks=int(num_blocks),
-            block_size=config.block_size,
+            num_blocks=num_blocks,
+            block_size=self.options.config.block_size,
             adapters=adapters,
         )
 
@@ -84,7 +83,7 @@ def load_parallel(options: LoadOptions) -> LoadedRunner:
 
     `device` is a kind of device, of which part i takes number i; `num_threads` are those of each
     process, None takes one. Raises ValueError, too, where the network does not divide, and
-    RuntimeError with the words of a process that could not load its part.
+    ProcessLost with the words of a process that could not load its part, ended or froze.
     """
     target, size = parse_device(options.device), options.tensor_parallel
     if options.executor is Executor.OPENVINO or target.index is not None:
@@ -96,11 +95,14 @@ def load_parallel(options: LoadOptions) -> LoadedRunner:
     followers, report = Followers(partial(_serve, loader), meeting), LoadReport()
     try:
         followers.expect(HELLO)
-        control = meeting.join(LEADER)
-        model, adapters = loader.load(TensorParallel(LEADER, size), report)
-        followers.expect(READY)
+        followers.run(partial(torch.set_num_threads, loader.num_threads))
+        followers.run(partial(meeting.join, LEADER))
+        model, adapters = followers.run(partial(loader.load, TensorParallel(LEADER, size), report))
+        counts = followers.expect(READY)
         with report.timed(LoadPhase.KV_CACHE):
-            runner = LeadingRunner(loader.make_runner(model, adapters, size, control), control)
+            num_blocks = min(loader.count_blocks(model, size), *counts)
+            followers.send(num_blocks)
+            runner = LeadingRunner(loader.make_runner(model, adapters, num_blocks), followers)
         with report.timed(LoadPhase.WARM_UP):
             runner.warm_up()
     except BaseException:
@@ -109,15 +111,17 @@ def load_parallel(options: LoadOptions) -> LoadedRunner:
     report.note_memory(
         model.config, options.config, model.dtype, num_blocks=runner.num_blocks, num_parts=size
     )
-    return LoadedRunner(runner, model.config, loader.num_threads, report, tuple(adapters))
+    return LoadedRunner(
+        runner, model.config, SAMPLING_THREADS, report, tuple(adapters), followers.lost
+    )
 
 
 def _serve(
-    loader: PartLoader, parallel: TensorParallel, meeting: Meeting, ready: Callable[[], None]
+    loader: PartLoader, parallel: TensorParallel, meeting: Meeting, link: LeaderLink
 ) -> None:
     """The work of a follower, from its first import to the leader's end."""
     torch.set_num_threads(loader.num_threads)
-    control = meeting.join(parallel.rank)
+    meeting.join(parallel.rank)
     model, adapters = loader.load(parallel, LoadReport())
-    ready()
-    follow(loader.make_runner(model, adapters, parallel.size, control), control)
+    link.ready(loader.count_blocks(model, parallel.size))
+    follow(loader.make_runner(model, adapters, link.receive()), link)

@@ -4,10 +4,12 @@ The first one leads: it tells the others what to compute, and samples. They foll
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import distributed
 
+from worker.engine.follower import LeaderLink
+from worker.engine.followers import Followers
 from worker.engine.packing import PackedStep
 from worker.engine.plan import BlockCopy, StepPlan
 from worker.engine.runner import ModelRunner
@@ -24,14 +26,14 @@ class _Work:
 class LeadingRunner:
     """What the engine of the leading process runs its plans on.
 
-    `control` is a group for messages on the CPU; sums of tensors go through the default group. A
-    process that is lost makes every later pass fail: there is no going on without it.
+    The work goes to the followers over their pipes, sums of tensors through torch's default group.
+    Once a process is lost, every pass raises ProcessLost, the one that waits for it too.
     """
 
-    def __init__(self, runner: ModelRunner, control: distributed.ProcessGroup) -> None:
+    def __init__(self, runner: ModelRunner, followers: Followers) -> None:
         self.num_blocks = runner.num_blocks
         self.runner = runner
-        self._control = control
+        self.followers = followers
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
         step = PackedStep.of(plan, self.runner.block_size)
@@ -43,16 +45,27 @@ class LeadingRunner:
             self._compute(_Work(step, []))
 
     def _compute(self, work: _Work) -> torch.Tensor:
-        distributed.broadcast_object_list([work], src=LEADER, group=self._control)
-        hidden_states = self.runner.run_layers(work.step, work.block_copies)
-        return self.runner.compute_logits(hidden_states, work.step)
+        return self.followers.run(partial(self._lead, work))
+
+    def _lead(self, work: _Work) -> torch.Tensor:
+        hidden_states = self._run_layers(work)
+        logits = self.runner.compute_logits(hidden_states, work.step)
+        if logits.is_cuda:  # sums of NCCL block the stream: here, not whoever reads the logits
+            torch.cuda.current_stream(logits.device).synchronize()
+        return logits
+
+    def _run_layers(self, work: _Work) -> torch.Tensor:
+        """A failure leaves others in a sum, which a later step's sum must not complete."""
+        try:
+            self.followers.send(work)
+            return self.runner.run_layers(work.step, work.block_copies)
+        except Exception as error:
+            self.followers.give_up(f"part {LEADER} failed in a step: {error}")
+            raise
 
 
-def follow(runner: ModelRunner, control: distributed.ProcessGroup) -> None:
-    """Compute what the leader says, for ever; raises once the leader is gone."""
+def follow(runner: ModelRunner, leader: LeaderLink) -> None:
+    """Compute what the leader sends until it ends."""
     while True:
-        message: list[_Work | None] = [None]  # filled by the call below
-        distributed.broadcast_object_list(message, src=LEADER, group=control)
-        [work] = message
-        assert work is not None, "the leader sent nothing"
+        work: _Work = leader.receive()
         runner.run_layers(work.step, work.block_copies)

@@ -1,20 +1,25 @@
 """A network in parts, one to a process, says what it says in one piece."""
 
 import multiprocessing
-import time
-from collections.abc import Callable
-from datetime import timedelta
+import os
+import signal
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 from safetensors import safe_open
-from torch import distributed
 
 from tests.worker.engine.oracle import generate, load_judge, silence
-from worker.engine import Engine, EngineBroken, EngineConfig, Executor, Request, SamplingParams
-from worker.engine.followers import READY, Followers, Meeting, free_port
+from worker.engine import (
+    Engine,
+    EngineBroken,
+    EngineConfig,
+    Executor,
+    Request,
+    SamplingParams,
+    followers,
+)
 from worker.engine.outputs import TokenOutput
 from worker.engine.parallel_runner import LeadingRunner
 from worker.model.config import ModelConfig
@@ -22,6 +27,7 @@ from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.tensor_parallel import TensorParallel
 
 CROWDED = EngineConfig(max_rows=8, num_blocks=18, block_size=4, max_step_tokens=24)
+WAIT_S = 120.0
 GREEDY = SamplingParams(max_new_tokens=12, prompt_lookup_num_tokens=3)
 
 pytestmark = pytest.mark.usefixtures("no_follower_is_left")
@@ -110,45 +116,50 @@ def test_a_lost_process_breaks_the_engine(tmp_path: Path) -> None:
             engine.step()
 
 
-def add_when_told(parallel: TensorParallel, meeting: Meeting, ready: Callable[[], None]) -> None:
-    control = meeting.join(parallel.rank)
-    ready()
-    told = [None]
-    distributed.broadcast_object_list(told, src=0, group=control)
-    distributed.all_reduce(torch.tensor(told[0]))
+def load_in_three(path: Path) -> Engine:
+    write_random_checkpoint(path, like="40b", hidden_size=96, num_heads=6, num_kv_heads=3)
+    return Engine.from_pretrained(
+        str(path), dtype="float32", device="cpu", tensor_parallel=3, config=CROWDED
+    )
 
 
-def test_followers_wait_for_work_for_longer_than_for_a_sum() -> None:
-    meeting = Meeting(free_port(), 2, "gloo", sum_timeout=timedelta(seconds=3))
-    followers = Followers(add_when_told, meeting)
-    followers.expect("hello")
-    control = meeting.join(0)
-    followers.expect(READY)
-    time.sleep(5)  # an idle service
-    distributed.broadcast_object_list([20.0], src=0, group=control)
-    total = torch.tensor(22.0)
-    distributed.all_reduce(total)
-    assert total == 42
-    followers.stop()
-
-
-def fail_to_load(parallel: TensorParallel, meeting: Meeting, ready: Callable[[], None]) -> None:
-    raise MemoryError(f"no room for part {parallel.rank}")
-
-
-def end_at_once(parallel: TensorParallel, meeting: Meeting, ready: Callable[[], None]) -> None:
-    raise SystemExit(1)
-
-
-@pytest.mark.parametrize(
-    ("serve", "words"),
-    [(fail_to_load, "MemoryError: no room for part 1"), (end_at_once, "the process ended")],
-)
-def test_a_part_that_cannot_be_loaded_is_told_and_nothing_is_waited_for(
-    serve: Callable[..., None], words: str
+def test_a_frozen_process_breaks_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    followers = Followers(serve, Meeting(free_port(), 2, "gloo"))
-    followers.expect("hello")
-    with pytest.raises(RuntimeError, match=f"part 1 of 2 failed: {words}"):
-        followers.expect(READY)
-    assert not multiprocessing.active_children()
+    engine = load_in_three(tmp_path)
+    engine.add(Request(request_id="a", prompt_token_ids=[30, 31], params=GREEDY))
+    engine.step()
+    monkeypatch.setattr(followers, "SILENCE_LIMIT_S", 2.0)
+    frozen = multiprocessing.active_children()[1]
+    assert frozen.pid is not None
+    os.kill(frozen.pid, signal.SIGSTOP)
+    with pytest.raises(EngineBroken):
+        engine.step()
+    assert "the process did not respond" in engine.lost.result()
+    assert not multiprocessing.active_children(), "nor is the other one left in its sum"
+
+
+def test_a_process_that_is_lost_while_nothing_runs_is_noticed(tmp_path: Path) -> None:
+    engine = load(write_random_checkpoint(tmp_path, like="40b"))
+    [follower] = multiprocessing.active_children()
+    follower.kill()
+    reason = engine.lost.result(timeout=WAIT_S)
+    assert reason == "part 1 of 2 failed: the process ended (killed by SIGKILL)"
+
+
+def test_a_step_that_fails_in_the_leader_alone_breaks_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the sums of the next step would be added to those that the follower waits in."""
+    engine = load(write_random_checkpoint(tmp_path, like="40b"))
+    assert isinstance(engine._runner, LeadingRunner)
+
+    def run_out_of_memory(*_: object) -> None:
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._runner.runner, "run_layers", run_out_of_memory)
+        engine.add(Request(request_id="a", prompt_token_ids=[30, 31], params=GREEDY))
+        with pytest.raises(EngineBroken):
+            engine.step()
+    assert engine.lost.result() == "part 0 failed in a step: no room"
