@@ -97,6 +97,11 @@ class Keys:
         return f"{self.queue}:jobs"
 
     @property
+    def emptying(self) -> str:
+        """The worker that takes nothing more until it is empty, for jobs that must run alone."""
+        return f"{self.queue}:emptying"
+
+    @property
     def line(self) -> str:
         """Hash: what waits and how fast it drains, see `line.lua`."""
         return f"{self.queue}:line"

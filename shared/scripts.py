@@ -86,6 +86,7 @@ def _constants(keys: Keys) -> str:
         "DEAD_LETTERS": keys.dead_letters,
         "TOTALS": keys.totals,
         "JOBS": keys.jobs,
+        "EMPTYING": keys.emptying,
         "LINE": keys.line,
         "PLACES": keys.places,
         "PLACES_END": keys.places_end,

@@ -1,5 +1,6 @@
 -- Take the jobs that fit into a worker: expired leases first, then waiting ones, each in order.
--- It stops at the first that does not fit, so nothing overtakes a large job for ever.
+-- It stops at the first that does not fit, so nothing overtakes a large job for ever. For jobs that
+-- must run alone one worker at a time becomes empty; the others pass them over.
 -- ARGV: worker, lease in ms, free rows, free tokens, jobs it runs, attempts from which a job runs
 --       alone, most attempts, time in ms by which a lease must have ended
 -- Returns {stalled, jobs, time in ms}; stalled: something is ready that this worker has no room
@@ -16,15 +17,24 @@ local line, num_waiting = read_line(), waiting()
 local ready = num_waiting + redis.call('ZCOUNT', QUEUE, LEASED, expired_below)
 local share = math.ceil(ready / math.max(1, line.live))
 
--- Returns false where there is no room; an empty worker has room for anything.
-local function take_room(rows, tokens, attempts)
-  local is_alone = attempts >= alone_from
-  if running > 0 and (is_alone or rows > free_rows or tokens > free_tokens) then
+local function fits(rows, tokens, is_alone)
+  return running == 0 or not is_alone and rows <= free_rows and tokens <= free_tokens
+end
+
+-- Whether this busy worker is the one that takes nothing more until it is empty. Each of its claims
+-- renews that; once it claims no more another takes its turn.
+local function becomes_empty()
+  local chosen = redis.call('GET', EMPTYING)
+  if chosen and chosen ~= worker then
     return false
   end
+  redis.call('SET', EMPTYING, worker, 'PX', WORKER_TTL_MS)
+  return true
+end
+
+local function take_room(rows, tokens, is_alone)
   free_rows = is_alone and 0 or free_rows - rows
   free_tokens, running = free_tokens - tokens, running + 1
-  return true
 end
 
 local function lease(id, fence, attempts, created_ms)
@@ -36,7 +46,7 @@ local function lease(id, fence, attempts, created_ms)
 end
 
 local claimed, num_taken, tokens_taken, is_sum_wrong = {}, 0, 0, false
--- Returns false if the job does not fit.
+local CLAIMED, PASSED, FULL = 1, 2, 3
 local function claim_job(id, is_expired)
   local payload, rows, tokens, attempts, latest, created_ms, queued_ms, deadline_ms, first_event =
     unpack(redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens', 'attempts', 'fence',
@@ -47,8 +57,12 @@ local function claim_job(id, is_expired)
   if is_expired then
     attempts = attempts + begun(id)
   end
-  if payload and attempts < max_attempts and not take_room(rows, tokens, attempts) then
-    return false
+  if payload and attempts < max_attempts then
+    local is_alone = attempts >= alone_from
+    if not fits(rows, tokens, is_alone) then
+      return is_alone and not becomes_empty() and PASSED or FULL
+    end
+    take_room(rows, tokens, is_alone)
   end
   lease(id, fence, attempts, created_ms)
   if is_expired then
@@ -63,17 +77,29 @@ local function claim_job(id, is_expired)
   end
   claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, latest,
     tonumber(first_event or 0), queued_ms or created_ms, ms(NOW), ms((deadline_ms or NOW) - NOW)}
-  return true
+  return CLAIMED
 end
 
--- Returns false once a job does not fit.
+local num_passed = 0
+-- Returns false once a job does not fit. What is claimed or ends leaves the range.
 local function claim_between(low, high, is_expired)
-  local limit = share - #claimed
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, low, high, 'LIMIT', 0, limit)) do
-    if is_expired and conclude_cancelled(id) then
-      ready = ready - 1 -- its worker died before it could end it
-    elseif not claim_job(id, is_expired) then
-      return false
+  local first = 0
+  while #claimed < share do
+    local ids = redis.call('ZRANGEBYSCORE', QUEUE, low, high, 'LIMIT', first, share - #claimed)
+    for _, id in ipairs(ids) do
+      if is_expired and conclude_cancelled(id) then
+        ready = ready - 1 -- its worker died before it could end it
+      else
+        local verdict = claim_job(id, is_expired)
+        if verdict == FULL then
+          return false
+        elseif verdict == PASSED then
+          first, num_passed = first + 1, num_passed + 1
+        end
+      end
+    end
+    if #ids == 0 then
+      break
     end
   end
   return true
@@ -88,7 +114,7 @@ end
 if is_sum_wrong then
   recount_line(line)
 end
-if ready > #claimed then
+if ready - num_passed > #claimed then -- an empty worker looks by itself, and soon
   wake_a_worker()
 end
 return {room and 0 or 1, claimed, ms(NOW)}
