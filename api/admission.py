@@ -65,12 +65,15 @@ class Admission:
         self, model: CheckedModel, prompt: Prompt, request: ChatRequest, caller: Caller
     ) -> Prepared:
         """In a thread only where the text is long; the hop costs more than a short prompt."""
-        prepare = partial(model.encoder.prepare, prompt, request.generate_kwargs, request.adapter)
-        if num_characters(prompt) <= LONG_TEXT:
-            return prepare()
-        return await caller.wait_for(self._in_turn(prepare))
+        kwargs = request.generate_kwargs
+        # What is wrong without a look at the tokens need not wait for its turn to be told.
+        text = model.encoder.check(prompt, kwargs, request.adapter)
+        measure = partial(model.encoder.measure, text, prompt, kwargs)
+        if len(text) <= LONG_TEXT:
+            return measure()
+        return await caller.wait_for(self._in_turn(measure))
 
-    async def _in_turn(self, prepare: Callable[[], Prepared]) -> Prepared:
+    async def _in_turn(self, measure: Callable[[], Prepared]) -> Prepared:
         try:
             async with asyncio.timeout(LONG_TEXT_WAIT_S):
                 await self._long_texts.acquire()
@@ -80,12 +83,6 @@ class Admission:
                 f"a time, and this one's turn did not come within {LONG_TEXT_WAIT_S:g} s",
                 retry_after_s=round(LONG_TEXT_WAIT_S),
             ) from None
-        work = asyncio.ensure_future(asyncio.to_thread(prepare))
+        work = asyncio.ensure_future(asyncio.to_thread(measure))
         work.add_done_callback(lambda _: self._long_texts.release())
         return await asyncio.shield(work)  # a thread goes on though its caller has gone
-
-
-def num_characters(prompt: Prompt) -> int:
-    texts = [prompt.text or "", prompt.prefix or ""]
-    texts += [text for m in prompt.messages or () for text in (m.content, m.name or "")]
-    return sum(map(len, texts))

@@ -27,9 +27,7 @@ async def wait_for_result(
             ticket.outcome(timeout_s), request.receive, services.stopping
         )
     except CallerGone:
-        if not is_kept:
-            await services.client.cancel_abandoned(ticket.job_id)
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return await _abandoned(services, ticket, is_kept=is_kept)
     except ServerStopping:
         return stopping_response(ticket.job_id)
     if outcome is None:
@@ -41,9 +39,17 @@ async def wait_for_result(
 
 
 async def wait_or_accept(
-    request: Request, services: Services, ticket: Ticket, preference: Preference
+    request: Request,
+    services: Services,
+    ticket: Ticket,
+    preference: Preference,
+    *,
+    is_kept: bool,
 ) -> Response:
-    """`Prefer: wait=N` or `respond-async`: the result if it is there in time, else 202."""
+    """`Prefer: wait=N` or `respond-async`: the result if it is there in time, else 202.
+
+    A caller that leaves before has no id to come back with: its job ends as a plain call's does.
+    """
     outcome, record = None, ticket.record
     if preference.wait_s:
         try:
@@ -51,7 +57,7 @@ async def wait_or_accept(
                 ticket.outcome(preference.wait_s), request.receive, services.stopping
             )
         except CallerGone:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+            return await _abandoned(services, ticket, is_kept=is_kept)
         except ServerStopping:
             pass  # 202 it is
         if outcome is None:
@@ -61,6 +67,12 @@ async def wait_or_accept(
     if preference.applied:
         response.headers["Preference-Applied"] = preference.applied
     return response
+
+
+async def _abandoned(services: Services, ticket: Ticket, *, is_kept: bool) -> Response:
+    if not is_kept:
+        await services.client.cancel_abandoned(ticket.job_id)
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def latest_record(services: Services, ticket: Ticket) -> JobRecord | None:

@@ -61,10 +61,10 @@ class Backend:
 
 
 @asynccontextmanager
-async def within_reach() -> AsyncIterator[None]:
+async def within_reach(timeout_s: float = REACH_S) -> AsyncIterator[None]:
     """Around calls to Redis: one that fails or hangs becomes ServiceUnavailable, soon."""
     try:
-        async with asyncio.timeout(REACH_S):
+        async with asyncio.timeout(timeout_s):
             yield
     except ResponseError as error:  # Redis is there, and refuses: out of memory, a bug
         log.error("redis refused a command", error=str(error))

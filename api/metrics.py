@@ -76,6 +76,11 @@ class Metrics:
             "falconer_queue_depth", "Jobs in the queue.", ["state"], registry=self.registry
         )
         self.workers = Gauge("falconer_workers", "Live workers.", registry=self.registry)
+        self.redis_up = Gauge(
+            "falconer_redis_up",
+            "1 if Redis answered this scrape in time; if 0, queue, jobs and workers are older.",
+            registry=self.registry,
+        )
 
     def note_finished(self, finished: Finished) -> None:
         self.queue_wait.observe(finished.queue_ms / 1000)

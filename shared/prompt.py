@@ -62,16 +62,24 @@ class PromptEncoder:
     def prepare(
         self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None
     ) -> Prepared:
-        """Token ids and length of a request that this model can serve.
+        """Token ids and length of a request that this model can serve; raises as its parts do."""
+        return self.measure(self.check(prompt, kwargs, adapter), prompt, kwargs)
 
-        Raises BadRequest (no prompt, too long, a conversation the template refuses) or
-        InvalidParameter (a parameter outside the model's limits); both name field and limit.
+    def check(self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None) -> str:
+        """Make every check that needs no tokens; returns the text to tokenize.
+
+        Raises BadRequest (no prompt, bytes that show it to be too long, a conversation the
+        template refuses) or InvalidParameter (a parameter outside the model's limits).
         """
         check_prompt(prompt)
         self._check_adapter(adapter)
         self._check_rows(kwargs)
         self._check_vocabulary(kwargs)
-        token_ids = self.encode(prompt)
+        return self._checked_text(prompt)
+
+    def measure(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
+        """Tokenize a text that was checked. Raises BadRequest, which names field and limit."""
+        token_ids = self._token_ids(text, prompt)
         hole = prompt.handle_long_generation == "hole"
         lengths = plan_lengths(len(token_ids), kwargs, self.card.context_length, hole=hole)
         self._check_kv_tokens(lengths.prompt + lengths.max_new_tokens, kwargs)
@@ -82,12 +90,18 @@ class PromptEncoder:
 
         Raises BadRequest where even its bytes show that it is too long, and none of it may go.
         """
+        return self._token_ids(self._checked_text(prompt), prompt)
+
+    def _checked_text(self, prompt: Prompt) -> str:
         is_chat = bool(prompt.messages)
         text = self._render(prompt) if is_chat else (prompt.prefix or "") + (prompt.text or "")
         if prompt.handle_long_generation is None:
             self._check_bytes(text)
+        return text
+
+    def _token_ids(self, text: str, prompt: Prompt) -> list[int]:
         # A template writes special tokens itself.
-        token_ids = self._tokenize(text, add_special_tokens=not is_chat)
+        token_ids = self._tokenize(text, add_special_tokens=not prompt.messages)
         if not token_ids:
             raise BadRequest("Text generation parameter prompt required")
         return token_ids

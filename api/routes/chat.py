@@ -51,7 +51,7 @@ async def chat(
     with ticket:
         if preference.wait_s is None:
             return await wait_for_result(request, services, ticket, is_kept=is_kept)
-        return await wait_or_accept(request, services, ticket, preference)
+        return await wait_or_accept(request, services, ticket, preference, is_kept=is_kept)
 
 
 async def read_and_submit(

@@ -13,6 +13,8 @@ from api.services import Services, services_of
 from api.system_info import system_info
 from shared.errors import ServiceUnavailable
 
+SCRAPE_REACH_S = 0.25  # a scrape does not wait for long: what the process knows is worth having
+
 router = APIRouter()
 
 
@@ -73,15 +75,14 @@ async def metrics(request: Request) -> Response:
 
 
 async def refresh_gauges(services: Services) -> None:
-    """Without Redis the gauges keep their last values; the rest is worth having anyway.
-
-    A Redis that hangs costs a scrape REACH_S.
-    """
+    """Without Redis its gauges keep their last values; `falconer_redis_up` says so."""
     try:
-        async with within_reach():
+        async with within_reach(SCRAPE_REACH_S):
             depth = await services.backend.queue.depth()
             totals = await services.backend.queue.totals()
             live = await services.backend.registry.workers()
     except ServiceUnavailable:
+        services.metrics.redis_up.set(0)
         return
+    services.metrics.redis_up.set(1)
     services.metrics.note_service(depth, totals, len(live))

@@ -4,6 +4,7 @@ nobody."""
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from httpx import Response
@@ -25,16 +26,14 @@ class SlowTokenizer:
         assert model is not None
         self.go_on = threading.Event()
         self.started: list[Prompt] = []
-        self._prepare = model.encoder.prepare
-        patch.setattr(model.encoder, "prepare", self.prepare)
+        self._measure = model.encoder.measure
+        patch.setattr(model.encoder, "measure", self.measure)
 
-    def prepare(
-        self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None
-    ) -> Prepared:
-        if len(prompt.text or "") > LONG_TEXT:
+    def measure(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
+        if len(text) > LONG_TEXT:
             self.started.append(prompt)
             assert self.go_on.wait(30)
-        return self._prepare(prompt, kwargs)
+        return self._measure(text, prompt, kwargs)
 
 
 @pytest.fixture
@@ -77,6 +76,26 @@ async def test_a_long_text_whose_turn_does_not_come_is_told_what_is_busy(
     tokenizer.go_on.set()
     assert [(await call).status_code for call in calls] == [200] * MAX_LONG_TEXTS
     assert len(tokenizer.started) == MAX_LONG_TEXTS
+
+
+@pytest.mark.parametrize(
+    ("body", "status_code"),
+    [
+        ({"prompt": "a" * 1_000_000}, 400),
+        ({"messages": [{"role": "user", "content": "a" * 1_000_000}]}, 400),
+        (LONG | {"adapter": "nowhere"}, 422),
+        (LONG | {"generate_kwargs": {"eos_token_id": 10**6}}, 422),
+    ],
+)
+async def test_a_long_text_that_can_be_refused_untokenized_does_not_wait_for_its_turn(
+    service: FakeService, tokenizer: SlowTokenizer, body: dict[str, Any], status_code: int
+) -> None:
+    calls = await calls_that_keep_it_busy(service, tokenizer)
+    response = await service.http.post("/chat", json=body)
+    assert response.status_code == status_code, response.text
+    assert all(not call.done() for call in calls), "it was told before their turn was over"
+    tokenizer.go_on.set()
+    assert [(await call).status_code for call in calls] == [200] * MAX_LONG_TEXTS
 
 
 async def test_a_caller_that_left_while_its_text_waited_is_neither_tokenized_nor_enqueued(

@@ -346,11 +346,12 @@ async def test_a_caller_that_goes_away_takes_its_running_job_with_it(
     assert service.worker.stopped == [service.worker.seen[0].id]
 
 
+@pytest.mark.parametrize("prefer", [{}, {"Prefer": "wait=30"}])
 async def test_a_caller_that_goes_away_takes_its_waiting_job_with_it(
-    workerless: FakeService,
+    workerless: FakeService, prefer: dict[str, str]
 ) -> None:
     leave = asyncio.Event()
-    call = asyncio.create_task(abandoned_call(workerless.asgi, {"prompt": "hello"}, leave))
+    call = asyncio.create_task(abandoned_call(workerless.asgi, {"prompt": "hello"}, leave, prefer))
     await workerless.until_queued(1)
     leave.set()
     await call
@@ -397,10 +398,13 @@ async def test_the_same_key_with_another_body_is_a_conflict(service: FakeService
     assert "Idempotency-Key" in response.json()["detail"]
 
 
-async def test_a_job_with_a_key_outlives_its_caller(service: FakeService) -> None:
+@pytest.mark.parametrize("prefer", [{}, {"Prefer": "wait=30"}])
+async def test_a_job_with_a_key_outlives_its_caller(
+    service: FakeService, prefer: dict[str, str]
+) -> None:
     """The key says that the caller means to come back."""
     service.worker.paused = True
-    headers = {"Idempotency-Key": "k1"}
+    headers = {"Idempotency-Key": "k1"} | prefer
     leave = asyncio.Event()
     call = asyncio.create_task(abandoned_call(service.asgi, {"prompt": "a"}, leave, headers))
     await service.until(lambda: service.worker.seen)

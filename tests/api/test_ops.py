@@ -140,6 +140,18 @@ async def test_without_redis_the_process_is_alive_but_not_healthy(cut_off: FakeS
     assert (await cut_off.http.get("/")).status_code == 200
 
 
+async def test_a_scrape_while_redis_hangs_tells_what_the_process_knows(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "falconer_redis_up 1.0" in (await service.http.get("/metrics")).text
+    monkeypatch.setattr("api.backend.REACH_S", 3600.0)  # the bound is the scrape's own
+    monkeypatch.setattr(service.services.backend.queue, "depth", asyncio.Event().wait)
+    text = (await service.http.get("/metrics")).text
+    assert "falconer_redis_up 0.0" in text
+    assert "falconer_workers 1.0" in text, "as it was"
+    assert 'falconer_requests_total{code="200",route="/metrics"} 1.0' in text
+
+
 async def test_without_redis_a_malformed_body_is_still_named(cut_off: FakeService) -> None:
     response = await cut_off.http.post("/chat", json={"prompt": "a", "generate_kwargs": {"k": 1}})
     assert response.status_code == 422
