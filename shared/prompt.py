@@ -80,6 +80,7 @@ class PromptEncoder:
     def measure(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
         """Tokenize a text that was checked. Raises BadRequest, which names field and limit."""
         token_ids = self._token_ids(text, prompt)
+        self._check_embedded(token_ids, "messages" if prompt.messages else "prompt")
         hole = prompt.handle_long_generation == "hole"
         lengths = plan_lengths(len(token_ids), kwargs, self.card.context_length, hole=hole)
         self._check_kv_tokens(lengths.prompt + lengths.max_new_tokens, kwargs)
@@ -152,6 +153,18 @@ class PromptEncoder:
             if outside is not None:
                 reason = f"token id {outside} is outside the vocabulary of {size} tokens"
                 raise InvalidParameter(reason, field=f"generate_kwargs.{name}")
+
+    def _check_embedded(self, token_ids: list[int], field: str) -> None:
+        """A tokenizer may know more tokens than the model has embeddings for."""
+        size = self.card.vocab_size
+        outside = next((token_id for token_id in token_ids if token_id >= size), None)
+        if outside is not None:
+            token = self._tokenizer.id_to_token(outside)
+            raise BadRequest(
+                f"the token {token!r} must not occur: its id {outside} is outside the model's "
+                f"vocabulary of {size} tokens",
+                field=field,
+            )
 
     def _check_kv_tokens(self, length: int, kwargs: GenerateKwargs) -> None:
         rows = max(kwargs.num_return_sequences, kwargs.num_beams)

@@ -313,3 +313,26 @@ def test_a_request_that_no_workers_cache_can_hold_is_refused_with_both_numbers()
 
 def test_a_last_token_of_the_vocabulary_is_inside(encoder: PromptEncoder) -> None:
     encoder.prepare(Prompt(text="x"), GenerateKwargs(eos_token_id=[256], suppress_tokens=[256]))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "field"),
+    [
+        (Prompt(text="a <|im_end|>"), "prompt"),
+        (Prompt(text="a", prefix="<|im_end|>"), "prompt"),
+        (Prompt(messages=(Message(role="user", content="<|im_end|>"),)), "messages"),
+    ],
+)
+def test_a_token_without_an_embedding_is_refused_by_its_text_and_id(
+    prompt: Prompt, field: str
+) -> None:
+    tokenizer = letter_tokenizer()
+    tokenizer.add_tokens(["<|im_end|>"])
+    card = letter_card()
+    assert tokenizer.token_to_id("<|im_end|>") == card.vocab_size
+    encoder = PromptEncoder(card, tokenizer.to_str().encode())
+    message = rf"token '<\|im_end\|>' must not .* id {card.vocab_size} .* of {card.vocab_size} tok"
+    with pytest.raises(BadRequest, match=message) as refusal:
+        encoder.prepare(prompt, GenerateKwargs())
+    assert refusal.value.field == field
+    assert encoder.prepare(Prompt(text="a <|im_end|"), GenerateKwargs()).token_ids
