@@ -1,6 +1,7 @@
 """What the api must know of this worker's model: limits, special tokens, template, tokenizer."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -10,19 +11,35 @@ from shared.errors import BrokenChatTemplate
 from shared.protocol import MergedAdapter, ModelCard
 from worker.engine import Engine
 from worker.model.chat_template_files import find_chat_template, load_template_tokens
-from worker.model.checkpoint import load_special_tokens
 from worker.model.errors import CheckpointError
+from worker.model.special_tokens import SpecialTokens, load_special_tokens
+from worker.model.weights import plan_loading
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFiles:
+    """What a checkpoint holds for prompts, checked against its embedding table."""
+
+    special: SpecialTokens
+    chat_template: str | None
+    template_tokens: dict[str, str]
+
+
+def read_prompt_files(checkpoint: Path) -> PromptFiles:
+    """Read special tokens and chat template, before any weight. Raises CheckpointError."""
+    template = load_chat_template(checkpoint)
+    vocab_size = plan_loading(checkpoint).model.config.vocab_size
+    tokens = load_template_tokens(checkpoint)
+    written = {name: token for name, token in tokens.items() if name in (template or "")}
+    special = load_special_tokens(checkpoint, vocab_size, written)
+    return PromptFiles(special, template, tokens)
 
 
 def describe_model(
-    name: str, checkpoint: Path, engine: Engine, merged: Sequence[MergedAdapter] = ()
+    name: str, files: PromptFiles, engine: Engine, merged: Sequence[MergedAdapter] = ()
 ) -> tuple[ModelCard, bytes]:
-    """The card and the tokenizer.json that go with it; `merged` adapters are in the weights.
-
-    Raises CheckpointError.
-    """
-    special = load_special_tokens(checkpoint)
-    chat_template = load_chat_template(checkpoint)
+    """The card and the tokenizer.json that go with it; `merged` adapters are in the weights."""
+    special = files.special
     config = engine.model_config
     card = ModelCard(
         name=name,
@@ -31,15 +48,15 @@ def describe_model(
         eos_token_ids=list(special.eos_token_ids),
         pad_token_id=special.pad_token_id,
         bos_token_id=special.bos_token_id,
-        chat_template=chat_template,
+        chat_template=files.chat_template,
         max_rows=engine.config.max_rows,
         max_kv_tokens=engine.total_kv_tokens,
         max_num_beams=engine.config.max_rows,
         adapters=engine.adapters,
         merged_adapters=tuple(merged) or msgspec.UNSET,
-        template_tokens=load_template_tokens(checkpoint) if chat_template else msgspec.UNSET,
+        template_tokens=files.template_tokens if files.chat_template else msgspec.UNSET,
     )
-    return card, (checkpoint / "tokenizer.json").read_bytes()
+    return card, engine.tokenizer.to_str().encode()
 
 
 def load_chat_template(checkpoint: Path) -> str | None:

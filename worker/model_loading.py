@@ -13,7 +13,7 @@ from worker.merged_adapters import describe_merged
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.errors import CheckpointError
 from worker.model.tiny import bundled_checkpoint
-from worker.model_card import describe_model, load_chat_template
+from worker.model_card import describe_model, read_prompt_files
 from worker.settings import WorkerSettings
 
 BUNDLED = "tiny"
@@ -46,7 +46,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     device = choose_device(settings.device)
     try:
         checkpoint = find_checkpoint(settings.model)
-        load_chat_template(checkpoint)  # a broken one shows before minutes of loading
+        prompt_files = read_prompt_files(checkpoint)
         mode = AdapterMode(settings.adapter_mode)
         # Before they are read: what is put into the folder later is not in the weights.
         folders = look_for_adapters(settings.adapters_dir) if mode is AdapterMode.MERGE else []
@@ -64,7 +64,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             adapter_mode=mode,
             config=_engine_config(settings, device),
         )
-        card, tokenizer_json = describe_model(settings.model, checkpoint, engine, merged)
+        card, tokenizer_json = describe_model(settings.model, prompt_files, engine, merged)
     except (CheckpointError, ImportError, ValueError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise SettingsError(

@@ -19,7 +19,7 @@ from bench.mixes import FIRST_WORD_ID
 from worker.engine import Engine, EngineConfig, Executor, Request, SamplingParams
 from worker.engine.load_report import LoadReport
 from worker.model.config import DTYPES
-from worker.model.weights import find_shards
+from worker.model.shards import find_shards
 
 MAX_ROWS = 64
 NUM_READERS = 16  # one alone does not keep a fast disk busy

@@ -1,18 +1,29 @@
 """What a worker's model card says of the adapters in its weights."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import torch
+from transformers import FalconForCausalLM
 
+from shared.errors import BadRequest, SettingsError
+from shared.parameters import GenerateKwargs
+from shared.prompt import PromptEncoder
+from shared.protocol import Prompt
 from shared.registry import hash_card
 from shared.settings import load_settings
 from tests.worker.lora import write_adapter
+from worker.engine import Output, Request, TokenOutput
 from worker.merged_adapters import describe_merged
 from worker.model.adapter_folders import AdapterFolder
+from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.tiny import bundled_checkpoint
 from worker.model_loading import LoadedModel, load_model
 from worker.settings import WorkerSettings
+from worker.translation import to_sampling_params
 
 
 def make_folder(directory: Path, weights: str = "weights", alpha: int = 8) -> AdapterFolder:
@@ -43,8 +54,10 @@ def test_other_weights_or_another_scale_are_another_adapter(tmp_path: Path) -> N
     assert len({adapter.digest for adapter in told}) == 3
 
 
-def load(adapters_dir: Path | None, mode: str = "merge") -> LoadedModel:
+def load(adapters_dir: Path | None, mode: str = "merge", model: Path | None = None) -> LoadedModel:
     flags = {"device": "cpu", "executor": "torch", "adapter_mode": mode}
+    if model is not None:
+        flags |= {"model": str(model), "kv_tokens": "1024"}
     if adapters_dir is not None:
         flags["adapters_dir"] = str(adapters_dir)
     return load_model(load_settings(WorkerSettings, flags))
@@ -67,3 +80,44 @@ def test_served_adapters_are_not_said_to_be_merged(tmp_path: Path) -> None:
     write_adapter(tmp_path / "verse", bundled_checkpoint())
     card = load(tmp_path, "serve").card
     assert (card.adapters, card.merged_adapters) == (("verse",), msgspec.UNSET)
+
+
+def edit(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_a_fine_tune_with_a_pad_token_beyond_the_table_answers_as_without_it(
+    tmp_path: Path,
+) -> None:
+    """QLoRA recipes add [PAD] to the tokenizer, resize nothing and name it in every file."""
+    folder = write_random_checkpoint(tmp_path / "model")
+    edit(folder / "config.json", pad_token_id=512)
+    edit(folder / "generation_config.json", pad_token_id=512)
+    edit(folder / "tokenizer_config.json", pad_token="[PAD]")
+    (folder / "added_tokens.json").write_text('{"[PAD]": 512}')
+    loaded = load(None, model=folder)
+    encoder = PromptEncoder(loaded.card, loaded.tokenizer_json)
+    kwargs = GenerateKwargs(do_sample=False, num_beams=2, max_new_tokens=4, eos_token_id=None)
+    prepared = encoder.prepare(Prompt(text="The falcon"), kwargs)
+    params = to_sampling_params(kwargs, max_new_tokens=4, seed=0, card=loaded.card)
+    loaded.engine.add(Request(request_id="a", prompt_token_ids=prepared.token_ids, params=params))
+    outputs: list[Output] = []
+    while loaded.engine.has_work:
+        outputs += loaded.engine.step()
+    tokens = [output.token_id for output in outputs if isinstance(output, TokenOutput)]
+    oracle: Any = FalconForCausalLM.from_pretrained(folder)
+    input_ids = torch.tensor([prepared.token_ids])
+    options = {"num_beams": 2, "max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+    expected = oracle.generate(input_ids, attention_mask=torch.ones_like(input_ids), **options)
+    assert tokens == expected[0, input_ids.shape[1] :].tolist()
+    with pytest.raises(BadRequest, match=r"token '\[PAD\]' must not occur: its id 512"):
+        encoder.prepare(Prompt(text="The falcon[PAD]"), kwargs)
+
+
+def test_a_model_that_could_never_end_is_refused_in_a_line(tmp_path: Path) -> None:
+    folder = write_random_checkpoint(tmp_path / "model")
+    edit(folder / "config.json", eos_token_id=512)
+    edit(folder / "generation_config.json", eos_token_id=[512, 513])
+    edit(folder / "tokenizer_config.json", eos_token="[END]")
+    with pytest.raises(SettingsError, match=r"generation_config\.json: eos_token_id must be less"):
+        load(None, model=folder)

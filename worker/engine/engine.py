@@ -37,10 +37,11 @@ from worker.engine.scheduler import Scheduler
 from worker.engine.step_report import Phase, StepReport
 from worker.engine.streams import Stream, begin
 from worker.engine.text_stream import TextStream
-from worker.model.checkpoint import load_tokenizer, resolve_checkpoint
+from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
 from worker.model.quantization import Quantization
+from worker.model.tokenizer_files import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.model.checkpoint import read_optional
-from worker.model.errors import CheckpointError
+from worker.model.errors import CheckpointError, is_lfs_pointer, unreadable
+from worker.model.json_fields import read_optional
 
 DEFAULT = "default"  # the name of the template for chat, where a checkpoint has several
 
@@ -57,10 +57,12 @@ def _template_files(folder: Path) -> dict[str, Path]:
 
 
 def _read(file: Path) -> str:
+    if is_lfs_pointer(file):  # it would do as a template
+        raise unreadable(file, "it is a pointer")
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+        raise unreadable(file, error) from error
 
 
 def _default_of(template: Any, file: str) -> str | None:

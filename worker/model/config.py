@@ -65,8 +65,11 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "ModelConfig":
-        """Parse the fields of a config.json of transformers 4 or 5. Raises CheckpointError."""
-        fields = JsonFields("config.json", raw)
+        """Parse the fields of a config.json of transformers 4 or 5, or of the first releases.
+
+        Raises CheckpointError.
+        """
+        fields = JsonFields("config.json", _in_todays_names(raw))
         _check_family(fields)
         hidden_size = fields.integer("hidden_size", 4544)
         num_heads = fields.integer("num_attention_heads", 71)
@@ -133,13 +136,43 @@ class ModelConfig:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
 
 
+# model_type of the first releases, which came with code of their own: falcon-40b's, then that of
+# falcon-7b and falcon-rw.
+LEGACY_GROUPED, LEGACY = "RefinedWeb", "RefinedWebModel"
+_LEGACY_NAMES = {
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_head_kv": "num_kv_heads",
+}
+
+
+def is_legacy(raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json is one of the first releases'."""
+    return raw.get("model_type") in (LEGACY_GROUPED, LEGACY)
+
+
+def _in_todays_names(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename what the first releases named otherwise, and state what their code took for granted.
+
+    Weights are the same: only config.json changed when transformers took Falcon in.
+    """
+    today = {**raw}
+    if raw.get("n_embed") is not None:
+        today["hidden_size"] = raw["n_embed"]  # as in transformers, it wins
+    if not is_legacy(raw):
+        return today
+    for legacy, name in _LEGACY_NAMES.items():
+        if today.get(name) is None:
+            today[name] = raw.get(legacy)
+    if raw["model_type"] == LEGACY_GROUPED or today["num_kv_heads"] is not None:
+        defaults = {"new_decoder_architecture": True, "parallel_attn": True}
+    else:
+        defaults = {"multi_query": False, "parallel_attn": False}
+    return defaults | {n: v for n, v in today.items() if v is not None} | {"model_type": "falcon"}
+
+
 def _check_family(fields: JsonFields) -> None:
     model_type = fields.text("model_type", "")
-    if model_type in ("RefinedWeb", "RefinedWebModel"):
-        raise fields.error(
-            f"model_type {model_type!r} is the old remote-code format; "
-            "take a newer revision of the checkpoint, whose model_type is 'falcon'"
-        )
     if model_type != "falcon":
         raise fields.error(f"not a Falcon checkpoint: model_type is {model_type!r}")
     if fields.mapping("quantization_config").raw:
@@ -203,7 +236,7 @@ def _rope_parameters(fields: JsonFields) -> dict[str, Any]:
 
 
 def _dtype(fields: JsonFields) -> torch.dtype | None:
-    name = fields.text("dtype", fields.text("torch_dtype", ""))
+    name = fields.text("dtype", fields.text("torch_dtype", "")).removeprefix("torch.")
     if name and name not in DTYPES:
         raise fields.error(f"dtype {name!r} is not supported, only {', '.join(DTYPES)}")
     return DTYPES.get(name)

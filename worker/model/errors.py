@@ -1,5 +1,26 @@
 """What can be wrong with a model."""
 
+from pathlib import Path
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 class CheckpointError(Exception):
     """A checkpoint that cannot be served; the message says what is wrong and what would help."""
+
+
+def unreadable(file: Path, error: object) -> CheckpointError:
+    """Say why a file cannot be read; a Git LFS pointer in its place is named as such."""
+    if is_lfs_pointer(file):
+        return CheckpointError(
+            f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder"
+        )
+    return CheckpointError(f"{file} cannot be read: {error}")
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(_LFS_POINTER)) == _LFS_POINTER
+    except OSError:
+        return False

@@ -6,20 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.model.errors import CheckpointError
+from worker.model.errors import CheckpointError, unreadable
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises CheckpointError when it is absent or not one."""
+    """Read a JSON object in any Unicode encoding, with or without a byte order mark.
+
+    Raises CheckpointError when it is absent or not one.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"no {path.name} in {path.parent}") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise unreadable(path, error) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds no JSON object")
     return value
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """Read a JSON object, empty where there is no such file. Raises CheckpointError."""
+    return read_json(path) if path.is_file() else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,30 @@
-"""Strict loading of safetensors: every tensor of the network, each in its shape, and no other.
+"""Strict loading of weights: every tensor of the network in its shape, and none that it lacks.
 
-Owns shards, headers and tied embeddings. Headers are checked before the first weight is read.
+Owns the match of files and network, and tied embeddings. Headers are checked before the first
+weight is read.
 """
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
 from worker.model.errors import CheckpointError
 from worker.model.falcon import WHOLE, FalconForCausalLM
-from worker.model.json_fields import JsonFields, read_json
+from worker.model.shards import find_shards, listed, open_shard, read_ahead
+from worker.model.tensor_names import TensorNames, is_stray
 from worker.model.tensor_parallel import TensorParallel
+
+logger = logging.getLogger(__name__)
 
 EMBEDDINGS = "transformer.word_embeddings.weight"
 LM_HEAD = "lm_head.weight"
-STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-MAX_NAMED = 5  # tensors listed in an error
+STORED_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class TensorHeader:
     """Where one tensor lies and what it looks like."""
 
     file: Path
+    stored_name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
 
@@ -43,6 +44,7 @@ class LoadingPlan:
     model: FalconForCausalLM  # on the meta device
     headers: dict[str, TensorHeader]
     origins: dict[str, str]  # parameter → the stored tensor it takes
+    notes: tuple[str, ...] = ()  # what an operator should know of it
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,6 +83,8 @@ def load_weights(
 ) -> FalconForCausalLM:
     """The second half of `load_model`: read what the plan names."""
     parallel.check(plan.model.config)
+    for note in plan.notes if parallel.rank == 0 else ():
+        logger.warning(note)
     with torch.device("meta"):
         model = FalconForCausalLM(plan.model.config, parallel)
     tensors = _read_tensors(plan, dtype or plan.dtype, device_map, parallel)
@@ -92,77 +96,90 @@ def load_weights(
 
 def plan_loading(path: Path) -> LoadingPlan:
     """Check a checkpoint folder from config.json and headers alone. Raises CheckpointError."""
-    config = ModelConfig.from_checkpoint(path)
+    stated = ModelConfig.from_checkpoint(path)
+    headers = read_headers(path)
+    config = replace(stated, vocab_size=_count_rows(stated, headers))
     with torch.device("meta"):
         model = FalconForCausalLM(config)
-    headers = read_headers(path)
-    return LoadingPlan(model, headers, match_tensors(model, headers))
+    origins = match_tensors(model, headers)
+    notes = []
+    if config != stated:
+        notes.append(
+            f"config.json: vocab_size is {stated.vocab_size}; the {config.vocab_size} rows of the "
+            "embedding table count"
+        )
+    if strays := sorted(headers.keys() - set(origins.values())):
+        notes.append(f"ignored tensors that the network lacks: {listed(strays)}")
+    return LoadingPlan(model, headers, origins, tuple(notes))
+
+
+def _count_rows(config: ModelConfig, headers: Mapping[str, TensorHeader]) -> int:
+    """The size of the vocabulary by its tables: config.json may not know that they were resized."""
+    tables = {headers[name].shape for name in (EMBEDDINGS, LM_HEAD) if name in headers}
+    match [*tables]:
+        case [(num_rows, config.hidden_size)]:
+            return num_rows
+    return config.vocab_size
 
 
 def read_headers(path: Path) -> dict[str, TensorHeader]:
-    """Every tensor of a checkpoint folder by name, from its safetensors headers alone."""
-    headers: dict[str, TensorHeader] = {}
+    """Every tensor of a checkpoint folder, by its name in the network, without its data."""
+    stored: dict[str, TensorHeader] = {}
     for file in find_shards(path):
-        with _open(file) as shard:
-            for name in shard.keys():
-                headers[name] = _header(file, name, shard.get_slice(name))
-    return headers
-
-
-def find_shards(path: Path) -> list[Path]:
-    """The safetensors files of a folder. Raises CheckpointError when there are none, or not all."""
-    single, index = path / "model.safetensors", path / "model.safetensors.index.json"
-    if single.is_file():  # of both, the one that transformers takes
-        return [single]
-    if not index.is_file():
-        raise CheckpointError(
-            f"neither {single.name} nor {index.name} in {path}; pickled .bin weights can run code "
-            "when loaded and are never read: convert them, FalconForCausalLM"
-            ".from_pretrained(...).save_pretrained(...) writes safetensors"
-        )
-    names = _indexed_files(index)
-    if absent := [name for name in names if not (path / name).is_file()]:
-        raise CheckpointError(f"{path} lacks weight files its index names: {_listed(absent)}")
-    return [path / name for name in names]
-
-
-def _indexed_files(index: Path) -> list[str]:
-    names = set(JsonFields(index.name, read_json(index)).mapping("weight_map").raw.values())
-    if not names:
-        raise CheckpointError(f"{index.name}: weight_map names no files")
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{index.name}: weight_map names {name!r}, no file beside it")
-    return sorted(names)
+        with open_shard(file) as shard:
+            for name in shard.names():
+                stored[name] = TensorHeader(file, name, shard.shape(name), shard.dtype(name))
+    names = TensorNames(stored)
+    return {names.translate(name): header for name, header in stored.items()}
 
 
 def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader]) -> dict[str, str]:
     """Which stored tensor each parameter of `model` takes: itself, save for tied embeddings.
 
-    A tied checkpoint stores one of the pair, or both. Raises CheckpointError listing the missing,
-    the unexpected and the wrongly shaped.
+    Raises CheckpointError listing the missing, the unexpected and the wrongly shaped; strays are
+    ignored.
     """
     parameters = model.state_dict()
-    origins = {name: name for name in parameters}
-    if model.config.tie_word_embeddings:
-        for absent, other in ((LM_HEAD, EMBEDDINGS), (EMBEDDINGS, LM_HEAD)):
-            if absent not in headers:
-                origins[absent] = other
+    origins = _find_origins(model, headers)
     problems = []
     if missing := sorted(set(origins.values()) - headers.keys()):
-        problems.append(f"missing: {_listed(missing)}")
-    if unexpected := sorted(headers.keys() - set(origins.values())):
-        problems.append(f"unexpected: {_listed(unexpected)}")
+        problems.append(f"missing: {listed(missing)}")
+    others = headers.keys() - set(origins.values())
+    if unexpected := sorted(name for name in others if not is_stray(name)):
+        problems.append(f"unexpected: {listed(unexpected)}")
     misshapen = [
         f"{name} is {list(headers[origin].shape)}, config.json asks for {list(tensor.shape)}"
         for name, tensor in parameters.items()
         if (origin := origins[name]) in headers and headers[origin].shape != tensor.shape
     ]
     if misshapen:
-        problems.append(f"wrong shape: {_listed(misshapen)}")
+        problems.append(f"wrong shape: {listed(misshapen)}")
+    if any(".lora_" in name for name in unexpected):
+        problems.append("an adapter that is not merged: merge_and_unload() of peft merges it")
     if problems:
         raise CheckpointError("the weights do not fit config.json: " + "; ".join(problems))
+    _check_dtypes(headers[origin] for origin in origins.values())
     return origins
+
+
+def _find_origins(model: FalconForCausalLM, headers: Mapping[str, TensorHeader]) -> dict[str, str]:
+    """A tied checkpoint stores one of the pair, or both."""
+    origins = {name: name for name in model.state_dict()}
+    if model.config.tie_word_embeddings:
+        for absent, other in ((LM_HEAD, EMBEDDINGS), (EMBEDDINGS, LM_HEAD)):
+            if absent not in headers:
+                origins[absent] = other
+    return origins
+
+
+def _check_dtypes(headers: Iterable[TensorHeader]) -> None:
+    for header in headers:
+        if header.dtype not in STORED_DTYPES:
+            stored = str(header.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{header.file.name}: {header.stored_name} is stored as {stored}, "
+                "which is not supported"
+            )
 
 
 def _read_tensors(
@@ -173,36 +190,25 @@ def _read_tensors(
     In the order of the file, which the kernel is told to read ahead.
     """
     stored: dict[str, torch.Tensor] = {}
-    wanted = set(plan.origins.values())
-    for file in sorted({plan.headers[name].file for name in wanted}):
+    wanted = {plan.headers[name].stored_name: name for name in plan.origins.values()}
+    for file in sorted({plan.headers[name].file for name in wanted.values()}):
         read_ahead(file)
-        with _open(file) as shard:
-            for name in shard.offset_keys():
-                if name in wanted:
-                    part = parallel.read(name, shard.get_slice(name))
+        with open_shard(file) as shard:
+            for stored_name in shard.names():
+                if name := wanted.get(stored_name):
+                    part = parallel.read(name, shard.slice(stored_name))
                     stored[name] = _take(part, dtype, device_map.of_parameter(name))
     return {name: stored[origin] for name, origin in plan.origins.items()}
 
 
 def _take(part: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Copy what safetensors hands out, once: it is the mapped file, which others may overwrite.
+    """Copy what a shard hands out, once: it is the mapped file, which others may overwrite.
 
     Another device takes it straight from there, and converts it faster than this one would.
     """
     if device.type == "cpu":
         return part.to(dtype=dtype, copy=True)
     return part.to(device).to(dtype)
-
-
-def read_ahead(file: Path) -> None:
-    """Have the kernel (Linux) read a whole file into its cache, meanwhile.
-
-    Left to page faults it reads a little at a time and waits in between.
-    """
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with file.open("rb") as opened:
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _tie_equal_embeddings(model: FalconForCausalLM) -> None:
@@ -216,24 +222,3 @@ def _move_buffers(model: FalconForCausalLM, device: torch.device) -> None:
     for module in model.transformer.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-
-
-@contextmanager
-def _open(file: Path) -> Iterator[Any]:  # safetensors' handle is untyped
-    try:
-        with safe_open(file, framework="pt") as shard:
-            yield shard
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
-
-
-def _header(file: Path, name: str, tensor_slice: Any) -> TensorHeader:
-    stored = tensor_slice.get_dtype()
-    if stored not in STORED_DTYPES:
-        raise CheckpointError(f"{file.name}: {name} is stored as {stored}, which is not supported")
-    return TensorHeader(file, tuple(tensor_slice.get_shape()), STORED_DTYPES[stored])
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -14,7 +14,7 @@ from worker.engine.load_options import LoadOptions
 from worker.engine.loading import LoadedRunner, load_runner
 from worker.engine.plan import StepPlan
 from worker.engine.runner import Runner
-from worker.model.checkpoint import load_tokenizer
+from worker.model.tokenizer_files import load_tokenizer
 
 NUM_NUDGES = 8
 NUM_OWN_NUDGES = 32  # of the engine, whose draws a single edge of a distribution may decide

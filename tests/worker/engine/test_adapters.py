@@ -32,8 +32,8 @@ from worker.engine.loading import LoadedRunner, load_runner
 from worker.engine.openvino_runner import OpenVinoRunner
 from worker.engine.plan import Chunk, StepPlan
 from worker.engine.runner import ModelRunner
-from worker.model.checkpoint import load_tokenizer
 from worker.model.errors import CheckpointError
+from worker.model.tokenizer_files import load_tokenizer
 
 CONFIG = EngineConfig(max_rows=8, num_blocks=60, block_size=4, max_step_tokens=24)
 GREEDILY = SamplingParams(max_new_tokens=12)

@@ -15,7 +15,7 @@ from worker.detokenizer import StopStrings, TokenBytes
 from worker.engine import Engine, EngineConfig, SamplingParams
 from worker.engine.beam import Beam
 from worker.engine.beam_candidates import IMPOSSIBLE, Candidates, grow
-from worker.model.checkpoint import load_tokenizer
+from worker.model.tokenizer_files import load_tokenizer
 
 PROMPT = (20, 30, 40, 20, 30)
 # Few sequences are possible, so that each is drawn often: 6 tokens, one of which ends.

@@ -16,7 +16,7 @@ from worker.detokenizer import StopStrings, TokenBytes
 from worker.engine import SamplingParams
 from worker.engine.beam import Beam
 from worker.engine.beam_search import BeamSearch
-from worker.model.checkpoint import load_tokenizer
+from worker.model.tokenizer_files import load_tokenizer
 
 NUM_MIXES = 50
 CLOSE = 1e-4  # relative to what is above 1

@@ -16,7 +16,7 @@ from worker.engine.loading import load_runner
 from worker.engine.plan import StepPlan
 from worker.engine.runner import ModelRunner
 from worker.engine.sampler import INVALID_LOGITS
-from worker.model.checkpoint import load_tokenizer
+from worker.model.tokenizer_files import load_tokenizer
 
 GREEDY = SamplingParams(max_new_tokens=12, eos_token_ids=(END_OF_TEXT_ID,))
 CROWDED = EngineConfig(max_rows=8, num_blocks=14, block_size=4, max_step_tokens=12)

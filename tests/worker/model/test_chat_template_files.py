@@ -78,6 +78,9 @@ def test_a_template_in_no_known_encoding_is_refused(tmp_path: Path) -> None:
     (tmp_path / MAIN).write_bytes(b"\xff\xfe")
     with pytest.raises(CheckpointError, match=r"chat_template\.jinja cannot be read"):
         find_chat_template(tmp_path)
+    (tmp_path / MAIN).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja is a Git LFS pointer"):
+        find_chat_template(tmp_path)
 
 
 @pytest.mark.parametrize("template", [7, [{"name": "default", "template": 3}]])

@@ -10,11 +10,12 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from tests.worker.model.packed import prefill
-from worker.model.checkpoint import load_special_tokens, load_tokenizer
 from worker.model.config import ModelConfig
 from worker.model.errors import CheckpointError
 from worker.model.falcon import FalconForCausalLM
 from worker.model.random_checkpoint import SPECIAL_TOKENS, config_fields, write_random_checkpoint
+from worker.model.special_tokens import load_special_tokens
+from worker.model.tokenizer_files import load_tokenizer
 from worker.model.weights import load_model
 
 Pair = tuple[FalconForCausalLM, Any]
@@ -93,7 +94,7 @@ def test_special_tokens_have_the_ids_of_the_published_tokenizer(
 ) -> None:
     assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == list(range(12))
     assert tokenizer.encode("<|endoftext|>").ids == [11]
-    tokens = load_special_tokens(checkpoint("7b"))
+    tokens = load_special_tokens(checkpoint("7b"), 512)
     assert (tokens.bos_token_id, tokens.eos_token_ids) == (11, (11,))
 
 
