@@ -2,25 +2,24 @@
 
 from collections.abc import Sequence
 from hashlib import file_digest, sha256
-from pathlib import Path
 
 from shared.protocol import MergedAdapter
 from worker.model.adapter_folders import CONFIG_FILE, AdapterFolder
-from worker.model.lora_checkpoint import WEIGHTS_FILE
+from worker.model.lora_checkpoint import find_weights
 
 
 def describe_merged(folders: Sequence[AdapterFolder]) -> tuple[MergedAdapter, ...]:
-    """Raises OSError where a file cannot be read."""
+    """Raises OSError where a file cannot be read, CheckpointError where there is none."""
     return tuple(
-        MergedAdapter(name=folder.name, strength=folder.strength, digest=_digest(folder.path))
+        MergedAdapter(name=folder.name, strength=folder.strength, digest=_digest(folder))
         for folder in folders
     )
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: AdapterFolder) -> str:
     """Hex SHA-256 of the weights and of the config, which tells their scale."""
     both = sha256()
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        with (folder / name).open("rb") as file:
+    for path in (folder.path / CONFIG_FILE, find_weights(folder)):
+        with path.open("rb") as file:
             both.update(file_digest(file, "sha256").digest())
     return both.hexdigest()

@@ -1,30 +1,36 @@
 """Reading a LoRA adapter that peft saved, strictly: what it asks for is followed, or refused.
 
-peft, an optional extra, tells its own fields and their defaults. Nothing is ever unpickled.
+peft, an optional extra, knows its own fields and their defaults.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from worker.model.adapter_folders import CONFIG_FILE, AdapterFolder
 from worker.model.errors import CheckpointError
 from worker.model.json_fields import JsonFields, read_json
 from worker.model.lora import LoraAdapter, LowRank
+from worker.model.shards import open_shard
 
-WEIGHTS_FILE = "adapter_model.safetensors"
+WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there
 
-# Fields of adapter_config.json that are followed here or mean nothing to who only computes. What
+# Fields of adapter_config.json that are followed here, or change nothing in a saved adapter. What
 # an adapter says of any other field must be peft's default.
 _FOLLOWED = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights"}
 _STORED = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
-_OF_TRAINING = {"lora_dropout", "inference_mode", "task_type", "eva_config", "megatron_core"}
+_OF_TRAINING = {"lora_dropout", "inference_mode", "task_type", "megatron_config", "megatron_core"}
 _PROVENANCE = {"base_model_name_or_path", "revision", "auto_mapping", "peft_version"}
-_IGNORED = _STORED | _OF_TRAINING | _PROVENANCE
+# Of an initialisation that `init_lora_weights` names, or of a variant that another field turns on.
+_OF_REFUSED = {"eva_config", "corda_config", "lora_ga_config", "loftq_config", "qalora_group_size"}
+_OF_REFUSED |= {"ensure_weight_tying"}
+_OF_RUNTIME = {"runtime_config", "merge_weights"}  # written by older releases
+_OF_CONV1D = {"fan_in_fan_out"}  # peft sets it right for the linear layers that Falcon has
+_IGNORED = _STORED | _OF_TRAINING | _PROVENANCE | _OF_REFUSED | _OF_RUNTIME | _OF_CONV1D
 # The others begin by changing the weights that they adapt.
 _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -45,7 +51,9 @@ def read_adapter(folder: AdapterFolder, model: nn.Module) -> LoraAdapter:
     what does not fit the linear layers of `model`.
     """
     fields = _read_config(folder)
-    tensors = _read_tensors(folder)
+    file = find_weights(folder)
+    with open_shard(file) as shard:
+        tensors = {name: shard.slice(name)[:] for name in shard.names()}
     adapter = {
         name: _read_update(folder, fields, tensors, name, linear)
         for name, linear in _adaptable(model)
@@ -53,9 +61,9 @@ def read_adapter(folder: AdapterFolder, model: nn.Module) -> LoraAdapter:
     }
     known = {_key(name, side) for name in adapter for side in "AB"}
     if unknown := sorted(tensors.keys() - known):
-        raise folder.error(f"{WEIGHTS_FILE} holds {unknown[0]}, which is not supported")
+        raise folder.error(f"{file.name} holds {unknown[0]}, which is not supported")
     if not adapter:
-        raise folder.error(f"{WEIGHTS_FILE} holds no tensor")
+        raise folder.error(f"{file.name} holds no tensor")
     return adapter
 
 
@@ -77,17 +85,13 @@ def _read_config(folder: AdapterFolder) -> JsonFields:
     return fields
 
 
-def _read_tensors(folder: AdapterFolder) -> Mapping[str, torch.Tensor]:
-    from peft import load_peft_weights
-
-    # Where it is absent, peft would unpickle a .bin file, or look for the folder on the hub.
-    if not (folder.path / WEIGHTS_FILE).is_file():
-        raise folder.error(f"no {WEIGHTS_FILE}; pickled weights are never read")
-    try:
-        tensors: Mapping[str, torch.Tensor] = load_peft_weights(str(folder.path), device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise folder.error(f"{WEIGHTS_FILE} cannot be read: {error}") from error
-    return tensors
+def find_weights(folder: AdapterFolder) -> Path:
+    """The weights file of an adapter. Raises CheckpointError when there is none."""
+    files = [folder.path / name for name in WEIGHTS_FILES]
+    for file in files:
+        if file.is_file():
+            return file
+    raise folder.error(f"neither {files[0].name} nor {files[1].name} is there")
 
 
 def _adaptable(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
@@ -114,13 +118,13 @@ def _read_update(
     for side, shape in shapes.items():
         tensor = tensors.get(_key(name, side))
         if tensor is None:
-            raise folder.error(f"{WEIGHTS_FILE} lacks {_key(name, side)}")
+            raise folder.error(f"the weights lack {_key(name, side)}")
         if tensor.shape != shape:
             raise folder.error(
                 f"{_key(name, side)} is {list(tensor.shape)}; this model and the rank in "
                 f"{CONFIG_FILE} ask for {list(shape)}"
             )
-    down, up = (tensors[_key(name, side)].float() for side in "AB")
+    down, up = (tensors[_key(name, side)].to(torch.float32, copy=True) for side in "AB")
     return LowRank(down, up * (scale * folder.strength))
 
 

@@ -15,7 +15,7 @@ from worker.model.adapter_folders import CONFIG_FILE, AdapterFolder
 from worker.model.errors import CheckpointError
 from worker.model.falcon import FalconForCausalLM
 from worker.model.lora import LoraAdapter, merge_adapters
-from worker.model.lora_checkpoint import WEIGHTS_FILE, check_peft, read_adapter
+from worker.model.lora_checkpoint import WEIGHTS_FILES, check_peft, read_adapter
 from worker.model.weights import load_model
 
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ def test_an_adapter_of_every_style_fits_its_model(
         ("modules_to_save", ["lm_head"]),
         ("bias", "all"),
         ("lora_bias", True),
-        ("fan_in_fan_out", True),
+        ("enable_lora", [True, False, True]),
         ("layer_replication", [[0, 2], [0, 2]]),
         ("trainable_token_indices", [1, 2]),
         ("alora_invocation_tokens", [3]),
@@ -155,29 +155,80 @@ def test_a_rank_that_the_config_does_not_tell_is_refused(
 
 
 def test_half_an_update_is_refused(model: FalconForCausalLM, adapter: AdapterFolder) -> None:
-    tensors = load_file(adapter.path / WEIGHTS_FILE)
+    tensors = load_file(adapter.path / WEIGHTS_FILES[0])
     del tensors[f"base_model.model.{QKV_1}.lora_B.weight"]
-    save_file(tensors, adapter.path / WEIGHTS_FILE)
-    with pytest.raises(CheckpointError, match=f"lacks base_model.model.{QKV_1}.lora_B.weight"):
+    save_file(tensors, adapter.path / WEIGHTS_FILES[0])
+    with pytest.raises(CheckpointError, match=f"lack base_model.model.{QKV_1}.lora_B.weight"):
         read_adapter(adapter, model)
 
 
 def test_an_adapter_of_nothing_is_refused(model: FalconForCausalLM, adapter: AdapterFolder) -> None:
-    save_file({}, adapter.path / WEIGHTS_FILE)
+    save_file({}, adapter.path / WEIGHTS_FILES[0])
     with pytest.raises(CheckpointError, match="holds no tensor"):
         read_adapter(adapter, model)
 
 
-def test_pickled_or_broken_weights_are_refused(
+def test_broken_or_absent_weights_are_refused(
     model: FalconForCausalLM, adapter: AdapterFolder
 ) -> None:
-    weights = adapter.path / WEIGHTS_FILE
+    weights = adapter.path / WEIGHTS_FILES[0]
     weights.write_bytes(b"no header")
-    with pytest.raises(CheckpointError, match=r"verse: adapter_model\.safetensors cannot be read"):
+    with pytest.raises(CheckpointError, match=r"verse/adapter_model\.safetensors cannot be read"):
         read_adapter(adapter, model)
-    weights.rename(adapter.path / "adapter_model.bin")
-    with pytest.raises(CheckpointError, match="pickled weights are never read"):
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(CheckpointError, match=r"safetensors is a Git LFS pointer"):
         read_adapter(adapter, model)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"verse: neither adapter_model\.safetensors nor"):
+        read_adapter(adapter, model)
+
+
+def test_torch_weights_are_read_without_running_their_code(
+    checkpoint_40b: Path, model: FalconForCausalLM, adapter: AdapterFolder
+) -> None:
+    safe = adapter.path / WEIGHTS_FILES[0]
+    torch.save(load_file(safe), adapter.path / "adapter_model.bin")
+    safe.unlink()
+    assert_same_updates(read_adapter(adapter, model), load_peft(checkpoint_40b, adapter.path))
+    torch.save({"a": Path()}, adapter.path / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match=r"model\.bin cannot be read: it holds more than ten"):
+        read_adapter(adapter, model)
+
+
+# What older and newer releases of peft wrote that changes nothing in a saved adapter.
+HARMLESS: list[dict[str, Any]] = [
+    {"merge_weights": True, "enable_lora": None},  # 0.2
+    {"merge_weights": False, "fan_in_fan_out": True},
+    {"target_modules": None, "modules_to_save": [], "bias": "none"},
+    {"loftq_config": {"loftq_bits": 4}, "megatron_config": {}, "layers_pattern": []},
+    {"runtime_config": {"ephemeral_gpu_offload": False}},
+    {"eva_config": {"rho": 2.0}, "init_lora_weights": "eva", "exclude_modules": ["lm_head"]},
+    {"corda_config": {"corda_method": "ipm"}, "use_dora": False, "lora_bias": False},
+    {"trainable_token_indices": None, "qalora_group_size": 32, "ensure_weight_tying": True},
+    {"a_field_of_the_future": None, "and_another": False, "and_a_third": {}},
+    {"revision": "main", "auto_mapping": {"base_model_class": "RWForCausalLM"}},
+]
+
+
+@pytest.mark.parametrize("fields", HARMLESS, ids=str)
+def test_what_changes_nothing_in_a_saved_adapter_is_accepted(
+    fields: dict[str, Any], model: FalconForCausalLM, adapter: AdapterFolder
+) -> None:
+    expected = read_adapter(adapter, model)
+    spoil_config(adapter, **fields)
+    spoiled = read_adapter(adapter, model)
+    assert spoiled.keys() == expected.keys()
+    for name, update in expected.items():
+        assert torch.equal(spoiled[name].up, update.up)
+        assert torch.equal(spoiled[name].down, update.down)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True")
+def test_peft_ignores_fan_in_fan_out_of_a_linear_layer_too(
+    checkpoint_40b: Path, model: FalconForCausalLM, adapter: AdapterFolder
+) -> None:
+    spoil_config(adapter, fan_in_fan_out=True)
+    assert_same_updates(read_adapter(adapter, model), load_peft(checkpoint_40b, adapter.path))
 
 
 def test_a_config_that_is_no_json_is_refused(
