@@ -277,3 +277,21 @@ def test_a_part_of_a_network_reads_a_part_of_the_bytes(tmp_path: Path) -> None:
 def test_planning_reads_no_weight(folder: Path) -> None:
     plan: LoadingPlan = plan_loading(folder)
     assert all(tensor.is_meta for tensor in plan.model.state_dict().values())
+
+
+def test_a_part_of_a_network_comes_from_torchs_files_too(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint("40b"), tmp_path / "model")
+    file = folder / "model.safetensors"
+    parts = [TensorParallel(rank, 2) for rank in range(2)]
+    tensors = load_file(file)
+    file.unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, file)
+    safe = [load_weights(plan_loading(folder), device_map=CPU, parallel=part) for part in parts]
+    file.unlink()
+    for part, expected in zip(parts, safe, strict=True):
+        model = load_weights(plan_loading(folder), device_map=CPU, parallel=part)
+        for name, tensor in expected.state_dict().items():
+            assert torch.equal(model.state_dict()[name], tensor), name
