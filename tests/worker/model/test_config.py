@@ -118,6 +118,54 @@ def test_every_accepted_combination_has_the_parameters_of_the_oracle(
     assert config.num_parameters == oracle.num_parameters()
 
 
+@pytest.mark.parametrize(
+    ("today", "legacy"),
+    [
+        (
+            FALCON_7B,
+            {
+                "model_type": "RefinedWebModel",
+                "hidden_size": 4544,
+                "n_layer": 32,
+                "n_head": 71,
+                "multi_query": True,
+                "parallel_attn": True,
+                "torch_dtype": "bfloat16",
+            },
+        ),
+        (
+            FALCON_40B,
+            {
+                "model_type": "RefinedWeb",
+                "hidden_size": 8192,
+                "n_layer": 60,
+                "n_head": 128,
+                "n_head_kv": 8,
+                "parallel_attn": True,
+                "torch_dtype": "bfloat16",
+            },
+        ),
+        (
+            FALCON_RW_1B,
+            {
+                "model_type": "RefinedWebModel",
+                "hidden_size": 2048,
+                "n_layer": 24,
+                "n_head": 32,
+                "alibi": True,
+                "bias": True,
+                "vocab_size": 50304,
+            },
+        ),
+    ],
+)
+def test_the_first_releases_configs_mean_what_todays_do(
+    today: dict[str, Any], legacy: dict[str, Any]
+) -> None:
+    unused = {"apply_residual_connection_post_layernorm": False, "auto_map": {}, "use_cache": True}
+    assert ModelConfig.from_dict(legacy | unused) == ModelConfig.from_dict(today)
+
+
 def test_what_a_config_leaves_out_has_the_defaults_of_falcon_7b() -> None:
     config = ModelConfig.from_dict({"model_type": "falcon"})
     assert config == ModelConfig.from_dict(FALCON_7B | {"torch_dtype": None})
@@ -152,7 +200,6 @@ def test_the_stated_dtype_is_read_under_both_of_its_names(key: str) -> None:
     [
         ({"model_type": "llama"}, "not a Falcon checkpoint: model_type is 'llama'"),
         ({"model_type": None}, "not a Falcon checkpoint"),
-        ({"model_type": "RefinedWebModel"}, "old remote-code format"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"hidden_size": 0}, "hidden_size must be a positive integer, got 0"),
         ({"hidden_size": True}, "hidden_size must be a positive integer"),

@@ -44,5 +44,5 @@ def test_the_size_of_int8_weights_is_foretold(checkpoint: Callable[[str], Path],
 def test_a_checkpoint_that_would_not_load_is_not_described(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="never read"):
+    with pytest.raises(CheckpointError, match="no weights in"):
         describe(str(tmp_path))
