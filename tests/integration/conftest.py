@@ -1,7 +1,4 @@
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -13,10 +10,8 @@ from shared.queue import JobQueue
 from shared.registry import Registry
 from shared.replies import BLOCK_S, ReplyReader
 from shared.tasks import cancel_all
-from tests.integration.service import ApiChild, Service, WorkerChild
+from tests.integration.service import ApiChild, Service, WorkerChild, launch
 from tests.redis_server import RedisServer, free_port
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -37,16 +32,8 @@ def start_worker(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable
     def start(**flags: object) -> WorkerChild:
         worker_id = f"w{len(started) + 1}"
         settings = {"redis_url": redis_server.url, "worker_id": worker_id, "lease_s": 2, **flags}
-        environment = {f"FALCONER_{name.upper()}": str(value) for name, value in settings.items()}
         log = tmp_path / f"{worker_id}.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "falconer", "worker"],
-                cwd=ROOT,
-                env=os.environ | environment,
-                stderr=file,
-            )
-        child = WorkerChild(process, log, worker_id)
+        child = WorkerChild(launch("worker", settings, log), log, worker_id)
         started.append(child)
         return child
 
@@ -63,15 +50,7 @@ def start_api(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..
     def start(**flags: object) -> ApiChild:
         log = tmp_path / f"api-{len(started) + 1}.log"
         settings = {"redis_url": redis_server.url, "port": free_port(), **flags}
-        environment = {f"FALCONER_{name.upper()}": str(value) for name, value in settings.items()}
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "falconer", "api"],
-                cwd=ROOT,
-                env=os.environ | environment,
-                stderr=file,
-            )
-        child = ApiChild(process, log, f"http://127.0.0.1:{settings['port']}")
+        child = ApiChild(launch("api", settings, log), log, f"http://127.0.0.1:{settings['port']}")
         started.append(child)
         return child
 

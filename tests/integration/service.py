@@ -1,7 +1,10 @@
 """The service without its HTTP: submit jobs as an api replica does, watch them end."""
 
 import asyncio
+import os
+import signal
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,7 +15,7 @@ import httpx
 from redis.asyncio import Redis
 
 from shared.keys import Keys
-from shared.protocol import Event, Failed, Finished, JobRecord, Prompt, Stretch
+from shared.protocol import Event, Failed, Finished, JobRecord, JobStatus, Prompt, Stretch
 from shared.queue import JobQueue
 from shared.registry import Registry
 from shared.replies import ReplyReader, Subscription
@@ -20,6 +23,7 @@ from tests.factories import make_job
 
 # For anything to come about: on a busy machine processes that import torch take minutes to start.
 WAIT_S = 180.0
+ROOT = Path(__file__).parents[2]
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], timeout_s: float = WAIT_S) -> None:
@@ -30,12 +34,31 @@ async def eventually(holds: Callable[[], Awaitable[bool]], timeout_s: float = WA
         await asyncio.sleep(0.02)
 
 
+def launch(command: str, settings: dict[str, object], log: Path) -> "subprocess.Popen[bytes]":
+    """Start `falconer api` or `falconer worker`; `log` gets its stderr."""
+    environment = {f"FALCONER_{name.upper()}": str(value) for name, value in settings.items()}
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "falconer", command],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stderr=file,
+        )
+
+
 @dataclass
 class Child:
     """A process of this test's own, and what it logs."""
 
     process: subprocess.Popen[bytes]
     log: Path
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on; signals that came meanwhile come first."""
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         self.process.kill()
@@ -136,10 +159,23 @@ class Service:
 
         await eventually(is_counted)
 
-    async def running(self, count: int) -> None:
-        """Wait until so many jobs run."""
+    async def freeze_at_work(
+        self, worker: WorkerChild, count: int = 1, **job: Any
+    ) -> list[Submitted]:
+        """Freeze the worker while it runs some of `count` new jobs, and return these jobs.
 
-        async def enough() -> bool:
-            return (await self.queue.depth()).running >= count
+        Where it has ended them before it stands still, it gets as many again.
+        """
+        while True:
+            jobs = [await self.submit(**job) for _ in range(count)]
+            await self.has_begun(jobs[0])
+            worker.freeze()
+            records = [await self.record(job) for job in jobs]
+            if any(is_run_by(worker, record) for record in records):
+                return jobs
+            worker.thaw()
+            await asyncio.gather(*(job.end() for job in jobs))
 
-        await eventually(enough)
+
+def is_run_by(worker: WorkerChild, record: JobRecord) -> bool:
+    return record.status is JobStatus.RUNNING and record.worker == worker.id

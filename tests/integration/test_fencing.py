@@ -125,10 +125,10 @@ async def test_a_worker_frozen_while_it_hands_a_job_back_takes_it_from_nobody(
 ) -> None:
     frozen = start_worker(redis_url=proxy.url, lease_s=LEASE_S, grace_s=0)
     await service.ready(frozen)
-    job = await service.submit(new_tokens=1500)
-    await service.has_begun(job)
+    [job] = await service.freeze_at_work(frozen, new_tokens=200)
     proxy.freeze_at(frozen, await digest(service, Script.RELEASE))
     frozen.process.send_signal(signal.SIGTERM)
+    frozen.thaw()
     async with asyncio.timeout(WAIT_S):
         await proxy.has_frozen.wait()
     other = start_worker(lease_s=LEASE_S)

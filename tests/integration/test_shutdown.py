@@ -62,10 +62,10 @@ async def test_a_worker_is_not_kept_from_ending_by_redis(
 ) -> None:
     worker = start_worker(grace_s=0)
     await service.ready(worker)
-    job = await service.submit(new_tokens=LONG)
-    await service.has_begun(job)
+    [job] = await service.freeze_at_work(worker, new_tokens=200)
     redis_server.freeze() if is_mute else redis_server.kill()
     worker.process.send_signal(signal.SIGTERM)
+    worker.thaw()
     code = await worker.exit_code()
     redis_server.thaw() if is_mute else redis_server.start()
     assert code == 0, worker.log_text
@@ -75,11 +75,13 @@ async def test_a_worker_is_not_kept_from_ending_by_redis(
 
 
 async def test_stopped_workers_burn_no_attempt(service: Service, start_worker: StartWorker) -> None:
-    jobs = [await service.submit(new_tokens=LONG) for _ in range(4)]
+    jobs = [await service.submit(new_tokens=LONG // 3) for _ in range(4)]
     for _ in range(2):
         worker = start_worker(grace_s=0, lease_s=NEVER_S, max_attempts=1)
         await service.has_begun(jobs[0])
+        worker.freeze()
         worker.process.send_signal(signal.SIGTERM)
+        worker.thaw()
         assert await worker.exit_code() == 0, worker.log_text
         records = [await service.record(job) for job in jobs]
         assert {record.attempts for record in records} == {0}

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -157,11 +156,11 @@ async def freeze_at_work(
         reader = EventReader()
         stream = asyncio.create_task(reader.chat(url, BODIES["sampled"]))
         await told_so_far(reader, 10)
-        worker.process.send_signal(signal.SIGSTOP)
+        worker.freeze()
         record = await service.queue.record(reader.job_id)
         if record is not None and record.status is JobStatus.RUNNING:
             return reader, stream
-        worker.process.send_signal(signal.SIGCONT)
+        worker.thaw()
         await all_done(stream)
 
 
@@ -174,7 +173,7 @@ async def test_a_frozen_worker_that_thaws_adds_no_token(
     reader, stream = await freeze_at_work(service, frozen, url)
     other = start_worker()
     await told_so_far(reader, 60)
-    frozen.process.send_signal(signal.SIGCONT)
+    frozen.thaw()
     await all_done(stream)
     assert_told_once(reader, await result_of(url, BODIES["sampled"]))
     record = await service.queue.record(reader.job_id)
