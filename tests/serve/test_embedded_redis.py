@@ -1,9 +1,11 @@
 """The Redis we start ourselves: a real one, private, and with a memory."""
 
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,11 @@ import redis
 from serve.embedded_redis import EmbeddedRedis, find_redis_binary
 from shared.errors import SettingsError
 from tests.processes import end
+from tests.redis_server import redis_binary
+
+
+def prepare(directory: Path) -> EmbeddedRedis:
+    return replace(EmbeddedRedis.prepare(directory), binary=redis_binary())
 
 
 @contextmanager
@@ -42,18 +49,60 @@ def wait_for(client: redis.Redis) -> None:
 
 
 def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
-    with running(EmbeddedRedis.prepare(tmp_path / "a folder")) as client:
+    with running(prepare(tmp_path / "a folder")) as client:
         client.set("kept", "yes")
         assert client.config_get("appendfsync") == {"appendfsync": "always"}
-    with running(EmbeddedRedis.prepare(tmp_path / "a folder")) as client:
+    with running(prepare(tmp_path / "a folder")) as client:
         assert client.get("kept") == b"yes"
 
 
 def test_it_answers_nobody_without_the_password(tmp_path: Path) -> None:
-    server = EmbeddedRedis.prepare(tmp_path)
+    server = prepare(tmp_path)
     with running(server), redis.Redis(port=server.port) as stranger:
         with pytest.raises(redis.AuthenticationError):
             stranger.ping()
+
+
+@pytest.mark.parametrize(
+    "name", ['quote"', "apostrophe'", "back\\slash", "percent%d", "line\nbreak", "#hash", "näme"]
+)
+def test_a_folder_s_name_may_hold_any_character(name: str, tmp_path: Path) -> None:
+    directory = tmp_path / name / "redis"
+    with running(prepare(directory)) as client:
+        client.set("kept", "yes")
+        assert client.config_get("dir")["dir"] == str(directory)
+    assert any(directory.iterdir())
+
+
+def test_other_users_cannot_read_its_files(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir(mode=0o755)  # as earlier versions made it
+    prepare(tmp_path / "redis")
+    assert stat.S_IMODE((tmp_path / "redis").stat().st_mode) == 0o700
+
+
+def test_it_listens_on_loopback_and_refuses_modules_and_debugging(tmp_path: Path) -> None:
+    with running(prepare(tmp_path)) as client:
+        assert client.config_get("bind") == {"bind": "127.0.0.1"}
+        assert client.config_get("protected-mode") == {"protected-mode": "yes"}
+        assert client.config_get("unixsocket") == {"unixsocket": ""}
+        for command in ("MODULE LOAD x.so", "DEBUG SLEEP 0"):
+            if redis_version(client) >= 7:  # Redis 6.2 has no such settings
+                with pytest.raises(redis.ResponseError, match="not allowed"):
+                    client.execute_command(command)
+
+
+def redis_version(client: redis.Redis) -> int:
+    return int(client.info("server")["redis_version"].split(".")[0])
+
+
+def test_without_a_wheel_a_server_on_the_path_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("redis-server", "valkey-server"):
+        (tmp_path / name).touch(mode=0o755)
+        assert find_redis_binary() == str(tmp_path / name)
 
 
 def test_without_any_binary_the_error_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
