@@ -1,7 +1,6 @@
 # The same commands on a laptop and in CI. Needs Python >= 3.11 and make, nothing else.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -9,11 +8,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' requirements.lock)
 SOURCES := falconer.py api bench deploy serve shared training worker tests
 
+# Values from the command line or the environment. make would expand a `$` in them, and the shell
+# quotes and backticks: keep them as they were given, and let recipes read them as variables.
+GIVEN := PYTHON PORT MODEL WORKERS REDIS_URL SEED JOBS FAULTS PEERS CONTAINER IMAGE_BUILD \
+  DEVICE PYTHON_IMAGE TORCH_CPU_INDEX
+given = $(filter-out undefined,$(origin $(1)))
+$(foreach name,$(GIVEN),$(if $(call given,$(name)),$(eval override $(name) := $$(value $(name)))))
+export $(foreach name,$(GIVEN),$(if $(call given,$(name)),$(name)))
+option = $${$(1):+--$(2)="$$$(1)"}
+
 # For images: docker where its engine runs, else podman, which keeps healthchecks in this format alone.
-CONTAINER ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
-IMAGE_BUILD ?= $(CONTAINER) build $(if $(filter podman,$(CONTAINER)),--format docker)
-build_args = $(foreach name,$(1),\
-  $(if $(filter-out undefined,$(origin $(name))),--build-arg $(name)="$($(name))"))
+CONTAINER_DEFAULT = $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
+IMAGE_BUILD ?= "$${CONTAINER:=$(CONTAINER_DEFAULT)}" build \
+  $$(case "$$CONTAINER" in *podman) echo --format docker;; esac)
+build_args = $(foreach name,$(1),$(if $(call given,$(name)),--build-arg "$(name)=$$$(name)"))
 
 .PHONY: images images-test serve setup test lint format chaos bench bench-engine lock clean help
 
@@ -22,9 +30,9 @@ help: ## what there is
 
 serve: $(VENV)/.serve ## run the whole service: PORT=, MODEL= (folder or hub id), REDIS_URL=, WORKERS=
 	@# The URL may hold a password: as a variable, the process list does not show it.
-	@$(if $(REDIS_URL),FALCONER_REDIS_URL="$(REDIS_URL)") exec $(BIN)/falconer serve \
-	  $(if $(PORT),--port "$(PORT)") $(if $(MODEL),--model "$(MODEL)") \
-	  $(if $(WORKERS),--workers "$(WORKERS)")
+	@if [ -n "$${REDIS_URL:-}" ]; then export FALCONER_REDIS_URL="$$REDIS_URL"; fi; \
+	exec $(BIN)/falconer serve $(call option,PORT,port) $(call option,MODEL,model) \
+	  $(call option,WORKERS,workers)
 
 setup: $(VENV)/.dev ## only the environment, in .venv
 
@@ -41,14 +49,14 @@ format: $(VENV)/.dev ## put the style right
 	$(BIN)/ruff format $(SOURCES)
 
 chaos: $(VENV)/.dev ## break the service on purpose, under load: SEED=, JOBS=, FAULTS=
-	$(BIN)/python -m tests.chaos $(if $(SEED),--seed "$(SEED)") $(if $(JOBS),--jobs "$(JOBS)") \
-	  $(if $(FAULTS),--faults "$(FAULTS)")
+	$(BIN)/python -m tests.chaos $(call option,SEED,seed) $(call option,JOBS,jobs) \
+	  $(call option,FAULTS,faults)
 
 bench: $(VENV)/.dev ## added latency, batching and Redis cost of the service, on this machine
 	$(BIN)/python -m bench.overhead
 
 bench-engine: $(VENV)/.dev ## the engine beside generate, OpenVINO GenAI and vLLM: 15 minutes; PEERS=no: without the last two
-	$(BIN)/python -m bench.compare $(if $(filter no,$(PEERS)),--no-peers) $(if $(MODEL),--model "$(MODEL)")
+	$(BIN)/python -m bench.compare $(if $(filter no,$(PEERS)),--no-peers) $(call option,MODEL,model)
 
 images: ## container images of api and worker, 5 minutes: DEVICE=cuda, PYTHON_IMAGE=, TORCH_CPU_INDEX=
 	$(IMAGE_BUILD) $(call build_args,PYTHON_IMAGE) -t falconer-api -f deploy/api.Dockerfile .
@@ -56,7 +64,7 @@ images: ## container images of api and worker, 5 minutes: DEVICE=cuda, PYTHON_IM
 	  -t falconer-worker$(if $(filter cuda,$(DEVICE)),:cuda) --target worker -f deploy/worker.Dockerfile .
 
 images-test: $(VENV)/.dev images ## build them and prove them in a compose stack, 10 minutes
-	CONTAINER="$(CONTAINER)" $(BIN)/python -m pytest -v tests/deploy/compose_stack.py
+	CONTAINER="$${CONTAINER:-$(CONTAINER_DEFAULT)}" $(BIN)/python -m pytest -v tests/deploy/compose_stack.py
 
 lock: $(VENV)/.dev ## pin anew what pyproject.toml allows; torch moves only by hand
 	@# torch's own CUDA packages are left to torch, which pins them itself where it wants them.
@@ -68,9 +76,9 @@ clean: ## remove the environment and the state folder
 	rm -rf $(VENV) .falconer
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit("falconer needs Python 3.11 to 3.14, this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] if not (3, 11) <= sys.version_info[:2] <= (3, 14) else 0)'
+	@"$${PYTHON:-python3}" -c 'import sys; sys.exit("falconer needs Python 3.11 to 3.14, this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] if not (3, 11) <= sys.version_info[:2] <= (3, 14) else 0)'
 	@echo "[1/3] creating $(VENV)"
-	@$(PYTHON) -m venv $(VENV) && $(PIP) --version >/dev/null || { rm -rf $(VENV); \
+	@"$${PYTHON:-python3}" -m venv $(VENV) && $(PIP) --version >/dev/null || { rm -rf $(VENV); \
 	  echo "cannot create $(VENV): install Python's venv and pip (Debian, Ubuntu: apt-get install python3-venv), then run make again"; exit 1; }
 
 $(VENV)/.torch: $(VENV)/bin/python requirements.lock

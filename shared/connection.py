@@ -32,7 +32,7 @@ from shared.redis_pool import (
     TcpConnection,
     TlsConnection,
 )
-from shared.redis_url import RedisUrl, read_url, without_passwords
+from shared.redis_url import RedisUrl, read_url
 
 CONNECT_TIMEOUT_S = 2.0
 COMMAND_TIMEOUT_S = 3.0  # less than a third of a lease is left to a worker that asks in vain
@@ -51,13 +51,11 @@ def connect(url: str, *, name: str, block_s: float = 0.0) -> ArqRedis:
     """
     try:
         pool = _pool(read_url(url), name, COMMAND_TIMEOUT_S + block_s)
-        connection = pool.make_connection()  # unknown options of the URL show only here
+        connection = pool.make_connection()
         if isinstance(connection, SSLConnection):
-            connection.ssl_context.get()  # and files of certificates that are not there
+            connection.ssl_context.get()  # files of certificates that are not there show only here
     except (ValueError, TypeError, OSError, RedisError) as error:
-        raise SettingsError(
-            f"redis_url {without_passwords(url)!r} is not usable: {error}"
-        ) from None
+        raise SettingsError(f"redis_url is not usable: {error}") from None
     client = ArqRedis.from_pool(pool)
     assert isinstance(client, ArqRedis)
     return client
