@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 from shared.early_end import end_at_once_on_signals
+from shared.standard_streams import secure_standard_streams
 
 if Path(sys.argv[0]).stem == "falconer":  # as a command; the imports below take their time
     end_at_once_on_signals()
+    secure_standard_streams()
 
 import typer
 

@@ -1,9 +1,10 @@
 """The api process: bind, serve, stop in order; knows uvicorn and no route."""
 
 import asyncio
+import signal
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import structlog
@@ -14,6 +15,7 @@ from api.asgi import asgi_app
 from api.http_protocol import BoundedHttp
 from api.services import Services
 from api.settings import ApiSettings
+from shared.early_end import stop_signals
 from shared.listening import listen
 from shared.logs import configure_logs
 from shared.tasks import cancel_all
@@ -35,6 +37,16 @@ class ApiServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
         self._services = services
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGHUP too, and no signal that the process was started to ignore."""
+        handlers = {signum: signal.signal(signum, self.handle_exit) for signum in stop_signals()}
+        try:
+            yield
+        finally:
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A second signal does not wait. uvicorn's own would raise the signal anew at the end."""

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from serve.embedded_redis import free_port
 from serve.main import assemble
 from serve.screen import Screen
@@ -31,7 +29,7 @@ def local_service(*, model: str = "tiny", workers: int = 1) -> Iterator[LocalSer
         settings = ServeSettings(
             port=free_port(), model=model, workers=workers, state_dir=state_dir, redis_url=None
         )
-        supervisor = assemble(settings, state_dir, Screen(Console(quiet=True)))
+        supervisor = assemble(settings, state_dir, Screen(is_quiet=True))
         try:
             supervisor.start(START_TIMEOUT_S)
             yield LocalService(supervisor.url, supervisor.api.env["FALCONER_REDIS_URL"])

@@ -67,7 +67,7 @@ def find_redis_binary() -> str:
         if system := shutil.which(name):
             return system
     raise SettingsError(
-        "no valkey-server or redis-server found: install one (Debian: apt-get install redis-server) "
+        "no valkey-server found, nor redis-server: install one (apt-get install redis-server) "
         "or point --redis-url (REDIS_URL) at a running Redis"
     )
 

@@ -17,6 +17,7 @@ from serve.settings import ServeSettings
 from serve.supervisor import Supervisor
 from shared.connection import UNREACHABLE, connect
 from shared.errors import SettingsError
+from shared.server_check import check_server
 
 REDIS_S = 3.0  # what a Redis that is not ours gets to answer
 DRAIN_S = 3  # what a stop gives calls and jobs; the supervisor ends everything within five seconds
@@ -35,7 +36,7 @@ def main(settings: ServeSettings) -> int:
             if not supervisor.is_stopping:
                 greet(screen, settings, supervisor)
             supervisor.run()
-            screen.say("\n  Stopping: running jobs get a moment to finish …")
+            screen.say("\n  Stopping: running jobs get a moment to finish ...")
         finally:
             supervisor.stop()
         screen.say("  Stopped.")
@@ -100,7 +101,7 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
         embedded = Child(
             "redis", [server.binary, "-"], os.environ, logs / "redis.log", server.configuration
         )
-        screen.say(f"  starting Redis on 127.0.0.1:{server.port} and the api …")
+        screen.say(f"  starting Redis on 127.0.0.1:{server.port} and the api ...")
     else:
         check_redis(url)
     env = {**os.environ, "FALCONER_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}
@@ -153,6 +154,6 @@ async def _ping(url: str) -> None:
     client = connect(url, name="falconer-serve")
     try:
         async with asyncio.timeout(REDIS_S):
-            await client.ping()
+            await check_server(client)
     finally:
         await client.aclose()

@@ -1,10 +1,11 @@
 """What `falconer serve` prints: progress while it starts, then one screen to work from."""
 
 import json
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from shared.standard_streams import silence
 
 EXAMPLES: tuple[dict[str, object], ...] = (
     {"prompt": "Once upon a time"},
@@ -17,10 +18,16 @@ EXAMPLES: tuple[dict[str, object], ...] = (
 
 @dataclass(slots=True)
 class Screen:
-    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    is_quiet: bool = False
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        """Print `text`. Without a reader (`| head -1`, a closed terminal), fall silent."""
+        if self.is_quiet:
+            return
+        try:
+            print(text, flush=True)
+        except OSError:
+            silence(sys.stdout)
 
     def ready(self, *, url: str, model: str, workers: int, redis: str, state_dir: Path) -> None:
         rows = [

@@ -13,6 +13,7 @@ import httpx
 
 from serve.process import Child
 from serve.screen import Screen
+from shared.early_end import stop_signals
 from shared.errors import SettingsError
 
 STOP_AFTER_S = 4.5  # with Redis still to close, a stop takes less than five seconds
@@ -43,9 +44,8 @@ class Supervisor:
         return [*([self.redis] if self.redis else []), self.api, *self.workers.values()]
 
     def handle_signals(self) -> None:
-        signal.signal(signal.SIGINT, self._request_stop)
-        signal.signal(signal.SIGTERM, self._request_stop)
-        signal.signal(signal.SIGHUP, self._request_stop)  # the terminal was closed
+        for signum in stop_signals():
+            signal.signal(signum, self._request_stop)
 
     def _request_stop(self, _signum: int, _frame: FrameType | None) -> None:
         if self.is_stopping:  # asked twice: do not drain
@@ -63,7 +63,7 @@ class Supervisor:
         for child in self.children:
             child.start()
         self._wait_until("the api", self._api_answers, deadline)
-        self.screen.say("  api is up; loading the model …")
+        self.screen.say("  api is up; loading the model ...")
         self._wait_until("the workers", self._workers_are_there, deadline)
 
     def _wait_until(self, what: str, holds: Callable[[], bool], deadline: float) -> None:

@@ -3,6 +3,7 @@
 One wrong value ends the start with one line that names the setting, the value and the rule.
 """
 
+import re
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared.errors import SettingsError
 
 ENV_PREFIX = "FALCONER_"
+SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://[^/]+:[0-9]+")
 
 
 class ProcessSettings(BaseSettings):
@@ -41,4 +43,15 @@ def _describe(error: ValidationError) -> str:
     name = str(first["loc"][0]) if first["loc"] else "settings"
     flag, variable = "--" + name.replace("_", "-"), ENV_PREFIX + name.upper()
     rule = first["msg"].removeprefix("Value error, ")
+    if variable.endswith("_PORT") and SERVICE_LINK.fullmatch(str(first["input"])):
+        rule = _service_link_rule(variable)
     return f"{flag} (or {variable}) = {first['input']!r}: {rule}"
+
+
+def _service_link_rule(variable: str) -> str:
+    """Explain a value such as `tcp://10.0.0.1:8000`, which no user wrote."""
+    service = variable.removesuffix("_PORT").lower().replace("_", "-")
+    return (
+        f"Kubernetes sets this variable because a Service is named {service!r}: "
+        f"set enableServiceLinks: false in the pod, rename the Service or set {variable} yourself"
+    )

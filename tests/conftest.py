@@ -32,10 +32,12 @@ HAS_FAILED = pytest.StashKey[bool]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give tests the same signals and the real stderr however the run was started."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A background job of a shell ignores Ctrl-C and so would all processes that tests start.
-        # A handler is not inherited, so they get the default action; the run still ignores it.
-        signal.signal(signal.SIGINT, lambda *_: None)
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            # A background job of a shell ignores Ctrl-C, one under nohup SIGHUP, and so would all
+            # processes that tests start. A handler is not inherited, so they get the default
+            # action; the run still ignores the signal.
+            signal.signal(signum, lambda *_: None)
     config.stash[STDERR] = os.dup(2)  # pytest captures none of this hook's output
 
 

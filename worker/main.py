@@ -4,13 +4,12 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import socket
 
 import structlog
 
 from shared.connection import connect
-from shared.early_end import end_at_once_on_signals
+from shared.early_end import end_at_once_on_signals, stop_signals
 from shared.listening import listen
 from shared.logs import configure_logs
 from shared.tasks import cancel_all
@@ -23,9 +22,9 @@ log = structlog.get_logger(__name__)
 
 
 def main(settings: WorkerSettings) -> int:
-    """Run until SIGTERM or SIGINT: 0; 1 when the engine died. Raises SettingsError.
+    """Run until a signal stops it: 0; 1 when the engine died. Raises SettingsError.
 
-    While the model loads they end it at once, with 143 or 130.
+    While the model loads, a signal ends it at once, with 128 and the signal's number.
     """
     end_at_once_on_signals()
     configure_logs(settings.log_level, settings.log_format)
@@ -61,7 +60,7 @@ async def _run(
 ) -> None:
     process = WorkerProcess(settings, model, listener)
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in stop_signals():
         loop.add_signal_handler(signum, process.stop)
     try:
         await process.run()

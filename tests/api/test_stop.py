@@ -19,7 +19,7 @@ from tests.redis_server import RedisServer
 GET = b"GET /livez HTTP/1.1\r\nHost: api\r\n\r\n"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_answers_open_calls_and_ends_with_exit_code_0(
     api: ApiProcess, signum: signal.Signals
 ) -> None:
@@ -34,6 +34,23 @@ def test_a_stop_answers_open_calls_and_ends_with_exit_code_0(
             assert (
                 body["detail"] == f"the server is stopping; the job goes on, see /jobs/{body['id']}"
             )
+
+
+def test_an_api_that_was_started_to_ignore_signals_goes_on_ignoring_them(
+    redis_server: RedisServer,
+) -> None:
+    """uvicorn installs its own handlers whatever it was started with."""
+    ignored = (signal.SIGINT, signal.SIGHUP)
+    handlers = {signum: signal.signal(signum, signal.SIG_IGN) for signum in ignored}
+    try:
+        api = ApiProcess(redis_server.url)
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    for signum in ignored:
+        api.process.send_signal(signum)
+    assert api.status("/readyz") == 200
+    assert api.stop(signal.SIGTERM) == 0
 
 
 def test_a_stop_ends_a_stream_with_a_last_event(api: ApiProcess) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +33,28 @@ class Service:
             time.sleep(0.05)
         return found
 
-    def worker_pids(self) -> list[int]:
+    def children(self) -> dict[int, bytes]:
+        """The command line of each child by its pid; one that has ended has none."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         pids = [int(pid) for pid in children.read_text().split()]
-        return [p for p in pids if b"worker" in Path(f"/proc/{p}/cmdline").read_bytes()]
+        lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids}
+        return {pid: line for pid, line in lines.items() if line}
+
+    def worker_pids(self) -> list[int]:
+        return [pid for pid, line in self.children().items() if b"worker" in line]
+
+    def wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.is_healthy():
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, self.output.read_text()
+            time.sleep(0.05)
+
+    def is_healthy(self) -> bool:
+        try:
+            return self.client.get("/health").status_code == 200
+        except httpx.TransportError:
+            return False
 
     def chat(self, prompt: str) -> str:
         kwargs = {"do_sample": False, "max_new_tokens": 12}
@@ -45,14 +64,16 @@ class Service:
         return result
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+@contextmanager
+def running(tmp_path: Path, *prefix: str, **env: str) -> Iterator[Service]:
+    """`falconer serve`, started by the command `prefix`; its output goes to a file."""
     port = free_port()
     output = tmp_path / "output"
     flags = ["--port", str(port), "--state-dir", str(tmp_path / "state")]
     with output.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "falconer", "serve", *flags],
+            [*prefix, sys.executable, "-m", "falconer", "serve", *flags],
+            env=os.environ | env,
             stdout=out,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -61,6 +82,21 @@ def service(tmp_path: Path) -> Iterator[Service]:
     with httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False) as client:
         yield Service(process, output, client)
     end(process)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    with running(tmp_path) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def background_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """As `nohup falconer serve | head -1 > output` starts it, where the locale is Latin-1."""
+    directory = tmp_path_factory.mktemp("background")
+    pipe = ["bash", "-c", 'exec nohup "$@" > >(exec head -1)', "bash"]
+    with running(directory, *pipe, PYTHONIOENCODING="latin-1") as service:
+        yield service
 
 
 def test_a_newcomer_gets_a_screen_that_works_and_ctrl_c_drains(service: Service) -> None:
@@ -84,8 +120,24 @@ def test_a_killed_worker_is_restarted_and_the_service_answers_again(service: Ser
     assert service.chat("The lighthouse") == before
 
 
-def test_a_second_service_on_the_same_state_folder_is_refused(service: Service) -> None:
-    service.wait_for("Falconer is ready")
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the children through /proc")
+def test_a_service_under_nohup_survives_its_terminal_and_its_reader(
+    background_service: Service,
+) -> None:
+    service = background_service
+    service.wait_until_healthy()
+    children = service.children()
+    assert len(children) == 3  # Redis, the api and a worker
+    for pid in (service.process.pid, *children):
+        os.kill(pid, signal.SIGHUP)
+    assert service.chat("Once upon a time").startswith("Once upon a time")
+    assert service.children() == children
+    assert service.output.read_text().count("\n") == 1  # the rest met a closed pipe
+
+
+def test_a_second_service_on_the_same_state_folder_is_refused(background_service: Service) -> None:
+    service = background_service
+    service.wait_until_healthy()
     state_dir = service.output.parent / "state"
     flags = ["--port", str(free_port()), "--state-dir", str(state_dir)]
     second = subprocess.run(
@@ -97,3 +149,12 @@ def test_a_second_service_on_the_same_state_folder_is_refused(service: Service) 
     )
     assert second.returncode == 2
     assert "another falconer serve uses" in second.stderr
+
+
+def test_a_stop_of_a_service_whose_output_nobody_reads_ends_with_0(
+    background_service: Service,
+) -> None:
+    background_service.wait_until_healthy()
+    background_service.process.send_signal(signal.SIGTERM)
+    assert background_service.process.wait(PATIENCE_S) == 0
+    assert "Traceback" not in background_service.output.read_text()

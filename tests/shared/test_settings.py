@@ -19,6 +19,8 @@ class Colour(StrEnum):
 
 
 class ExampleSettings(ProcessSettings):
+    port: int = Field(8000, description="A port.")
+    metrics_port: int | None = Field(None, description="Another port.")
     max_rows: int = Field(32, ge=1, description="Most rows.")
     name: str | None = Field(None, description="A name.")
     mode: Literal["fast", "slow"] = Field("fast", description="How.")
@@ -45,6 +47,32 @@ def test_a_wrong_value_is_named_with_flag_variable_value_and_rule() -> None:
     assert caught.value.message == (
         "--max-rows (or FALCONER_MAX_ROWS) = '0': Input should be greater than or equal to 1"
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "service"),
+    [("FALCONER_PORT", "falconer"), ("FALCONER_METRICS_PORT", "falconer-metrics")],
+)
+def test_a_port_that_kubernetes_set_is_explained(
+    variable: str, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "tcp://10.0.0.1:8000")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(ExampleSettings)
+    assert "\n" not in caught.value.message
+    for part in (variable, "tcp://10.0.0.1:8000", f"a Service is named '{service}'"):
+        assert part in caught.value.message
+    assert "enableServiceLinks: false" in caught.value.message
+
+
+def test_the_other_variables_of_a_service_named_falconer_are_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_8000_TCP"):
+        monkeypatch.setenv(f"FALCONER_{name}", "tcp://10.0.0.1:8000")
+    for name in ("PORT", "PROTO", "ADDR"):
+        monkeypatch.setenv(f"FALCONER_PORT_8000_TCP_{name}", "8000")
+    assert load_settings(ExampleSettings) == ExampleSettings()
 
 
 @pytest.fixture
