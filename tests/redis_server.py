@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -19,8 +20,18 @@ PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connec
 class RedisServer:
     """`restart` keeps the port and, with `append_only`, what was written."""
 
-    def __init__(self, directory: Path, *, append_only: bool = False, password: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        append_only: bool = False,
+        password: str = "",
+        binary: str | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
         self._directory = directory
+        self._binary = binary or redis_binary()
+        self._options = options
         self._append_only = append_only
         self._password = password
         self._process: subprocess.Popen[bytes] | None = None
@@ -32,11 +43,12 @@ class RedisServer:
 
     def start(self) -> None:
         command = [
-            redis_binary(),
+            self._binary,
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)),
             *("--save", "", "--appendonly", "yes" if self._append_only else "no"),
             *("--appendfsync", "always"),
             *("--requirepass", self._password),
+            *self._options,
         ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:

@@ -26,6 +26,7 @@ from shared.prompt import PromptEncoder
 from shared.protocol import WorkerInfo
 from shared.queue import JobQueue
 from shared.registry import Registry, hash_card
+from shared.server_check import check_server
 from shared.tasks import cancel_all
 from shared.token_log import TokenLog
 from shared.version import falconer_version
@@ -189,9 +190,9 @@ class WorkerProcess:
                 await asyncio.sleep(backoff.next_s())
 
     async def _log_in(self) -> None:
-        """A wrong password is not waited for."""
+        """Raise SettingsError where waiting does not help, as for a wrong password."""
         try:
-            await self._redis.ping()
+            await check_server(self._redis)
         except RedisError as error:
             if is_refusal(error):
                 raise SettingsError(f"this worker cannot use its Redis: {error}") from error

@@ -1,0 +1,53 @@
+"""Check a Redis server before work begins: its version, and that a restart of it keeps jobs."""
+
+import re
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from shared.errors import SettingsError
+
+OLDEST = (6, 2)
+# Servers that replay the transactions of their append-only file with the permissions of the
+# default user: redis#14541, valkey#3983. The first versions without the fault.
+REDIS_WITH_FAULT, REDIS_FIX, VALKEY_FIX = (7, 0), (8, 6), (9, 1, 2)
+
+log = structlog.get_logger(__name__)
+
+
+async def check_server(redis: Redis) -> None:
+    """Raise SettingsError where the server is too old, or would lose accepted jobs at a restart.
+
+    Log a warning where its user may not ask whether it would.
+    """
+    info = await redis.info()
+    is_valkey = "valkey_version" in info
+    name = f"Valkey {info['valkey_version']}" if is_valkey else f"Redis {info['redis_version']}"
+    version = tuple(int(number) for number in re.findall("[0-9]+", name))
+    if not is_valkey and version < OLDEST:
+        raise SettingsError(f"{name} is too old: Falconer needs Redis 6.2 or later, or Valkey")
+    has_fault = version < VALKEY_FIX if is_valkey else REDIS_WITH_FAULT <= version < REDIS_FIX
+    if has_fault and info.get("aof_enabled") and _user(redis) != "default":
+        await _check_default_user(redis, name)
+
+
+def _user(redis: Redis) -> str:
+    return redis.connection_pool.connection_kwargs.get("username") or "default"
+
+
+async def _check_default_user(redis: Redis, name: str) -> None:
+    fault = (
+        f"{name} loses accepted jobs when it restarts unless its default user may write, even if "
+        "that user is off (redis#14541)"
+    )
+    remedy = "run ACL SETUSER default +@all ~* &* and keep it in the server's configuration"
+    try:
+        answer = await redis.execute_command("ACL DRYRUN", "default", "SET", "falconer", "1")
+    except ResponseError as error:  # its own user may not ask
+        log.warning(
+            "cannot tell whether a restart of Redis keeps jobs", fault=fault, error=str(error)
+        )
+        return
+    if answer not in (b"OK", "OK", True):
+        raise SettingsError(f"{fault}: {remedy}, or upgrade to Redis 8.6 or Valkey 9.1.2")
