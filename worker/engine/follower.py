@@ -85,7 +85,7 @@ Serve = Callable[[TensorParallel, Meeting, LeaderLink], None]
 
 def run_follower(serve: Serve, rank: int, meeting: Meeting, pipe: "Connection[Any, Any]") -> None:
     """Run `serve` as process `rank`. The leader reports an error that comes before `ready`."""
-    for signum in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all: the leader decides
+    for signum in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # no handler would run while it waits in a sum
     leader = LeaderLink(pipe)
