@@ -61,7 +61,11 @@ class Compose:
         return self._run(self.container, "ps", "-q", *filters).split()
 
     def kill(self, container: str) -> None:
-        self._run(self.container, "kill", "--signal=KILL", container)
+        self.signal(container, "KILL")
+
+    def signal(self, container: str, name: str) -> None:
+        """Send a signal to its first process. It cannot refuse STOP and KILL from outside."""
+        self._run(self.container, "kill", f"--signal={name}", container)
 
     def stop(self, container: str) -> int:
         """Its exit code: 0 after an orderly end, 137 when it had to be killed."""

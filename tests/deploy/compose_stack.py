@@ -18,6 +18,7 @@ from tests.redis_server import free_port
 
 WAIT_S = 180.0
 JOBS = 60
+MAX_ROWS = 32  # of a worker, unless told otherwise
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +54,15 @@ def wait_for_workers(stack: Compose, number: int) -> None:
     eventually(lambda: len(get(stack, "/workers").get("workers", [])) == number)
 
 
-def submit(stack: Compose, tokens: int) -> list[str]:
-    """Ids of a burst of jobs of so many tokens each."""
+def submit(stack: Compose, tokens: int, count: int = JOBS) -> list[str]:
+    """Submit a burst of jobs of so many tokens each, and return their ids."""
     body = {
         "prompt": "Once upon a time",
         "generate_kwargs": {"min_new_tokens": tokens, "max_new_tokens": tokens, "seed": 7},
     }
     with httpx.Client(base_url=stack.url, timeout=30) as client:
         return [
-            client.post("/jobs", json=body).raise_for_status().json()["id"] for _ in range(JOBS)
+            client.post("/jobs", json=body).raise_for_status().json()["id"] for _ in range(count)
         ]
 
 
@@ -111,15 +112,15 @@ def test_the_api_image_holds_no_torch(stack: Compose) -> None:
 
 
 def test_three_workers_share_a_burst(stack: Compose) -> None:
-    shares = Counter(job["worker"] for job in results(stack, submit(stack, tokens=60)))
+    """More jobs than two workers have rows, and long enough that these are not free soon."""
+    job_ids = submit(stack, tokens=500, count=2 * MAX_ROWS + JOBS)
+    shares = Counter(job["worker"] for job in results(stack, job_ids))
     assert len(shares) == 3, shares
 
 
 def test_a_killed_worker_s_jobs_run_elsewhere(stack: Compose) -> None:
-    job_ids = submit(stack, tokens=180)
     victim = stack.containers("worker")[0]
-    name = stack.hostname(victim)
-    eventually(lambda: is_running_jobs(stack, name))
+    job_ids = freeze_at_work(stack, victim)
     stack.kill(victim)
     ended = results(stack, job_ids)
     assert any(job["attempts"] > 1 for job in ended), "nothing ran on the killed worker"
@@ -127,9 +128,26 @@ def test_a_killed_worker_s_jobs_run_elsewhere(stack: Compose) -> None:
     wait_for_workers(stack, 3)
 
 
-def is_running_jobs(stack: Compose, host: str) -> bool:
-    workers = get(stack, "/workers").get("workers", [])
-    return any(worker["running"] for worker in workers if worker["id"].startswith(host))
+def freeze_at_work(stack: Compose, worker: str) -> list[str]:
+    """Freeze the worker's process while it runs some of a burst; return the ids of the burst.
+
+    A fast machine may have ended the burst by then, a slow one may not have begun it there: then
+    the worker gets another one.
+    """
+    host = stack.hostname(worker)
+    for _ in range(20):
+        job_ids = submit(stack, tokens=500)
+        stack.signal(worker, "STOP")
+        if any(is_run_on(host, get(stack, f"/jobs/{job_id}")) for job_id in job_ids):
+            return job_ids
+        stack.signal(worker, "CONT")
+        results(stack, job_ids)
+    raise AssertionError("the worker ran no job of twenty bursts")
+
+
+def is_run_on(host: str, job: dict[str, Any]) -> bool:
+    is_begun = job.get("status") == "running" and job["attempts"] > 0
+    return is_begun and job["worker"].startswith(host)
 
 
 def test_down_and_up_keep_queued_jobs(stack: Compose) -> None:

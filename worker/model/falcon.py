@@ -35,6 +35,16 @@ class FalconLinear(nn.Linear):
         return output if self.bias is None else output + self.bias
 
 
+class FalconEmbedding(nn.Embedding):
+    """A table whose weights come from a checkpoint.
+
+    They are not drawn at random first: on the meta device, torch would import its compiler.
+    """
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class FalconAttention(nn.Module):
     def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
@@ -151,9 +161,7 @@ class FalconModel(nn.Module):
 
     def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
-        # Not drawn at random: on the meta device, torch would import its compiler to do so.
-        table = torch.empty(config.vocab_size, config.hidden_size)
-        self.word_embeddings: nn.Embedding = nn.Embedding.from_pretrained(table)
+        self.word_embeddings = FalconEmbedding(config.vocab_size, config.hidden_size)
         self.h = nn.ModuleList(
             FalconDecoderLayer(config, parallel) for _ in range(config.num_layers)
         )
