@@ -44,7 +44,8 @@ class LeasedWorker(Worker):
     """Claims what fits, runs it, and gives back what it cannot finish.
 
     `nudge` makes it look for jobs now; `on_room(False)` says that waking it would be in vain.
-    `on_attempt` hears how each run ended: by the job's status, "handed back" or "lost".
+    `on_attempt` hears how each run ended: by the job's status, "handed back" or "lost". It claims
+    nothing while `may_claim` says no.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class LeasedWorker(Worker):
         lease_ms: int,
         on_room: Callable[[bool], None] = lambda _: None,
         on_attempt: Callable[[str], None] = lambda _: None,
+        may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(
             functions=[func(self._run_task, name=FUNCTION)],
@@ -79,6 +81,7 @@ class LeasedWorker(Worker):
         self._lease_ms = lease_ms
         self._on_room = on_room
         self._on_attempt = on_attempt
+        self._may_claim = may_claim
         self._is_listening = self._hands_back = False
         self._backoff, self._absence = Backoff(), Absence()
         self._nudged = asyncio.Event()
@@ -100,6 +103,9 @@ class LeasedWorker(Worker):
         if not self.allow_pick_jobs:
             self._claims_ended.set()
             await asyncio.Event().wait()  # until `main` is cancelled
+        if not self._may_claim():
+            self._listen(False)  # wake-ups are for workers that can claim
+            return
         try:
             await self._claim()
             self._backoff.reset()
@@ -127,8 +133,11 @@ class LeasedWorker(Worker):
             if not self._takes_over(hopeless.job_id, hopeless):
                 name = f"{hopeless.job_id}:{hopeless.fence}"
                 self._begin(name, partial(self._endings.give_up, hopeless))
-        self._is_listening = self.room.rows > 0 and not claim.is_stalled
-        self._on_room(self._is_listening)
+        self._listen(self.room.rows > 0 and not claim.is_stalled)
+
+    def _listen(self, is_listening: bool) -> None:
+        self._is_listening = is_listening
+        self._on_room(is_listening)
 
     @property
     def room(self) -> Room:

@@ -134,6 +134,8 @@ class WorkerProcess:
             lease_ms=lease_ms,
             on_room=self._wake.listen,
             on_attempt=self._metrics.note_attempt,
+            # A job claimed during a step that may never end waits for as long as that is unknown.
+            may_claim=lambda: self._runtime.step_age_s <= settings.lease_s,
         )
 
     def _connect(self, purpose: str, block_s: float = 0.0) -> ArqRedis:

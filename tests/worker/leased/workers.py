@@ -27,6 +27,7 @@ def make_worker(
     name: str = "w1",
     rows: int = 8,
     on_attempt: Callable[[str], None] = lambda _: None,
+    may_claim: Callable[[], bool] = lambda: True,
 ) -> LeasedWorker:
     return LeasedWorker(
         pool=redis,
@@ -36,6 +37,7 @@ def make_worker(
         capacity=Capacity(rows=rows, tokens=10_000, max_attempts=3),
         lease_ms=60_000,
         on_attempt=on_attempt,
+        may_claim=may_claim,
     )
 
 
