@@ -1,5 +1,6 @@
 import asyncio
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from redis.exceptions import AuthenticationError, TimeoutError
@@ -60,9 +61,14 @@ async def test_a_redis_that_never_answers_is_an_error_soon(monkeypatch: pytest.M
 
 
 async def test_a_password_that_is_missing_or_wrong_is_an_error_at_once(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path, password="right")
+    password = "p$w`\"'/?#@%41:[ü\\"
+    server = RedisServer(tmp_path, password=password)
     server.start()
     try:
+        async with connect(
+            server.url.replace("//", f"//:{quote(password, safe='')}@"), name="test"
+        ) as client:
+            await client.ping()
         for credentials, said in (
             ("", "Authentication required"),
             (":wrong@", "invalid username-password"),
