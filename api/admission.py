@@ -4,12 +4,14 @@ import asyncio
 import secrets
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
+from api.backend import within_reach
 from api.model_watch import CheckedModel, ModelWatch
 from api.schemas import ChatRequest
 from api.waiting import Caller
-from shared.errors import InvalidParameter, ServiceUnavailable
+from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
 from shared.prompt import Prepared, check_prompt
 from shared.protocol import ADAPTERS_SINCE, ChatJob, Prompt
 
@@ -32,11 +34,9 @@ class Admission:
         A long text may have to wait: then also ServiceUnavailable, CallerGone or ServerStopping.
         """
         self._check_ttl(request.ttl_s)
-        prompt, model = request.to_prompt(), self._models.current
+        prompt = request.to_prompt()
         check_prompt(prompt)
-        prepared = None
-        if model is not None:
-            prepared = await self._prepare(model, prompt, request, caller)
+        model, prepared = await self._check(prompt, request, caller)
         kwargs = request.generate_kwargs
         return ChatJob(
             version=1 if request.adapter is None else ADAPTERS_SINCE,
@@ -60,6 +60,35 @@ class Admission:
         if ttl_s is not None and ttl_s > self._max_ttl_s:
             reason = f"should be at most {self._max_ttl_s} seconds, got {ttl_s}"
             raise InvalidParameter(reason, field="ttl_s")
+
+    async def _check(
+        self, prompt: Prompt, request: ChatRequest, caller: Caller
+    ) -> tuple[CheckedModel | None, Prepared | None]:
+        """Check against the model that serves now; (None, None) leaves it to the worker.
+
+        Redis is asked where there is no model, and before one refuses: it may have been replaced.
+        """
+        model = self._models.current
+        if model is None:
+            model = await self._newest_model()
+        if model is None:
+            return None, None
+        try:
+            return model, await self._prepare(model, prompt, request, caller)
+        except ClientError:
+            newest = await self._newest_model()
+            if newest is model:
+                raise
+        if newest is None:
+            return None, None
+        return newest, await self._prepare(newest, prompt, request, caller)
+
+    async def _newest_model(self) -> CheckedModel | None:
+        """The model as Redis knows it; the last one seen while Redis is away."""
+        with suppress(ServiceUnavailable):
+            async with within_reach():
+                await self._models.refresh()
+        return self._models.current
 
     async def _prepare(
         self, model: CheckedModel, prompt: Prompt, request: ChatRequest, caller: Caller

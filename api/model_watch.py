@@ -30,26 +30,31 @@ class ModelWatch:
         self._registry = registry
         self.current: CheckedModel | None = None
         self._seen_hash: str | None = None
+        self._refreshing = asyncio.Lock()  # one load of a tokenizer at a time
         self._last_complaint: str | None = None
 
     async def run(self) -> None:
         """Poll until cancelled. While Redis is away, the last model stays; others log that."""
         while True:
             with suppress(*UNREACHABLE):
-                await self._refresh_if_readable()
+                await self.refresh()
             await asyncio.sleep(POLL_S)
 
-    async def _refresh_if_readable(self) -> None:
-        """A card of another version is no reason to stop; it is complained of once."""
+    async def refresh(self) -> None:
+        """Read again which model serves; for a card of another version the last one stays.
+
+        Raises what an unreachable Redis raises.
+        """
         try:
-            await self.refresh()
+            async with self._refreshing:
+                await self._read()
             self._last_complaint = None
         except msgspec.DecodeError as error:
             if self._last_complaint != str(error):
                 self._last_complaint = str(error)
                 log.error("unreadable model card; the last one stays", error=str(error))
 
-    async def refresh(self) -> None:
+    async def _read(self) -> None:
         registered = await self._registry.current_card()
         card_hash = registered.hash if registered else None
         if card_hash == self._seen_hash:

@@ -15,8 +15,11 @@ from serve.process import Child
 from serve.screen import Screen
 from serve.settings import ServeSettings
 from serve.supervisor import Supervisor
+from shared.announcement import announce_model
 from shared.connection import UNREACHABLE, connect
 from shared.errors import SettingsError
+from shared.keys import Keys
+from shared.model_source import model_name
 from shared.server_check import check_server
 
 REDIS_S = 3.0  # what a Redis that is not ours gets to answer
@@ -47,7 +50,7 @@ def greet(screen: Screen, settings: ServeSettings, supervisor: Supervisor) -> No
     redis_line = "yours (redis-url)" if settings.redis_url else "embedded, append-only file"
     screen.ready(
         url=supervisor.url,
-        model=settings.model,
+        model=model_name(settings.model),
         workers=settings.workers,
         redis=redis_line,
         state_dir=settings.state_dir,
@@ -111,6 +114,7 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
     api = ["api", "--host", settings.host, "--port", str(settings.port), *grace]
     worker = ["worker", "--model", settings.model, *grace]
     worker_ids = new_worker_ids(settings.workers)
+    queue = os.environ.get("FALCONER_QUEUE", Keys().queue)
     return Supervisor(
         redis=embedded,
         api=Child("api", [*falconer, *api], env, logs / "api.log"),
@@ -123,6 +127,7 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
             )
             for number, id_ in enumerate(worker_ids, 1)
         },
+        before_api=lambda: asyncio.run(announce_model(url, queue, settings.model)),
         url=f"http://{url_host(settings.host)}:{settings.port}",
         screen=screen,
     )

@@ -29,12 +29,14 @@ class Supervisor:
         redis: Child | None,
         api: Child,
         workers: dict[str, Child],
+        before_api: Callable[[], None],
         url: str,
         screen: Screen,
     ) -> None:
         self.redis = redis
         self.api = api
         self.workers = workers
+        self.before_api = before_api
         self.url = url
         self.screen = screen
         self.is_stopping = False
@@ -61,6 +63,8 @@ class Supervisor:
         """
         deadline = time.monotonic() + timeout_s
         for child in self.children:
+            if child is self.api:
+                self.before_api()
             child.start()
         self._wait_until("the api", self._api_answers, deadline)
         self.screen.say("  api is up; loading the model ...")

@@ -74,12 +74,18 @@ class ChatTemplate:
 
     def _fill(self, messages: tuple[Message, ...], *, add_generation_prompt: bool) -> str:
         return self._compiled.render(
-            messages=[message.to_dict() for message in messages],
+            messages=[as_dict(message) for message in messages],
             tools=None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
             **self._special_tokens,
         )
+
+
+def as_dict(message: Message) -> dict[str, str]:
+    """What a template sees of a message; a name that was not given is absent."""
+    named = {} if message.name is None else {"name": message.name}
+    return {"role": message.role, "content": message.content, **named}
 
 
 def compile_template(source: str) -> jinja2.Template:

@@ -20,6 +20,7 @@ TOMBSTONE_S = 900  # a record lives at least this long after the end: a frozen w
 REPLIES_TTL_S = 600  # an api replica's stream outlives the replica this long
 REPLIES_MAX_ENTRIES = 10_000
 WORKER_TTL_S = 10  # a worker that has not reported for this long is not live
+LOADING_TTL_S = 6 * 3600  # a model loads in this time; 80 GB from the hub take their while
 MODEL_CARD_TTL_S = 30 * 24 * 3600  # refreshed while a worker serves the model
 DEAD_LETTERS_MAX = 1000  # ids of the latest jobs that were given up
 UNKNOWN_RETRY_AFTER_S = 10  # while no rate is known: before a first worker, or a first backlog
@@ -87,6 +88,11 @@ class Keys:
     def current_model(self) -> str:
         """Hash of the model card that requests are checked against."""
         return f"{self.queue}:model"
+
+    @property
+    def loading(self) -> str:
+        """Digest of the checkpoint that a worker has begun to load, until it is published."""
+        return f"{self.queue}:loading"
 
     def model_card(self, card_hash: str) -> str:
         return f"{self.queue}:model:{card_hash}"

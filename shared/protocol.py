@@ -33,11 +33,6 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     content: str
     name: str | None = None  # for chat templates that show it
 
-    def to_dict(self) -> dict[str, str]:
-        """What a chat template sees; a name that was not given is absent."""
-        named = {} if self.name is None else {"name": self.name}
-        return {"role": self.role, "content": self.content, **named}
-
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """What the caller sent; exactly one of `text` and `messages` is set."""
@@ -236,6 +231,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     adapters: tuple[str, ...] = ()  # those that a request may name
     merged_adapters: tuple[MergedAdapter, ...] | msgspec.UnsetType = msgspec.UNSET
     template_tokens: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # by name, as `eos_token`
+    source: str | msgspec.UnsetType = msgspec.UNSET  # see `shared.model_source`
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):

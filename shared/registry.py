@@ -9,7 +9,7 @@ from hashlib import sha256
 import msgspec
 from redis.asyncio import Redis
 
-from shared.keys import Keys
+from shared.keys import LOADING_TTL_S, Keys
 from shared.protocol import ModelCard, WorkerInfo, encode
 from shared.scripts import Script, Scripts
 
@@ -45,12 +45,25 @@ class Registry:
         await self._scripts.run(Script.PUBLISH, card_hash, _pack(card, tokenizer_json))
         return card_hash
 
+    async def announce(self, source: str) -> None:
+        """Say that a worker begins to load a checkpoint; `publish_card` ends that."""
+        await self._redis.set(self._keys.loading, source, ex=LOADING_TTL_S)
+
     async def current_card(self) -> RegisteredCard | None:
-        """The card published last; the same object until another is. Cheap enough to poll."""
-        current = await self._redis.get(self._keys.current_model)
+        """The card published last; the same object until another is. Cheap enough to poll.
+
+        None while another model loads and no live worker serves the last one.
+        """
+        keys = [self._keys.current_model, self._keys.loading]
+        current, loading = await self._redis.mget(keys)
         if current is None:
             return None
-        card_hash = current.decode()
+        latest = await self._card(current.decode())
+        if latest is None or loading is None or loading.decode() == latest.card.source:
+            return latest
+        return latest if await self._is_served(latest.hash) else None
+
+    async def _card(self, card_hash: str) -> RegisteredCard | None:
         if self._latest is None or self._latest.hash != card_hash:
             data = await self._redis.get(self._keys.model_card(card_hash))
             if data is None:
@@ -59,10 +72,18 @@ class Registry:
             self._latest = RegisteredCard(card_hash, card, tokenizer_json)
         return self._latest
 
+    async def _is_served(self, card_hash: str) -> bool:
+        return any(worker.card_hash == card_hash for worker in await self.workers())
+
     async def report(self, info: WorkerInfo) -> bool:
-        """A worker's sign of life; False when Redis lost its card, which it must publish again."""
-        known = await self._scripts.run(Script.REPORT, info.id, encode(info), info.card_hash)
-        return bool(known)
+        """A worker's sign of life; False when it must publish its card again.
+
+        Redis lost it, or requests are checked against a card that no live worker serves.
+        """
+        current = await self._scripts.run(Script.REPORT, info.id, encode(info), info.card_hash)
+        if current is None:
+            return False
+        return current.decode() == info.card_hash or await self._is_served(current.decode())
 
     async def remove(self, worker_id: str) -> None:
         async with self._redis.pipeline(transaction=False) as pipe:  # MULTI needs free memory

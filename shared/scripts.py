@@ -91,6 +91,7 @@ def _constants(keys: Keys) -> str:
         "PLACES": keys.places,
         "PLACES_END": keys.places_end,
         "CURRENT_MODEL": keys.current_model,
+        "LOADING": keys.loading,
         # Prefixes: an id follows.
         "RECORD": keys.record(""),
         "LOG": keys.token_log(""),

@@ -8,6 +8,7 @@ import socket
 
 import structlog
 
+from shared.announcement import announce_model
 from shared.connection import connect
 from shared.early_end import end_at_once_on_signals, stop_signals
 from shared.listening import listen
@@ -32,6 +33,7 @@ def main(settings: WorkerSettings) -> int:
         # A bad URL, a port that is taken: both show before minutes of loading.
         connect(settings.redis_url, name="check")
         listener = listen_for_probes(settings)
+        asyncio.run(announce_model(settings.redis_url, settings.queue, settings.model))
         log.info("loading model", model=settings.model)
         model = load_model(settings)
         log.info("model loaded", **model.engine.load_report.to_log())

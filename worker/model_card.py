@@ -8,6 +8,7 @@ import msgspec
 
 from shared.chat_template import compile_template
 from shared.errors import BrokenChatTemplate
+from shared.model_source import model_name, source_digest
 from shared.protocol import MergedAdapter, ModelCard
 from worker.engine import Engine
 from worker.model.chat_template_files import find_chat_template, load_template_tokens
@@ -36,13 +37,16 @@ def read_prompt_files(checkpoint: Path) -> PromptFiles:
 
 
 def describe_model(
-    name: str, files: PromptFiles, engine: Engine, merged: Sequence[MergedAdapter] = ()
+    model: str, files: PromptFiles, engine: Engine, merged: Sequence[MergedAdapter] = ()
 ) -> tuple[ModelCard, bytes]:
-    """The card and the tokenizer.json that go with it; `merged` adapters are in the weights."""
+    """The card of a loaded model and its tokenizer.json; `merged` adapters are in the weights.
+
+    `model` is what the settings say.
+    """
     special = files.special
     config = engine.model_config
     card = ModelCard(
-        name=name,
+        name=model_name(model),
         context_length=config.context_length,
         vocab_size=config.vocab_size,
         eos_token_ids=list(special.eos_token_ids),
@@ -54,6 +58,7 @@ def describe_model(
         max_num_beams=engine.config.max_rows,
         adapters=engine.adapters,
         merged_adapters=tuple(merged) or msgspec.UNSET,
+        source=source_digest(model),
         template_tokens=files.template_tokens if files.chat_template else msgspec.UNSET,
     )
     return card, engine.tokenizer.to_str().encode()

@@ -19,7 +19,8 @@ router = APIRouter()
 async def list_models(request: Request) -> Response:
     """The model that the workers serve, then the LoRA adapters that a request may name.
 
-    They stay while no worker is live: jobs wait until one is. Empty before a first one came.
+    They stay while no worker is live, until one begins to load another model. Empty until then,
+    and before a first worker came.
     """
     return json_response(ModelList(data=await served_models(services_of(request))))
 

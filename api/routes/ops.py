@@ -26,10 +26,15 @@ async def root() -> Response:
 @router.get("/health", summary="Is there a model?", responses={200: described(), **UNAVAILABLE})
 @router.get("/healthz", summary="Is there a model?", responses={200: described(), **UNAVAILABLE})
 async def health(request: Request) -> Response:
-    """200 when Redis answers and a live worker has the model loaded."""
+    """200 when Redis answers and a live worker has the model loaded.
+
+    From then on requests are checked against that model.
+    """
+    services = services_of(request)
     try:
         async with within_reach():
-            workers = await services_of(request).backend.registry.workers()
+            workers = await services.backend.registry.workers()
+            await services.models.refresh()
     except ServiceUnavailable:
         workers = []
     if not workers:

@@ -41,9 +41,11 @@ async def test_a_worker_whose_redis_is_mute_can_be_stopped(start_worker: StartWo
     with socket.create_server(("127.0.0.1", 0)) as mute:
         mute.settimeout(WAIT_S)
         worker = start_worker(redis_url=f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
+        announcement, _ = await asyncio.to_thread(mute.accept)
         connection, _ = await asyncio.to_thread(mute.accept)
-        with connection:
+        with announcement, connection:
             await ends_quietly(worker)
+    assert "the model was not announced" in worker.log_text
     assert "waiting for Redis" not in worker.log_text  # it was stopped within its first call
 
 

@@ -106,3 +106,32 @@ async def test_a_report_of_another_version_hides_no_other_worker(redis: Redis, k
     await registry.report(make_worker_info("w2"))
     await redis.set(keys.worker("w1"), b"\x01")
     assert [worker.id for worker in await registry.workers()] == ["w2"]
+
+
+async def test_a_card_does_not_count_while_another_model_loads(redis: Redis, keys: Keys) -> None:
+    registry = Registry(redis, keys)
+    card_hash = await registry.publish_card(make_card(source="a"), TOKENIZER)
+    info = make_worker_info(card_hash=card_hash)
+    await registry.announce("a")
+    assert await registry.current_card() is not None  # the same one loads again
+    await registry.announce("b")
+    assert await registry.current_card() is None
+    await registry.report(info)
+    assert await registry.current_card() is not None  # it is served meanwhile
+    await registry.remove(info.id)
+    newer = await registry.publish_card(make_card(name="newer", source="b"), TOKENIZER)
+    current = await registry.current_card()
+    assert current is not None and current.hash == newer
+
+
+async def test_a_card_that_no_live_worker_serves_gives_way(redis: Redis, keys: Keys) -> None:
+    registry = Registry(redis, keys)
+    ours = make_worker_info("w1", card_hash=await registry.publish_card(make_card(), TOKENIZER))
+    newer = await registry.publish_card(make_card(name="newer"), TOKENIZER)
+    theirs = make_worker_info("w2", card_hash=newer)
+    assert await registry.report(theirs)
+    assert await registry.report(ours)  # both serve: the last one published counts
+    await registry.remove("w2")
+    assert not await registry.report(ours)
+    await registry.publish_card(make_card(), TOKENIZER)
+    assert await registry.report(ours)
