@@ -23,7 +23,7 @@ IMAGE_BUILD ?= "$${CONTAINER:=$(CONTAINER_DEFAULT)}" build \
   $$(case "$$CONTAINER" in *podman) echo --format docker;; esac)
 build_args = $(foreach name,$(1),$(if $(call given,$(name)),--build-arg "$(name)=$$$(name)"))
 
-.PHONY: images images-test serve setup test lint format chaos bench bench-engine lock clean help
+.PHONY: images images-test serve smoke-7b setup test lint format chaos bench bench-engine lock clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -57,6 +57,9 @@ bench: $(VENV)/.dev ## added latency, batching and Redis cost of the service, on
 
 bench-engine: $(VENV)/.dev ## the engine beside generate, OpenVINO GenAI and vLLM: 15 minutes; PEERS=no: without the last two
 	$(BIN)/python -m bench.compare $(if $(filter no,$(PEERS)),--no-peers) $(call option,MODEL,model)
+
+smoke-7b: $(VENV)/.serve ## falcon-7b's shape with random weights, from nothing to an answer: 16 GiB of memory, 13 of disk; SMOKE_DIR=
+	$(BIN)/python -m bench.smoke "$(or $(SMOKE_DIR),.falconer/falcon-7b-random)"
 
 images: ## container images of api and worker, 5 minutes: DEVICE=cuda, PYTHON_IMAGE=, TORCH_CPU_INDEX=
 	$(IMAGE_BUILD) $(call build_args,PYTHON_IMAGE) -t falconer-api -f deploy/api.Dockerfile .

@@ -21,6 +21,7 @@ from shared.errors import SettingsError
 from shared.keys import Keys
 from shared.model_source import model_name
 from shared.server_check import check_server
+from worker.host_memory import free_memory
 
 REDIS_S = 3.0  # what a Redis that is not ours gets to answer
 DRAIN_S = 3  # what a stop gives calls and jobs; the supervisor ends everything within five seconds
@@ -112,7 +113,7 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
     falconer = [sys.executable, "-P", "-m", "falconer"]
     grace = ["--grace-s", str(DRAIN_S)]
     api = ["api", "--host", settings.host, "--port", str(settings.port), *grace]
-    worker = ["worker", "--model", settings.model, *grace]
+    worker = ["worker", "--model", settings.model, *grace, *memory_share(settings.workers)]
     worker_ids = new_worker_ids(settings.workers)
     queue = os.environ.get("FALCONER_QUEUE", Keys().queue)
     return Supervisor(
@@ -131,6 +132,16 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
         url=f"http://{url_host(settings.host)}:{settings.port}",
         screen=screen,
     )
+
+
+def memory_share(num_workers: int) -> list[str]:
+    """An equal part of the free memory for each of several workers, unless the user set one.
+
+    They load at the same time: each would see the same memory as free.
+    """
+    if num_workers == 1 or os.environ.get("FALCONER_MEMORY"):
+        return []
+    return ["--memory", str(free_memory().num_bytes // num_workers)]
 
 
 def new_worker_ids(count: int) -> list[str]:

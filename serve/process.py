@@ -78,7 +78,8 @@ class Child:
     def death(self) -> str:
         code = self.returncode
         if code is not None and code < 0:
-            return f"was killed by {signal.Signals(-code).name}"
+            hint = " (as the kernel does when memory runs out)" if code == -signal.SIGKILL else ""
+            return f"was killed by {signal.Signals(-code).name}{hint}"
         return f"ended with exit code {code}"
 
     def terminate(self) -> None:

@@ -1,6 +1,7 @@
 """The command line: what each command prints, and what a mistake gets."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,13 +38,27 @@ def test_random_makes_the_style_and_sizes_asked_for(tmp_path: Path) -> None:
 
 
 def test_info_tells_what_a_worker_takes_of_so_much_memory() -> None:
-    flags = ("--memory", "12MiB", "--device", "cpu", "--max-rows", "100", "--block-size", "16")
+    flags = ("--memory", "520MiB", "--device", "cpu", "--max-rows", "512", "--block-size", "16")
     described = run("model", "info", "tiny", *flags)
     assert "float32" in described
-    assert "rows in a step       100 at most" in described
-    # Half of what 1,918,848 weights of 4 bytes leave, in blocks of 16 tokens of 1 KiB.
-    num_blocks = (12 * 2**20 - 4 * 1_918_848) // 2 // (16 * 1024)
-    assert f"blocks               {num_blocks} of 16 tokens" in described
+    assert "rows in a step       512 at most" in described
+    assert "weights              7.3 MiB" in described
+    blocks = re.search(r"blocks +([\d,]+) of 16 tokens", described)
+    assert blocks is not None
+    num_blocks = int(blocks[1].replace(",", ""))
+    # Most of what the process leaves is for steps and libraries; a block takes 16 KiB.
+    assert 12 * 256 // 16 <= num_blocks < (520 - 320) * 2**20 // (2 * 16 * 1024)
+
+
+def test_info_tells_what_each_way_of_loading_takes_on_a_cpu() -> None:
+    """One line for each that a worker may choose, and which it would in so much memory."""
+    rows = re.findall(
+        r"(float32|bfloat16) +(openvino|torch) +.* (yes|no|chosen)",
+        run("model", "info", "tiny", "--device", "cpu", "--memory", "8GiB"),
+    )
+    ways = [(dtype, executor) for dtype, executor, _ in rows]
+    assert ways[-2:] == [("float32", "torch"), ("bfloat16", "torch")]
+    assert [fits for *_, fits in rows] == ["chosen", *["yes"] * (len(rows) - 1)]
 
 
 def test_info_tells_the_size_of_rounded_weights() -> None:
@@ -90,6 +105,10 @@ def test_info_refuses_what_a_worker_would_refuse(words: list[str], found: str) -
         (["model", "info", "{full}"], "no config.json"),
         (["model", "info", "tiny", "--memory", "lots"], "'lots' is not a size"),
         (["model", "info", "tiny", "--memory", "1MiB"], "no memory left for a KV cache on cuda"),
+        (
+            ["model", "info", "tiny", "--memory", "400MiB", "--device", "cpu"],
+            "but 80.0 MiB are left of 400.0 MiB by the process itself; even dtype",
+        ),
         (["model", "info", "tiny", "--device", "tpu"], "device must be cpu, cuda or cuda:N"),
         (["model", "info", "tiny", "--dtype", "int4"], "dtype must be one of float32"),
         (["model", "info", "tiny", "--quantization", "int4"], "must be one of int8, int8-weight-"),

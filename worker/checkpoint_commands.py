@@ -12,16 +12,21 @@ from rich.table import Table
 from shared.errors import FalconerError
 from worker.byte_size import format_size, parse_size
 from worker.engine import EngineConfig
-from worker.engine.loading import parse_dtype, parse_kind
-from worker.engine.memory_plan import forecast
+from worker.engine.host_forecast import PROCESS_BYTES, HostForecast
+from worker.engine.load_choice import AUTO_DTYPE, choose_way, forecast_ways, parse_dtype
+from worker.engine.load_options import LoadOptions
+from worker.engine.loading import parse_kind
+from worker.engine.memory_plan import MemoryPlan, forecast_cpu, forecast_gpu
 from worker.engine.quantization_support import check_combination
+from worker.host_memory import FreeMemory, free_memory
 from worker.model.config import DTYPES
 from worker.model.errors import CheckpointError
-from worker.model.info import ModelInfo, describe
+from worker.model.info import ModelInfo, describe_plan
 from worker.model.quantization import Quantization
 from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.tiny import copy_bundled
-from worker.model_loading import CPU_DTYPE, find_checkpoint
+from worker.model.weights import LoadingPlan, plan_loading
+from worker.model_loading import find_checkpoint
 
 GIB = 2**30
 MEMORY_GIB = (15, 22, 44, 79, 93, 139)  # what cards of 16, 24, 48, 80, 94 and 141 GB have
@@ -55,21 +60,80 @@ def show_info(
     """Print what a model is, and what fits: on cards in use, or of `config` in so much `memory`.
 
     `dtype` None is what a worker takes by itself. Raises FalconerError in a worker's words where
-    quantization, device and dtype do not go together: such a forecast would be of no use.
+    quantization, device and dtype do not go together, or where `memory` cannot hold the model.
     """
     with _clear_errors():
         target, rounding = parse_kind(device), _quantization(quantization)
-        if dtype is None and target.type == "cpu":
-            dtype = CPU_DTYPE
-        info = describe(str(find_checkpoint(source)), parse_dtype(dtype), rounding)
-        check_combination(rounding, dtype=info.dtype, device=target)
-        tables = [_facts(info)]
-        if memory is not None:
-            tables.append(_plan(info, config, target, parse_size(memory)))
-        elif target.type == "cuda":
-            tables.append(_cards(info))
+        plan = plan_loading(find_checkpoint(source))
+        num_bytes = None if memory is None else parse_size(memory)
+        if target.type == "cpu":
+            options = LoadOptions(
+                source, config=config, dtype=dtype or AUTO_DTYPE, quantization=rounding
+            )
+            tables = _on_cpu(plan, options, num_bytes)
+        else:
+            wanted = plan.dtype if dtype is None else parse_dtype(dtype)
+            check_combination(rounding, dtype=wanted, device=target)
+            tables = _on_gpu(describe_plan(plan, wanted, rounding), config, num_bytes)
     for table in tables:
         Console().print(table)
+
+
+def _on_cpu(plan: LoadingPlan, options: LoadOptions, memory: int | None) -> list[Table]:
+    cpu = torch.device("cpu")
+    ways = forecast_ways(plan, options, cpu)
+    if memory is None:
+        info = describe_plan(plan, ways[0].way.dtype, options.quantization)
+        return [_facts(info), _ways(ways, free_memory().num_bytes)]
+    left = f"left of {format_size(memory)} by the process itself"
+    free = FreeMemory(max(0, memory - PROCESS_BYTES), left)
+    chosen = choose_way(plan, options, cpu, free=free)
+    info = describe_plan(plan, chosen.way.dtype, options.quantization)
+    shared = forecast_cpu(
+        info.config,
+        options.config,
+        chosen,
+        memory_bytes=memory,
+        weight_bytes=info.weight_bytes,
+    )
+    return [
+        _facts(info),
+        _ways(ways, free.num_bytes, chosen),
+        _plan(shared, options.config, memory),
+    ]
+
+
+def _on_gpu(info: ModelInfo, config: EngineConfig, memory: int | None) -> list[Table]:
+    if memory is None:
+        return [_facts(info), _cards(info)]
+    shared = forecast_gpu(
+        info.config,
+        config,
+        dtype=info.dtype,
+        memory_bytes=memory,
+        weight_bytes=info.weight_bytes,
+    )
+    return [_facts(info), _plan(shared, config, memory)]
+
+
+def _ways(ways: list[HostForecast], free_bytes: int, chosen: HostForecast | None = None) -> Table:
+    """What each way of loading takes, the worker's process included."""
+    table = Table("dtype", "executor", "loading peak", "then", "needs", "fits", box=None, title="")
+    for forecast in ways:
+        loading, resident, needed = (
+            format_size(PROCESS_BYTES + num_bytes)
+            for num_bytes in (
+                forecast.loading_bytes,
+                forecast.resident_bytes,
+                forecast.needed_bytes,
+            )
+        )
+        fits = "yes" if forecast.needed_bytes <= free_bytes else "no"
+        if chosen is not None and forecast.way == chosen.way:
+            fits = "chosen"
+        dtype = str(forecast.way.dtype).removeprefix("torch.")
+        table.add_row(dtype, forecast.way.executor, loading, resident, needed, fits)
+    return table
 
 
 def _facts(info: ModelInfo) -> Table:
@@ -98,11 +162,10 @@ def _cards(info: ModelInfo) -> Table:
     unlimited = EngineConfig(max_rows=MANY, max_step_tokens=MANY)
     for gib in MEMORY_GIB:
         try:
-            plan = forecast(
+            plan = forecast_gpu(
                 info.config,
                 unlimited,
                 dtype=info.dtype,
-                device=torch.device("cuda"),
                 memory_bytes=gib * GIB,
                 weight_bytes=info.weight_bytes,
             )
@@ -113,16 +176,8 @@ def _cards(info: ModelInfo) -> Table:
     return table
 
 
-def _plan(info: ModelInfo, config: EngineConfig, device: torch.device, memory: int) -> Table:
-    """What a worker with these settings takes, and tells in its log once it has loaded."""
-    plan = forecast(
-        info.config,
-        config,
-        dtype=info.dtype,
-        device=device,
-        memory_bytes=memory,
-        weight_bytes=info.weight_bytes,
-    )
+def _plan(plan: MemoryPlan, config: EngineConfig, memory: int) -> Table:
+    """What a worker with these settings takes, and logs once it has loaded."""
     table = Table(box=None, show_header=False, title="")
     for name, value in (
         ("memory", format_size(memory)),

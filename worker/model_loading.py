@@ -19,7 +19,6 @@ from worker.settings import WorkerSettings
 BUNDLED = "tiny"
 # On two cores what they let 16 rows wait for is at most about a decoding step.
 MAX_CHUNK_TOKENS = {"cpu": 32, "cuda": 512}
-CPU_DTYPE = "float32"  # when nobody says; on a GPU the checkpoint's
 # Tokens that a step computes in hardly more time than one. On a GPU by arithmetic, not measured:
 # until then it waits for the weights more than it computes.
 MAX_DRAFTING_TOKENS = {"cpu": 16, "cuda": 64}
@@ -53,7 +52,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
         merged = describe_merged(folders)
         engine = Engine.from_pretrained(
             str(checkpoint),
-            dtype=_dtype(settings, device),
+            dtype=settings.dtype,
             device=device,
             executor=Executor(settings.executor),
             quantization=settings.quantization and Quantization(settings.quantization),
@@ -62,6 +61,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             device_map=settings.device_map,
             adapters_dir=settings.adapters_dir,
             adapter_mode=mode,
+            memory=settings.memory,
             config=_engine_config(settings, device),
         )
         card, tokenizer_json = describe_model(settings.model, prompt_files, engine, merged)
@@ -83,12 +83,6 @@ def choose_device(wanted: str) -> str:
 def find_checkpoint(model: str) -> Path:
     """The folder of a checkpoint. Raises CheckpointError."""
     return bundled_checkpoint() if model == BUNDLED else resolve_checkpoint(model)
-
-
-def _dtype(settings: WorkerSettings, device: str) -> str | None:
-    if settings.dtype != "auto":
-        return settings.dtype
-    return CPU_DTYPE if device == "cpu" else None
 
 
 def _engine_config(settings: WorkerSettings, device: str) -> EngineConfig:

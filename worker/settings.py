@@ -1,12 +1,14 @@
 """Settings of a worker process."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from shared.logs import LogFormat, LogLevel
 from shared.settings import ProcessSettings
+from worker.byte_size import parse_size
 
+MemorySize = Annotated[int, BeforeValidator(lambda size: parse_size(str(size)))]
 WORD = r"^[^\s:]{1,64}$"  # goes into Redis keys and fencing tokens
 
 
@@ -19,14 +21,17 @@ class WorkerSettings(ProcessSettings):
     )
     model: str = Field("tiny", description="Checkpoint: a folder, a hub id, or `tiny` (bundled).")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Of weights and KV cache; auto: float32 on CPU, else the checkpoint's."
+        "auto",
+        description="Of weights and KV cache; auto: on CPU float32, or bfloat16 where only that "
+        "fits, on GPU the checkpoint's.",
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:N or auto."
     )
     executor: Literal["auto", "torch", "openvino"] = Field(
         "auto",
-        description="What computes: torch, openvino (CPU, float32) or auto, the fastest that can.",
+        description="What computes: torch, openvino (CPU, float32) or auto, the fastest that can "
+        "and fits.",
     )
     quantization: Literal["int8", "int8-weight-only", "fp8"] | None = Field(
         None, description="8-bit weights, with other results; see docs/quantization.md."
@@ -42,6 +47,10 @@ class WorkerSettings(ProcessSettings):
         ge=1,
         le=64,
         description="Split the model over this many processes, each with a device of its own.",
+    )
+    memory: MemorySize | None = Field(
+        None,
+        description="Most host memory to take, as in 16GiB; not given: what is free.",
     )
     device_map: Literal["auto"] | None = Field(
         None,

@@ -7,7 +7,7 @@ import torch
 
 from tests.deploy.manifests import ROOT
 from worker.engine import EngineConfig
-from worker.engine.memory_plan import forecast
+from worker.engine.memory_plan import forecast_gpu
 from worker.model.config import ModelConfig
 from worker.model.random_checkpoint import config_fields
 
@@ -18,11 +18,10 @@ ROW = re.compile(r"^\| (\d+) GiB \|[^|]*\|(.+)\|$", flags=re.MULTILINE)
 
 def rows_that_fit(like: str, memory_gib: int, num_tokens: int) -> int:
     try:
-        plan = forecast(
+        plan = forecast_gpu(
             ModelConfig.from_dict(config_fields(like, full_size=True)),
             EngineConfig(max_rows=10**6, max_step_tokens=10**6),
             dtype=torch.bfloat16,
-            device=torch.device("cuda"),
             memory_bytes=memory_gib * GIB,
         )
     except ValueError:  # not even the weights

@@ -92,10 +92,13 @@ class Engine:
         device_map: Literal["auto"] | DeviceMap | None = None,
         adapters_dir: str | None = None,
         adapter_mode: AdapterMode = AdapterMode.MERGE,
+        memory: int | None = None,
         config: EngineConfig | None = None,
     ) -> "Engine":
-        """Load a local folder or hub id; `dtype` None takes the checkpoint's.
+        """Load a local folder or hub id; `dtype` None takes the checkpoint's, "auto" what fits.
 
+        What does not fit in the host's memory, or in `memory` bytes of it, is refused before a
+        weight is read.
         `num_threads` are those of a step on the CPU; None takes all, or one for a small model.
         `tensor_parallel` above 1 splits the network over so many processes, each on a device of
         its own; `device_map` spreads its layers over devices of this process, "auto" over all GPUs.
@@ -117,6 +120,7 @@ class Engine:
             device_map=device_map,
             adapters_dir=adapters_dir,
             adapter_mode=adapter_mode,
+            memory=memory,
         )
         loaded = load_network(options)
         engine = cls(

@@ -12,7 +12,11 @@ from worker.model.quantization import Quantization
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """`source` is a local folder or hub id; `dtype` None takes the checkpoint's.
+    """`source` is a local folder or hub id.
+
+    `dtype` None takes the checkpoint's; "auto" does so on a GPU, and on a CPU takes float32, or
+    bfloat16 where only that fits. `memory` bounds what this process and its followers take of the
+    host's memory, in bytes; None takes what is free.
 
     `num_threads` None leaves the choice to the way of loading; `tensor_parallel` is a number of
     processes; `adapters_dir` is a folder of LoRA adapters. Nothing is checked here: whoever loads
@@ -30,3 +34,4 @@ class LoadOptions:
     device_map: Literal["auto"] | DeviceMap | None = None
     adapters_dir: str | None = None
     adapter_mode: AdapterMode = AdapterMode.MERGE
+    memory: int | None = None

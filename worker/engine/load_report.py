@@ -7,6 +7,7 @@ from enum import StrEnum
 import torch
 
 from worker.engine.config import EngineConfig
+from worker.engine.host_forecast import HostForecast
 from worker.engine.memory_plan import MemoryPlan
 from worker.engine.timing import timed
 from worker.model.config import ModelConfig
@@ -30,6 +31,7 @@ class LoadReport:
     seconds: dict[LoadPhase, float] = field(default_factory=lambda: dict.fromkeys(LoadPhase, 0.0))
     read_bytes: int = 0
     weight_bytes: int = 0
+    forecast: HostForecast | None = None
     memory: MemoryPlan | None = None
 
     def timed(self, phase: LoadPhase) -> AbstractContextManager[None]:
@@ -54,15 +56,20 @@ class LoadReport:
             num_parts=num_parts,
         )
 
-    def to_log(self) -> dict[str, int | float]:
+    def to_log(self) -> dict[str, int | float | str]:
         """The figures as fields of one log line; rates in bytes per second / 10⁹."""
-        fields: dict[str, int | float] = {
+        fields: dict[str, int | float | str] = {
             f"{phase}_s": round(seconds, 3) for phase, seconds in self.seconds.items()
         }
         if self.read_bytes:
             gigabytes = self.read_bytes / 1e9
             fields["read_gb"] = round(gigabytes, 3)
             fields["read_gb_per_s"] = round(gigabytes / self.seconds[LoadPhase.WEIGHTS], 3)
+        if self.forecast:
+            fields |= {
+                "way": str(self.forecast.way),
+                "forecast_bytes": self.forecast.needed_bytes,
+            }
         if self.memory:
             fields |= {
                 "weight_bytes": self.weight_bytes,

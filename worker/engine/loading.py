@@ -11,14 +11,15 @@ import torch
 
 from worker.engine import allocator
 from worker.engine.adapters import load_adapters, look_for_adapters
-from worker.engine.executor import Executor, choose_executor
-from worker.engine.kv_budget import choose_num_blocks
+from worker.engine.executor import Executor
+from worker.engine.host_forecast import HostForecast, Way
+from worker.engine.kv_budget import choose_num_blocks, free_memory
+from worker.engine.load_choice import choose_way
 from worker.engine.load_options import LoadOptions
 from worker.engine.load_report import LoadPhase, LoadReport
-from worker.engine.quantization_support import check_quantization
 from worker.engine.runner import ModelRunner, Runner
 from worker.model.checkpoint import resolve_checkpoint
-from worker.model.config import DTYPES, ModelConfig
+from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
 from worker.model.falcon import WHOLE, FalconForCausalLM
 from worker.model.lora import ServedAdapter
@@ -26,7 +27,7 @@ from worker.model.packed_linear import PackedLinear, can_pack, replace_linears
 from worker.model.quantization import Quantization
 from worker.model.rounding import drop_rounded_weights, round_linears, saved_bytes
 from worker.model.tensor_parallel import TensorParallel
-from worker.model.weights import load_weights, plan_loading
+from worker.model.weights import LoadingPlan, load_weights, plan_loading
 
 # torch's own choice, read before anybody narrows it for a thread.
 _DEFAULT_NUM_THREADS = torch.get_num_threads()
@@ -52,69 +53,71 @@ class LoadedRunner:
 def load_runner(options: LoadOptions) -> LoadedRunner:
     """Load a whole network onto one device; its threads are what torch has, one for a small model.
 
-    Raises CheckpointError, or ValueError for a dtype, device or executor that cannot be had.
+    Raises CheckpointError, or ValueError for a dtype, device or executor that cannot be had and
+    for what the host's memory cannot hold, before a weight is read.
     """
     target, report = parse_device(options.device), LoadReport()
     device_map = DeviceMap(target)
     folders = look_for_adapters(options.adapters_dir)
-    model = read_model(options, report, device_map)
+    plan = plan_model(options.source, report)
+    report.forecast = forecast = choose_way(plan, options, target, folders)
+    model = read_model(plan, forecast.way, report, device_map)
     adapters = load_adapters(folders, options.adapter_mode, model, device_map)
-    executor = choose_executor(
-        options.executor,
-        model.config,
-        dtype=model.dtype,
-        device=target,
-        quantization=options.quantization,
-        config=options.config,
-        serves_adapters=bool(adapters),
-    )
-    if executor is Executor.OPENVINO:
-        loaded = _load_openvino(model, options, report)
+    if forecast.way.executor is Executor.OPENVINO:
+        loaded = _load_openvino(model, options, forecast, report)
     else:
         with report.timed(LoadPhase.PREPARE):
             prepare_model(model, options.quantization, target)
-        loaded = load_torch(model, options, adapters, report)
+        loaded = load_torch(model, options, forecast, adapters, report)
     if target.type == "cpu":
         allocator.keep_freed_memory()  # of the steps, not that of whole weights
     return loaded
 
 
+def plan_model(source: str, report: LoadReport) -> LoadingPlan:
+    """Find a checkpoint and check its headers, with the time of each phase in the report."""
+    with report.timed(LoadPhase.RESOLVE):
+        folder = resolve_checkpoint(source)
+    with report.timed(LoadPhase.HEADERS):
+        return plan_loading(folder)
+
+
 def read_model(
-    options: LoadOptions,
+    plan: LoadingPlan,
+    way: Way,
     report: LoadReport,
     device_map: DeviceMap,
     parallel: TensorParallel = WHOLE,
 ) -> FalconForCausalLM:
-    """`load_model` with the time of each phase in the report.
-
-    Weights to be rounded stay on the host: no device need hold them all whole. What cannot be
-    had is a ValueError before the first of them is read.
-    """
-    dtype, quantization = parse_dtype(options.dtype), options.quantization
-    with report.timed(LoadPhase.RESOLVE):
-        folder = resolve_checkpoint(options.source)
-    with report.timed(LoadPhase.HEADERS):
-        plan = plan_loading(folder)
-    check_quantization(quantization, dtype=dtype or plan.dtype, device=device_map.main)
-    target = DeviceMap(torch.device("cpu")) if quantization else device_map
+    """Read what the plan names; weights to be rounded stay on the host, no device holds them."""
+    allocator.return_freed_memory()
+    target = DeviceMap(torch.device("cpu")) if way.quantization else device_map
     with report.timed(LoadPhase.WEIGHTS):
-        model = load_weights(plan, dtype=dtype, device_map=target, parallel=parallel)
+        model = load_weights(plan, dtype=way.dtype, device_map=target, parallel=parallel)
     report.read_bytes = plan.num_read_bytes(model)
     whole_bytes = sum(parameter.nbytes for parameter in model.parameters())
-    report.weight_bytes = whole_bytes - saved_bytes(model, model.dtype, quantization)
+    report.weight_bytes = whole_bytes - saved_bytes(model, model.dtype, way.quantization)
     return model
 
 
 def load_torch(
     model: FalconForCausalLM,
     options: LoadOptions,
+    forecast: HostForecast,
     adapters: Mapping[str, ServedAdapter],
     report: LoadReport,
 ) -> LoadedRunner:
     """The KV cache beside a network that is in its place, and a runner for both."""
     config = options.config
     with report.timed(LoadPhase.KV_CACHE):
-        num_blocks = choose_num_blocks(config, model.config, model.dtype, model.device)
+        num_blocks = choose_num_blocks(
+            config,
+            model.config,
+            model.dtype,
+            model.device,
+            free_bytes=free_memory(model.device, options.memory),
+            step_bytes=forecast.step_bytes,
+        )
         runner = ModelRunner.with_cache(
             model, num_blocks=num_blocks, block_size=config.block_size, adapters=adapters
         )
@@ -137,7 +140,7 @@ def prepare_model(
 
 
 def _load_openvino(
-    model: FalconForCausalLM, options: LoadOptions, report: LoadReport
+    model: FalconForCausalLM, options: LoadOptions, forecast: HostForecast, report: LoadReport
 ) -> LoadedRunner:
     from worker.engine.openvino_runner import OpenVinoRunner
 
@@ -148,7 +151,14 @@ def _load_openvino(
         if quantization:
             drop_rounded_weights(model, quantization)  # the graph has its own
     with report.timed(LoadPhase.KV_CACHE):
-        num_blocks = choose_num_blocks(config, model.config, torch.float32, torch.device("cpu"))
+        num_blocks = choose_num_blocks(
+            config,
+            model.config,
+            torch.float32,
+            torch.device("cpu"),
+            free_bytes=free_memory(torch.device("cpu"), options.memory),
+            step_bytes=forecast.step_bytes,
+        )
         runner = OpenVinoRunner(model, graph, num_blocks=num_blocks)
     with report.timed(LoadPhase.WARM_UP):
         runner.warm_up()
@@ -160,12 +170,6 @@ def _load_openvino(
 def _choose_num_threads(options: LoadOptions, model_config: ModelConfig) -> int:
     is_small = model_config.num_parameters < SMALL_MODEL
     return options.num_threads or (1 if is_small else _DEFAULT_NUM_THREADS)
-
-
-def parse_dtype(name: str | None) -> torch.dtype | None:
-    if name is not None and name not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {name}")
-    return None if name is None else DTYPES[name]
 
 
 def parse_device(name: str) -> torch.device:

@@ -1,7 +1,7 @@
 """How a device's memory is shared out: weights, then blocks of KV cache in what they leave free.
 
-The same numbers before a model is loaded (`forecast`) and after: `worker/engine/kv_budget.py`
-chooses the blocks for both.
+The same numbers before a model is loaded (`forecast_gpu`, `forecast_cpu`) and after:
+`worker/engine/kv_budget.py` chooses the blocks for both.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from worker.engine.config import EngineConfig
+from worker.engine.host_forecast import PROCESS_BYTES, HostForecast
 from worker.engine.kv_budget import choose_num_blocks
 from worker.model.config import ModelConfig
 
@@ -59,25 +60,50 @@ class MemoryPlan:
         return self.num_blocks // -(-num_tokens // self.block_size)
 
 
-def forecast(
+def forecast_gpu(
     model_config: ModelConfig,
     config: EngineConfig,
     *,
     dtype: torch.dtype,
-    device: torch.device,
     memory_bytes: int,
     weight_bytes: int | None = None,
 ) -> MemoryPlan:
-    """What an engine will choose on a device of so much memory that holds nothing else.
+    """What an engine will choose on a GPU of so much memory that holds nothing else.
 
     `weight_bytes` None takes those of whole weights in `dtype`. Raises ValueError when the weights
     leave no room for a block.
     """
     if weight_bytes is None:
         weight_bytes = model_config.num_parameters * dtype.itemsize
-    taken = weight_bytes + (_TAKEN_BY_CUDA if device.type == "cuda" else 0)
+    free_bytes = memory_bytes - weight_bytes - _TAKEN_BY_CUDA
     num_blocks = choose_num_blocks(
-        config, model_config, dtype, device, free_bytes=memory_bytes - taken
+        config, model_config, dtype, torch.device("cuda"), free_bytes=free_bytes
+    )
+    return MemoryPlan.of(
+        model_config, config, dtype, weight_bytes=weight_bytes, num_blocks=num_blocks
+    )
+
+
+def forecast_cpu(
+    model_config: ModelConfig,
+    config: EngineConfig,
+    host: HostForecast,
+    *,
+    memory_bytes: int,
+    weight_bytes: int,
+) -> MemoryPlan:
+    """What an engine will choose in a container of so much memory that holds its worker alone.
+
+    Raises ValueError when the weights leave no room for a block.
+    """
+    dtype = host.way.dtype
+    num_blocks = choose_num_blocks(
+        config,
+        model_config,
+        dtype,
+        torch.device("cpu"),
+        free_bytes=memory_bytes - PROCESS_BYTES - host.resident_bytes,
+        step_bytes=host.step_bytes,
     )
     return MemoryPlan.of(
         model_config, config, dtype, weight_bytes=weight_bytes, num_blocks=num_blocks

@@ -13,20 +13,21 @@ from worker.engine.adapters import load_adapters, look_for_adapters
 from worker.engine.executor import Executor
 from worker.engine.follower import HELLO, READY, LeaderLink, Meeting
 from worker.engine.followers import Followers, free_port
-from worker.engine.kv_budget import choose_num_blocks
+from worker.engine.host_forecast import HostForecast
+from worker.engine.kv_budget import choose_num_blocks, free_memory
+from worker.engine.load_choice import choose_way
 from worker.engine.load_options import LoadOptions
 from worker.engine.load_report import LoadPhase, LoadReport
 from worker.engine.loading import (
     LoadedRunner,
     parse_device,
+    plan_model,
     prepare_model,
     read_model,
 )
 from worker.engine.parallel_runner import LEADER, LeadingRunner, follow
 from worker.engine.runner import ModelRunner
 from worker.model.adapter_folders import AdapterFolder
-from worker.model.checkpoint import resolve_checkpoint
-from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
 from worker.model.falcon import FalconForCausalLM
 from worker.model.lora import ServedAdapter
@@ -42,6 +43,7 @@ class PartLoader:
     """What every process needs to load its part; sent to the followers."""
 
     options: LoadOptions
+    forecast: HostForecast
     device_type: str
     num_threads: int
     adapters: list[AdapterFolder]
@@ -53,7 +55,8 @@ class PartLoader:
         name = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
         device = parse_device(name)
         device_map = DeviceMap(device)
-        model = read_model(self.options, report, device_map, parallel)
+        plan = plan_model(self.options.source, report)
+        model = read_model(plan, self.forecast.way, report, device_map, parallel)
         mode = self.options.adapter_mode
         adapters = load_adapters(self.adapters, mode, model, device_map, parallel)
         with report.timed(LoadPhase.PREPARE):
@@ -65,7 +68,15 @@ class PartLoader:
     def count_blocks(self, model: FalconForCausalLM, size: int) -> int:
         """How many blocks of KV cache fit beside this part of `size`."""
         config = self.options.config
-        return choose_num_blocks(config, model.config, model.dtype, model.device, num_parts=size)
+        return choose_num_blocks(
+            config,
+            model.config,
+            model.dtype,
+            model.device,
+            free_bytes=free_memory(model.device, self.options.memory, num_parts=size),
+            num_parts=size,
+            step_bytes=self.forecast.step_bytes,
+        )
 
     def make_runner(
         self, model: FalconForCausalLM, adapters: dict[str, ServedAdapter], num_blocks: int
@@ -88,11 +99,14 @@ def load_parallel(options: LoadOptions) -> LoadedRunner:
     target, size = parse_device(options.device), options.tensor_parallel
     if options.executor is Executor.OPENVINO or target.index is not None:
         raise ValueError("tensor_parallel needs executor torch and a device without a number")
-    TensorParallel(size=size).check(ModelConfig.from_checkpoint(resolve_checkpoint(options.source)))
+    plan = plan_model(options.source, LoadReport())
+    TensorParallel(size=size).check(plan.model.config)
     folders = look_for_adapters(options.adapters_dir)
-    loader = PartLoader(options, target.type, options.num_threads or 1, folders)
+    forecast = choose_way(plan, options, target, folders)
+    loader = PartLoader(options, forecast, target.type, options.num_threads or 1, folders)
     meeting = Meeting(free_port(), size, "gloo" if target.type == "cpu" else "nccl")
     followers, report = Followers(partial(_serve, loader), meeting), LoadReport()
+    report.forecast = forecast
     try:
         followers.expect(HELLO)
         followers.run(partial(torch.set_num_threads, loader.num_threads))

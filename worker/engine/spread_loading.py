@@ -10,19 +10,19 @@ import torch
 from worker.engine.adapters import load_adapters, look_for_adapters
 from worker.engine.executor import Executor
 from worker.engine.kv_budget import free_memory
+from worker.engine.load_choice import choose_way, wanted_dtypes
 from worker.engine.load_options import LoadOptions
 from worker.engine.load_report import LoadReport
 from worker.engine.loading import (
     LoadedRunner,
     load_torch,
     parse_device,
-    parse_dtype,
+    plan_model,
     read_model,
 )
 from worker.engine.spreading import spread
-from worker.model.checkpoint import resolve_checkpoint
 from worker.model.device_map import DeviceMap
-from worker.model.weights import plan_loading
+from worker.model.weights import LoadingPlan
 
 
 def load_spread(options: LoadOptions) -> LoadedRunner:
@@ -31,31 +31,38 @@ def load_spread(options: LoadOptions) -> LoadedRunner:
     A map of one's own needs `config.num_blocks`. Raises ValueError, too, where the memory of all
     GPUs together will not do.
     """
+    _check(options)
+    folders = look_for_adapters(options.adapters_dir)
+    report = LoadReport()
+    plan = plan_model(options.source, report)
+    device_map = options.device_map
+    if not isinstance(device_map, DeviceMap):
+        device_map, num_blocks = _spread_over_gpus(plan, options)
+        options = replace(options, config=replace(options.config, num_blocks=num_blocks))
+    report.forecast = forecast = choose_way(plan, options, device_map.main, folders)
+    model = read_model(plan, forecast.way, report, device_map)
+    adapters = load_adapters(folders, options.adapter_mode, model, device_map)
+    return load_torch(model, options, forecast, adapters, report)
+
+
+def _check(options: LoadOptions) -> None:
+    """Raise ValueError for what does not go together, before anything is read."""
     if options.executor is Executor.OPENVINO or options.quantization:
         raise ValueError("device_map needs executor torch and whole weights, not 8-bit ones")
-    folders = look_for_adapters(options.adapters_dir)
-    device_map = options.device_map
-    if isinstance(device_map, DeviceMap):
+    if isinstance(options.device_map, DeviceMap):
         if options.config.num_blocks is None:
             raise ValueError("a device_map of one's own needs a number of KV blocks")
-    else:
-        device_map, num_blocks = _spread_over_gpus(options)
-        options = replace(options, config=replace(options.config, num_blocks=num_blocks))
-    report = LoadReport()
-    model = read_model(options, report, device_map)
-    adapters = load_adapters(folders, options.adapter_mode, model, device_map)
-    return load_torch(model, options, adapters, report)
-
-
-def _spread_over_gpus(options: LoadOptions) -> tuple[DeviceMap, int]:
+        return
     if options.device != "cuda":
         raise ValueError(f"device_map auto needs device cuda, all of them, not {options.device}")
     parse_device(options.device)
-    plan = plan_loading(resolve_checkpoint(options.source))
+
+
+def _spread_over_gpus(plan: LoadingPlan, options: LoadOptions) -> tuple[DeviceMap, int]:
     gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     return spread(
         plan.model.config,
         options.config,
-        dtype=parse_dtype(options.dtype) or plan.dtype,
+        dtype=wanted_dtypes(options.dtype, plan.dtype, gpus[0])[0],
         free_bytes=[free_memory(gpu) for gpu in gpus],
     )

@@ -11,7 +11,7 @@ from worker.model.checkpoint import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.quantization import Quantization
 from worker.model.rounding import saved_bytes
-from worker.model.weights import plan_loading
+from worker.model.weights import LoadingPlan, plan_loading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,13 @@ def describe(
 
     Raises CheckpointError as loading it would.
     """
-    plan = plan_loading(resolve_checkpoint(source))
+    return describe_plan(plan_loading(resolve_checkpoint(source)), dtype, quantization)
+
+
+def describe_plan(
+    plan: LoadingPlan, dtype: torch.dtype | None = None, quantization: Quantization | None = None
+) -> ModelInfo:
+    """`describe` for a checkpoint whose headers have been read."""
     dtype = dtype or plan.dtype
     whole_bytes = plan.model.config.num_parameters * dtype.itemsize
     return ModelInfo(

@@ -60,11 +60,14 @@ class Int8Linear(nn.Module):
 
 
 def replace_linears(model: nn.Module, kind: Callable[[nn.Linear], nn.Module]) -> None:
-    """Swap every linear layer of a module, in place; the old weights are let go."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
+    """Swap every linear layer of a module, in place; each old weight is freed before the next."""
+    # A list of all modules would hold the old layers, and with them the model twice.
+    parents = [module for module in model.modules() if not isinstance(module, nn.Linear)]
+    for parent in parents:
+        for name in [name for name, _ in parent.named_children()]:
+            child = parent.get_submodule(name)
             if isinstance(child, nn.Linear):
-                setattr(module, name, kind(child))
+                setattr(parent, name, kind(child))
 
 
 def can_pack() -> bool:

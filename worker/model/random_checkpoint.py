@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from worker.byte_size import format_size
+from worker.host_memory import free_memory
 from worker.model.config import ModelConfig
 from worker.model.errors import CheckpointError
 
@@ -32,6 +34,7 @@ SPECIAL_TOKENS = (
 )
 END_OF_TEXT_ID = 11
 NUM_BYTE_TOKENS = 256
+_SAVING_BYTES = 192 * 2**20  # beside the weights: transformers and what it writes with
 
 # What makes each style, at any size, in the words of config.json.
 STYLES: dict[str, dict[str, Any]] = {
@@ -140,6 +143,12 @@ def _write(
         raise ValueError(f"vocab_size must exceed {END_OF_TEXT_ID}, got {config.vocab_size}")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} exists and is not an empty folder")
+    needed, free = config.num_parameters * dtype.itemsize + _SAVING_BYTES, free_memory()
+    if needed > free.num_bytes:
+        raise ValueError(
+            f"making it needs {format_size(needed)} of memory, "
+            f"but {format_size(free.num_bytes)} are {free.bound}"
+        )
     _save_model(directory, fields, seed, dtype, max_shard_size)
     if config.vocab_size >= len(SPECIAL_TOKENS) + NUM_BYTE_TOKENS:
         _save_tokenizer(directory, config)

@@ -1,19 +1,9 @@
-"""Names of devices and dtypes, and the word a wrong one gets."""
+"""Names of devices, and the word a wrong one gets."""
 
 import pytest
 import torch
 
-from worker.engine.loading import parse_device, parse_dtype
-
-
-def test_a_known_dtype_is_found_and_none_leaves_the_choice_to_the_checkpoint() -> None:
-    assert parse_dtype("bfloat16") is torch.bfloat16
-    assert parse_dtype(None) is None
-
-
-def test_an_unknown_dtype_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"dtype must be one of float32, .*, not int8"):
-        parse_dtype("int8")
+from worker.engine.loading import parse_device
 
 
 def test_the_cpu_is_always_there() -> None:

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from worker.engine import EngineConfig
-from worker.engine.memory_plan import MemoryPlan, forecast
+from worker.engine.executor import Executor
+from worker.engine.host_forecast import PROCESS_BYTES, Way, forecast_host, meta_model
+from worker.engine.memory_plan import MemoryPlan, forecast_cpu, forecast_gpu
 from worker.model.config import ModelConfig
 from worker.model.random_checkpoint import config_fields, write_random_checkpoint
 
 GIB = 2**30
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 MANY_ROWS = EngineConfig(max_rows=10**6, max_step_tokens=10**6)
 
 
@@ -23,9 +25,7 @@ def published(like: str) -> ModelConfig:
 
 
 def plan(like: str, gib: int, config: EngineConfig = MANY_ROWS) -> MemoryPlan:
-    return forecast(
-        published(like), config, dtype=torch.bfloat16, device=CUDA, memory_bytes=gib * GIB
-    )
+    return forecast_gpu(published(like), config, dtype=torch.bfloat16, memory_bytes=gib * GIB)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,8 @@ MEASURED_LOAD = """
 import json, sys
 from pathlib import Path
 import torch
-from worker.engine import Engine, EngineConfig, Executor, cgroup
+from worker import host_memory
+from worker.engine import Engine, EngineConfig, Executor
 from worker.model.tiny import bundled_checkpoint
 from worker.model.weights import load_model
 
@@ -80,12 +81,12 @@ def resident_bytes():
 folder, limit = sys.argv[1], int(sys.argv[2])
 load_model(str(bundled_checkpoint()), device=torch.device("cpu"))  # libraries take some, once
 before = resident_bytes()
-cgroup.memory_left = lambda: limit - (resident_bytes() - before)
+host_memory.memory_left = lambda: limit - (resident_bytes() - before)
 engine = Engine.from_pretrained(
     folder,
     dtype="float32",
     executor=Executor.TORCH,
-    config=EngineConfig(max_rows=10**6, max_step_tokens=10**6),
+    config=EngineConfig(max_rows=512),
 )
 memory = engine.load_report.memory
 assert memory.kv_tokens == engine.total_kv_tokens
@@ -95,17 +96,20 @@ print(json.dumps([memory.weight_bytes, memory.kv_bytes_per_token, memory.num_blo
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_an_engine_takes_what_was_forecast(tmp_path: Path) -> None:
-    """In a container of 1.5 GB that holds nothing else; 0.2 GB of it are weights."""
-    limit = 1_500_000_000
+    """In a container of 3 GB that holds nothing else; 0.2 GB of it are weights."""
+    limit = 3_000_000_000
     write_random_checkpoint(
         tmp_path, like="7b", hidden_size=768, num_layers=8, num_heads=12, vocab_size=8000
     )
-    told = forecast(
-        ModelConfig.from_checkpoint(tmp_path),
-        MANY_ROWS,
-        dtype=torch.float32,
-        device=CPU,
-        memory_bytes=limit,
+    model_config = ModelConfig.from_checkpoint(tmp_path)
+    config = EngineConfig(max_rows=512)
+    way = Way(torch.float32, Executor.TORCH)
+    told = forecast_cpu(
+        model_config,
+        config,
+        forecast_host(way, meta_model(model_config), config, device=CPU),
+        memory_bytes=limit + PROCESS_BYTES,
+        weight_bytes=4 * model_config.num_parameters,
     )
     result = subprocess.run(
         [sys.executable, "-c", MEASURED_LOAD, str(tmp_path), str(limit)],

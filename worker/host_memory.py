@@ -1,14 +1,44 @@
-"""How much memory the control groups of this process leave it, in versions 2 and 1 (Linux).
+"""How much memory this process may still take: of the machine, of its control groups, of a limit.
 
-A container's limit is there, not in what the machine has free. Sources: the kernel's
-admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+A container's limit is in its control groups (versions 2 and 1, Linux), not in what the machine has
+free. Sources: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. Knows nothing of
+models; imports neither torch nor the engine.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 UNLIMITED = "max"
+
+
+@dataclass(frozen=True, slots=True)
+class FreeMemory:
+    """Bytes that a process may still take, and what sets that bound."""
+
+    num_bytes: int
+    bound: str
+
+
+def free_memory(limit: int | None = None) -> FreeMemory:
+    """The tightest bound; `limit` is one on everything that this process takes.
+
+    Pages of files, which the kernel drops when memory is short, count as free.
+    """
+    bounds = [FreeMemory(psutil.virtual_memory().available, "available on this machine")]
+    if (left := memory_left()) is not None:
+        bounds.append(FreeMemory(left, "left by the memory limit of the control group (container)"))
+    if limit is not None:
+        bounds.append(FreeMemory(max(0, limit - taken_bytes()), "left by the setting memory"))
+    return min(bounds, key=lambda bound: bound.num_bytes)
+
+
+def taken_bytes() -> int:
+    """What this process holds that the kernel cannot drop: not the pages of mapped files."""
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - getattr(memory, "shared", 0))  # only Linux counts the shared pages
 
 
 @dataclass(frozen=True, slots=True)

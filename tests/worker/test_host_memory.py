@@ -1,10 +1,12 @@
 """Memory limits of control groups, read from folders like the kernel's."""
 
+import mmap
 from pathlib import Path
 
 import pytest
 
-from worker.engine.cgroup import memory_left
+from worker import host_memory
+from worker.host_memory import FreeMemory, free_memory, memory_left, taken_bytes
 
 V2_FILES = ("memory.max", "memory.current", "inactive_file")
 V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -73,3 +75,30 @@ def test_without_a_limit_or_cgroups_there_is_nothing_to_respect(
     assert memory_left(mount, membership) is None
     membership.unlink()
     assert memory_left(mount, membership) is None
+
+
+def test_the_tightest_bound_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_memory, "memory_left", lambda: None)
+    machine = free_memory()
+    assert machine.bound == "available on this machine"
+    monkeypatch.setattr(host_memory, "memory_left", lambda: 1000)
+    assert free_memory().num_bytes == 1000
+    assert "control group" in free_memory().bound
+    monkeypatch.setattr(host_memory, "taken_bytes", lambda: 70)
+    assert free_memory(limit=100) == FreeMemory(30, "left by the setting memory")
+    assert free_memory(limit=50).num_bytes == 0
+
+
+def test_mapped_files_are_not_taken_memory(tmp_path: Path) -> None:
+    """Weights are read from mapped files, whose pages the kernel drops when memory is short."""
+    size = 64 * 2**20
+    (tmp_path / "weights").write_bytes(bytes(size))
+    before = taken_bytes()
+    with (tmp_path / "weights").open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        assert sum(mapped[::4096]) == 0
+        assert taken_bytes() < before + size // 2
+        held = bytes(mapped)
+        assert taken_bytes() > before + size // 2
+        assert len(held) == size
+        mapped.close()
