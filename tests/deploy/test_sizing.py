@@ -1,25 +1,50 @@
-"""The sizing table of the handbook is computed from the published shapes."""
+"""The sizing tables of the handbook, and what overlays ask for, are computed from the shapes."""
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from tests.deploy.manifests import ROOT
-from worker.engine import EngineConfig
+from tests.deploy.manifests import OVERLAYS, ROOT
+from worker.byte_size import parse_size
+from worker.engine import EngineConfig, Executor
+from worker.engine.host_forecast import (
+    PROCESS_BYTES,
+    HostForecast,
+    Way,
+    forecast_host,
+    meta_model,
+)
 from worker.engine.memory_plan import forecast_gpu
 from worker.model.config import ModelConfig
 from worker.model.random_checkpoint import config_fields
+from worker.model.tiny import bundled_checkpoint
 
 GIB = 2**30
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LENGTHS = (512, 1024, 2048)
 ROW = re.compile(r"^\| (\d+) GiB \|[^|]*\|(.+)\|$", flags=re.MULTILINE)
+CPU_ROW = re.compile(r"^\| falcon-(rw|7b|11b|40b)(?:-1b)? \|(.+)\|$", flags=re.MULTILINE)
+CPU_WAYS = (
+    Way(torch.float32, Executor.OPENVINO),
+    Way(torch.float32, Executor.TORCH),
+    Way(torch.bfloat16, Executor.TORCH),
+)
+# What CUDA, its libraries and torch hold of the host's memory: an estimate, no card was at hand.
+CUDA_PROCESS_BYTES = 6 * GIB
+
+
+def published(like: str) -> ModelConfig:
+    return ModelConfig.from_dict(config_fields(like, full_size=True))
 
 
 def rows_that_fit(like: str, memory_gib: int, num_tokens: int) -> int:
     try:
         plan = forecast_gpu(
-            ModelConfig.from_dict(config_fields(like, full_size=True)),
+            published(like),
             EngineConfig(max_rows=10**6, max_step_tokens=10**6),
             dtype=torch.bfloat16,
             memory_bytes=memory_gib * GIB,
@@ -29,11 +54,14 @@ def rows_that_fit(like: str, memory_gib: int, num_tokens: int) -> int:
     return plan.rows_of(num_tokens)
 
 
+def handbook() -> str:
+    return (ROOT / "docs" / "operations.md").read_text()
+
+
 def table() -> list[tuple[int, list[int]]]:
-    handbook = (ROOT / "docs" / "operations.md").read_text()
     return [
         (int(memory), [int(cell.replace(",", "")) for cell in cells.split("|")])
-        for memory, cells in ROW.findall(handbook)
+        for memory, cells in ROW.findall(handbook())
     ]
 
 
@@ -45,3 +73,59 @@ def test_as_many_rows_fit_as_the_handbook_says(memory_gib: int, told: list[int])
 
 def test_there_is_a_table() -> None:
     assert len(table()) >= 5
+    assert len(CPU_ROW.findall(handbook())) == 4
+
+
+@pytest.mark.parametrize(("like", "cells"), CPU_ROW.findall(handbook()))
+def test_a_worker_on_cpus_needs_what_the_handbook_says(like: str, cells: str) -> None:
+    model = meta_model(published(like))
+    needed = [forecast_host(way, model, EngineConfig(), device=CPU) for way in CPU_WAYS]
+    told = [f"{(PROCESS_BYTES + forecast.needed_bytes) / GIB:.1f}" for forecast in needed]
+    if model.config.alibi:
+        told[0] = ""  # not on OpenVINO
+    assert [cell.strip() for cell in cells.split("|")] == told
+
+
+def worker_container(path: Path) -> dict[str, Any]:
+    [deployment] = [
+        document
+        for document in yaml.safe_load_all(path.read_text())
+        if document["kind"] == "Deployment"
+    ]
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    [container] = [container for container in containers if container["name"] == "worker"]
+    return dict(container)
+
+
+def overlay_workers() -> list[Path]:
+    """The base's, which runs the bundled model, and those that overlays put in its place."""
+    k8s = ROOT / "deploy" / "k8s"
+    return [k8s / "base" / "worker.yaml", *sorted(k8s.glob("overlays/*/worker.yaml"))]
+
+
+def needed_by(container: dict[str, Any]) -> HostForecast:
+    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+    config = EngineConfig(max_rows=int(variables.get("FALCONER_MAX_ROWS") or 32))
+    name = variables["FALCONER_MODEL"]
+    if name == "tiny":
+        model = meta_model(ModelConfig.from_checkpoint(bundled_checkpoint()))
+        return forecast_host(CPU_WAYS[0], model, config, device=CPU)
+    like = re.fullmatch(r"tiiuae/falcon-(\w+)-instruct", name)
+    assert like is not None
+    return forecast_host(CPU_WAYS[2], meta_model(published(like[1])), config, device=CUDA)
+
+
+@pytest.mark.parametrize("path", overlay_workers(), ids=lambda path: path.parent.name)
+def test_an_overlay_asks_for_the_memory_that_its_worker_needs(path: Path) -> None:
+    container = worker_container(path)
+    forecast = needed_by(container)
+    process = PROCESS_BYTES + (0 if path.parent.name == "base" else CUDA_PROCESS_BYTES)
+    request = parse_size(container["resources"]["requests"]["memory"].replace("Gi", "GiB"))
+    limit = parse_size(container["resources"]["limits"]["memory"].replace("Gi", "GiB"))
+    assert process + forecast.needed_bytes <= request <= limit
+    assert request < 2 * (process + forecast.needed_bytes) or request <= 2 * GIB
+
+
+def test_every_overlay_that_serves_a_model_of_its_own_is_seen() -> None:
+    assert {path.parent.name for path in overlay_workers()} - {"base"} <= set(OVERLAYS)
+    assert len(overlay_workers()) == 3

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from serve.embedded_redis import free_port
+from serve.main import memory_share
+from worker.host_memory import FreeMemory
 
 
 def serve(*flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -61,6 +63,35 @@ def test_a_hub_id_that_cannot_be_had_ends_with_the_workers_own_words(tmp_path: P
         HF_HUB_OFFLINE="1",
     )
     assert_one_line(result, "worker 1", "falconer-test/no-such-model")
+
+
+def test_a_model_that_does_not_fit_in_memory_ends_with_what_it_needs(tmp_path: Path) -> None:
+    flags = ["--state-dir", str(tmp_path), "--port", str(free_port())]
+    result = serve(*flags, FALCONER_MEMORY="16MiB")
+    assert_one_line(
+        result, "ended with exit code 2", "it needs", "0 bytes are left by the setting memory"
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "variables", "expected"),
+    [
+        (1, {}, []),
+        (3, {}, ["--memory", "100"]),
+        (3, {"FALCONER_MEMORY": "1GiB"}, []),  # the workers read it themselves
+    ],
+)
+def test_several_workers_share_the_free_memory(
+    num_workers: int,
+    variables: dict[str, str],
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("FALCONER_MEMORY", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("serve.main.free_memory", lambda: FreeMemory(301, "in this test"))
+    assert memory_share(num_workers) == expected
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ class HostForecast:
     loading_bytes: int  # the peak of loading
     resident_bytes: int  # what stays, without the KV cache
     step_bytes: int  # what the largest step takes in passing
-    kv_bytes: int  # of the least useful KV cache: one row of full length, or the size that is given
+    kv_bytes: int  # of the KV cache that was asked for, else of one block
+    row_bytes: int  # of a sequence of full length in the KV cache
 
     @property
     def needed_bytes(self) -> int:
@@ -81,14 +82,16 @@ def forecast_host(
     if device.type != "cpu":
         # Weights go from the mapped file to the device, but for those that are rounded here.
         loading = loading if way.quantization else adapters
-        return HostForecast(way, num_parts * loading, 0, 0, 0)
+        return HostForecast(way, num_parts * loading, 0, 0, 0, 0)
     fixed = num_parts * _LIBRARY_BYTES[way.executor] + (num_parts - 1) * PROCESS_BYTES
+    kv_bytes_per_token = model.config.kv_bytes_per_token(way.dtype)
     return HostForecast(
         way,
         loading_bytes=num_parts * loading + fixed,
         resident_bytes=num_parts * resident + fixed + 2 * adapter_bytes,
         step_bytes=_step_bytes(way, model.config, config),
-        kv_bytes=_least_kv_bytes(way, model.config, config),
+        kv_bytes=(config.num_blocks or 1) * config.block_size * kv_bytes_per_token,
+        row_bytes=model.config.context_length * kv_bytes_per_token,
     )
 
 
@@ -150,9 +153,3 @@ def _step_bytes(way: Way, model_config: ModelConfig, config: EngineConfig) -> in
     if way.executor is Executor.TORCH:  # scores of all keys, before and after the softmax
         per_token += 2 * model_config.num_heads * context
     return 4 * (num_tokens * per_token + 4 * config.max_rows * model_config.vocab_size)
-
-
-def _least_kv_bytes(way: Way, model_config: ModelConfig, config: EngineConfig) -> int:
-    least = -(-model_config.context_length // config.block_size)
-    num_blocks = least if config.num_blocks is None else config.num_blocks
-    return num_blocks * config.block_size * model_config.kv_bytes_per_token(way.dtype)

@@ -26,7 +26,7 @@ AUTO_DTYPE = "auto"
 # In the order of preference. The second also for checkpoints in float16, which CPUs multiply six
 # times slower.
 CPU_DTYPES = (torch.float32, torch.bfloat16)
-# Of the memory that is free, `auto` leaves this much to others where a smaller way allows it.
+# Of the memory that is free, this much is left to others where a smaller way allows it.
 _SHARE_LEFT = 0.1
 
 
@@ -45,9 +45,9 @@ def choose_way(
     choice = _Choice(plan, options, device, adapters)
     forecasts = choice.allowed()
     free = free or free_memory(options.memory)
-    comfortable = (1 - _SHARE_LEFT) * free.num_bytes
     for forecast in forecasts:
-        if forecast.needed_bytes <= comfortable:
+        row_bytes = forecast.row_bytes if options.config.num_blocks is None else 0
+        if forecast.needed_bytes + row_bytes <= (1 - _SHARE_LEFT) * free.num_bytes:
             return forecast
     smallest = min(forecasts, key=lambda forecast: forecast.needed_bytes)
     if smallest.needed_bytes > free.num_bytes:
