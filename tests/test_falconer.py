@@ -38,7 +38,7 @@ def test_random_makes_the_style_and_sizes_asked_for(tmp_path: Path) -> None:
 
 
 def test_info_tells_what_a_worker_takes_of_so_much_memory() -> None:
-    flags = ("--memory", "520MiB", "--device", "cpu", "--max-rows", "512", "--block-size", "16")
+    flags = ("--memory", "392MiB", "--device", "cpu", "--max-rows", "512", "--block-size", "16")
     described = run("model", "info", "tiny", *flags)
     assert "float32" in described
     assert "rows in a step       512 at most" in described
@@ -47,7 +47,7 @@ def test_info_tells_what_a_worker_takes_of_so_much_memory() -> None:
     assert blocks is not None
     num_blocks = int(blocks[1].replace(",", ""))
     # Most of what the process leaves is for steps and libraries; a block takes 16 KiB.
-    assert 12 * 256 // 16 <= num_blocks < (520 - 320) * 2**20 // (2 * 16 * 1024)
+    assert 12 * 256 // 16 <= num_blocks < (392 - 192) * 2**20 // (2 * 16 * 1024)
 
 
 def test_info_tells_what_each_way_of_loading_takes_on_a_cpu() -> None:
@@ -106,8 +106,8 @@ def test_info_refuses_what_a_worker_would_refuse(words: list[str], found: str) -
         (["model", "info", "tiny", "--memory", "lots"], "'lots' is not a size"),
         (["model", "info", "tiny", "--memory", "1MiB"], "no memory left for a KV cache on cuda"),
         (
-            ["model", "info", "tiny", "--memory", "400MiB", "--device", "cpu"],
-            "but 80.0 MiB are left of 400.0 MiB by the process itself; even dtype",
+            ["model", "info", "tiny", "--memory", "272MiB", "--device", "cpu"],
+            "but 80.0 MiB are left of 272.0 MiB by the process itself; even dtype",
         ),
         (["model", "info", "tiny", "--device", "tpu"], "device must be cpu, cuda or cuda:N"),
         (["model", "info", "tiny", "--dtype", "int4"], "dtype must be one of float32"),

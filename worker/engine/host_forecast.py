@@ -19,8 +19,8 @@ from worker.model.rounding import saved_bytes
 from worker.model.tensor_parallel import TensorParallel
 
 _MIB = 2**20
-# A worker before it loads a model: Python, torch, transformers. Measured: 240 to 290 MiB.
-PROCESS_BYTES = 320 * _MIB
+# A worker before it loads a model: Python, torch, the queue. Measured: 147 to 170 MiB.
+PROCESS_BYTES = 192 * _MIB
 # What loading adds beside weights: libraries, kernels, compiled code, the tokenizer.
 _LIBRARY_BYTES = {Executor.TORCH: 96 * _MIB, Executor.OPENVINO: 128 * _MIB}
 # Rounding a layer holds its weight twice in float32 and once in 8 bits.

@@ -166,12 +166,11 @@ def test_on_a_gpu_only_weights_that_are_rounded_come_through_the_hosts_memory(
 def test_the_limits_of_container_and_setting_bound_what_is_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = LoadOptions("x", dtype="auto", memory=PROCESS_BYTES)
     with pytest.raises(ValueError, match="left by the setting memory"):
-        choose_way(FALCON_7B, options, CPU)
+        choose_way(FALCON_7B, LoadOptions("x", memory=PROCESS_BYTES), CPU)
     monkeypatch.setattr(host_memory, "memory_left", lambda: 5)
     with pytest.raises(ValueError, match="5 bytes are left by the memory limit of the control"):
-        choose_way(FALCON_7B, options, CPU)
+        choose_way(FALCON_7B, LoadOptions("x"), CPU)
     assert load_choice_module.free_memory().num_bytes == 5
 
 
