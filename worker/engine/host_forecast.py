@@ -22,7 +22,7 @@ _MIB = 2**20
 # A worker before it loads a model: Python, torch, the queue. Measured: 147 to 170 MiB.
 PROCESS_BYTES = 192 * _MIB
 # What loading adds beside weights: libraries, kernels, compiled code, the tokenizer.
-_LIBRARY_BYTES = {Executor.TORCH: 96 * _MIB, Executor.OPENVINO: 128 * _MIB}
+_LIBRARY_BYTES = 128 * _MIB
 # Rounding a layer holds its weight twice in float32 and once in 8 bits.
 _ROUNDING_BYTES = 9
 
@@ -83,7 +83,7 @@ def forecast_host(
         # Weights go from the mapped file to the device, but for those that are rounded here.
         loading = loading if way.quantization else adapters
         return HostForecast(way, num_parts * loading, 0, 0, 0, 0)
-    fixed = num_parts * _LIBRARY_BYTES[way.executor] + (num_parts - 1) * PROCESS_BYTES
+    fixed = num_parts * _LIBRARY_BYTES + (num_parts - 1) * PROCESS_BYTES
     kv_bytes_per_token = model.config.kv_bytes_per_token(way.dtype)
     return HostForecast(
         way,
