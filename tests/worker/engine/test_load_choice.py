@@ -17,7 +17,7 @@ from worker.engine.load_options import LoadOptions
 from worker.host_memory import FreeMemory
 from worker.model.adapter_folders import AdapterFolder
 from worker.model.config import ModelConfig
-from worker.model.lora_checkpoint import WEIGHTS_FILE
+from worker.model.lora_checkpoint import WEIGHTS_FILES
 from worker.model.random_checkpoint import config_fields
 from worker.model.weights import EMBEDDINGS, LM_HEAD, LoadingPlan
 
@@ -135,7 +135,7 @@ def test_parts_on_one_machine_take_its_memory_together() -> None:
 
 
 def test_adapters_count_and_keep_openvino_away_where_they_are_served(tmp_path: Path) -> None:
-    with (tmp_path / WEIGHTS_FILE).open("wb") as file:
+    with (tmp_path / WEIGHTS_FILES[0]).open("wb") as file:
         file.truncate(GIB)
     adapters = (AdapterFolder(tmp_path),)
     merged = choose("400GiB", adapters=adapters)
