@@ -165,3 +165,11 @@ async def test_an_aborted_request_is_in_no_later_step_and_its_blocks_are_free() 
 
 def names_in(plans: list[StepPlan]) -> set[str]:
     return {chunk.sequence.request.request_id for plan in plans for chunk in plan.chunks}
+
+
+async def test_an_engine_whose_thread_is_idle_can_fail_from_another_thread(
+    runtime: EngineRuntime,
+) -> None:
+    await asyncio.to_thread(runtime.fail, "part 1 of 2 failed")
+    async with asyncio.timeout(WAIT_S):
+        await runtime.failed.wait()
