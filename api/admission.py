@@ -66,11 +66,9 @@ class Admission:
     ) -> tuple[CheckedModel | None, Prepared | None]:
         """Check against the model that serves now; (None, None) leaves it to the worker.
 
-        Redis is asked where there is no model, and before one refuses: it may have been replaced.
+        Before one refuses, Redis is asked whether it still counts.
         """
         model = self._models.current
-        if model is None:
-            model = await self._newest_model()
         if model is None:
             return None, None
         try:

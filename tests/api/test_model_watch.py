@@ -91,6 +91,7 @@ async def test_while_another_model_loads_no_caller_is_judged_by_the_old_one(
     assert (await submit(service, 200)).status_code == 202
     assert (await service.http.get("/v1/models")).json()["data"] == []
     await serve(service, card("large", 1000))
+    assert (await service.http.get("/health")).status_code == 200
     assert (await submit(service, 2000)).status_code == 400
 
 
