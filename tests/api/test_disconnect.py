@@ -61,7 +61,7 @@ def test_a_caller_that_hangs_up_while_redis_is_mute_takes_its_job_with_it(
     redis_server.freeze()
     try:
         connection = api.open_chat(stream=stream)
-        time.sleep(0.1)
+        api.catch_up()
         hang_up(connection, by_reset=False)
     finally:
         redis_server.thaw()
