@@ -1,15 +1,15 @@
 """What the api must know of this worker's model: limits, special tokens, template, tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from shared.chat_template import compile_template
-from shared.errors import BrokenChatTemplate
+from shared.chat_template import ChatTemplate, compile_template
+from shared.errors import BadRequest, BrokenChatTemplate
 from shared.model_source import model_name, source_digest
-from shared.protocol import MergedAdapter, ModelCard
+from shared.protocol import MergedAdapter, Message, ModelCard
 from worker.engine import Engine
 from worker.model.chat_template_files import find_chat_template, load_template_tokens
 from worker.model.errors import CheckpointError
@@ -31,9 +31,17 @@ def read_prompt_files(checkpoint: Path) -> PromptFiles:
     template = load_chat_template(checkpoint)
     vocab_size = plan_loading(checkpoint).model.config.vocab_size
     tokens = load_template_tokens(checkpoint)
-    written = {name: token for name, token in tokens.items() if name in (template or "")}
-    special = load_special_tokens(checkpoint, vocab_size, written)
+    conversation = "" if template is None else _shortest_conversation(template, tokens)
+    special = load_special_tokens(checkpoint, vocab_size, conversation)
     return PromptFiles(special, template, tokens)
+
+
+def _shortest_conversation(template: str, tokens: Mapping[str, str]) -> str:
+    """Render one message of a user; empty where the template asks for another conversation."""
+    try:
+        return ChatTemplate(template, tokens).render((Message(role="user", content="a"),))
+    except BadRequest:
+        return ""
 
 
 def describe_model(

@@ -121,3 +121,24 @@ def test_a_model_that_could_never_end_is_refused_in_a_line(tmp_path: Path) -> No
     edit(folder / "tokenizer_config.json", eos_token="[END]")
     with pytest.raises(SettingsError, match=r"generation_config\.json: eos_token_id must be less"):
         load(None, model=folder)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "<|im_start|>{{ messages[0].content }}",
+        "{{ bos_token }}{{ messages[0].content }}",
+        "{% if tools %}<|im_start|>{% endif %}{{ messages[0].content }}",
+        "{{ raise_exception('a system message must come first') }}<|im_start|>",
+    ],
+)
+def test_a_template_that_writes_such_a_token_into_every_conversation_is_refused(
+    template: str, tmp_path: Path
+) -> None:
+    folder = write_random_checkpoint(tmp_path / "model")
+    edit(folder / "tokenizer_config.json", bos_token="<|im_start|>", chat_template=template)
+    if template.startswith("{%") or "raise" in template:
+        assert load(None, model=folder).card.chat_template == template
+        return
+    with pytest.raises(SettingsError, match=r"chat template puts '<\|im_start\|>' into every"):
+        load(None, model=folder)

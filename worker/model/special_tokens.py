@@ -1,7 +1,7 @@
 """Ids that a checkpoint gives a meaning, checked against the rows of its embedding table."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,19 +29,17 @@ class SpecialTokens:
     pad_token_id: int | None
 
 
-def load_special_tokens(
-    path: Path, vocab_size: int, written: Mapping[str, str] | None = None
-) -> SpecialTokens:
+def load_special_tokens(path: Path, vocab_size: int, conversation: str = "") -> SpecialTokens:
     """Special token ids from generation_config.json, else config.json, else the tokenizer's files.
 
     An id beyond the `vocab_size` rows of the embedding table is ignored where nothing needs it.
     Raises CheckpointError where something does: no other token could end a text, the tokenizer
-    puts it into every prompt, or the chat template writes it, which may write `written` by their
-    names; and when a file is broken.
+    puts it into every prompt, or the chat template into `conversation`, a sample of its text; and
+    when a file is broken.
     """
     tokenizer = load_tokenizer(path) if (path / "tokenizer.json").is_file() else None
     if tokenizer is not None:
-        _check_prompts(tokenizer, vocab_size, written or {})
+        _check_prompts(tokenizer, vocab_size, conversation)
     sources = _find_sources(path, tokenizer)
     bos, eos, pad = (
         _choose(name, sources, vocab_size, is_needed=name == "eos_token_id")
@@ -102,17 +100,15 @@ def _without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: v for name, v in fields.items() if _LEGACY_DEFAULTS.get(name) != v or v is None}
 
 
-def _check_prompts(tokenizer: Tokenizer, vocab_size: int, written: Mapping[str, str]) -> None:
+def _check_prompts(tokenizer: Tokenizer, vocab_size: int, conversation: str) -> None:
     """Raise CheckpointError where prompts would hold a token that has no embedding."""
-    reasons = {
-        token: f"the chat template writes its {name} {token!r}" for name, token in written.items()
-    }
-    for token in tokenizer.encode("").tokens:
-        reasons[token] = f"tokenizer.json puts {token!r} into every prompt"
-    for token, reason in reasons.items():
-        token_id = tokenizer.token_to_id(token)
-        if token_id is not None and token_id >= vocab_size:
-            raise CheckpointError(
-                f"{reason}: its id {token_id} must be less than {vocab_size}, the rows of the "
-                "embedding table"
-            )
+    for origin, encoding in (
+        ("the chat template", tokenizer.encode(conversation, add_special_tokens=False)),
+        ("tokenizer.json", tokenizer.encode("")),
+    ):
+        for token_id, token in zip(encoding.ids, encoding.tokens, strict=True):
+            if token_id >= vocab_size:
+                raise CheckpointError(
+                    f"{origin} puts {token!r} into every prompt: its id {token_id} must be less "
+                    f"than {vocab_size}, the rows of the embedding table"
+                )

@@ -89,9 +89,9 @@ def test_a_bos_beyond_the_table_is_refused_where_the_template_writes_it(tmp_path
     (tmp_path / "generation_config.json").unlink()
     write(tmp_path, "tokenizer_config.json", {"bos_token": "[BOS]"})
     assert load_special_tokens(tmp_path, 512).bos_token_id is None
-    message = r"template writes its bos_token '\[BOS\]': its id 512 must be less than 512"
+    message = r"template puts '\[BOS\]' into every prompt: its id 512 must be less than 512"
     with pytest.raises(CheckpointError, match=message):
-        load_special_tokens(tmp_path, 512, {"bos_token": "[BOS]"})
+        load_special_tokens(tmp_path, 512, "[BOS]User: a")
 
 
 def test_a_tokenizer_that_puts_such_a_token_into_every_prompt_is_refused(tmp_path: Path) -> None:
