@@ -8,6 +8,7 @@ import pytest
 
 from shared.errors import SettingsError
 from shared.settings import load_settings
+from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.tiny import bundled_checkpoint
 from worker.model_loading import load_model
 from worker.settings import WorkerSettings
@@ -75,3 +76,18 @@ def test_a_broken_chat_template_stops_the_start_with_file_and_line(
     with pytest.raises(SettingsError, match=words) as caught:
         load_model(load_settings(WorkerSettings, flags))
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_what_does_not_fit_is_refused_before_a_weight_is_read_or_a_process_started(
+    num_parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        pytest.fail("it went on to load the model")
+
+    for place in ("loading.load_weights", "parallel_loading.Followers"):
+        monkeypatch.setattr(f"worker.engine.{place}", never)
+    model = write_random_checkpoint(tmp_path, like="40b")
+    flags = {"device": "cpu", "model": str(model), "memory": "1MiB", "tensor_parallel": num_parts}
+    with pytest.raises(SettingsError, match=r"it needs .*, but 0 bytes are left by the set"):
+        load_model(load_settings(WorkerSettings, flags))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -77,3 +78,19 @@ def test_replacing_reaches_every_linear_layer_of_a_model() -> None:
     replace_linears(model, PackedLinear)
     assert [type(module) for module in model.modules()].count(PackedLinear) == 2
     assert not any(isinstance(module, nn.Linear) for module in model.modules())
+
+
+def test_each_weight_is_freed_before_the_next_layer_is_replaced() -> None:
+    """Else loading would hold the model twice."""
+    mlp = [nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(3)]
+    model = nn.Sequential(*mlp, nn.Linear(8, 4)).requires_grad_(False)
+    del mlp
+    weights: list[weakref.ref[torch.Tensor]] = []
+
+    def replace(linear: nn.Linear) -> nn.Module:
+        assert [weight() for weight in weights] == [None] * len(weights)
+        weights.append(weakref.ref(linear.weight))
+        return nn.Identity()
+
+    replace_linears(model, replace)
+    assert len(weights) == 7

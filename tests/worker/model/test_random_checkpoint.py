@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from tests.worker.model.packed import prefill
+from worker import host_memory
 from worker.model.config import ModelConfig
 from worker.model.errors import CheckpointError
 from worker.model.falcon import FalconForCausalLM
@@ -140,3 +141,14 @@ def test_impossible_sizes_are_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         write_random_checkpoint(tmp_path / "model", **arguments)
     assert not (tmp_path / "model").exists()
+
+
+def test_what_memory_cannot_hold_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_memory, "memory_left", lambda: 2**20)
+    with pytest.raises(
+        ValueError, match=r"needs 192\.\d MiB of memory, but 1\.0 MiB are left by the"
+    ):
+        write_random_checkpoint(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
