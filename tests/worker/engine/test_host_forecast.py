@@ -68,7 +68,7 @@ for way in ways:
     if child == 0:
         try:
             measure(*way)
-        except ImportError:
+        except (ImportError, ValueError):  # without OpenVINO
             print(json.dumps(None), flush=True)
         os._exit(0)
     os.waitpid(child, 0)
@@ -77,11 +77,11 @@ for way in ways:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """96 million weights: a third of them in the tied embeddings."""
+    """75 million weights: two fifths of them in the tied embeddings."""
     return write_random_checkpoint(
         tmp_path_factory.mktemp("mid"),
         hidden_size=1024,
-        num_layers=6,
+        num_layers=4,
         num_heads=16,
         vocab_size=32_000,
         dtype=torch.bfloat16,
@@ -116,8 +116,6 @@ def test_loading_takes_what_was_forecast(
     peak, resident = measured[way]
     print(f"{way}: peak {peak // MIB} of {told.loading_bytes // MIB} MiB", end="; ")
     print(f"then {resident // MIB} of {(told.resident_bytes + told.kv_bytes) // MIB}")
-    assert (
-        0.85 * told.loading_bytes - 100 * MIB <= peak <= max(told.loading_bytes, told.needed_bytes)
-    )
+    assert 0.85 * told.loading_bytes - 100 * MIB <= peak <= told.needed_bytes
     least = 0.85 * told.resident_bytes - 100 * MIB
     assert least <= resident <= told.resident_bytes + told.kv_bytes
