@@ -10,18 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 from torch import distributed
 
+from tests.worker.engine.children import WAIT_S, children_left
 from worker.engine import followers as module
 from worker.engine.follower import BEAT, HELLO, READY, LeaderLink, Meeting, run_follower
 from worker.engine.followers import Followers, ProcessLost, free_port
 from worker.model.tensor_parallel import TensorParallel
-
-WAIT_S = 120.0
 
 pytestmark = pytest.mark.usefixtures("no_follower_is_left")
 
@@ -69,10 +69,9 @@ def compute_for_ever(parallel: TensorParallel, meeting: Meeting, leader: LeaderL
 
 
 def test_a_part_that_cannot_be_loaded_is_told_and_nothing_is_waited_for() -> None:
-    followers = start(fail_to_load)
     with pytest.raises(ProcessLost, match="part 1 of 2 failed: MemoryError: no room for part 1"):
-        followers.expect(READY)
-    assert not multiprocessing.active_children()
+        start(fail_to_load).expect(READY)
+    assert not children_left()
 
 
 def join_all(followers: Followers) -> None:
@@ -97,7 +96,7 @@ def test_a_sum_does_not_wait_for_a_frozen_process(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "SILENCE_LIMIT_S", 2.0)
     with pytest.raises(ProcessLost, match="failed: the process did not respond for 2 s"):
         add_up(followers, message=2)
-    assert not multiprocessing.active_children(), "no other is left in a sum"
+    assert not children_left(), "no other is left in a sum"
     with pytest.raises(ProcessLost):
         followers.run(lambda: 42)
 
@@ -130,8 +129,8 @@ def test_time_in_which_the_leader_was_suspended_is_no_silence(
 ) -> None:
     followers = start(compute_for_ever)
     followers.expect(READY)
-    real = time.monotonic
-    monkeypatch.setattr(module.time, "monotonic", lambda: 1000 * real())
+    clock = SimpleNamespace(monotonic=lambda: 1000 * time.monotonic())
+    monkeypatch.setattr(module, "time", clock)
     with pytest.raises(TimeoutError):
         followers.lost.result(timeout=3)
     monkeypatch.undo()
@@ -156,8 +155,8 @@ def wait_to_be_killed():
     threading.Event().wait()
 
 def meet_one_that_ended():
-    followers = start(end_at_once)
     try:
+        followers = start(end_at_once)
         followers.run(partial(followers.meeting.join, 0))
     except ProcessLost as error:
         print(error, flush=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tests.worker.engine.children import WAIT_S, children_left
 from tests.worker.engine.oracle import generate, load_judge, silence
 from worker.engine import (
     Engine,
@@ -27,7 +28,6 @@ from worker.model.random_checkpoint import write_random_checkpoint
 from worker.model.tensor_parallel import TensorParallel
 
 CROWDED = EngineConfig(max_rows=8, num_blocks=18, block_size=4, max_step_tokens=24)
-WAIT_S = 120.0
 GREEDY = SamplingParams(max_new_tokens=12, prompt_lookup_num_tokens=3)
 
 pytestmark = pytest.mark.usefixtures("no_follower_is_left")
@@ -136,7 +136,7 @@ def test_a_frozen_process_breaks_the_engine(
     with pytest.raises(EngineBroken):
         engine.step()
     assert "the process did not respond" in engine.lost.result()
-    assert not multiprocessing.active_children(), "nor is the other one left in its sum"
+    assert not children_left(), "nor is the other one left in its sum"
 
 
 def test_a_process_that_is_lost_while_nothing_runs_is_noticed(tmp_path: Path) -> None:
