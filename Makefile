@@ -23,7 +23,7 @@ IMAGE_BUILD ?= "$${CONTAINER:=$(CONTAINER_DEFAULT)}" build \
   $$(case "$$CONTAINER" in *podman) echo --format docker;; esac)
 build_args = $(foreach name,$(1),$(if $(call given,$(name)),--build-arg "$(name)=$$$(name)"))
 
-.PHONY: images images-test serve smoke-7b setup test lint format chaos bench bench-engine lock clean help
+.PHONY: clients-test images images-test serve smoke-7b setup test lint format chaos bench bench-engine lock clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -38,6 +38,12 @@ setup: $(VENV)/.dev ## only the environment, in .venv
 
 test: $(VENV)/.dev ## the whole test suite, by two runners
 	$(BIN)/python -m pytest -n 2
+
+clients-test: $(VENV)/.dev ## other languages' clients against a running service; shows what is absent
+	@# npm alone brings EventSource to node. The rest are programs of the system's packages.
+	@! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix .falconer/clients eventsource@4 \
+	  || echo "npm could not install eventsource: its test is skipped"
+	$(BIN)/python -m pytest -v tests/clients
 
 lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff check $(SOURCES)

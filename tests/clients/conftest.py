@@ -1,0 +1,75 @@
+"""One service for the tests of all clients: a real Redis, api and worker on the bundled model."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.calls import REQUEST
+from tests.clients.pages import PageServer, page_server
+from tests.processes import end
+from tests.redis_server import RedisServer, free_port
+
+ROOT = Path(__file__).parents[2]
+START_S = 180.0
+
+
+@pytest.fixture(scope="session")
+def pages() -> Iterator[PageServer]:
+    with page_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator[str]:
+    """The address of a service that the page at http://127.0.0.1:<port> may call."""
+    folder = tmp_path_factory.mktemp("service")
+    redis = RedisServer(folder)
+    settings = {
+        "FALCONER_REDIS_URL": redis.url,
+        "FALCONER_PORT": str(free_port()),
+        "FALCONER_CORS_ORIGINS": f"http://127.0.0.1:{pages.port}",
+    }
+    with ExitStack() as stack:
+        redis.start()
+        stack.callback(redis.stop)
+        for role in ("api", "worker"):
+            log = stack.enter_context((folder / f"{role}.log").open("wb"))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "falconer", role],
+                cwd=ROOT,
+                env=os.environ | settings,
+                stderr=log,
+            )
+            stack.callback(end, process)
+        address = f"http://127.0.0.1:{settings['FALCONER_PORT']}"
+        wait_until_healthy(address, folder)
+        yield address
+
+
+def wait_until_healthy(address: str, folder: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=START_S):
+            return
+        logs = "\n".join(log.read_text() for log in folder.glob("*.log"))
+        assert time.monotonic() < deadline, logs
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def expected(url: str) -> str:
+    """The text that each client must get."""
+    headers = {"Content-Type": "application/json"}
+    call = urllib.request.Request(f"{url}/chat", json.dumps(REQUEST).encode(), headers)
+    with urllib.request.urlopen(call, timeout=START_S) as answer:
+        result: dict[str, Any] = json.load(answer)
+    return str(result["sequences"][0]["text"])
