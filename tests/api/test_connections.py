@@ -117,6 +117,18 @@ async def test_a_url_as_target_leads_to_its_path(served: Caller) -> None:
     assert answer.status == 200
 
 
+async def test_a_body_that_is_not_http_gets_one_answer_and_no_stack_trace(
+    served: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The route refuses its media type while the server refuses its framing."""
+    headers = "Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+    await served.send(head_of("POST", "/chat", headers))
+    [(answer, body)] = parse_answers(await served.all_that_comes(), 1)
+    assert answer.status == 400
+    assert "HTTP/1.1" in json.loads(body)["detail"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("fields", [PLAIN, STREAM])
 async def test_a_half_closed_call_is_answered(
