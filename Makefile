@@ -48,7 +48,7 @@ clients-test: $(VENV)/.dev ## other languages' clients against a running service
 lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 format: $(VENV)/.dev ## put the style right
 	$(BIN)/ruff check --fix $(SOURCES)

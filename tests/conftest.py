@@ -7,6 +7,7 @@ modules loaded so far: then what a derandomized test sees depends on the tests b
 import faulthandler
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ from hypothesis.internal.conjecture import providers
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
+
+# What the environment says of the service, of a proxy or of colours is not meant for tests.
+for variable in [*os.environ]:
+    if re.fullmatch(r"FALCONER_.*|.*_proxy|FORCE_COLOR|GITHUB_ACTIONS|COLUMNS", variable, re.I):
+        del os.environ[variable]
 
 settings.register_profile("falconer", deadline=None)
 settings.load_profile("falconer")

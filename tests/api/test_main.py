@@ -19,7 +19,7 @@ from tests.redis_server import RedisServer
     [
         (["--port", "99999"], ["--port", "65535"]),
         (["--port", "http"], ["--port", "http"]),
-        (["--redis-url", "http://somewhere"], ["redis_url", "http://somewhere"]),
+        (["--redis-url", "http://somewhere"], ["redis_url", "redis://"]),
         (["--host", "203.0.113.1"], ["203.0.113.1"]),
         (["--max-queued", "0"], ["--max-queued", "1"]),
         (["--log-format", "xml"], ["--log-format", "xml"]),

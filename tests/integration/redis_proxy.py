@@ -34,6 +34,7 @@ class RedisProxy:
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
@@ -60,10 +61,12 @@ class RedisProxy:
             is_open.set()
 
     async def stop(self) -> None:
-        """Call it when the clients are gone."""
+        """Close all connections: a failed test may have left clients that never would."""
         assert self._server is not None
         self.restore()
         self._server.close()
+        for writer in self._clients:
+            writer.transport.abort()
         while self._serving:
             await asyncio.wait(self._serving)
 
@@ -72,10 +75,12 @@ class RedisProxy:
         assert task is not None
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
+        self._clients.add(writer)
         async with _closing(writer):
             with suppress(OSError):
                 if not self.is_cut:
                     await self._connect(reader, writer)
+        self._clients.remove(writer)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self.leads_to)

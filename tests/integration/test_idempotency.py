@@ -46,23 +46,19 @@ async def test_a_call_that_comes_again_after_its_replica_died_gets_the_job_that_
     async def is_enqueued() -> bool:
         return (await queue.depth()).waiting == 2
 
-    doomed = await asyncio.to_thread(ApiProcess, proxy.url)
-    assert (await post(doomed, BODY)).status_code == 202  # Redis knows the script from now on
-    proxy.hold(Way.FROM_REDIS)
-    call = asyncio.create_task(post(doomed, BODY, KEY))
-    await eventually(is_enqueued)
-    doomed.process.kill()
-    with pytest.raises(httpx.TransportError):
-        await call
-    doomed.process.wait()
+    with await asyncio.to_thread(ApiProcess, proxy.url) as doomed:
+        assert (await post(doomed, BODY)).status_code == 202  # Redis knows the script from now on
+        proxy.hold(Way.FROM_REDIS)
+        call = asyncio.create_task(post(doomed, BODY, KEY))
+        await eventually(is_enqueued)
+        doomed.process.kill()
+        with pytest.raises(httpx.TransportError):
+            await call
     proxy.restore()
 
-    other = await asyncio.to_thread(ApiProcess, redis_server.url)
-    try:
+    with await asyncio.to_thread(ApiProcess, redis_server.url) as other:
         again = await post(other, BODY, KEY)
         assert (again.status_code, again.json()["position"]) == (202, 2)
         assert (await post(other, BODY, KEY)).json()["id"] == again.json()["id"]
         assert (await post(other, {"prompt": "Another"}, KEY)).status_code == 409
         assert await queue.depth() == Depth(waiting=2, running=0)
-    finally:
-        await asyncio.to_thread(other.stop)

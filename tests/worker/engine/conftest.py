@@ -69,5 +69,5 @@ def no_follower_is_left() -> Iterator[None]:
     if distributed.is_initialized():
         distributed.destroy_process_group()
     for follower in multiprocessing.active_children():
-        follower.terminate()
+        follower.kill()  # a frozen one hears nothing else
         follower.join()
