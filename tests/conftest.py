@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import settings
@@ -38,13 +39,24 @@ HAS_FAILED = pytest.StashKey[bool]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give tests the same signals and the real stderr however the run was started."""
+    if getattr(config.option, "dist", "no") == "no":  # not where others run the tests
+        restore_inheritable_signals()
+    config.stash[STDERR] = os.dup(2)  # pytest captures none of this hook's output
+
+
+def restore_inheritable_signals() -> None:
+    """Have the processes that tests start not ignore what this one ignores.
+
+    A background job of a shell ignores Ctrl-C, one under nohup SIGHUP. A handler is not inherited:
+    children get the default action, and the run still ignores the signal. Their terminal's end
+    must not reach them either, so they leave its session.
+    """
     for signum in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(signum) is signal.SIG_IGN:
-            # A background job of a shell ignores Ctrl-C, one under nohup SIGHUP, and so would all
-            # processes that tests start. A handler is not inherited, so they get the default
-            # action; the run still ignores the signal.
             signal.signal(signum, lambda *_: None)
-    config.stash[STDERR] = os.dup(2)  # pytest captures none of this hook's output
+            if signum is signal.SIGHUP:
+                with suppress(PermissionError):  # of a leader, which `make` does not start
+                    os.setsid()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,8 +1,11 @@
-"""Runs of pytest whose tests hang in every way that a timeout must end, or leave things open."""
+"""Runs of pytest that hang, fail badly or lose their terminal."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,17 +54,31 @@ def test_a_failure_that_leaves_a_process():
 def test_passes():
     gc.collect()
 """
+OUTLIVES = """
+import pathlib, signal, subprocess, sys, time
+
+def test_a_child(tmp_path_factory):
+    here = pathlib.Path(__file__).parent
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        (here / "is-up").touch()
+        while not (here / "terminal-is-closed").exists():
+            time.sleep(0.01)
+        child.communicate(b"end")
+    assert child.returncode == 0
+"""
+
+
+def pytest_command(directory: Path, *flags: str) -> list[str]:
+    """Run the files of the folder by the suite's own settings."""
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
+    command += ["-p", "tests.conftest", "-p", "no:cacheprovider", "-n", "1", *flags]
+    return [*command, str(directory)]
 
 
 def pytest_run(directory: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Run the files of the folder by the suite's own settings, with short timeouts."""
-    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
-    command += ["-p", "tests.conftest", "-p", "no:cacheprovider", "-n", "1", *flags]
-    for option in ("timeout=1", "faulthandler_timeout=2"):
-        command += ["-o", option]
-    return subprocess.run(
-        [*command, str(directory)], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    options = ["-o", "timeout=1", "-o", "faulthandler_timeout=2"]
+    command = pytest_command(directory, *options, *flags)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_a_run_with_hung_tests_ends_and_names_them(tmp_path: Path) -> None:
@@ -98,3 +115,20 @@ def test_what_a_failed_test_leaves_open_fails_no_other(tmp_path: Path) -> None:
     run = pytest_run(tmp_path, "-n", "0")
     assert "1 failed, 1 passed" in run.stdout, run.stdout
     assert "unraisable" not in run.stdout.lower()
+
+
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    """So do the processes that its tests start, though they do not inherit what nohup sets."""
+    (tmp_path / "test_outlives.py").write_text(OUTLIVES)
+    nohup = ["sh", "-c", 'trap "" HUP; "$@"; exit $?', "sh", *pytest_command(tmp_path)]
+    deadline = time.monotonic() + PATIENCE_S
+    with subprocess.Popen(
+        nohup, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as run:
+        while not (tmp_path / "is-up").exists():
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(run.pid, signal.SIGHUP)
+        (tmp_path / "terminal-is-closed").touch()
+        said, _ = run.communicate(timeout=PATIENCE_S)
+    assert "1 passed" in said, said
