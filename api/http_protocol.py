@@ -60,7 +60,9 @@ class Connection(h11.Connection):
         return pieces
 
     def next_event(self) -> Any:
-        """Add to h11's what RFC 9112 asks of servers: see `checked`."""
+        """Add to h11's what RFC 9112 asks of servers: see `checked`, and skipped empty lines."""
+        while self.their_state is h11.IDLE and self.trailing_data[0].startswith((b"\r\n", b"\n")):
+            self._receive_buffer.maybe_extract_at_most(1)  # before a request line (2.2)
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._is_head = event.method == b"HEAD"

@@ -117,6 +117,18 @@ async def test_a_url_as_target_leads_to_its_path(served: Caller) -> None:
     assert answer.status == 200
 
 
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r\n\r\n"])
+async def test_empty_lines_before_a_request_are_ignored(served: Caller, end: bytes) -> None:
+    """Some clients send one behind a body."""
+    await served.send(post(PLAIN) + end)
+    told = await served.until(b"}")
+    await served.send(end)
+    await asyncio.sleep(0.05)  # so that it arrives apart
+    await served.send(end + get(headers="Connection: close\r\n"))
+    answers = parse_answers(told + await served.all_that_comes(), 2)
+    assert [answer.status for answer, _ in answers] == [200, 200]
+
+
 async def test_a_body_that_is_not_http_gets_one_answer_and_no_stack_trace(
     served: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
