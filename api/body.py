@@ -7,7 +7,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
-from api.content_coding import decoders_of
+from api.content_coding import decoder_of
 from api.errors import describe
 from api.header_lists import parameters, split
 from api.schemas import ChatRequest
@@ -56,7 +56,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
     It has at most `max_bytes` compressed and decompressed, whether or not its length is announced.
     """
-    decoders = decoders_of(request.headers.getlist("content-encoding"))
+    decoder = decoder_of(request.headers.getlist("content-encoding"))
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > max_bytes):
         raise too_large(max_bytes)
@@ -65,7 +65,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
                 num_received += len(chunk)
-                for decoder in decoders:
+                if decoder is not None:
                     chunk = decoder.decode(chunk, max_bytes)
                 num_bytes += len(chunk)
                 if max(num_received, num_bytes) > max_bytes:
@@ -77,7 +77,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         ) from None
     except ClientDisconnect:
         raise BadRequest("the connection closed before its end", field="body") from None
-    for decoder in decoders:
+    if decoder is not None:
         decoder.finish()
     return b"".join(chunks)
 

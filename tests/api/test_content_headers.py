@@ -24,20 +24,18 @@ def deflated(content: bytes) -> bytes:
     return compressor.compress(content) + compressor.flush()
 
 
-MIDDLE = len(BODY) // 2
 CODED = {
     "gzip": gzip.compress(BODY),
     "GZip": gzip.compress(BODY),
     "x-gzip": gzip.compress(BODY),
-    "gzip ": gzip.compress(BODY[:MIDDLE]) + gzip.compress(BODY[MIDDLE:]),  # two members
+    "gzip ": b"".join(gzip.compress(BODY[at : at + 1]) for at in range(len(BODY))),  # members
     "deflate": zlib.compress(BODY),
     "Deflate": deflated(BODY),
     "identity": BODY,
     "identity, identity": BODY,
     "": BODY,
     "gzip, identity": gzip.compress(BODY),
-    "deflate, gzip": gzip.compress(zlib.compress(BODY)),
-    "gzip,deflate,": deflated(gzip.compress(BODY)),
+    ",deflate,": deflated(BODY),
 }
 
 
@@ -109,11 +107,6 @@ async def test_a_body_in_a_known_coding_is_read(service: FakeService, coding: st
     check_echo(service, await post(service, pieces, ("Content-Encoding", coding)))
 
 
-async def test_two_headers_are_one_list(service: FakeService) -> None:
-    codings = [("Content-Encoding", "deflate"), ("Content-Encoding", "gzip")]
-    check_echo(service, await post(service, gzip.compress(zlib.compress(BODY)), *codings))
-
-
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, br", "aws-chunked", "*"])
 async def test_an_unknown_coding_is_refused_with_those_there_are(
     service: FakeService, coding: str
@@ -124,12 +117,16 @@ async def test_an_unknown_coding_is_refused_with_those_there_are(
     assert response.headers["accept-encoding"] == "gzip, deflate, identity"
 
 
-async def test_five_codings_are_too_many(service: FakeService) -> None:
-    response = await post(service, BODY, ("Content-Encoding", ", ".join(["gzip"] * 5)))
-    check_refusal(*status_and_text(response), 415, ["Content-Encoding", "at most 4", "5"])
+async def test_several_codings_are_refused(service: FakeService) -> None:
+    """A small body in two codings could keep the api busy for minutes."""
+    content = gzip.compress(gzip.compress(BODY))
+    one, two = [("Content-Encoding", "gzip, gzip")], [("Content-Encoding", "gzip")] * 2
+    for headers in (one, two):
+        response = await post(service, content, *headers)
+        check_refusal(*status_and_text(response), 415, ["Content-Encoding", "one of", "gzip, gzip"])
 
 
-@pytest.mark.parametrize("coding", ["gzip", "deflate", "Deflate", "deflate, gzip"])
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "Deflate"])
 async def test_a_body_that_ends_too_early_is_refused(service: FakeService, coding: str) -> None:
     whole = CODED[coding]
     for content in (whole[:-1], whole[: len(whole) // 2], whole[:1], b""):
@@ -151,14 +148,13 @@ async def test_a_body_that_is_not_in_its_coding_is_refused(
 # -- limits ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("coding", ["gzip", "deflate", "gzip, gzip", "gzip, gzip, gzip, gzip"])
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
 async def test_the_limit_holds_after_decompression(coding: str) -> None:
     async with fake_service(ApiSettings(max_body_bytes=MAX_BYTES)) as service:
         for size, status in ((MAX_BYTES, 200), (MAX_BYTES + 1, 413), (10_000_000, 413)):
             content = body(prompt="a" * (size - len(body(prompt=""))))
             assert len(content) == size
-            for name in coding.split(", "):
-                content = gzip.compress(content) if name == "gzip" else zlib.compress(content)
+            content = gzip.compress(content) if coding == "gzip" else zlib.compress(content)
             if len(content) > MAX_BYTES:
                 continue  # refused before it is decompressed
             response = await post(service, content, ("Content-Encoding", coding))
@@ -168,13 +164,21 @@ async def test_the_limit_holds_after_decompression(coding: str) -> None:
 
 
 async def test_the_limit_holds_before_decompression_too() -> None:
-    """Empty members could go on for ever and come to nothing."""
-    endless = in_pieces(gzip.compress(b"") * 1000, 100)
     noise = body(prompt=random.Random(0).randbytes(MAX_BYTES).hex())
     async with fake_service(ApiSettings(max_body_bytes=MAX_BYTES)) as service:
-        for content in (endless, in_pieces(gzip.compress(noise), 100)):
-            response = await post(service, content, ("Content-Encoding", "gzip"))
-            check_refusal(*status_and_text(response), 413, [f"at most {MAX_BYTES} bytes"])
+        content = in_pieces(gzip.compress(noise), 100)
+        response = await post(service, content, ("Content-Encoding", "gzip"))
+        check_refusal(*status_and_text(response), 413, [f"at most {MAX_BYTES} bytes"])
+
+
+async def test_members_are_limited_in_number(service: FakeService) -> None:
+    """Empty ones could go on for ever and come to nothing."""
+    empty = gzip.compress(b"")
+    check_echo(
+        service, await post(service, empty * 99 + CODED["gzip"], ("Content-Encoding", "gzip"))
+    )
+    response = await post(service, empty * 100 + CODED["gzip"], ("Content-Encoding", "gzip"))
+    check_refusal(*status_and_text(response), 400, ["body", "at most 100 members"])
 
 
 def status_and_text(response: httpx.Response) -> tuple[int, str]:
