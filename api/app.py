@@ -1,17 +1,20 @@
 """The FastAPI application, put together; logic lives in the routes and in `api/client.py`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.types import Scope
 
 from api.admission import Admission
 from api.backend import Backend, Connect
 from api.client import ChatClient
-from api.errors import install_error_handlers
+from api.errors import failure_response, install_error_handlers
 from api.metrics import MeteredApp, Metrics
 from api.model_watch import ModelWatch
 from api.openapi import openapi_of
@@ -40,6 +43,7 @@ def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastA
         app.include_router(router)
     answer_head(app)
     install_error_handlers(app)
+    name_allowed_methods(app)
     app.add_middleware(MeteredApp, metrics=services.metrics)
     app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented hook
     return app
@@ -59,6 +63,25 @@ def answer_head(app: FastAPI) -> None:
     for route in all_routes(app):
         if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+
+
+def name_allowed_methods(app: FastAPI) -> None:
+    """Name every method of a path in `Allow`: each method has a route of its own."""
+    routes = all_routes(app)
+
+    @app.exception_handler(405)
+    async def _not_allowed(request: Request, error: HTTPException) -> Response:
+        headers = {"Allow": ", ".join(sorted(methods_at(request.scope, routes)))}
+        return failure_response(request, error.status_code, error.detail, headers=headers)
+
+
+def methods_at(scope: Scope, routes: Iterable[BaseRoute]) -> set[str]:
+    """The methods that `routes` answer at this path; where no route is, a mount has files."""
+    methods: set[str] = set()
+    for route in routes:
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return methods or {"GET", "HEAD"}
 
 
 def make_services(settings: ApiSettings, connect: Connect) -> Services:

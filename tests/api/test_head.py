@@ -1,6 +1,7 @@
 """HEAD is answered like GET on every route, without the body and without waiting."""
 
 import httpx
+import pytest
 
 from tests.api.followed import submit
 from tests.api.served import served
@@ -47,8 +48,27 @@ async def test_head_of_a_running_job_neither_waits_nor_streams(service: FakeServ
     assert job.json()["status"] == "running"
 
 
-async def test_head_is_not_allowed_where_get_is_not(service: FakeService) -> None:
-    assert (await service.http.head("/chat")).status_code == 405
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/chat", "POST"),
+        ("/jobs", "DELETE, GET, HEAD, POST"),
+        ("/jobs/unknown", "DELETE, GET, HEAD"),
+        ("/jobs/unknown/events", "GET, HEAD"),
+        ("/jobs/unknown/retry/", "POST"),
+        ("/v1/models/a/b", "GET, HEAD"),
+        ("/health", "GET, HEAD"),
+        *[(page, "GET, HEAD") for page in PAGES],
+    ],
+)
+async def test_a_refused_method_is_answered_with_those_there_are(
+    service: FakeService, path: str, methods: str
+) -> None:
+    refused = ["PATCH"] if "HEAD" in methods else ["PATCH", "HEAD"]
+    for method in refused:
+        response = await service.http.request(method, path)
+        assert response.status_code == 405
+        assert response.headers["allow"] == methods
 
 
 def test_the_page_does_not_repeat_each_get_as_a_head(service: FakeService) -> None:
