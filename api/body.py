@@ -5,6 +5,7 @@ from codecs import BOM_UTF8
 
 from fastapi import Request
 from pydantic import ValidationError
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
 from api.content_coding import decoder_of
@@ -23,7 +24,7 @@ async def read_chat_request(
     request: Request, max_bytes: int, stopping: asyncio.Event
 ) -> ChatRequest:
     """Raises a ClientError that names what is wrong with the body, or ServerStopping."""
-    check_content_type(request.headers.get("content-type"))
+    check_content_type(content_type_of(request.headers))
     body = await until_stopping(read_body(request, max_bytes), stopping)
     try:
         return ChatRequest.model_validate_json(body.removeprefix(BOM_UTF8))
@@ -35,9 +36,17 @@ async def read_chat_request(
         raise InvalidParameter(describe(errors), field="body" if at_root else None) from error
 
 
-def check_content_type(content_type: str | None) -> None:
-    """Accept JSON in UTF-8, and requests without the header; curl's default for -d is a form."""
-    name, *rest = split(content_type or JSON, ";")
+def content_type_of(headers: Headers) -> str:
+    """Absent is JSON, except from a web page.
+
+    Browsers let a page of any origin send a body without a type, and ask no preflight for it.
+    """
+    return headers.get("content-type") or (JSON if "origin" not in headers else "")
+
+
+def check_content_type(content_type: str) -> None:
+    """Accept JSON in UTF-8; curl's default for -d is a form."""
+    name, *rest = split(content_type, ";")
     media_type, charset = name.strip().lower(), parameters(rest).get("charset", "utf-8")
     if media_type != JSON and not media_type.endswith("+json"):
         raise UnsupportedMediaType(

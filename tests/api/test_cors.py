@@ -9,6 +9,7 @@ import pytest
 from api.settings import ApiSettings
 from shared.errors import SettingsError
 from shared.settings import load_settings
+from tests.api.refusals import JSON
 from tests.fakes_api import FakeService, abandoned_call, fake_service
 
 PAGE = "https://app.example.com"
@@ -114,7 +115,7 @@ async def test_a_disconnect_of_a_page_cancels_its_job(open_service: FakeService)
     leave = asyncio.Event()
     body = {"prompt": "hello", "stream": True}
     call = asyncio.create_task(
-        abandoned_call(open_service.asgi, body, leave, headers={"Origin": PAGE})
+        abandoned_call(open_service.asgi, body, leave, headers=JSON | {"Origin": PAGE})
     )
     await open_service.until(lambda: open_service.worker.seen)
     leave.set()
@@ -146,3 +147,21 @@ def test_what_no_browser_would_send_is_refused(wrong: str) -> None:
         SettingsError, match=r"--cors-origins .* must be an origin such as https://"
     ):
         load_settings(ApiSettings, {"cors_origins": f"https://b.example.com,{wrong}"})
+
+
+async def test_a_page_of_another_origin_can_queue_nothing_without_a_preflight(
+    service: FakeService,
+) -> None:
+    """Browsers send these types, and a body without a type, without asking first."""
+    body = b'{"prompt": "hello"}'
+    types = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", None]
+    for path in ("/chat", "/jobs"):
+        for media_type in types:
+            headers = {} if media_type is None else {"Content-Type": media_type}
+            for origin in (OTHER, "null"):
+                response = await service.http.post(
+                    path, content=body, headers=headers | {"Origin": origin}
+                )
+                assert response.status_code == 415, media_type
+    assert service.worker.seen == []
+    assert await service.num_queued() == 0
