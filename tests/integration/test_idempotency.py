@@ -18,6 +18,17 @@ BODY = {"prompt": "Once upon a time"}
 KEY = {"Idempotency-Key": "k1"}
 
 
+class HoldingProxy(RedisProxy):
+    """Holds back what Redis answers from the moment at which a client sends `held_at`."""
+
+    held_at: bytes | None = None
+
+    def _cuts(self, data: bytes) -> bool:
+        if self.held_at is not None and self.held_at in data:
+            self.hold(Way.FROM_REDIS)
+        return super()._cuts(data)
+
+
 @pytest.fixture
 async def queue(redis_server: RedisServer) -> AsyncIterator[JobQueue]:
     redis = connect(redis_server.url, name="test")
@@ -26,8 +37,8 @@ async def queue(redis_server: RedisServer) -> AsyncIterator[JobQueue]:
 
 
 @pytest.fixture
-async def proxy(redis_server: RedisServer) -> AsyncIterator[RedisProxy]:
-    proxy = RedisProxy(redis_server.port)
+async def proxy(redis_server: RedisServer) -> AsyncIterator[HoldingProxy]:
+    proxy = HoldingProxy(redis_server.port)
     await proxy.start()
     yield proxy
     await proxy.stop()
@@ -41,14 +52,14 @@ async def post(
 
 
 async def test_a_call_that_comes_again_after_its_replica_died_gets_the_job_that_is_there(
-    redis_server: RedisServer, proxy: RedisProxy, queue: JobQueue
+    redis_server: RedisServer, proxy: HoldingProxy, queue: JobQueue
 ) -> None:
     async def is_enqueued() -> bool:
         return (await queue.depth()).waiting == 2
 
     with await asyncio.to_thread(ApiProcess, proxy.url) as doomed:
         assert (await post(doomed, BODY)).status_code == 202  # Redis knows the script from now on
-        proxy.hold(Way.FROM_REDIS)
+        proxy.held_at = BODY["prompt"].encode()
         call = asyncio.create_task(post(doomed, BODY, KEY))
         await eventually(is_enqueued)
         doomed.process.kill()
