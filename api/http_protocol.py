@@ -4,6 +4,7 @@ h11 bounds heads and trailers in bytes, `api/body.py` bounds bodies. Knows no ro
 """
 
 import asyncio
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from api.schemas import ErrorBody
 MAX_HEAD_BYTES = 65_536  # also of trailers, and of requests that wait behind another
 HEAD_TIMEOUT_S = 20.0  # for a head, and for the rest of a body that was answered early
 UNREAD_S = 60.0  # in which a client must take some of the data that waits for it
+EMPTY_LINES = re.compile(rb"(?:\r?\n)+")  # servers skip them before a request (RFC 9112, 2.2)
 STATUS_LINE = b"HTTP/1.1 "  # the first bytes of every answer
 CHUNKED = b"transfer-encoding: chunked\r\n"
 MOST_ZEROS = b"0" * 8  # curl takes 16 digits of a chunk size, h11 20
@@ -61,8 +63,8 @@ class Connection(h11.Connection):
 
     def next_event(self) -> Any:
         """Add to h11's what RFC 9112 asks of servers: see `checked`, and skipped empty lines."""
-        while self.their_state is h11.IDLE and self.trailing_data[0].startswith((b"\r\n", b"\n")):
-            self._receive_buffer.maybe_extract_at_most(1)  # before a request line (2.2)
+        if self.their_state is h11.IDLE and (empty := EMPTY_LINES.match(self.trailing_data[0])):
+            self._receive_buffer.maybe_extract_at_most(empty.end())  # all at once: it copies
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._is_head = event.method == b"HEAD"

@@ -4,8 +4,10 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 
+import h11
 import pytest
 
+from api.http_protocol import MAX_HEAD_BYTES, Connection
 from shared.protocol import JobStatus
 from tests.api.caller import Caller, connected, parse_answers
 from tests.api.followed import claimed
@@ -127,6 +129,25 @@ async def test_empty_lines_before_a_request_are_ignored(served: Caller, end: byt
     await served.send(end + get(headers="Connection: close\r\n"))
     answers = parse_answers(told + await served.all_that_comes(), 2)
     assert [answer.status for answer, _ in answers] == [200, 200]
+
+
+def test_many_empty_lines_are_skipped_at_once() -> None:
+    """Each look at the buffer copies it: one look per line would block the process."""
+    num_looks = 0
+
+    class Counting(Connection):
+        @property
+        def trailing_data(self) -> tuple[bytes, bool]:
+            nonlocal num_looks
+            num_looks += 1
+            return super().trailing_data
+
+    connection = Counting(h11.SERVER, MAX_HEAD_BYTES)
+    connection.receive_data(b"\r\n" * 100_000)
+    assert connection.next_event() is h11.NEED_DATA
+    connection.receive_data(b"\n\r\n" + get())
+    assert isinstance(connection.next_event(), h11.Request)
+    assert num_looks < 10
 
 
 async def test_a_body_that_is_not_http_gets_one_answer_and_no_stack_trace(
