@@ -11,7 +11,7 @@ SOURCES := falconer.py api bench deploy serve shared training worker tests
 # Values from the command line or the environment. make would expand a `$` in them, and the shell
 # quotes and backticks: keep them as they were given, and let recipes read them as variables.
 GIVEN := PYTHON PORT MODEL WORKERS REDIS_URL SEED JOBS FAULTS PEERS CONTAINER IMAGE_BUILD \
-  DEVICE PYTHON_IMAGE TORCH_CPU_INDEX
+  DEVICE PYTHON_IMAGE TORCH_CPU_INDEX SMOKE_DIR
 given = $(filter-out undefined,$(origin $(1)))
 $(foreach name,$(GIVEN),$(if $(call given,$(name)),$(eval override $(name) := $$(value $(name)))))
 export $(foreach name,$(GIVEN),$(if $(call given,$(name)),$(name)))
@@ -65,7 +65,7 @@ bench-engine: $(VENV)/.dev ## the engine beside generate, OpenVINO GenAI and vLL
 	$(BIN)/python -m bench.compare $(if $(filter no,$(PEERS)),--no-peers) $(call option,MODEL,model)
 
 smoke-7b: $(VENV)/.serve ## falcon-7b's shape with random weights, from nothing to an answer: 16 GiB of memory, 13 of disk; SMOKE_DIR=
-	$(BIN)/python -m bench.smoke "$(or $(SMOKE_DIR),.falconer/falcon-7b-random)"
+	$(BIN)/python -m bench.smoke "$${SMOKE_DIR:-.falconer/falcon-7b-random}"
 
 images: ## container images of api and worker, 5 minutes: DEVICE=cuda, PYTHON_IMAGE=, TORCH_CPU_INDEX=
 	$(IMAGE_BUILD) $(call build_args,PYTHON_IMAGE) -t falconer-api -f deploy/api.Dockerfile .

@@ -113,6 +113,11 @@ def test_chaos_and_bench_get_values_as_they_were_given(values: list[str], projec
     assert report["argv"] == ["-m", "bench.compare", f"--model={model}"]
 
 
+@pytest.mark.parametrize("value", HOSTILE)
+def test_the_smoke_test_gets_its_folder_as_it_was_given(value: str, project: Path) -> None:
+    assert make(project, "smoke-7b", f"SMOKE_DIR={value}")["argv"] == ["-m", "bench.smoke", value]
+
+
 @pytest.mark.parametrize("values", FOURS)
 def test_image_builds_get_values_as_they_were_given(values: list[str], project: Path) -> None:
     image, device, index, _ = values
