@@ -4,7 +4,7 @@ import re
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from shared.errors import SettingsError
 
@@ -19,9 +19,13 @@ log = structlog.get_logger(__name__)
 async def check_server(redis: Redis) -> None:
     """Raise SettingsError where the server is too old, or would lose accepted jobs at a restart.
 
-    Log a warning where its user may not ask whether it would.
+    Log a warning where its user may not ask: INFO is among what a user without `@dangerous` lacks.
     """
-    info = await redis.info()
+    try:
+        info = await redis.info()
+    except NoPermissionError as error:
+        log.warning("cannot tell whether this Redis is fit for use", error=str(error))
+        return
     is_valkey = "valkey_version" in info
     name = f"Valkey {info['valkey_version']}" if is_valkey else f"Redis {info['redis_version']}"
     version = tuple(int(number) for number in re.findall("[0-9]+", name))

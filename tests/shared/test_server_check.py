@@ -22,6 +22,7 @@ from tests.redis_server import RedisServer, redis_binary
 OFF = "--user default off".split()
 OFF_BUT_ALLOWED = "--user default off +@all ~* &*".split()
 SMALL = "--user small on >pw ~* &* +@all -@dangerous +info +client|setname".split()
+SMALLEST = "--user smallest on >pw ~* &* +@all -@dangerous +client|setname".split()
 ADMIN = "--user admin on >pw ~* &* +@all".split()
 DENIED = b"$2\r\nno\r\n"
 
@@ -47,7 +48,7 @@ async def client_of(server: RedisServer, user: str) -> AsyncIterator[Redis]:
 @asynccontextmanager
 async def running(directory: Path, *users: str, binary: str | None) -> AsyncIterator[RedisServer]:
     server = RedisServer(
-        directory, append_only=True, binary=binary, options=[*users, *ADMIN, *SMALL]
+        directory, append_only=True, binary=binary, options=[*users, *ADMIN, *SMALL, *SMALLEST]
     )
     server.start()
     yield server
@@ -126,6 +127,16 @@ async def test_a_user_that_may_not_ask_is_warned(capsys: pytest.CaptureFixture[s
     async with answering(info, url, acl=b"-NOPERM this user has no permissions\r\n") as client:
         await check_server(client)
     assert "cannot tell whether a restart of Redis keeps jobs" in capsys.readouterr().out
+
+
+async def test_a_user_without_info_can_use_the_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running(tmp_path, binary=None) as server, client_of(server, "smallest") as client:
+        await check_server(client)
+        assert "cannot tell whether this Redis is fit" in capsys.readouterr().out
+        await JobQueue(client, Keys()).enqueue(make_job(), reply_to=None, max_queued=10)
+        assert (await JobQueue(client, Keys()).depth()).waiting == 1
 
 
 async def test_a_server_that_is_too_old_is_refused_by_name() -> None:
