@@ -10,9 +10,10 @@ WEIGHT = re.compile(r"[01](\.\d*)?")
 
 
 def prefers(request: Request, wanted: str, default: str) -> bool:
-    """Whether the client likes `wanted` better than `default`, or as well and names it.
+    """Return whether the client prefers `wanted` to `default`.
 
-    A client that accepts neither gets `default`, as RFC 9110 allows.
+    Where both have the same weight, `wanted` must be named. A client that accepts neither gets
+    `default`, as RFC 9110 allows.
     """
     ranges = accepted_ranges(request.headers.getlist("accept"))
     quality, rival = quality_of(wanted, ranges), quality_of(default, ranges)

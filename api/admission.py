@@ -64,9 +64,9 @@ class Admission:
     async def _check(
         self, prompt: Prompt, request: ChatRequest, caller: Caller
     ) -> tuple[CheckedModel | None, Prepared | None]:
-        """Check against the model that serves now; (None, None) leaves it to the worker.
+        """Check a prompt against the model that serves now; (None, None) leaves it to the worker.
 
-        Before one refuses, Redis is asked whether it still counts.
+        Before a refusal, ask Redis whether another model serves by now.
         """
         model = self._models.current
         if model is None:
@@ -93,7 +93,7 @@ class Admission:
     ) -> Prepared:
         """In a thread only where the text is long; the hop costs more than a short prompt."""
         kwargs = request.generate_kwargs
-        # What is wrong without a look at the tokens need not wait for its turn to be told.
+        # Errors that need no tokens come first: their request need not wait for its turn.
         text = model.encoder.check(prompt, kwargs, request.adapter)
         measure = partial(model.encoder.measure, text, prompt, kwargs)
         if len(text) <= LONG_TEXT:

@@ -48,7 +48,8 @@ async def wait_or_accept(
 ) -> Response:
     """`Prefer: wait=N` or `respond-async`: the result if it is there in time, else 202.
 
-    A caller that leaves before has no id to come back with: its job ends as a plain call's does.
+    A client that disconnects before has no id to ask for the result: its job is cancelled, as
+    that of a plain call.
     """
     outcome, record = None, ticket.record
     if preference.wait_s:

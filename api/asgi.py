@@ -1,4 +1,4 @@
-"""The ASGI application that a server runs: FastAPI behind what concerns all of its routes.
+"""The ASGI application that a server runs: FastAPI behind the middleware of all its routes.
 
 It wraps FastAPI from outside, because the answer to an unexpected failure is sent outside of
 FastAPI's own middleware, and needs the CORS headers too.

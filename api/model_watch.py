@@ -65,7 +65,7 @@ class ModelWatch:
     async def _load(self, registered: RegisteredCard) -> CheckedModel | None:
         """In a thread: a large tokenizer takes a while.
 
-        Leave the checks to workers where the tokenizer or the chat template cannot be read here.
+        Leave the checks to the workers if the tokenizer or the chat template cannot be read here.
         """
         try:
             encoder = await asyncio.to_thread(

@@ -1,4 +1,4 @@
-"""From the path that a client used to the path of a route, and back.
+"""Map the path that a client used to the path of a route, and back.
 
 A proxy may show the API below a prefix, whether or not it removes the prefix from the path that
 it passes on: the application sees both in ASGI's form, with the prefix as `root_path`.
@@ -30,7 +30,7 @@ class RoutePaths:
         await self._app(scope, receive, send)
 
     def _prefix_of(self, scope: Scope) -> str:
-        """What the proxy says, else the setting. Each proxy of a chain adds what it removed."""
+        """Return the proxy's prefix, else the setting's. Each proxy of a chain adds its own."""
         forwarded = Headers(scope=scope).getlist("x-forwarded-prefix")
         if not forwarded or not self._trusts(scope):
             return self._prefix

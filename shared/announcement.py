@@ -1,4 +1,4 @@
-"""Tells the api replicas which model is about to load, so that none judges by another's card."""
+"""Announce which model loads: the api stops checking requests against one that none serves."""
 
 import asyncio
 from contextlib import suppress

@@ -46,7 +46,7 @@ class Registry:
         return card_hash
 
     async def announce(self, source: str) -> None:
-        """Say that a worker begins to load a checkpoint; `publish_card` ends that."""
+        """Record that a worker loads a checkpoint; `publish_card` removes the record."""
         await self._redis.set(self._keys.loading, source, ex=LOADING_TTL_S)
 
     async def current_card(self) -> RegisteredCard | None:
