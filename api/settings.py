@@ -12,6 +12,8 @@ from shared.settings import ProcessSettings
 # As browsers send it: scheme, host and port in lower case, no path.
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,]+")
 
+DEFAULT_PORT = re.compile(r"(?<=^http)(://.*):80$|(?<=^https)(://.*):443$")  # browsers omit it
+
 # Of unreserved characters, so that no client reads it as a host, and no dot segments.
 PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 
@@ -59,8 +61,8 @@ class ApiSettings(ProcessSettings):
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, value: str | None) -> str | None:
-        """Return the origins in lower case, without spaces."""
-        origins = items((value or "").lower())
+        """Return the origins as browsers send them: in lower case, without default ports."""
+        origins = [DEFAULT_PORT.sub(r"\1\2", item) for item in items((value or "").lower())]
         for origin in origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise ValueError(

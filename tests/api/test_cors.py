@@ -132,6 +132,8 @@ async def test_a_disconnect_of_a_page_cancels_its_job(open_service: FakeService)
             "https://a.example.com,http://localhost:3000",
         ),
         ("*", "*"),
+        ("https://a.example:443,http://a.example:80", "https://a.example,http://a.example"),
+        ("https://a.example:80,http://[::1]:443", "https://a.example:80,http://[::1]:443"),
         ("http://[::1]:8080", "http://[::1]:8080"),
         ("chrome-extension://abcdef", "chrome-extension://abcdef"),
         (",", None),
