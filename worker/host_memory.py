@@ -48,11 +48,16 @@ class Version:
     folder: str
     limit: str
     usage: str
-    cache: str  # entry of memory.stat: file pages that the kernel gives back when asked
+    cache: tuple[str, str]  # entries of memory.stat: file pages that the kernel can drop
 
 
-V1 = Version("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-V2 = Version("", "memory.max", "memory.current", "inactive_file")
+V1 = Version(
+    "memory",
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+)
+V2 = Version("", "memory.max", "memory.current", ("inactive_file", "active_file"))
 
 
 def memory_left(
@@ -87,7 +92,10 @@ def _groups(mount: Path, membership: Path) -> Iterator[tuple[Version, Path]]:
 
 
 def _left_in(group: Path, version: Version) -> int | None:
-    """Bytes that the group may still take, what it would give back included; None: no limit."""
+    """Bytes that the group may still take, what it would give back included; None: no limit.
+
+    Files that were read twice, such as the weights of a restarted worker, have active pages.
+    """
     try:
         limit = (group / version.limit).read_text().strip()
         if limit == UNLIMITED:
@@ -96,4 +104,4 @@ def _left_in(group: Path, version: Version) -> int | None:
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except OSError:
         return None
-    return int(limit) - usage + int(statistics.get(version.cache, 0))
+    return int(limit) - usage + sum(int(statistics.get(name, 0)) for name in version.cache)
