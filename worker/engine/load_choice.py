@@ -142,15 +142,16 @@ def _refusal(choice: _Choice, smallest: HostForecast, free: FreeMemory) -> str:
     without_kv = replace(smallest, kv_bytes=0).needed_bytes
     if config.num_blocks is not None and without_kv < free.num_bytes:
         per_token = smallest.kv_bytes // (config.num_blocks * config.block_size)
-        most = (free.num_bytes - without_kv) // per_token
-        return f"{needs}; kv_tokens must be at most {most}"
+        most_blocks = (free.num_bytes - without_kv) // (per_token * config.block_size)
+        if most_blocks > 0:
+            return f"{needs}; kv_tokens must be at most {most_blocks * config.block_size}"
     others = list(choice.others()) if choice.device.type == "cpu" else []
     for other in others:
         if other.needed_bytes <= free.num_bytes:
             return f"{needs}; {other.way} would fit, with {format_size(other.needed_bytes)}"
     least = min([smallest, *others], key=lambda forecast: forecast.needed_bytes)
     if least.needed_bytes == smallest.needed_bytes:
-        return f"{needs}; no other settings need less"
+        return f"{needs}; no other dtype, executor or quantization needs less"
     return f"{needs}; even {least.way} needs {format_size(least.needed_bytes)}"
 
 

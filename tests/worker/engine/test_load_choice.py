@@ -117,10 +117,21 @@ def test_a_kv_cache_of_the_size_that_a_refusal_names_fits() -> None:
     assert choose("21GiB", config=EngineConfig(num_blocks=most // 32)).needed_bytes < 21 * GIB
 
 
+def test_a_refusal_names_a_kv_cache_of_whole_blocks() -> None:
+    """A worker rounds kv_tokens up to blocks: 37 tokens would take two."""
+    one_block = choose("21GiB", dtype="bfloat16", config=EngineConfig(num_blocks=1)).needed_bytes
+    per_token = FALCON_7B.model.config.kv_bytes_per_token(torch.bfloat16)
+    too_large = EngineConfig(num_blocks=10**5)
+    with pytest.raises(ValueError, match=r"; kv_tokens must be at most 32$"):
+        choose(f"{one_block + 5 * per_token}", dtype="bfloat16", config=too_large)
+    with pytest.raises(ValueError, match="; even dtype"):
+        choose(f"{one_block - 5 * per_token}", dtype="bfloat16", config=too_large)
+
+
 def test_where_nothing_fits_the_least_is_named() -> None:
     with pytest.raises(ValueError, match=r"; even dtype bfloat16, executor torch.* needs 1\d\.\d"):
         choose("10GiB", dtype="float32")
-    with pytest.raises(ValueError, match="no other settings need less"):
+    with pytest.raises(ValueError, match="no other dtype, executor or quantization needs less"):
         choose("10GiB", quantization=Quantization.INT8_WEIGHT_ONLY)
 
 
