@@ -4,6 +4,7 @@ import re
 
 _UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 _FACTORS = {"": 1, "B": 1, **_UNITS, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_LIMIT = 2**63
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
@@ -12,7 +13,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None or match[2] not in _FACTORS:
         raise ValueError(f"{text!r} is not a size: write one as 80GiB or 24GB")
-    return int(float(match[1]) * _FACTORS[match[2]])
+    num_bytes = float(match[1]) * _FACTORS[match[2]]
+    if num_bytes >= _LIMIT:
+        raise ValueError(f"a size must be less than 8 EiB, got {text!r}")
+    return int(num_bytes)
 
 
 def format_size(num_bytes: int) -> str:

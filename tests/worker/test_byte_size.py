@@ -27,6 +27,12 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_size(text)
 
 
+@pytest.mark.parametrize("text", ["8388608TiB", "9" * 400 + "GiB"])
+def test_a_size_beyond_all_machines_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a size must be less than 8 EiB"):
+        parse_size(text)
+
+
 @pytest.mark.parametrize(
     ("num_bytes", "text"),
     [(80 * 2**30, "80.0 GiB"), (1536, "1.5 KiB"), (2**20, "1.0 MiB"), (1023, "1023 bytes")],
