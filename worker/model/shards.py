@@ -128,7 +128,7 @@ def _load_torch_file(file: Path) -> Mapping[str, torch.Tensor]:
         raise unreadable(
             file, "it holds more than tensors, and unpickling that may run code"
         ) from error
-    except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # of a broken file: whatever its readers come across
         raise unreadable(file, str(error).strip().partition("\n")[0] or repr(error)) from error
     if not isinstance(tensors, Mapping):
         raise unreadable(file, "it holds no state dict")
@@ -157,7 +157,7 @@ def find_shards(path: Path) -> list[Path]:
 
 
 def _indexed_files(index: Path) -> list[Path]:
-    names = set(JsonFields(index.name, read_json(index)).mapping("weight_map").raw.values())
+    names = [*JsonFields(index.name, read_json(index)).mapping("weight_map").raw.values()]
     if not names:
         raise CheckpointError(f"{index.name}: weight_map names no files")
     files = {str(name): _beside(index, name) for name in names}

@@ -74,6 +74,8 @@ def _unnamed(path: Path) -> Iterator[str]:
 
 def _added(token: Any) -> AddedToken:
     flags = {name: token[name] for name in _FLAGS if isinstance(token, dict) and name in token}
+    if not all(isinstance(flag, bool) for flag in flags.values()):
+        raise CheckpointError(f"added tokens: the flags of {token!r} must be true or false")
     return AddedToken(_content(token) or "", **flags)
 
 
@@ -86,5 +88,5 @@ def _number(token_id: Any) -> int:
     """An id as a file has it. Raises CheckpointError."""
     try:
         return int(token_id)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # JSON of Python has an Infinity
         raise CheckpointError(f"added tokens: {token_id!r} must be a token id") from None

@@ -1,6 +1,7 @@
 """The tokenizer of a folder against the one that transformers builds from the same files."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,17 @@ def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
-def test_an_added_token_without_an_id_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("token_id", [None, math.inf])
+def test_an_added_token_without_an_id_is_refused(token_id: Any, tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path)
-    edit(tmp_path, "added_tokens.json", **{"[PAD]": None})
-    with pytest.raises(CheckpointError, match="added tokens: None must be a token id"):
+    edit(tmp_path, "added_tokens.json", **{"[PAD]": token_id})
+    with pytest.raises(CheckpointError, match=f"added tokens: {token_id} must be a token id"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_flag_of_an_added_token_that_is_no_flag_is_refused(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path)
+    token = {"content": "[PAD]", "lstrip": "yes"}
+    edit(tmp_path, "tokenizer_config.json", added_tokens_decoder={"512": token})
+    with pytest.raises(CheckpointError, match=r"added tokens: the flags of .* true or false"):
         load_tokenizer(tmp_path)

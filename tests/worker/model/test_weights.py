@@ -17,6 +17,7 @@ from worker.model.device_map import DeviceMap
 from worker.model.errors import CheckpointError
 from worker.model.falcon import FalconForCausalLM
 from worker.model.random_checkpoint import write_random_checkpoint
+from worker.model.shards import open_shard
 from worker.model.tensor_parallel import TensorParallel
 from worker.model.weights import LoadingPlan, load_model, load_weights, plan_loading
 
@@ -201,6 +202,18 @@ def test_a_truncated_file_is_refused(folder: Path, keep: int) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize("is_zipped", [True, False])
+def test_a_truncated_torch_file_is_refused(is_zipped: bool, tmp_path: Path) -> None:
+    """Its readers raise errors of many kinds, struct.error among them."""
+    file = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(20)}, file, _use_new_zipfile_serialization=is_zipped)
+    whole = file.read_bytes()
+    for length in range(0, len(whole), 5):
+        file.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="cannot be read"), open_shard(file) as shard:
+            shard.names()
+
+
 def test_a_shard_that_the_index_names_must_be_there(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path, max_shard_size="100KB")
     lost = sorted(tmp_path.glob("*.safetensors"))[1]
@@ -209,7 +222,10 @@ def test_a_shard_that_the_index_names_must_be_there(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("index", ["{}", '{"weight_map": {}}', '{"weight_map": {"a": 3}}', "["])
+@pytest.mark.parametrize(
+    "index",
+    ["{}", "[", *(f'{{"weight_map": {names}}}' for names in ("{}", '{"a": 3}', '{"a": ["b"]}'))],
+)
 def test_a_broken_index_is_refused(folder: Path, index: str) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(index)
