@@ -124,6 +124,7 @@ class Followers:
     def stop(self) -> None:
         """End all processes. Calls that wait for them raise ProcessLost."""
         self.lose("its processes were stopped")
+        atexit.unregister(self.stop)  # it would keep the pipes open
         deadline = time.monotonic() + JOIN_S
         for part in self._parts:
             part.process.join(max(0.0, deadline - time.monotonic()))

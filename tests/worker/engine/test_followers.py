@@ -1,5 +1,6 @@
 """Processes of a network in parts: a lost or frozen one is noticed, whatever waits for it."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -135,6 +137,9 @@ def test_time_in_which_the_leader_was_suspended_is_no_silence(
         followers.lost.result(timeout=3)
     monkeypatch.undo()
     followers.stop()
+    stopped = weakref.ref(followers)
+    del followers
+    eventually(lambda: gc.collect() >= 0 and stopped() is None)  # its pipes are closed with it
 
 
 LEADER = """
