@@ -97,6 +97,7 @@ class EngineRuntime:
         self._undelivered: list[StepOutputs] = []  # the thread's
         self._prepare_thread = prepare_thread
         self._on_step = on_step
+        self._is_stopped = False
         self._step_started: float | None = None  # monotonic seconds
         self._num_tokens = 0
         self._thread = Thread(target=self._run, name="engine", daemon=True)
@@ -109,6 +110,7 @@ class EngineRuntime:
 
         Harmless when it never started.
         """
+        self._is_stopped = True
         self._commands.put(Stop())
         if self._thread.is_alive():
             self._thread.join(JOIN_TIMEOUT_S)
@@ -124,7 +126,12 @@ class EngineRuntime:
             self._commands.put(Abort(request_id))
 
     def fail(self, reason: str) -> None:
-        """Set `failed`, from any thread: the engine's own may be idle, or blocked."""
+        """Set `failed`, from any thread: the engine's own may be idle, or blocked.
+
+        A stopped engine cannot fail any more: the end of its processes is part of the stop.
+        """
+        if self._is_stopped:
+            return
         log.error("the engine stopped", reason=reason)
         self._call(self.failed.set)
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.fakes import FakeRunner, fake_engine
 from tests.worker.fake_engine import CRASHING, FAILING, FakeEngine
@@ -173,3 +174,14 @@ async def test_an_engine_whose_thread_is_idle_can_fail_from_another_thread(
     await asyncio.to_thread(runtime.fail, "part 1 of 2 failed")
     async with asyncio.timeout(WAIT_S):
         await runtime.failed.wait()
+
+
+async def test_the_end_of_a_stopped_engines_processes_is_no_failure(
+    runtime: EngineRuntime,
+) -> None:
+    """Processes of other parts end with the worker; its log must not call that an error."""
+    runtime.stop()
+    with capture_logs() as logs:
+        runtime.fail("its processes were stopped")
+    await asyncio.sleep(0)
+    assert not logs and not runtime.failed.is_set()
