@@ -25,9 +25,17 @@ class EmbeddedRedis:
 
     @classmethod
     def prepare(cls, directory: Path) -> "EmbeddedRedis":
-        """Choose a binary, a free port and a password; raises `SettingsError` without a binary."""
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o700)  # the server's files hold prompts, and it makes them readable to all
+        """Choose a binary, a free port and a password.
+
+        Raises `SettingsError` without a binary, or where `directory` cannot be made private.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o700)  # prompts are in files that the server makes readable to all
+        except OSError as error:
+            raise SettingsError(
+                f"--state-dir: cannot make {directory} a private folder ({error.strerror})"
+            ) from error
         return cls(find_redis_binary(), directory, free_port(), secrets.token_urlsafe(24))
 
     @property

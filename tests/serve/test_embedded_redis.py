@@ -74,6 +74,12 @@ def test_a_folder_s_name_may_hold_any_character(name: str, tmp_path: Path) -> No
     assert any(directory.iterdir())
 
 
+def test_a_file_in_the_folders_place_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "redis").touch()
+    with pytest.raises(SettingsError, match=r"--state-dir: cannot make .*/redis a private folder"):
+        EmbeddedRedis.prepare(tmp_path / "redis")
+
+
 def test_other_users_cannot_read_its_files(tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir(mode=0o755)  # as earlier versions made it
     prepare(tmp_path / "redis")
