@@ -89,7 +89,10 @@ def run_follower(serve: Serve, rank: int, meeting: Meeting, pipe: "Connection[An
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # no handler would run while it waits in a sum
     leader = LeaderLink(pipe)
-    leader.say(HELLO)
+    try:
+        leader.say(HELLO)
+    except OSError:  # the leader ended meanwhile
+        sys.exit(1)
     Thread(target=leader.beat, name="heartbeat", daemon=True).start()
     try:
         serve(TensorParallel(rank, meeting.size), meeting, leader)

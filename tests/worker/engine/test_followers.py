@@ -126,6 +126,18 @@ def test_a_process_that_computes_for_long_is_not_silent() -> None:
     assert set(words) == {HELLO, READY, BEAT}
 
 
+def test_a_follower_whose_leader_ended_while_it_started_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stack trace would appear in the terminal after the worker's end."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    ours.close()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit):
+        run_follower(compute_for_ever, 1, Meeting(free_port(), 2, "gloo"), theirs)
+    theirs.close()
+
+
 def test_time_in_which_the_leader_was_suspended_is_no_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
