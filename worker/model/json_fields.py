@@ -1,6 +1,7 @@
 """Typed reading of the JSON files of a checkpoint; every complaint names the file and the field."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +46,10 @@ class JsonFields:
         return value
 
     def number(self, name: str, default: float) -> float:
-        """A positive number."""
+        """A positive number; Python's JSON has NaN and Infinity, which are none."""
         value = self._value(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 < value < math.inf:
             raise self.error(f"{name} must be a positive number, got {value!r}")
         return float(value)
 

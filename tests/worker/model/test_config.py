@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,8 @@ def test_the_stated_dtype_is_read_under_both_of_its_names(key: str) -> None:
         ({"torch_dtype": "int8"}, "dtype 'int8' is not supported"),
         ({"torch_dtype": ["bfloat16"]}, "torch_dtype must be a string"),
         ({"bias": 1}, "bias must be true or false, got 1"),
+        ({"rope_theta": math.nan}, "rope_theta must be a positive number, got nan"),
+        ({"layer_norm_epsilon": math.inf}, "layer_norm_epsilon must be a positive number, got inf"),
         ({"rope_theta": 0}, "rope_theta must be a positive number, got 0"),
     ],
 )
