@@ -55,8 +55,12 @@ def cold_start_table(*starts: ColdStart) -> Table:
     table.add_row("until the first token, s", *(f"{start.first_token_s:.2f}" for start in starts))
     reports = [start.report.to_log() for start in starts]
     for name in reports[0]:
-        table.add_row(name, *(f"{report[name]:,}" for report in reports))
+        table.add_row(name, *(number_or_text(report[name]) for report in reports))
     return table
+
+
+def number_or_text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def throughput_table(tokens_per_s: float, of_generate: float) -> Table:
