@@ -4,6 +4,7 @@ peft, an optional extra, knows its own fields and their defaults.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,6 +134,10 @@ def _rank_and_scale(fields: JsonFields, name: str) -> tuple[int, float]:
     from peft.utils.other import get_pattern_key
 
     ranks, alphas = fields.mapping("rank_pattern"), fields.mapping("alpha_pattern")
-    rank = ranks.integer(get_pattern_key([*ranks.raw], name), fields.integer("r", 8))
-    alpha = alphas.number(get_pattern_key([*alphas.raw], name), fields.number("lora_alpha", 8.0))
+    try:
+        rank_key, alpha_key = (get_pattern_key([*each.raw], name) for each in (ranks, alphas))
+    except re.error as error:
+        raise fields.error(f"a pattern must be a regular expression: {error}") from error
+    rank = ranks.integer(rank_key, fields.integer("r", 8))
+    alpha = alphas.number(alpha_key, fields.number("lora_alpha", 8.0))
     return rank, alpha / (math.sqrt(rank) if fields.flag("use_rslora", False) else rank)

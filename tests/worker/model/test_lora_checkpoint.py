@@ -263,3 +263,11 @@ def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(lora_checkpoint, "find_spec", lambda _: None)
     with pytest.raises(CheckpointError, match="package peft, which the extra lora brings"):
         check_peft()
+
+
+def test_a_pattern_that_is_no_regular_expression_is_refused(
+    model: FalconForCausalLM, adapter: AdapterFolder
+) -> None:
+    spoil_config(adapter, rank_pattern={"(": 2})
+    with pytest.raises(CheckpointError, match="a pattern must be a regular expression"):
+        read_adapter(adapter, model)
