@@ -20,9 +20,11 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-# What the environment says of the service, of a proxy or of colours is not meant for tests.
+# What the environment says of the service, of a proxy or of colours is not meant for tests. What it
+# says to the tests, such as FALCONER_TEST_REDIS_SERVER, is.
+FOREIGN = re.compile(r"FALCONER_(?!TEST_).*|.*_proxy|FORCE_COLOR|GITHUB_ACTIONS|COLUMNS", re.I)
 for variable in [*os.environ]:
-    if re.fullmatch(r"FALCONER_.*|.*_proxy|FORCE_COLOR|GITHUB_ACTIONS|COLUMNS", variable, re.I):
+    if FOREIGN.fullmatch(variable):
         del os.environ[variable]
 
 settings.register_profile("falconer", deadline=None)
