@@ -105,7 +105,7 @@ def spellings(number: int) -> list[str]:
         f"{number}.0",
         f"{number}.000",
         f"{number}e0",
-        f"{number}0e-1",
+        f"{10 * number}e-1",
         f"{sign}{digits[0]}.{digits[1:] or '0'}E+{exponent}",
     ]
 
