@@ -89,7 +89,7 @@ def as_dict(message: Message) -> dict[str, str]:
 
 
 def compile_template(source: str) -> jinja2.Template:
-    """Compile a chat template. Raises BrokenChatTemplate with the line where one is to blame."""
+    """Compile a chat template. Raises BrokenChatTemplate with the line of a syntax error."""
     try:
         return chat_environment().from_string(source)
     except jinja2.TemplateSyntaxError as error:

@@ -25,7 +25,7 @@ def secure_standard_streams() -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Send further output of `stream`, which nobody reads any more, to the null device."""
+    """Send further output of `stream`, whose reader is gone, to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)

@@ -1,7 +1,7 @@
 """Starts the processes that hold the other parts of a network, and notices when one is lost.
 
 A process is lost when it ends, fails, or stops sending heartbeats. Calls that may wait for the
-others run in a thread of their own: whatever blocks that thread, its caller is told of the loss.
+others run in a thread of their own: whatever blocks that thread, its caller learns of the loss.
 """
 
 import atexit

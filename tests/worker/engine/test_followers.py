@@ -185,7 +185,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def lead(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
-    """Start a leader in a process of its own; it need not be told to end."""
+    """Start a leader in a process of its own, which ends by itself."""
     script, leaders = tmp_path / "leader.py", []
     script.write_text(LEADER)
 
