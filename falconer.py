@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from shared.early_end import end_at_once_on_signals
-from shared.standard_streams import secure_standard_streams
+from shared.process.signals import end_at_once_on_signals
+from shared.process.standard_streams import secure_standard_streams
 
 if Path(sys.argv[0]).stem == "falconer":  # as a command; the imports below take their time
     end_at_once_on_signals()
@@ -22,7 +22,7 @@ from bench.report import check_output, finish_bench
 from bench.workload import read_workload
 from serve.settings import ServeSettings
 from shared.errors import FalconerError
-from shared.flags import settings_command
+from shared.process.cli_options import settings_command
 from worker.settings import WorkerSettings
 
 app = typer.Typer(
@@ -53,7 +53,7 @@ def run_serve(settings: ServeSettings) -> int:
 
 
 def run_api(settings: ApiSettings) -> int:
-    from api.main import main
+    from api.server import main
 
     return main(settings)
 
@@ -118,7 +118,7 @@ def bench_service(
 
 @model.command("tiny", help="Write the bundled tiny trained Falcon to a folder.")
 def model_tiny(directory: Path) -> None:
-    from worker.checkpoint_commands import write_tiny
+    from worker.model_cli import write_tiny
 
     write_tiny(directory)
 
@@ -138,7 +138,7 @@ def model_random(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     max_shard_size: Annotated[str, typer.Option(help="Split larger weights, as in 5GB.")] = "5GB",
 ) -> None:
-    from worker.checkpoint_commands import write_random
+    from worker.model_cli import write_random
 
     write_random(
         directory,
@@ -170,8 +170,8 @@ def model_info(
     block_size: Annotated[int, typer.Option(min=1, help="As of the worker.")] = 32,
     quantization: Quantization = None,
 ) -> None:
-    from worker.checkpoint_commands import show_info
     from worker.engine import EngineConfig
+    from worker.model_cli import show_info
 
     config = EngineConfig(
         max_rows=max_rows, block_size=block_size, max_step_tokens=max(max_rows, 512)

@@ -1,4 +1,4 @@
-"""The FastAPI application, put together; logic lives in the routes and in `api/client.py`."""
+"""The FastAPI application, put together; logic lives in the routes and in `api/jobs/job_client.py`."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -11,18 +11,18 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Scope
 
-from api.admission import Admission
-from api.backend import Backend, Connect
-from api.client import ChatClient
 from api.errors import failure_response, install_error_handlers
+from api.jobs.admission import Admission
+from api.jobs.job_client import ChatClient
+from api.jobs.model_watcher import ModelWatcher
+from api.jobs.redis_services import Backend, Connect
+from api.jobs.withdrawals import Withdrawals
 from api.metrics import MeteredApp, Metrics
-from api.model_watch import ModelWatch
 from api.openapi import openapi_of
 from api.routes import chat, events, jobs, openai, ops
 from api.services import Services
 from api.settings import ApiSettings
-from api.withdrawals import Withdrawals
-from shared.connection import connect as connect_redis
+from shared.redis.client import connect as connect_redis
 from shared.version import falconer_version
 
 ROUTERS = [module.router for module in (chat, jobs, events, openai, ops)]
@@ -86,7 +86,7 @@ def methods_at(scope: Scope, routes: Iterable[BaseRoute]) -> set[str]:
 
 def make_services(settings: ApiSettings, connect: Connect) -> Services:
     backend, metrics = Backend(settings, connect), Metrics()
-    models = ModelWatch(backend.registry)
+    models = ModelWatcher(backend.registry)
     admission = Admission(models, settings.max_ttl_s)
     withdrawals = Withdrawals(backend.queue)
     client = ChatClient(backend, admission, withdrawals, metrics, settings)

@@ -12,11 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from api.http.disconnect import ClientDisconnected, ServerStopping
+from api.http.paths import route_path
 from api.openai.errors import code_of, openai_error, speaks_openai
 from api.openai.schemas import OpenAIErrorBody
-from api.paths import route_path
 from api.schemas import ErrorBody
-from api.waiting import CallerGone, ServerStopping
 from shared.errors import ClientError, FalconerError, status_code
 
 MAX_LISTED = 5  # errors named in one answer
@@ -126,13 +126,13 @@ def install_error_handlers(app: FastAPI) -> None:
     async def _stopping(request: Request, error: ServerStopping) -> Response:
         return failure_response(request, 503, stopping_message(None), headers=STOPPING)
 
-    @app.exception_handler(CallerGone)
-    async def _gone(request: Request, error: CallerGone) -> Response:
+    @app.exception_handler(ClientDisconnected)
+    async def _gone(request: Request, error: ClientDisconnected) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(RequestValidationError)
     async def _bad_parameter(request: Request, error: RequestValidationError) -> Response:
-        # Path, query and header; bodies are validated in `api/body.py`.
+        # Path, query and header; bodies are validated in `api/http/body.py`.
         errors = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
         return failure_response(request, 422, describe(errors))
 

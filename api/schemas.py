@@ -1,4 +1,4 @@
-"""The bodies that come in and go out; ranges of `generate_kwargs` are `shared/parameters.py`'s."""
+"""The bodies that come in and go out; ranges of `generate_kwargs` are `shared/request/parameters.py`'s."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -7,13 +7,13 @@ import msgspec
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from api.chat_messages import ChatMessage
 from api.examples import REQUESTS
-from api.messages import ChatMessage
-from shared.keys import JOB_TTL_S
-from shared.nullable import NullMeansDefault
-from shared.parameter_types import WHOLE
-from shared.parameters import GenerateKwargs
 from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus, Prompt
+from shared.queue.keys import JOB_TTL_S
+from shared.request.base_model import OptionalFieldsModel
+from shared.request.parameter_types import WHOLE
+from shared.request.parameters import GenerateKwargs
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ MAX_MESSAGES = 1024
 MAX_ADAPTER_NAME = 255  # characters; it is the name of a folder
 
 
-class ChatRequest(NullMeansDefault):
+class ChatRequest(OptionalFieldsModel):
     """One request for text. `null` stands for the default, everywhere but in `generate_kwargs`."""
 
     model_config = ConfigDict(

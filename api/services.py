@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from api.backend import Backend
-from api.client import ChatClient
+from api.jobs.job_client import ChatClient
+from api.jobs.model_watcher import ModelWatcher
+from api.jobs.redis_services import Backend
+from api.jobs.withdrawals import Withdrawals
 from api.metrics import Metrics
-from api.model_watch import ModelWatch
 from api.settings import ApiSettings
-from api.withdrawals import Withdrawals
-from shared.tasks import cancel_all, wait_at_most
+from shared.process.asyncio_tasks import cancel_all, wait_at_most
 
 LAST_CHANCE_S = 1.0  # to withdraw jobs, if Redis is back by then
 
@@ -26,7 +26,7 @@ class Services:
 
     settings: ApiSettings
     backend: Backend
-    models: ModelWatch
+    models: ModelWatcher
     withdrawals: Withdrawals
     metrics: Metrics
     client: ChatClient

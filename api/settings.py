@@ -5,9 +5,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from pydantic import Field, field_validator
 
-from shared.keys import JOB_TTL_S
-from shared.logs import LogFormat, LogLevel
-from shared.settings import ProcessSettings
+from shared.process.log_config import LogFormat, LogLevel
+from shared.process.settings import ProcessSettings
+from shared.queue.keys import JOB_TTL_S
 
 # As browsers send it: scheme, host and port in lower case, no path.
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,]+")

@@ -15,11 +15,11 @@ from bench.openvino_operators import read_shares
 from bench.replay import replay
 from bench.stopwatch import Stopwatch, replaced
 from worker.engine import Engine, Output, Request
-from worker.engine.plan import StepPlan
-from worker.engine.runner import ModelRunner
-from worker.engine.text_stream import TextStream
-from worker.model.attention import PagedAttention
-from worker.model.flash_attention import FlashAttention
+from worker.engine.execution.torch_runner import ModelRunner
+from worker.engine.scheduling.step_plan import StepPlan
+from worker.engine.text.text_stream import TextStream
+from worker.model.layers.attention import PagedAttention
+from worker.model.layers.flash_attention import FlashAttention
 
 # Phases of a step.
 SCHEDULING = "scheduling"

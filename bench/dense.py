@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worker.engine.runner import ModelRunner, Runner
+from worker.engine.execution.torch_runner import ModelRunner, Runner
 from worker.model.falcon import FalconDecoderLayer, FalconForCausalLM
 
 # Computes the layers on `num_tokens` rows and the head on `num_logit_rows`.
@@ -21,7 +21,7 @@ def dense_layers(runner: Runner, *, threads: int) -> DenseLayers:
     """Those of the runner's model, its weights shared."""
     if isinstance(runner, ModelRunner):
         return torch_layers(runner._model)
-    from worker.engine.openvino_runner import OpenVinoRunner
+    from worker.engine.execution.openvino_runner import OpenVinoRunner
 
     assert isinstance(runner, OpenVinoRunner), "a runner of a kind that has come since"
     return openvino_layers(runner._model, threads=threads)

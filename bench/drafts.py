@@ -15,9 +15,9 @@ import typer
 
 from bench.engine import EngineBench
 from worker.engine import Engine, Request, SamplingParams, generate
-from worker.engine.group import SequenceGroup
-from worker.engine.plan import Chunk, StepPlan
+from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.engine.sequence import Sequence
+from worker.engine.sequence_group import SequenceGroup
 
 STEP_TOKENS = (1, 2, 4, 8, 11, 16, 24, 32)
 CONTEXT = 256  # tokens before those that a step computes

@@ -10,15 +10,15 @@ from bench.replay import replay
 from bench.report import Report
 from bench.workload import WorkItem
 from shared.errors import ClientError, FalconerError
-from shared.lengths import plan_lengths
-from shared.parameters import GenerateKwargs
-from shared.prompt import Prepared, PromptEncoder
+from shared.process.settings import load_settings
 from shared.protocol import Prompt
-from shared.settings import load_settings
+from shared.request.lengths import plan_lengths
+from shared.request.parameters import GenerateKwargs
+from shared.request.prompt import Prepared, PromptEncoder
 from worker.engine import Engine, Request
+from worker.jobs.conversion import to_sampling_params
 from worker.model_loading import load_model
 from worker.settings import WorkerSettings
-from worker.translation import to_sampling_params
 
 
 @dataclass(frozen=True, slots=True)

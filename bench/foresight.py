@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from worker.engine import Engine, Request, SamplingParams
-from worker.engine.group import SequenceGroup
-from worker.engine.plan import Chunk, StepPlan
+from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.engine.sequence import Sequence
+from worker.engine.sequence_group import SequenceGroup
 
 ROWS_PER_STEP = 64
 

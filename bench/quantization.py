@@ -20,9 +20,9 @@ from bench.engine import EngineBench
 from bench.foresight import Foresight, foretell
 from bench.report import check_output
 from shared.errors import FalconerError
-from shared.prompt import PromptEncoder
+from shared.request.prompt import PromptEncoder
 from worker.engine import Engine, Quantization
-from worker.model.packed_linear import replace_linears
+from worker.model.layers.packed_linear import replace_linears
 from worker.model_loading import choose_device
 
 TEXT = Path(__file__).parent.parent / "training" / "heldout.txt"

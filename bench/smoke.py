@@ -26,7 +26,7 @@ from bench.workload import WorkItem
 from serve.embedded_redis import free_port
 from shared.errors import FalconerError
 from worker.byte_size import format_size
-from worker.model.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 PROMPT = "The falcon is a bird of prey that"
 NUM_TOKENS = 16

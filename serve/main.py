@@ -15,12 +15,12 @@ from serve.process import Child
 from serve.screen import Screen
 from serve.settings import ServeSettings
 from serve.supervisor import Supervisor
-from shared.announcement import announce_model
-from shared.connection import UNREACHABLE, connect
 from shared.errors import SettingsError
-from shared.keys import Keys
 from shared.model_source import model_name
-from shared.server_check import check_server
+from shared.queue.announcement import announce_model
+from shared.queue.keys import Keys
+from shared.redis.client import UNREACHABLE, connect
+from shared.redis.server_check import check_server
 from worker.host_memory import free_memory
 
 REDIS_S = 3.0  # what a Redis that is not ours gets to answer

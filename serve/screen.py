@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.standard_streams import silence
+from shared.process.standard_streams import silence
 
 EXAMPLES: tuple[dict[str, object], ...] = (
     {"prompt": "Once upon a time"},

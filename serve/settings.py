@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from shared.settings import ProcessSettings
+from shared.process.settings import ProcessSettings
 
 
 class ServeSettings(ProcessSettings):

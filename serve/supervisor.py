@@ -13,8 +13,8 @@ import httpx
 
 from serve.process import Child
 from serve.screen import Screen
-from shared.early_end import stop_signals
 from shared.errors import SettingsError
+from shared.process.signals import stop_signals
 
 STOP_AFTER_S = 4.5  # with Redis still to close, a stop takes less than five seconds
 POLL_S = 0.1

@@ -46,7 +46,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     """One accepted request.
 
-    `generate_kwargs` holds the fields of `shared.parameters.GenerateKwargs` that the caller gave,
+    `generate_kwargs` holds the fields of `shared.request.parameters.GenerateKwargs` that the caller gave,
     validated. With `card_hash`, prompt and lengths were already checked against that model card,
     and `token_ids` and `max_new_tokens` are final; without, no worker had registered yet and the
     worker checks.
@@ -139,7 +139,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: str | None = None
 
 
-class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+class TokenDeltas(msgspec.Struct, frozen=True, kw_only=True):
     """New deltas of a job; `index` counts from 0 in its log, whatever the attempt.
 
     `first_event_id` tells which of its lives they belong to, as `JobRecord` does.
@@ -176,7 +176,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 Outcome = Finished | Failed
-Event = Stretch | Finished | Failed
+Event = TokenDeltas | Finished | Failed
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -268,11 +268,11 @@ def decode_delta(data: bytes) -> Delta:
     return msgspec.msgpack.decode(data, type=Delta)
 
 
-def decode_stretch(name: bytes, data: bytes) -> Stretch:
-    """What `append.lua` makes of new deltas: job and life; first index, a space, an array."""
+def decode_stretch(name: bytes, data: bytes) -> TokenDeltas:
+    """What `append_tokens.lua` makes of new deltas: job and life; first index, a space, an array."""
     job_id, _, first_event_id = name.partition(b" ")
     index, _, deltas = data.partition(b" ")
-    return Stretch(
+    return TokenDeltas(
         job_id=job_id.decode(),
         first_event_id=int(first_event_id or 0),
         index=int(index),

@@ -33,7 +33,7 @@ if hasattr(providers, "_get_local_constants"):  # `test_repeatable` says when th
     providers._get_local_constants = providers.Constants
 
 PROCESS_TESTS = ("tests/integration/", "tests/chaos/", "tests/serve/")
-# Begun first: at the end, no runner shall wait for another one's long file.
+# StartResult first: at the end, no runner shall wait for another one's long file.
 LONGEST = ("tests/worker/engine/test_exactness.py", "tests/worker/engine/test_isolation.py")
 STDERR = pytest.StashKey[int]()
 HAS_FAILED = pytest.StashKey[bool]()

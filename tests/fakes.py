@@ -12,7 +12,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from worker.engine import Engine, EngineConfig
-from worker.engine.plan import Chunk, StepPlan
+from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.model.config import ModelConfig
 
 END_OF_TEXT = "<|endoftext|>"

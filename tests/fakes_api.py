@@ -21,11 +21,9 @@ from starlette.types import ASGIApp, Message
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from api.app import create_app, lifespan
-from api.asgi import asgi_app
+from api.http.asgi import asgi_app
 from api.services import Services
 from api.settings import ApiSettings
-from shared.claims import ClaimedJob, Room
-from shared.keys import WORKER_TTL_S, Keys
 from shared.protocol import (
     Batch,
     ChatJob,
@@ -41,9 +39,11 @@ from shared.protocol import (
     WorkerInfo,
     encode,
 )
-from shared.queue import JobQueue
-from shared.registry import Registry
-from shared.token_log import Addition, TokenLog
+from shared.queue.claims import ClaimedJob, Room
+from shared.queue.job_queue import JobQueue
+from shared.queue.keys import WORKER_TTL_S, Keys
+from shared.queue.token_log import Addition, TokenLog
+from shared.queue.worker_registry import Registry
 from tests.factories import make_worker_info
 
 LEASE_MS = 60_000

@@ -7,7 +7,7 @@ import pytest
 
 from api.settings import ApiSettings
 from serve.settings import ServeSettings
-from shared.settings import ENV_PREFIX, ProcessSettings
+from shared.process.settings import ENV_PREFIX, ProcessSettings
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent

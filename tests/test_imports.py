@@ -61,7 +61,9 @@ def test_one_module_alone_translates_between_wire_and_engine() -> None:
     assert len(both) <= 1, both
 
 
-@pytest.mark.parametrize("module", ["api.main", "shared.prompt", "shared.queue"])
+@pytest.mark.parametrize(
+    "module", ["api.server", "shared.request.prompt", "shared.queue.job_queue"]
+)
 def test_importing_the_api_loads_neither_torch_nor_transformers(module: str) -> None:
     code = (
         f"import sys, {module}\n"
@@ -81,7 +83,7 @@ def test_a_worker_starts_and_generates_without_slow_imports() -> None:
         "import sys\n"
         "from worker import main\n"
         "from worker.engine import Engine, SamplingParams, generate\n"
-        "from worker.model.tiny import bundled_checkpoint\n"
+        "from worker.model.checkpoint.tiny import bundled_checkpoint\n"
         "for executor in ('torch', 'openvino'):\n"
         "    engine = Engine.from_pretrained(str(bundled_checkpoint()), executor=executor)\n"
         "    list(generate(engine, ['Once'], SamplingParams(max_new_tokens=2, seed=1)))\n"

@@ -22,7 +22,7 @@ from training.prompts import CHAT, PLAIN
 from training.tokenizer import END_OF_TEXT_ID
 from training.topics import CAPITALS, TOPICS, Turn
 from training.train import HELDOUT_DOCUMENTS, mean_loss
-from worker.model.tiny import bundled_checkpoint
+from worker.model.checkpoint.tiny import bundled_checkpoint
 
 MAX_NEW_TOKENS = 200
 REPEATED_NGRAM = 4

@@ -25,7 +25,7 @@ from training.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from worker.model.tiny import bundled_checkpoint
+from worker.model.checkpoint.tiny import bundled_checkpoint
 
 IGNORED = -100  # label of tokens that are only read
 TOKENS_PER_STEP = 2048

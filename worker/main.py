@@ -8,13 +8,13 @@ import socket
 
 import structlog
 
-from shared.announcement import announce_model
-from shared.connection import connect
-from shared.early_end import end_at_once_on_signals, stop_signals
-from shared.listening import listen
-from shared.logs import configure_logs
-from shared.tasks import cancel_all
-from worker.leases import EngineStuck
+from shared.process.asyncio_tasks import cancel_all
+from shared.process.log_config import configure_logs
+from shared.process.signals import end_at_once_on_signals, stop_signals
+from shared.process.sockets import listen
+from shared.queue.announcement import announce_model
+from shared.redis.client import connect
+from worker.jobs.lease_renewal import EngineStuck
 from worker.model_loading import LoadedModel, load_model
 from worker.process import EngineDied, WorkerProcess
 from worker.settings import WorkerSettings

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from hashlib import file_digest, sha256
 
 from shared.protocol import MergedAdapter
-from worker.model.adapter_folders import CONFIG_FILE, AdapterFolder
-from worker.model.lora_checkpoint import find_weights
+from worker.model.checkpoint.adapter_folders import CONFIG_FILE, AdapterFolder
+from worker.model.checkpoint.lora import find_weights
 
 
 def describe_merged(folders: Sequence[AdapterFolder]) -> tuple[MergedAdapter, ...]:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import msgspec
 
-from shared.chat_template import ChatTemplate, compile_template
 from shared.errors import BadRequest, BrokenChatTemplate
 from shared.model_source import model_name, source_digest
 from shared.protocol import MergedAdapter, Message, ModelCard
+from shared.request.chat_template import ChatTemplate, compile_template
 from worker.engine import Engine
-from worker.model.chat_template_files import find_chat_template, load_template_tokens
+from worker.model.checkpoint.weights import plan_loading
 from worker.model.errors import CheckpointError
-from worker.model.special_tokens import SpecialTokens, load_special_tokens
-from worker.model.weights import plan_loading
+from worker.model.tokenizer.chat_template_files import find_chat_template, load_template_tokens
+from worker.model.tokenizer.special_tokens import SpecialTokens, load_special_tokens
 
 
 @dataclass(frozen=True, slots=True)

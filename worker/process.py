@@ -17,31 +17,31 @@ import torch
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
-from shared.backoff import Backoff
-from shared.claims import read_cancellation
-from shared.connection import UNREACHABLE, connect, is_refusal
 from shared.errors import SettingsError
-from shared.keys import Keys
-from shared.prompt import PromptEncoder
+from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import WorkerInfo
-from shared.queue import JobQueue
-from shared.registry import Registry, hash_card
-from shared.server_check import check_server
-from shared.tasks import cancel_all
-from shared.token_log import TokenLog
+from shared.queue.claims import read_cancellation
+from shared.queue.job_queue import JobQueue
+from shared.queue.keys import Keys
+from shared.queue.token_log import TokenLog
+from shared.queue.worker_registry import Registry, hash_card
+from shared.redis.client import UNREACHABLE, connect, is_refusal
+from shared.redis.retry import Backoff
+from shared.redis.server_check import check_server
+from shared.request.prompt import PromptEncoder
 from shared.version import falconer_version
-from worker.capacity import Capacity
-from worker.heartbeat import Heartbeat
-from worker.leased import LeasedWorker
-from worker.leases import EngineStuck, LeaseKeeper
-from worker.listener import BLOCK_S, ListListener
-from worker.metrics import WorkerMetrics
+from worker.engine_thread import EngineThread
+from worker.health.heartbeat import Heartbeat
+from worker.health.metrics import WorkerMetrics
+from worker.health.probes import Probes
+from worker.jobs.capacity import Capacity
+from worker.jobs.lease_renewal import EngineStuck, LeaseRenewer
+from worker.jobs.leased_worker import LeasedWorker
+from worker.jobs.list_consumer import BLOCK_S, ListConsumer
+from worker.jobs.task import ChatTask
+from worker.jobs.token_log_writer import Outbox
 from worker.model_loading import LoadedModel
-from worker.outbox import Outbox
-from worker.probes import Probes
-from worker.runtime import EngineRuntime
 from worker.settings import WorkerSettings
-from worker.task import ChatTask
 
 DEREGISTER_S = 1.0
 
@@ -75,16 +75,16 @@ class WorkerProcess:
         self._metrics = WorkerMetrics()
         self._runtime = self._make_runtime()
         self._outbox = Outbox(TokenLog(self._connect("tokens"), keys), self.worker_id)
-        self._wake = ListListener(
+        self._wake = ListConsumer(
             self._connect("wake", BLOCK_S), keys.wake, lambda _: self._worker.nudge()
         )
         self._worker = self._make_worker(keys, card_hash, lease_ms)
-        self._control = ListListener(
+        self._control = ListConsumer(
             self._connect("control", BLOCK_S),
             keys.control(self.worker_id),
             lambda note: self._worker.cancel(*read_cancellation(note)),
         )
-        self._keeper = LeaseKeeper(
+        self._keeper = LeaseRenewer(
             self._worker,
             JobQueue(self._redis, keys),
             self._runtime,
@@ -105,11 +105,11 @@ class WorkerProcess:
             is_ready=partial(self._registry.is_live, self.worker_id),
         )
 
-    def _make_runtime(self) -> EngineRuntime:
+    def _make_runtime(self) -> EngineThread:
         """Its steps are counted in the metrics."""
         engine = self._model.engine
         prepare_thread = partial(torch.set_num_threads, engine.num_torch_threads)
-        runtime = EngineRuntime(engine, prepare_thread, self._metrics.note_step)
+        runtime = EngineThread(engine, prepare_thread, self._metrics.note_step)
         engine.lost.add_done_callback(lambda lost: runtime.fail(lost.result()))
         self._metrics.watch_engine(
             lambda: runtime.stats,

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from shared.logs import LogFormat, LogLevel
-from shared.settings import ProcessSettings
+from shared.process.log_config import LogFormat, LogLevel
+from shared.process.settings import ProcessSettings
 from worker.byte_size import parse_size
 
 MemorySize = Annotated[int, BeforeValidator(lambda size: parse_size(str(size)))]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from api.backend import within_reach
+from api.jobs.redis_services import within_reach
 from api.openai.schemas import Model
 from api.services import Services
 from shared.protocol import ModelCard

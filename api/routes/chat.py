@@ -6,16 +6,16 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 from pydantic import WithJsonSchema
 
-from api.accept import prefers
-from api.answers import wait_for_result, wait_or_accept
-from api.body import read_chat_request
-from api.idempotency_key import IdempotencyKey
+from api.http.accept import prefers
+from api.http.body import read_chat_request
+from api.http.disconnect import Caller
+from api.http.headers import Preference, parse_prefer
+from api.http.idempotency_key import IdempotencyKey
+from api.http.responses import wait_for_result, wait_or_accept
+from api.http.sse import EventStreamResponse
+from api.jobs.job_handle import JobHandle
 from api.openapi import ACCEPTED, ERRORS, RESULT, request_body
-from api.preferences import Preference, parse_prefer
 from api.services import Services, services_of
-from api.sse import EventStreamResponse
-from api.ticket import Ticket
-from api.waiting import Caller
 
 JSON = "application/json"
 
@@ -56,7 +56,7 @@ async def chat(
 
 async def read_and_submit(
     request: Request, services: Services, preference: Preference, idempotency_key: str | None
-) -> tuple[Ticket, bool]:
+) -> tuple[JobHandle, bool]:
     """The ticket, and whether the answer is a stream.
 
     A function of its own so that the body, of megabytes perhaps, is not kept while its job waits.

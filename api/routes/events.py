@@ -6,10 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
+from api.http.sse import EventStreamResponse
+from api.jobs.delta_stream import DeltaStream
 from api.openapi import EVENTS, LOOKUP_ERRORS
 from api.services import services_of
-from api.sse import EventStreamResponse
-from api.transcript import Transcript
 
 MAX_EVENT_ID = 2**53 - 1  # what every JSON reader can hold
 
@@ -46,7 +46,7 @@ async def follow(request: Request, job_id: str, last_event_id: LastEventId = Non
         ticket = stack.enter_context(await services.client.follow(job_id))
         seen = -1 if last_event_id is None else last_event_id
         start = max(0, seen + 1 - ticket.first_event_id)  # of an earlier life, nothing was seen
-        if await Transcript(ticket, start).is_over():
+        if await DeltaStream(ticket, start).is_over():
             return Response(status_code=204)
         stack.pop_all()  # from here on the ticket is the stream's
     return EventStreamResponse(

@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from api.answers import accepted
-from api.body import read_chat_request
 from api.errors import CLIENT_CLOSED_REQUEST, json_response
-from api.idempotency_key import IdempotencyKey
+from api.http.body import read_chat_request
+from api.http.disconnect import Caller, ClientDisconnected, ServerStopping, run_until_disconnect
+from api.http.idempotency_key import IdempotencyKey
+from api.http.responses import accepted
+from api.jobs.job_handle import JobHandle
 from api.openapi import (
     ACCEPTED,
     ERRORS,
@@ -22,10 +24,8 @@ from api.openapi import (
 )
 from api.schemas import JobList, JobSummary, JobView, Purged
 from api.services import Services, services_of
-from api.ticket import Ticket
-from api.waiting import Caller, CallerGone, ServerStopping, while_connected
-from shared.listing import CURSOR_PATTERN, Cursor
 from shared.protocol import JobStatus
+from shared.queue.listing import CURSOR_PATTERN, Cursor
 
 MAX_WAIT_S = 3600
 MAX_PAGE = 200
@@ -127,12 +127,12 @@ async def retry(request: Request, job_id: str) -> Response:
 
 
 async def view_after(
-    request: Request, services: Services, ticket: Ticket, wait_s: float
+    request: Request, services: Services, ticket: JobHandle, wait_s: float
 ) -> Response:
     """The job as it is after its end, or after `wait_s`."""
     try:
-        await while_connected(ticket.outcome(wait_s), request.receive, services.stopping)
-    except CallerGone:
+        await run_until_disconnect(ticket.outcome(wait_s), request.receive, services.stopping)
+    except ClientDisconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except ServerStopping:
         pass  # it gets the job as it is now

@@ -4,9 +4,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from api.accept import prefers
-from api.backend import RETRY_AFTER_S, within_reach
 from api.errors import json_response
+from api.http.accept import prefers
+from api.jobs.redis_services import RETRY_AFTER_S, within_reach
 from api.openapi import BROKEN, TEXT, UNAVAILABLE, described
 from api.schemas import ErrorBody
 from api.services import Services, services_of

@@ -35,7 +35,7 @@ from bench.gpu.tables import (
 from bench.gpu.throughput import measure_generate, measure_throughput
 from bench.report import check_output
 from shared.errors import FalconerError
-from worker.engine.loading import parse_device
+from worker.engine.loading.single_device import parse_device
 
 MEASURED = ("7b", "40b")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from bench.gpu.scale import Scale
-from worker.model.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 
 def ensure_checkpoint(folder: Path, scale: Scale) -> Path:

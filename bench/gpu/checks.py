@@ -13,10 +13,10 @@ import torch
 from bench.gpu.scale import Scale, serving_dtype
 from bench.gpu.steps import BLOCK_SIZE, packed_step
 from worker.engine import Engine, EngineConfig, Executor, Request, SamplingParams
+from worker.engine.execution.torch_runner import ModelRunner
 from worker.engine.outputs import TokenOutput
-from worker.engine.runner import ModelRunner
-from worker.model.random_checkpoint import PUBLISHED_SIZES, write_random_checkpoint
-from worker.model.weights import load_model
+from worker.model.checkpoint.random_checkpoint import PUBLISHED_SIZES, write_random_checkpoint
+from worker.model.checkpoint.weights import load_model
 
 VOCAB_SIZE = 4096  # of the checked checkpoints: the head is checked as well by fewer words
 PROMPT_LENGTHS = (1, 7, 33, 100)

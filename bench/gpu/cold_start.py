@@ -17,9 +17,9 @@ import torch
 from bench.gpu.scale import serving_dtype
 from bench.mixes import FIRST_WORD_ID
 from worker.engine import Engine, EngineConfig, Executor, Request, SamplingParams
-from worker.engine.load_report import LoadReport
+from worker.engine.loading.report import LoadReport
+from worker.model.checkpoint.shards import find_shards
 from worker.model.config import DTYPES
-from worker.model.shards import find_shards
 
 MAX_ROWS = 64
 NUM_READERS = 16  # one alone does not keep a fast disk busy

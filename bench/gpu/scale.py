@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from worker.model.checkpoint.random_checkpoint import config_fields
 from worker.model.config import ModelConfig
-from worker.model.random_checkpoint import config_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

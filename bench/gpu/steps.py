@@ -12,11 +12,11 @@ import torch
 from bench.gpu.card import Card, median_s
 from bench.gpu.floor import StepCost, decode_cost, prefill_cost
 from bench.gpu.scale import Scale, serving_dtype
-from worker.engine.packing import PackedStep
-from worker.engine.runner import ModelRunner
+from worker.engine.execution.packed_batch import PackedStep
+from worker.engine.execution.torch_runner import ModelRunner
+from worker.model.checkpoint.weights import EMBEDDINGS, LM_HEAD
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
-from worker.model.weights import EMBEDDINGS, LM_HEAD
 
 BLOCK_SIZE = 32
 WEIGHT_STD = 0.02  # values stay finite over sixty layers; that is all that is asked of them

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from http.client import HTTPResponse
 from typing import Any
 
-from tests.api.served import serving
+from tests.api.http.served import serving
 from tests.fakes_api import FakeService
 
 WAIT_S = 60.0

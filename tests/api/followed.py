@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.claims import ClaimedJob
-from shared.keys import Keys
 from shared.protocol import Delta, Failed, JobError, JobStatus, encode
-from shared.queue import JobQueue
-from shared.token_log import Addition, TokenLog
-from tests.api.test_chat import events_of
+from shared.queue.claims import ClaimedJob
+from shared.queue.job_queue import JobQueue
+from shared.queue.keys import Keys
+from shared.queue.token_log import Addition, TokenLog
+from tests.api.routes.test_chat import events_of
 from tests.fakes_api import LEASE_MS, ROOM, FakeService, finished
 
 LAST = "Last-Event-ID"

@@ -9,7 +9,7 @@ import torch
 from bench.foresight import ROWS_PER_STEP, Foresight, foretell
 from tests.worker.model.oracle import load_oracle, oracle_logits
 from worker.engine import Engine, EngineConfig, Executor
-from worker.model.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 
 @pytest.mark.parametrize("executor", [Executor.TORCH, Executor.OPENVINO])

@@ -11,7 +11,7 @@ from bench.kwargs_cost import median_decode_step_s
 from bench.latency import Disturbance, measure_latency, summed_up
 from bench.mixes import DIFFERENT, GREEDY, SAMPLING, equal_lengths
 from bench.openvino_operators import counters_switched_on
-from shared.prompt import PromptEncoder
+from shared.request.prompt import PromptEncoder
 from worker.engine import Engine, Request
 
 EXECUTORS = ("torch", "openvino")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from shared.connection import connect
-from shared.keys import Keys
-from shared.queue import JobQueue
-from shared.registry import Registry
+from shared.queue.job_queue import JobQueue
+from shared.queue.keys import Keys
+from shared.queue.worker_registry import Registry
+from shared.redis.client import connect
 from tests.chaos.links import Link
 from tests.chaos.members import Member
 from tests.chaos.schedule import Fleet

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from shared.keys import TOMBSTONE_S
+from shared.queue.keys import TOMBSTONE_S
 from tests.chaos.aftermath import CANCEL_TAKES_S
 from tests.chaos.asks import draw_asks
 from tests.chaos.callers import Callers

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import redis.exceptions
 
-from shared.connection import UNREACHABLE
+from shared.redis.client import UNREACHABLE
 from tests.chaos.cluster import Cluster
 from tests.chaos.links import Link
 from tests.chaos.members import Member

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 from enum import StrEnum
 
-from shared.tasks import cancel_all
+from shared.process.asyncio_tasks import cancel_all
 
 CHUNK_BYTES = 65_536
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from shared.connection import UNREACHABLE
-from shared.keys import LEASED, Keys
 from shared.protocol import JobStatus
+from shared.queue.keys import LEASED, Keys
+from shared.redis.client import UNREACHABLE
 
 WATCH_S = 60.0
 LOOK_EVERY_S = 0.05

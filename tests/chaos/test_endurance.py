@@ -1,6 +1,6 @@
 """The endurance run sees growth where there is some, and none where only the pace changes."""
 
-from shared.keys import TOMBSTONE_S
+from shared.queue.keys import TOMBSTONE_S
 from tests.chaos.endurance import trends
 from tests.chaos.holdings import Holdings
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from api.settings import ApiSettings
-from shared.settings import ENV_PREFIX, ProcessSettings
+from shared.process.settings import ENV_PREFIX, ProcessSettings
 from tests.deploy.manifests import ROOT
 from worker.settings import WorkerSettings
 

@@ -11,8 +11,8 @@ from starlette.routing import Route
 
 from api.app import create_app
 from api.settings import ApiSettings
-from shared.keys import Keys
-from shared.settings import ENV_PREFIX, ProcessSettings
+from shared.process.settings import ENV_PREFIX, ProcessSettings
+from shared.queue.keys import Keys
 from tests.deploy.manifests import (
     OVERLAYS,
     ROOT,
@@ -25,8 +25,8 @@ from tests.deploy.manifests import (
     pods,
     render,
 )
-from worker.metrics import WorkerMetrics
-from worker.probes import Probes
+from worker.health.metrics import WorkerMetrics
+from worker.health.probes import Probes
 from worker.settings import WorkerSettings
 
 KEDA_SCHEMAS = ROOT.parent / "shared" / "data"

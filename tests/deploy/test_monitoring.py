@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.metrics import Metrics
 from tests.deploy.manifests import ROOT
-from worker.metrics import WorkerMetrics
-from worker.runtime import EngineStats
+from worker.engine_thread import EngineStats
+from worker.health.metrics import WorkerMetrics
 
 MONITORING = ROOT / "deploy" / "monitoring"
 METRIC = re.compile(r"\bfalconer_\w+")

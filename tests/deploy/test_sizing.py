@@ -11,17 +11,17 @@ import yaml
 from tests.deploy.manifests import OVERLAYS, ROOT
 from worker.byte_size import parse_size
 from worker.engine import EngineConfig, Executor
-from worker.engine.host_forecast import (
+from worker.engine.memory.host_forecast import (
     PROCESS_BYTES,
     HostForecast,
     Way,
     forecast_host,
     meta_model,
 )
-from worker.engine.memory_plan import forecast_gpu
+from worker.engine.memory.memory_plan import forecast_gpu
+from worker.model.checkpoint.random_checkpoint import config_fields
+from worker.model.checkpoint.tiny import bundled_checkpoint
 from worker.model.config import ModelConfig
-from worker.model.random_checkpoint import config_fields
-from worker.model.tiny import bundled_checkpoint
 
 GIB = 2**30
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

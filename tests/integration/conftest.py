@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.connection import connect
-from shared.keys import Keys
-from shared.queue import JobQueue
-from shared.registry import Registry
-from shared.replies import BLOCK_S, ReplyReader
-from shared.tasks import cancel_all
+from shared.process.asyncio_tasks import cancel_all
+from shared.queue.job_queue import JobQueue
+from shared.queue.keys import Keys
+from shared.queue.reply_stream import BLOCK_S, ReplyStream
+from shared.queue.worker_registry import Registry
+from shared.redis.client import connect
 from tests.integration.service import ApiChild, Service, WorkerChild, launch
 from tests.redis_server import RedisServer, free_port
 
@@ -65,7 +65,7 @@ async def service(redis_server: RedisServer) -> AsyncIterator[Service]:
     keys = Keys()
     redis = connect(redis_server.url, name="test")
     blocking = connect(redis_server.url, name="test-replies", block_s=BLOCK_S)
-    reader = ReplyReader(blocking, keys, "api-1")
+    reader = ReplyStream(blocking, keys, "api-1")
     reading = asyncio.create_task(reader.run())
     yield Service(redis, keys, JobQueue(redis, keys), Registry(redis, keys), reader)
     await cancel_all([reading])

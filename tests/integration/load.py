@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
+from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import JobStatus
-from shared.queue import Depth
-from shared.tasks import cancel_all
+from shared.queue.job_queue import Depth
 from tests.integration.service import Service, eventually
 
 CALLERS = 4

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
 
-from shared.tasks import cancel_all
+from shared.process.asyncio_tasks import cancel_all
 from tests.redis_server import free_port
 
 

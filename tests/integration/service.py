@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
-from shared.keys import Keys
-from shared.protocol import Event, Failed, Finished, JobRecord, JobStatus, Prompt, Stretch
-from shared.queue import JobQueue
-from shared.registry import Registry
-from shared.replies import ReplyReader, Subscription
+from shared.protocol import Event, Failed, Finished, JobRecord, JobStatus, Prompt, TokenDeltas
+from shared.queue.job_queue import JobQueue
+from shared.queue.keys import Keys
+from shared.queue.reply_stream import ReplyStream, Subscription
+from shared.queue.worker_registry import Registry
 from tests.factories import make_job
 
 # For anything to come about: on a busy machine processes that import torch take minutes to start.
@@ -108,7 +108,7 @@ class Submitted:
             while True:
                 event = await self.subscription.get(None)
                 self.events.append(event)
-                if not isinstance(event, Stretch):
+                if not isinstance(event, TokenDeltas):
                     return event
 
 
@@ -118,7 +118,7 @@ class Service:
     keys: Keys
     queue: JobQueue
     registry: Registry
-    reader: ReplyReader
+    reader: ReplyStream
     subscriptions: ExitStack = field(default_factory=ExitStack)
 
     async def ready(self, *workers: WorkerChild) -> None:

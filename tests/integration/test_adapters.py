@@ -11,7 +11,7 @@ from shared.protocol import Finished
 from tests.integration.service import WAIT_S, ApiChild, Service, WorkerChild
 from tests.worker.lora import write_adapter
 from worker.engine import AdapterMode, Engine, SamplingParams, generate
-from worker.model.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 pytestmark = pytest.mark.integration
 

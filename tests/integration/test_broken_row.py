@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from shared.protocol import Failed, Finished
 from tests.integration.service import Service, Submitted, WorkerChild
-from worker.model.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 pytestmark = pytest.mark.integration
 

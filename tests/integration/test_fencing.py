@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from shared.protocol import Finished, JobStatus
-from shared.queue import Depth
-from shared.scripts import Script
+from shared.queue.job_queue import Depth
+from shared.queue.scripts import Script
 from tests.integration.redis_proxy import RedisProxy, Way
 from tests.integration.service import WAIT_S, Service, Submitted, WorkerChild, eventually
 from tests.redis_server import RedisServer

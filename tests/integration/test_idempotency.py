@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from shared.connection import connect
-from shared.keys import Keys
-from shared.queue import Depth, JobQueue
+from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.keys import Keys
+from shared.redis.client import connect
 from tests.api.api_process import ApiProcess
 from tests.integration.redis_proxy import RedisProxy, Way
 from tests.integration.service import eventually

@@ -13,7 +13,7 @@ import pytest
 from tests.api.api_process import ApiProcess
 from tests.integration.service import WAIT_S, WorkerChild
 from tests.redis_server import RedisServer
-from worker.model.tiny import bundled_checkpoint
+from worker.model.checkpoint.tiny import bundled_checkpoint
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ import pytest
 
 from shared.protocol import Finished
 from tests.integration.service import Service, WorkerChild, eventually
-from worker.model.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 pytestmark = pytest.mark.integration
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from shared.protocol import Failed, Finished, JobRecord, JobStatus
-from shared.queue import Depth
+from shared.queue.job_queue import Depth
 from tests.integration.service import Service, Submitted, WorkerChild, eventually
 
 pytestmark = pytest.mark.integration

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from shared.connection import connect
-from shared.keys import Keys
-from shared.queue import JobQueue
+from shared.queue.job_queue import JobQueue
+from shared.queue.keys import Keys
+from shared.redis.client import connect
 from tests.integration.load import Load
 from tests.integration.redis_proxy import RedisProxy
 from tests.integration.service import ApiChild, WorkerChild, eventually

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 
-from shared.redis_pool import MAX_CONNECTIONS
+from shared.redis.pool import MAX_CONNECTIONS
 from tests.integration.load import Load, ended_once
 from tests.integration.redis_proxy import RedisProxy, Way
 from tests.integration.service import ApiChild, Service, WorkerChild

@@ -14,7 +14,7 @@ import pytest
 import trustme
 from redis.exceptions import ConnectionError
 
-from shared.connection import connect, is_refusal
+from shared.redis.client import connect, is_refusal
 from tests.integration.redis_proxy import RedisProxy, Way
 from tests.integration.service import WAIT_S, ApiChild, WorkerChild, eventually
 from tests.redis_server import RedisServer

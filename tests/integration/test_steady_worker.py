@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.protocol import Failed, Finished, JobStatus, Stretch
+from shared.protocol import Failed, Finished, JobStatus, TokenDeltas
 from tests.integration.service import Service, WorkerChild, launch
 from tests.redis_server import RedisServer
 
@@ -47,7 +47,7 @@ async def test_a_streamed_job_yields_its_tokens_and_then_its_result(
     job = await service.submit(new_tokens=12, stream=True)
     end = await job.end()
     assert isinstance(end, Finished)
-    stretches = [event for event in job.events if isinstance(event, Stretch)]
+    stretches = [event for event in job.events if isinstance(event, TokenDeltas)]
     deltas = [delta for stretch in stretches for delta in stretch.deltas]
     assert (stretches[0].index, len(deltas), end.num_deltas) == (0, 12, 12)
     text = "".join(delta.text for delta in deltas)

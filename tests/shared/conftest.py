@@ -7,8 +7,8 @@ import pytest
 from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
-from shared.connection import connect
-from shared.keys import Keys
+from shared.queue.keys import Keys
+from shared.redis.client import connect
 from tests.redis_server import RedisServer
 from tests.shared.drained import Clock, Service
 

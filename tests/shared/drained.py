@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.claims import Room
 from shared.errors import QueueFull
-from shared.keys import Keys
 from shared.protocol import ChatJob
-from shared.queue import Enqueued, Fingerprint, JobQueue
-from shared.registry import Registry
+from shared.queue.claims import Room
+from shared.queue.job_queue import Enqueued, Fingerprint, JobQueue
+from shared.queue.keys import Keys
+from shared.queue.worker_registry import Registry
 from tests.factories import make_finished, make_job, make_worker_info
 
 TOKENS = 10  # of each job

@@ -10,20 +10,20 @@ import torch
 from transformers import FalconForCausalLM
 
 from shared.errors import BadRequest, SettingsError
-from shared.parameters import GenerateKwargs
-from shared.prompt import PromptEncoder
+from shared.process.settings import load_settings
 from shared.protocol import Prompt
-from shared.registry import hash_card
-from shared.settings import load_settings
+from shared.queue.worker_registry import hash_card
+from shared.request.parameters import GenerateKwargs
+from shared.request.prompt import PromptEncoder
 from tests.worker.lora import write_adapter
 from worker.engine import Output, Request, TokenOutput
+from worker.jobs.conversion import to_sampling_params
 from worker.merged_adapters import describe_merged
-from worker.model.adapter_folders import AdapterFolder
-from worker.model.random_checkpoint import write_random_checkpoint
-from worker.model.tiny import bundled_checkpoint
+from worker.model.checkpoint.adapter_folders import AdapterFolder
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.tiny import bundled_checkpoint
 from worker.model_loading import LoadedModel, load_model
 from worker.settings import WorkerSettings
-from worker.translation import to_sampling_params
 
 
 def make_folder(directory: Path, weights: str = "weights", alpha: int = 8) -> AdapterFolder:

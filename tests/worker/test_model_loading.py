@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from shared.errors import SettingsError
-from shared.settings import load_settings
-from worker.model.random_checkpoint import write_random_checkpoint
-from worker.model.tiny import bundled_checkpoint
+from shared.process.settings import load_settings
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.tiny import bundled_checkpoint
 from worker.model_loading import load_model
 from worker.settings import WorkerSettings
 
@@ -36,7 +36,7 @@ def test_a_package_that_does_not_fit_is_told_in_one_line(
     (tmp_path / "verse" / "adapter_config.json").write_text("{}")
     (tmp_path / "verse" / "adapter_model.safetensors").touch()
     monkeypatch.setitem(sys.modules, "peft", None)
-    monkeypatch.setattr("worker.engine.adapters.check_peft", lambda: None)
+    monkeypatch.setattr("worker.engine.loading.lora.check_peft", lambda: None)
     flags = {"device": "cpu", "executor": "torch", "adapters_dir": str(tmp_path)}
     with pytest.raises(SettingsError, match=r"model 'tiny' on cpu: .*peft"):
         load_model(load_settings(WorkerSettings, flags))
@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_read_or_a_process_start
     def never(*args: Any, **kwargs: Any) -> None:
         pytest.fail("it went on to load the model")
 
-    for place in ("loading.load_weights", "parallel_loading.Followers"):
+    for place in ("loading.single_device.load_weights", "tensor_parallel.loading.Followers"):
         monkeypatch.setattr(f"worker.engine.{place}", never)
     model = write_random_checkpoint(tmp_path, like="40b")
     flags = {"device": "cpu", "model": str(model), "memory": "1MiB", "tensor_parallel": num_parts}

@@ -1,7 +1,7 @@
 import pytest
 
 from shared.errors import SettingsError
-from shared.settings import load_settings
+from shared.process.settings import load_settings
 from worker.settings import WorkerSettings
 
 

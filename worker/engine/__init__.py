@@ -1,16 +1,16 @@
 """The continuous-batching engine: `Engine.add`, `.abort`, `.step`; `generate` for scripts."""
 
-from worker.engine.adapters import AdapterMode
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
-from worker.engine.executor import Executor
+from worker.engine.fault_isolation import EngineBroken
+from worker.engine.loading.backend import Executor
+from worker.engine.loading.lora import AdapterMode
 from worker.engine.offline import Completion, GenerationFailed, generate
 from worker.engine.outputs import Blame, FinishReason, Output, RequestFailed, TokenOutput
-from worker.engine.params import SamplingParams
-from worker.engine.probe import EngineBroken
 from worker.engine.request import Request
+from worker.engine.sampling_params import SamplingParams
 from worker.engine.step_report import Phase, StepReport
-from worker.model.quantization import Quantization
+from worker.model.layers.quantization import Quantization
 
 __all__ = [
     "AdapterMode",

@@ -13,35 +13,35 @@ from typing import Literal
 import torch
 from tokenizers import Tokenizer
 
-from worker.detokenizer import TokenBytes
-from worker.engine.adapters import AdapterMode
-from worker.engine.beam_candidates import Candidates
-from worker.engine.beam_stream import BeamStream
-from worker.engine.block_manager import BlockManager
-from worker.engine.choice import NoChoice
+from worker.engine.beam.candidates import Candidates
+from worker.engine.beam.output import BeamStream
 from worker.engine.config import EngineConfig
-from worker.engine.executor import Executor
-from worker.engine.group import SequenceGroup
-from worker.engine.group_choice import GroupChoice, choose
-from worker.engine.load_network import load_network
-from worker.engine.load_options import LoadOptions
-from worker.engine.load_report import LoadReport
-from worker.engine.next_tokens import NextTokens
+from worker.engine.execution.torch_runner import Runner
+from worker.engine.fault_isolation import let_go_of_tensors, probe_model
+from worker.engine.loading.backend import Executor
+from worker.engine.loading.loader import load_network
+from worker.engine.loading.lora import AdapterMode
+from worker.engine.loading.options import LoadOptions
+from worker.engine.loading.report import LoadReport
 from worker.engine.outputs import Blame, Output, RequestFailed
-from worker.engine.plan import StepPlan
-from worker.engine.probe import let_go_of_tensors, probe_model
 from worker.engine.request import Request, check_request
-from worker.engine.room import check_room
-from worker.engine.runner import Runner
-from worker.engine.scheduler import Scheduler
+from worker.engine.request_state import Stream, begin
+from worker.engine.sampling.sampled_token import NoChoice
+from worker.engine.sampling.token_selection import GroupChoice, choose
+from worker.engine.scheduling.block_manager import BlockManager
+from worker.engine.scheduling.room import check_fits
+from worker.engine.scheduling.scheduler import Scheduler
+from worker.engine.scheduling.step_plan import StepPlan
+from worker.engine.sequence_group import SequenceGroup
+from worker.engine.speculation.verification import NextTokens
 from worker.engine.step_report import Phase, StepReport
-from worker.engine.streams import Stream, begin
-from worker.engine.text_stream import TextStream
-from worker.model.checkpoint import resolve_checkpoint
+from worker.engine.text.detokenizer import TokenBytes
+from worker.engine.text.text_stream import TextStream
+from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
-from worker.model.quantization import Quantization
-from worker.model.tokenizer_files import load_tokenizer
+from worker.model.layers.quantization import Quantization
+from worker.model.tokenizer.tokenizer_files import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ class Engine:
         )
         if not streams:
             raise ValueError(f"request {request.request_id} is complete: nothing is left to do")
-        check_room(next(iter(streams)), self.config, num_blocks=self._block_manager.num_blocks)
+        check_fits(next(iter(streams)), self.config, num_blocks=self._block_manager.num_blocks)
         self._streams[request.request_id] = streams
         for group in streams:
             self._scheduler.add(group)

@@ -6,7 +6,7 @@ A request out of bounds must not reach a step, which others share. The api has t
 import math
 from dataclasses import dataclass
 
-from worker.engine.params import SamplingParams
+from worker.engine.sampling_params import SamplingParams
 
 MAX_INT = 2**31 - 1
 MAX_BIAS = 1e20

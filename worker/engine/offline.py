@@ -8,8 +8,8 @@ import torch
 
 from worker.engine.engine import Engine
 from worker.engine.outputs import FinishReason, RequestFailed, TokenOutput
-from worker.engine.params import SamplingParams
 from worker.engine.request import Request
+from worker.engine.sampling_params import SamplingParams
 
 
 class GenerationFailed(Exception):

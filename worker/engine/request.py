@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from worker.engine.limits import check_values
-from worker.engine.params import SamplingParams
+from worker.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:  # plain numbers of it are looked at here; it knows torch
     from worker.model.config import ModelConfig

@@ -6,14 +6,14 @@ Plain Python; knows nothing of tensors, text or who else runs.
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from worker.engine.params import SamplingParams
-from worker.engine.prefix_cache import EMPTY_PREFIX, PrefixId
-from worker.engine.prompt_lookup import PromptLookup
 from worker.engine.request import Request
-from worker.engine.token_history import TokenHistory
+from worker.engine.sampling.token_history import TokenHistory
+from worker.engine.sampling_params import SamplingParams
+from worker.engine.scheduling.prefix_cache import EMPTY_PREFIX, PrefixId
+from worker.engine.speculation.prompt_lookup import PromptLookup
 
 if TYPE_CHECKING:  # a sequence only carries them; they, and torch with them, know sequences
-    from worker.engine.processors.base import Processor
+    from worker.engine.sampling.logits_processors.base import Processor
 
 
 @dataclass(slots=True, eq=False)

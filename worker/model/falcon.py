@@ -14,10 +14,10 @@ from torch.nn import LayerNorm
 
 from worker.model.config import BlockStyle, ModelConfig
 from worker.model.errors import CheckpointError
-from worker.model.flash_attention import plan_attention
 from worker.model.kv_cache import AttentionMetadata, KVCache
+from worker.model.layers.flash_attention import plan_attention
+from worker.model.layers.rotary import RotaryEmbedding, alibi_slopes, apply_rotary
 from worker.model.lora import AdapterRows, LayerUpdates
-from worker.model.rotary import RotaryEmbedding, alibi_slopes, apply_rotary
 from worker.model.tensor_parallel import TensorParallel
 
 WHOLE = TensorParallel()

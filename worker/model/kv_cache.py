@@ -1,7 +1,7 @@
 """Where keys and values live: one pool of fixed-size blocks per layer, shared by all sequences.
 
 Owns the tensors and nothing else; who holds which block is the engine's business
-(`worker/engine/block_manager.py`). Paging follows PagedAttention (Kwon et al. 2023, vLLM).
+(`worker/engine/scheduling/block_manager.py`). Paging follows PagedAttention (Kwon et al. 2023, vLLM).
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from torch.nn import LayerNorm, Linear
 
 from worker.model.config import BlockStyle, ModelConfig
 from worker.model.falcon import FalconDecoderLayer, FalconForCausalLM
-from worker.model.quantization import Quantization, quantize_rows
+from worker.model.layers.quantization import Quantization, quantize_rows
 
 BLOCK_SIZE = 32  # tokens; the CPU kernel knows no other
 

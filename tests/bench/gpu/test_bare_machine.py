@@ -16,7 +16,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_engine_and_its_measurement_are_imported_without_the_service() -> None:
-    result = run("-c", f"import {BARE}, worker.engine, worker.model.weights, bench.gpu.__main__")
+    result = run(
+        "-c", f"import {BARE}, worker.engine, worker.model.checkpoint.weights, bench.gpu.__main__"
+    )
     assert result.returncode == 0, result.stderr
 
 

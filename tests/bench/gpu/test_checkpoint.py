@@ -8,7 +8,7 @@ import pytest
 from bench.gpu import checkpoint
 from bench.gpu.checkpoint import ensure_checkpoint
 from bench.gpu.scale import SMALL
-from worker.model.weights import plan_loading
+from worker.model.checkpoint.weights import plan_loading
 
 
 def test_a_finished_one_is_written_once(tmp_path: Path) -> None:

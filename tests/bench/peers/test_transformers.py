@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM
 
 from bench.peers.exchange import PeerRequest
 from bench.peers.transformers import generate_in_batches
-from worker.model.tiny import bundled_checkpoint
+from worker.model.checkpoint.tiny import bundled_checkpoint
 
 REQUESTS = [
     PeerRequest([20, 21, 22, 23], 3),

@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from shared.connection import connect
+from shared.redis.client import connect
 from tests.deploy.manifests import ROOT
 from tests.deploy.scaling.autoscaler import Rules
 from tests.deploy.scaling.plot import Line, Panel, draw

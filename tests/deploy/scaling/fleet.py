@@ -6,9 +6,9 @@ They claim and finish as workers do, by the same scripts; only the model is miss
 import asyncio
 from dataclasses import dataclass, field
 
-from shared.claims import ClaimedJob, Room
-from shared.queue import JobQueue
-from shared.registry import Registry
+from shared.queue.claims import ClaimedJob, Room
+from shared.queue.job_queue import JobQueue
+from shared.queue.worker_registry import Registry
 from tests.factories import make_finished, make_worker_info
 
 LEASE_MS = 3_600_000  # the simulation's clock is not Redis': no lease may end

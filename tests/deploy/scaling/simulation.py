@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from redis.asyncio import Redis
 
 from shared.errors import QueueFull
-from shared.keys import Keys
-from shared.queue import JobQueue
-from shared.registry import Registry
+from shared.queue.job_queue import JobQueue
+from shared.queue.keys import Keys
+from shared.queue.worker_registry import Registry
 from tests.deploy.scaling.autoscaler import Autoscaler, Rules
 from tests.deploy.scaling.fleet import Fleet
 from tests.factories import make_job

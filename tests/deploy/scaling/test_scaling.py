@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.connection import connect
+from shared.redis.client import connect
 from tests.deploy.manifests import ROOT
 from tests.deploy.scaling.autoscaler import Autoscaler, Rules
 from tests.deploy.scaling.simulation import Scenario, simulate

@@ -21,7 +21,7 @@ from tests.worker.engine.param_strategies import (
     prompts,
     token_ids,
 )
-from tests.worker.engine.rows import make_sequence
+from tests.worker.engine.sampling.rows import make_sequence
 from worker.engine import EngineConfig
 from worker.engine.sequence import Sequence
 

@@ -10,11 +10,11 @@ from tests.worker.engine.company import Company, Guest, Result, play, spell
 from tests.worker.engine.oracle import Judge, make_judge, nudged
 from tests.worker.engine.verdict import check
 from worker.engine import Engine, EngineConfig, Executor, SamplingParams
-from worker.engine.load_options import LoadOptions
-from worker.engine.loading import LoadedRunner, load_runner
-from worker.engine.plan import StepPlan
-from worker.engine.runner import Runner
-from worker.model.tokenizer_files import load_tokenizer
+from worker.engine.execution.torch_runner import Runner
+from worker.engine.loading.options import LoadOptions
+from worker.engine.loading.single_device import LoadedRunner, load_runner
+from worker.engine.scheduling.step_plan import StepPlan
+from worker.model.tokenizer.tokenizer_files import load_tokenizer
 
 NUM_NUDGES = 8
 NUM_OWN_NUDGES = 32  # of the engine, whose draws a single edge of a distribution may decide

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from worker.engine import SamplingParams
 from worker.engine.sequence import Sequence
-from worker.model.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 END_OF_TEXT_ID = 11
 

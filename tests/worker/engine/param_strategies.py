@@ -12,7 +12,7 @@ from hypothesis.strategies import SearchStrategy
 from tests.worker.engine.oracle import END_OF_TEXT_ID
 from worker.engine import SamplingParams
 from worker.engine.request import MAX_DRAWN_EOS
-from worker.model.random_checkpoint import SMALL_SIZE
+from worker.model.checkpoint.random_checkpoint import SMALL_SIZE
 
 VOCAB_SIZE = SMALL_SIZE["vocab_size"]
 OUTSIDE = VOCAB_SIZE + 88  # an eos that the vocabulary does not have

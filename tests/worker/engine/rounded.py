@@ -10,7 +10,7 @@ import torch
 from tests.worker.engine.company import Guest, play
 from tests.worker.engine.oracle import load_judge, silence
 from worker.engine import Engine, SamplingParams
-from worker.model.quantization import quantize_rows
+from worker.model.layers.quantization import quantize_rows
 
 GREEDY = SamplingParams(max_new_tokens=16)
 

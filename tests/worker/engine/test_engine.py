@@ -20,7 +20,7 @@ from worker.engine import (
     SamplingParams,
     TokenOutput,
 )
-from worker.engine.plan import StepPlan
+from worker.engine.scheduling.step_plan import StepPlan
 
 A, B, CRASH, NAN = 97, 98, 1, 2
 

@@ -18,7 +18,7 @@ from tests.worker.engine.court import Court, reproduction
 from tests.worker.engine.oracle import Judge
 from tests.worker.engine.param_strategies import ANY, BEAMS, GREEDY, SAMPLING, VOCAB_SIZE, Params
 from worker.engine import EngineConfig, Executor, SamplingParams
-from worker.engine.processors import process
+from worker.engine.sampling.logits_processors import process
 from worker.engine.sequence import Sequence
 from worker.model.openvino_falcon import BLOCK_SIZE
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from shared.parameters import GenerateKwargs
+from shared.request.parameters import GenerateKwargs
 from worker.engine import Request, SamplingParams
 from worker.engine.limits import LIMITS, LIMITS_WHILE_SAMPLING, Limit
 from worker.engine.request import check_request

@@ -15,7 +15,7 @@ from worker.engine import (
     SamplingParams,
     generate,
 )
-from worker.model.tiny import bundled_checkpoint
+from worker.model.checkpoint.tiny import bundled_checkpoint
 
 PAGE = Path(__file__).parents[3] / "docs" / "engine.md"
 NAN = 2

@@ -11,12 +11,12 @@ import torch
 from tests.worker.engine.company import Guest, play
 from tests.worker.engine.oracle import END_OF_TEXT_ID, Judge, generate
 from worker.engine import Engine, EngineConfig, Request, RequestFailed, SamplingParams
-from worker.engine.load_options import LoadOptions
-from worker.engine.loading import load_runner
-from worker.engine.plan import StepPlan
-from worker.engine.runner import ModelRunner
-from worker.engine.sampler import INVALID_LOGITS
-from worker.model.tokenizer_files import load_tokenizer
+from worker.engine.execution.torch_runner import ModelRunner
+from worker.engine.loading.options import LoadOptions
+from worker.engine.loading.single_device import load_runner
+from worker.engine.sampling.sampler import INVALID_LOGITS
+from worker.engine.scheduling.step_plan import StepPlan
+from worker.model.tokenizer.tokenizer_files import load_tokenizer
 
 GREEDY = SamplingParams(max_new_tokens=12, eos_token_ids=(END_OF_TEXT_ID,))
 CROWDED = EngineConfig(max_rows=8, num_blocks=14, block_size=4, max_step_tokens=12)

@@ -13,7 +13,7 @@ import torch
 from tests.worker.engine.company import Guest, Result
 from tests.worker.engine.oracle import Answer, Judge, answers, next_scores
 from worker.engine import Blame, FinishReason, SamplingParams, TokenOutput
-from worker.engine.philox import uniforms
+from worker.engine.sampling.philox import uniforms
 
 CLOSE = 1e-4
 

@@ -7,9 +7,9 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from tests.worker.model.oracle import load_oracle
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.weights import load_model
 from worker.model.falcon import FalconForCausalLM
-from worker.model.random_checkpoint import write_random_checkpoint
-from worker.model.weights import load_model
 
 STYLES = ("7b", "40b", "11b", "rw")
 

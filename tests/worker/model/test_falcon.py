@@ -16,9 +16,9 @@ from tests.worker.model.packed import (
     scatter,
     step,
 )
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.weights import load_model
 from worker.model.falcon import FalconForCausalLM
-from worker.model.random_checkpoint import write_random_checkpoint
-from worker.model.weights import load_model
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 512

@@ -1,0 +1,88 @@
+"""Messages of a conversation as OpenAI's clients send them: text parts, names, empty extras."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from shared.protocol import Message
+from shared.request.base_model import OptionalFieldsModel
+from shared.request.closed import StrictModel
+from shared.request.parameter_types import broken_rule
+
+MAX_NAME = 255  # characters
+MAX_SHOWN = 40  # characters of a type or name that the caller chose
+
+
+class TextPart(StrictModel):
+    """A part of a message's content; other types of parts are refused."""
+
+    type: Literal["text"]
+    text: str
+
+
+def join_parts(content: Any) -> Any:
+    """Make one text of a list of text parts, as they stand. Leave anything else to the field."""
+    if not isinstance(content, list):
+        return content
+    if not content:
+        raise broken_rule("must have at least one part")
+    return "".join(text_of(part, index) for index, part in enumerate(content))
+
+
+def text_of(part: Any, index: int) -> str:
+    if not isinstance(part, dict):
+        raise broken_rule(f'part {index} must be an object {{"type": "text", "text": "..."}}')
+    kind, text = part.get("type"), part.get("text")
+    if kind != "text":
+        shown = repr(kind[:MAX_SHOWN]) if isinstance(kind, str) else "none"
+        raise broken_rule(f'part {index} must be of type "text", got {shown}')
+    if not isinstance(text, str):
+        raise broken_rule(f"part {index} must have a string as its text")
+    if unknown := part.keys() - {"type", "text"}:
+        raise broken_rule(f"part {index} has an unknown parameter {min(unknown)[:MAX_SHOWN]!r}")
+    return text
+
+
+def only_empty(why: str) -> BeforeValidator:
+    """For a field that clients send empty: null and an empty list pass, all else is refused."""
+
+    def check(value: Any) -> None:
+        if value not in (None, []):
+            raise broken_rule(f"must be null or empty: {why}")
+
+    empty_list = Annotated[list[Any], Field(max_length=0)]
+    return BeforeValidator(check, json_schema_input_type=empty_list | None)
+
+
+NoTools = Annotated[None, only_empty("models here call no tools")]
+NoRefusal = Annotated[None, only_empty("models here read no refusals")]
+NoMedia = Annotated[None, only_empty("models here read text alone")]
+Content = Annotated[
+    str,
+    BeforeValidator(
+        join_parts, json_schema_input_type=str | Annotated[list[TextPart], Field(min_length=1)]
+    ),
+]
+
+
+class ChatMessage(OptionalFieldsModel):
+    keeps_null: ClassVar[frozenset[str]] = frozenset({"role", "content"})
+
+    role: str = Field(description="system, user or assistant.", examples=["user"])
+    content: Content = Field(
+        description="A text, or a list of text parts, which are put together as they stand.",
+        examples=["Tell me about falcons."],
+    )
+    name: str | None = Field(
+        default=None, max_length=MAX_NAME, description="Shown where the model's chat template does."
+    )
+    # What OpenAI's clients add to the answers that they send back. Never used.
+    tool_calls: NoTools = Field(default=None, description="Null or empty: there are no tools.")
+    tool_call_id: NoTools = Field(default=None, description="Null: there are no tools.")
+    function_call: NoTools = Field(default=None, description="Null: there are no functions.")
+    refusal: NoRefusal = Field(default=None, description="Null.")
+    audio: NoMedia = Field(default=None, description="Null: text alone.")
+    annotations: NoMedia = Field(default=None, description="Null or empty: text alone.")
+
+    def to_message(self) -> Message:
+        return Message(role=self.role, content=self.content, name=self.name)

@@ -1,0 +1,95 @@
+"""Reads a request body within bounds and turns it into a ChatRequest; knows no route."""
+
+import asyncio
+from codecs import BOM_UTF8
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+
+from api.errors import describe
+from api.http.content_coding import decoder_of
+from api.http.disconnect import until_stopping
+from api.http.header_lists import parameters, split
+from api.schemas import ChatRequest
+from shared.errors import BadRequest, InvalidParameter, PayloadTooLarge, UnsupportedMediaType
+
+BODY_TIMEOUT_S = 30.0
+JSON = "application/json"
+CHARSETS = {"utf-8", "utf8", "us-ascii"}  # ASCII is a part of UTF-8
+
+
+async def read_chat_request(
+    request: Request, max_bytes: int, stopping: asyncio.Event
+) -> ChatRequest:
+    """Raises a ClientError that names what is wrong with the body, or ServerStopping."""
+    check_content_type(content_type_of(request.headers))
+    body = await until_stopping(read_body(request, max_bytes), stopping)
+    try:
+        return ChatRequest.model_validate_json(body.removeprefix(BOM_UTF8))
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_context=False)
+        if errors[0]["type"] == "json_invalid":
+            raise BadRequest(errors[0]["msg"], field="body") from error
+        at_root = not errors[0]["loc"]
+        raise InvalidParameter(describe(errors), field="body" if at_root else None) from error
+
+
+def content_type_of(headers: Headers) -> str:
+    """Absent is JSON, except from a web page.
+
+    Browsers let a page of any origin send a body without a type, and ask no preflight for it.
+    """
+    return headers.get("content-type") or (JSON if "origin" not in headers else "")
+
+
+def check_content_type(content_type: str) -> None:
+    """Accept JSON in UTF-8; curl's default for -d is a form."""
+    name, *rest = split(content_type, ";")
+    media_type, charset = name.strip().lower(), parameters(rest).get("charset", "utf-8")
+    if media_type != JSON and not media_type.endswith("+json"):
+        raise UnsupportedMediaType(
+            f"the body must be JSON, got {media_type[:100]!r}; "
+            "send the header Content-Type: application/json",
+            headers={"Accept": JSON},
+        )
+    if charset.lower() not in CHARSETS:
+        raise UnsupportedMediaType(
+            f"the body must be UTF-8, got the charset {charset[:100]!r}", headers={"Accept": JSON}
+        )
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the decompressed body.
+
+    It has at most `max_bytes` compressed and decompressed, whether or not its length is announced.
+    """
+    decoder = decoder_of(request.headers.getlist("content-encoding"))
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > max_bytes):
+        raise too_large(max_bytes)
+    chunks, num_received, num_bytes = [], 0, 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                num_received += len(chunk)
+                if decoder is not None:
+                    chunk = decoder.decode(chunk, max_bytes)
+                num_bytes += len(chunk)
+                if max(num_received, num_bytes) > max_bytes:
+                    raise too_large(max_bytes)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise BadRequest(
+            f"the body did not arrive within {BODY_TIMEOUT_S:g} s", field="body"
+        ) from None
+    except ClientDisconnect:
+        raise BadRequest("the connection closed before its end", field="body") from None
+    if decoder is not None:
+        decoder.finish()
+    return b"".join(chunks)
+
+
+def too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"must be at most {max_bytes} bytes", field="body")

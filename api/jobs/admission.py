@@ -1,0 +1,115 @@
+"""From a request to a job: every check that needs no queue, and what the caller left open."""
+
+import asyncio
+import secrets
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from api.http.disconnect import Caller
+from api.jobs.model_watcher import CheckedModel, ModelWatcher
+from api.jobs.redis_services import within_reach
+from api.schemas import ChatRequest
+from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
+from shared.protocol import ADAPTERS_SINCE, ChatJob, Prompt
+from shared.request.prompt import Prepared, check_prompt
+
+LONG_TEXT = 8_000  # characters; tokenizing more would hold up other calls
+MAX_LONG_TEXTS = 2  # prepared at a time; more would only take the processor from the other calls
+LONG_TEXT_WAIT_S = 10.0  # for those; one may take seconds, and many may be ahead
+
+
+class Admission:
+    """Checks against the registered model; without one, the worker that takes the job does."""
+
+    def __init__(self, models: ModelWatcher, max_ttl_s: int) -> None:
+        self._models = models
+        self._max_ttl_s = max_ttl_s
+        self._long_texts = asyncio.Semaphore(MAX_LONG_TEXTS)
+
+    async def admit(self, request: ChatRequest, caller: Caller, *, stream: bool) -> ChatJob:
+        """A job with an id and a seed; raises a ClientError that names field and limit.
+
+        A long text may have to wait: then also ServiceUnavailable, ClientDisconnected or ServerStopping.
+        """
+        self._check_ttl(request.ttl_s)
+        prompt = request.to_prompt()
+        check_prompt(prompt)
+        model, prepared = await self._check(prompt, request, caller)
+        kwargs = request.generate_kwargs
+        return ChatJob(
+            version=1 if request.adapter is None else ADAPTERS_SINCE,
+            id=uuid.uuid4().hex,
+            prompt=prompt,
+            generate_kwargs=kwargs.model_dump(exclude_unset=True),
+            seed=secrets.randbits(32) if kwargs.seed is None else kwargs.seed,
+            return_full_text=request.return_full_text,
+            clean_up_tokenization_spaces=request.clean_up_tokenization_spaces,
+            stream=stream,
+            card_hash=model.card_hash if model else None,
+            token_ids=prepared.token_ids if prepared else None,
+            max_new_tokens=prepared.max_new_tokens if prepared else None,
+            deadline_s=request.deadline_s,
+            ttl_s=request.ttl_s,
+            priority=request.priority,
+            adapter=request.adapter,
+        )
+
+    def _check_ttl(self, ttl_s: int | None) -> None:
+        if ttl_s is not None and ttl_s > self._max_ttl_s:
+            reason = f"should be at most {self._max_ttl_s} seconds, got {ttl_s}"
+            raise InvalidParameter(reason, field="ttl_s")
+
+    async def _check(
+        self, prompt: Prompt, request: ChatRequest, caller: Caller
+    ) -> tuple[CheckedModel | None, Prepared | None]:
+        """Check a prompt against the model that serves now; (None, None) leaves it to the worker.
+
+        Before a refusal, ask Redis whether another model serves by now.
+        """
+        model = self._models.current
+        if model is None:
+            return None, None
+        try:
+            return model, await self._prepare(model, prompt, request, caller)
+        except ClientError:
+            newest = await self._newest_model()
+            if newest is model:
+                raise
+        if newest is None:
+            return None, None
+        return newest, await self._prepare(newest, prompt, request, caller)
+
+    async def _newest_model(self) -> CheckedModel | None:
+        """The model as Redis knows it; the last one seen while Redis is away."""
+        with suppress(ServiceUnavailable):
+            async with within_reach():
+                await self._models.refresh()
+        return self._models.current
+
+    async def _prepare(
+        self, model: CheckedModel, prompt: Prompt, request: ChatRequest, caller: Caller
+    ) -> Prepared:
+        """In a thread only where the text is long; the hop costs more than a short prompt."""
+        kwargs = request.generate_kwargs
+        # Errors that need no tokens come first: their request need not wait for its turn.
+        text = model.encoder.check(prompt, kwargs, request.adapter)
+        measure = partial(model.encoder.measure, text, prompt, kwargs)
+        if len(text) <= LONG_TEXT:
+            return measure()
+        return await caller.wait_for(self._in_turn(measure))
+
+    async def _in_turn(self, measure: Callable[[], Prepared]) -> Prepared:
+        try:
+            async with asyncio.timeout(LONG_TEXT_WAIT_S):
+                await self._long_texts.acquire()
+        except TimeoutError:
+            raise ServiceUnavailable(
+                f"busy with other long prompts: {MAX_LONG_TEXTS} of over {LONG_TEXT} characters at "
+                f"a time, and this one's turn did not come within {LONG_TEXT_WAIT_S:g} s",
+                retry_after_s=round(LONG_TEXT_WAIT_S),
+            ) from None
+        work = asyncio.ensure_future(asyncio.to_thread(measure))
+        work.add_done_callback(lambda _: self._long_texts.release())
+        return await asyncio.shield(work)  # a thread goes on though its caller has gone

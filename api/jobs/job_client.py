@@ -1,0 +1,213 @@
+"""Submit jobs, follow, list, cancel and retry them: the one path of all routes; knows no HTTP."""
+
+from contextlib import suppress
+from hashlib import sha256
+
+import msgspec
+import structlog
+
+from api.http.disconnect import Caller
+from api.jobs.admission import Admission
+from api.jobs.job_handle import JobHandle
+from api.jobs.redis_services import OUT_OF_REACH, REACH_S, RETRY_AFTER_S, Backend, within_reach
+from api.jobs.withdrawals import Withdrawals, may_have_arrived
+from api.metrics import Metrics
+from api.schemas import ChatRequest
+from api.settings import ApiSettings
+from shared.errors import ClientError, NotFound, ServiceUnavailable
+from shared.protocol import ChatJob, JobRecord, JobStatus
+from shared.queue.job_queue import Enqueued, Fingerprint
+from shared.queue.listing import Cursor, JobPage
+
+log = structlog.get_logger(__name__)
+
+
+class ChatClient:
+    def __init__(
+        self,
+        backend: Backend,
+        admission: Admission,
+        withdrawals: Withdrawals,
+        metrics: Metrics,
+        settings: ApiSettings,
+    ) -> None:
+        self._backend = backend
+        self._admission = admission
+        self._withdrawals = withdrawals
+        self._metrics = metrics
+        self._max_queued = settings.max_queued
+        self._max_queued_tokens = settings.max_queued_tokens
+
+    async def submit(
+        self,
+        request: ChatRequest,
+        caller: Caller,
+        *,
+        is_awaited: bool,
+        stream: bool = False,
+        idempotency_key: str | None = None,
+    ) -> JobHandle:
+        """Check the request against the model and enqueue it; the ticket follows the job, or the
+        one that the same call brought earlier, under its idempotency key.
+
+        Events come only to a job that `is_awaited`. Raises a ClientError, ClientDisconnected or
+        ServerStopping before anything is enqueued, ServiceUnavailable without Redis: a job that
+        Redis may hold all the same is taken back, unless the caller may come again with its
+        idempotency key.
+        """
+        mark = fingerprint(request, idempotency_key)
+        try:
+            job = await self._admission.admit(request, caller, stream=stream)
+        except ClientError:
+            if (earlier := await self._earlier(mark)) is None:
+                raise
+            return earlier
+        ticket = JobHandle(self._backend, job.id, self._metrics)  # first, or events are missed
+        try:
+            enqueued = await self._enqueue(job, mark, is_awaited=is_awaited)
+        except BaseException as error:
+            ticket.close()
+            if may_have_arrived(error):
+                if idempotency_key is None:
+                    self._withdrawals.add(job.id)
+                raise unanswered(job.id, idempotency_key) from error
+            raise
+        if enqueued.replayed:
+            ticket.close()
+            return await self.follow(enqueued.job_id)
+        ticket.accepted(record_of(enqueued), job.deadline_s)
+        return ticket
+
+    async def _earlier(self, mark: Fingerprint) -> JobHandle | None:
+        """For the job of a call that came before, whatever has become of the model since."""
+        if not mark.key_digest:
+            return None
+        async with within_reach():
+            job_id = await self._backend.idempotency.job_id(mark)
+        with suppress(NotFound):
+            return None if job_id is None else await self.follow(job_id)
+        return None
+
+    async def _enqueue(self, job: ChatJob, mark: Fingerprint, *, is_awaited: bool) -> Enqueued:
+        async with within_reach():
+            return await self._backend.queue.enqueue(
+                job,
+                reply_to=self._backend.replica_id if is_awaited else None,
+                priority=job.priority,
+                max_queued=self._max_queued,
+                max_queued_tokens=self._max_queued_tokens,
+                fingerprint=mark,
+                within_s=REACH_S,
+            )
+
+    async def follow(self, job_id: str) -> JobHandle:
+        """A ticket for a job that some replica accepted earlier; raises NotFound."""
+        ticket = JobHandle(self._backend, job_id)
+        try:
+            async with within_reach():
+                ticket.record = await self._backend.queue.watch(job_id, self._backend.replica_id)
+            if ticket.record is None:
+                raise no_such_job(job_id)
+        except BaseException:
+            ticket.close()
+            raise
+        return ticket
+
+    async def record(self, job_id: str) -> JobRecord:
+        """The job as of now; raises NotFound."""
+        async with within_reach():
+            record = await self._backend.queue.record(job_id)
+        if record is None:
+            raise no_such_job(job_id)
+        return record
+
+    async def cancel(self, job_id: str) -> JobRecord:
+        """Stop a job wherever it is; the record as of now. Raises NotFound."""
+        async with within_reach():
+            record = await self._backend.queue.cancel(job_id, within_s=REACH_S)
+        if record is None:
+            raise no_such_job(job_id)
+        return record
+
+    async def retry(self, job_id: str) -> JobRecord:
+        """Run a job that failed, expired or was cancelled again; raises NotFound and Conflict.
+
+        Raises ServiceUnavailable without Redis, which may have taken it all the same.
+        """
+        try:
+            async with within_reach():
+                record = await self._backend.queue.retry(
+                    job_id,
+                    max_queued=self._max_queued,
+                    max_queued_tokens=self._max_queued_tokens,
+                    within_s=REACH_S,
+                )
+        except ServiceUnavailable as error:
+            if may_have_arrived(error):
+                raise retry_unanswered(job_id) from error
+            raise
+        if record is None:
+            raise no_such_job(job_id)
+        return record
+
+    async def page(self, status: JobStatus | None, limit: int, after: Cursor | None) -> JobPage:
+        """Jobs of one status or of all, the newest first."""
+        statuses = JobStatus if status is None else [status]
+        async with within_reach():
+            return await self._backend.queue.page(statuses, limit=limit, after=after)
+
+    async def purge(self) -> int:
+        """Cancel all that waits; returns how many jobs that were."""
+        batches, num_cancelled = self._backend.queue.purge(), 0
+        while True:
+            async with within_reach():
+                cancelled = await anext(batches, None)
+            if cancelled is None:
+                return num_cancelled
+            num_cancelled += cancelled
+
+    async def cancel_abandoned(self, job_id: str) -> None:
+        """Its caller went away and hears of no failure: without Redis it is cancelled later."""
+        try:
+            await self.cancel(job_id)
+        except ServiceUnavailable:
+            self._withdrawals.add(job_id)
+        except NotFound as error:
+            log.info("an abandoned job is gone", job_id=job_id, error=error.message)
+
+
+def fingerprint(request: ChatRequest, idempotency_key: str | None) -> Fingerprint:
+    """Of the key and of what the request says, whatever its spelling."""
+    body = msgspec.json.encode(request.model_dump(exclude_unset=True), order="deterministic")
+    key_digest = "" if idempotency_key is None else sha256(idempotency_key.encode()).hexdigest()
+    return Fingerprint(key_digest, sha256(body).hexdigest())
+
+
+def unanswered(job_id: str, idempotency_key: str | None) -> ServiceUnavailable:
+    """No answer says whether Redis took the job, and none can be had in time."""
+    if idempotency_key is not None:
+        outlook = "the same Idempotency-Key finds the job, should it have been accepted"
+    else:
+        outlook = f"job {job_id} may have been accepted: it is cancelled unless it ends before"
+    return ServiceUnavailable(f"{OUT_OF_REACH}; {outlook}", retry_after_s=RETRY_AFTER_S)
+
+
+def retry_unanswered(job_id: str) -> ServiceUnavailable:
+    outlook = f"job {job_id} may run again all the same: GET /jobs/{job_id} tells"
+    return ServiceUnavailable(f"{OUT_OF_REACH}; {outlook}", retry_after_s=RETRY_AFTER_S)
+
+
+def record_of(enqueued: Enqueued) -> JobRecord:
+    """A job that has just been accepted."""
+    return JobRecord(
+        id=enqueued.job_id,
+        status=JobStatus.QUEUED,
+        created_ms=enqueued.created_ms,
+        position=enqueued.outlook.position,
+        expected_start_s=enqueued.outlook.expected_start_s,
+        lacks_worker=not enqueued.outlook.has_worker,
+    )
+
+
+def no_such_job(job_id: str) -> NotFound:
+    return NotFound(f"no job {job_id[:64]!r}; results are kept for their ttl only")

@@ -1,0 +1,49 @@
+"""The line of waiting jobs as callers see it: what a job may expect, and why one is refused.
+
+Plain data, and its decoding from what the scripts return; the figures are those of `backlog.lua`
+and `places.lua`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import ClientError, QueueFull, WaitTooLong
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEstimate:
+    """`position` counts from 1; `expected_start_s`, from now, is None while nobody can know."""
+
+    position: int
+    expected_start_s: float | None
+    has_worker: bool
+
+
+def decode_estimate(reply: list[Any]) -> QueueEstimate:
+    position, wait_ms, num_workers = reply
+    expected_start_s = None if wait_ms is None else int(wait_ms) / 1000
+    return QueueEstimate(position, expected_start_s, num_workers > 0)
+
+
+def decode_refusal(reply: list[Any], max_queued: int, max_queued_tokens: int) -> ClientError:
+    """The 429 that a refusal by `places.lua` amounts to."""
+    verdict, retry_ms, num_jobs, num_tokens, wait_ms, num_kept = reply
+    retry_after_s = math.ceil(int(retry_ms) / 1000)
+    if verdict == b"too late":
+        return WaitTooLong(
+            f"the job would wait for about {math.ceil(int(wait_ms) / 1000)} s: "
+            f"{num_jobs} jobs are waiting",
+            field="deadline_s",
+            retry_after_s=retry_after_s,
+        )
+    kept = f" and room for {num_kept} is kept for callers who were told to come back"
+    kept = kept if num_kept else ""
+    if verdict == b"too many jobs":
+        reason = f"{num_jobs} jobs are waiting{kept}, at most {max_queued} may"
+    else:
+        reason = (
+            f"{num_jobs} jobs are waiting for {num_tokens} tokens of KV cache{kept}; "
+            f"with this one they would be more than {max_queued_tokens}"
+        )
+    return QueueFull(f"the queue is full: {reason}", retry_after_s=retry_after_s)

@@ -1,0 +1,306 @@
+"""The queue: what the api does with a job, and what a worker does; each step one Lua script.
+
+Knows neither HTTP nor the engine. Errors of Redis pass through.
+"""
+
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+from shared.errors import Conflict
+from shared.protocol import (
+    ChatJob,
+    JobRecord,
+    JobStatus,
+    Outcome,
+    encode,
+    encode_events,
+)
+from shared.queue.arq_format import pack_job, pack_result
+from shared.queue.backlog import QueueEstimate, decode_estimate, decode_refusal
+from shared.queue.claims import (
+    Claim,
+    Lease,
+    Renewal,
+    Room,
+    StartResult,
+    decode_claim,
+    first_attempt_alone,
+)
+from shared.queue.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
+from shared.queue.listing import Cursor, JobPage, decode_page
+from shared.queue.records import decode_record
+from shared.queue.scripts import Script, ScriptArg, Scripts
+from shared.queue.terminal_outcomes import pack_cancelled, pack_expired
+from shared.redis.clock import RedisClock
+
+PURGED_AT_ONCE = 100  # jobs; Redis does nothing else meanwhile
+NO_LIMIT = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """By what a call is known when it comes again: hex digests of its Idempotency-Key, if it has
+    one, and of its body."""
+
+    key_digest: str = ""
+    body_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """`replayed`: the job was there already, under the same idempotency key."""
+
+    job_id: str
+    outlook: QueueEstimate
+    created_ms: int
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    waiting: int
+    running: int
+
+
+class JobQueue:
+    """One queue in one Redis."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._keys = keys
+        self._redis = redis
+        self._scripts = Scripts(redis, keys)
+        self._clock = RedisClock()
+
+    async def enqueue(
+        self,
+        job: ChatJob,
+        *,
+        reply_to: str | None,
+        priority: int = 0,
+        max_queued: int,
+        max_queued_tokens: int = NO_LIMIT,
+        fingerprint: Fingerprint = Fingerprint(),
+        within_s: float = JOB_TTL_S,
+    ) -> Enqueued:
+        """Accept a job in one round trip; `reply_to` is the api replica that waits for it.
+
+        Each step of `priority` puts it PRIORITY_WINDOW_MS ahead. Raises QueueFull, WaitTooLong when
+        its deadline would pass first, Conflict when the idempotency key came with another body, and
+        TimeoutError when Redis had it later than `within_s` from now. Who was refused and comes
+        back when told is known by its `fingerprint` and goes before newcomers.
+        """
+        reply = await self._in_time(
+            within_s,
+            Script.ENQUEUE,
+            job.id,
+            encode(job),
+            pack_job(),
+            job.cost_rows,
+            job.cost_tokens,
+            priority * PRIORITY_WINDOW_MS,
+            _time_ms(job),
+            1000 * (job.ttl_s or RESULT_TTL_S),
+            reply_to or "",
+            max_queued,
+            max_queued_tokens,
+            fingerprint.key_digest,
+            fingerprint.body_digest,
+        )
+        if reply[0] not in (b"accepted", b"replayed", b"conflict"):
+            raise decode_refusal(reply, max_queued, max_queued_tokens)
+        return _decode_enqueued(reply)
+
+    async def _in_time(self, within_s: float, script: Script, *args: ScriptArg) -> list[Any]:
+        """Run a script whose last argument is the latest time for it to arrive."""
+        due = time.monotonic() + within_s
+        await self._clock.refresh(self._redis)
+        while (left_s := due - time.monotonic()) > 0:
+            asked_at = self._clock.now()
+            reply: list[Any] = await self._scripts.run(script, *args, self._clock.in_ms(left_s))
+            if not reply or reply[0] != b"late":
+                return reply
+            self._clock.tell(int(reply[1]), asked_at)  # perhaps it was set
+        raise TimeoutError("Redis got the command too late")
+
+    async def retry(
+        self,
+        job_id: str,
+        *,
+        max_queued: int,
+        max_queued_tokens: int = NO_LIMIT,
+        within_s: float = JOB_TTL_S,
+    ) -> JobRecord | None:
+        """Run a job that ended without a result again, from the start; None if unknown.
+
+        Raises Conflict where there is nothing to retry, QueueFull, WaitTooLong and TimeoutError as
+        `enqueue`.
+        """
+        token, limits = uuid.uuid4().hex, (max_queued, max_queued_tokens)
+        reply = await self._in_time(within_s, Script.RETRY, job_id, token, pack_job(), *limits)
+        if reply[0] == b"unknown":
+            return None
+        if reply[0] not in (b"accepted", b"conflict"):
+            raise decode_refusal(reply, max_queued, max_queued_tokens)
+        record = decode_record(job_id, reply[1])
+        if record is not None and reply[0] == b"conflict":
+            raise _nothing_to_retry(record.status)
+        return record
+
+    async def record(self, job_id: str) -> JobRecord | None:
+        return await self.watch(job_id, "")
+
+    async def watch(self, job_id: str, replica_id: str) -> JobRecord | None:
+        """The record as of now; if it has not ended, its terminal event goes to the replica too.
+
+        A job that no worker has when its deadline is over expires by this.
+        """
+        expired = pack_expired(job_id, self._keys.queue)
+        reply = await self._scripts.run(Script.WATCH, job_id, replica_id, *expired)
+        return decode_record(job_id, reply)
+
+    async def cancel(self, job_id: str, *, within_s: float = JOB_TTL_S) -> JobRecord | None:
+        """End a waiting job, have a running one stopped; the record as of now, None if unknown.
+
+        Raises TimeoutError as `enqueue`.
+        """
+        end = pack_cancelled(job_id, self._keys.queue)
+        reply = await self._in_time(within_s, Script.CANCEL, job_id, *end, 0)
+        return decode_record(job_id, reply)
+
+    async def withdraw(self, job_id: str) -> None:
+        """Cancel a job that may have been accepted, or may be yet: its enqueueing comes to naught.
+
+        For one whose enqueueing got no answer and whose caller was told that it failed.
+        """
+        end = pack_cancelled(job_id, self._keys.queue)
+        await self._scripts.run(Script.CANCEL, job_id, *end, 1, NO_LIMIT)
+
+    async def purge(self) -> AsyncIterator[int]:
+        """Cancel all jobs that wait now; yields how many, batch by batch."""
+        until_ms, ends = b"", list[str | bytes]()
+        while True:
+            cancelled, until_ms, waiting = await self._scripts.run(
+                Script.PURGE, PURGED_AT_ONCE, until_ms, *ends
+            )
+            yield cancelled
+            if not waiting:
+                return
+            ids = [id_.decode() for id_ in waiting]
+            packed = [(id_, *pack_cancelled(id_, self._keys.queue)) for id_ in ids]
+            ends = [part for end in packed for part in end]
+
+    async def page(
+        self, statuses: Iterable[JobStatus], *, limit: int, after: Cursor | None = None
+    ) -> JobPage:
+        """Jobs in any of these statuses, the newest first; of ended ones the latest LISTED_MAX."""
+        seen = ("", "") if after is None else (after.created_ms, after.job_id)
+        return decode_page(await self._scripts.run(Script.LIST, limit, *seen, *statuses))
+
+    async def depth(self) -> Depth:
+        waiting, running = await self._scripts.run(Script.DEPTH)
+        return Depth(waiting, running)
+
+    async def totals(self) -> dict[JobStatus, int]:
+        """Jobs accepted (queued), and jobs that ended, by status; since Redis was empty."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self._keys.totals)
+            (totals,) = await pipe.execute()
+        return {JobStatus(status.decode()): int(count) for status, count in totals.items()}
+
+    async def claim(
+        self,
+        worker_id: str,
+        room: Room,
+        *,
+        lease_ms: int,
+        max_attempts: int = 3,
+        overdue_ms: int = 0,
+    ) -> Claim:
+        """Lease what fits and is this worker's fair share: expired leases first, then in order.
+
+        A job's last attempt runs alone: had it killed its workers, it takes no one along. Leases
+        that ended less than `overdue_ms` ago are left to their workers.
+        """
+        await self._clock.refresh(self._redis, max_age_s=math.inf)  # each claim tells it
+        asked_at = self._clock.now()
+        reply = await self._scripts.run(
+            Script.CLAIM,
+            worker_id,
+            lease_ms,
+            room.rows,
+            room.tokens,
+            room.running,
+            first_attempt_alone(max_attempts),
+            max_attempts,
+            self._clock.in_ms(-overdue_ms / 1000),
+        )
+        ahead_s = self._clock.tell(int(reply[2]), asked_at)
+        return decode_claim(worker_id, max_attempts, reply, ahead_s)
+
+    async def begin(
+        self, worker_id: str, job_id: str, *, fence: int, lease_ms: int, attempts: int = 0
+    ) -> StartResult:
+        """Say that a claimed job's run begins, or goes on, after `attempts` that died.
+
+        Only from now on does the death of its worker count as an attempt.
+        """
+        return StartResult(
+            await self._scripts.run(Script.BEGIN, job_id, worker_id, fence, lease_ms, attempts)
+        )
+
+    async def renew(self, worker_id: str, fences: Mapping[str, int], *, lease_ms: int) -> Renewal:
+        """Extend all leases of a worker, given as job id → fence, in one call."""
+        args = [part for lease in fences.items() for part in lease]
+        lost, cancelled = await self._scripts.run(Script.RENEW, worker_id, lease_ms, *args)
+        return Renewal([id_.decode() for id_ in lost], [id_.decode() for id_ in cancelled])
+
+    async def finish(
+        self, lease: Lease, outcome: Outcome, *, fence: int, is_dead_letter: bool = False
+    ) -> bool:
+        """Write how a job ended and tell its watchers; False when it is no longer this worker's.
+
+        `fence` counts, not the lease's own: the worker may have claimed the job again meanwhile.
+        """
+        times = {"created_ms": lease.created_ms, "started_ms": lease.started_ms}
+        written = await self._scripts.run(
+            Script.FINISH,
+            outcome.job_id,
+            lease.worker_id,
+            fence,
+            outcome.status,
+            outcome.attempt,
+            pack_result(outcome, queue=self._keys.queue, **times),
+            encode_events([outcome]),
+            int(is_dead_letter),
+        )
+        return bool(written)
+
+    async def release(self, worker_id: str, fences: Mapping[str, int]) -> int:
+        """Hand jobs back to their old place in the queue, no attempt burnt; returns how many."""
+        args = [part for lease in fences.items() for part in lease]
+        released = await self._scripts.run(Script.RELEASE, worker_id, *args)
+        return int(released)
+
+
+def _decode_enqueued(reply: list[Any]) -> Enqueued:
+    verdict, job_id, created_ms, outlook = reply
+    if verdict == b"conflict":
+        raise Conflict("Idempotency-Key was already used with a different request body")
+    replayed = verdict == b"replayed"
+    return Enqueued(job_id.decode(), decode_estimate(outlook), int(created_ms), replayed)
+
+
+def _time_ms(job: ChatJob) -> int:
+    return round(1000 * (JOB_TTL_S if job.deadline_s is None else job.deadline_s))
+
+
+def _nothing_to_retry(status: JobStatus) -> Conflict:
+    is_final = status.is_terminal and status is not JobStatus.SUCCEEDED
+    reason = "its data is gone" if is_final else f"it is {status}"
+    return Conflict(f"the job cannot run again: {reason}")

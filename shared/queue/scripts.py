@@ -1,0 +1,129 @@
+"""The Lua scripts of `shared/queue/lua/`, each one atomic step of a job's life, ready to call.
+
+Key prefixes and constants come from `shared/queue/keys.py` and are put before the text of each script.
+They build key names from job ids, so one Redis serves a queue: a Redis Cluster cannot.
+"""
+
+import json
+from enum import StrEnum
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+from redis.exceptions import ResponseError
+
+from shared.queue import keys as constants
+from shared.queue.keys import Keys
+
+ScriptArg = str | bytes | int | float
+
+
+class Script(StrEnum):
+    ENQUEUE = "enqueue"
+    CLAIM = "claim"
+    BEGIN = "begin"
+    RENEW = "renew"
+    FINISH = "finish"
+    RELEASE = "release"
+    CANCEL = "cancel"
+    WATCH = "watch"
+    DEPTH = "depth"
+    LIST = "list_jobs"
+    RETRY = "retry"
+    PURGE = "purge"
+    REPORT = "heartbeat"
+    PUBLISH = "publish_model_card"
+    APPEND = "append_tokens"
+
+
+# Put before the text of each script, in this order; a later one uses what an earlier one defines.
+PRELUDE = ("time", "job_index", "backlog", "places", "job_state")
+
+NO_MEMORY = "command not allowed when used memory"
+# At `maxmemory` Redis refuses the first write of a script if it may need memory, and lets through
+# all that follow a write that needs none.
+BEYOND_MEMORY = "redis.call('PERSIST', QUEUE)\n"
+
+
+class Scripts:
+    """Runs scripts by their digest; loads them again after Redis has forgotten them.
+
+    Where Redis is at its memory limit it takes no new job, but all that concerns those it has:
+    when they end, memory gets free.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        prelude = _constants(keys) + "".join(map(_source, PRELUDE))
+        self._scripts = {
+            script: redis.register_script(prelude + _source(script)) for script in Script
+        }
+        self._beyond_memory: dict[Script, AsyncScript] = {
+            script: redis.register_script(prelude + BEYOND_MEMORY + _source(script))
+            for script in Script
+            if script not in (Script.ENQUEUE, Script.RETRY)
+        }
+
+    async def run(self, script: Script, *args: ScriptArg) -> Any:
+        try:
+            return await self._scripts[script](args=args)
+        except ResponseError as error:
+            insistent = self._beyond_memory.get(script)
+            if insistent is None or NO_MEMORY not in str(error):
+                raise
+            return await insistent(args=args)  # the first write was refused: nothing was done
+
+
+def _source(name: str) -> str:
+    return files("shared.queue").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _constants(keys: Keys) -> str:
+    values = _limits() | {
+        "QUEUE": keys.queue,
+        "WAKE": keys.wake,
+        "WORKERS": keys.workers,
+        "DEAD_LETTERS": keys.dead_letters,
+        "TOTALS": keys.totals,
+        "JOBS": keys.jobs,
+        "EMPTYING": keys.emptying,
+        "LINE": keys.line,
+        "PLACES": keys.places,
+        "PLACES_END": keys.places_end,
+        "CURRENT_MODEL": keys.current_model,
+        "LOADING": keys.loading,
+        # Prefixes: an id follows.
+        "RECORD": keys.record(""),
+        "LOG": keys.token_log(""),
+        "PAYLOAD": keys.payload(""),
+        "JOB": keys.arq_job(""),
+        "RETRY": keys.arq_retry(""),
+        "OWNER": keys.arq_in_progress(""),
+        "RESULT": keys.arq_result(""),
+        "REPLIES": keys.replies(""),
+        "CONTROL": keys.control(""),
+        "IDEMPOTENCY": keys.idempotency(""),
+        "WORKER": keys.worker(""),
+        "MODEL_CARD": keys.model_card(""),
+    }
+    return "".join(
+        f"local {name} = {json.dumps(value, ensure_ascii=False)}\n"
+        for name, value in values.items()
+    )
+
+
+def _limits() -> dict[str, str | int]:
+    return {
+        "LEASED": constants.LEASED,
+        "JOB_TTL_MS": constants.JOB_TTL_S * 1000,
+        "JOB_KEPT_MS": constants.JOB_KEPT_S * 1000,
+        "RESULT_TTL_MS": constants.RESULT_TTL_S * 1000,
+        "TOMBSTONE_MS": constants.TOMBSTONE_S * 1000,
+        "REPLIES_TTL_MS": constants.REPLIES_TTL_S * 1000,
+        "WORKER_TTL_MS": constants.WORKER_TTL_S * 1000,
+        "MODEL_CARD_TTL_MS": constants.MODEL_CARD_TTL_S * 1000,
+        "UNKNOWN_RETRY_AFTER_MS": constants.UNKNOWN_RETRY_AFTER_S * 1000,
+        "REPLIES_MAX_ENTRIES": constants.REPLIES_MAX_ENTRIES,
+        "DEAD_LETTERS_MAX": constants.DEAD_LETTERS_MAX,
+        "LISTED_MAX": constants.LISTED_MAX,
+    }

@@ -1,0 +1,112 @@
+"""Which workers live, and which model requests are checked against.
+
+A worker reports every few seconds and is gone from the list when it stops doing so.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+import msgspec
+from redis.asyncio import Redis
+
+from shared.protocol import ModelCard, WorkerInfo, encode
+from shared.queue.keys import LOADING_TTL_S, Keys
+from shared.queue.scripts import Script, Scripts
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredCard:
+    """A model card with its tokenizer.json, under the hash of both."""
+
+    hash: str
+    card: ModelCard
+    tokenizer_json: bytes
+
+
+def hash_card(card: ModelCard, tokenizer_json: bytes) -> str:
+    """Hex SHA-256 under which a card is registered."""
+    return sha256(_pack(card, tokenizer_json)).hexdigest()
+
+
+def _pack(card: ModelCard, tokenizer_json: bytes) -> bytes:
+    return encode((card, tokenizer_json))
+
+
+class Registry:
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._scripts = Scripts(redis, keys)
+        self._latest: RegisteredCard | None = None
+
+    async def publish_card(self, card: ModelCard, tokenizer_json: bytes) -> str:
+        """Make this the model that requests are checked against; returns its hash."""
+        card_hash = hash_card(card, tokenizer_json)
+        await self._scripts.run(Script.PUBLISH, card_hash, _pack(card, tokenizer_json))
+        return card_hash
+
+    async def announce(self, source: str) -> None:
+        """Record that a worker loads a checkpoint; `publish_card` removes the record."""
+        await self._redis.set(self._keys.loading, source, ex=LOADING_TTL_S)
+
+    async def current_card(self) -> RegisteredCard | None:
+        """The card published last; the same object until another is. Cheap enough to poll.
+
+        None while another model loads and no live worker serves the last one.
+        """
+        keys = [self._keys.current_model, self._keys.loading]
+        current, loading = await self._redis.mget(keys)
+        if current is None:
+            return None
+        latest = await self._card(current.decode())
+        if latest is None or loading is None or loading.decode() == latest.card.source:
+            return latest
+        return latest if await self._is_served(latest.hash) else None
+
+    async def _card(self, card_hash: str) -> RegisteredCard | None:
+        if self._latest is None or self._latest.hash != card_hash:
+            data = await self._redis.get(self._keys.model_card(card_hash))
+            if data is None:
+                return None
+            card, tokenizer_json = msgspec.msgpack.decode(data, type=tuple[ModelCard, bytes])
+            self._latest = RegisteredCard(card_hash, card, tokenizer_json)
+        return self._latest
+
+    async def _is_served(self, card_hash: str) -> bool:
+        return any(worker.card_hash == card_hash for worker in await self.workers())
+
+    async def report(self, info: WorkerInfo) -> bool:
+        """A worker's sign of life; False when it must publish its card again.
+
+        Redis lost it, or requests are checked against a card that no live worker serves.
+        """
+        current = await self._scripts.run(Script.REPORT, info.id, encode(info), info.card_hash)
+        if current is None:
+            return False
+        return current.decode() == info.card_hash or await self._is_served(current.decode())
+
+    async def remove(self, worker_id: str) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:  # MULTI needs free memory
+            pipe.zrem(self._keys.workers, worker_id)
+            pipe.delete(self._keys.worker(worker_id), self._keys.control(worker_id))
+            await pipe.execute()
+
+    async def is_live(self, worker_id: str) -> bool:
+        return bool(await self._redis.exists(self._keys.worker(worker_id)))
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The live workers, by id."""
+        ids = [id_.decode() for id_ in await self._redis.zrange(self._keys.workers, 0, -1)]
+        if not ids:
+            return []
+        reports = await self._redis.mget([self._keys.worker(id_) for id_ in ids])
+        live = [info for data in reports if data and (info := _decode_report(data))]
+        return sorted(live, key=lambda worker: worker.id)
+
+
+def _decode_report(data: bytes) -> WorkerInfo | None:
+    """`None` for a worker of another version that says things this one cannot read."""
+    try:
+        return msgspec.msgpack.decode(data, type=WorkerInfo)
+    except msgspec.DecodeError:
+        return None

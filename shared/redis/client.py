@@ -1,0 +1,110 @@
+"""Clients for Redis: one place for timeouts, retries and what counts as a good URL.
+
+Knows no key and no command. A client made here survives a restart of Redis by itself, and follows
+its master when that changes.
+"""
+
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from arq.connections import ArqRedis
+from redis.asyncio.connection import ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+from shared.errors import SettingsError
+from shared.redis.pool import (
+    Pool,
+    SentinelConnection,
+    SentinelPool,
+    SentinelTlsConnection,
+    SocketFileConnection,
+    TcpConnection,
+    TlsConnection,
+)
+from shared.redis.url import RedisUrl, read_url
+
+CONNECT_TIMEOUT_S = 2.0
+COMMAND_TIMEOUT_S = 3.0  # less than a third of a lease is left to a worker that asks in vain
+SENTINEL_TIMEOUT_S = 0.5  # a dead sentinel must leave time to ask the others
+RETRIES = 3
+
+# What a call may raise while Redis is away; OSError covers refused and reset sockets.
+UNREACHABLE = (RedisError, OSError)
+
+
+def connect(url: str, *, name: str, block_s: float = 0.0) -> ArqRedis:
+    """A client for `url` (see `shared.redis.url`); nothing is sent before the first command.
+
+    A client that blocks (BLPOP, XREAD) must be its own and say in `block_s` for how long, so that
+    its socket waits longer than Redis does. Raises SettingsError when the URL cannot be used.
+    """
+    try:
+        pool = _pool(read_url(url), name, COMMAND_TIMEOUT_S + block_s)
+        connection = pool.make_connection()
+        if isinstance(connection, SSLConnection):
+            connection.ssl_context.get()  # files of certificates that are not there show only here
+    except (ValueError, TypeError, OSError, RedisError) as error:
+        raise SettingsError(f"redis_url is not usable: {error}") from None
+    client = ArqRedis.from_pool(pool)
+    assert isinstance(client, ArqRedis)
+    return client
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether waiting will not help: a wrong password, or a certificate that is not trusted."""
+    return isinstance(error, AuthenticationError | ResponseError) or isinstance(
+        error.__context__, ssl.SSLCertVerificationError
+    )
+
+
+def _pool(url: RedisUrl, name: str, timeout_s: float) -> ConnectionPool:
+    options = _options(name, timeout_s) | url.options
+    kind = url.options.get("connection_class")
+    is_tls = kind is SSLConnection
+    if kind is UnixDomainSocketConnection:
+        return Pool(**options | {"connection_class": SocketFileConnection})
+    options |= {"socket_keepalive": True, "socket_keepalive_options": _keepalive()}
+    if url.service is None:
+        return Pool(**options | {"connection_class": TlsConnection if is_tls else TcpConnection})
+    options["connection_class"] = SentinelTlsConnection if is_tls else SentinelConnection
+    make: Callable[..., ConnectionPool] = SentinelPool
+    return make(url.service, _sentinel(url, is_tls), **options)
+
+
+def _sentinel(url: RedisUrl, is_tls: bool) -> Sentinel:
+    timeouts = {"socket_timeout": SENTINEL_TIMEOUT_S, "socket_connect_timeout": SENTINEL_TIMEOUT_S}
+    return Sentinel(
+        url.sentinels,
+        sentinel_kwargs=timeouts | {"ssl": is_tls} | (url.sentinel_options or {}),
+    )
+
+
+def _options(name: str, timeout_s: float) -> dict[str, Any]:
+    # No health_check_interval: redis-py 5.3 checks within the handshake, and the check connects
+    # anew; a Redis that is mute or wants a password then never ends in an error. Keepalives do it.
+    return {
+        "client_name": name,
+        "lib_name": None,  # a round trip of each handshake, for nothing
+        "lib_version": None,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "retry": Retry(ExponentialBackoff(cap=0.3, base=0.05), RETRIES),
+        "retry_on_error": [ConnectionError, TimeoutError],
+    }
+
+
+def _keepalive() -> dict[int, int]:
+    """Notice a silent peer within half a minute, on platforms that let us say so."""
+    wanted = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}

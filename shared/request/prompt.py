@@ -1,0 +1,190 @@
+"""From a checked request to token ids: template, tokenizer, and every limit of the model card.
+
+Pure and without I/O. The api runs it before a job is queued, a worker where the api could not.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from shared.errors import BadRequest, InvalidParameter
+from shared.protocol import ModelCard, Prompt
+from shared.request.chat_template import ChatTemplate
+from shared.request.lengths import plan_lengths, too_many_bytes
+from shared.request.parameters import GenerateKwargs
+from shared.request.token_length_bound import max_bytes_per_token
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the engine needs of a prompt."""
+
+    token_ids: list[int]
+    max_new_tokens: int
+
+
+def check_prompt(prompt: Prompt) -> None:
+    """What can be said without a model: there is a prompt, and its roles exist."""
+    if not prompt.text and not prompt.messages:
+        raise BadRequest("Text generation parameter prompt required")
+    if prompt.text and prompt.messages:
+        raise InvalidParameter("give either prompt or messages, not both", field="messages")
+    if prompt.messages and prompt.prefix:
+        raise InvalidParameter("goes before a prompt, not before messages", field="prefix")
+    for index, message in enumerate(prompt.messages or ()):
+        if message.role not in ROLES:
+            raise BadRequest(
+                f"unknown role {message.role[:40]!r}; roles are {', '.join(ROLES)}",
+                field=f"messages.{index}.role",
+            )
+
+
+class PromptEncoder:
+    """One model's tokenizer, chat template and limits."""
+
+    def __init__(self, card: ModelCard, tokenizer_json: bytes) -> None:
+        """Raises BrokenChatTemplate."""
+        self.card = card
+        self._tokenizer: Tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        # A tokenizer.json may carry the settings of its training; a prompt is never cut or filled.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._most_bytes_per_token = max_bytes_per_token(tokenizer_json)
+        self._chat_template = (
+            None
+            if card.chat_template is None
+            else ChatTemplate(card.chat_template, card.template_tokens or {})
+        )
+
+    def prepare(
+        self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None
+    ) -> Prepared:
+        """Token ids and length of a request that this model can serve; raises as its parts do."""
+        return self.measure(self.check(prompt, kwargs, adapter), prompt, kwargs)
+
+    def check(self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None) -> str:
+        """Make every check that needs no tokens; returns the text to tokenize.
+
+        Raises BadRequest (no prompt, bytes that show it to be too long, a conversation the
+        template refuses) or InvalidParameter (a parameter outside the model's limits).
+        """
+        check_prompt(prompt)
+        self._check_adapter(adapter)
+        self._check_rows(kwargs)
+        self._check_vocabulary(kwargs)
+        return self._checked_text(prompt)
+
+    def measure(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
+        """Tokenize a text that was checked. Raises BadRequest, which names field and limit."""
+        token_ids = self._token_ids(text, prompt)
+        self._check_embedded(token_ids, "messages" if prompt.messages else "prompt")
+        hole = prompt.handle_long_generation == "hole"
+        lengths = plan_lengths(len(token_ids), kwargs, self.card.context_length, hole=hole)
+        self._check_kv_tokens(lengths.prompt + lengths.max_new_tokens, kwargs)
+        return Prepared(token_ids[-lengths.prompt :], lengths.max_new_tokens)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of the whole prompt: prefix and text, or the rendered conversation.
+
+        Raises BadRequest where even its bytes show that it is too long, and none of it may go.
+        """
+        return self._token_ids(self._checked_text(prompt), prompt)
+
+    def _checked_text(self, prompt: Prompt) -> str:
+        is_chat = bool(prompt.messages)
+        text = self._render(prompt) if is_chat else (prompt.prefix or "") + (prompt.text or "")
+        if prompt.handle_long_generation is None:
+            self._check_bytes(text)
+        return text
+
+    def _token_ids(self, text: str, prompt: Prompt) -> list[int]:
+        # A template writes special tokens itself.
+        token_ids = self._tokenize(text, add_special_tokens=not prompt.messages)
+        if not token_ids:
+            raise BadRequest("Text generation parameter prompt required")
+        return token_ids
+
+    def _render(self, prompt: Prompt) -> str:
+        if self._chat_template is None:
+            reason = f"the model {self.card.name} has no chat template; send a prompt instead"
+            raise BadRequest(reason, field="messages")
+        return self._chat_template.render(prompt.messages or ())
+
+    def _check_bytes(self, text: str) -> None:
+        if self._most_bytes_per_token is None:
+            return
+        num_bytes, context = len(text.encode()), self.card.context_length
+        least_tokens = -(-num_bytes // self._most_bytes_per_token)
+        if least_tokens > context:
+            raise too_many_bytes(num_bytes, least_tokens, context)
+
+    def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        # A batch of one: unlike `encode`, it lets other threads run meanwhile.
+        (encoding,) = self._tokenizer.encode_batch_fast(
+            [text], add_special_tokens=add_special_tokens
+        )
+        token_ids: list[int] = encoding.ids
+        return token_ids
+
+    def _check_adapter(self, adapter: str | None) -> None:
+        if adapter is not None and adapter not in self.card.adapters:
+            names = ", ".join(self.card.adapters) or "none"
+            raise InvalidParameter(
+                f"no adapter {adapter[:40]!r} with this model; there are: {names}", field="adapter"
+            )
+
+    def _check_rows(self, kwargs: GenerateKwargs) -> None:
+        for name, limit in (
+            ("num_beams", self.card.max_num_beams),
+            ("num_return_sequences", self.card.max_rows),
+        ):
+            value = getattr(kwargs, name)
+            if value > limit:
+                reason = f"should be at most {limit} with this model, got {value}"
+                raise InvalidParameter(reason, field=f"generate_kwargs.{name}")
+
+    def _check_vocabulary(self, kwargs: GenerateKwargs) -> None:
+        size = self.card.vocab_size
+        for name, token_ids in named_token_ids(kwargs):
+            outside = next((token_id for token_id in token_ids if token_id >= size), None)
+            if outside is not None:
+                reason = f"token id {outside} is outside the vocabulary of {size} tokens"
+                raise InvalidParameter(reason, field=f"generate_kwargs.{name}")
+
+    def _check_embedded(self, token_ids: list[int], field: str) -> None:
+        """A tokenizer may know more tokens than the model has embeddings for."""
+        size = self.card.vocab_size
+        outside = next((token_id for token_id in token_ids if token_id >= size), None)
+        if outside is not None:
+            token = self._tokenizer.id_to_token(outside)
+            raise BadRequest(
+                f"the token {token!r} must not occur: its id {outside} is outside the model's "
+                f"vocabulary of {size} tokens",
+                field=field,
+            )
+
+    def _check_kv_tokens(self, length: int, kwargs: GenerateKwargs) -> None:
+        rows = max(kwargs.num_return_sequences, kwargs.num_beams)
+        limit = self.card.max_kv_tokens
+        if rows * length > limit:
+            raise BadRequest(
+                f"{rows} sequences of up to {length} tokens need {rows * length} tokens of cache "
+                f"and this model's workers hold {limit}; ask for fewer or shorter sequences",
+                field="generate_kwargs",
+            )
+
+
+def named_token_ids(kwargs: GenerateKwargs) -> Iterator[tuple[str, Iterable[int]]]:
+    """Every parameter that holds token ids, with all of its ids."""
+    for name in ("pad_token_id", "forced_bos_token_id"):
+        token_id = getattr(kwargs, name)
+        yield name, () if token_id is None else (token_id,)
+    for name in ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"):
+        yield name, getattr(kwargs, name) or ()
+    for index, word in enumerate(kwargs.bad_words_ids or ()):
+        yield f"bad_words_ids.{index}", word
+    for index, (sequence, _) in enumerate(kwargs.sequence_bias or ()):
+        yield f"sequence_bias.{index}", sequence

@@ -1,0 +1,83 @@
+"""Calls that come again under their key: they find their job, whatever has changed since."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from httpx import Response
+
+from shared.protocol import JobStatus
+from shared.queue.worker_registry import Registry
+from tests.api.routes.test_chat import events_of
+from tests.fakes_api import FakeService, letter_card, letter_tokenizer
+
+KEY = {"Idempotency-Key": "k1"}
+BODY = {"prompt": "hello big world", "adapter": "verse"}
+
+
+async def post(service: FakeService, body: dict[str, Any] = BODY, **headers: str) -> Response:
+    return await service.http.post("/chat", json=body, headers=KEY | headers)
+
+
+async def replace_the_model(service: FakeService) -> None:
+    """By one whose context is too short for the prompt, and without adapters."""
+    card = msgspec.structs.replace(letter_card(), context_length=8, adapters=())
+    registry = Registry(service.redis, service.keys)
+    await registry.publish_card(card, letter_tokenizer().to_str().encode())
+    await service.services.models.refresh()
+
+
+async def test_a_call_that_the_model_of_today_would_refuse_finds_its_job(
+    service: FakeService,
+) -> None:
+    first = await post(service)
+    await replace_the_model(service)
+    again = await post(service)
+    assert (again.status_code, again.json()) == (200, first.json())
+    streamed = await post(service, Accept="text/event-stream")
+    assert events_of(streamed.text)[-1]["Result"] == first.json()["Result"]
+    submitted = await service.http.post("/jobs", json=BODY, headers=KEY)
+    assert (submitted.status_code, submitted.json()["status"]) == (202, JobStatus.SUCCEEDED)
+    assert len(service.worker.seen) == 1
+
+
+async def test_another_body_another_key_and_none_are_refused_by_the_model_of_today(
+    service: FakeService,
+) -> None:
+    await post(service)
+    await replace_the_model(service)
+    assert (await post(service, BODY | {"priority": 1})).status_code == 422
+    assert (await post(service, **{"Idempotency-Key": "k2"})).status_code == 422
+    assert (await service.http.post("/chat", json=BODY)).status_code == 422
+    assert len(service.worker.seen) == 1
+
+
+async def test_a_call_whose_job_is_gone_is_refused_by_the_model_of_today(
+    service: FakeService,
+) -> None:
+    job_id = (await post(service)).json()["id"]
+    await replace_the_model(service)
+    await service.redis.delete(service.keys.record(job_id), service.keys.arq_result(job_id))
+    assert (await post(service)).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["/chat", "/jobs"])
+async def test_two_keys_are_refused_and_one_given_twice_is_one(
+    service: FakeService, path: str
+) -> None:
+    names = ["a", "b"], ["a", "a"]
+    two, twice = [
+        await service.http.post(
+            path,
+            content=json.dumps(BODY),
+            headers=[
+                ("Content-Type", "application/json"),
+                *(("Idempotency-Key", key) for key in keys),
+            ],
+        )
+        for keys in names
+    ]
+    assert two.status_code == 400
+    assert two.json()["detail"] == "Idempotency-Key: should be given once, got 2 different ones"
+    assert twice.is_success

@@ -1,0 +1,132 @@
+"""From a request to a job: long texts do not crowd out the rest, and wait neither for ever nor for
+nobody."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from httpx import Response
+
+from api.jobs.admission import LONG_TEXT, MAX_LONG_TEXTS
+from shared.protocol import Prompt
+from shared.request.parameters import GenerateKwargs
+from shared.request.prompt import Prepared
+from tests.fakes_api import FakeService, abandoned_call
+
+LONG = {"prompt": "a" * (LONG_TEXT + 1), "handle_long_generation": "hole"}
+
+
+class SlowTokenizer:
+    """Holds long texts up until told to go on."""
+
+    def __init__(self, service: FakeService, patch: pytest.MonkeyPatch) -> None:
+        model = service.services.models.current
+        assert model is not None
+        self.go_on = threading.Event()
+        self.started: list[Prompt] = []
+        self._measure = model.encoder.measure
+        patch.setattr(model.encoder, "measure", self.measure)
+
+    def measure(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
+        if len(text) > LONG_TEXT:
+            self.started.append(prompt)
+            assert self.go_on.wait(30)
+        return self._measure(text, prompt, kwargs)
+
+
+@pytest.fixture
+def tokenizer(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowTokenizer]:
+    slow = SlowTokenizer(service, monkeypatch)
+    yield slow
+    slow.go_on.set()
+
+
+async def calls_that_keep_it_busy(
+    service: FakeService, tokenizer: SlowTokenizer, num: int = MAX_LONG_TEXTS
+) -> list[asyncio.Task[Response]]:
+    calls = [asyncio.create_task(service.http.post("/chat", json=LONG)) for _ in range(num)]
+    await service.until(lambda: len(tokenizer.started) == MAX_LONG_TEXTS)
+    return calls
+
+
+async def test_only_so_many_long_texts_are_prepared_at_a_time_and_short_ones_pass(
+    service: FakeService, tokenizer: SlowTokenizer
+) -> None:
+    calls = await calls_that_keep_it_busy(service, tokenizer, 5)
+    assert (await service.http.post("/chat", json={"prompt": "short"})).status_code == 200
+    assert len(tokenizer.started) == MAX_LONG_TEXTS
+    tokenizer.go_on.set()
+    assert [(await call).status_code for call in calls] == [200] * 5
+    assert len(tokenizer.started) == 5
+
+
+@pytest.mark.parametrize("path", ["/chat", "/jobs"])
+async def test_a_long_text_whose_turn_does_not_come_is_told_what_is_busy(
+    service: FakeService, tokenizer: SlowTokenizer, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr("api.jobs.admission.LONG_TEXT_WAIT_S", 0.1)
+    calls = await calls_that_keep_it_busy(service, tokenizer)
+    async with asyncio.timeout(30):
+        response = await service.http.post(path, json=LONG)
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) >= 0
+    assert "busy with other long prompts" in response.json()["detail"]
+    tokenizer.go_on.set()
+    assert [(await call).status_code for call in calls] == [200] * MAX_LONG_TEXTS
+    assert len(tokenizer.started) == MAX_LONG_TEXTS
+
+
+@pytest.mark.parametrize(
+    ("body", "status_code"),
+    [
+        ({"prompt": "a" * 1_000_000}, 400),
+        ({"messages": [{"role": "user", "content": "a" * 1_000_000}]}, 400),
+        (LONG | {"adapter": "nowhere"}, 422),
+        (LONG | {"generate_kwargs": {"eos_token_id": 10**6}}, 422),
+    ],
+)
+async def test_a_long_text_that_can_be_refused_untokenized_does_not_wait_for_its_turn(
+    service: FakeService, tokenizer: SlowTokenizer, body: dict[str, Any], status_code: int
+) -> None:
+    calls = await calls_that_keep_it_busy(service, tokenizer)
+    response = await service.http.post("/chat", json=body)
+    assert response.status_code == status_code, response.text
+    assert all(not call.done() for call in calls), "it was told before their turn was over"
+    tokenizer.go_on.set()
+    assert [(await call).status_code for call in calls] == [200] * MAX_LONG_TEXTS
+
+
+async def test_a_caller_that_left_while_its_text_waited_is_neither_tokenized_nor_enqueued(
+    service: FakeService, tokenizer: SlowTokenizer
+) -> None:
+    calls = await calls_that_keep_it_busy(service, tokenizer)
+    leave = asyncio.Event()
+    call = asyncio.create_task(abandoned_call(service.asgi, LONG, leave))
+    await asyncio.sleep(0.1)
+    leave.set()
+    async with asyncio.timeout(30):
+        assert (await call)[0]["status"] == 499
+    tokenizer.go_on.set()
+    assert [(await call).status_code for call in calls] == [200] * MAX_LONG_TEXTS
+    assert len(tokenizer.started) == len(service.worker.seen) == MAX_LONG_TEXTS
+
+
+async def test_a_caller_that_left_frees_its_place_when_its_text_is_done_and_not_before(
+    service: FakeService, tokenizer: SlowTokenizer
+) -> None:
+    leave = asyncio.Event()
+    left = [
+        asyncio.create_task(abandoned_call(service.asgi, LONG, leave))
+        for _ in range(MAX_LONG_TEXTS)
+    ]
+    await service.until(lambda: len(tokenizer.started) == MAX_LONG_TEXTS)
+    leave.set()
+    await asyncio.gather(*left)
+    call = asyncio.create_task(service.http.post("/chat", json=LONG))
+    await asyncio.sleep(0.1)
+    assert len(tokenizer.started) == MAX_LONG_TEXTS
+    tokenizer.go_on.set()
+    assert (await call).status_code == 200
+    assert len(service.worker.seen) == 1

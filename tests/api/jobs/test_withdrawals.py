@@ -1,0 +1,162 @@
+"""A job whose caller was told that it failed is taken back, where Redis has it all the same."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.exceptions import TimeoutError
+
+from api.app import create_app, lifespan
+from api.settings import ApiSettings
+from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.keys import Keys
+from shared.redis.client import connect
+from tests.fakes_api import FakeService
+from tests.redis_server import RedisServer
+
+KEY = {"Idempotency-Key": "k1"}
+
+
+def lose_the_next_answer(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch, command: str = "enqueue"
+) -> None:
+    """Redis takes the next job, and is away before it can say so."""
+    queue = service.services.backend.queue
+    do: Any = getattr(queue, command)
+
+    async def do_in_vain(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(queue, command, do)
+        await do(*args, **kwargs)
+        service.server.connected = False
+        raise TimeoutError
+
+    monkeypatch.setattr(queue, command, do_in_vain)
+
+
+@pytest.mark.parametrize("path", ["/chat", "/jobs"])
+async def test_a_job_that_was_refused_is_withdrawn_once_redis_is_back(
+    workerless: FakeService, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    lose_the_next_answer(workerless, monkeypatch)
+    response = await workerless.http.post(path, json={"prompt": "hello"})
+    assert response.status_code == 503
+    told = re.search("job ([0-9a-f]+) may have been accepted", response.json()["detail"])
+    assert told is not None
+    workerless.server.connected = True
+    await workerless.until_queued(0)
+    record = await workerless.http.get(f"/jobs/{told[1]}")
+    assert record.json()["status"] == "cancelled"
+
+
+async def test_a_job_with_a_key_is_left_to_its_callers_next_try(
+    workerless: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_the_next_answer(workerless, monkeypatch)
+    first = await workerless.http.post("/jobs", json={"prompt": "hello"}, headers=KEY)
+    assert first.status_code == 503
+    assert "the same Idempotency-Key finds the job" in first.json()["detail"]
+    workerless.server.connected = True
+    lose_the_next_answer(workerless, monkeypatch)
+    await workerless.http.post("/jobs", json={"prompt": "hello"})
+    workerless.server.connected = True
+    await workerless.until_queued(1)  # the one without a key is withdrawn by now
+    again = await workerless.http.post("/jobs", json={"prompt": "hello"}, headers=KEY)
+    assert (again.status_code, again.json()["position"]) == (202, 1)
+    assert await workerless.num_queued() == 1
+
+
+async def test_a_retry_without_an_answer_says_where_to_look(
+    workerless: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = (await workerless.http.post("/jobs", json={"prompt": "hello"})).json()
+    path = f"/jobs/{job['id']}"
+    await workerless.http.delete(path)
+    lose_the_next_answer(workerless, monkeypatch, "retry")
+    response = await workerless.http.post(f"{path}/retry")
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+    assert f"may run again all the same: GET {path} tells" in response.json()["detail"]
+    workerless.server.connected = True
+    assert (await workerless.http.get(path)).json()["status"] == "queued"
+
+
+@pytest.fixture
+def freezable_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.thaw()
+    server.stop()
+
+
+async def test_a_job_refused_by_a_frozen_redis_does_not_run_when_it_thaws(
+    freezable_redis: RedisServer,
+) -> None:
+    """Thawed, Redis reads the job and its withdrawal in any order."""
+    app = create_app(ApiSettings(redis_url=freezable_redis.url))
+    transport = httpx.ASGITransport(app)
+    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://api") as http:
+        assert (await http.get("/readyz")).status_code == 200
+        freezable_redis.freeze()
+        response = await http.post("/jobs", json={"prompt": "hello"}, timeout=30)
+        freezable_redis.thaw()
+        assert response.status_code == 503
+        assert await statuses_of_all_jobs(freezable_redis.url) == [b"cancelled"]
+        services = app.state.services
+        assert (await services.backend.queue.depth()).waiting == 0
+
+
+async def test_a_job_refused_by_a_frozen_redis_does_not_run_though_its_api_has_ended(
+    freezable_redis: RedisServer,
+) -> None:
+    """Thawed, Redis reads the job from a connection that nobody holds any more."""
+    app = create_app(ApiSettings(redis_url=freezable_redis.url))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
+        async with lifespan(app):
+            assert (await http.post("/jobs", json={"prompt": "hello"})).status_code == 202
+            freezable_redis.freeze()
+            response = await http.post("/jobs", json={"prompt": "hello"}, timeout=30)
+            assert response.status_code == 503
+    freezable_redis.thaw()
+    redis = connect(freezable_redis.url, name="test")
+    assert await JobQueue(redis, Keys()).depth() == Depth(waiting=1, running=0)
+    await redis.aclose()
+
+
+async def test_a_redis_without_memory_is_told_of_no_withdrawal(
+    freezable_redis: RedisServer,
+) -> None:
+    """It said that it refused; a note of each refusal would fill it further."""
+    app = create_app(ApiSettings(redis_url=freezable_redis.url))
+    transport = httpx.ASGITransport(app)
+    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://api") as http:
+        redis = connect(freezable_redis.url, name="test")
+        await redis.config_set("maxmemory", 1)
+        response = await http.post("/chat", json={"prompt": "hello"})
+        assert response.status_code == 503
+        assert "command not allowed when used memory > 'maxmemory'" in response.json()["detail"]
+        assert "Retry-After" in response.headers
+        await app.state.services.withdrawals.settle()
+        assert await redis.keys() == []
+        await redis.aclose()
+
+
+async def statuses_of_all_jobs(url: str) -> list[bytes]:
+    """Once there are any and none is queued; what they were last where that does not happen."""
+    redis, pattern = connect(url, name="test"), Keys().record("*")
+    statuses: list[bytes] = []
+    for _ in range(300):
+        records = await redis.keys(pattern)
+        async with redis.pipeline() as pipe:
+            for record in records:
+                pipe.hget(record, "status")
+            statuses = await pipe.execute()
+        if statuses and b"queued" not in statuses:
+            break
+        await asyncio.sleep(0.1)
+    await redis.aclose()
+    return statuses

@@ -1,0 +1,149 @@
+"""`/v1/models`: what a request may name, and failures in OpenAI's form."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from shared.queue.worker_registry import Registry
+from tests.factories import make_card
+from tests.fakes_api import FakeService, letter_tokenizer
+
+
+async def publish(service: FakeService, name: str) -> None:
+    """As a worker does that serves a model of this name; the api has not looked yet."""
+    registry = Registry(service.redis, service.keys)
+    await registry.publish_card(make_card(name=name), letter_tokenizer().to_str().encode())
+
+
+async def listed(service: FakeService) -> list[dict[str, Any]]:
+    response = await service.http.get("/v1/models")
+    assert response.status_code == 200
+    body = response.json()
+    assert body["object"] == "list"
+    models: list[dict[str, Any]] = body["data"]
+    return models
+
+
+async def test_the_model_and_its_adapters_are_listed(service: FakeService) -> None:
+    models = await listed(service)
+    assert [(model["id"], model["parent"]) for model in models] == [
+        ("letters", None),
+        ("tales", "letters"),
+        ("verse", "letters"),
+    ]
+    for model in models:
+        assert (model["object"], model["owned_by"]) == ("model", "falconer")
+        assert model["root"] == "letters"
+        assert type(model["created"]) is int and 0 <= time.time() - model["created"] < 600
+
+
+async def test_every_listed_adapter_is_one_that_a_request_may_name(service: FakeService) -> None:
+    for model in await listed(service):
+        request = {"prompt": "hello"} | ({"adapter": model["id"]} if model["parent"] else {})
+        assert (await service.http.post("/chat", json=request)).status_code == 200
+
+
+async def test_one_model_is_its_entry_of_the_list(service: FakeService) -> None:
+    for model in await listed(service):
+        response = await service.http.get(f"/v1/models/{model['id']}")
+        assert (response.status_code, response.json()) == (200, model)
+
+
+@pytest.mark.parametrize("name", ["tiiuae/falcon-7b", "/models/falcon-7b", "a falcon?", "a%2Fb"])
+async def test_an_id_may_have_slashes_and_more(workerless: FakeService, name: str) -> None:
+    await publish(workerless, name)
+    for path in {quote(name), quote(name, safe="")}:
+        response = await workerless.http.get(f"/v1/models/{path}")
+        assert (response.status_code, response.json()["id"]) == (200, name)
+
+
+async def test_before_a_first_worker_the_list_is_empty(workerless: FakeService) -> None:
+    assert await listed(workerless) == []
+    response = await workerless.http.get("/v1/models/letters")
+    assert response.status_code == 404
+    assert response.json()["error"]["message"] == "no model 'letters'; there are: none"
+
+
+async def test_a_model_is_listed_as_soon_as_a_worker_has_registered_it(
+    workerless: FakeService,
+) -> None:
+    await publish(workerless, "new")
+    assert [model["id"] for model in await listed(workerless)] == ["new"]
+
+
+async def test_a_model_stays_listed_without_a_live_worker(service: FakeService) -> None:
+    await service.stop_worker()
+    await Registry(service.redis, service.keys).remove("echo")
+    assert len(await listed(service)) == 3
+
+
+async def test_a_card_of_another_version_leaves_the_last_model_listed(service: FakeService) -> None:
+    await service.redis.set(service.keys.model_card("new"), b"\x01")
+    await service.redis.set(service.keys.current_model, "new")
+    assert len(await listed(service)) == 3
+
+
+@pytest.mark.parametrize("model_id", ["gpt-4", "letters//", "/", "a" * 5000, "%00", "%ff"])
+async def test_an_unknown_model_is_not_found(service: FakeService, model_id: str) -> None:
+    response = await service.http.get(f"/v1/models/{model_id}")
+    assert response.status_code == 404
+    error = response.json()["error"]
+    message = error.pop("message")
+    assert message.endswith("there are: letters, tales, verse") and len(message) < 200
+    assert error == {
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nowhere", 404),
+        ("POST", "/v1/models", 405),
+        ("GET", "/v1/", 404),
+        ("GET", "/v1", 404),
+    ],
+)
+async def test_what_is_not_there_is_told_in_the_same_form(
+    service: FakeService, method: str, path: str, status: int
+) -> None:
+    response = await service.http.request(method, path)
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert (error["param"], error["code"]) == (None, None)
+
+
+async def test_a_bug_is_told_in_the_same_form(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise AssertionError("secret")
+
+    monkeypatch.setattr(service.services.backend.registry, "current_card", fail)
+    response = await service.http.get("/v1/models")
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+    assert "secret" not in response.text
+
+
+@pytest.fixture
+async def cut_off(service: FakeService) -> AsyncIterator[FakeService]:
+    """A service whose Redis refuses connections."""
+    service.server.connected = False
+    yield service
+    service.server.connected = True
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/letters", "/v1/models/unknown"])
+async def test_without_redis_a_call_is_told_to_try_again(cut_off: FakeService, path: str) -> None:
+    response = await cut_off.http.get(path)
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) > 0
+    error = response.json()["error"]
+    assert "Redis" in error["message"] and error["type"] == "server_error"

@@ -1,0 +1,243 @@
+"""`GET /jobs/{id}/events`: from any place, on any replica, however events get lost."""
+
+import asyncio
+
+import pytest
+from prometheus_client import Histogram
+from redis.exceptions import ConnectionError
+
+from shared.protocol import Delta
+from shared.queue.token_log import PAGE, TokenLog
+from tests.api.followed import (
+    LAST,
+    Writer,
+    deaf,
+    ended,
+    events,
+    submit,
+    texts,
+    waits_for_events,
+)
+from tests.api.routes.test_chat import events_of
+from tests.fakes_api import FakeService, fake_service
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.jobs.delta_stream.QUIET_S", 0.05)
+
+
+async def test_a_job_that_has_ended_is_told_from_its_first_token(service: FakeService) -> None:
+    *deltas, last = await events(service, await ended(service))
+    assert [(d["index"], d["delta"]) for d in deltas] == [(0, " HELLO"), (1, " BIG"), (2, " WORLD")]
+    assert (last["index"], last["status"]) == (3, "succeeded")
+    assert last["Result"] == "hello big world HELLO BIG WORLD"
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=30"])
+async def test_every_job_that_has_a_location_can_be_followed(
+    service: FakeService, prefer: str
+) -> None:
+    response = await service.http.post(
+        "/chat", json={"prompt": "hello big world"}, headers={"Prefer": prefer}
+    )
+    assert texts(await events(service, response.json()["id"])) == [" HELLO", " BIG", " WORLD"]
+
+
+async def test_a_job_is_told_after_the_last_event_that_arrived(service: FakeService) -> None:
+    job_id = await ended(service)
+    assert [e["index"] for e in await events(service, job_id, {LAST: "0"})] == [1, 2, 3]
+    assert [e["index"] for e in await events(service, job_id, {LAST: "2"})] == [3]
+
+
+@pytest.mark.parametrize("last", ["x", "-1", "1.5", "", str(2**53)])
+async def test_a_last_event_that_is_no_number_is_refused_by_name(
+    service: FakeService, last: str
+) -> None:
+    response = await service.http.get(f"/jobs/{await ended(service)}/events", headers={LAST: last})
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith("Last-Event-ID: ")
+
+
+async def test_an_unknown_job_has_no_events(service: FakeService) -> None:
+    assert (await service.http.get("/jobs/nobody/events")).status_code == 404
+
+
+async def test_a_plain_call_is_told_afterwards_sequence_by_sequence(service: FakeService) -> None:
+    job_id = await submit(service, "/chat")
+    first, last = await events(service, job_id)
+    assert (first["index"], first["sequence"], first["delta"]) == (0, 0, " HELLO BIG WORLD")
+    assert (last["index"], last["status"]) == (1, "succeeded")
+    response = await service.http.get(f"/jobs/{job_id}/events", headers={LAST: "1"})
+    assert response.status_code == 204
+
+
+async def test_a_waiting_job_is_told_on_every_replica_once_it_runs(
+    workerless: FakeService,
+) -> None:
+    job_id = await submit(workerless)
+    async with fake_service(server=workerless.server, with_worker=False) as other:
+        following = [asyncio.create_task(events(each, job_id)) for each in (workerless, other)]
+        for each in (workerless, other):
+            await waits_for_events(each, job_id)
+        assert not any(task.done() for task in following)
+        workerless.tasks.append(asyncio.create_task(workerless.worker.run()))
+        here, there = [await task for task in following]
+    assert texts(here) == [" HELLO", " BIG", " WORLD"]
+    assert here == there
+
+
+async def test_who_comes_late_hears_what_was_said_and_what_follows(
+    workerless: FakeService, writer: Writer
+) -> None:
+    await writer.say("a", "b")
+    following = asyncio.create_task(events(workerless, writer.job.id, {LAST: "0"}))
+    await waits_for_events(workerless, writer.job.id)
+    await writer.say("c")
+    await writer.finish()
+    assert [(e["index"], e.get("delta")) for e in await following] == [
+        (1, "b"),
+        (2, "c"),
+        (3, None),
+    ]
+
+
+async def test_a_long_log_is_told_in_full(workerless: FakeService, writer: Writer) -> None:
+    count = 2 * PAGE + 1
+    await writer.say(*map(str, range(count)))
+    await writer.finish()
+    assert texts(await events(workerless, writer.job.id)) == [str(i) for i in range(count)]
+
+
+async def test_what_the_stream_of_replies_lost_is_found_in_the_log(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "api.jobs.delta_stream.QUIET_S", 3600
+    )  # by the gap, not by looking now and then
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await waits_for_events(workerless, writer.job.id)
+    await writer.say("a")
+    async with deaf(workerless):
+        await writer.say("b", "c")
+    await writer.say("d")
+    await writer.finish()
+    assert texts(await following) == ["a", "b", "c", "d"]
+
+
+async def test_the_tokens_before_the_end_are_told_before_it_even_if_all_were_lost(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await waits_for_events(workerless, writer.job.id)
+    workerless.services.tasks[0].cancel()  # the reader of replies
+    monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.05)
+    await writer.say("a", "b")
+    await writer.finish()
+    told = await following
+    assert texts(told) == ["a", "b"]
+    assert told[-1]["status"] == "succeeded"
+
+
+async def test_a_replica_that_redis_forgot_to_watch_hears_again(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.02)
+    record = workerless.keys.record(writer.job.id)
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await waits_for_events(workerless, writer.job.id)
+    await workerless.redis.hdel(record, "watchers")
+    replica = workerless.services.backend.replica_id.encode()
+    for _ in range(3000):
+        if (watchers := await workerless.redis.hget(record, "watchers") or b"").split():
+            break
+        await asyncio.sleep(0.01)
+    assert watchers.split() == [replica]
+    await writer.finish()
+    assert texts(await following) == []
+
+
+async def test_a_log_that_cannot_be_read_holds_the_stream_up_and_not_for_ever(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await writer.say("a")
+    await writer.finish()
+    failures, read = [ConnectionError("gone"), OSError()], TokenLog.read_life
+
+    async def flaky(log: TokenLog, job_id: str, first_event_id: int, start: int) -> list[Delta]:
+        if failures:
+            raise failures.pop()
+        return await read(log, job_id, first_event_id, start)
+
+    monkeypatch.setattr(TokenLog, "read_life", flaky)
+    assert texts(await events(workerless, writer.job.id)) == ["a"]
+    assert not failures
+
+
+async def test_tokens_after_a_gap_that_redis_lost_wait_until_it_is_filled(
+    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker sends them again from where the log ends."""
+    monkeypatch.setattr("api.jobs.delta_stream.QUIET_S", 3600)
+    key = workerless.keys.token_log(writer.job.id)
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await waits_for_events(workerless, writer.job.id)
+    await writer.say("a")
+    async with deaf(workerless):
+        await writer.say("b")
+    held_back, asked, read = asyncio.Event(), asyncio.Event(), TokenLog.read_life
+
+    async def late(log: TokenLog, job_id: str, first_event_id: int, start: int) -> list[Delta]:
+        asked.set()
+        await held_back.wait()
+        return await read(log, job_id, first_event_id, start)
+
+    monkeypatch.setattr(TokenLog, "read_life", late)
+    await writer.say("c")
+    await asked.wait()  # for what came before "c"
+    await workerless.redis.ltrim(key, 0, 0)
+    held_back.set()
+    await waits_for_events(workerless, writer.job.id)
+    await writer.resend_from(1)
+    await writer.finish()
+    assert texts(await following) == ["a", "b", "c"]
+
+
+async def test_a_caller_that_goes_away_leaves_the_job_as_it_is(
+    workerless: FakeService, writer: Writer
+) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await workerless.http.get(f"/jobs/{writer.job.id}/events")
+    job = (await workerless.http.get(f"/jobs/{writer.job.id}")).json()
+    assert job["status"] == "running"
+    await writer.finish()
+
+
+async def test_a_stop_of_the_server_ends_the_events_without_an_id(
+    workerless: FakeService, writer: Writer
+) -> None:
+    await writer.say("a")
+    following = asyncio.create_task(events(workerless, writer.job.id))
+    await waits_for_events(workerless, writer.job.id)
+    workerless.services.stopping.set()
+    first, farewell = await following
+    assert (first["index"], "index" in farewell) == (0, False)
+    assert f"/jobs/{writer.job.id}" in farewell["error"]["message"]
+
+
+async def test_first_tokens_and_gaps_are_those_of_the_call_that_brought_the_job(
+    service: FakeService,
+) -> None:
+    metrics = service.services.metrics
+
+    def count(histogram: Histogram) -> float:
+        samples = [s for m in histogram.collect() for s in m.samples]
+        return next(s.value for s in samples if s.name.endswith("_count"))
+
+    body = {"prompt": "hello big world", "stream": True}
+    told = events_of((await service.http.post("/chat", json=body)).text)
+    await events(service, told[-1]["id"])
+    await ended(service)
+    assert count(metrics.first_token) == 1
+    assert count(metrics.inter_token) == len(told) - 2 > 0  # the last one is the end

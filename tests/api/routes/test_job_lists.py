@@ -1,0 +1,227 @@
+"""`GET /jobs`, `DELETE /jobs?status=queued`, `POST /jobs/{id}/retry`, and what a queue refuses."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from api.settings import ApiSettings
+from shared.queue.claims import Room
+from shared.queue.job_queue import JobQueue
+from shared.queue.worker_registry import Registry
+from tests.factories import make_finished, make_worker_info
+from tests.fakes_api import FakeService, fake_service, letter_card, letter_tokenizer
+
+SUMMARY = {
+    "id",
+    "status",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "queue_ms",
+    "run_ms",
+    "attempts",
+    "worker",
+}
+
+
+async def submit(service: FakeService, **fields: Any) -> str:
+    response = await service.http.post("/jobs", json={"prompt": "hello"} | fields)
+    assert response.status_code == 202
+    return str(response.json()["id"])
+
+
+async def ended(service: FakeService, job_id: str) -> dict[str, Any]:
+    response = await service.http.get(f"/jobs/{job_id}", params={"wait": 30})
+    body: dict[str, Any] = response.json()
+    assert body["status"] not in ("queued", "running")
+    return body
+
+
+async def page(service: FakeService, **params: Any) -> dict[str, Any]:
+    response = await service.http.get("/jobs", params=params)
+    assert response.status_code == 200
+    body: dict[str, Any] = response.json()
+    return body
+
+
+# -- the listing -----------------------------------------------------------------------------
+
+
+async def test_a_listing_shows_jobs_without_their_results(service: FakeService) -> None:
+    done, failed = await submit(service), await submit(service, prompt="fail")
+    await ended(service, done)
+    await ended(service, failed)
+    listing = await page(service)
+    assert listing["cursor"] is None
+    by_id = {job["id"]: job for job in listing["jobs"]}
+    assert set(by_id[done]) == SUMMARY
+    assert set(by_id[failed]) == SUMMARY | {"error"}
+    assert by_id[failed]["error"]["message"] == "no room on the device"
+
+
+async def test_waiting_jobs_are_listed_with_their_position(workerless: FakeService) -> None:
+    await submit(workerless)
+    second = await submit(workerless)
+    [job] = [job for job in (await page(workerless))["jobs"] if job["id"] == second]
+    assert set(job) == SUMMARY | {"position", "waiting_for"}
+    assert (job["position"], job["waiting_for"]) == (2, "worker")
+
+
+async def test_a_cursor_leads_from_page_to_page(workerless: FakeService) -> None:
+    jobs = {await submit(workerless) for _ in range(5)}
+    first = await page(workerless, limit=3)
+    second = await page(workerless, limit=3, cursor=first["cursor"])
+    assert [len(listing["jobs"]) for listing in (first, second)] == [3, 2]
+    assert {job["id"] for listing in (first, second) for job in listing["jobs"]} == jobs
+    assert second["cursor"] is None
+
+
+async def test_dead_letters_are_among_the_failed(service: FakeService) -> None:
+    await ended(service, await submit(service))
+    failed = await submit(service, prompt="fail")
+    await ended(service, failed)
+    assert [job["id"] for job in (await page(service, status="failed"))["jobs"]] == [failed]
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"status": "lost"}, "status"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 201}, "limit"),
+        ({"cursor": "first"}, "cursor"),
+        ({"cursor": "1-a\n"}, "cursor"),
+        ({"cursor": "\N{ARABIC-INDIC DIGIT ONE}-a"}, "cursor"),
+        ({"cursor": "\U00011f50-a"}, "cursor"),  # a digit of a Unicode newer than some Pythons'
+    ],
+)
+async def test_a_listing_names_the_parameter_that_is_wrong(
+    workerless: FakeService, params: dict[str, Any], field: str
+) -> None:
+    response = await workerless.http.get("/jobs", params=params)
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith(f"{field}: ")
+
+
+# -- retry -----------------------------------------------------------------------------------
+
+
+async def test_a_job_that_failed_runs_again_under_its_id(service: FakeService) -> None:
+    job_id = await submit(service, prompt="fail")
+    await ended(service, job_id)
+    response = await service.http.post(f"/jobs/{job_id}/retry")
+    assert response.status_code == 202
+    assert response.headers["location"] == f"/jobs/{job_id}"
+    assert (response.json()["id"], response.json()["status"]) == (job_id, "queued")
+    assert (await ended(service, job_id))["status"] == "failed"
+    assert [job.id for job in service.worker.seen] == [job_id, job_id]
+
+
+async def test_a_retry_can_succeed(service: FakeService) -> None:
+    service.worker.paused = True
+    job_id = await submit(service)
+    await service.http.delete(f"/jobs/{job_id}")
+    assert (await ended(service, job_id))["status"] == "cancelled"
+    service.worker.paused = False
+    assert (await service.http.post(f"/jobs/{job_id}/retry")).status_code == 202
+    job = await ended(service, job_id)
+    assert (job["status"], job["result"]["Result"]) == ("succeeded", "hello HELLO")
+
+
+async def test_a_job_that_succeeded_is_a_conflict_that_names_its_status(
+    service: FakeService,
+) -> None:
+    job_id = await submit(service)
+    await ended(service, job_id)
+    response = await service.http.post(f"/jobs/{job_id}/retry")
+    assert response.status_code == 409
+    assert "succeeded" in response.json()["detail"]
+
+
+async def test_an_unknown_job_cannot_be_retried(service: FakeService) -> None:
+    assert (await service.http.post("/jobs/nobody/retry")).status_code == 404
+
+
+# -- purge -----------------------------------------------------------------------------------
+
+
+async def test_a_purge_cancels_what_waits(workerless: FakeService) -> None:
+    jobs = [await submit(workerless) for _ in range(3)]
+    response = await workerless.http.delete("/jobs", params={"status": "queued"})
+    assert (response.status_code, response.json()) == (200, {"cancelled": 3})
+    assert await workerless.num_queued() == 0
+    assert {(await ended(workerless, job_id))["status"] for job_id in jobs} == {"cancelled"}
+
+
+@pytest.mark.parametrize("params", [{}, {"status": "running"}, {"status": "succeeded"}])
+async def test_only_what_waits_can_be_purged(
+    workerless: FakeService, params: dict[str, str]
+) -> None:
+    await submit(workerless)
+    response = await workerless.http.delete("/jobs", params=params)
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith("status: ")
+    assert await workerless.num_queued() == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/jobs"), ("DELETE", "/jobs?status=queued"), ("POST", "/jobs/some/retry")],
+)
+async def test_without_redis_all_of_it_is_a_503(
+    workerless: FakeService, method: str, path: str
+) -> None:
+    workerless.server.connected = False
+    response = await workerless.http.request(method, path)
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) >= 1
+    workerless.server.connected = True
+
+
+# -- what is refused -------------------------------------------------------------------------
+
+
+async def test_too_many_waiting_tokens_are_a_429_that_names_the_limit() -> None:
+    settings = ApiSettings(max_queued_tokens=200)
+    async with fake_service(settings, with_worker=False) as service:
+        tokenizer = letter_tokenizer().to_str().encode()
+        await Registry(service.redis, service.keys).publish_card(letter_card(), tokenizer)
+        await service.services.models.refresh()
+        await backlog(service, jobs=2)  # of 5 + 50 tokens each
+        response = await post(service, generate_kwargs={"max_new_tokens": 500})
+        assert response.status_code == 429
+        assert "more than 200" in response.json()["detail"]
+        assert int(response.headers["retry-after"]) >= 1
+
+
+async def test_a_deadline_before_the_expected_start_is_a_429_with_the_estimate() -> None:
+    async with fake_service(with_worker=False) as service:
+        await backlog(service, jobs=40)
+        await drain_slowly(service)
+        response = await post(service, deadline_s=0.01)
+        assert response.status_code == 429
+        assert response.json()["detail"].startswith("deadline_s: the job would wait for about ")
+        assert int(response.headers["retry-after"]) >= 1
+        accepted = (await post(service)).json()
+        assert accepted["expected_start_s"] > 0.01
+        assert "waiting_for" not in accepted
+
+
+async def backlog(service: FakeService, *, jobs: int) -> None:
+    for _ in range(jobs):
+        await submit(service, generate_kwargs={"max_new_tokens": 50})
+
+
+async def post(service: FakeService, **fields: Any) -> httpx.Response:
+    return await service.http.post("/jobs", json={"prompt": "hello"} | fields)
+
+
+async def drain_slowly(service: FakeService) -> None:
+    """A worker with room for one job takes one after the other; half of them are left."""
+    await Registry(service.redis, service.keys).report(make_worker_info("slow"))
+    queue = JobQueue(service.redis, service.keys)
+    for _ in range(20):
+        room = Room(rows=1, tokens=1_000_000, running=0)
+        [claimed] = (await queue.claim("slow", room, lease_ms=60_000)).jobs
+        await queue.finish(claimed, make_finished(claimed.job.id), fence=claimed.fence)

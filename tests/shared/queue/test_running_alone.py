@@ -1,0 +1,124 @@
+"""A job on its last attempt runs alone: it waits for an empty worker, and others go on."""
+
+from random import Random
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.protocol import ChatJob
+from shared.queue.claims import Claim, Room
+from shared.queue.job_queue import JobQueue
+from shared.queue.keys import WORKER_TTL_S, Keys
+from shared.queue.worker_registry import Registry
+from tests.factories import make_job, make_worker_info
+
+EXPIRED_AT_ONCE_MS = -1000  # the lease ended a second ago
+EMPTY = Room(rows=100, tokens=100_000, running=0)
+BUSY = Room(rows=9, tokens=1000, running=1)
+
+
+@pytest.fixture
+def queue(redis: Redis, keys: Keys) -> JobQueue:
+    return JobQueue(redis, keys)
+
+
+async def enqueue(queue: JobQueue) -> ChatJob:
+    job = make_job()
+    await queue.enqueue(job, reply_to="api-1", max_queued=1000)
+    return job
+
+
+async def claim(queue: JobQueue, worker: str, room: Room = EMPTY, ms: int = 60_000) -> Claim:
+    return await queue.claim(worker, room, lease_ms=ms)
+
+
+def ids(claimed: Claim) -> list[str]:
+    return [held.job.id for held in claimed.jobs]
+
+
+async def die_twice(queue: JobQueue, count: int) -> None:
+    """Two workers begin all jobs, `count` of them, and die."""
+    for worker in ("dead-1", "dead-2"):
+        claimed = await claim(queue, worker, ms=EXPIRED_AT_ONCE_MS)
+        assert len(claimed.jobs) == count
+        for held in claimed.jobs:
+            fence, job_id = held.fence, held.job.id
+            await queue.begin(
+                worker, job_id, fence=fence, lease_ms=EXPIRED_AT_ONCE_MS, attempts=held.attempts
+            )
+
+
+async def enqueue_suspect(queue: JobQueue) -> ChatJob:
+    """A job of which two workers died: the next attempt is its last."""
+    job = await enqueue(queue)
+    await die_twice(queue, 1)
+    return job
+
+
+async def test_one_worker_at_a_time_becomes_empty_for_a_job_that_runs_alone(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    suspect = await enqueue_suspect(queue)
+    assert (await claim(queue, "w1", room=BUSY)).is_stalled
+    for _ in range(3):
+        other = await enqueue(queue)
+        assert (await claim(queue, "w1", room=BUSY)).is_stalled
+        claimed = await claim(queue, "w2", room=BUSY)
+        assert (ids(claimed), claimed.is_stalled) == ([other.id], False)
+    assert ids(await claim(queue, "w1")) == [suspect.id]
+
+
+async def test_any_empty_worker_takes_a_job_that_runs_alone(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    suspect, other = await enqueue_suspect(queue), await enqueue(queue)
+    assert (await claim(queue, "w1", room=BUSY)).is_stalled
+    assert ids(await claim(queue, "w2")) == [suspect.id]
+    assert ids(await claim(queue, "w1", room=BUSY)) == [other.id]
+
+
+async def test_another_worker_becomes_empty_once_the_first_claims_no_more(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    await enqueue_suspect(queue)
+    assert (await claim(queue, "w1", room=BUSY)).is_stalled
+    assert 0 < await redis.pttl(keys.emptying) <= 1000 * WORKER_TTL_S
+    await redis.delete(keys.emptying)  # as it expires
+    assert (await claim(queue, "w2", room=BUSY)).is_stalled
+    assert not (await claim(queue, "w1", room=BUSY)).is_stalled
+
+
+async def test_jobs_behind_those_that_run_alone_are_found(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    suspects = [await enqueue(queue) for _ in range(4)]
+    await die_twice(queue, len(suspects))
+    for worker in ("w1", "w2", "w3"):  # of which each claims a third of what is ready
+        await Registry(redis, keys).report(make_worker_info(worker))
+    others = [await enqueue(queue) for _ in range(2)]
+    await claim(queue, "w1", room=BUSY)
+    assert ids(await claim(queue, "w2", room=BUSY)) == [other.id for other in others]
+    await redis.delete(keys.wake)
+    assert ids(await claim(queue, "w2", room=BUSY)) == []
+    assert await redis.llen(keys.wake) == 0, "it would wake itself again and again"
+
+
+async def test_a_job_that_runs_alone_starts_although_others_never_end(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    """Workers are kept full; each job takes a few rounds. The suspect starts once one is over."""
+    rounds, draw = 4, Random(0)
+    held: dict[str, list[int]] = {"w1": [], "w2": [], "w3": []}
+    suspect = await enqueue_suspect(queue)
+    for _ in range(rounds + 1):
+        for worker, ends in held.items():
+            ends[:] = [left - 1 for left in ends if left > 1] or ([1] if not ends else [])
+            for _ in range(4):
+                await enqueue(queue)
+            room = Room(rows=4 - len(ends), tokens=1000, running=len(ends))
+            claimed = await claim(queue, worker, room=room)
+            if suspect.id in ids(claimed):
+                assert sum(map(len, held.values())) >= 2, "the others went on"
+                return
+            ends += [draw.randint(1, rounds) for _ in claimed.jobs]
+    raise AssertionError("the suspect never started")

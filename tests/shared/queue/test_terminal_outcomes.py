@@ -1,0 +1,249 @@
+"""How jobs end that no worker has: withdrawn, or too late; and that every end is counted."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.protocol import ChatJob, JobRecord, JobStatus
+from shared.queue.claims import ClaimedJob, Room, StartResult
+from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.keys import Keys
+from shared.queue.scripts import Script, ScriptArg, Scripts
+from tests.factories import make_finished, make_job
+
+ROOM = Room(rows=100, tokens=1_000_000, running=0)
+SOON_S = 0.02
+
+
+@pytest.fixture
+def queue(redis: Redis, keys: Keys) -> JobQueue:
+    return JobQueue(redis, keys)
+
+
+async def enqueue(queue: JobQueue, deadline_s: float | None = None) -> ChatJob:
+    job = make_job(deadline_s=deadline_s)
+    await queue.enqueue(job, reply_to="api-1", max_queued=100)
+    return job
+
+
+async def claim_one(queue: JobQueue, lease_ms: int) -> ClaimedJob:
+    (claimed,) = (await queue.claim("w1", ROOM, lease_ms=lease_ms)).jobs
+    return claimed
+
+
+async def record_after_the_deadline(queue: JobQueue, job: ChatJob) -> JobRecord:
+    await asyncio.sleep(2 * SOON_S)
+    record = await queue.record(job.id)
+    assert record is not None
+    return record
+
+
+# -- deadlines -------------------------------------------------------------------------------
+
+
+async def test_looking_at_a_job_that_waited_too_long_ends_it(queue: JobQueue) -> None:
+    job = await enqueue(queue, deadline_s=SOON_S)
+    record = await record_after_the_deadline(queue, job)
+    assert record.status is JobStatus.EXPIRED
+    assert record.error is not None and "deadline" in record.error.message
+    assert await queue.depth() == Depth(waiting=0, running=0)
+
+
+async def test_watchers_hear_that_a_job_waited_too_long(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job = await enqueue(queue, deadline_s=SOON_S)
+    await queue.watch(job.id, "api-2")
+    await record_after_the_deadline(queue, job)
+    for replica in ("api-1", "api-2"):
+        assert await redis.xlen(keys.replies(replica)) == 1
+
+
+async def test_an_overdue_job_of_a_dead_worker_ends_too(queue: JobQueue) -> None:
+    job = await enqueue(queue, deadline_s=SOON_S)
+    claimed = await claim_one(queue, lease_ms=1)
+    assert (await record_after_the_deadline(queue, job)).status is JobStatus.EXPIRED
+    assert not await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
+
+
+async def test_an_overdue_job_that_runs_is_left_to_its_worker(queue: JobQueue) -> None:
+    job = await enqueue(queue, deadline_s=SOON_S)
+    claimed = await claim_one(queue, lease_ms=60_000)
+    assert (await record_after_the_deadline(queue, job)).status is JobStatus.RUNNING
+    assert await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
+    assert (await record_after_the_deadline(queue, job)).status is JobStatus.SUCCEEDED
+
+
+async def test_a_job_in_time_is_left_alone(queue: JobQueue) -> None:
+    for deadline_s in (None, 60):
+        job = await enqueue(queue, deadline_s)
+        assert (await record_after_the_deadline(queue, job)).status is JobStatus.QUEUED
+
+
+# -- withdrawals -----------------------------------------------------------------------------
+
+
+async def test_a_withdrawn_job_does_not_run(queue: JobQueue) -> None:
+    job = await enqueue(queue)
+    await queue.withdraw(job.id)
+    assert (await queue.claim("w1", ROOM, lease_ms=1000)).jobs == []
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.CANCELLED
+
+
+async def test_a_job_withdrawn_before_it_arrives_does_not_run(queue: JobQueue) -> None:
+    job = make_job()
+    await queue.withdraw(job.id)
+    await queue.enqueue(job, reply_to=None, max_queued=100)
+    assert await queue.depth() == Depth(waiting=0, running=0)
+    assert await queue.record(job.id) is None
+
+
+async def test_a_withdrawn_job_leaves_nothing_for_ever(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    await queue.withdraw("never came")
+    assert await redis.pttl(keys.record("never came")) > 0
+
+
+async def test_cancelling_an_unknown_job_leaves_nothing(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    assert await queue.cancel("unknown") is None
+    assert not await redis.exists(keys.record("unknown"))
+
+
+# -- cancelled while a worker had it ---------------------------------------------------------
+
+
+async def cancel_running(queue: JobQueue, *, lease_ms: int) -> tuple[ChatJob, ClaimedJob]:
+    job = await enqueue(queue)
+    claimed = await claim_one(queue, lease_ms=lease_ms)
+    assert await queue.begin("w1", job.id, fence=claimed.fence, lease_ms=lease_ms)
+    record = await queue.cancel(job.id)
+    assert record is not None and record.status is JobStatus.RUNNING
+    return job, claimed
+
+
+async def test_a_cancelled_job_whose_worker_dies_ends_without_another_worker(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job, claimed = await cancel_running(queue, lease_ms=1000)
+    await asyncio.sleep(1.1)
+    record = await queue.watch(job.id, "api-2")
+    assert record is not None and record.status is JobStatus.CANCELLED
+    assert record.attempts == 1
+    for replica in ("api-1", "api-2"):
+        assert await redis.xlen(keys.replies(replica)) == 1
+    assert not await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
+
+
+async def test_a_cancelled_job_whose_worker_died_ends_where_the_next_one_would_claim_it(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job, _ = await cancel_running(queue, lease_ms=60_000)
+    await redis.zincrby(keys.queue, -120_000, job.id)
+    claim = await queue.claim("w2", ROOM, lease_ms=60_000, max_attempts=1)
+    assert (claim.jobs, claim.hopeless) == ([], [])
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.CANCELLED
+    assert record.attempts == 1
+    assert await redis.llen(keys.dead_letters) == 0
+    assert await queue.depth() == Depth(waiting=0, running=0)
+
+
+async def test_a_cancelled_job_that_its_worker_hands_back_ends(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job, claimed = await cancel_running(queue, lease_ms=60_000)
+    await queue.release("w1", {job.id: claimed.fence})
+    assert await queue.depth() == Depth(waiting=0, running=0)
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.CANCELLED
+    assert record.attempts == 0
+    assert await redis.xlen(keys.replies("api-1")) == 1
+    assert await redis.hget(keys.line, "tokens") == b"0"
+
+
+async def test_a_retry_of_a_job_cancelled_while_it_ran_is_not_cancelled(queue: JobQueue) -> None:
+    job, claimed = await cancel_running(queue, lease_ms=60_000)
+    await queue.release("w1", {job.id: claimed.fence})
+    await queue.retry(job.id, max_queued=100)
+    again = await claim_one(queue, lease_ms=60_000)
+    begun = await queue.begin("w1", job.id, fence=again.fence, lease_ms=60_000)
+    assert begun is StartResult.YES
+    await queue.release("w1", {job.id: again.fence})
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.QUEUED
+
+
+@pytest.mark.parametrize("left", ["cancel", "cancel_events"])
+async def test_half_of_a_cancellation_ends_nothing(
+    queue: JobQueue, redis: Redis, keys: Keys, left: str
+) -> None:
+    """While a deployment is upgraded: an older api writes the flag alone, an older worker's end of
+    the job removes it alone."""
+    job, claimed = await cancel_running(queue, lease_ms=60_000)
+    both = {"cancel", "cancel_result", "cancel_events"}
+    await redis.hdel(keys.record(job.id), *both - {left})
+    await queue.release("w1", {job.id: claimed.fence})
+    record = await queue.record(job.id)
+    assert record is not None and record.status is JobStatus.QUEUED
+
+
+# -- totals ----------------------------------------------------------------------------------
+
+
+async def test_every_end_is_counted_once(queue: JobQueue) -> None:
+    assert await queue.totals() == {}
+    done = await enqueue(queue)
+    claimed = await claim_one(queue, lease_ms=60_000)
+    waiting, late = await enqueue(queue), await enqueue(queue, deadline_s=SOON_S)
+    for _ in range(2):
+        await queue.finish(claimed, make_finished(done.id), fence=claimed.fence)
+        await queue.cancel(waiting.id)
+        await record_after_the_deadline(queue, late)
+    assert await queue.totals() == {
+        JobStatus.QUEUED: 3,
+        JobStatus.SUCCEEDED: 1,
+        JobStatus.CANCELLED: 1,
+        JobStatus.EXPIRED: 1,
+    }
+
+
+# -- late arrivals ---------------------------------------------------------------------------
+
+
+async def test_a_job_that_reaches_redis_too_late_is_refused(
+    queue: JobQueue, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enqueue(queue)  # it knows the time now
+    run = Scripts.run
+
+    async def on_a_slow_way(self: Scripts, script: Script, *args: ScriptArg) -> Any:
+        await asyncio.sleep(0.1)
+        return await run(self, script, *args)
+
+    monkeypatch.setattr(Scripts, "run", on_a_slow_way)
+    late = make_job()
+    with pytest.raises(TimeoutError, match="too late"):
+        await queue.enqueue(late, reply_to=None, max_queued=100, within_s=0.05)
+    assert await queue.record(late.id) is None
+    assert (await queue.depth()).waiting == 1
+
+
+async def test_a_clock_of_redis_that_was_set_refuses_nobody(queue: JobQueue) -> None:
+    await enqueue(queue)
+    queue._clock.tell(1, asked_at=0)  # as if Redis' time had jumped since
+    assert (await queue.enqueue(make_job(), reply_to=None, max_queued=100, within_s=1)).job_id
+    assert (await queue.depth()).waiting == 2
+
+
+async def test_a_command_that_is_repeated_late_gets_its_first_answer(queue: JobQueue) -> None:
+    job = await enqueue(queue)
+    queue._clock.tell(1, asked_at=0)
+    again = await queue.enqueue(job, reply_to=None, max_queued=100, within_s=1)
+    assert again.job_id == job.id
+    assert (await queue.depth()).waiting == 1

@@ -1,0 +1,123 @@
+"""Connections to Redis: side by side, to a limit, and none to what is no master."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from redis.exceptions import ConnectionError, RedisError
+
+from shared.process.asyncio_tasks import cancel_all
+from shared.queue.job_queue import JobQueue
+from shared.queue.keys import Keys
+from shared.redis.client import connect
+from shared.redis.pool import MAX_CONNECTIONS
+from tests.factories import make_job
+from tests.integration.service import eventually
+from tests.redis_server import RedisServer
+
+
+class MuteServer:
+    """Accepts connections and answers none."""
+
+    def __init__(self) -> None:
+        self.num_connections = 0
+        self.port = 0
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        async with await asyncio.start_server(self._accept, "127.0.0.1", 0) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            yield
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.num_connections += 1
+        await reader.read()  # until the client goes
+        writer.close()
+
+    async def has_more_than(self, count: int) -> bool:
+        return self.num_connections > count
+
+
+async def test_many_calls_connect_side_by_side_to_a_limit() -> None:
+    mute = MuteServer()
+    async with mute.listening():
+        client = connect(f"redis://127.0.0.1:{mute.port}", name="test")
+        calls = [asyncio.create_task(client.ping()) for _ in range(2 * MAX_CONNECTIONS)]
+        await eventually(partial(mute.has_more_than, MAX_CONNECTIONS - 1))
+        await asyncio.sleep(0.05)
+        assert mute.num_connections == MAX_CONNECTIONS
+        await cancel_all(calls)
+        await client.aclose()
+
+
+async def test_a_call_that_is_given_up_makes_room_for_the_next() -> None:
+    mute = MuteServer()
+    async with mute.listening():
+        client = connect(f"redis://127.0.0.1:{mute.port}", name="test")
+        for _ in range(2):
+            calls = [asyncio.create_task(client.ping()) for _ in range(MAX_CONNECTIONS)]
+            await asyncio.sleep(0.05)
+            await cancel_all(calls)
+        one_more = asyncio.create_task(client.ping())
+        await eventually(partial(mute.has_more_than, mute.num_connections))
+        await cancel_all([one_more])
+        await client.aclose()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_a_connection_to_what_became_a_replica_is_left(server: RedisServer) -> None:
+    """By commands and by scripts alike; reads alone do not tell."""
+    client, other = connect(server.url, name="test"), connect(server.url, name="other")
+    queue = JobQueue(client, Keys())
+    await queue.enqueue(make_job(), reply_to=None, max_queued=10)
+    await other.replicaof("127.0.0.1", "1")
+    for write in (client.set("a", 1), queue.enqueue(make_job(), reply_to=None, max_queued=10)):
+        connections = (await other.info("stats"))["total_connections_received"]
+        with pytest.raises(ConnectionError, match="no master"):
+            await write
+        assert (await other.info("stats"))["total_connections_received"] > connections
+    await other.replicaof("NO", "ONE")
+    await queue.enqueue(make_job(), reply_to=None, max_queued=10)
+    assert (await queue.depth()).waiting == 2
+    for each in (client, other):
+        await each.aclose()
+
+
+async def test_a_call_that_blocks_ends_when_its_redis_becomes_a_replica(
+    server: RedisServer,
+) -> None:
+    client, other = connect(server.url, name="test", block_s=30), connect(server.url, name="other")
+    blocked = asyncio.ensure_future(client.blpop(["list"], timeout=30))
+
+    async def is_blocked() -> bool:
+        return bool((await other.info("clients"))["blocked_clients"])
+
+    await eventually(is_blocked)
+    await other.replicaof("127.0.0.1", "1")
+    with pytest.raises(RedisError, match="no master"):
+        await blocked
+    for each in (client, other):
+        await each.aclose()
+
+
+async def test_a_url_may_ask_for_fewer_connections() -> None:
+    mute = MuteServer()
+    async with mute.listening():
+        client = connect(f"redis://127.0.0.1:{mute.port}?max_connections=3", name="test")
+        calls = [asyncio.create_task(client.ping()) for _ in range(9)]
+        await eventually(partial(mute.has_more_than, 2))
+        await asyncio.sleep(0.05)
+        assert mute.num_connections == 3
+        assert not any(call.done() for call in calls)  # they wait for one another
+        await cancel_all(calls)
+        await client.aclose()

@@ -1,0 +1,198 @@
+"""What is loaded where memory is short, and what a refusal says: nothing has been read by then."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from worker import host_memory
+from worker.byte_size import parse_size
+from worker.engine import EngineConfig, Executor, Quantization
+from worker.engine.loading import load_plan as load_choice_module
+from worker.engine.loading.load_plan import choose_way, parse_dtype, wanted_dtypes
+from worker.engine.loading.lora import AdapterMode
+from worker.engine.loading.options import LoadOptions
+from worker.engine.memory.host_forecast import PROCESS_BYTES, HostForecast, meta_model
+from worker.host_memory import FreeMemory
+from worker.model.checkpoint.adapter_folders import AdapterFolder
+from worker.model.checkpoint.lora import WEIGHTS_FILES
+from worker.model.checkpoint.random_checkpoint import config_fields
+from worker.model.checkpoint.weights import EMBEDDINGS, LM_HEAD, LoadingPlan
+from worker.model.config import ModelConfig
+
+CPU = torch.device("cpu")
+GIB = 2**30
+
+
+def published(like: str, **fields: Any) -> LoadingPlan:
+    """The headers of a published checkpoint, without its files."""
+    raw = config_fields(like, full_size=True) | {"torch_dtype": "bfloat16"} | fields
+    model = meta_model(ModelConfig.from_dict(raw))
+    origins = {name: name for name in model.state_dict()}
+    if model.config.tie_word_embeddings:
+        origins[LM_HEAD] = EMBEDDINGS
+    return LoadingPlan(model, {}, origins)
+
+
+FALCON_7B = published("7b")
+
+
+def choose(
+    free: str,
+    plan: LoadingPlan = FALCON_7B,
+    adapters: tuple[AdapterFolder, ...] = (),
+    **options: Any,
+) -> HostForecast:
+    options = {"dtype": "auto", **options}
+    memory = FreeMemory(parse_size(free), "left in this test")
+    return choose_way(plan, LoadOptions("x", **options), CPU, adapters, memory)
+
+
+@pytest.mark.parametrize(
+    ("free", "dtype", "executor"),
+    [
+        ("70GiB", torch.float32, Executor.OPENVINO),
+        ("40GiB", torch.float32, Executor.TORCH),
+        ("21GiB", torch.bfloat16, Executor.TORCH),
+        ("14.2GiB", torch.bfloat16, Executor.TORCH),
+    ],
+)
+def test_auto_takes_what_fits(free: str, dtype: torch.dtype, executor: Executor) -> None:
+    """falcon-7b: float32 on OpenVINO takes 53 GiB, on torch 28; bfloat16 14."""
+    way = choose(free).way
+    assert (way.dtype, way.executor) == (dtype, executor)
+
+
+def test_auto_does_not_take_the_last_of_the_memory_where_less_will_do() -> None:
+    needed = choose("40GiB").needed_bytes
+    assert choose(f"{needed}", executor=Executor.TORCH).way.dtype is torch.bfloat16
+    assert choose(f"{needed}", dtype="float32").way.executor is Executor.TORCH
+
+
+def test_small_models_get_what_is_exact_and_fast() -> None:
+    small = published("7b", hidden_size=64, num_hidden_layers=2, num_attention_heads=8)
+    way = choose("1GiB", small).way
+    assert (way.dtype, way.executor) == (torch.float32, Executor.OPENVINO)
+
+
+def test_float16_checkpoints_are_served_in_bfloat16_where_float32_does_not_fit() -> None:
+    """CPUs multiply in float16 several times slower; whoever asks for it gets it."""
+    plan = published("7b", torch_dtype="float16")
+    assert choose("21GiB", plan).way.dtype is torch.bfloat16
+    assert choose("21GiB", plan, dtype=None).way.dtype is torch.float16
+    assert choose("21GiB", plan, dtype="float16").way.dtype is torch.float16
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"dtype": "float32"},
+            r"needs 2\d\.\d GiB of memory with dtype float32, executor torch, but 21.0 GiB are "
+            r"left in this test; dtype bfloat16, executor torch would fit, with 1\d\.\d GiB",
+        ),
+        (
+            {"executor": Executor.OPENVINO},
+            r"needs 5\d\.\d GiB of memory with dtype float32, executor openvino.*"
+            "; dtype bfloat16, executor torch would fit",
+        ),
+        (
+            {"quantization": Quantization.INT8},
+            r"quantization int8, but 21.0 GiB .*; dtype bfloat16, executor torch would fit",
+        ),
+        ({"config": EngineConfig(num_blocks=10**5)}, "; kv_tokens must be at most [0-9]+$"),
+    ],
+)
+def test_a_refusal_says_what_would_fit(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        choose("21GiB", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kv_cache_of_the_size_that_a_refusal_names_fits() -> None:
+    with pytest.raises(ValueError, match="kv_tokens must be at most") as caught:
+        choose("21GiB", config=EngineConfig(num_blocks=10**5))
+    most = int(str(caught.value).rpartition(" ")[2])
+    assert choose("21GiB", config=EngineConfig(num_blocks=most // 32)).needed_bytes < 21 * GIB
+
+
+def test_a_refusal_names_a_kv_cache_of_whole_blocks() -> None:
+    """A worker rounds kv_tokens up to blocks: 37 tokens would take two."""
+    one_block = choose("21GiB", dtype="bfloat16", config=EngineConfig(num_blocks=1)).needed_bytes
+    per_token = FALCON_7B.model.config.kv_bytes_per_token(torch.bfloat16)
+    too_large = EngineConfig(num_blocks=10**5)
+    with pytest.raises(ValueError, match=r"; kv_tokens must be at most 32$"):
+        choose(f"{one_block + 5 * per_token}", dtype="bfloat16", config=too_large)
+    with pytest.raises(ValueError, match="; even dtype"):
+        choose(f"{one_block - 5 * per_token}", dtype="bfloat16", config=too_large)
+
+
+def test_where_nothing_fits_the_least_is_named() -> None:
+    with pytest.raises(ValueError, match=r"; even dtype bfloat16, executor torch.* needs 1\d\.\d"):
+        choose("10GiB", dtype="float32")
+    with pytest.raises(ValueError, match="no other dtype, executor or quantization needs less"):
+        choose("10GiB", quantization=Quantization.INT8_WEIGHT_ONLY)
+
+
+def test_parts_on_one_machine_take_its_memory_together() -> None:
+    plan = published("40b")
+    whole = choose("400GiB", plan, executor=Executor.TORCH).needed_bytes
+    parts = choose("400GiB", plan, tensor_parallel=8).needed_bytes
+    embeddings = plan.model.lm_head.weight.numel() * 4
+    assert parts > whole + 7 * (embeddings + PROCESS_BYTES)
+    with pytest.raises(ValueError, match="it needs"):
+        choose(f"{whole}", plan, tensor_parallel=8, dtype="float32")
+
+
+def test_adapters_count_and_keep_openvino_away_where_they_are_served(tmp_path: Path) -> None:
+    with (tmp_path / WEIGHTS_FILES[0]).open("wb") as file:
+        file.truncate(GIB)
+    adapters = (AdapterFolder(tmp_path),)
+    merged = choose("400GiB", adapters=adapters)
+    served = choose("400GiB", adapters=adapters, adapter_mode=AdapterMode.SERVE)
+    assert merged.way.executor is Executor.OPENVINO
+    assert merged.loading_bytes > choose("400GiB").loading_bytes + GIB
+    assert served.way.executor is Executor.TORCH
+
+
+def test_a_head_that_is_stored_twice_is_read_twice() -> None:
+    twice = LoadingPlan(FALCON_7B.model, {}, {**FALCON_7B.origins, LM_HEAD: LM_HEAD})
+    more = choose("21GiB", twice).loading_bytes - choose("21GiB").loading_bytes
+    assert more == FALCON_7B.model.lm_head.weight.numel() * 2
+
+
+@pytest.mark.parametrize(
+    ("quantization", "least"), [(None, 0), (Quantization.INT8_WEIGHT_ONLY, 13)]
+)
+def test_on_a_gpu_only_weights_that_are_rounded_come_through_the_hosts_memory(
+    quantization: Quantization | None, least: int
+) -> None:
+    options = LoadOptions("x", device="cuda", quantization=quantization)
+    free = FreeMemory(400 * GIB, "left in this test")
+    forecast = choose_way(FALCON_7B, options, torch.device("cuda"), free=free)
+    assert forecast.needed_bytes // GIB in range(least, least + 2)
+
+
+def test_the_limits_of_container_and_setting_bound_what_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ValueError, match="left by the setting memory"):
+        choose_way(FALCON_7B, LoadOptions("x", memory=PROCESS_BYTES), CPU)
+    monkeypatch.setattr(host_memory, "memory_left", lambda: 5)
+    with pytest.raises(ValueError, match="5 bytes are left by the memory limit of the control"):
+        choose_way(FALCON_7B, LoadOptions("x"), CPU)
+    assert load_choice_module.free_memory().num_bytes == 5
+
+
+def test_a_known_dtype_is_found_and_none_leaves_the_choice_to_the_checkpoint() -> None:
+    half, cuda = torch.float16, torch.device("cuda")
+    assert wanted_dtypes("bfloat16", half, CPU) == [torch.bfloat16]
+    assert wanted_dtypes(None, half, CPU) == [half]
+    assert wanted_dtypes("auto", half, cuda) == [half]
+    assert wanted_dtypes("auto", half, CPU) == [torch.float32, torch.bfloat16]
+
+
+def test_an_unknown_dtype_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"dtype must be one of float32, .*, not int8"):
+        parse_dtype("int8")

@@ -1,0 +1,123 @@
+"""What a model will take of a device's memory, told before and after it is loaded."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from worker.engine import EngineConfig
+from worker.engine.loading.backend import Executor
+from worker.engine.memory.host_forecast import PROCESS_BYTES, Way, forecast_host, meta_model
+from worker.engine.memory.memory_plan import MemoryPlan, forecast_cpu, forecast_gpu
+from worker.model.checkpoint.random_checkpoint import config_fields, write_random_checkpoint
+from worker.model.config import ModelConfig
+
+GIB = 2**30
+CPU = torch.device("cpu")
+MANY_ROWS = EngineConfig(max_rows=10**6, max_step_tokens=10**6)
+
+
+def published(like: str) -> ModelConfig:
+    return ModelConfig.from_dict(config_fields(like, full_size=True))
+
+
+def plan(like: str, gib: int, config: EngineConfig = MANY_ROWS) -> MemoryPlan:
+    return forecast_gpu(published(like), config, dtype=torch.bfloat16, memory_bytes=gib * GIB)
+
+
+@pytest.mark.parametrize(
+    ("like", "gib", "weights", "kv_per_token"),
+    [  # weights as published; 2 x layers x KV heads x 64 x 2 bytes
+        ("7b", 80, 13_843_441_408, 2 * 32 * 1 * 64 * 2),
+        ("40b", 139, 82_606_587_904, 2 * 60 * 8 * 64 * 2),
+        ("rw", 24, 2_623_250_432, 2 * 24 * 32 * 64 * 2),
+    ],
+)
+def test_the_published_models_take_what_arithmetic_says(
+    like: str, gib: int, weights: int, kv_per_token: int
+) -> None:
+    """Blocks of 32 tokens in 85 % of what weights and half a GiB for CUDA leave."""
+    told = plan(like, gib)
+    assert told.weight_bytes == weights
+    assert told.kv_bytes_per_token == kv_per_token
+    left = gib * GIB - weights - GIB // 2
+    assert told.num_blocks == int(0.85 * left) // (32 * kv_per_token)
+
+
+def test_rows_of_any_length_take_whole_blocks() -> None:
+    told = MemoryPlan(
+        weight_bytes=1, kv_bytes_per_token=10, context_length=2048, block_size=32, num_blocks=10
+    )
+    assert [told.rows_of(length) for length in (32, 33, 320, 321)] == [10, 5, 1, 0]
+    assert (told.kv_tokens, told.kv_bytes) == (320, 3200)
+
+
+def test_no_more_is_taken_than_the_rows_need() -> None:
+    assert plan("7b", 80, EngineConfig(max_rows=4)).num_blocks == 4 * 2048 // 32
+
+
+def test_weights_that_do_not_fit_leave_nothing() -> None:
+    with pytest.raises(ValueError, match="no memory left for a KV cache on cuda"):
+        plan("40b", 70)
+
+
+# A process that counts what it takes itself: in one that has run other tests, freed memory is used
+# again and shows nothing.
+MEASURED_LOAD = """
+import json, sys
+from pathlib import Path
+import torch
+from worker import host_memory
+from worker.engine import Engine, EngineConfig, Executor
+from worker.model.checkpoint.tiny import bundled_checkpoint
+from worker.model.checkpoint.weights import load_model
+
+def resident_bytes():
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+folder, limit = sys.argv[1], int(sys.argv[2])
+load_model(str(bundled_checkpoint()), device=torch.device("cpu"))  # libraries take some, once
+before = resident_bytes()
+host_memory.memory_left = lambda: limit - (resident_bytes() - before)
+engine = Engine.from_pretrained(
+    folder,
+    dtype="float32",
+    executor=Executor.TORCH,
+    config=EngineConfig(max_rows=512),
+)
+memory = engine.load_report.memory
+assert memory.kv_tokens == engine.total_kv_tokens
+print(json.dumps([memory.weight_bytes, memory.kv_bytes_per_token, memory.num_blocks]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_an_engine_takes_what_was_forecast(tmp_path: Path) -> None:
+    """In a container of 3 GB that holds nothing else; 0.2 GB of it are weights."""
+    limit = 3_000_000_000
+    write_random_checkpoint(
+        tmp_path, like="7b", hidden_size=768, num_layers=8, num_heads=12, vocab_size=8000
+    )
+    model_config = ModelConfig.from_checkpoint(tmp_path)
+    config = EngineConfig(max_rows=512)
+    way = Way(torch.float32, Executor.TORCH)
+    told = forecast_cpu(
+        model_config,
+        config,
+        forecast_host(way, meta_model(model_config), config, device=CPU),
+        memory_bytes=limit + PROCESS_BYTES,
+        weight_bytes=4 * model_config.num_parameters,
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURED_LOAD, str(tmp_path), str(limit)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    weight_bytes, kv_bytes_per_token, num_blocks = json.loads(result.stdout)
+    assert (weight_bytes, kv_bytes_per_token) == (told.weight_bytes, told.kv_bytes_per_token)
+    assert num_blocks == pytest.approx(told.num_blocks, rel=0.05)

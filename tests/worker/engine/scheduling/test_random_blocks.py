@@ -1,0 +1,154 @@
+"""A hundred thousand random operations on a small pool of blocks, checked after each.
+
+A model of the cache's content goes along: every slot remembers all the tokens up to its own. So
+it shows when somebody writes to what others hold, misses a copy or is told of a wrong prefix.
+"""
+
+from collections.abc import Callable
+from random import Random
+
+from tests.worker.engine.sampling.rows import make_sequence
+from worker.engine.sampling_params import SamplingParams
+from worker.engine.scheduling.block_manager import BlockManager
+from worker.engine.sequence import Sequence
+
+BLOCK_SIZE = 4
+NUM_BLOCKS = 14
+NUM_OPERATIONS = 100_000
+MAX_TOKENS = 22
+MAX_SEQUENCES = 9
+SPOILED = "nan"
+
+
+class Pool:
+    """Sequences that live off one block manager, and what their blocks would hold.
+
+    One in eight is bad: what it computes is spoiled, so no token is ever chosen from its logits.
+    """
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.manager = BlockManager(NUM_BLOCKS, BLOCK_SIZE)
+        self.slots: list[tuple[int, ...] | str | None] = [None] * (NUM_BLOCKS * BLOCK_SIZE)
+        self.sequences: list[Sequence] = []
+        self.bad: set[Sequence] = set()
+        self.num_copies = self.num_refusals = 0
+
+    def add(self) -> None:
+        """A prompt of few letters, so that many have a beginning in common."""
+        if len(self.sequences) == MAX_SEQUENCES:
+            self.free()
+        length = self.random.randint(1, 14)
+        sequence = make_sequence(
+            self.random.choices((1, 2), (9, 1), k=length),
+            SamplingParams(remove_invalid_values=self.random.random() < 0.1),
+            arrival=self.random.randrange(3),
+        )
+        self.sequences.append(sequence)
+        if self.random.random() < 0.125:
+            self.bad.add(sequence)
+
+    def allocate(self) -> None:
+        sequence = self.pick()
+        if not self.manager.can_allocate(sequence):
+            self.num_refusals += 1
+            return
+        block_copy = self.manager.allocate(sequence)
+        if block_copy is not None:
+            self.num_copies += 1
+            for offset in range(BLOCK_SIZE):
+                content = self.slots[block_copy.source * BLOCK_SIZE + offset]
+                self.slots[block_copy.destination * BLOCK_SIZE + offset] = content
+
+    def compute(self) -> None:
+        """Write some of the tokens that have slots; what is before them must be there already."""
+        sequence = self.pick()
+        num_slots = min(len(sequence.block_table) * BLOCK_SIZE, sequence.num_tokens)
+        if num_slots <= sequence.num_computed_tokens or self.shares_what_it_writes(sequence):
+            return
+        is_spoiled = self.check_content(sequence) or sequence in self.bad
+        end = self.random.randint(sequence.num_computed_tokens + 1, num_slots)
+        for position in range(sequence.num_computed_tokens, end):
+            content = SPOILED if is_spoiled else tuple(sequence.token_ids[: position + 1])
+            self.slots[self.slot(sequence, position)] = content
+        sequence.num_computed_tokens = end
+        self.manager.file_computed(sequence)
+        if is_spoiled:
+            self.bad.add(sequence)
+
+    def append(self) -> None:
+        sequence = self.pick()
+        if self.may_go_on(sequence):
+            sequence.append(self.random.choice((1, 2)))
+
+    def fork(self) -> None:
+        parent = self.pick()
+        if self.may_go_on(parent) and len(self.sequences) < MAX_SEQUENCES:
+            child = parent.child(1, self.random.choice((1, 2)))
+            self.manager.fork(parent, child)
+            self.sequences.append(child)
+
+    def free(self) -> None:
+        """Finished, failed or aborted: whatever it was doing."""
+        sequence = self.pick()
+        self.manager.free(sequence)
+        self.sequences.remove(sequence)
+        self.bad.discard(sequence)
+
+    def preempt(self) -> None:
+        self.manager.free(self.pick())
+
+    def pick(self) -> Sequence:
+        if not self.sequences:
+            self.add()
+        return self.random.choice(self.sequences)
+
+    def may_go_on(self, sequence: Sequence) -> bool:
+        all_computed = sequence.num_uncomputed_tokens == 0
+        return all_computed and sequence not in self.bad and sequence.num_tokens < MAX_TOKENS
+
+    def shares_what_it_writes(self, sequence: Sequence) -> bool:
+        """A fork that still has to ask for its own copy of the last block."""
+        return self.manager._shares_next_block(sequence)
+
+    def check_content(self, sequence: Sequence) -> bool:
+        """Whether the sequence's context is spoiled; if it is not, it must be its own tokens."""
+        for position in range(sequence.num_computed_tokens):
+            content = self.slots[self.slot(sequence, position)]
+            if content == SPOILED:
+                return True
+            assert content == tuple(sequence.token_ids[: position + 1])
+        return False
+
+    def check(self) -> None:
+        self.manager.check_integrity(self.sequences)
+        for block in self.manager._evictable_blocks:
+            assert SPOILED not in self.slots[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE]
+
+    def slot(self, sequence: Sequence, position: int) -> int:
+        block = sequence.block_table[position // BLOCK_SIZE]
+        return block * BLOCK_SIZE + position % BLOCK_SIZE
+
+
+def test_no_block_is_lost_spoiled_or_taken_for_another_in_random_traffic() -> None:
+    random = Random(0)
+    pool = Pool(random)
+    operations: list[Callable[[], None]] = [
+        *[pool.add] * 3,
+        *[pool.allocate] * 12,
+        *[pool.compute] * 12,
+        *[pool.append] * 4,
+        *[pool.fork] * 4,
+        *[pool.free] * 2,
+        pool.preempt,
+    ]
+    for _ in range(NUM_OPERATIONS):
+        random.choice(operations)()
+        pool.check()
+    assert pool.manager.num_prefix_hit_tokens > 10_000
+    assert pool.num_copies > 500
+    assert pool.num_refusals > 1_000
+    for sequence in pool.sequences:
+        pool.manager.free(sequence)
+    pool.manager.check_integrity([])
+    assert pool.manager.num_free_blocks == NUM_BLOCKS

@@ -1,0 +1,105 @@
+"""What is guessed from what a sequence holds, and when nothing is guessed at all."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.engine.sampling_params import SamplingParams
+from worker.engine.speculation.prompt_lookup import MAX_PAUSE, PromptLookup
+
+TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=30)  # few, so that n-grams repeat
+
+
+def propose(token_ids: list[int], limit: int = 4, *, num_tokens: int = 8, size: int = 2) -> str:
+    """Drafts as a string of digits."""
+    return "".join(map(str, PromptLookup(num_tokens, size).propose(token_ids, limit)))
+
+
+def digits(text: str) -> list[int]:
+    return [int(digit) for digit in text]
+
+
+@pytest.mark.parametrize(
+    ("text", "drafts"),
+    [
+        ("1", ""),
+        ("1234", ""),
+        ("123456712", "3456"),
+        ("912345812", "3458"),  # 12 decides, not the last 2 alone
+        ("5123612", "3612"),  # as far as the text goes, and round again
+        ("12391245612", "4561"),  # the latest of two
+        ("7787", "8787"),  # only 7 came before
+        ("1111", "1111"),
+    ],
+)
+def test_drafts_are_what_followed_the_longest_ngram_that_ends_the_text(
+    text: str, drafts: str
+) -> None:
+    assert propose(digits(text)) == drafts
+
+
+def test_no_more_is_guessed_than_was_asked_for_or_than_there_is_room_for() -> None:
+    assert len(propose([1, 2, 1, 2], limit=100, num_tokens=5)) == 5
+    assert len(propose([1, 2, 1, 2], limit=3, num_tokens=5)) == 3
+    assert propose([1, 2, 1, 2], limit=0) == ""
+    assert propose([1, 2, 1, 2], limit=-1) == ""
+
+
+def test_a_longer_ngram_is_looked_for_where_it_is_wanted() -> None:
+    text = digits("12345692347123")
+    assert propose(text, size=3) == "4569"
+    assert propose(text, size=2) == "4712"
+
+
+def by_scanning(token_ids: list[int], limit: int, size: int) -> list[int]:
+    """The rule itself, by looking everywhere."""
+    for n in range(min(size, len(token_ids) - 1), 0, -1):
+        for start in range(len(token_ids) - n - 1, -1, -1):
+            if token_ids[start : start + n] == token_ids[-n:]:
+                text = list(token_ids)
+                for _ in range(limit):
+                    text.append(text[start + n + len(text) - len(token_ids)])
+                return text[len(token_ids) :]
+    return []
+
+
+@given(TOKENS, st.lists(TOKENS), st.integers(1, 6), st.integers(1, 4))
+def test_a_growing_text_is_looked_up_as_if_read_anew(
+    prompt: list[int], pieces: list[list[int]], limit: int, size: int
+) -> None:
+    lookup, token_ids = PromptLookup(limit, size), prompt
+    for piece in [*pieces, []]:
+        assert lookup.propose(token_ids, limit) == by_scanning(token_ids, limit, size)
+        token_ids = token_ids + piece
+
+
+def test_drafts_that_fail_make_the_pauses_longer_until_one_is_accepted() -> None:
+    lookup = PromptLookup(4, 2)
+    assert pause(lookup, 7) == 0
+    for expected in (1, 2, 4, 8, 16, MAX_PAUSE, MAX_PAUSE):
+        lookup.note(0, 7)
+        assert pause(lookup, 7) == expected
+    lookup.note(1, 7)
+    assert pause(lookup, 7) == 0
+    lookup.note(0, 7)
+    assert pause(lookup, 7) == 1
+
+
+def pause(lookup: PromptLookup, num_tokens: int) -> int:
+    """Tokens to go, after these, without a draft."""
+    return next(n for n in range(100) if lookup.is_ready(num_tokens + n))
+
+
+@pytest.mark.parametrize(
+    ("asked", "default", "num_drafts"),
+    [(None, None, 0), (None, 3, 3), (0, 3, 0), (5, 3, 5), (5, None, 5)],
+)
+def test_a_request_prevails_over_the_default(
+    asked: int | None, default: int | None, num_drafts: int
+) -> None:
+    lookup = PromptLookup.of(SamplingParams(prompt_lookup_num_tokens=asked), default)
+    assert len(lookup.propose([1, 1], 9) if lookup else []) == num_drafts
+
+
+def test_beams_guess_nothing() -> None:
+    assert PromptLookup.of(SamplingParams(num_beams=2, prompt_lookup_num_tokens=5), 5) is None

@@ -1,0 +1,104 @@
+"""What a worker tells of itself, and that it goes on telling."""
+
+import asyncio
+
+import pytest
+from redis.exceptions import ConnectionError
+
+from shared.process.asyncio_tasks import cancel_all
+from shared.protocol import ModelCard, WorkerInfo
+from tests.factories import make_card, make_worker_info
+from worker.engine_thread import EngineStats
+from worker.health import heartbeat
+from worker.health.heartbeat import SMOOTHING, Heartbeat, Rate
+
+WAIT_S = 30.0
+
+
+class FakeRegistry:
+    """Answers reports in turn, the last answer for ever; exceptions are raised."""
+
+    def __init__(self, *answers: bool | Exception) -> None:
+        self.answers = list(answers)
+        self.reports: list[WorkerInfo] = []
+        self.published: list[tuple[ModelCard, bytes]] = []
+        self.reported = asyncio.Semaphore(0)
+
+    async def report(self, info: WorkerInfo) -> bool:
+        self.reports.append(info)
+        self.reported.release()
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def publish_card(self, card: ModelCard, tokenizer_json: bytes) -> None:
+        self.published.append((card, tokenizer_json))
+
+
+class Counters:
+    """What a heartbeat reads from worker and runtime."""
+
+    jobs_complete = 5
+    stats = EngineStats(running=3, waiting=2, used_kv_tokens=40, num_tokens=100)
+
+
+def beats(registry: FakeRegistry) -> Heartbeat:
+    made: Heartbeat = Heartbeat(
+        registry,  # type: ignore[arg-type]  # has what a heartbeat uses
+        make_worker_info("w1"),
+        make_card(),
+        b"{}",
+        Counters(),  # type: ignore[arg-type]
+        Counters(),  # type: ignore[arg-type]
+    )
+    return made
+
+
+async def test_a_beat_tells_who_the_worker_is_and_what_it_does() -> None:
+    registry = FakeRegistry(True)
+    await beats(registry).beat()
+    [info] = registry.reports
+    assert (info.id, info.running, info.waiting, info.kv_tokens_used) == ("w1", 3, 2, 40)
+    assert info.tokens_per_s > info.jobs_per_s > 0
+    assert registry.published == []
+
+
+async def test_a_model_that_redis_lost_is_published_again() -> None:
+    registry = FakeRegistry(False)
+    await beats(registry).beat()
+    assert registry.published == [(make_card(), b"{}")]
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "num_beats"),
+    [(0.001, 4), (600.0, 3)],  # it goes on, and soon
+)
+async def test_beats_go_on_soon_after_redis_was_away(
+    monkeypatch: pytest.MonkeyPatch, interval_s: float, num_beats: int
+) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL_S", interval_s)
+    registry = FakeRegistry(ConnectionError("gone"), OSError("refused"), True)
+    running = asyncio.create_task(beats(registry).run())
+    async with asyncio.timeout(WAIT_S):
+        for _ in range(num_beats):
+            await registry.reported.acquire()
+    await cancel_all([running])
+
+
+def test_a_rate_nears_the_counters_speed() -> None:
+    rate = Rate(measured=100.0)
+    assert rate.update(10, 101.0) == pytest.approx(SMOOTHING * 10)
+    for second in range(2, 60):
+        rate.update(10 * second, 100.0 + second)
+    assert rate.per_s == pytest.approx(10, rel=0.01)
+
+
+def test_a_rate_falls_while_nothing_is_counted() -> None:
+    rate = Rate(count=10, measured=1.0, per_s=8.0)
+    assert rate.update(10, 2.0) == pytest.approx((1 - SMOOTHING) * 8)
+
+
+def test_two_measures_at_one_instant_do_no_harm() -> None:
+    rate = Rate(count=10, measured=1.0, per_s=8.0)
+    assert 0 <= rate.update(12, 1.0) <= 8

@@ -1,0 +1,487 @@
+"""The worker's side of a job's life, with tasks that have no model."""
+
+import asyncio
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+from redis.exceptions import ConnectionError
+
+from shared.process.asyncio_tasks import cancel_all
+from shared.protocol import JobStatus, Outcome, encode
+from shared.queue.arq_format import deserialize, serialize
+from shared.queue.claims import Claim, Room, StartResult, read_cancellation
+from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.keys import LEASED, Keys
+from shared.queue.scripts import Script, ScriptArg, Scripts
+from shared.redis.client import connect
+from shared.redis.clock import STALE_S
+from tests.factories import make_job
+from tests.worker.jobs.workers import (
+    WAIT_S,
+    ended,
+    enqueue,
+    eventually,
+    make_worker,
+    never,
+    running,
+    succeed,
+    until_cancelled,
+)
+from worker.jobs.active_job import ActiveJob
+from worker.jobs.leased_worker import CLAIM_LEASE_MS
+from worker.jobs.list_consumer import BLOCK_S, ListConsumer
+
+
+async def test_jobs_run_and_end(redis: ArqRedis, keys: Keys, queue: JobQueue) -> None:
+    ids = await enqueue(queue, 20)
+    async with running(make_worker(redis, keys, succeed, rows=4)):
+        records = [await ended(queue, job_id) for job_id in ids]
+    assert {record.status for record in records} == {JobStatus.SUCCEEDED}
+    assert {record.attempts for record in records} == {1}
+    assert await queue.depth() == Depth(0, 0)
+
+
+async def test_no_more_is_claimed_than_fits(redis: ArqRedis, keys: Keys, queue: JobQueue) -> None:
+    await enqueue(queue, 5)
+    worker = make_worker(redis, keys, never, rows=3)
+    async with running(worker):
+
+        async def full() -> bool:
+            return worker.room.rows == 0
+
+        await eventually(full)
+        assert await queue.depth() == Depth(waiting=2, running=3)
+
+
+async def test_a_task_that_raises_fails_its_job_alone(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    bad, good = await enqueue(queue, 2)
+
+    async def task(held: ActiveJob) -> Outcome:
+        if held.job.id == bad:
+            raise ZeroDivisionError
+        return await succeed(held)
+
+    async with running(make_worker(redis, keys, task)):
+        failed, succeeded = await ended(queue, bad), await ended(queue, good)
+    assert failed.error is not None and failed.error.status_code == 500
+    assert succeeded.status is JobStatus.SUCCEEDED
+
+
+class Panic(BaseException):
+    """As a library in Rust raises it."""
+
+
+@pytest.mark.parametrize("kind", [Panic, asyncio.CancelledError])
+async def test_a_run_that_breaks_off_fails_its_job_and_is_not_begun_again(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, kind: type[BaseException]
+) -> None:
+    [job_id] = await enqueue(queue)
+    starts = []
+
+    async def task(held: ActiveJob) -> Outcome:
+        starts.append(held.attempt)
+        await asyncio.sleep(0)
+        raise kind
+
+    async with running(make_worker(redis, keys, task)):
+        record = await ended(queue, job_id)
+    assert record.error is not None and record.error.status_code == 500
+    assert (record.status, starts) == (JobStatus.FAILED, [1])
+
+
+async def test_a_job_whose_worker_died_too_often_is_given_up(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    [job_id] = await enqueue(queue)
+    await redis.hset(keys.record(job_id), "attempts", "3")
+    async with running(make_worker(redis, keys, succeed)):
+        record = await ended(queue, job_id)
+    assert (record.status, record.attempts) == (JobStatus.FAILED, 3)
+    assert record.error is not None
+    assert record.error.message == "the worker running this job died 3 times; given up"
+    assert await redis.lrange(keys.dead_letters, 0, -1) == [job_id.encode()]
+
+
+async def test_a_job_that_no_worker_can_read_fails_and_its_mates_run(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    strange, gone, good = await enqueue(queue, 3)
+    await redis.hset(keys.record(strange), "payload", encode(make_job(id=strange, version=99)))
+    await redis.hdel(keys.record(gone), "payload")
+    async with running(make_worker(redis, keys, succeed)):
+        records = [await ended(queue, job_id) for job_id in (strange, gone, good)]
+    assert [record.status for record in records] == [
+        JobStatus.FAILED,
+        JobStatus.FAILED,
+        JobStatus.SUCCEEDED,
+    ]
+    assert records[0].error is not None and "version 99" in records[0].error.message
+    assert records[1].error is not None and "data is gone" in records[1].error.message
+    assert set(await redis.lrange(keys.dead_letters, 0, -1)) == {strange.encode(), gone.encode()}
+
+
+async def test_a_command_that_redis_got_twice_is_no_second_attempt(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    [job_id] = await enqueue(queue)
+    await redis.set(keys.arq_retry(job_id), 7)
+    async with running(make_worker(redis, keys, succeed)):
+        record = await ended(queue, job_id)
+    assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 1)
+
+
+async def test_a_claim_leases_for_a_moment_until_the_job_begins(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the jobs of a claim whose answer was lost would be nobody's for a whole lease."""
+    [job_id] = await enqueue(queue)
+    begin = JobQueue.begin
+
+    async def lease_ends_within(low_ms: float, high_ms: float) -> bool:
+        score = await redis.zscore(keys.queue, job_id) or 0
+        return low_ms < score - LEASED - 1000 * time.time() <= high_ms
+
+    async def in_vain(*args: Any, **kwargs: Any) -> bool:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(JobQueue, "begin", in_vain)
+    async with running(make_worker(redis, keys, never)):
+        await eventually(partial(lease_ends_within, 0, CLAIM_LEASE_MS))
+        monkeypatch.setattr(JobQueue, "begin", begin)
+        await eventually(partial(lease_ends_within, 30_000, 60_000))
+
+
+async def test_a_job_that_was_lost_before_it_began_is_not_run(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = await enqueue(queue)
+    begin = JobQueue.begin
+
+    async def too_late(*args: Any, **kwargs: Any) -> bool:
+        monkeypatch.setattr(JobQueue, "begin", begin)
+        await redis.set(keys.arq_in_progress(job_id), "w2:2")
+        return await begin(*args, **kwargs)
+
+    monkeypatch.setattr(JobQueue, "begin", too_late)
+    worker = make_worker(redis, keys, succeed)
+    async with running(worker):
+
+        async def dropped() -> bool:
+            return JobQueue.begin is begin and not worker.held
+
+        await eventually(dropped)
+    assert await queue.depth() == Depth(waiting=0, running=1)
+    assert worker.jobs_complete == 0
+
+
+async def test_a_job_on_its_last_attempt_has_the_worker_for_itself(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    suspect, _other = await enqueue(queue, 2)
+    await redis.hset(keys.record(suspect), "attempts", "2")
+    worker = make_worker(redis, keys, never)
+    async with running(worker):
+
+        async def claimed() -> bool:
+            return suspect in worker.job_tasks
+
+        await eventually(claimed)
+        await worker._claim()
+        assert list(worker.held) == [suspect]
+
+
+async def test_a_lost_job_is_stopped_and_nothing_is_written(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    [job_id] = await enqueue(queue)
+    attempts: list[str] = []
+    worker = make_worker(redis, keys, never, on_attempt=attempts.append)
+    async with running(worker):
+
+        async def runs() -> bool:
+            return job_id in worker.job_tasks
+
+        await eventually(runs)
+        worker.lose(job_id, fence=worker.held[job_id].fence)
+
+        async def dropped() -> bool:
+            return not worker.held
+
+        await eventually(dropped)
+    assert await queue.depth() == Depth(waiting=0, running=1)  # as far as this worker knows
+    assert attempts == ["lost"]
+
+
+async def test_draining_hands_unfinished_jobs_back(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    ids = await enqueue(queue, 3)
+    attempts: list[str] = []
+    worker = make_worker(redis, keys, never, on_attempt=attempts.append)
+    async with running(worker):
+
+        async def all_run() -> bool:
+            return len(worker.held) == 3
+
+        await eventually(all_run)
+        await worker.drain(grace_s=0)
+        assert not worker.held
+    assert attempts == ["handed back"] * 3
+    for job_id in ids:
+        record = await queue.record(job_id)
+        assert record is not None
+        assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)
+
+
+async def test_a_claim_that_is_answered_when_jobs_are_handed_back_is_handed_back(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.jobs.leased_worker.LAST_CLAIM_S", 0.05)
+    monkeypatch.setattr("worker.jobs.leased_worker.HAND_BACK_S", WAIT_S)
+    [stubborn] = await enqueue(queue)
+    claim, is_handing_back, is_handed_back = JobQueue.claim, asyncio.Event(), asyncio.Event()
+
+    async def task(held: ActiveJob) -> Outcome:
+        try:
+            return await never(held)
+        finally:
+            is_handing_back.set()
+            await is_handed_back.wait()
+
+    async def claim_slowly(*args: Any, **kwargs: Any) -> Claim:
+        claimed = await claim(*args, **kwargs)
+        if claimed.jobs and stubborn in worker.held:
+            asked.set()
+            await is_handing_back.wait()
+        return claimed
+
+    monkeypatch.setattr(JobQueue, "claim", claim_slowly)
+    worker, asked = make_worker(redis, keys, task), asyncio.Event()
+    async with running(worker):
+
+        async def runs() -> bool:
+            return stubborn in worker.job_tasks
+
+        async def waits_again() -> bool:
+            record = await queue.record(late)
+            return record is not None and record.status is JobStatus.QUEUED
+
+        await eventually(runs)
+        [late] = await enqueue(queue)
+        worker.nudge()
+        await asked.wait()
+        draining = asyncio.create_task(worker.drain(grace_s=0))
+        await eventually(waits_again)
+        is_handed_back.set()
+        await draining
+    assert await queue.depth() == Depth(waiting=2, running=0)
+    record = await queue.record(late)
+    assert record is not None and record.attempts == 0
+
+
+async def test_only_the_run_that_is_meant_is_cancelled(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    [job_id] = await enqueue(queue)
+    worker = make_worker(redis, keys, until_cancelled)
+    async with running(worker):
+
+        async def runs() -> bool:
+            return job_id in worker.job_tasks
+
+        await eventually(runs)
+        held = worker.held[job_id]
+        worker.cancel(job_id, held.fence - 1)
+        worker.cancel("another", held.fence)
+        assert not held.is_cancelled
+        await queue.cancel(job_id)
+        [note] = await redis.lrange(keys.control("w1"), 0, -1)
+        worker.cancel(*read_cancellation(note.decode()))
+        record = await ended(queue, job_id)
+    assert record.status is JobStatus.CANCELLED
+
+
+async def test_a_job_that_is_cancelled_while_its_claim_is_answered_stops_at_once(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = await enqueue(queue)
+    begin = JobQueue.begin
+
+    async def begin_late(*args: Any, **kwargs: Any) -> StartResult:
+        await queue.cancel(job_id)  # the worker reads of it before it knows the job
+        return await begin(*args, **kwargs)
+
+    monkeypatch.setattr(JobQueue, "begin", begin_late)
+    async with running(make_worker(redis, keys, until_cancelled)):
+        record = await ended(queue, job_id)
+    assert record.status is JobStatus.CANCELLED
+
+
+@pytest.mark.parametrize("silent_s", [0, 2 * STALE_S])
+async def test_a_clock_of_redis_that_ran_ahead_takes_no_job_from_its_worker(
+    redis: ArqRedis,
+    keys: Keys,
+    queue: JobQueue,
+    monkeypatch: pytest.MonkeyPatch,
+    silent_s: float,
+) -> None:
+    """As when the machine slept: all leases are over, and nobody was late to renew."""
+    monkeypatch.setattr("worker.jobs.redis_outage.GRACE_S", 3600)
+    [job_id] = await enqueue(queue)
+    room = Room(rows=8, tokens=10_000, running=0)
+    assert (await queue.claim("w2", room, lease_ms=10_000)).jobs
+    worker = make_worker(redis, keys, succeed)
+    await worker._claim()
+    await redis.zincrby(keys.queue, -60_000, job_id)
+    clock = worker._queue._clock
+    clock._told_ms -= 60_000 + 1000 * silent_s
+    clock._told_at, clock._asked_at = (time.monotonic() - silent_s,) * 2
+    for _ in range(2):
+        await worker._claim()
+        assert not worker.held
+        assert worker.renewal_due.is_set()
+    monkeypatch.setattr("worker.jobs.redis_outage.GRACE_S", 0)
+    async with running(worker):  # w2 did not renew
+        assert (await ended(queue, job_id)).status is JobStatus.SUCCEEDED
+
+
+async def test_jobs_of_a_worker_whose_engine_died_keep_their_attempt(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    [job_id] = await enqueue(queue)
+    worker = make_worker(redis, keys, never)
+    async with running(worker):
+
+        async def runs() -> bool:
+            return job_id in worker.job_tasks
+
+        await eventually(runs)
+        worker.abandon()
+    assert await queue.depth() == Depth(waiting=0, running=1)  # until the lease ends
+    assert await redis.get(keys.arq_retry(job_id)) == b"1"
+
+
+async def test_the_end_of_a_job_is_written_once_redis_is_back(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = await enqueue(queue)
+    failures = [ConnectionError("gone"), OSError("refused"), TimeoutError()]
+    finish = JobQueue.finish
+
+    async def flaky(*args: object, **kwargs: object) -> object:
+        if failures:
+            raise failures.pop()
+        return await finish(*args, **kwargs)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(JobQueue, "finish", flaky)
+    async with running(make_worker(redis, keys, succeed)):
+        record = await ended(queue, job_id)
+    assert record.status is JobStatus.SUCCEEDED and not failures
+
+
+async def test_an_idle_worker_is_woken_by_a_job(
+    redis: ArqRedis, redis_url: str, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "worker.jobs.leased_worker.POLL_S", 10 * WAIT_S
+    )  # only a wake-up can be in time
+    blocking = connect(redis_url, name="wake", block_s=BLOCK_S)
+    worker = make_worker(redis, keys, succeed)
+    wake = asyncio.create_task(ListConsumer(blocking, keys.wake, lambda _: worker.nudge()).run())
+    async with running(worker):
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            [job_id] = await enqueue(queue)
+            assert (await ended(queue, job_id)).status is JobStatus.SUCCEEDED
+    await cancel_all([wake])
+    await blocking.aclose()
+
+
+async def test_the_cost_of_a_job_does_not_grow_with_the_number_of_workers(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = {}
+    for num_workers in (1, 8, 16):
+        commands[num_workers], usec = await cost_of_a_job(redis, keys, queue, num_workers)
+        with capsys.disabled():
+            cost = f"{commands[num_workers]:.1f} commands, {usec:.0f} µs"
+            print(f"\n{num_workers} workers: {cost} a job")
+    assert commands[16] / commands[1] < 1.3
+
+
+async def cost_of_a_job(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, num_workers: int
+) -> tuple[float, float]:
+    """Commands, and µs of Redis time; those that scripts call are among them."""
+    num_jobs = 320
+    await enqueue(queue, num_jobs)
+    await redis.config_resetstat()
+    workers = [make_worker(redis, keys, succeed, name=f"w{i}") for i in range(num_workers)]
+    async with running(*workers):
+
+        async def all_ended() -> bool:
+            return sum(worker.jobs_complete for worker in workers) == num_jobs and not any(
+                worker.held for worker in workers
+            )
+
+        await eventually(all_ended)
+    stats = await redis.info("commandstats")
+    calls = sum(stat["calls"] for stat in stats.values())
+    return calls / num_jobs, stats["cmdstat_evalsha"]["usec"] / num_jobs
+
+
+def test_what_arq_cannot_pack_does_not_stop_it() -> None:
+    assert deserialize(serialize({"r": ValueError("no")}))["r"] == "no"
+
+
+async def test_a_worker_that_could_not_reach_redis_leaves_leases_to_others_at_first(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, asked = JobQueue.claim, []
+
+    async def away_at_first(*args: Any, **kwargs: Any) -> Claim:
+        asked.append(kwargs["overdue_ms"])
+        if len(asked) == 1:
+            raise ConnectionError("gone")
+        return await claim(*args, **kwargs)
+
+    monkeypatch.setattr(JobQueue, "claim", away_at_first)
+    async with running(make_worker(redis, keys, succeed)):
+
+        async def takes_all_again() -> bool:
+            return len(asked) > 2 and asked[-1] == 0
+
+        await eventually(takes_all_again)
+    assert asked[0] == 0 < asked[1]
+
+
+async def test_leases_that_ended_only_just_can_be_left_to_their_workers(queue: JobQueue) -> None:
+    await enqueue(queue)
+    room = Room(rows=8, tokens=10_000, running=0)
+    assert (await queue.claim("w2", room, lease_ms=1)).jobs
+    await asyncio.sleep(0.01)
+    assert not (await queue.claim("w1", room, lease_ms=1, overdue_ms=600_000)).jobs
+    assert (await queue.claim("w1", room, lease_ms=1)).jobs
+
+
+async def test_a_claim_that_redis_ran_late_takes_no_lease_that_ended_meanwhile(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enqueue(queue)
+    room = Room(rows=8, tokens=10_000, running=0)
+    run = Scripts.run
+    assert (await queue.claim("w2", room, lease_ms=20)).jobs
+
+    async def frozen_at_first(self: Scripts, script: Script, *args: ScriptArg) -> Any:
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(Scripts, "run", run)
+        return await run(self, script, *args)
+
+    monkeypatch.setattr(Scripts, "run", frozen_at_first)
+    assert not (await queue.claim("w1", room, lease_ms=1)).jobs
+    assert (await queue.claim("w1", room, lease_ms=1)).jobs

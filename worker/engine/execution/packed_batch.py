@@ -1,0 +1,123 @@
+"""Lays a step's chunks end to end, without padding, as arrays that any runner can take.
+
+Plain numpy: knows nothing of devices or of how attention is computed.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.engine.scheduling.step_plan import StepPlan
+
+Int32s = NDArray[np.int32]
+Int64s = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStep:
+    """One step over `num_seqs` chunks and `num_tokens` new tokens.
+
+    The tokens of chunk i are rows `cu_seqlens_q[i]:cu_seqlens_q[i+1]`. Its blocks, those that
+    hold its context, are `block_indices[block_begins[i]:block_begins[i+1]]`.
+    """
+
+    token_ids: Int64s  # [num_tokens]
+    positions: Int64s  # [num_tokens], each in its own sequence
+    sampled: Int64s  # [n]: the rows after which a token is chosen
+    past_lens: Int32s  # [num_seqs], tokens in the cache before this step
+    cu_seqlens_q: Int32s  # [num_seqs + 1]
+    block_indices: Int32s
+    block_begins: Int32s  # [num_seqs + 1]
+    adapters: list[str | None]  # [num_seqs], by name; None is the model itself
+
+    @classmethod
+    def of(cls, plan: StepPlan, block_size: int) -> "PackedStep":
+        chunks = plan.chunks
+        starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
+        lengths = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int32)
+        tables = [c.sequence.block_table[: -(-c.context_len // block_size)] for c in chunks]
+        cu_seqlens_q = _cumulative(lengths)
+        offsets = np.repeat(starts - cu_seqlens_q[:-1], lengths)
+        return cls(
+            token_ids=_concatenated([chunk.token_ids for chunk in chunks]).astype(np.int64),
+            positions=np.arange(cu_seqlens_q[-1]) + offsets,
+            sampled=_last_rows(cu_seqlens_q[1:], [chunk.num_sampled for chunk in chunks]),
+            past_lens=starts,
+            cu_seqlens_q=cu_seqlens_q,
+            block_indices=_concatenated(tables),
+            block_begins=_cumulative(np.array([len(table) for table in tables], dtype=np.int32)),
+            adapters=[chunk.sequence.adapter for chunk in chunks],
+        )
+
+    @classmethod
+    def of_first_tokens(cls, num_seqs: int) -> "PackedStep":
+        """A step that computes the first token, number 0, of sequences that all use block 0."""
+        zeros = np.zeros(num_seqs, dtype=np.int32)
+        begins = np.arange(num_seqs + 1, dtype=np.int32)
+        return cls(
+            token_ids=zeros.astype(np.int64),
+            positions=zeros.astype(np.int64),
+            sampled=begins[:-1].astype(np.int64),
+            past_lens=zeros,
+            cu_seqlens_q=begins,
+            block_indices=zeros,
+            block_begins=begins,
+            adapters=[None] * num_seqs,
+        )
+
+    @classmethod
+    def of_first_chunk(cls, num_tokens: int, block_size: int) -> "PackedStep":
+        """A step that computes the first tokens, all number 0, of one sequence in blocks from 0."""
+        num_blocks = -(-num_tokens // block_size)
+        return cls(
+            token_ids=np.zeros(num_tokens, dtype=np.int64),
+            positions=np.arange(num_tokens, dtype=np.int64),
+            sampled=np.array([num_tokens - 1], dtype=np.int64),
+            past_lens=np.zeros(1, dtype=np.int32),
+            cu_seqlens_q=np.array([0, num_tokens], dtype=np.int32),
+            block_indices=np.arange(num_blocks, dtype=np.int32),
+            block_begins=np.array([0, num_blocks], dtype=np.int32),
+            adapters=[None],
+        )
+
+    @property
+    def context_lens(self) -> Int32s:
+        """Tokens of each sequence in the cache after this step, int32 [num_seqs]."""
+        lengths: Int32s = self.past_lens + np.diff(self.cu_seqlens_q)
+        return lengths
+
+    def owners(self) -> Int64s:
+        """The chunk of each packed token, int64 [num_tokens]."""
+        return np.repeat(np.arange(len(self.past_lens)), np.diff(self.cu_seqlens_q))
+
+    def adapter_rows(self) -> dict[str, Int64s]:
+        """The packed tokens of each adapter that some chunk names, int64 [n] in their order."""
+        chunks: dict[str, list[int]] = {}
+        for chunk, name in enumerate(self.adapters):
+            if name is not None:
+                chunks.setdefault(name, []).append(chunk)
+        owners = self.owners()
+        return {name: np.flatnonzero(np.isin(owners, own)) for name, own in chunks.items()}
+
+    def block_tables(self) -> Int64s:
+        """Each chunk's blocks as a row, int64 [num_seqs, max_blocks]; padded with block 0."""
+        lengths = np.diff(self.block_begins)
+        tables = np.zeros((len(lengths), lengths.max()), dtype=np.int64)
+        tables[np.arange(lengths.max()) < lengths[:, None]] = self.block_indices
+        return tables
+
+
+def _last_rows(ends: Int32s, counts: list[int]) -> Int64s:
+    """The last `counts[i]` rows before each of `ends`."""
+    spans = (range(end - n, end) for end, n in zip(ends.tolist(), counts, strict=True))
+    return np.fromiter(chain.from_iterable(spans), dtype=np.int64)
+
+
+def _concatenated(lists: list[list[int]]) -> Int32s:
+    return np.fromiter(chain.from_iterable(lists), dtype=np.int32)
+
+
+def _cumulative(lengths: Int32s) -> Int32s:
+    return np.array([0, *accumulate(lengths.tolist())], dtype=np.int32)

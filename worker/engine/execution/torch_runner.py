@@ -1,0 +1,120 @@
+"""Runs a step's plan through the model: packs the chunks into tensors, returns logits.
+
+Owns model and KV cache. Never pads: sequences lie end to end. Knows nothing of requests' wishes.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Protocol
+
+import torch
+
+from worker.engine.execution.packed_batch import Int64s, PackedStep
+from worker.engine.execution.warm_up import warm_up_steps
+from worker.engine.scheduling.step_plan import BlockCopy, StepPlan
+from worker.model.falcon import FalconForCausalLM
+from worker.model.kv_cache import AttentionMetadata, KVCache
+from worker.model.lora import AdapterRows, ServedAdapter
+
+
+class Runner(Protocol):
+    """What the engine needs of a model."""
+
+    num_blocks: int
+
+    def forward(self, plan: StepPlan) -> torch.Tensor:
+        """Compute the plan; float32 logits [len(plan.sampled), vocab] of last tokens and drafts."""
+
+
+class ModelRunner:
+    """A Falcon, its KV caches and the adapters that sequences may name.
+
+    There is a cache for each run of decoder layers on one device: one, but for a spread model.
+    Running a plan again overwrites the same slots: it may be.
+    """
+
+    def __init__(
+        self,
+        model: FalconForCausalLM,
+        kv_caches: Sequence[KVCache],
+        adapters: Mapping[str, ServedAdapter] | None = None,
+    ) -> None:
+        self.num_blocks = kv_caches[0].num_blocks
+        self.block_size = kv_caches[0].block_size
+        self.kv_caches = kv_caches
+        self._model = model
+        self._adapters = adapters or {}
+        self._device = model.device
+
+    @classmethod
+    def with_cache(
+        cls,
+        model: FalconForCausalLM,
+        *,
+        num_blocks: int,
+        block_size: int,
+        adapters: Mapping[str, ServedAdapter] | None = None,
+    ) -> "ModelRunner":
+        """Allocate the caches beside the layers, in their dtype and on their devices."""
+        kv_caches = [
+            KVCache(
+                num_layers=len(list(layers)),
+                num_blocks=num_blocks,
+                block_size=block_size,
+                num_kv_heads=model.num_kv_heads,
+                head_dim=model.config.head_dim,
+                dtype=model.dtype,
+                device=device,
+            )
+            for device, layers in groupby(model.layer_devices)
+        ]
+        return cls(model, kv_caches, adapters)
+
+    def forward(self, plan: StepPlan) -> torch.Tensor:
+        step = PackedStep.of(plan, self.block_size)
+        return self.compute_logits(self.run_layers(step, plan.block_copies), step)
+
+    def warm_up(self) -> None:
+        """Compute what nobody asked for, so that no caller waits while kernels are loaded."""
+        for step in self.warm_up_steps():
+            self.compute_logits(self.run_layers(step, []), step)
+
+    def warm_up_steps(self) -> list[PackedStep]:
+        return warm_up_steps(self._device, num_blocks=self.num_blocks, block_size=self.block_size)
+
+    @torch.inference_mode()
+    def run_layers(self, step: PackedStep, block_copies: list[BlockCopy]) -> torch.Tensor:
+        """The last hidden states of the step's tokens, [num_tokens, hidden_size]."""
+        for kv_cache in self.kv_caches:
+            kv_cache.copy_blocks(block_copies)
+        hidden_states: torch.Tensor = self._model(
+            self._tensor(step.token_ids),
+            self._tensor(step.positions),
+            self.kv_caches,
+            self._metadata(step),
+            self._adapter_rows(step),
+        )
+        return hidden_states
+
+    @torch.inference_mode()
+    def compute_logits(self, hidden_states: torch.Tensor, step: PackedStep) -> torch.Tensor:
+        return self._model.compute_logits(hidden_states[self._tensor(step.sampled)])
+
+    def _metadata(self, step: PackedStep) -> AttentionMetadata:
+        block_tables = step.block_tables()
+        blocks = block_tables[step.owners(), step.positions // self.block_size]
+        return AttentionMetadata(
+            cu_seqlens_q=step.cu_seqlens_q.tolist(),
+            context_lens=step.context_lens.tolist(),
+            slot_mapping=self._tensor(blocks * self.block_size + step.positions % self.block_size),
+            block_tables=self._tensor(block_tables),
+        )
+
+    def _adapter_rows(self, step: PackedStep) -> AdapterRows:
+        rows = step.adapter_rows()
+        return AdapterRows(
+            [(self._adapters[name], self._tensor(own)) for name, own in rows.items()]
+        )
+
+    def _tensor(self, array: Int64s) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)

@@ -1,0 +1,79 @@
+"""What an engine does with the adapters it is given: merge them, or serve them side by side."""
+
+import logging
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+
+from worker.model.checkpoint.adapter_folders import AdapterFolder, find_adapters
+from worker.model.checkpoint.lora import check_peft, read_adapter
+from worker.model.device_map import DeviceMap
+from worker.model.falcon import WHOLE, FalconForCausalLM
+from worker.model.lora import LoraAdapter, LowRank, ServedAdapter, merge_adapters
+from worker.model.tensor_parallel import TensorParallel
+
+logger = logging.getLogger(__name__)
+
+
+class AdapterMode(StrEnum):
+    MERGE = "merge"  # all of them, into the weights
+    SERVE = "serve"  # each for the requests that name it
+
+
+def look_for_adapters(directory: str | None) -> list[AdapterFolder]:
+    """What there is to load, before anything is; none without a directory.
+
+    Strengths come from the environment. Raises CheckpointError for an empty directory, and where
+    peft is not installed.
+    """
+    if directory is None:
+        return []
+    check_peft()
+    return find_adapters(Path(directory).expanduser(), os.environ)
+
+
+def load_adapters(
+    folders: list[AdapterFolder],
+    mode: AdapterMode,
+    model: FalconForCausalLM,
+    device_map: DeviceMap,
+    parallel: TensorParallel = WHOLE,
+) -> dict[str, ServedAdapter]:
+    """Read adapters for a model, or one process's part of it; returns those to serve, by name.
+
+    They go to `device_map`, where the model will be.
+
+    Call it while its linear layers are as they were loaded. Merged adapters are in its weights
+    then, and none is returned. Raises CheckpointError.
+    """
+    adapters = _read_adapters(folders, model, parallel)
+    for folder in folders:
+        logger.info("adapter %s: %s, strength %g", folder.name, mode, folder.strength)
+    if mode is AdapterMode.MERGE:
+        merge_adapters(model, list(adapters.values()))
+        return {}
+    num_layers = model.config.num_layers
+    return {
+        name: ServedAdapter(adapter, num_layers, model.dtype, device_map)
+        for name, adapter in adapters.items()
+    }
+
+
+def _read_adapters(
+    folders: list[AdapterFolder], model: FalconForCausalLM, parallel: TensorParallel
+) -> Mapping[str, LoraAdapter]:
+    if not folders:
+        return {}
+    with torch.device("meta"):  # its shapes are the whole network's, those of a part are not
+        whole = FalconForCausalLM(model.config)
+    return {folder.name: _own_part(read_adapter(folder, whole), parallel) for folder in folders}
+
+
+def _own_part(adapter: LoraAdapter, parallel: TensorParallel) -> LoraAdapter:
+    return {
+        name: LowRank(*parallel.own_update(name.rpartition(".")[2], update.down, update.up))
+        for name, update in adapter.items()
+    }

@@ -1,0 +1,80 @@
+"""What loading an engine did: how long each phase of it took, and how the memory was shared out."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import torch
+
+from worker.engine.config import EngineConfig
+from worker.engine.memory.host_forecast import HostForecast
+from worker.engine.memory.memory_plan import MemoryPlan
+from worker.engine.timing import timed
+from worker.model.config import ModelConfig
+
+
+class LoadPhase(StrEnum):
+    """In their order."""
+
+    RESOLVE = "resolve"  # find the folder, or download it
+    HEADERS = "headers"  # config.json and the headers of the weights
+    WEIGHTS = "weights"  # read them, convert them, bring them to the device
+    PREPARE = "prepare"  # lay them out for the device, compile
+    KV_CACHE = "kv_cache"
+    WARM_UP = "warm_up"  # a first pass: libraries load kernels and allocate
+
+
+@dataclass(slots=True)
+class LoadReport:
+    """Empty for an engine that was given its runner. Bytes of weights, in files and as loaded."""
+
+    seconds: dict[LoadPhase, float] = field(default_factory=lambda: dict.fromkeys(LoadPhase, 0.0))
+    read_bytes: int = 0
+    weight_bytes: int = 0
+    forecast: HostForecast | None = None
+    memory: MemoryPlan | None = None
+
+    def timed(self, phase: LoadPhase) -> AbstractContextManager[None]:
+        return timed(self.seconds, phase)
+
+    def note_memory(
+        self,
+        model_config: ModelConfig,
+        config: EngineConfig,
+        dtype: torch.dtype,
+        *,
+        num_blocks: int,
+        num_parts: int = 1,
+    ) -> None:
+        """How the memory was shared out, once weights and KV cache are there."""
+        self.memory = MemoryPlan.of(
+            model_config,
+            config,
+            dtype,
+            weight_bytes=self.weight_bytes,
+            num_blocks=num_blocks,
+            num_parts=num_parts,
+        )
+
+    def to_log(self) -> dict[str, int | float | str]:
+        """The figures as fields of one log line; rates in bytes per second / 10⁹."""
+        fields: dict[str, int | float | str] = {
+            f"{phase}_s": round(seconds, 3) for phase, seconds in self.seconds.items()
+        }
+        if self.read_bytes:
+            gigabytes = self.read_bytes / 1e9
+            fields["read_gb"] = round(gigabytes, 3)
+            fields["read_gb_per_s"] = round(gigabytes / self.seconds[LoadPhase.WEIGHTS], 3)
+        if self.forecast:
+            fields |= {
+                "way": str(self.forecast.way),
+                "forecast_bytes": self.forecast.needed_bytes,
+            }
+        if self.memory:
+            fields |= {
+                "weight_bytes": self.weight_bytes,
+                "kv_bytes": self.memory.kv_bytes,
+                "kv_blocks": self.memory.num_blocks,
+                "kv_tokens": self.memory.kv_tokens,
+            }
+        return fields

@@ -1,0 +1,76 @@
+"""Processors that raise or lower the scores of tokens: repetition, biases, length decay."""
+
+import math
+
+import numpy as np
+import torch
+
+from worker.engine.sampling.logits_processors.base import Edit, entries, per_row
+from worker.engine.sampling_params import SamplingParams
+from worker.engine.sequence import Sequence
+
+
+class RepetitionPenalty(Edit):
+    """Lower the score of every token the sequence holds, prompt included (Keskar et al. 2019)."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.repetition_penalty != 1.0
+
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+        named = entries(scores, rows, [s.history.distinct(s.token_ids) for s in sequences])
+        penalty = per_row(scores, (s.params.repetition_penalty for s in sequences))[named.owners, 0]
+        seen = scores[named.rows, named.token_ids]
+        lowered = torch.where(seen < 0, seen * penalty, seen / penalty)
+        scores[named.rows, named.token_ids] = lowered
+
+
+class SequenceBias(Edit):
+    """Add a bias to the token that would complete one of the given token sequences."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return bool(params.sequence_bias)
+
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+        found = [s.params.biased_words.completions(s.token_ids) for s in sequences]
+        named = entries(scores, rows, [completions.token_ids for completions in found])
+        biases = np.concatenate([completions.biases for completions in found])
+        scores[named.rows, named.token_ids] += torch.from_numpy(biases).to(scores.device)
+
+
+class BadWords(Edit):
+    """Never complete one of the given token sequences."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return bool(params.bad_words_ids)
+
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+        found = [s.params.banned_words.completions(s.token_ids) for s in sequences]
+        named = entries(scores, rows, [completions.token_ids for completions in found])
+        scores[named.rows, named.token_ids] += -torch.inf  # added: nan stays nan
+
+
+class ExponentialDecayLengthPenalty(Edit):
+    """Raise eos by `factor ** n` once the continuation is n tokens past its start length."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.exponential_decay_length_penalty is not None and bool(params.eos_token_ids)
+
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+        named = entries(scores, rows, [tuple(set(s.params.eos_token_ids)) for s in sequences])
+        growth = per_row(scores, map(_decay_growth, sequences))[named.owners, 0]
+        eos = scores[named.rows, named.token_ids]
+        penalty = (eos.abs() * growth).masked_fill(~eos.isfinite(), 0.0)
+        scores[named.rows, named.token_ids] = eos + penalty
+
+
+def _decay_growth(sequence: Sequence) -> float:
+    """How much of |eos score| is added: `factor ** n - 1`, 0 before the penalty starts."""
+    assert sequence.params.exponential_decay_length_penalty is not None
+    start, factor = sequence.params.exponential_decay_length_penalty
+    exponent = sequence.num_generated_tokens - start
+    if exponent <= 0:
+        return 0.0
+    try:
+        return math.pow(factor, exponent) - 1
+    except OverflowError:
+        return math.inf

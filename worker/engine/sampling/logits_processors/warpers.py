@@ -1,0 +1,163 @@
+"""Processors that shape the distribution before a token is drawn from it.
+
+Each copies the arithmetic of transformers' warper of the same name, with one value per row; none
+leaves fewer than `min_tokens_to_keep` tokens.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+
+from worker.engine.sampling.logits_processors.base import Shaper, count_per_row, per_row
+from worker.engine.sampling.sorting import ascending, below, kth_best, order_of_distances
+from worker.engine.sampling.tiled_scores import tiled
+from worker.engine.sampling_params import SamplingParams
+from worker.engine.sequence import Sequence
+
+
+class Warper(Shaper):
+    is_warper: ClassVar[bool] = True
+
+
+class Temperature(Warper):
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.temperature != 1.0
+
+    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        return scores / per_row(scores, (s.params.temperature for s in sequences))
+
+
+class TopK(Warper):
+    """Keep the k best; ties with the last of them stay (Fan et al. 2018)."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return bool(params.top_k)
+
+    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        counts = count_per_row(scores, (s.params.num_candidates or 0 for s in sequences))
+        return _without(scores, below(scores, kth_best(scores, counts)))
+
+
+class TopP(Warper):
+    """Keep the smallest set of tokens with at least probability top_p (Holtzman et al. 2020)."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.top_p < 1.0
+
+    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        ordered = ascending(scores)
+        cumulative = ordered.softmax(dim=-1).cumsum(dim=-1)
+        tail = per_row(scores, (1 - s.params.top_p for s in sequences))
+        num_removed = torch.searchsorted(cumulative, tail, right=True)
+        num_removed = num_removed.minimum(scores.shape[1] - _kept(scores, sequences))
+        last_kept = ordered.gather(-1, num_removed)
+        removed = below(scores, last_kept)
+        # Of tokens that tie with the last one kept, the first may have to go as well.
+        num_ties = num_removed - torch.searchsorted(ordered, last_kept)
+        if (num_ties > 0).any():
+            is_tie = scores == last_kept
+            removed |= is_tie & (is_tie.cumsum(dim=-1) <= num_ties)
+        return _without(scores, removed)
+
+
+class MinP(Warper):
+    """Keep tokens with at least min_p times the probability of the best (Nguyen et al. 2024)."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.min_p is not None
+
+    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        probabilities = scores.softmax(dim=-1)
+        share = per_row(scores, (s.params.min_p or 0.0 for s in sequences))
+        floor = probabilities.amax(dim=-1, keepdim=True) * share
+        removed, kept = below(probabilities, floor), _kept(scores, sequences)
+        if (most := int(kept.max())) > 1:  # the best is never below the floor
+            removed = _spare_first(removed, probabilities.topk(most, dim=-1).indices, kept)
+        return _without(scores, removed)
+
+
+class TypicalP(Warper):
+    """Keep the tokens whose surprise is nearest to the entropy (Meister et al. 2022)."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.typical_p < 1.0
+
+    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        mass = per_row(scores, (s.params.typical_p for s in sequences))
+        probabilities = scores.softmax(dim=-1)
+        surprise = scores.log_softmax(dim=-1).neg_()
+        distance = surprise.sub_(_mean(surprise, probabilities)).abs_()
+        order = order_of_distances(distance)
+        cumulative = probabilities.gather(-1, order).cumsum(dim=-1)
+        last_kept = torch.searchsorted(cumulative, mass).clamp_(max=scores.shape[1] - 1)
+        removed = below(distance.gather(-1, order.gather(-1, last_kept)), distance)
+        return _without(scores, _spare_first(removed, order, _kept(scores, sequences)))
+
+
+class EpsilonCutoff(Warper):
+    """Keep tokens with at least probability epsilon (Hewitt et al. 2022)."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return 0.0 < params.epsilon_cutoff < 1.0
+
+    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        epsilon = per_row(scores, (s.params.epsilon_cutoff for s in sequences))
+        return _cut_below(epsilon, scores.softmax(dim=-1), scores, sequences)
+
+
+class EtaCutoff(Warper):
+    """Epsilon cutoff with a floor that falls with the entropy (Hewitt et al. 2022)."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return 0.0 < params.eta_cutoff < 1.0
+
+    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        epsilon = per_row(scores, (s.params.eta_cutoff for s in sequences))
+        probabilities = scores.softmax(dim=-1)
+        entropy = _mean(scores.log_softmax(dim=-1).neg_(), probabilities)
+        floor = torch.min(epsilon, epsilon.sqrt() * (-entropy).exp())
+        return _cut_below(floor, probabilities, scores, sequences)
+
+
+def _kept(scores: torch.Tensor, sequences: Iterable[Sequence]) -> torch.Tensor:
+    """How many tokens of each row no warper may remove, int64 [n, 1]."""
+    return count_per_row(scores, (s.params.min_tokens_to_keep for s in sequences))
+
+
+def _mean(surprise: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+    """The entropy of each row in nats, [n, 1]; tokens that were ruled out add nothing to it.
+
+    Tile by tile: a sum over a whole row adds up in another order when the row is alone.
+    """
+    shares = (surprise * probabilities).nan_to_num_(nan=0.0)
+    return tiled(shares, 0.0).sum(dim=-1).cumsum(dim=-1)[:, -1:]
+
+
+def _cut_below(
+    floor: torch.Tensor,
+    probabilities: torch.Tensor,
+    scores: torch.Tensor,
+    sequences: list[Sequence],
+) -> torch.Tensor:
+    """Remove tokens with `probabilities` below `floor` [n, 1], but none of the best."""
+    worst_kept = kth_best(scores, _kept(scores, sequences))
+    is_rare = below(probabilities, floor)
+    return _without(scores, is_rare.logical_and_(below(scores, worst_kept)))
+
+
+def _spare_first(removed: torch.Tensor, order: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """`removed` [n, width] without the first `counts` [n, 1] columns of `order` [n, width]."""
+    first = order[:, : int(counts.max())]
+    is_spared = torch.arange(first.shape[1], device=order.device) < counts
+    return removed.scatter(-1, first, removed.gather(-1, first) & ~is_spared)
+
+
+def _without(scores: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
+    """`scores` with -inf where bool `removed`.
+
+    By addition: `masked_fill` branches at every element, which takes eight times as long where a
+    CPU cannot guess them.
+    """
+    penalty = removed.view(torch.int8).to(scores.dtype).mul_(-torch.finfo(scores.dtype).max)
+    return scores + penalty.add_(penalty)  # twice the largest number is -inf, twice -0 is -0

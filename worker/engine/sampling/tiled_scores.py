@@ -1,0 +1,96 @@
+"""Finds the best columns of wide score matrices after one quick pass over them.
+
+The pass takes the maximum of each tile of neighbouring columns; what is looked for lies in a few
+tiles, and only those are read again. Exact, ties included. Knows no requests.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import pad
+
+from worker.engine.sampling.sorting import below, kth_best, places_of
+
+TILE_WIDTH = 128
+_MIN_WIDTH = 64  # a multiple of any vector's width: padding then cannot change how a row adds up
+
+
+@dataclass(frozen=True, slots=True)
+class Shortlist:
+    """Scores float32 [n, width] and the tokens int64 [n, width] they are of, by ascending id.
+
+    Columns beyond a row's own tokens hold -inf.
+    """
+
+    scores: torch.Tensor
+    token_ids: torch.Tensor
+
+
+class TiledScores:
+    """Scores [n, vocab] as tiles [n, num_tiles, TILE_WIDTH] with their maxima [n, num_tiles]."""
+
+    def __init__(self, scores: torch.Tensor) -> None:
+        self.scores = scores
+        self.tiles = tiled(scores, -torch.inf)
+        self.maxima = self.tiles.amax(dim=-1)
+
+    @property
+    def num_tiles(self) -> int:
+        return self.maxima.shape[1]
+
+    def index(self, rows: list[int]) -> torch.Tensor:
+        """The rows as an index, int64 [m]."""
+        return torch.tensor(rows, device=self.scores.device)
+
+    def rows(self, rows: list[int]) -> torch.Tensor:
+        """A copy of some rows, [m, vocab]."""
+        return self.scores.index_select(0, self.index(rows))
+
+    def best(self) -> torch.Tensor:
+        """The best score of each row, [n]; nan where the row holds one."""
+        return self.maxima.amax(dim=-1)
+
+    def argmax(self, rows: torch.Tensor) -> torch.Tensor:
+        """The first of the best columns of each of `rows` int64 [m], int64 [m]."""
+        tile = self.maxima[rows].argmax(dim=-1)
+        return tile * TILE_WIDTH + self.tiles[rows, tile].argmax(dim=-1)
+
+    def shortlist(
+        self, rows: torch.Tensor, counts: torch.Tensor, temperature: torch.Tensor
+    ) -> Shortlist:
+        """The columns that may be among the `counts` best of `rows` int64 [m] and all their ties.
+
+        `counts` int64 [m, 1] is at most `num_tiles`. Best after division by `temperature` [m, 1],
+        which may round lower scores onto equal ones; the scores returned are not divided.
+        """
+        maxima = self.maxima[rows] / temperature
+        # As many columns as wanted reach the maximum of the tile that comes in at that place.
+        # Tokens that were ruled out are below any floor.
+        floor = kth_best(maxima, counts).clamp_(min=torch.finfo(maxima.dtype).min)
+        owners, tile = places_of(~below(maxima, floor))
+        scores = self.tiles.flatten(0, 1).index_select(0, rows[owners] * self.num_tiles + tile)
+        place, column = places_of(~below(scores / temperature[owners], floor[owners]))
+        token_ids = tile[place] * TILE_WIDTH + column
+        return _pack(owners[place], token_ids, scores[place, column], len(rows))
+
+
+def tiled(matrix: torch.Tensor, filler: float) -> torch.Tensor:
+    """View [n, width] as [n, num_tiles, TILE_WIDTH], filled up with `filler` where it must be."""
+    if missing := -matrix.shape[1] % TILE_WIDTH:
+        matrix = pad(matrix, (0, missing), value=filler)
+    return matrix.view(len(matrix), -1, TILE_WIDTH)
+
+
+def _pack(
+    owners: torch.Tensor, token_ids: torch.Tensor, scores: torch.Tensor, num_rows: int
+) -> Shortlist:
+    """Entries [k], sorted by row `owners` and token, as rows of equal width."""
+    counts = owners.bincount(minlength=num_rows)
+    width = -(-int(counts.max()) // _MIN_WIDTH) * _MIN_WIDTH or _MIN_WIDTH
+    starts = counts.cumsum(0) - counts
+    columns = torch.arange(len(owners), device=owners.device) - starts[owners]
+    shape = (num_rows, width)
+    shortlist = Shortlist(scores.new_full(shape, -torch.inf), token_ids.new_zeros(shape))
+    shortlist.scores[owners, columns] = scores
+    shortlist.token_ids[owners, columns] = token_ids
+    return shortlist

@@ -1,0 +1,37 @@
+"""The text of one sequence as it grows, and the token that ends it. Knows no tensors."""
+
+from worker.engine.outputs import FinishReason
+from worker.engine.sequence import Sequence
+from worker.engine.text.detokenizer import Detokenizer, StopStrings, TokenBytes
+
+
+class TextStream:
+    """Follows one sequence token by token.
+
+    Tokens made by an earlier attempt are replayed in silence; `finish_reason` is set where they
+    already end the sequence.
+    """
+
+    def __init__(self, sequence: Sequence, token_bytes: TokenBytes) -> None:
+        params = sequence.params
+        prompt = sequence.request.prompt_token_ids
+        self._eos_token_ids = frozenset(params.eos_token_ids)
+        self._num_tokens_left = params.max_new_tokens
+        self._detokenizer = Detokenizer(token_bytes, prompt)
+        self._stop_strings = StopStrings(token_bytes, params.stop_strings, prompt)
+        self.finish_reason: FinishReason | None = None
+        for token_id in sequence.token_ids[len(prompt) :]:
+            self.push(token_id)
+
+    def push(self, token_id: int) -> str:
+        """Take the next token; return the text that is now certain, all of it at the end."""
+        self._num_tokens_left -= 1
+        text = self._detokenizer.push(token_id)
+        self.finish_reason = self._reason_to_finish(token_id)
+        return text if self.finish_reason is None else text + self._detokenizer.flush()
+
+    def _reason_to_finish(self, token_id: int) -> FinishReason | None:
+        completes_stop_string = self._stop_strings.push(token_id)
+        if completes_stop_string or token_id in self._eos_token_ids:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self._num_tokens_left == 0 else None

@@ -1,0 +1,242 @@
+"""The engine's thread, and the bridge between it and the event loop.
+
+Commands go in through a queue; what steps yield comes back in one call as soon as somebody waits
+for it. Everything but `_run` and what it calls belongs to the event loop.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Protocol
+
+import structlog
+
+from shared.protocol import JobError
+from worker.engine import Blame, Output, Request, RequestFailed, StepReport, TokenOutput
+from worker.generation import Generation
+
+JOIN_TIMEOUT_S = 1.0
+MAX_UNDELIVERED_STEPS = 64
+
+log = structlog.get_logger(__name__)
+
+
+class EngineLike(Protocol):
+    """What the runtime needs of an engine; `worker.engine.Engine` is one."""
+
+    last_step: StepReport
+
+    @property
+    def has_work(self) -> bool: ...
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def num_waiting(self) -> int: ...
+    @property
+    def used_kv_tokens(self) -> int: ...
+    @property
+    def num_preemptions(self) -> int: ...
+    @property
+    def num_prefix_hit_tokens(self) -> int: ...
+    def add(self, request: Request) -> None: ...
+    def abort(self, request_id: str) -> None: ...
+    def step(self) -> list[Output]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Rows and tokens as of the last step or abort; the last three counts are since the start."""
+
+    running: int = 0
+    waiting: int = 0
+    used_kv_tokens: int = 0
+    num_tokens: int = 0  # generated
+    num_preemptions: int = 0
+    num_prefix_hit_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutputs:
+    outputs: list[Output]
+    rows: int
+
+
+class EngineThread:
+    """Runs an engine in a thread of its own; `failed` is set if that thread dies, or by `fail`.
+
+    `prepare_thread` runs first in that thread: what a library keeps per thread is set there.
+    `on_step` hears there of each step.
+    """
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        prepare_thread: Callable[[], None] = lambda: None,
+        on_step: Callable[[StepReport], None] = lambda _: None,
+    ) -> None:
+        self.stats = EngineStats()
+        self.failed = asyncio.Event()
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._commands: SimpleQueue[Request | Abort | Stop] = SimpleQueue()
+        self._generations: dict[str, Generation] = {}  # the thread only looks up in it
+        self._undelivered: list[StepOutputs] = []  # the thread's
+        self._prepare_thread = prepare_thread
+        self._on_step = on_step
+        self._is_stopped = False
+        self._step_started: float | None = None  # monotonic seconds
+        self._num_tokens = 0
+        self._thread = Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its current step; does not wait long for one that is stuck.
+
+        Harmless when it never started.
+        """
+        self._is_stopped = True
+        self._commands.put(Stop())
+        if self._thread.is_alive():
+            self._thread.join(JOIN_TIMEOUT_S)
+
+    def submit(self, request: Request, generation: Generation) -> None:
+        """Start generating; the request's id must be new in this process."""
+        self._generations[request.request_id] = generation
+        self._commands.put(request)
+
+    def abort(self, request_id: str) -> None:
+        """Stop generating; its rows are free before the next step. Harmless when it has ended."""
+        if self._generations.pop(request_id, None) is not None:
+            self._commands.put(Abort(request_id))
+
+    def fail(self, reason: str) -> None:
+        """Set `failed`, from any thread: the engine's own may be idle, or blocked.
+
+        A stopped engine cannot fail any more: the end of its processes is part of the stop.
+        """
+        if self._is_stopped:
+            return
+        log.error("the engine stopped", reason=reason)
+        self._call(self.failed.set)
+
+    @property
+    def step_age_s(self) -> float:
+        """How long the current step has taken so far; 0 between steps."""
+        started = self._step_started
+        return 0.0 if started is None else time.monotonic() - started
+
+    def _run(self) -> None:
+        try:
+            self._prepare_thread()
+            while self._execute_commands():
+                if self._engine.has_work:
+                    self._step()
+        except Exception:
+            log.exception("the engine stopped")
+            self._call(self.failed.set)
+
+    def _execute_commands(self) -> bool:
+        """Wait for a command when idle, then run all there are; False when told to stop."""
+        try:
+            command = self._commands.get(block=not self._engine.has_work)
+            while not isinstance(command, Stop):
+                self._execute(command)
+                command = self._commands.get_nowait()
+            return False
+        except Empty:
+            return True
+
+    def _execute(self, command: Request | Abort) -> None:
+        if isinstance(command, Abort):
+            self._engine.abort(command.request_id)
+            self._measure()  # there may be no step to do it
+            return
+        try:
+            self._engine.add(command)
+        except ValueError as error:
+            refusal = JobError(message=str(error), status_code=400)
+            self._call(self._fail, command.request_id, refusal)
+
+    def _step(self) -> None:
+        self._step_started = time.monotonic()
+        outputs = self._engine.step()
+        self._step_started = None
+        self._num_tokens += sum(isinstance(output, TokenOutput) for output in outputs)
+        self._measure()
+        self._on_step(self._engine.last_step)
+        self._undelivered.append(StepOutputs(outputs, self._engine.last_step.num_rows))
+        if self._is_awaited(outputs) or len(self._undelivered) >= MAX_UNDELIVERED_STEPS:
+            self._call(self._deliver, self._undelivered)
+            self._undelivered = []
+
+    def _measure(self) -> None:
+        self.stats = EngineStats(
+            running=self._engine.num_running,
+            waiting=self._engine.num_waiting,
+            used_kv_tokens=self._engine.used_kv_tokens,
+            num_tokens=self._num_tokens,
+            num_preemptions=self._engine.num_preemptions,
+            num_prefix_hit_tokens=self._engine.num_prefix_hit_tokens,
+        )
+
+    def _is_awaited(self, outputs: list[Output]) -> bool:
+        """Whether the loop must hear of them now. Waking it takes time from the next step."""
+        return any(
+            isinstance(output, RequestFailed)
+            or output.finish_reason is not None
+            or self._is_streamed(output.request_id)
+            for output in outputs
+        )
+
+    def _is_streamed(self, request_id: str) -> bool:
+        generation = self._generations.get(request_id)
+        return generation is not None and generation.is_streamed
+
+    def _call(self, callback: Callable[..., object], *args: object) -> None:
+        """Run `callback` on the event loop; at the very end there may be none left to tell."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def _deliver(self, steps: list[StepOutputs]) -> None:
+        for step in steps:
+            self._deliver_step(step.outputs, step.rows)
+
+    def _deliver_step(self, outputs: list[Output], rows: int) -> None:
+        by_request: dict[str, list[TokenOutput]] = {}
+        for output in outputs:
+            if isinstance(output, RequestFailed):
+                self._fail(output.request_id, _to_error(output))
+            else:
+                by_request.setdefault(output.request_id, []).append(output)
+        for request_id, tokens in by_request.items():
+            generation = self._generations.get(request_id)
+            if generation is not None:
+                generation.take(tokens, rows)
+                if generation.is_done:
+                    del self._generations[request_id]
+
+    def _fail(self, request_id: str, error: JobError) -> None:
+        generation = self._generations.pop(request_id, None)
+        if generation is not None:
+            generation.fail(error)
+
+
+def _to_error(failed: RequestFailed) -> JobError:
+    status_code = 422 if failed.blame is Blame.PARAMETERS else 500
+    return JobError(message=failed.message, status_code=status_code)

@@ -1,0 +1,89 @@
+"""Tells the registry every few seconds that this worker lives, and how much it does."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from shared.protocol import ModelCard, WorkerInfo
+from shared.queue.keys import WORKER_TTL_S
+from shared.queue.worker_registry import Registry
+from shared.redis.client import UNREACHABLE
+from shared.redis.retry import Backoff
+from worker.engine_thread import EngineThread
+from worker.jobs.leased_worker import LeasedWorker
+
+INTERVAL_S = WORKER_TTL_S / 4
+RETRY_S = 0.5
+SMOOTHING = 0.3  # weight of the latest interval in a rate
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Rate:
+    """Events per second, smoothed exponentially, from a counter that only grows."""
+
+    count: int = 0
+    measured: float = 0.0  # monotonic seconds
+    per_s: float = 0.0
+
+    def update(self, count: int, now: float) -> float:
+        current = (count - self.count) / (now - self.measured) if now > self.measured else 0.0
+        self.per_s += SMOOTHING * (current - self.per_s)
+        self.count, self.measured = count, now
+        return self.per_s
+
+
+class Heartbeat:
+    """`info` is what stays the same; the rest is read from worker and engine at each beat."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        info: WorkerInfo,
+        card: ModelCard,
+        tokenizer_json: bytes,
+        worker: LeasedWorker,
+        runtime: EngineThread,
+    ) -> None:
+        self._registry = registry
+        self._info = info
+        self._card = card
+        self._tokenizer_json = tokenizer_json
+        self._worker = worker
+        self._runtime = runtime
+        self._jobs = Rate(measured=time.monotonic())
+        self._tokens = Rate(measured=time.monotonic())
+
+    async def run(self) -> None:
+        """Beat until cancelled; soon after Redis is back, for it may have forgotten us."""
+        backoff = Backoff(cap_s=RETRY_S)
+        while True:
+            try:
+                await self.beat()
+                backoff.reset()
+                await asyncio.sleep(INTERVAL_S)
+            except UNREACHABLE as error:
+                log.warning("no sign of life sent: Redis is away", error=str(error))
+                await asyncio.sleep(backoff.next_s())
+
+    async def beat(self) -> None:
+        """Report once; after Redis lost its data, register the model again."""
+        if not await self._registry.report(self._current()):
+            await self._registry.publish_card(self._card, self._tokenizer_json)
+            log.info("model registered again", card=self._info.card_hash[:12])
+
+    def _current(self) -> WorkerInfo:
+        now = time.monotonic()
+        stats = self._runtime.stats
+        return msgspec.structs.replace(
+            self._info,
+            running=stats.running,
+            waiting=stats.waiting,
+            kv_tokens_used=stats.used_kv_tokens,
+            tokens_per_s=self._tokens.update(stats.num_tokens, now),
+            jobs_per_s=self._jobs.update(self._worker.jobs_complete, now),
+        )

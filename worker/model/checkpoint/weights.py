@@ -1,0 +1,224 @@
+"""Strict loading of weights: every tensor of the network in its shape, and none that it lacks.
+
+Owns the match of files and network, and tied embeddings. Headers are checked before the first
+weight is read.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from worker.model.checkpoint.folder import resolve_checkpoint
+from worker.model.checkpoint.shards import find_shards, listed, open_shard, read_ahead
+from worker.model.checkpoint.tensor_names import TensorNames, is_stray
+from worker.model.config import ModelConfig
+from worker.model.device_map import DeviceMap
+from worker.model.errors import CheckpointError
+from worker.model.falcon import WHOLE, FalconForCausalLM
+from worker.model.tensor_parallel import TensorParallel
+
+logger = logging.getLogger(__name__)
+
+EMBEDDINGS = "transformer.word_embeddings.weight"
+LM_HEAD = "lm_head.weight"
+STORED_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """Where one tensor lies and what it looks like."""
+
+    file: Path
+    stored_name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class LoadingPlan:
+    """A checkpoint whose weights are known to fit its configuration."""
+
+    model: FalconForCausalLM  # on the meta device
+    headers: dict[str, TensorHeader]
+    origins: dict[str, str]  # parameter → the stored tensor it takes
+    notes: tuple[str, ...] = ()  # what an operator should know of it
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What config.json states, else what the embeddings are stored in."""
+        return self.model.config.dtype or self.headers[self.origins[EMBEDDINGS]].dtype
+
+    def num_read_bytes(self, loaded: FalconForCausalLM) -> int:
+        """Bytes of the files that a network, or a part of one, was read from."""
+        sizes = {self.origins[name]: t.numel() for name, t in loaded.state_dict().items()}
+        return sum(size * self.headers[name].dtype.itemsize for name, size in sizes.items())
+
+
+def load_model(
+    source: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device,
+    parallel: TensorParallel = WHOLE,
+) -> FalconForCausalLM:
+    """Load a local folder or hub id onto `device`, ready for inference: its part, if `parallel`.
+
+    `dtype` None takes what config.json states, else what the embeddings are stored in. Raises
+    CheckpointError naming what is missing, unexpected or of a wrong shape, ValueError where the
+    network cannot be split.
+    """
+    plan = plan_loading(resolve_checkpoint(source))
+    return load_weights(plan, dtype=dtype, device_map=DeviceMap(device), parallel=parallel)
+
+
+def load_weights(
+    plan: LoadingPlan,
+    *,
+    dtype: torch.dtype | None = None,
+    device_map: DeviceMap,
+    parallel: TensorParallel = WHOLE,
+) -> FalconForCausalLM:
+    """The second half of `load_model`: read what the plan names."""
+    parallel.check(plan.model.config)
+    for note in plan.notes if parallel.rank == 0 else ():
+        logger.warning(note)
+    with torch.device("meta"):
+        model = FalconForCausalLM(plan.model.config, parallel)
+    tensors = _read_tensors(plan, dtype or plan.dtype, device_map, parallel)
+    model.load_state_dict(tensors, assign=True)
+    _tie_equal_embeddings(model)
+    _move_buffers(model, device_map.main)
+    return model.eval().requires_grad_(False)
+
+
+def plan_loading(path: Path) -> LoadingPlan:
+    """Check a checkpoint folder from config.json and headers alone. Raises CheckpointError."""
+    stated = ModelConfig.from_checkpoint(path)
+    headers = read_headers(path)
+    config = replace(stated, vocab_size=_count_rows(stated, headers))
+    with torch.device("meta"):
+        model = FalconForCausalLM(config)
+    origins = match_tensors(model, headers)
+    notes = []
+    if config != stated:
+        notes.append(
+            f"config.json: vocab_size is {stated.vocab_size}; the {config.vocab_size} rows of the "
+            "embedding table count"
+        )
+    if strays := sorted(headers.keys() - set(origins.values())):
+        notes.append(f"ignored tensors that the network lacks: {listed(strays)}")
+    return LoadingPlan(model, headers, origins, tuple(notes))
+
+
+def _count_rows(config: ModelConfig, headers: Mapping[str, TensorHeader]) -> int:
+    """The size of the vocabulary by its tables: config.json may not know that they were resized."""
+    tables = {headers[name].shape for name in (EMBEDDINGS, LM_HEAD) if name in headers}
+    match [*tables]:
+        case [(num_rows, config.hidden_size)]:
+            return num_rows
+    return config.vocab_size
+
+
+def read_headers(path: Path) -> dict[str, TensorHeader]:
+    """Every tensor of a checkpoint folder, by its name in the network, without its data."""
+    stored: dict[str, TensorHeader] = {}
+    for file in find_shards(path):
+        with open_shard(file) as shard:
+            for name in shard.names():
+                stored[name] = TensorHeader(file, name, shard.shape(name), shard.dtype(name))
+    names = TensorNames(stored)
+    return {names.translate(name): header for name, header in stored.items()}
+
+
+def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader]) -> dict[str, str]:
+    """Which stored tensor each parameter of `model` takes: itself, save for tied embeddings.
+
+    Raises CheckpointError listing the missing, the unexpected and the wrongly shaped; strays are
+    ignored.
+    """
+    parameters = model.state_dict()
+    origins = _find_origins(model, headers)
+    problems = []
+    if missing := sorted(set(origins.values()) - headers.keys()):
+        problems.append(f"missing: {listed(missing)}")
+    others = headers.keys() - set(origins.values())
+    if unexpected := sorted(name for name in others if not is_stray(name)):
+        problems.append(f"unexpected: {listed(unexpected)}")
+    misshapen = [
+        f"{name} is {list(headers[origin].shape)}, config.json asks for {list(tensor.shape)}"
+        for name, tensor in parameters.items()
+        if (origin := origins[name]) in headers and headers[origin].shape != tensor.shape
+    ]
+    if misshapen:
+        problems.append(f"wrong shape: {listed(misshapen)}")
+    if any(".lora_" in name for name in unexpected):
+        problems.append("an adapter that is not merged: merge_and_unload() of peft merges it")
+    if problems:
+        raise CheckpointError("the weights do not fit config.json: " + "; ".join(problems))
+    _check_dtypes(headers[origin] for origin in origins.values())
+    return origins
+
+
+def _find_origins(model: FalconForCausalLM, headers: Mapping[str, TensorHeader]) -> dict[str, str]:
+    """A tied checkpoint stores one of the pair, or both."""
+    origins = {name: name for name in model.state_dict()}
+    if model.config.tie_word_embeddings:
+        for absent, other in ((LM_HEAD, EMBEDDINGS), (EMBEDDINGS, LM_HEAD)):
+            if absent not in headers:
+                origins[absent] = other
+    return origins
+
+
+def _check_dtypes(headers: Iterable[TensorHeader]) -> None:
+    for header in headers:
+        if header.dtype not in STORED_DTYPES:
+            stored = str(header.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{header.file.name}: {header.stored_name} is stored as {stored}, "
+                "which is not supported"
+            )
+
+
+def _read_tensors(
+    plan: LoadingPlan, dtype: torch.dtype, device_map: DeviceMap, parallel: TensorParallel
+) -> dict[str, torch.Tensor]:
+    """Read and convert tensor by tensor, so that only one is ever held in both dtypes.
+
+    In the order of the file, which the kernel is told to read ahead.
+    """
+    stored: dict[str, torch.Tensor] = {}
+    wanted = {plan.headers[name].stored_name: name for name in plan.origins.values()}
+    for file in sorted({plan.headers[name].file for name in wanted.values()}):
+        read_ahead(file)
+        with open_shard(file) as shard:
+            for stored_name in shard.names():
+                if name := wanted.get(stored_name):
+                    part = parallel.read(name, shard.slice(stored_name))
+                    stored[name] = _take(part, dtype, device_map.of_parameter(name))
+    return {name: stored[origin] for name, origin in plan.origins.items()}
+
+
+def _take(part: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Copy what a shard hands out, once: it is the mapped file, which others may overwrite.
+
+    Another device takes it straight from there, and converts it faster than this one would.
+    """
+    if device.type == "cpu":
+        return part.to(dtype=dtype, copy=True)
+    return part.to(device).to(dtype)
+
+
+def _tie_equal_embeddings(model: FalconForCausalLM) -> None:
+    """Keep one copy of embeddings stored twice; unequal ones stay apart, whatever config says."""
+    if torch.equal(model.lm_head.weight, model.transformer.word_embeddings.weight):
+        model.lm_head.weight = model.transformer.word_embeddings.weight
+
+
+def _move_buffers(model: FalconForCausalLM, device: torch.device) -> None:
+    """What is in no file; the decoder layers, which may lie elsewhere, have none."""
+    for module in model.transformer.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))

@@ -1,0 +1,133 @@
+"""Attention of packed tokens over the paged cache: the plain reference that others must equal.
+
+Owns the gathering of blocks, the mask and the softmax. Knows nothing of projections or rotary
+embeddings.
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+
+from worker.model.kv_cache import AttentionMetadata, KVCache
+from worker.model.layers.rotary import alibi_bias
+
+
+@dataclass(slots=True)
+class _Group:
+    """Sequences with equally many new tokens and similar contexts, computed together."""
+
+    rows: torch.Tensor  # int64 [num_seqs, num_new]: rows of the packed input
+    slots: torch.Tensor  # int64 [num_seqs, max_context]: where the keys lie in the cache
+    bias: torch.Tensor  # float32 [num_seqs, 1 | num_kv_heads, 1 | group, num_new, max_context]
+
+
+@dataclass(slots=True)
+class PagedAttention:
+    """Attention of one forward pass; planned once, called by every layer.
+
+    Softmax and both products are in float32 whatever the cache's dtype.
+    """
+
+    kv_cache: KVCache
+    slot_mapping: torch.Tensor
+    groups: list[_Group]
+
+    @classmethod
+    def plan(
+        cls, kv_cache: KVCache, metadata: AttentionMetadata, alibi_slopes: torch.Tensor | None
+    ) -> "PagedAttention":
+        """Work out masks and slots; `alibi_slopes` as `rotary.alibi_slopes` gives them."""
+        groups = [
+            _plan_group(kv_cache, metadata, seqs, alibi_slopes) for seqs in _by_shape(metadata)
+        ]
+        return cls(kv_cache, metadata.slot_mapping, groups)
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """Cache this step's keys and values, then attend to all that are cached.
+
+        `query`: [num_tokens, num_heads, head_dim]; `key` and `value`: [num_tokens, num_kv_heads,
+        head_dim]. With g query heads to a KV head, heads i·g … i·g + g - 1 read KV head i.
+        Returns [num_tokens, num_heads, head_dim].
+        """
+        self.kv_cache.write(layer, key, value, self.slot_mapping)
+        output = torch.empty_like(query)
+        for group in self.groups:
+            keys = self.kv_cache.keys[layer][group.slots]
+            values = self.kv_cache.values[layer][group.slots]
+            output[group.rows] = _attend(query[group.rows], keys, values, group.bias)
+        return output
+
+
+def _attend(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """[num_seqs, num_new, num_heads, head_dim] → the same, from [num_seqs, max_context, kv, …]."""
+    num_seqs, num_new, num_heads, head_dim = query.shape
+    num_kv_heads = keys.shape[2]
+    q = query.float().transpose(1, 2) / math.sqrt(head_dim)
+    k = keys.float().transpose(1, 2)
+    v = values.float().transpose(1, 2)
+    # Query heads that share a KV head stand in one matrix, so that its keys are read once.
+    q = q.reshape(num_seqs, num_kv_heads, -1, head_dim)
+    scores = (q @ k.transpose(-1, -2)).view(num_seqs, num_kv_heads, -1, num_new, k.shape[2])
+    weights = scores.add_(bias).softmax(dim=-1).flatten(2, 3)
+    context = (weights @ v).view(num_seqs, num_heads, num_new, head_dim)
+    return context.transpose(1, 2).to(query.dtype)
+
+
+def _plan_group(
+    kv_cache: KVCache,
+    metadata: AttentionMetadata,
+    seqs: list[int],
+    alibi_slopes: torch.Tensor | None,
+) -> _Group:
+    device = metadata.block_tables.device
+    first_rows = torch.tensor([metadata.cu_seqlens_q[i] for i in seqs], device=device)
+    context_lens = torch.tensor([metadata.context_lens[i] for i in seqs], device=device)
+    new = torch.arange(_num_new_tokens(metadata, seqs[0]), device=device)
+    positions = torch.arange(max(metadata.context_lens[i] for i in seqs), device=device)
+    query_positions = (context_lens - len(new))[:, None] + new
+
+    hidden = positions > query_positions[..., None]
+    bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)
+    bias = bias[:, None, None]
+    if alibi_slopes is not None:
+        *_, num_kv_heads, head_dim = kv_cache.keys.shape
+        alibi = alibi_bias(alibi_slopes, len(positions), head_dim, kv_cache.keys.dtype)
+        bias = bias + alibi.float().view(num_kv_heads, -1, 1, len(positions))
+    slots = _slots(metadata.block_tables[seqs], kv_cache.block_size, positions, context_lens)
+    return _Group(rows=first_rows[:, None] + new, slots=slots, bias=bias)
+
+
+def _slots(
+    block_tables: torch.Tensor,
+    block_size: int,
+    positions: torch.Tensor,
+    context_lens: torch.Tensor,
+) -> torch.Tensor:
+    """Where each sequence has its keys, [num_seqs, max_context].
+
+    Columns past the end of a sequence name its last key again. The mask gives them weight 0, but
+    0 x nan is nan: they must not reach into slots that other sequences have left behind.
+    """
+    positions = positions.minimum(context_lens[:, None] - 1)
+    return block_tables.gather(1, positions // block_size) * block_size + positions % block_size
+
+
+def _by_shape(metadata: AttentionMetadata) -> list[list[int]]:
+    """Indices of the sequences, in groups of equally many new tokens and contexts alike.
+
+    A group is computed as wide as its longest context, so none is to be twice another.
+    """
+    groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, context_len in enumerate(metadata.context_lens):
+        groups[_num_new_tokens(metadata, i), context_len.bit_length()].append(i)
+    return list(groups.values())
+
+
+def _num_new_tokens(metadata: AttentionMetadata, seq: int) -> int:
+    return metadata.cu_seqlens_q[seq + 1] - metadata.cu_seqlens_q[seq]

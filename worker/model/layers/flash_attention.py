@@ -1,0 +1,139 @@
+"""Attention on a GPU by torch's own flash-attention kernel, over packed queries and gathered keys.
+
+Only where that kernel serves; `plan_attention` takes the plain reference elsewhere. No GPU was at
+hand yet: what goes into the kernel is tested, the kernel itself has not been run from here.
+"""
+
+import inspect
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Protocol, cast
+
+import torch
+
+from worker.model.kv_cache import AttentionMetadata, KVCache
+from worker.model.layers.attention import PagedAttention
+
+_HALF_PRECISION = (torch.float16, torch.bfloat16)
+_HEAD_DIM_MULTIPLE, _MAX_HEAD_DIM = 8, 256  # of flash-attention 2 (Dao 2023)
+_AMPERE = (8, 0)  # the oldest GPUs that it runs on
+_SEES_ALL, _SEES_PAST = (-1, -1), (-1, 0)  # windows of keys left and right of a query; -1: no end
+
+
+class VarlenKernel(Protocol):
+    """`torch.nn.attention.varlen.varlen_attn`: attention in many sequences that lie end to end.
+
+    Query i of a sequence's n sees the keys up to position i + context - n, or all of them,
+    as `window_size` says; scores are scaled by 1 / sqrt(head_dim).
+    """
+
+    def __call__(
+        self,
+        query: torch.Tensor,  # [num_tokens, num_heads, head_dim]
+        key: torch.Tensor,  # [sum of contexts, num_kv_heads, head_dim]
+        value: torch.Tensor,
+        cu_seq_q: torch.Tensor,  # int32 [num_seqs + 1]
+        cu_seq_k: torch.Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        window_size: tuple[int, int],
+    ) -> torch.Tensor: ...
+
+
+@dataclass(slots=True)
+class FlashAttention:
+    """Attention of one forward pass; planned once, called by every layer."""
+
+    kv_cache: KVCache
+    slot_mapping: torch.Tensor
+    context_slots: torch.Tensor  # int64 [sum of contexts]: where all the keys lie in the cache
+    cu_seqlens_q: torch.Tensor
+    cu_seqlens_k: torch.Tensor
+    max_q: int
+    max_k: int
+    kernel: VarlenKernel
+
+    @classmethod
+    def plan(
+        cls, kv_cache: KVCache, metadata: AttentionMetadata, kernel: VarlenKernel
+    ) -> "FlashAttention":
+        cu_seqlens_q = torch.tensor(metadata.cu_seqlens_q, dtype=torch.int32)
+        context_lens = torch.tensor(metadata.context_lens, dtype=torch.int32)
+        cu_seqlens_k = torch.nn.functional.pad(context_lens.cumsum(0, dtype=torch.int32), (1, 0))
+        device = metadata.block_tables.device
+        return cls(
+            kv_cache=kv_cache,
+            slot_mapping=metadata.slot_mapping,
+            context_slots=_context_slots(metadata, kv_cache.block_size),
+            cu_seqlens_q=cu_seqlens_q.to(device),
+            cu_seqlens_k=cu_seqlens_k.to(device),
+            max_q=int(cu_seqlens_q.diff().max()),
+            max_k=max(metadata.context_lens),
+            kernel=kernel,
+        )
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """What `PagedAttention` does, in the kernel's precision: products in half, sums in float32.
+
+        A lone query is its sequence's last token and sees every key. Said without a window, the
+        kernel lets query heads share the keys that they have in common (71 of falcon-7b's do).
+        """
+        self.kv_cache.write(layer, key, value, self.slot_mapping)
+        return self.kernel(
+            query,
+            self.kv_cache.keys[layer].index_select(0, self.context_slots),
+            self.kv_cache.values[layer].index_select(0, self.context_slots),
+            self.cu_seqlens_q,
+            self.cu_seqlens_k,
+            self.max_q,
+            self.max_k,
+            window_size=_SEES_ALL if self.max_q == 1 else _SEES_PAST,
+        )
+
+
+Attention = PagedAttention | FlashAttention
+
+
+def plan_attention(
+    kv_cache: KVCache, metadata: AttentionMetadata, alibi_slopes: torch.Tensor | None
+) -> Attention:
+    """The fastest attention that the model and its device allow, ready for one forward pass."""
+    *_, head_dim = kv_cache.keys.shape
+    device, dtype = kv_cache.keys.device, kv_cache.keys.dtype
+    is_new_enough = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _AMPERE
+    if is_new_enough and kernel_serves(dtype, head_dim, alibi=alibi_slopes is not None):
+        return FlashAttention.plan(kv_cache, metadata, flash_kernel())
+    return PagedAttention.plan(kv_cache, metadata, alibi_slopes)
+
+
+def kernel_serves(dtype: torch.dtype, head_dim: int, *, alibi: bool) -> bool:
+    """Falcon's alibi is rounded to bfloat16, which the kernel's own is not."""
+    fits = head_dim % _HEAD_DIM_MULTIPLE == 0 and head_dim <= _MAX_HEAD_DIM
+    return dtype in _HALF_PRECISION and fits and not alibi
+
+
+@cache
+def flash_kernel() -> VarlenKernel:
+    """torch 2.11 lets heads share keys unasked; later versions want to be told."""
+    from torch.nn.attention.varlen import varlen_attn  # imports torch's compiler: two seconds
+
+    is_asked = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    kernel = partial(varlen_attn, enable_gqa=True) if is_asked else varlen_attn
+    return cast(VarlenKernel, kernel)  # it returns a pair, too, when asked for more than output
+
+
+def _context_slots(metadata: AttentionMetadata, block_size: int) -> torch.Tensor:
+    """Slot of each position of each sequence, one sequence after the other.
+
+    All on the device, which is told the size: nobody waits for it.
+    """
+    device, num_keys = metadata.block_tables.device, sum(metadata.context_lens)
+    context_lens = torch.tensor(metadata.context_lens).to(device)
+    owners = torch.repeat_interleave(context_lens, output_size=num_keys)
+    starts = context_lens.cumsum(0) - context_lens
+    positions = torch.arange(num_keys, device=device) - starts[owners]
+    blocks = metadata.block_tables[owners, positions // block_size]
+    return blocks * block_size + positions % block_size

@@ -1,0 +1,90 @@
+"""Finds a checkpoint's chat template and the tokens it may name, as transformers does.
+
+Compiles nothing: `shared/request/chat_template.py` owns what a template may do.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worker.model.checkpoint.json_fields import read_optional
+from worker.model.errors import CheckpointError, is_lfs_pointer, unreadable
+
+DEFAULT = "default"  # the name of the template for chat, where a checkpoint has several
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateFile:
+    """A template's source and the place it was read from, for messages."""
+
+    source: str
+    place: str
+
+
+def find_chat_template(folder: Path) -> TemplateFile | None:
+    """Find the template for chat: in files of its own, else in tokenizer_config.json.
+
+    chat_template.json, which processors of older versions wrote, comes last. None where there is
+    no template, or where several have names and none of them is "default".
+    Raises CheckpointError.
+    """
+    if files := _template_files(folder):
+        file = files.get(DEFAULT)
+        return None if file is None else TemplateFile(_read(file), file.name)
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        template = read_optional(folder / name).get("chat_template")
+        if template is not None:
+            source = _default_of(template, name)
+            return None if source is None else TemplateFile(source, f"{name}: chat_template")
+    return None
+
+
+def load_template_tokens(folder: Path) -> dict[str, str]:
+    """Special tokens by the names that a template may use: `bos_token`, `eos_token` and others."""
+    config = read_optional(folder / "tokenizer_config.json")
+    tokens = _named_tokens(config)
+    if "added_tokens_decoder" not in config:  # of a tokenizer of an older version
+        tokens |= _named_tokens(read_optional(folder / "special_tokens_map.json"))
+    return tokens
+
+
+def _template_files(folder: Path) -> dict[str, Path]:
+    """Template files by name; where there are any, templates in JSON files do not count."""
+    main = folder / "chat_template.jinja"
+    others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    return ({DEFAULT: main} if main.is_file() else {}) | {file.stem: file for file in others}
+
+
+def _read(file: Path) -> str:
+    if is_lfs_pointer(file):  # it would do as a template
+        raise unreadable(file, "it is a pointer")
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(file, error) from error
+
+
+def _default_of(template: Any, file: str) -> str | None:
+    if isinstance(template, list):  # several, each with its name
+        template = {e.get("name"): e.get("template") for e in template if isinstance(e, dict)}
+    source = template.get(DEFAULT) if isinstance(template, dict) else template
+    if source is not None and not isinstance(source, str):
+        raise CheckpointError(
+            f"{file}: chat_template must be a string or a list of named ones, got {template!r}"
+        )
+    return source
+
+
+def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """Every `..._token` with a text, and those that `extra_special_tokens` names."""
+    extra = config.get("extra_special_tokens")
+    named = {key: value for key, value in config.items() if key.endswith("_token")}
+    named |= extra if isinstance(extra, dict) else {}
+    texts = {name: _text_of(token) for name, token in named.items()}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _text_of(token: Any) -> str | None:
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None

@@ -1,0 +1,207 @@
+"""`falconer model …`: make checkpoints and describe them, with errors a user can act on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from shared.errors import FalconerError
+from worker.byte_size import format_size, parse_size
+from worker.engine import EngineConfig
+from worker.engine.loading.load_plan import AUTO_DTYPE, choose_way, forecast_ways, parse_dtype
+from worker.engine.loading.options import LoadOptions
+from worker.engine.loading.quantization_support import check_combination
+from worker.engine.loading.single_device import parse_kind
+from worker.engine.memory.host_forecast import PROCESS_BYTES, HostForecast
+from worker.engine.memory.memory_plan import MemoryPlan, forecast_cpu, forecast_gpu
+from worker.host_memory import FreeMemory, free_memory
+from worker.model.checkpoint.info import ModelInfo, describe_plan
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.tiny import copy_bundled
+from worker.model.checkpoint.weights import LoadingPlan, plan_loading
+from worker.model.config import DTYPES
+from worker.model.errors import CheckpointError
+from worker.model.layers.quantization import Quantization
+from worker.model_loading import find_checkpoint
+
+GIB = 2**30
+MEMORY_GIB = (15, 22, 44, 79, 93, 139)  # what cards of 16, 24, 48, 80, 94 and 141 GB have
+CONTEXTS = (512, 2048)
+MANY = 10**6  # rows: no limit
+
+
+def write_tiny(directory: Path) -> None:
+    with _clear_errors():
+        print(copy_bundled(directory))
+
+
+def write_random(directory: Path, *, dtype: str, **shape: Any) -> None:
+    """`shape` as for `write_random_checkpoint`; `None` leaves a size at its default."""
+    if dtype not in DTYPES:
+        raise FalconerError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    given = {name: value for name, value in shape.items() if value is not None}
+    with _clear_errors():
+        print(write_random_checkpoint(directory, dtype=DTYPES[dtype], **given))
+
+
+def show_info(
+    source: str,
+    *,
+    memory: str | None,
+    dtype: str | None,
+    quantization: str | None,
+    device: str,
+    config: EngineConfig,
+) -> None:
+    """Print what a model is, and what fits: on cards in use, or of `config` in so much `memory`.
+
+    `dtype` None is what a worker takes by itself. Raises FalconerError in a worker's words where
+    quantization, device and dtype do not go together, or where `memory` cannot hold the model.
+    """
+    with _clear_errors():
+        target, rounding = parse_kind(device), _quantization(quantization)
+        plan = plan_loading(find_checkpoint(source))
+        num_bytes = None if memory is None else parse_size(memory)
+        if target.type == "cpu":
+            options = LoadOptions(
+                source, config=config, dtype=dtype or AUTO_DTYPE, quantization=rounding
+            )
+            tables = _on_cpu(plan, options, num_bytes)
+        else:
+            wanted = plan.dtype if dtype is None else parse_dtype(dtype)
+            check_combination(rounding, dtype=wanted, device=target)
+            tables = _on_gpu(describe_plan(plan, wanted, rounding), config, num_bytes)
+    for table in tables:
+        Console().print(table)
+
+
+def _on_cpu(plan: LoadingPlan, options: LoadOptions, memory: int | None) -> list[Table]:
+    cpu = torch.device("cpu")
+    ways = forecast_ways(plan, options, cpu)
+    if memory is None:
+        info = describe_plan(plan, ways[0].way.dtype, options.quantization)
+        return [_facts(info), _ways(ways, free_memory().num_bytes)]
+    left = f"left of {format_size(memory)} by the process itself"
+    free = FreeMemory(max(0, memory - PROCESS_BYTES), left)
+    chosen = choose_way(plan, options, cpu, free=free)
+    info = describe_plan(plan, chosen.way.dtype, options.quantization)
+    shared = forecast_cpu(
+        info.config,
+        options.config,
+        chosen,
+        memory_bytes=memory,
+        weight_bytes=info.weight_bytes,
+    )
+    return [
+        _facts(info),
+        _ways(ways, free.num_bytes, chosen),
+        _plan(shared, options.config, memory),
+    ]
+
+
+def _on_gpu(info: ModelInfo, config: EngineConfig, memory: int | None) -> list[Table]:
+    if memory is None:
+        return [_facts(info), _cards(info)]
+    shared = forecast_gpu(
+        info.config,
+        config,
+        dtype=info.dtype,
+        memory_bytes=memory,
+        weight_bytes=info.weight_bytes,
+    )
+    return [_facts(info), _plan(shared, config, memory)]
+
+
+def _ways(ways: list[HostForecast], free_bytes: int, chosen: HostForecast | None = None) -> Table:
+    """What each way of loading takes, the worker's process included."""
+    table = Table("dtype", "executor", "loading peak", "then", "needs", "fits", box=None, title="")
+    for forecast in ways:
+        loading, resident, needed = (
+            format_size(PROCESS_BYTES + num_bytes)
+            for num_bytes in (
+                forecast.loading_bytes,
+                forecast.resident_bytes,
+                forecast.needed_bytes,
+            )
+        )
+        fits = "yes" if forecast.needed_bytes <= free_bytes else "no"
+        if chosen is not None and forecast.way == chosen.way:
+            fits = "chosen"
+        dtype = str(forecast.way.dtype).removeprefix("torch.")
+        table.add_row(dtype, forecast.way.executor, loading, resident, needed, fits)
+    return table
+
+
+def _facts(info: ModelInfo) -> Table:
+    config = info.config
+    table = Table(box=None, show_header=False)
+    for name, value in (
+        ("style", config.style),
+        ("parameters", f"{config.num_parameters:,}"),
+        ("dtype", str(info.dtype).removeprefix("torch.")),
+        ("weights", format_size(info.weight_bytes)),
+        ("KV cache per token", format_size(info.kv_bytes_per_token)),
+        ("context", f"{config.context_length:,} tokens"),
+        ("vocabulary", f"{config.vocab_size:,}"),
+        ("layers", str(config.num_layers)),
+        ("heads", f"{config.num_heads} on {config.num_kv_heads} of keys and values"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _cards(info: ModelInfo) -> Table:
+    """How many sequences fit beside the weights, if a worker's settings allow so many rows."""
+    lengths = [length for length in CONTEXTS if length <= info.config.context_length]
+    columns = (f"rows of {length:,} tokens" for length in lengths)
+    table = Table("GPU memory", *columns, box=None, title="")
+    unlimited = EngineConfig(max_rows=MANY, max_step_tokens=MANY)
+    for gib in MEMORY_GIB:
+        try:
+            plan = forecast_gpu(
+                info.config,
+                unlimited,
+                dtype=info.dtype,
+                memory_bytes=gib * GIB,
+                weight_bytes=info.weight_bytes,
+            )
+            fits = [f"{plan.rows_of(length):,}" for length in lengths]
+        except ValueError:
+            fits = ["none"] * len(lengths)
+        table.add_row(f"{gib} GiB", *fits)
+    return table
+
+
+def _plan(plan: MemoryPlan, config: EngineConfig, memory: int) -> Table:
+    """What a worker with these settings takes, and logs once it has loaded."""
+    table = Table(box=None, show_header=False, title="")
+    for name, value in (
+        ("memory", format_size(memory)),
+        ("weights", format_size(plan.weight_bytes)),
+        ("KV cache", format_size(plan.kv_bytes)),
+        ("blocks", f"{plan.num_blocks:,} of {plan.block_size} tokens"),
+        ("KV tokens", f"{plan.kv_tokens:,}"),
+        ("rows of full length", f"{plan.rows_of(plan.context_length):,}"),
+        ("rows in a step", f"{config.max_rows:,} at most"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _quantization(name: str | None) -> Quantization | None:
+    if name is not None and name not in list(Quantization):
+        kinds = ", ".join(Quantization)
+        raise FalconerError(f"--quantization must be one of {kinds}, got {name!r}")
+    return None if name is None else Quantization(name)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except (CheckpointError, ValueError, OSError) as error:
+        raise FalconerError(str(error)) from error
