@@ -52,7 +52,7 @@ LOOKUP_ERRORS: Responses = {
 }
 PARAMETER_ERRORS: Responses = {422: LOOKUP_ERRORS[422], **UNAVAILABLE}
 RETRY_ERRORS: Responses = {
-    409: json_of("ErrorBody", "The job is not over, or it succeeded."),
+    409: json_of("ErrorBody", "The job has not ended, or it succeeded."),
     429: json_of("ErrorBody", "The queue is full; `Retry-After` says when to come back."),
     **LOOKUP_ERRORS,
 }

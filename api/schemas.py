@@ -97,7 +97,8 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A job as a listing shows it; times in UTC. While it waits, `position` counts from 1.
 
     `expected_start_s` counts from now, at the pace of the last seconds, and is absent while there
-    is none to go by; `waiting_for` is there while no worker is.
+    is none to go by; `waiting_for` is there while no worker is. `retry_of` and `retried_as` are the
+    ids of the job that this one retries and of its own retry.
     """
 
     id: str
@@ -112,6 +113,8 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     position: int | msgspec.UnsetType = msgspec.UNSET
     expected_start_s: float | msgspec.UnsetType = msgspec.UNSET
     waiting_for: Literal["worker"] | msgspec.UnsetType = msgspec.UNSET
+    retry_of: str | msgspec.UnsetType = msgspec.UNSET
+    retried_as: str | msgspec.UnsetType = msgspec.UNSET
     error: JobError | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
@@ -126,13 +129,15 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
             "created_at": utc(record.created_ms),
             "started_at": None if record.started_ms is None else utc(record.started_ms),
             "finished_at": None if record.finished_ms is None else utc(record.finished_ms),
-            "queue_ms": elapsed_ms(record.queued_ms or record.created_ms, record.started_ms),
+            "queue_ms": elapsed_ms(record.created_ms, record.started_ms),
             "run_ms": elapsed_ms(record.started_ms, record.finished_ms),
             "attempts": record.attempts,
             "worker": record.worker,
             "position": or_unset(record.position),
             "expected_start_s": or_unset(record.expected_start_s),
             "waiting_for": "worker" if record.lacks_worker else msgspec.UNSET,
+            "retry_of": or_unset(record.retry_of),
+            "retried_as": or_unset(record.retried_as),
             "error": or_unset(record.error),
         }
 

@@ -1,7 +1,7 @@
-"""What travels between api and workers: frozen structs in msgpack, versioned, never pickle.
+"""Messages between api and workers: frozen structs, encoded as msgpack, versioned, never pickled.
 
-Fields are only ever added, with a default. A job tells the oldest version whose code can run it, so
-that api and workers may be upgraded in any order; `VERSION` is what this code can read.
+A new field has a default, and no field is removed. A job carries the oldest version that can run
+it, so api and workers can be upgraded in any order. `VERSION` is the version that this code reads.
 """
 
 from enum import StrEnum
@@ -12,7 +12,7 @@ import msgspec
 from shared.errors import FalconerError
 
 VERSION = 2
-ADAPTERS_SINCE = 2  # older code would answer with the model itself
+ADAPTERS_SINCE = 2  # older workers ignore the adapter
 
 
 class JobStatus(StrEnum):
@@ -35,7 +35,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller sent; exactly one of `text` and `messages` is set."""
+    """The prompt of a request: exactly one of `text` and `messages` is set."""
 
     text: str | None = None
     messages: tuple[Message, ...] | None = None
@@ -46,16 +46,14 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     """One accepted request.
 
-    `generate_kwargs` holds the fields of `shared.request.parameters.GenerateKwargs` that the caller gave,
-    validated. With `card_hash`, prompt and lengths were already checked against that model card,
-    and `token_ids` and `max_new_tokens` are final; without, no worker had registered yet and the
-    worker checks.
+    With `card_hash`, the api has checked the prompt against that model card, and `token_ids` and
+    `max_new_tokens` are final. Without `card_hash`, no model was registered, and the worker checks.
     """
 
     version: int = 1
     id: str
     prompt: Prompt
-    generate_kwargs: dict[str, Any]
+    generate_kwargs: dict[str, Any]  # the fields of `GenerateKwargs` in the request, validated
     seed: int
     return_full_text: bool = True
     clean_up_tokenization_spaces: bool = False
@@ -63,29 +61,29 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     card_hash: str | None = None
     token_ids: list[int] | None = None
     max_new_tokens: int | None = None
-    deadline_s: float | None = None  # from its acceptance on, by the clock of Redis
-    ttl_s: int | None = None  # how long the result is kept
-    priority: int = 0  # higher goes first, in the queue and in the engine
-    adapter: str | None = None  # one of the model card's
+    deadline_s: float | None = None  # seconds from acceptance, by the clock of Redis
+    ttl_s: int | None = None  # seconds for which the result is kept
+    priority: int = 0  # a higher priority runs first, in the queue and in the engine
+    adapter: str | None = None  # an adapter of the model card
 
     @property
     def cost_rows(self) -> int:
-        """Rows of a batch that the job takes: its sequences or beams."""
+        """Return the rows that the job takes in a batch: its sequences or beams."""
         kwargs = self.generate_kwargs
         return max(kwargs.get("num_return_sequences") or 1, kwargs.get("num_beams") or 1)
 
     @property
     def cost_tokens(self) -> int:
-        """Upper bound of the KV cache it needs, in tokens; 0 where lengths are not known yet."""
+        """Return an upper bound of its KV cache, in tokens; 0 while lengths are unknown."""
         if self.token_ids is None or self.max_new_tokens is None:
             return 0
         return self.cost_rows * (len(self.token_ids) + self.max_new_tokens)
 
 
 class SequenceResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One generated sequence; `text` is the continuation alone."""
+    """One generated sequence."""
 
-    text: str
+    text: str  # the continuation, without the prompt
     finish_reason: str  # "stop": eos or stop string; "length": max_new_tokens
     token_count: int
     score: float | None = None
@@ -111,24 +109,24 @@ class ChatResult(msgspec.Struct, frozen=True, kw_only=True, rename={"result": "R
 
 
 class JobError(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a job failed; `status_code` is what a synchronous caller gets."""
+    """The reason why a job has no result."""
 
     message: str
-    status_code: int = 500
+    status_code: int = 500  # of the response to a synchronous request
     field: str | None = None
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows in the engine steps a job took part in."""
+    """The batch sizes, in rows, of the engine steps that included the job."""
 
     mean_rows: float
     max_rows: int
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One token of one sequence, as the job's log keeps it: with all that its result needs of it.
+    """One token of one sequence, with every field that the job's result needs.
 
-    A job that keeps no log is told afterwards with one delta for each whole sequence.
+    A job without a token log yields one delta for each complete sequence after its end.
     """
 
     sequence: int = 0
@@ -140,25 +138,36 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TokenDeltas(msgspec.Struct, frozen=True, kw_only=True):
-    """New deltas of a job; `index` counts from 0 in its log, whatever the attempt.
-
-    `first_event_id` tells which of its lives they belong to, as `JobRecord` does.
-    """
+    """Consecutive deltas of a job."""
 
     job_id: str
-    first_event_id: int = 0
-    index: int
+    index: int  # of the first delta; counts from 0 over all attempts of the job
     deltas: list[Delta]
+
+    @property
+    def end(self) -> int:
+        """Return the index of the delta that follows."""
+        return self.index + len(self.deltas)
+
+    def since(self, index: int) -> "TokenDeltas | None":
+        """Return the deltas from `index` on; None if there is none, or a gap before the first."""
+        if not self.index <= index < self.end:
+            return None
+        return TokenDeltas(
+            job_id=self.job_id, index=index, deltas=self.deltas[index - self.index :]
+        )
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """Terminal event of a job that succeeded."""
+
     job_id: str
     attempt: int
     result: ChatResult
     batch: Batch
     queue_ms: float
     run_ms: float
-    num_deltas: int | None = None  # in its log; None where it keeps none
+    num_deltas: int | None = None  # in its token log; None without a log
 
     @property
     def status(self) -> JobStatus:
@@ -166,7 +175,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """Any other end: failed, cancelled or expired."""
+    """Terminal event of a job that failed, expired or was cancelled."""
 
     job_id: str
     attempt: int
@@ -180,42 +189,48 @@ Event = TokenDeltas | Finished | Failed
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What `GET /jobs/{id}` shows. Times are Unix ms; `position` counts from 1 while queued.
-
-    `queued_ms`: when it was accepted again, by a retry. `expected_start_s` counts from now.
-    """
+    """The state of a job, as `GET /jobs/{id}` shows it. Times are Unix ms."""
 
     id: str
     status: JobStatus
     created_ms: int
-    queued_ms: int | None = None
     started_ms: int | None = None
     finished_ms: int | None = None
     attempts: int = 0
     worker: str | None = None
-    position: int | None = None
-    expected_start_s: float | None = None
+    position: int | None = None  # from 1, while the job is queued
+    expected_start_s: float | None = None  # from now
     lacks_worker: bool = False
-    batch: Batch | None = None
-    result: ChatResult | None = None
-    error: JobError | None = None
-    num_deltas: int | None = None  # of one that succeeded
-    first_event_id: int = 0  # of its latest life: a retry counts on after the end of the one before
+    retry_of: str | None = None  # the job that this one retries
+    retried_as: str | None = None  # the job that retries this one
+    outcome: Outcome | None = None  # a listing leaves out results
+
+    @property
+    def result(self) -> ChatResult | None:
+        return self.outcome.result if isinstance(self.outcome, Finished) else None
+
+    @property
+    def error(self) -> JobError | None:
+        return self.outcome.error if isinstance(self.outcome, Failed) else None
+
+    @property
+    def batch(self) -> Batch | None:
+        return None if self.outcome is None else self.outcome.batch
 
 
 class MergedAdapter(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter that is part of a model's weights; `digest` is that of its files."""
+    """An adapter that is part of a model's weights."""
 
     name: str
     strength: float
-    digest: str
+    digest: str  # of its files
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What the api must know of a model to check requests; stored beside its tokenizer.json.
+    """The properties of a model that the api needs to check requests.
 
-    Both are hashed as they are packed: fields that not every model has are absent where it has
-    none, so that the others keep their hash while workers are upgraded.
+    The packed card is hashed together with the tokenizer.json. An optional field that is unset is
+    not packed, so a new field does not change the hashes of other models during an upgrade.
     """
 
     name: str
@@ -227,8 +242,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     chat_template: str | None
     max_rows: int  # most sequences one request may ask for
     max_kv_tokens: int  # most KV tokens one request may need
-    max_num_beams: int = 1  # what workers that knew no beam search left out
-    adapters: tuple[str, ...] = ()  # those that a request may name
+    max_num_beams: int = 1  # absent in the cards of workers without beam search
+    adapters: tuple[str, ...] = ()  # that a request may name
     merged_adapters: tuple[MergedAdapter, ...] | msgspec.UnsetType = msgspec.UNSET
     template_tokens: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # by name, as `eos_token`
     source: str | msgspec.UnsetType = msgspec.UNSET  # see `shared.model_source`
@@ -256,7 +271,7 @@ def encode(value: Any) -> bytes:
 
 
 def encode_events(events: list[Outcome]) -> bytes:
-    """One entry of a reply stream."""
+    """Encode terminal events for one entry of a reply stream."""
     return msgspec.msgpack.encode(events)
 
 
@@ -268,20 +283,18 @@ def decode_delta(data: bytes) -> Delta:
     return msgspec.msgpack.decode(data, type=Delta)
 
 
-def decode_stretch(name: bytes, data: bytes) -> TokenDeltas:
-    """What `append_tokens.lua` makes of new deltas: job and life; first index, a space, an array."""
-    job_id, _, first_event_id = name.partition(b" ")
+def decode_token_deltas(job_id: str, data: bytes) -> TokenDeltas:
+    """Decode a field that `append_tokens.lua` wrote: the first index, a space, an array of deltas."""
     index, _, deltas = data.partition(b" ")
     return TokenDeltas(
-        job_id=job_id.decode(),
-        first_event_id=int(first_event_id or 0),
+        job_id=job_id,
         index=int(index),
         deltas=msgspec.msgpack.decode(deltas, type=list[Delta]),
     )
 
 
 class UnreadableJob(FalconerError):
-    """A job of a version that this one cannot know, or no job at all."""
+    """The bytes are no job, or a job of a later version."""
 
 
 def decode_job(data: bytes) -> ChatJob:

@@ -20,7 +20,6 @@ from redis.exceptions import RedisError
 from shared.errors import SettingsError
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import WorkerInfo
-from shared.queue.claims import read_cancellation
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
@@ -80,9 +79,7 @@ class WorkerProcess:
         )
         self._worker = self._make_worker(keys, card_hash, lease_ms)
         self._control = ListConsumer(
-            self._connect("control", BLOCK_S),
-            keys.control(self.worker_id),
-            lambda note: self._worker.cancel(*read_cancellation(note)),
+            self._connect("control", BLOCK_S), keys.control(self.worker_id), self._worker.cancel
         )
         self._keeper = LeaseRenewer(
             self._worker,

@@ -7,7 +7,7 @@ from api.errors import CLIENT_CLOSED_REQUEST, json_response, named, stopping_res
 from api.http.disconnect import ClientDisconnected, ServerStopping, run_until_disconnect
 from api.http.headers import Preference
 from api.http.paths import job_path
-from api.jobs.job_handle import JobHandle, as_outcome
+from api.jobs.job_handle import JobHandle
 from api.schemas import ErrorBody, JobView
 from api.services import Services
 from shared.errors import ServiceUnavailable, WaitTimeout
@@ -15,7 +15,7 @@ from shared.protocol import Failed, JobRecord, Outcome
 
 
 async def wait_for_result(
-    request: Request, services: Services, ticket: JobHandle, *, is_kept: bool
+    request: Request, services: Services, handle: JobHandle, *, is_kept: bool
 ) -> Response:
     """The plain call: 200 with the result. A caller that goes away takes its job with it.
 
@@ -24,16 +24,16 @@ async def wait_for_result(
     timeout_s = services.settings.sync_timeout_s
     try:
         outcome = await run_until_disconnect(
-            ticket.outcome(timeout_s), request.receive, services.stopping
+            handle.outcome(timeout_s), request.receive, services.stopping
         )
     except ClientDisconnected:
-        return await _abandoned(services, ticket, is_kept=is_kept)
+        return await _abandoned(services, handle, is_kept=is_kept)
     except ServerStopping:
-        return stopping_response(ticket.job_id)
+        return stopping_response(handle.job_id)
     if outcome is None:
         raise WaitTimeout(
-            f"no result within {timeout_s:g} s; the job goes on, see /jobs/{ticket.job_id}",
-            job_id=ticket.job_id,
+            f"no result within {timeout_s:g} s; the job goes on, see /jobs/{handle.job_id}",
+            job_id=handle.job_id,
         )
     return outcome_response(outcome)
 
@@ -41,7 +41,7 @@ async def wait_for_result(
 async def wait_or_accept(
     request: Request,
     services: Services,
-    ticket: JobHandle,
+    handle: JobHandle,
     preference: Preference,
     *,
     is_kept: bool,
@@ -51,37 +51,37 @@ async def wait_or_accept(
     A client that disconnects before has no id to ask for the result: its job is cancelled, as
     that of a plain call.
     """
-    outcome, record = None, ticket.record
+    outcome, record = None, handle.record
     if preference.wait_s:
         try:
             outcome = await run_until_disconnect(
-                ticket.outcome(preference.wait_s), request.receive, services.stopping
+                handle.outcome(preference.wait_s), request.receive, services.stopping
             )
         except ClientDisconnected:
-            return await _abandoned(services, ticket, is_kept=is_kept)
+            return await _abandoned(services, handle, is_kept=is_kept)
         except ServerStopping:
             pass  # 202 it is
         if outcome is None:
-            record = await latest_record(services, ticket)
-            outcome = as_outcome(record)
+            record = await latest_record(services, handle)
+            outcome = None if record is None else record.outcome
     response = accepted(request, record) if outcome is None else outcome_response(outcome)
     if preference.applied:
         response.headers["Preference-Applied"] = preference.applied
     return response
 
 
-async def _abandoned(services: Services, ticket: JobHandle, *, is_kept: bool) -> Response:
+async def _abandoned(services: Services, handle: JobHandle, *, is_kept: bool) -> Response:
     if not is_kept:
-        await services.client.cancel_abandoned(ticket.job_id)
+        await services.client.cancel_abandoned(handle.job_id)
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def latest_record(services: Services, ticket: JobHandle) -> JobRecord | None:
-    """The job as it is now; without Redis as it was when the ticket was made."""
+async def latest_record(services: Services, handle: JobHandle) -> JobRecord | None:
+    """The job as it is now; without Redis as it was when the handle was made."""
     try:
-        return await services.client.record(ticket.job_id)
+        return await services.client.record(handle.job_id)
     except ServiceUnavailable:
-        return ticket.record
+        return handle.record
 
 
 def outcome_response(outcome: Outcome) -> Response:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
@@ -12,11 +12,10 @@ from starlette.types import Receive, Scope, Send
 from api.errors import stopping_message
 from api.http.disconnect import ClientDisconnected, ServerStopping, run_until_disconnect
 from api.http.paths import job_path
-from api.jobs.delta_stream import DeltaStream, Piece
 from api.jobs.job_client import ChatClient
-from api.jobs.job_handle import JobHandle
+from api.jobs.job_handle import JobHandle, num_deltas_of
 from shared.errors import HTTP_STATUS, ServiceUnavailable
-from shared.protocol import Delta, Failed, JobError, JobStatus, Outcome
+from shared.protocol import Delta, Failed, JobError, JobStatus, Outcome, TokenDeltas
 
 KEEP_ALIVE_S = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -27,7 +26,7 @@ LINE_SEPARATORS = {char.encode(): b"\\u%04x" % ord(char) for char in "\x85\u2028
 
 
 class EventStreamResponse(Response):
-    """Owns its ticket, and tells the job from delta `start` on.
+    """Owns the handle, and sends the job's events from delta `start` on.
 
     A caller that goes away takes the job with it, unless it `is_kept`.
     """
@@ -37,7 +36,7 @@ class EventStreamResponse(Response):
     def __init__(
         self,
         client: ChatClient,
-        ticket: JobHandle,
+        handle: JobHandle,
         stopping: asyncio.Event,
         *,
         is_kept: bool,
@@ -51,15 +50,15 @@ class EventStreamResponse(Response):
         )
         del self.headers["content-length"]
         self._client = client
-        self._ticket = ticket
+        self._handle = handle
         self._stopping = stopping
-        self._events = EventStream(ticket, start)
+        self._events = EventStream(handle, start)
         self._is_kept = is_kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.headers["Location"] = job_path(scope, self._ticket.job_id)
+        self.headers["Location"] = job_path(scope, self._handle.job_id)
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        with self._ticket:
+        with self._handle:
             await send(start)
             if scope["method"] == "HEAD":
                 await send({"type": "http.response.body", "body": b""})
@@ -68,7 +67,7 @@ class EventStreamResponse(Response):
                 await run_until_disconnect(self._send_events(send), receive, self._stopping)
             except ClientDisconnected:
                 if not self._is_kept:
-                    await self._client.cancel_abandoned(self._ticket.job_id)
+                    await self._client.cancel_abandoned(self._handle.job_id)
             except ServerStopping:
                 await send({"type": "http.response.body", "body": self._events.farewell()})
 
@@ -81,51 +80,58 @@ class EventStreamResponse(Response):
 class EventStream:
     """The bytes that one call gets."""
 
-    def __init__(self, ticket: JobHandle, start: int) -> None:
-        self._ticket = ticket
-        self._transcript = DeltaStream(ticket, start)
-        self._text_told_at: float | None = None
+    def __init__(self, handle: JobHandle, start: int) -> None:
+        self._handle = handle
+        self._start = start
+        self._last_delta_at: float | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Up to the terminal event; a comment now and then keeps a quiet connection awake."""
-        told_at = time.monotonic()
-        async for piece in self._transcript.pieces():
-            if piece is None and time.monotonic() - told_at < KEEP_ALIVE_S:
+        """Yield the job's events up to the terminal one, and comments that keep it awake."""
+        sent_at, next_id = time.monotonic(), self._start
+        async for news in self._handle.events(self._start):
+            if isinstance(news, TokenDeltas):
+                for chunk in self._delta_events(news):
+                    yield chunk
+                next_id = news.end
+            elif news is not None:
+                event_id = max(next_id, num_deltas_of(news) or 0)
+                yield event(terminal_body(news), event_id)
+            elif time.monotonic() - sent_at < KEEP_ALIVE_S:
                 continue
-            yield KEEP_ALIVE if piece is None else self._tell(piece)
-            told_at = time.monotonic()
+            else:
+                yield KEEP_ALIVE
+            sent_at = time.monotonic()
 
     def farewell(self) -> bytes:
         """The last event of a server that stops: where the job goes on.
 
         It has no id: a client that resumes with the last one it saw misses nothing.
         """
-        message = stopping_message(self._ticket.job_id)
+        message = stopping_message(self._handle.job_id)
         error = JobError(message=message, status_code=HTTP_STATUS[ServiceUnavailable])
-        return event({"id": self._ticket.job_id, "status": JobStatus.RUNNING, "error": error})
+        return event({"id": self._handle.job_id, "status": JobStatus.RUNNING, "error": error})
 
-    def _tell(self, piece: Piece) -> bytes:
-        id_line = b"id: %d\n" % (self._ticket.first_event_id + piece.index)
-        if not isinstance(piece.content, Delta):
-            return id_line + event(terminal_body(piece.content))
-        self._note_text()
-        return id_line + event(delta_body(piece.content))
+    def _delta_events(self, news: TokenDeltas) -> Iterator[bytes]:
+        for event_id, delta in enumerate(news.deltas, news.index):
+            self._observe_delta()
+            yield event(delta_body(delta), event_id)
 
-    def _note_text(self) -> None:
+    def _observe_delta(self) -> None:
         now = time.monotonic()
-        if self._text_told_at is None:
-            self._ticket.note_first_token()
+        if self._last_delta_at is None:
+            self._handle.note_first_token()
         else:
-            self._ticket.note_gap(now - self._text_told_at)
-        self._text_told_at = now
+            self._handle.note_gap(now - self._last_delta_at)
+        self._last_delta_at = now
 
 
-def event(body: dict[str, Any]) -> bytes:
+def event(body: dict[str, Any], event_id: int | None = None) -> bytes:
     """Encode one event. Its data is ASCII where clients that read by lines would cut it."""
     data = msgspec.json.encode(body)
     for separator, escape in LINE_SEPARATORS.items():
         data = data.replace(separator, escape)
-    return b"data: %b\n\n" % data
+    id_line = b"" if event_id is None else b"id: %d\n" % event_id
+    return b"%bdata: %b\n\n" % (id_line, data)
 
 
 def delta_body(delta: Delta) -> dict[str, Any]:

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+import msgspec
+
 from api.http.disconnect import Caller
 from api.jobs.model_watcher import CheckedModel, ModelWatcher
 from api.jobs.redis_services import within_reach
 from api.schemas import ChatRequest
 from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
-from shared.protocol import ADAPTERS_SINCE, ChatJob, Prompt
+from shared.protocol import ADAPTERS_SINCE, ChatJob
+from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import Prepared, check_prompt
 
 LONG_TEXT = 8_000  # characters; tokenizing more would hold up other calls
@@ -36,9 +39,8 @@ class Admission:
         self._check_ttl(request.ttl_s)
         prompt = request.to_prompt()
         check_prompt(prompt)
-        model, prepared = await self._check(prompt, request, caller)
         kwargs = request.generate_kwargs
-        return ChatJob(
+        job = ChatJob(
             version=1 if request.adapter is None else ADAPTERS_SINCE,
             id=uuid.uuid4().hex,
             prompt=prompt,
@@ -47,39 +49,33 @@ class Admission:
             return_full_text=request.return_full_text,
             clean_up_tokenization_spaces=request.clean_up_tokenization_spaces,
             stream=stream,
-            card_hash=model.card_hash if model else None,
-            token_ids=prepared.token_ids if prepared else None,
-            max_new_tokens=prepared.max_new_tokens if prepared else None,
             deadline_s=request.deadline_s,
             ttl_s=request.ttl_s,
             priority=request.priority,
             adapter=request.adapter,
         )
+        return await self._checked(job, kwargs, caller)
 
     def _check_ttl(self, ttl_s: int | None) -> None:
         if ttl_s is not None and ttl_s > self._max_ttl_s:
             reason = f"should be at most {self._max_ttl_s} seconds, got {ttl_s}"
             raise InvalidParameter(reason, field="ttl_s")
 
-    async def _check(
-        self, prompt: Prompt, request: ChatRequest, caller: Caller
-    ) -> tuple[CheckedModel | None, Prepared | None]:
-        """Check a prompt against the model that serves now; (None, None) leaves it to the worker.
+    async def _checked(self, job: ChatJob, kwargs: GenerateKwargs, caller: Caller) -> ChatJob:
+        """Return the job, checked against the registered model; as it is without a model.
 
-        Before a refusal, ask Redis whether another model serves by now.
+        A refusal is checked once more if another model serves by now.
         """
         model = self._models.current
         if model is None:
-            return None, None
+            return job
         try:
-            return model, await self._prepare(model, prompt, request, caller)
+            return await self._tokenized(model, job, kwargs, caller)
         except ClientError:
             newest = await self._newest_model()
             if newest is model:
                 raise
-        if newest is None:
-            return None, None
-        return newest, await self._prepare(newest, prompt, request, caller)
+        return job if newest is None else await self._tokenized(newest, job, kwargs, caller)
 
     async def _newest_model(self) -> CheckedModel | None:
         """The model as Redis knows it; the last one seen while Redis is away."""
@@ -88,17 +84,24 @@ class Admission:
                 await self._models.refresh()
         return self._models.current
 
-    async def _prepare(
-        self, model: CheckedModel, prompt: Prompt, request: ChatRequest, caller: Caller
-    ) -> Prepared:
-        """In a thread only where the text is long; the hop costs more than a short prompt."""
-        kwargs = request.generate_kwargs
+    async def _tokenized(
+        self, model: CheckedModel, job: ChatJob, kwargs: GenerateKwargs, caller: Caller
+    ) -> ChatJob:
+        """Return the job with its token ids and its length.
+
+        Only a long text is tokenized in a thread: the hop takes longer than a short text.
+        """
         # Errors that need no tokens come first: their request need not wait for its turn.
-        text = model.encoder.check(prompt, kwargs, request.adapter)
-        measure = partial(model.encoder.measure, text, prompt, kwargs)
-        if len(text) <= LONG_TEXT:
-            return measure()
-        return await caller.wait_for(self._in_turn(measure))
+        text = model.encoder.check(job.prompt, kwargs, job.adapter)
+        measure = partial(model.encoder.measure, text, job.prompt, kwargs)
+        is_long = len(text) > LONG_TEXT
+        prepared = await caller.wait_for(self._in_turn(measure)) if is_long else measure()
+        return msgspec.structs.replace(
+            job,
+            card_hash=model.card_hash,
+            token_ids=prepared.token_ids,
+            max_new_tokens=prepared.max_new_tokens,
+        )
 
     async def _in_turn(self, measure: Callable[[], Prepared]) -> Prepared:
         try:

@@ -16,7 +16,7 @@ from api.schemas import ChatRequest
 from api.settings import ApiSettings
 from shared.errors import ClientError, NotFound, ServiceUnavailable
 from shared.protocol import ChatJob, JobRecord, JobStatus
-from shared.queue.job_queue import Enqueued, Fingerprint
+from shared.queue.job_queue import Enqueued, Fingerprint, no_such_job
 from shared.queue.listing import Cursor, JobPage
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ class ChatClient:
         stream: bool = False,
         idempotency_key: str | None = None,
     ) -> JobHandle:
-        """Check the request against the model and enqueue it; the ticket follows the job, or the
+        """Check the request against the model and enqueue it; the handle is on the job, or on the
         one that the same call brought earlier, under its idempotency key.
 
         Events come only to a job that `is_awaited`. Raises a ClientError, ClientDisconnected or
@@ -62,21 +62,21 @@ class ChatClient:
             if (earlier := await self._earlier(mark)) is None:
                 raise
             return earlier
-        ticket = JobHandle(self._backend, job.id, self._metrics)  # first, or events are missed
+        handle = JobHandle(self._backend, job.id, self._metrics)  # first, or events are missed
         try:
             enqueued = await self._enqueue(job, mark, is_awaited=is_awaited)
         except BaseException as error:
-            ticket.close()
+            handle.close()
             if may_have_arrived(error):
                 if idempotency_key is None:
                     self._withdrawals.add(job.id)
                 raise unanswered(job.id, idempotency_key) from error
             raise
         if enqueued.replayed:
-            ticket.close()
+            handle.close()
             return await self.follow(enqueued.job_id)
-        ticket.accepted(record_of(enqueued), job.deadline_s)
-        return ticket
+        handle.accepted(record_of(enqueued), job.deadline_s)
+        return handle
 
     async def _earlier(self, mark: Fingerprint) -> JobHandle | None:
         """For the job of a call that came before, whatever has become of the model since."""
@@ -101,17 +101,17 @@ class ChatClient:
             )
 
     async def follow(self, job_id: str) -> JobHandle:
-        """A ticket for a job that some replica accepted earlier; raises NotFound."""
-        ticket = JobHandle(self._backend, job_id)
+        """Return a handle on a job that any replica accepted earlier. Raises NotFound."""
+        handle = JobHandle(self._backend, job_id)
         try:
             async with within_reach():
-                ticket.record = await self._backend.queue.watch(job_id, self._backend.replica_id)
-            if ticket.record is None:
+                handle.record = await self._backend.queue.watch(job_id, self._backend.replica_id)
+            if handle.record is None:
                 raise no_such_job(job_id)
         except BaseException:
-            ticket.close()
+            handle.close()
             raise
-        return ticket
+        return handle
 
     async def record(self, job_id: str) -> JobRecord:
         """The job as of now; raises NotFound."""
@@ -130,13 +130,14 @@ class ChatClient:
         return record
 
     async def retry(self, job_id: str) -> JobRecord:
-        """Run a job that failed, expired or was cancelled again; raises NotFound and Conflict.
+        """Retry a job that failed, expired or was cancelled; returns the record of the new job.
 
-        Raises ServiceUnavailable without Redis, which may have taken it all the same.
+        Repeating the call returns the same job. Raises NotFound, Conflict, and ServiceUnavailable
+        if Redis does not answer: it may have accepted the retry.
         """
         try:
             async with within_reach():
-                record = await self._backend.queue.retry(
+                enqueued = await self._backend.queue.retry(
                     job_id,
                     max_queued=self._max_queued,
                     max_queued_tokens=self._max_queued_tokens,
@@ -144,11 +145,11 @@ class ChatClient:
                 )
         except ServiceUnavailable as error:
             if may_have_arrived(error):
-                raise retry_unanswered(job_id) from error
+                raise retry_unanswered() from error
             raise
-        if record is None:
-            raise no_such_job(job_id)
-        return record
+        if enqueued.replayed:
+            return await self.record(enqueued.job_id)
+        return record_of(enqueued, retry_of=job_id)
 
     async def page(self, status: JobStatus | None, limit: int, after: Cursor | None) -> JobPage:
         """Jobs of one status or of all, the newest first."""
@@ -192,13 +193,13 @@ def unanswered(job_id: str, idempotency_key: str | None) -> ServiceUnavailable:
     return ServiceUnavailable(f"{OUT_OF_REACH}; {outlook}", retry_after_s=RETRY_AFTER_S)
 
 
-def retry_unanswered(job_id: str) -> ServiceUnavailable:
-    outlook = f"job {job_id} may run again all the same: GET /jobs/{job_id} tells"
+def retry_unanswered() -> ServiceUnavailable:
+    outlook = "the same request finds the retry, should it have been accepted"
     return ServiceUnavailable(f"{OUT_OF_REACH}; {outlook}", retry_after_s=RETRY_AFTER_S)
 
 
-def record_of(enqueued: Enqueued) -> JobRecord:
-    """A job that has just been accepted."""
+def record_of(enqueued: Enqueued, *, retry_of: str | None = None) -> JobRecord:
+    """Return the record of a job that has just been accepted."""
     return JobRecord(
         id=enqueued.job_id,
         status=JobStatus.QUEUED,
@@ -206,8 +207,5 @@ def record_of(enqueued: Enqueued) -> JobRecord:
         position=enqueued.outlook.position,
         expected_start_s=enqueued.outlook.expected_start_s,
         lacks_worker=not enqueued.outlook.has_worker,
+        retry_of=retry_of,
     )
-
-
-def no_such_job(job_id: str) -> NotFound:
-    return NotFound(f"no job {job_id[:64]!r}; results are kept for their ttl only")

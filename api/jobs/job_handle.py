@@ -1,7 +1,13 @@
-"""One call's hold on one job: its events as they come, its record when events fail to come."""
+"""A request's handle on one job: its events without a gap or a repeat, and its outcome.
 
+Events arrive on the reply stream of this replica. Deltas that did not arrive (the client came late,
+Redis lost an entry) are read from the job's token log, and a lost terminal event from its record.
+"""
+
+import asyncio
 import math
 import time
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 
 from api.jobs.redis_services import Backend, within_reach
@@ -18,27 +24,26 @@ from shared.protocol import (
     Outcome,
     TokenDeltas,
 )
+from shared.queue.token_log import PAGE
+from shared.redis.retry import Backoff
 
-POLL_S = 5.0  # how often the record is read while no event comes
-MARGIN_S = 0.05  # after its deadline a job has expired by the clock of Redis too
+POLL_S = 5.0  # without an event for so long, the record and the log are read
+MARGIN_S = 0.05  # so long after its deadline, a job has expired by the clock of Redis too
 
 
 class JobHandle:
-    """Subscribed from its creation until `close`; `record` is the job as it was then.
-
-    With `metrics`, what it sees is counted: for the call that submitted the job, and no other.
-    """
+    """Receives the events of a job from its creation until `close`."""
 
     def __init__(self, backend: Backend, job_id: str, metrics: Metrics | None = None) -> None:
+        """Only the request that submits the job passes `metrics`: it counts what it receives."""
         self.job_id = job_id
-        self.record: JobRecord | None = None
+        self.record: JobRecord | None = None  # as it was when the handle was made
         self._queue = backend.queue
         self._log = backend.token_log
         self._replica_id = backend.replica_id
         self._metrics = metrics
         self._opened_at = time.perf_counter()
         self._deadline: float | None = None
-        self._failure: Failed | None = None  # heard, and not confirmed yet
         self._stack = ExitStack()
         self._subscription = self._stack.enter_context(backend.replies.subscribe(job_id))
 
@@ -51,134 +56,155 @@ class JobHandle:
     def close(self) -> None:
         self._stack.close()
 
-    @property
-    def first_event_id(self) -> int:
-        """Of the job's latest life when this ticket was made: those of earlier ones were told."""
-        return 0 if self.record is None else self.record.first_event_id
-
     def accepted(self, record: JobRecord, deadline_s: float | None) -> None:
-        """The job is in the queue, as in `record`; it expires in `deadline_s` from now."""
+        """Note that the job was enqueued, and that it expires `deadline_s` seconds from now."""
         self.record = record
         if deadline_s is not None:
             self._deadline = time.monotonic() + deadline_s + MARGIN_S
 
+    # -- the way back --------------------------------------------------------------------------
+
     async def outcome(self, timeout_s: float) -> Outcome | None:
-        """How the job ended; None if it has not in this time."""
+        """Return how the job ended; None if it has not ended within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
-            event = await self.next_event(left_s)
-            if isinstance(event, Finished | Failed):
+            event = await self._next_event(left_s)
+            if event is not None and not isinstance(event, TokenDeltas):
                 return event
         return None
 
-    async def next_event(self, timeout_s: float) -> Event | None:
-        """The next event, or the outcome out of the record should the event be lost."""
-        if (known := as_outcome(self.record)) is not None:
-            return self._noted(known)
+    async def events(self, start: int = 0) -> AsyncIterator[Event | None]:
+        """Yield the job's deltas from index `start` on, each once and in order, then its outcome.
+
+        Yields None about every POLL_S while there is no news.
+        """
+        index = start  # of the next delta
+        # Only the request that submits the job cannot have missed an event before this.
+        timeout_s = 0.0 if self._metrics is None else POLL_S
+        while True:
+            event = await self._next_event(timeout_s)
+            timeout_s = POLL_S
+            async for page in self._logged(index, first_index(event)):
+                yield page
+                index = index if page is None else page.end
+            if event is None:
+                yield None
+                continue
+            # Deltas behind a gap that is in the log too: Redis lost them, and the worker resends.
+            deltas = event if isinstance(event, TokenDeltas) else sequences_of(event)
+            if (news := deltas.since(index)) is not None:
+                yield news
+                index = news.end
+            if not isinstance(event, TokenDeltas):
+                yield event
+                return
+
+    async def ended_before(self, index: int) -> bool:
+        """Return whether the terminal event's index is below `index`. Raises ServiceUnavailable."""
+        outcome = None if self.record is None else self.record.outcome
+        if outcome is None or index == 0:
+            return False
+        num_deltas = num_deltas_of(outcome)
+        if num_deltas is None:
+            async with within_reach():
+                num_deltas = await self._log.length(self.job_id)
+        return index > num_deltas
+
+    async def _next_event(self, timeout_s: float) -> Event | None:
+        """Return the next event, or the outcome in the record if its event was lost."""
+        if self.record is not None and self.record.outcome is not None:
+            return self._counted(self.record.outcome)
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
-            event = await self._heard(min(left_s, self._quiet_s()))
-            if isinstance(event, Failed):
-                self._failure = event
-            if event is None or self._is_doubtful(event):
-                event = await self._outcome_of_record()
+            event = await self._received(min(left_s, self._silence_s()))
+            event = event or await self._outcome_of_record()
             if event is not None:
-                return self._noted(event)
+                return self._counted(event)
         return None
 
-    def _is_doubtful(self, event: Event) -> bool:
-        """An end that a retry may have undone, or tokens of another life of the job: late in
-        coming, or this life is over. (Workers of older versions name none.)"""
-        if isinstance(event, TokenDeltas):
-            return event.first_event_id != self.first_event_id
-        return isinstance(event, Failed)
-
-    async def _heard(self, timeout_s: float) -> Event | None:
+    async def _received(self, timeout_s: float) -> Event | None:
         with suppress(TimeoutError):
             return await self._subscription.get(timeout_s)
         return None
 
-    def _quiet_s(self) -> float:
-        """How long to wait for an event before the record is read: not beyond the deadline.
+    def _silence_s(self) -> float:
+        """Return after how long without an event to read the record: at the deadline at the latest.
 
-        Where no worker has the job by then, reading its record is what ends it.
+        Reading the record of an overdue job that no worker runs is what expires it.
         """
         left_s = math.inf if self._deadline is None else self._deadline - time.monotonic()
         return left_s if 0 < left_s < POLL_S else POLL_S
 
     async def _outcome_of_record(self) -> Outcome | None:
-        """Watches anew: Redis may have forgotten that this replica does.
-
-        It has the last word on failures: one that was heard may be the end of an earlier life, late
-        in coming, of a job that was retried since. A life that a later one has followed is over, by
-        what was heard. Without Redis nothing is said until it is back.
-        """
+        """Read the outcome, and watch the job again: Redis may have lost the watcher."""
         try:
             async with within_reach():
                 record = await self._queue.watch(self.job_id, self._replica_id)
         except ServiceUnavailable:
-            return None  # the job is safe; the wait goes on
-        if record is None or record.first_event_id > self.first_event_id:
-            return self._failure or gone(self.job_id)
-        self._failure = None
-        return as_outcome(record)
+            return None  # the job goes on, and so does the wait
+        return lost(self.job_id) if record is None else record.outcome
 
-    def _noted(self, event: Event) -> Event:
+    async def _logged(self, start: int, end: float) -> AsyncIterator[TokenDeltas | None]:
+        """Yield the log from `start` to `end` or beyond, None while Redis is unreachable."""
+        backoff = Backoff()
+        while start < end:
+            try:
+                async with within_reach():
+                    deltas = await self._log.read(self.job_id, start)
+            except ServiceUnavailable:
+                yield None
+                await asyncio.sleep(backoff.next_s())
+                continue
+            if deltas:
+                yield TokenDeltas(job_id=self.job_id, index=start, deltas=deltas)
+            if len(deltas) < PAGE:
+                return
+            start += len(deltas)
+
+    # -- metrics -------------------------------------------------------------------------------
+
+    def _counted(self, event: Event) -> Event:
         if self._metrics is not None and isinstance(event, Finished):
             self._metrics.note_finished(event)
         return event
 
     def note_first_token(self) -> None:
-        """The caller is about to be told the first piece of text."""
+        """Observe the time from the request to the first delta, which is about to be sent."""
         if self._metrics is not None:
             self._metrics.first_token.observe(time.perf_counter() - self._opened_at)
 
     def note_gap(self, seconds: float) -> None:
-        """The caller is about to be told another piece, so long after the one before."""
+        """Observe the time between two deltas of the response."""
         if self._metrics is not None:
             self._metrics.inter_token.observe(seconds)
 
-    @property
-    def is_submitter(self) -> bool:
-        """Whether this call brought the job: then no event of it can have been missed."""
-        return self._metrics is not None
 
-    async def logged(self, start: int) -> list[Delta]:
-        """A page of the log, empty once the job was retried; raises ServiceUnavailable."""
-        async with within_reach():
-            return await self._log.read_life(self.job_id, self.first_event_id, start)
-
-    async def log_length(self) -> int:
-        """Raises ServiceUnavailable."""
-        async with within_reach():
-            return await self._log.length(self.job_id)
+def first_index(event: Event | None) -> float:
+    """Return the number of deltas that precede an event; infinite if only the log knows."""
+    if isinstance(event, TokenDeltas):
+        return event.index
+    num_deltas = None if event is None else num_deltas_of(event)
+    return math.inf if num_deltas is None else num_deltas
 
 
-def gone(job_id: str) -> Failed:
-    error = JobError(message="the job is gone: Redis no longer has it, or it was retried")
-    return Failed(job_id=job_id, attempt=0, status=JobStatus.EXPIRED, error=error)
-
-
-def as_outcome(record: JobRecord | None) -> Outcome | None:
-    """The terminal event that a finished job's record amounts to."""
-    if record is None or not record.status.is_terminal:
+def num_deltas_of(outcome: Outcome) -> int | None:
+    """Return the number of deltas of an ended job; None if only the log knows."""
+    if not isinstance(outcome, Finished):
         return None
-    if record.result is None or record.batch is None:
-        unknown = JobError(message=f"the job has {record.status} and its result is gone")
-        return Failed(
-            job_id=record.id,
-            attempt=record.attempts,
-            status=record.status,
-            error=record.error or unknown,
-            batch=record.batch,
-        )
-    started_ms = record.started_ms or record.created_ms
-    return Finished(
-        job_id=record.id,
-        attempt=record.attempts,
-        result=record.result,
-        batch=record.batch,
-        queue_ms=started_ms - (record.queued_ms or record.created_ms),
-        run_ms=(record.finished_ms or started_ms) - started_ms,
-        num_deltas=record.num_deltas,
-    )
+    return len(sequences_of(outcome).deltas) if outcome.num_deltas is None else outcome.num_deltas
+
+
+def sequences_of(outcome: Outcome) -> TokenDeltas:
+    """Return one delta for each sequence of a job without a token log; else no delta."""
+    deltas = []
+    if isinstance(outcome, Finished) and outcome.num_deltas is None:
+        deltas = [
+            Delta(sequence=index, text=sequence.text, token_ids=sequence.token_ids or [])
+            for index, sequence in enumerate(outcome.result.sequences)
+        ]
+    return TokenDeltas(job_id=outcome.job_id, index=0, deltas=deltas)
+
+
+def lost(job_id: str) -> Failed:
+    error = JobError(message="Redis no longer has the job")
+    return Failed(job_id=job_id, attempt=0, status=JobStatus.EXPIRED, error=error)

@@ -1,5 +1,6 @@
 """`POST /chat`: one request for text, answered at once, later, or as it is written."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
@@ -20,6 +21,13 @@ from api.services import Services, services_of
 JSON = "application/json"
 
 router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    handle: JobHandle
+    wants_events: bool  # a stream of events instead of the result
+
 
 PreferHeader = Annotated[
     list[str] | None,
@@ -44,31 +52,31 @@ async def chat(
     """
     services = services_of(request)
     preference = parse_prefer(prefer, services.settings.sync_timeout_s)
-    ticket, stream = await read_and_submit(request, services, preference, idempotency_key)
-    is_kept = idempotency_key is not None
-    if stream:
-        return EventStreamResponse(services.client, ticket, services.stopping, is_kept=is_kept)
-    with ticket:
+    submitted = await read_and_submit(request, services, preference, idempotency_key)
+    handle, is_kept = submitted.handle, idempotency_key is not None
+    if submitted.wants_events:
+        return EventStreamResponse(services.client, handle, services.stopping, is_kept=is_kept)
+    with handle:
         if preference.wait_s is None:
-            return await wait_for_result(request, services, ticket, is_kept=is_kept)
-        return await wait_or_accept(request, services, ticket, preference, is_kept=is_kept)
+            return await wait_for_result(request, services, handle, is_kept=is_kept)
+        return await wait_or_accept(request, services, handle, preference, is_kept=is_kept)
 
 
 async def read_and_submit(
     request: Request, services: Services, preference: Preference, idempotency_key: str | None
-) -> tuple[JobHandle, bool]:
-    """The ticket, and whether the answer is a stream.
+) -> Submitted:
+    """Read the body and submit its job.
 
-    A function of its own so that the body, of megabytes perhaps, is not kept while its job waits.
+    The body, of megabytes perhaps, is freed on return, before the request waits for the job.
     """
     body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
     is_plain = preference.wait_s is None
-    stream = is_plain and (body.stream or prefers(request, "text/event-stream", JSON))
-    ticket = await services.client.submit(
+    wants_events = is_plain and (body.stream or prefers(request, "text/event-stream", JSON))
+    handle = await services.client.submit(
         body,
         Caller(request.receive, services.stopping),
         is_awaited=preference.wait_s != 0,
-        stream=stream or not is_plain,  # who comes back for a job may ask for its events
+        stream=wants_events or not is_plain,  # a client with a `Location` may ask for events
         idempotency_key=idempotency_key,
     )
-    return ticket, stream
+    return Submitted(handle, wants_events)

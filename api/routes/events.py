@@ -7,7 +7,6 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
 from api.http.sse import EventStreamResponse
-from api.jobs.delta_stream import DeltaStream
 from api.openapi import EVENTS, LOOKUP_ERRORS
 from api.services import services_of
 
@@ -32,7 +31,7 @@ LastEventId = Annotated[
     response_class=Response,
     responses={
         200: EVENTS,
-        204: {"description": "`Last-Event-ID` names the job's end, and it was not retried since."},
+        204: {"description": "`Last-Event-ID` names the job's terminal event."},
         **LOOKUP_ERRORS,
     },
 )
@@ -43,12 +42,11 @@ async def follow(request: Request, job_id: str, last_event_id: LastEventId = Non
     """
     services = services_of(request)
     with ExitStack() as stack:
-        ticket = stack.enter_context(await services.client.follow(job_id))
-        seen = -1 if last_event_id is None else last_event_id
-        start = max(0, seen + 1 - ticket.first_event_id)  # of an earlier life, nothing was seen
-        if await DeltaStream(ticket, start).is_over():
+        handle = stack.enter_context(await services.client.follow(job_id))
+        start = 0 if last_event_id is None else last_event_id + 1
+        if await handle.ended_before(start):
             return Response(status_code=204)
-        stack.pop_all()  # from here on the ticket is the stream's
+        stack.pop_all()  # the response closes the handle
     return EventStreamResponse(
-        services.client, ticket, services.stopping, is_kept=True, start=start
+        services.client, handle, services.stopping, is_kept=True, start=start
     )

@@ -56,15 +56,15 @@ async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Re
     """Same body as `/chat`; answers at once. Look under `Location` for the result."""
     services = services_of(request)
     body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
-    ticket = await services.client.submit(
+    handle = await services.client.submit(
         body,
         Caller(request.receive, services.stopping),
         is_awaited=False,
         stream=True,
         idempotency_key=idempotency_key,
     )
-    with ticket:
-        return accepted(request, ticket.record)
+    with handle:
+        return accepted(request, handle.record)
 
 
 @router.get("/jobs", summary="List jobs", responses={200: JOBS, **PARAMETER_ERRORS})
@@ -98,8 +98,8 @@ async def look(request: Request, job_id: str, wait: WaitSeconds = 0) -> Response
     services = services_of(request)
     if not wait or request.method == "HEAD":
         return json_response(JobView.of(await services.client.record(job_id)))
-    with await services.client.follow(job_id) as ticket:
-        return await view_after(request, services, ticket, wait)
+    with await services.client.follow(job_id) as handle:
+        return await view_after(request, services, handle, wait)
 
 
 @router.delete(
@@ -110,30 +110,35 @@ async def look(request: Request, job_id: str, wait: WaitSeconds = 0) -> Response
 async def cancel(request: Request, job_id: str) -> Response:
     """Stop a job, waiting or running; one that has ended stays as it is."""
     services = services_of(request)
-    with await services.client.follow(job_id) as ticket:
-        ticket.record = await services.client.cancel(job_id)
-        return await view_after(request, services, ticket, CANCEL_WAIT_S)
+    with await services.client.follow(job_id) as handle:
+        handle.record = await services.client.cancel(job_id)
+        return await view_after(request, services, handle, CANCEL_WAIT_S)
 
 
 @router.post(
     "/jobs/{job_id}/retry",
     status_code=202,
-    summary="Run a job again",
+    summary="Retry a job",
     responses={202: ACCEPTED, **RETRY_ERRORS},
 )
 async def retry(request: Request, job_id: str) -> Response:
-    """From the start and under its id: a job that failed, expired or was cancelled."""
+    """Enqueue a copy of a job that failed, expired or was cancelled: a new job, with a new id.
+
+    `Location` and `id` name the new job, `retry_of` the old one, whose record gets `retried_as`. A
+    job has one retry: a repeated request returns it. Should the retry fail, retry that job. The
+    `Idempotency-Key` of the old job finds the new one from then on.
+    """
     return accepted(request, await services_of(request).client.retry(job_id))
 
 
 async def view_after(
-    request: Request, services: Services, ticket: JobHandle, wait_s: float
+    request: Request, services: Services, handle: JobHandle, wait_s: float
 ) -> Response:
     """The job as it is after its end, or after `wait_s`."""
     try:
-        await run_until_disconnect(ticket.outcome(wait_s), request.receive, services.stopping)
+        await run_until_disconnect(handle.outcome(wait_s), request.receive, services.stopping)
     except ClientDisconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except ServerStopping:
         pass  # it gets the job as it is now
-    return json_response(JobView.of(await services.client.record(ticket.job_id)))
+    return json_response(JobView.of(await services.client.record(handle.job_id)))

@@ -24,13 +24,11 @@ class Lease:
     """The right to run a job and to end it; `attempts` counts the runs that died before.
 
     Each lease of a job has a higher fence; `earlier_fence` is that of the one before, 0 at first.
-    `first_event_id` tells which of its lives it is in, as `JobRecord` does.
     """
 
     worker_id: str
     fence: int
     earlier_fence: int
-    first_event_id: int
     attempts: int
     created_ms: int
     started_ms: int
@@ -99,12 +97,11 @@ def decode_claim(
 
 def _decode_leased(worker_id: str, max_attempts: int, fields: list[Any]) -> ClaimedJob | DeadLetter:
     job_id, payload, rows, tokens, attempts, fence, earlier_fence = fields[:7]
-    first_event_id, created_ms, started_ms, time_left_ms = fields[7:]
+    created_ms, started_ms, time_left_ms = fields[7:]
     lease: dict[str, Any] = {
         "worker_id": worker_id,
         "fence": fence,
         "earlier_fence": earlier_fence,
-        "first_event_id": first_event_id,
         "attempts": attempts,
         "created_ms": int(created_ms),
         "started_ms": int(started_ms),
@@ -136,9 +133,3 @@ def _job_or_reason(payload: bytes | None, attempts: int, max_attempts: int) -> C
 def first_attempt_alone(max_attempts: int) -> int:
     """How many attempts a job has behind it when it must run alone: the last one it may have."""
     return max(1, max_attempts - 1)
-
-
-def read_cancellation(note: str) -> tuple[str, int | None]:
-    """The job and the fence that an entry of a worker's control list names; an older api none."""
-    job_id, _, fence = note.partition(" ")
-    return job_id, int(fence) if fence else None

@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from redis.asyncio import Redis
 
-from shared.errors import Conflict
+from shared.errors import ClientError, Conflict, NotFound
 from shared.protocol import (
     ChatJob,
     JobRecord,
     JobStatus,
     Outcome,
+    decode_job,
     encode,
     encode_events,
 )
@@ -54,12 +56,12 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """`replayed`: the job was there already, under the same idempotency key."""
+    """An accepted job."""
 
     job_id: str
     outlook: QueueEstimate
     created_ms: int
-    replayed: bool
+    replayed: bool  # an earlier command enqueued it: the same idempotency key, or the same retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class JobQueue:
         max_queued: int,
         max_queued_tokens: int = NO_LIMIT,
         fingerprint: Fingerprint = Fingerprint(),
+        retry_of: str = "",
         within_s: float = JOB_TTL_S,
     ) -> Enqueued:
         """Accept a job in one round trip; `reply_to` is the api replica that waits for it.
@@ -111,7 +114,10 @@ class JobQueue:
             max_queued_tokens,
             fingerprint.key_digest,
             fingerprint.body_digest,
+            retry_of,
         )
+        if reply[0] == b"unknown":
+            raise no_such_job(retry_of)
         if reply[0] not in (b"accepted", b"replayed", b"conflict"):
             raise decode_refusal(reply, max_queued, max_queued_tokens)
         return _decode_enqueued(reply)
@@ -135,22 +141,34 @@ class JobQueue:
         max_queued: int,
         max_queued_tokens: int = NO_LIMIT,
         within_s: float = JOB_TTL_S,
-    ) -> JobRecord | None:
-        """Run a job that ended without a result again, from the start; None if unknown.
+    ) -> Enqueued:
+        """Enqueue a copy of a job that failed, expired or was cancelled, under a new id.
 
-        Raises Conflict where there is nothing to retry, QueueFull, WaitTooLong and TimeoutError as
-        `enqueue`.
+        A job has one retry: a repeated call returns it, `replayed`. The idempotency key of the job
+        finds the retry from then on. Raises NotFound, Conflict where there is nothing to retry, and
+        QueueFull, WaitTooLong and TimeoutError as `enqueue`.
         """
-        token, limits = uuid.uuid4().hex, (max_queued, max_queued_tokens)
-        reply = await self._in_time(within_s, Script.RETRY, job_id, token, pack_job(), *limits)
-        if reply[0] == b"unknown":
-            return None
-        if reply[0] not in (b"accepted", b"conflict"):
-            raise decode_refusal(reply, max_queued, max_queued_tokens)
-        record = decode_record(job_id, reply[1])
-        if record is not None and reply[0] == b"conflict":
-            raise _nothing_to_retry(record.status)
-        return record
+        payload: bytes | None = await self._redis.get(self._keys.payload(job_id))
+        if payload is None:
+            raise await self._nothing_to_retry(job_id)
+        job = msgspec.structs.replace(decode_job(payload), id=uuid.uuid4().hex)
+        return await self.enqueue(
+            job,
+            reply_to=None,
+            priority=job.priority,
+            max_queued=max_queued,
+            max_queued_tokens=max_queued_tokens,
+            retry_of=job_id,
+            within_s=within_s,
+        )
+
+    async def _nothing_to_retry(self, job_id: str) -> ClientError:
+        record = await self.record(job_id)
+        if record is None:
+            return no_such_job(job_id)
+        is_failure = record.status.is_terminal and record.status is not JobStatus.SUCCEEDED
+        reason = "its data is gone" if is_failure else f"it is {record.status}"
+        return Conflict(f"the job cannot be retried: {reason}")
 
     async def record(self, job_id: str) -> JobRecord | None:
         return await self.watch(job_id, "")
@@ -300,7 +318,5 @@ def _time_ms(job: ChatJob) -> int:
     return round(1000 * (JOB_TTL_S if job.deadline_s is None else job.deadline_s))
 
 
-def _nothing_to_retry(status: JobStatus) -> Conflict:
-    is_final = status.is_terminal and status is not JobStatus.SUCCEEDED
-    reason = "its data is gone" if is_final else f"it is {status}"
-    return Conflict(f"the job cannot run again: {reason}")
+def no_such_job(job_id: str) -> NotFound:
+    return NotFound(f"no job {job_id[:64]!r}; results are kept for their ttl only")

@@ -69,7 +69,7 @@ class Keys:
         return f"{self.queue}:wake"
 
     def control(self, worker_id: str) -> str:
-        """List of jobs that a worker must stop: id and fence of each run."""
+        """List of the ids of jobs that a worker must cancel."""
         return f"{self.queue}:control:{worker_id}"
 
     def replies(self, replica_id: str) -> str:

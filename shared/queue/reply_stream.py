@@ -1,7 +1,7 @@
-"""Events on their way back: one Redis stream per api replica, read by one task for all calls.
+"""The events of jobs on their way back: one Redis stream per api replica, read by one task.
 
-A stream keeps what a dropped connection would lose. Scripts write it: the new deltas of all of a
-worker's jobs in one entry, a job's terminal event in one of its own.
+Scripts write the stream: one entry with the new deltas of all jobs of a worker, one entry for each
+terminal event. After a dropped connection the reader continues behind the last entry that it read.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from contextlib import contextmanager
 import structlog
 from redis.asyncio import Redis
 
-from shared.protocol import Event, decode_events, decode_stretch
+from shared.protocol import Event, decode_events, decode_token_deltas
 from shared.queue.keys import Keys
 from shared.redis.client import UNREACHABLE
 from shared.redis.retry import Backoff
 
-BLOCK_S = 5.0  # the reader's client needs a socket timeout above this
+BLOCK_S = 5.0  # the reader's client needs a longer socket timeout
 ENTRIES_PER_READ = 100
 TRIM_EVERY_S = 1.0
-ENDS = b"events"  # the field of terminal events; any other is named after a job with new deltas
+TERMINAL_EVENTS = b"events"  # field of an entry; every other field is named after a job
 
 log = structlog.get_logger(__name__)
 
@@ -35,19 +35,19 @@ class Subscription:
         self._events.put_nowait(event)
 
     async def get(self, timeout_s: float | None) -> Event:
-        """The next event; raises TimeoutError when none comes in time."""
+        """Return the next event. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
             return await self._events.get()
 
 
 class ReplyStream:
-    """Hands the events of one replica's stream to whoever subscribed to their jobs.
-
-    `redis` is a client of its own that may block for BLOCK_S; `replica_id` is new in each process,
-    so the stream holds nothing older than this reader.
-    """
+    """Reads the stream of one replica and passes each event to the subscriptions of its job."""
 
     def __init__(self, redis: Redis, keys: Keys, replica_id: str) -> None:
+        """`redis` must be a client for this reader alone, whose commands may block for BLOCK_S.
+
+        `replica_id` must be new in each process, so that the stream has no older entries.
+        """
         self._redis = redis
         self._stream = keys.replies(replica_id)
         self._last_id: bytes = b"0"
@@ -57,7 +57,7 @@ class ReplyStream:
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Subscription]:
-        """Subscribe before enqueueing, or the first events are missed."""
+        """Subscribe to a job. The first events are lost unless this precedes the enqueue."""
         subscription = Subscription()
         self._subscriptions.setdefault(job_id, []).append(subscription)
         try:
@@ -69,7 +69,7 @@ class ReplyStream:
                 del self._subscriptions[job_id]
 
     async def run(self) -> None:
-        """Read until cancelled; goes on where it was after Redis was away."""
+        """Read until cancelled; continue after an outage of Redis."""
         backoff = Backoff()
         while True:
             try:
@@ -77,7 +77,7 @@ class ReplyStream:
                 await self._trim()
                 backoff.reset()
             except UNREACHABLE as error:
-                log.warning("replies interrupted", error=str(error) or type(error).__name__)
+                log.warning("reply stream interrupted", error=str(error) or type(error).__name__)
                 await asyncio.sleep(backoff.next_s())
 
     async def _read(self) -> None:
@@ -87,28 +87,28 @@ class ReplyStream:
         for _, entries in reply:
             for entry_id, fields in entries:
                 self._last_id = entry_id
-                for name, data in fields.items():
-                    self._deliver(name, data)
+                for field, data in fields.items():
+                    self._deliver(field, data)
 
-    def _deliver(self, name: bytes, data: bytes) -> None:
+    def _deliver(self, field: bytes, data: bytes) -> None:
         try:
-            events = self._decode(name, data)
-        except ValueError as error:  # a worker of another version; record and log still tell
+            events = self._decode(field, data)
+        except ValueError as error:  # of another version; the job's record and log have it too
             log.error("unreadable reply", error=str(error))
             return
         for event in events:
             for subscription in self._subscriptions.get(event.job_id, ()):
                 subscription.put(event)
 
-    def _decode(self, name: bytes, data: bytes) -> Sequence[Event]:
-        """Deltas of jobs that nobody asks for any more are not even looked at."""
-        if name == ENDS:
+    def _decode(self, field: bytes, data: bytes) -> Sequence[Event]:
+        """Decode one field of an entry, except the deltas of a job without a subscription."""
+        if field == TERMINAL_EVENTS:
             return decode_events(data)
-        is_asked_for = name.partition(b" ")[0].decode() in self._subscriptions
-        return [decode_stretch(name, data)] if is_asked_for else []
+        job_id = field.decode()
+        return [decode_token_deltas(job_id, data)] if job_id in self._subscriptions else []
 
     async def _trim(self) -> None:
-        """Results are kept no longer than needed: what was read is removed from the stream."""
+        """Remove the entries that were read, so that no result outlives its ttl here."""
         due = time.monotonic() - self._trimmed_at >= TRIM_EVERY_S
         if due and self._trimmed_id != self._last_id:
             await self._redis.xtrim(self._stream, minid=_after(self._last_id), approximate=False)

@@ -30,7 +30,6 @@ class Script(StrEnum):
     WATCH = "watch"
     DEPTH = "depth"
     LIST = "list_jobs"
-    RETRY = "retry"
     PURGE = "purge"
     REPORT = "heartbeat"
     PUBLISH = "publish_model_card"
@@ -61,7 +60,7 @@ class Scripts:
         self._beyond_memory: dict[Script, AsyncScript] = {
             script: redis.register_script(prelude + BEYOND_MEMORY + _source(script))
             for script in Script
-            if script not in (Script.ENQUEUE, Script.RETRY)
+            if script is not Script.ENQUEUE
         }
 
     async def run(self, script: Script, *args: ScriptArg) -> Any:

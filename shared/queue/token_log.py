@@ -59,16 +59,6 @@ class TokenLog:
         # redis-py types it as maybe not awaitable
         return [decode_delta(packed) for packed in await cast(Awaitable[list[bytes]], page)]
 
-    async def read_life(self, job_id: str, first_event_id: int, start: int) -> list[Delta]:
-        """As `read`, for who follows one life of a job: nothing from the log of another one."""
-        async with self._redis.pipeline(transaction=False) as pipe:  # MULTI wants memory to be free
-            pipe.lrange(self._keys.token_log(job_id), start, start + PAGE - 1)
-            pipe.hget(self._keys.record(job_id), "first_event")  # only grows, so it comes second
-            page, latest = await pipe.execute()
-        # Less: Redis lost the record, and its worker has brought back what it knew of it.
-        is_of_this_life = int(latest or 0) <= first_event_id
-        return [decode_delta(packed) for packed in page] if is_of_this_life else []
-
     async def length(self, job_id: str) -> int:
         return await cast(Awaitable[int], self._redis.llen(self._keys.token_log(job_id)))
 

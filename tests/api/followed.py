@@ -1,7 +1,7 @@
 """Jobs written by hand, and what those who follow them are told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -103,27 +103,14 @@ async def claimed_from(redis: Redis, keys: Keys) -> Writer:
 
 
 @asynccontextmanager
-async def deaf(
-    service: FakeService, instead: Callable[[bytes, bytes], None] = lambda name, data: None
-) -> AsyncIterator[None]:
-    """The api misses what enters its stream of replies meanwhile."""
+async def deaf(service: FakeService) -> AsyncIterator[None]:
+    """Drop the replies that enter the api's stream meanwhile."""
     backend = service.services.backend
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend.replies, "_deliver", instead)
+        patch.setattr(backend.replies, "_deliver", lambda field, data: None)
         yield
         stream = await service.redis.xinfo_stream(service.keys.replies(backend.replica_id))
         await service.until(lambda: backend.replies._last_id == stream["last-generated-id"])
-
-
-@asynccontextmanager
-async def lagging(service: FakeService) -> AsyncIterator[None]:
-    """What enters the api's stream of replies meanwhile is read afterwards."""
-    entries: list[tuple[bytes, bytes]] = []
-    deliver = service.services.backend.replies._deliver
-    async with deaf(service, lambda name, data: entries.append((name, data))):
-        yield
-    for entry in entries:
-        deliver(*entry)
 
 
 def texts(told: list[dict[str, Any]]) -> list[str]:

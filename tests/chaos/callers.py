@@ -104,11 +104,9 @@ class Callers:
 
     # -- following a job -----------------------------------------------------------------------
 
-    async def _follow(
-        self, story: Story, job_id: str, kind: Kind, *, after: int | None = None
-    ) -> None:
+    async def _follow(self, story: Story, job_id: str, kind: Kind) -> None:
         if kind is Kind.EVENTS:
-            await self._reader.resume(story, job_id, after)
+            await self._reader.resume(story, job_id)
         for _ in range(POLITE_WAITS):
             record = await self._look(story, job_id, 0 if kind is Kind.POLL else WAIT_S)
             if record is None or record.is_terminal:
@@ -154,16 +152,14 @@ class Callers:
             see_record(story, await self._client.call(story, call), "DELETE")
 
     async def _retry(self, story: Story) -> None:
-        """Unless it was done before the cancellation came."""
+        """Retry the job, unless it succeeded before the cancellation."""
         if story.end is None or story.end.status is not JobStatus.CANCELLED:
             return
-        job_id, end_event_id = story.end.job_id, story.end_event_id
-        story.retried = time.monotonic()
-        if end_event_id is not None:
-            story.first_event_id = end_event_id + 1
-        call = Call("POST", f"/jobs/{job_id}/retry")
-        see_record(story, await self._client.call(story, call), str(call))
-        await self._follow(story, job_id, story.plan.kind, after=end_event_id)
+        call = Call("POST", f"/jobs/{story.end.job_id}/retry")
+        answer = await self._client.call(story, call)
+        if see_record(story, answer, str(call)) is not None and answer.job_id is not None:
+            story.retry_id = answer.job_id
+            await self._follow(story, answer.job_id, story.plan.kind)
 
     async def _named(self, story: Story, obtaining: asyncio.Task[None]) -> None:
         """Wait until the caller knows its job, or will never know one."""

@@ -74,17 +74,13 @@ class Piece:
 
 @dataclass(slots=True)
 class Stream:
-    """What one connection told, from its first event on; `after` is the Last-Event-ID it sent.
-
-    `first_event_id` is that of the life of the job that it told.
-    """
+    """What one connection told, from its first event on; `after` is the Last-Event-ID it sent."""
 
     job_id: str
     via: str
     after: int | None
     pieces: list[Piece] = field(default_factory=list)
     end_index: int | None = None  # id of the terminal event, if it came
-    first_event_id: int = 0
 
     @property
     def last_index(self) -> int | None:
@@ -111,8 +107,7 @@ class Story:
     is_lost: bool = False  # nobody told the caller what became of its request
     failure: str | None = None  # the caller could not go on
     left: float | None = None
-    retried: float | None = None  # when its job began another life
-    first_event_id: int = 0  # of that life
+    retry_id: str | None = None  # the job that retries the first one
 
     @property
     def job_ids(self) -> list[str]:
@@ -122,16 +117,13 @@ class Story:
 
     @property
     def end(self) -> Sight | None:
-        """The first sight of an end, in the job's latest life."""
-        since = self.retried or self.began
-        ends = (each for each in self.sights if each.status.is_terminal and each.began >= since)
+        """The first sight of the end of the call's job, or of its retry."""
+        ends = (
+            sight
+            for sight in self.sights
+            if sight.status.is_terminal and self.retry_id in (None, sight.job_id)
+        )
         return next(ends, None)
-
-    @property
-    def end_event_id(self) -> int | None:
-        """Of the end that a stream told."""
-        told = (stream.end_index for stream in self.streams if stream.end_index is not None)
-        return next(told, None)
 
     def lines(self) -> list[str]:
         """The story in the order of time, for whoever must find out what went wrong."""

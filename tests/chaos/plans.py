@@ -28,7 +28,7 @@ class Whim(StrEnum):
 
     NONE = "none"
     CANCEL = "cancel"  # DELETE
-    RETRY = "retry"  # DELETE, and when it has ended, once more from the start
+    RETRY = "retry"  # DELETE, and when it has ended, a retry
     LEAVE = "leave"  # closes the connection
     REPEAT = "repeat"  # sends it again under the same key
     CONFLICT = "conflict"  # sends something else under the same key

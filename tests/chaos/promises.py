@@ -92,8 +92,7 @@ class Promises:
             yield from (f"{stream}: {what}" for what in gaps(stream))
         for told in merged(story.streams):
             yield from self.expected.differences_of_stream(story.plan.ask, told)
-            is_latest = told.first_event_id == story.first_event_id
-            if told.is_whole and is_latest and has_succeeded(story, told.job_id):
+            if told.is_whole and has_succeeded(story, told.job_id):
                 yield from self.expected.rest_untold(story.plan.ask, told)
         yield from contradictions(story.streams)
 
@@ -115,18 +114,18 @@ def allowed_statuses(story: Story) -> set[int]:
             allowed.add(429)  # it would wait for longer than it has
         case Whim.CANCEL:
             allowed.add(CANCELLED_CALL)
-        case Whim.RETRY:
-            allowed.add(409)  # an earlier try of it got through
     return allowed
 
 
 def _one_key_is_one_job(story: Story) -> Iterator[str]:
-    if story.plan.key is not None and len(story.job_ids) > 1:
-        yield f"one key made the jobs {', '.join(story.job_ids)}"
+    job_ids = [job_id for job_id in story.job_ids if job_id != story.retry_id]
+    if story.plan.key is not None and len(job_ids) > 1:
+        yield f"one key made the jobs {', '.join(job_ids)}"
 
 
 def _one_end_for_each_job(story: Story) -> Iterator[str]:
-    for job_id, sights in _lives(story):
+    for job_id in story.job_ids:
+        sights = [sight for sight in story.sights if sight.job_id == job_id]
         ends = [sight for sight in sights if sight.status.is_terminal]
         if not ends:
             yield f"job {job_id} has no end"
@@ -136,16 +135,6 @@ def _one_end_for_each_job(story: Story) -> Iterator[str]:
         for sight in sights:
             if sight.began > first_end and not sight.status.is_terminal:
                 yield f"{sight} after its end"
-
-
-def _lives(story: Story) -> Iterator[tuple[str, list[Sight]]]:
-    """Each life of each job, as it was seen: a retry begins another one."""
-    for job_id in story.job_ids:
-        sights = [sight for sight in story.sights if sight.job_id == job_id]
-        if story.retried is not None:
-            yield job_id, [sight for sight in sights if sight.ended <= story.retried]
-            sights = [sight for sight in sights if sight.began >= story.retried]
-        yield job_id, sights
 
 
 def has_succeeded(story: Story, job_id: str) -> bool:
@@ -164,10 +153,9 @@ def _ends_have_their_reasons(story: Story) -> Iterator[str]:
     """Nobody cancels but the caller, nothing expires without a deadline, nothing fails."""
     whim = story.plan.whim
     for sight in story.sights:
-        is_retried = story.retried is not None and sight.began >= story.retried
         match sight.status:
-            case JobStatus.CANCELLED if is_retried:
-                yield f"{sight}, and nobody cancelled it since its retry"
+            case JobStatus.CANCELLED if sight.job_id == story.retry_id:
+                yield f"{sight}, and nobody cancelled the retry"
             case JobStatus.CANCELLED if whim not in MAY_BE_CANCELLED:
                 yield f"{sight}, and nobody cancelled it"
             case JobStatus.EXPIRED if whim is not Whim.DEADLINE:

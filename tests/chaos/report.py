@@ -65,10 +65,10 @@ def summary(outcome: Outcome) -> str:
     """Jobs that nobody was told of, because the answer was lost, are not among them."""
     stories = outcome.history.stories
     num_jobs = len({job_id for story in stories for job_id in story.job_ids})
-    num_retried = sum(story.retried is not None for story in stories)
+    num_retried = sum(story.retry_id is not None for story in stories)
     return (
         f"seed {outcome.settings.seed}: {len(stories)} calls, "
-        f"{num_jobs} jobs accepted ({num_retried} of them retried), "
+        f"{num_jobs} jobs accepted ({num_retried} of them retries), "
         f"{len(outcome.weather.outages)} faults in {outcome.wall_s:.0f} s, "
         f"{len(outcome.violations)} violations"
     )

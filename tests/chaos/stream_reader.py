@@ -73,7 +73,6 @@ class StreamReader:
                     return await read_answer(response, began)
                 job_id = job_of(call, response.headers["Location"])
                 stream = Stream(job_id, str(call), after)
-                stream.first_event_id = story.first_event_id
                 story.streams.append(stream)
                 async for event in read_events(response):
                     if (end := note(stream, event)) is not None:

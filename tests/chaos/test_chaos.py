@@ -68,9 +68,14 @@ def make_story(plan: Plan | None = None) -> Story:
 
 
 def see(
-    story: Story, status: JobStatus, *, at: float, result: dict[str, object] | None = None
+    story: Story,
+    status: JobStatus,
+    *,
+    at: float,
+    result: dict[str, object] | None = None,
+    job_id: str = "j",
 ) -> None:
-    story.sights.append(Sight("j", status, at, at, "GET", result))
+    story.sights.append(Sight(job_id, status, at, at, "GET", result))
 
 
 def broken(story: Story, weather: Weather | None = None) -> list[str]:
@@ -118,34 +123,45 @@ def test_two_ends_of_one_job_are_seen() -> None:
     assert any("but" in what for what in broken(story))
 
 
-def test_a_retried_job_has_two_lives_with_an_end_each() -> None:
-    story = Story(make_plan(Kind.POLL, Whim.RETRY))
-    began = story.began
-    see(story, JobStatus.CANCELLED, at=began + 1)
-    story.retried = began + 2
-    assert broken(story) == ["job j has no end"]
-    see(story, JobStatus.QUEUED, at=began + 3)
-    see(story, JobStatus.SUCCEEDED, at=began + 4, result=make_result())
+def make_retried(kind: Kind) -> Story:
+    """A job that its caller cancelled, and its retry, which has not ended yet."""
+    story = Story(make_plan(kind, Whim.RETRY))
+    see(story, JobStatus.CANCELLED, at=story.began + 1)
+    story.retry_id = "retry"
+    see(story, JobStatus.QUEUED, at=story.began + 2, job_id="retry")
+    return story
+
+
+def test_a_retry_is_a_new_job_with_exactly_one_terminal_event() -> None:
+    story = make_retried(Kind.POLL)
+    assert broken(story) == ["job retry has no end"]
+    at = story.began + 3
+    see(story, JobStatus.SUCCEEDED, at=at, result=make_result(), job_id="retry")
     assert broken(story) == []
-    see(story, JobStatus.CANCELLED, at=began + 5)
-    assert any("nobody cancelled it since its retry" in what for what in broken(story))
+    see(story, JobStatus.CANCELLED, at=at + 1, job_id="retry")
+    assert any("but" in what for what in broken(story))
+    assert any("nobody cancelled the retry" in what for what in broken(story))
 
 
-def test_each_life_of_a_retried_job_is_told_from_its_own_first_event() -> None:
-    story = Story(make_plan(Kind.EVENTS, Whim.RETRY))
-    began = story.began
-    see(story, JobStatus.CANCELLED, at=began + 1)
+def test_a_retried_job_stays_as_it_ended() -> None:
+    story = make_retried(Kind.POLL)
+    see(story, JobStatus.SUCCEEDED, at=story.began + 3, result=make_result(), job_id="retry")
+    see(story, JobStatus.QUEUED, at=story.began + 4)
+    assert any("after its end" in what for what in broken(story))
+
+
+def test_the_events_of_a_retry_count_from_0() -> None:
+    story = make_retried(Kind.EVENTS)
     story.streams.append(Stream("j", "GET", None, [Piece(0, 0, " one", (1,))], end_index=1))
-    story.retried, story.first_event_id = began + 2, 2
-    pieces = [Piece(2, 0, " one", (1,)), Piece(3, 0, " two", (2,))]
-    story.streams.append(Stream("j", "GET", 1, pieces, end_index=4, first_event_id=2))
-    see(story, JobStatus.SUCCEEDED, at=began + 3, result=make_result())
+    pieces = [Piece(0, 0, " one", (1,)), Piece(1, 0, " two", (2,))]
+    story.streams.append(Stream("retry", "GET", None, pieces, end_index=2))
+    see(story, JobStatus.SUCCEEDED, at=story.began + 3, result=make_result(), job_id="retry")
     assert broken(story) == []
     story.streams[1].pieces = pieces[1:]
-    assert any("id 3 where 2 was due" in what for what in broken(story))
+    assert any("id 1 where 0 was due" in what for what in broken(story))
 
 
-def test_a_job_that_comes_back_to_life_is_seen() -> None:
+def test_a_job_that_runs_after_its_end_is_seen() -> None:
     story = make_story()
     see(story, JobStatus.RUNNING, at=story.began + 2)
     assert any("after its end" in what for what in broken(story))

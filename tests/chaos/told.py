@@ -20,25 +20,24 @@ def gaps(stream: Stream) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """All that was told of one life of a job; `is_whole`: its end too."""
+    """All that the streams of one job told; `is_whole`: its terminal event too."""
 
     job_id: str
-    first_event_id: int
     texts: dict[int, str]
     token_ids: dict[int, list[int]]
     is_whole: bool
 
 
 def merged(streams: list[Stream]) -> Iterator[Told]:
-    """Pieces of all connections of a life, each index once, as far as they go without a gap."""
-    lives: dict[tuple[str, int], list[Stream]] = {}
+    """Merge the pieces of all connections of a job, each index once, up to the first gap."""
+    by_job: dict[str, list[Stream]] = {}
     for stream in streams:
-        lives.setdefault((stream.job_id, stream.first_event_id), []).append(stream)
-    for (job_id, first), of_life in lives.items():
-        pieces = {piece.index: piece for stream in of_life for piece in stream.pieces}
-        is_whole = any(stream.end_index is not None for stream in of_life)
-        told = Told(job_id, first, {}, {}, is_whole)
-        for index in range(first, first + len(pieces)):
+        by_job.setdefault(stream.job_id, []).append(stream)
+    for job_id, of_job in by_job.items():
+        pieces = {piece.index: piece for stream in of_job for piece in stream.pieces}
+        is_whole = any(stream.end_index is not None for stream in of_job)
+        told = Told(job_id, {}, {}, is_whole)
+        for index in range(len(pieces)):
             if (piece := pieces.get(index)) is None:
                 break
             told.texts[piece.sequence] = told.texts.get(piece.sequence, "") + piece.text

@@ -47,9 +47,9 @@ async def test_a_streamed_job_yields_its_tokens_and_then_its_result(
     job = await service.submit(new_tokens=12, stream=True)
     end = await job.end()
     assert isinstance(end, Finished)
-    stretches = [event for event in job.events if isinstance(event, TokenDeltas)]
-    deltas = [delta for stretch in stretches for delta in stretch.deltas]
-    assert (stretches[0].index, len(deltas), end.num_deltas) == (0, 12, 12)
+    published = [event for event in job.events if isinstance(event, TokenDeltas)]
+    deltas = [delta for each in published for delta in each.deltas]
+    assert (published[0].index, len(deltas), end.num_deltas) == (0, 12, 12)
     text = "".join(delta.text for delta in deltas)
     assert end.result.sequences[0].text == text
     assert end.result.result == "Once upon a time" + text

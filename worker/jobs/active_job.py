@@ -41,13 +41,8 @@ class ActiveJob:
         return self.deadline - time.monotonic()
 
     def is_outdated_by(self, lease: Lease) -> bool:
-        """Whether a new lease of the job is none to go on with.
-
-        The job was retried since: what this run comes to is the end of an earlier life. Or another
-        worker had it meanwhile and told tokens that this run does not know.
-        """
-        was_retried = lease.first_event_id != self.claimed.first_event_id
-        return was_retried or (self.job.stream and lease.earlier_fence > self.fence)
+        """Return whether the job's log may have tokens of another worker, since this run began."""
+        return self.job.stream and lease.earlier_fence > self.fence
 
     def take_over(self, lease: Lease) -> None:
         """Go on under a new lease of this very worker."""

@@ -64,6 +64,6 @@ class LeaseRenewer:
             return
         renewal = await self._queue.renew(self._worker.worker_id, fences, lease_ms=self._lease_ms)
         for job_id in renewal.cancelled:
-            self._worker.cancel(job_id, fences[job_id])
+            self._worker.cancel(job_id)
         for job_id in renewal.lost:
             self._worker.lose(job_id, fences[job_id])

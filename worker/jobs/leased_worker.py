@@ -229,13 +229,9 @@ class LeasedWorker(Worker):
             log.exception("a job failed unexpectedly", job_id=held.job.id)
             held.outcome = broken(held)
 
-    def cancel(self, job_id: str, fence: int | None) -> None:
-        """A caller wants no more of this job; harmless when it has ended.
-
-        What an earlier run was told means none that came later; an older api tells no fence.
-        """
-        held = self.held.get(job_id)
-        if held is not None and fence in (None, held.fence):
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job at the request of a client; without effect once the job has ended."""
+        if held := self.held.get(job_id):
             held.cancel()
 
     def lose(self, job_id: str, fence: int) -> None:

@@ -1,10 +1,11 @@
--- Add deltas to the token logs of a worker's jobs, and send them to all who watch: one stream entry
--- per api replica, with a field for each job: the index of its first delta, and an array of them.
--- The field is named after the job and, where it was retried, the first event id of its life now.
--- What a log has already is skipped, so the command may be repeated.
--- ARGV: worker, then for each job: id, fence, index of its first delta, how many, the deltas
--- Returns the length of each log; false where the job is not this worker's. A log that is shorter
--- than the index lost its end with Redis: nothing is added, the worker must send from there.
+-- Add deltas to the token logs of a worker's jobs, and send them to all watchers: one stream entry
+-- per api replica, with one field per job. The field's name is the job's id; its value is the index
+-- of the first delta, a space, and an array of deltas.
+-- Deltas that a log has already are skipped, so the command may be repeated.
+-- ARGV: worker, then for each job: id, fence, index of the first delta, number of deltas, the deltas
+-- Returns the length of each log; false where the worker does not hold the lease. A log that is
+-- shorter than the index lost its end with Redis: nothing is added, and the worker resends from the
+-- length that it gets.
 local worker = ARGV[1]
 local lengths, entries = {}, {}
 
@@ -14,12 +15,11 @@ local function array(packed) -- in msgpack
   return string.char(0xdd, 0) .. size .. table.concat(packed)
 end
 
-local function tell(id, index, deltas)
-  local watchers, first_event = unpack(redis.call('HMGET', RECORD .. id, 'watchers', 'first_event'))
-  local name, value = first_event and id .. ' ' .. first_event or id, index .. ' ' .. array(deltas)
-  for replica in string.gmatch(watchers or '', '%S+') do
+local function publish(id, index, deltas)
+  local value = index .. ' ' .. array(deltas)
+  for replica in string.gmatch(redis.call('HGET', RECORD .. id, 'watchers') or '', '%S+') do
     local entry = entries[replica] or {}
-    entry[#entry + 1], entry[#entry + 2] = name, value
+    entry[#entry + 1], entry[#entry + 2] = id, value
     entries[replica] = entry
   end
 end
@@ -35,7 +35,7 @@ local function append(id, index, first, last)
     end
   end
   if #deltas > 0 then
-    tell(id, length, deltas)
+    publish(id, length, deltas)
     if length == 0 then
       redis.call('PEXPIRE', LOG .. id, JOB_KEPT_MS)
     end

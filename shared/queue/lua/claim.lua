@@ -48,9 +48,9 @@ end
 local claimed, num_taken, tokens_taken, is_sum_wrong = {}, 0, 0, false
 local CLAIMED, PASSED, FULL = 1, 2, 3
 local function claim_job(id, is_expired)
-  local payload, rows, tokens, attempts, latest, created_ms, queued_ms, deadline_ms, first_event =
+  local payload, rows, tokens, attempts, latest, created_ms, deadline_ms =
     unpack(redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens', 'attempts', 'fence',
-      'created_ms', 'queued_ms', 'deadline_ms', 'first_event'))
+      'created_ms', 'deadline_ms'))
   attempts, latest = tonumber(attempts or 0), tonumber(latest or 0)
   local fence = math.max(latest + 1, math.floor(NOW))
   rows, tokens, created_ms = tonumber(rows or 0), tonumber(tokens or 0), created_ms or ms(NOW)
@@ -75,8 +75,8 @@ local function claim_job(id, is_expired)
     redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
     is_sum_wrong = is_sum_wrong or not is_expired
   end
-  claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, latest,
-    tonumber(first_event or 0), queued_ms or created_ms, ms(NOW), ms((deadline_ms or NOW) - NOW)}
+  claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, latest, created_ms, ms(NOW),
+    ms((deadline_ms or NOW) - NOW)}
   return CLAIMED
 end
 

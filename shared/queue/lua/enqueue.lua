@@ -1,17 +1,34 @@
--- Accept one job, unless its idempotency key is taken or the line is too long.
+-- Accept one job, unless its idempotency key is taken or the line is too long. A job that retries
+-- another one is accepted once, and takes over its idempotency key.
 -- ARGV: id, payload, arq's job, rows, tokens, head start in ms, time it has in ms, result ttl in
 --       ms, watcher or '', most jobs and most tokens that may wait, idempotency digest or '',
---       digest of the body, the latest time in ms for this to arrive
+--       digest of the body, id of the job to retry or '', the latest time in ms for this to arrive
 -- Returns {verdict, id, created_ms, outlook}, the same to a client that sends it twice; {'late',
--- time in ms}; or a refusal, see places.lua.
+-- time in ms}; {'unknown'} where the job to retry has expired; or a refusal, see places.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local head_start_ms, time_ms, ttl_ms, watcher = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
-local key_digest, body_digest, latest_ms = ARGV[12], ARGV[13], tonumber(ARGV[14])
+local key_digest, body_digest, retry_of = ARGV[12], ARGV[13], ARGV[14]
+local latest_ms = tonumber(ARGV[15])
 local line = read_line()
 
 local function answer(verdict, job_id, created_ms)
   return {verdict, job_id, created_ms, outlook(job_id, line)}
+end
+
+-- The idempotency key finds this job from now on.
+local function bind_key(digest, body)
+  redis.call('HSET', RECORD .. id, 'idempotency', digest)
+  redis.call('SET', IDEMPOTENCY .. digest, id .. ' ' .. body, 'PX', JOB_KEPT_MS)
+end
+
+local function take_over_key()
+  local digest = redis.call('HGET', RECORD .. retry_of, 'idempotency')
+  local job_id, body = string.match(digest and redis.call('GET', IDEMPOTENCY .. digest) or '',
+    '^(%S+) (%S+)$')
+  if job_id == retry_of then
+    bind_key(digest, body)
+  end
 end
 
 local known_since = redis.call('HGET', RECORD .. id, 'created_ms')
@@ -28,13 +45,22 @@ if key_digest ~= '' then
     end
   end
 end
+if retry_of ~= '' then
+  local retry = redis.call('HGET', RECORD .. retry_of, 'retried_as')
+  known_since = retry and redis.call('HGET', RECORD .. retry, 'created_ms')
+  if known_since then
+    return answer('replayed', retry, known_since)
+  elseif redis.call('EXISTS', PAYLOAD .. retry_of) == 0 then
+    return {'unknown'}
+  end
+end
 if NOW > latest_ms then -- its caller was told that it failed
   return {'late', ms(NOW)}
 end
 local score = string.format('%.3f', NOW - head_start_ms)
 local caller = {digest = body_digest, most_places = SAME_BODY_PLACES}
-if key_digest ~= '' then
-  caller = {digest = key_digest, most_places = 1}
+if key_digest ~= '' or retry_of ~= '' then
+  caller = {digest = key_digest .. retry_of, most_places = 1}
 end
 local refusal, ahead, place =
   refuse(line, caller, score, tonumber(tokens), tonumber(time_ms), max_jobs, max_tokens)
@@ -49,8 +75,13 @@ redis.call('HSET', RECORD .. id,
 redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
 redis.call('SET', JOB .. id, arq_job, 'PX', JOB_KEPT_MS)
 if key_digest ~= '' then
-  redis.call('HSET', RECORD .. id, 'idempotency', key_digest)
-  redis.call('SET', IDEMPOTENCY .. key_digest, id .. ' ' .. body_digest, 'PX', JOB_KEPT_MS)
+  bind_key(key_digest, body_digest)
+end
+if retry_of ~= '' then
+  redis.call('HSET', RECORD .. id, 'retry_of', retry_of)
+  redis.call('HSET', RECORD .. retry_of, 'retried_as', id)
+  redis.call('LREM', DEAD_LETTERS, 0, retry_of)
+  take_over_key()
 end
 redis.call('HINCRBY', TOTALS, 'queued', 1)
 join_line(id, score, tokens, ahead)

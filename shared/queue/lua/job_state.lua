@@ -107,13 +107,13 @@ end
 -- In brief, the result of a job that succeeded is ''.
 local function read_record(id, is_brief)
   local fields = redis.call('HMGET', RECORD .. id,
-    'status', 'created_ms', 'queued_ms', 'started_ms', 'finished_ms', 'worker', 'attempts',
-    'first_event')
+    'status', 'created_ms', 'started_ms', 'finished_ms', 'worker', 'attempts', 'retry_of',
+    'retried_as')
   local status = fields[1]
   if not status then
     return false
   elseif is_live(status) then
-    fields[7] = tonumber(fields[7] or 0) + begun(id)
+    fields[6] = tonumber(fields[6] or 0) + begun(id)
     return {fields, status == 'queued' and outlook(id, read_line()), false}
   elseif is_brief and status == 'succeeded' then
     return redis.call('EXISTS', RESULT .. id) == 1 and {fields, false, ''}

@@ -69,7 +69,7 @@ async def test_a_job_with_a_key_is_left_to_its_callers_next_try(
     assert await workerless.num_queued() == 1
 
 
-async def test_a_retry_without_an_answer_says_where_to_look(
+async def test_a_retry_without_an_answer_is_found_by_the_same_request(
     workerless: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = (await workerless.http.post("/jobs", json={"prompt": "hello"})).json()
@@ -78,9 +78,11 @@ async def test_a_retry_without_an_answer_says_where_to_look(
     lose_the_next_answer(workerless, monkeypatch, "retry")
     response = await workerless.http.post(f"{path}/retry")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
-    assert f"may run again all the same: GET {path} tells" in response.json()["detail"]
+    assert "the same request finds the retry" in response.json()["detail"]
     workerless.server.connected = True
-    assert (await workerless.http.get(path)).json()["status"] == "queued"
+    again = await workerless.http.post(f"{path}/retry")
+    assert (again.status_code, again.json()["retry_of"]) == (202, job["id"])
+    assert await workerless.num_queued() == 1
 
 
 @pytest.fixture

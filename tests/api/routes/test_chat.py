@@ -318,7 +318,7 @@ async def test_a_quiet_stream_is_kept_awake(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.http.sse.KEEP_ALIVE_S", 0.01)
-    monkeypatch.setattr("api.jobs.delta_stream.QUIET_S", 0.01)
+    monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.01)
     service.worker.paused = True
     body = {"prompt": "hello", "stream": True}
     call = asyncio.create_task(service.http.post("/chat", json=body))

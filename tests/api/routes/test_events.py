@@ -24,7 +24,7 @@ from tests.fakes_api import FakeService, fake_service
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.jobs.delta_stream.QUIET_S", 0.05)
+    monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.05)
 
 
 async def test_a_job_that_has_ended_is_told_from_its_first_token(service: FakeService) -> None:
@@ -113,7 +113,7 @@ async def test_what_the_stream_of_replies_lost_is_found_in_the_log(
     workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "api.jobs.delta_stream.QUIET_S", 3600
+        "api.jobs.job_handle.POLL_S", 3600
     )  # by the gap, not by looking now and then
     following = asyncio.create_task(events(workerless, writer.job.id))
     await waits_for_events(workerless, writer.job.id)
@@ -126,12 +126,11 @@ async def test_what_the_stream_of_replies_lost_is_found_in_the_log(
 
 
 async def test_the_tokens_before_the_end_are_told_before_it_even_if_all_were_lost(
-    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    workerless: FakeService, writer: Writer
 ) -> None:
     following = asyncio.create_task(events(workerless, writer.job.id))
     await waits_for_events(workerless, writer.job.id)
     workerless.services.tasks[0].cancel()  # the reader of replies
-    monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.05)
     await writer.say("a", "b")
     await writer.finish()
     told = await following
@@ -162,14 +161,14 @@ async def test_a_log_that_cannot_be_read_holds_the_stream_up_and_not_for_ever(
 ) -> None:
     await writer.say("a")
     await writer.finish()
-    failures, read = [ConnectionError("gone"), OSError()], TokenLog.read_life
+    failures, read = [ConnectionError("gone"), OSError()], TokenLog.read
 
-    async def flaky(log: TokenLog, job_id: str, first_event_id: int, start: int) -> list[Delta]:
+    async def flaky(log: TokenLog, job_id: str, start: int) -> list[Delta]:
         if failures:
             raise failures.pop()
-        return await read(log, job_id, first_event_id, start)
+        return await read(log, job_id, start)
 
-    monkeypatch.setattr(TokenLog, "read_life", flaky)
+    monkeypatch.setattr(TokenLog, "read", flaky)
     assert texts(await events(workerless, writer.job.id)) == ["a"]
     assert not failures
 
@@ -178,21 +177,21 @@ async def test_tokens_after_a_gap_that_redis_lost_wait_until_it_is_filled(
     workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker sends them again from where the log ends."""
-    monkeypatch.setattr("api.jobs.delta_stream.QUIET_S", 3600)
+    monkeypatch.setattr("api.jobs.job_handle.POLL_S", 3600)
     key = workerless.keys.token_log(writer.job.id)
     following = asyncio.create_task(events(workerless, writer.job.id))
     await waits_for_events(workerless, writer.job.id)
     await writer.say("a")
     async with deaf(workerless):
         await writer.say("b")
-    held_back, asked, read = asyncio.Event(), asyncio.Event(), TokenLog.read_life
+    held_back, asked, read = asyncio.Event(), asyncio.Event(), TokenLog.read
 
-    async def late(log: TokenLog, job_id: str, first_event_id: int, start: int) -> list[Delta]:
+    async def late(log: TokenLog, job_id: str, start: int) -> list[Delta]:
         asked.set()
         await held_back.wait()
-        return await read(log, job_id, first_event_id, start)
+        return await read(log, job_id, start)
 
-    monkeypatch.setattr(TokenLog, "read_life", late)
+    monkeypatch.setattr(TokenLog, "read", late)
     await writer.say("c")
     await asked.wait()  # for what came before "c"
     await workerless.redis.ltrim(key, 0, 0)

@@ -1,4 +1,4 @@
-"""`GET /jobs`, `DELETE /jobs?status=queued`, `POST /jobs/{id}/retry`, and what a queue refuses."""
+"""`GET /jobs`, `DELETE /jobs?status=queued`, and what a queue refuses."""
 
 from typing import Any
 
@@ -102,45 +102,6 @@ async def test_a_listing_names_the_parameter_that_is_wrong(
     response = await workerless.http.get("/jobs", params=params)
     assert response.status_code == 422
     assert response.json()["detail"].startswith(f"{field}: ")
-
-
-# -- retry -----------------------------------------------------------------------------------
-
-
-async def test_a_job_that_failed_runs_again_under_its_id(service: FakeService) -> None:
-    job_id = await submit(service, prompt="fail")
-    await ended(service, job_id)
-    response = await service.http.post(f"/jobs/{job_id}/retry")
-    assert response.status_code == 202
-    assert response.headers["location"] == f"/jobs/{job_id}"
-    assert (response.json()["id"], response.json()["status"]) == (job_id, "queued")
-    assert (await ended(service, job_id))["status"] == "failed"
-    assert [job.id for job in service.worker.seen] == [job_id, job_id]
-
-
-async def test_a_retry_can_succeed(service: FakeService) -> None:
-    service.worker.paused = True
-    job_id = await submit(service)
-    await service.http.delete(f"/jobs/{job_id}")
-    assert (await ended(service, job_id))["status"] == "cancelled"
-    service.worker.paused = False
-    assert (await service.http.post(f"/jobs/{job_id}/retry")).status_code == 202
-    job = await ended(service, job_id)
-    assert (job["status"], job["result"]["Result"]) == ("succeeded", "hello HELLO")
-
-
-async def test_a_job_that_succeeded_is_a_conflict_that_names_its_status(
-    service: FakeService,
-) -> None:
-    job_id = await submit(service)
-    await ended(service, job_id)
-    response = await service.http.post(f"/jobs/{job_id}/retry")
-    assert response.status_code == 409
-    assert "succeeded" in response.json()["detail"]
-
-
-async def test_an_unknown_job_cannot_be_retried(service: FakeService) -> None:
-    assert (await service.http.post("/jobs/nobody/retry")).status_code == 404
 
 
 # -- purge -----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import pytest
 
 from shared.errors import WaitTooLong
-from shared.protocol import JobStatus
 from shared.queue.claims import Room
 from shared.queue.job_queue import Depth
 from shared.queue.keys import JOB_KEPT_S
@@ -47,19 +46,6 @@ async def test_jobs_that_nobody_came_for_take_their_tokens_with_them(service: Se
     await service.submit(max_queued=2)
     assert await service.tokens() == 2 * TOKENS
     assert await service.redis.zcard(service.keys.jobs) == 2
-
-
-async def test_a_job_that_is_retried_a_day_later_is_not_forgotten_with_lost_ones(
-    service: Service,
-) -> None:
-    lost, retried = await service.submit(), await service.submit()
-    await service.queue.cancel(retried.job_id)
-    service.clock.now_s += JOB_KEPT_S + 1
-    await service.redis.delete(service.keys.record(lost.job_id))
-    await service.queue.retry(retried.job_id, max_queued=9)
-    latest = await service.submit(max_queued=2)
-    page = await service.queue.page([JobStatus.QUEUED], limit=9)
-    assert [record.id for record in page.records] == [latest.job_id, retried.job_id]
 
 
 async def test_a_claimed_job_whose_record_is_gone_leaves_the_right_sum(service: Service) -> None:

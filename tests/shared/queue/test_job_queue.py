@@ -18,7 +18,7 @@ from shared.protocol import (
     encode,
 )
 from shared.queue.arq_format import JobFailed, deserialize
-from shared.queue.claims import Claim, ClaimedJob, Room, StartResult, read_cancellation
+from shared.queue.claims import Claim, ClaimedJob, Room, StartResult
 from shared.queue.job_queue import Depth, Fingerprint, JobQueue
 from shared.queue.keys import LEASED, TOMBSTONE_S, Keys
 from shared.queue.token_log import Addition, TokenLog
@@ -600,16 +600,11 @@ async def test_cancelling_a_running_job_tells_its_worker(
     claimed = await claim_one(queue)
     record = await queue.cancel(job.id)
     assert record is not None and record.status is JobStatus.RUNNING
-    [note] = await redis.lrange(keys.control("w1"), 0, -1)
-    assert read_cancellation(note.decode()) == (job.id, claimed.fence)
+    assert await redis.lrange(keys.control("w1"), 0, -1) == [job.id.encode()]
     renewal = await queue.renew("w1", {job.id: claimed.fence}, lease_ms=LEASE_MS)
     assert renewal.cancelled == [job.id]
     begun = await queue.begin("w1", job.id, fence=claimed.fence, lease_ms=LEASE_MS)
     assert begun is StartResult.CANCELLED
-
-
-def test_a_cancellation_of_an_older_api_names_no_fence() -> None:
-    assert read_cancellation("job") == ("job", None)
 
 
 async def test_cancelling_a_job_whose_worker_died_ends_it_at_once(

@@ -10,13 +10,13 @@ from redis.exceptions import ConnectionError
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import Delta, Event, TokenDeltas, encode, encode_events
 from shared.queue.keys import Keys
-from shared.queue.reply_stream import ENDS, ReplyStream
+from shared.queue.reply_stream import TERMINAL_EVENTS, ReplyStream
 from tests.factories import make_finished
 
 WAIT_S = 30.0
 
 
-def stretch(job_id: str, index: int) -> TokenDeltas:
+def token(job_id: str, index: int) -> TokenDeltas:
     return TokenDeltas(job_id=job_id, index=index, deltas=[Delta(text="x", token_ids=[1])])
 
 
@@ -27,7 +27,7 @@ async def write(redis: Redis, keys: Keys, *events: Event, replica_id: str = "api
         if isinstance(event, TokenDeltas):
             fields[event.job_id.encode()] = b"%d %b" % (event.index, encode(event.deltas))
         else:
-            fields[ENDS] = encode_events([event])
+            fields[TERMINAL_EVENTS] = encode_events([event])
     await redis.xadd(keys.replies(replica_id), fields)  # type: ignore[arg-type]  # invariant dict
 
 
@@ -44,21 +44,21 @@ async def test_a_subscriber_gets_the_events_of_its_job_in_order(
 ) -> None:
     end = make_finished("a")
     with reader.subscribe("a") as a, reader.subscribe("b") as b:
-        await write(redis, keys, stretch("a", 0), stretch("b", 0))
-        await write(redis, keys, stretch("c", 0), replica_id="api-2")
-        await write(redis, keys, stretch("a", 1))
+        await write(redis, keys, token("a", 0), token("b", 0))
+        await write(redis, keys, token("c", 0), replica_id="api-2")
+        await write(redis, keys, token("a", 1))
         await write(redis, keys, end)
         heard = [await a.get(WAIT_S) for _ in range(3)]
-        assert heard == [stretch("a", 0), stretch("a", 1), end]
-        assert await b.get(WAIT_S) == stretch("b", 0)
+        assert heard == [token("a", 0), token("a", 1), end]
+        assert await b.get(WAIT_S) == token("b", 0)
 
 
 async def test_every_subscriber_of_a_job_gets_its_events(
     redis: Redis, keys: Keys, reader: ReplyStream
 ) -> None:
     with reader.subscribe("a") as first, reader.subscribe("a") as second:
-        await write(redis, keys, stretch("a", 0))
-        assert await first.get(WAIT_S) == await second.get(WAIT_S) == stretch("a", 0)
+        await write(redis, keys, token("a", 0))
+        assert await first.get(WAIT_S) == await second.get(WAIT_S) == token("a", 0)
 
 
 async def test_waiting_for_an_event_ends_when_told(reader: ReplyStream) -> None:
@@ -73,8 +73,8 @@ async def test_an_unreadable_entry_does_not_stop_the_rest(
 ) -> None:
     with reader.subscribe("a") as subscription:
         await redis.xadd(keys.replies("api-1"), {field: junk})
-        await write(redis, keys, stretch("a", 0))
-        assert await subscription.get(WAIT_S) == stretch("a", 0)
+        await write(redis, keys, token("a", 0))
+        assert await subscription.get(WAIT_S) == token("a", 0)
 
 
 async def test_a_dropped_connection_loses_no_event(
@@ -89,10 +89,10 @@ async def test_a_dropped_connection_loses_no_event(
         return await read(*args, **kwargs)
 
     monkeypatch.setattr(redis, "xread", flaky)
-    await write(redis, keys, stretch("a", 0))
+    await write(redis, keys, token("a", 0))
     reader = ReplyStream(redis, keys, "api-1")
     with reader.subscribe("a") as subscription:
         running = asyncio.create_task(reader.run())
-        assert await subscription.get(WAIT_S) == stretch("a", 0)
+        assert await subscription.get(WAIT_S) == token("a", 0)
         await cancel_all([running])
     assert not failures

@@ -1,4 +1,4 @@
-"""Jobs that ended without a result run again, from the start; and what waits can be purged."""
+"""A retry is a new job: a copy of one that ended without a result. And: purging the queue."""
 
 import asyncio
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.errors import Conflict, QueueFull
+from shared.errors import Conflict, NotFound, QueueFull
 from shared.protocol import ChatJob, Failed, JobError, JobRecord, JobStatus, decode_events
-from shared.queue.claims import ClaimedJob, Room, StartResult, read_cancellation
-from shared.queue.job_queue import PURGED_AT_ONCE, Depth, Fingerprint, JobQueue
-from shared.queue.keys import Keys
+from shared.queue.claims import ClaimedJob, Room
+from shared.queue.job_queue import PURGED_AT_ONCE, Depth, Enqueued, Fingerprint, JobQueue
+from shared.queue.keys import PRIORITY_WINDOW_MS, Keys
 from shared.queue.scripts import Script, ScriptArg, Scripts
+from shared.queue.token_log import Addition, TokenLog
 from tests.factories import make_finished, make_job
 
 WIDE = Room(rows=1000, tokens=1_000_000, running=0)
 LEASE_MS = 60_000
-LATER_MS = 2**52
 
 
 @pytest.fixture
@@ -26,12 +26,12 @@ def queue(redis: Redis, keys: Keys) -> JobQueue:
 
 async def enqueue(queue: JobQueue, **fields: object) -> ChatJob:
     job = make_job(**fields)
-    await queue.enqueue(job, reply_to="api-1", max_queued=1000)
+    await queue.enqueue(job, reply_to="api-1", priority=job.priority, max_queued=1000)
     return job
 
 
-async def claim_one(queue: JobQueue, *, lease_ms: int = LEASE_MS) -> ClaimedJob:
-    (claimed,) = (await queue.claim("w1", WIDE, lease_ms=lease_ms)).jobs
+async def claim_one(queue: JobQueue) -> ClaimedJob:
+    (claimed,) = (await queue.claim("w1", WIDE, lease_ms=LEASE_MS)).jobs
     return claimed
 
 
@@ -45,8 +45,12 @@ async def fail(queue: JobQueue, claimed: ClaimedJob, *, is_dead_letter: bool = F
     return await queue.finish(claimed, outcome, fence=claimed.fence, is_dead_letter=is_dead_letter)
 
 
-async def retry(queue: JobQueue, job_id: str) -> JobRecord:
-    record = await queue.retry(job_id, max_queued=1000)
+async def retry(queue: JobQueue, job_id: str) -> Enqueued:
+    return await queue.retry(job_id, max_queued=1000)
+
+
+async def record_of(queue: JobQueue, job_id: str) -> JobRecord:
+    record = await queue.record(job_id)
     assert record is not None
     return record
 
@@ -54,73 +58,75 @@ async def retry(queue: JobQueue, job_id: str) -> JobRecord:
 # -- retry -----------------------------------------------------------------------------------
 
 
-async def test_a_job_that_failed_runs_again_from_the_start(queue: JobQueue) -> None:
-    job = await enqueue(queue, deadline_s=100.0)
+async def test_a_retry_is_a_copy_of_the_job_under_a_new_id(queue: JobQueue) -> None:
+    job = await enqueue(queue, deadline_s=100.0, ttl_s=60, adapter="verse", stream=True)
     first = await claim_one(queue)
     await fail(queue, first)
-    record = await retry(queue, job.id)
-    assert (record.status, record.position, record.attempts) == (JobStatus.QUEUED, 1, 0)
-    assert (record.error, record.started_ms, record.finished_ms) == (None, None, None)
+    retried = await retry(queue, job.id)
+    assert retried.job_id != job.id and not retried.replayed
+    new = await claim_one(queue)
+    assert new.job.id == retried.job_id
+    assert {**_fields(new.job), "id": job.id} == _fields(job)
+    assert (new.attempts, new.earlier_fence) == (0, 0)
+    assert 50 < new.time_left_s <= 100
+    assert await queue.finish(new, make_finished(new.job.id), fence=new.fence)
+    assert (await record_of(queue, new.job.id)).status is JobStatus.SUCCEEDED
+
+
+def _fields(job: ChatJob) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in job.__struct_fields__}
+
+
+async def test_the_records_of_a_job_and_its_retry_name_each_other(queue: JobQueue) -> None:
+    job = await enqueue(queue)
+    await fail(queue, await claim_one(queue))
+    retried = await retry(queue, job.id)
+    old, new = await record_of(queue, job.id), await record_of(queue, retried.job_id)
+    assert (old.retry_of, old.retried_as) == (None, new.id)
+    assert (new.retry_of, new.retried_as) == (job.id, None)
+    assert (new.status, new.position, new.attempts) == (JobStatus.QUEUED, 1, 0)
     again = await claim_one(queue)
-    assert (again.job, again.attempts, again.earlier_fence) == (job, 0, first.fence)
-    assert 50 < again.time_left_s <= 100
-    assert await queue.finish(again, make_finished(job.id), fence=again.fence)
-    done = await queue.record(job.id)
-    assert done is not None and done.status is JobStatus.SUCCEEDED
+    await fail(queue, again)
+    third = await retry(queue, new.id)
+    assert (await record_of(queue, new.id)).retried_as == third.job_id
 
 
-async def test_a_job_that_was_cancelled_or_expired_runs_again_too(queue: JobQueue) -> None:
+async def test_the_retried_job_stays_as_it_ended(queue: JobQueue, redis: Redis, keys: Keys) -> None:
+    job, log = await enqueue(queue, stream=True), TokenLog(redis, keys)
+    claimed = await claim_one(queue)
+    await log.append("w1", [Addition(job.id, claimed.fence, 0, [b"a delta"])])
+    await fail(queue, claimed)
+    before = await record_of(queue, job.id)
+    retried = await retry(queue, job.id)
+    after = await record_of(queue, job.id)
+    assert (after.status, after.outcome) == (JobStatus.FAILED, before.outcome)
+    assert (after.created_ms, after.finished_ms) == (before.created_ms, before.finished_ms)
+    assert (await log.length(job.id), await log.length(retried.job_id)) == (1, 0)
+    assert await redis.xlen(keys.replies("api-1")) == 2  # one delta, one terminal event
+
+
+async def test_a_cancelled_and_an_expired_job_can_be_retried(queue: JobQueue) -> None:
     cancelled, expired = await enqueue(queue), await enqueue(queue, deadline_s=0)
     await queue.cancel(cancelled.id)
-    await queue.record(expired.id)  # looking ends it
-    for job in (cancelled, expired):
-        assert (await retry(queue, job.id)).status is JobStatus.QUEUED
-    assert [job.job for job in (await queue.claim("w1", WIDE, lease_ms=9)).jobs] == [
-        cancelled,
-        expired,
-    ]
+    await queue.record(expired.id)  # expires it
+    retries = [(await retry(queue, job.id)).job_id for job in (cancelled, expired)]
+    claim = await queue.claim("w1", WIDE, lease_ms=9)
+    assert [job.job.id for job in claim.jobs] == retries
 
 
-async def test_its_place_in_time_is_that_of_the_retry(queue: JobQueue) -> None:
-    job = await enqueue(queue)
-    await queue.cancel(job.id)
-    record = await retry(queue, job.id)
-    assert record.queued_ms is not None and record.queued_ms >= record.created_ms
-    assert (await claim_one(queue)).created_ms == record.queued_ms
-
-
-async def test_a_worker_of_the_earlier_life_writes_nothing(queue: JobQueue) -> None:
-    job = await enqueue(queue)
-    frozen = await claim_one(queue, lease_ms=-1000)
-    await fail(queue, await claim_one(queue))
-    await retry(queue, job.id)
-    assert not await queue.finish(frozen, make_finished(job.id), fence=frozen.fence)
-    assert (await queue.renew("w1", {job.id: frozen.fence}, lease_ms=9)).lost == [job.id]
-    await claim_one(queue)
-    assert not await queue.finish(frozen, make_finished(job.id), fence=frozen.fence)
-
-
-async def test_a_cancellation_of_the_earlier_life_does_not_stop_the_next(
+async def test_a_retry_has_the_priority_of_its_job(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
-    job = await enqueue(queue)
-    claimed = await claim_one(queue)
-    await queue.cancel(job.id)  # its worker hears of it by a renewal, and has yet to read its list
-    cancelled = Failed(
-        job_id=job.id,
-        attempt=1,
-        status=JobStatus.CANCELLED,
-        error=JobError(message="the job was cancelled"),
+    job, other = await enqueue(queue, priority=2), await enqueue(queue)
+    await queue.cancel(job.id)
+    retried = await retry(queue, job.id)
+    ahead_ms = await redis.zscore(keys.queue, other.id) - await redis.zscore(
+        keys.queue, retried.job_id
     )
-    await queue.finish(claimed, cancelled, fence=claimed.fence)
-    await retry(queue, job.id)
-    again = await claim_one(queue)
-    [note] = await redis.lrange(keys.control("w1"), 0, -1)
-    assert read_cancellation(note.decode()) == (job.id, claimed.fence) != (job.id, again.fence)
-    assert await queue.begin("w1", job.id, fence=again.fence, lease_ms=9) is StartResult.YES
+    assert PRIORITY_WINDOW_MS < ahead_ms <= 2 * PRIORITY_WINDOW_MS
 
 
-async def test_a_dead_letter_that_is_retried_is_none_any_more(
+async def test_a_retried_dead_letter_leaves_the_list(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     job = await enqueue(queue)
@@ -137,18 +143,6 @@ async def test_a_retry_wakes_a_worker(queue: JobQueue, redis: Redis, keys: Keys)
     assert await redis.llen(keys.wake) == 1
 
 
-async def test_nothing_of_the_earlier_life_is_left(
-    queue: JobQueue, redis: Redis, keys: Keys
-) -> None:
-    job = await enqueue(queue)
-    await fail(queue, await claim_one(queue))
-    await redis.rpush(keys.token_log(job.id), "of the first life")
-    await retry(queue, job.id)
-    for key in (keys.token_log(job.id), keys.arq_result(job.id), keys.payload(job.id)):
-        assert not await redis.exists(key)
-    assert await redis.pttl(keys.record(job.id)) > 86_400_000
-
-
 async def test_a_job_that_waits_runs_or_succeeded_is_not_retried(queue: JobQueue) -> None:
     job = await enqueue(queue)
     with pytest.raises(Conflict, match="it is queued"):
@@ -161,7 +155,9 @@ async def test_a_job_that_waits_runs_or_succeeded_is_not_retried(queue: JobQueue
         await retry(queue, job.id)
 
 
-async def test_a_job_whose_data_is_gone_says_so(queue: JobQueue, redis: Redis, keys: Keys) -> None:
+async def test_a_job_whose_data_is_gone_is_a_conflict(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
     job = await enqueue(queue)
     await queue.cancel(job.id)
     await redis.delete(keys.payload(job.id))
@@ -169,51 +165,87 @@ async def test_a_job_whose_data_is_gone_says_so(queue: JobQueue, redis: Redis, k
         await retry(queue, job.id)
 
 
-async def test_a_job_is_retried_once_however_often_the_command_is_sent(
-    queue: JobQueue, redis: Redis, keys: Keys
-) -> None:
+async def test_a_repeated_retry_returns_the_retry_that_exists(queue: JobQueue) -> None:
     job = await enqueue(queue)
     await queue.cancel(job.id)
-    scripts = Scripts(redis, keys)
-    args = (job.id, "token", b"arq's job", 1, 1000, LATER_MS)
-    for _ in range(2):  # the client never saw the first answer
-        reply = await scripts.run(Script.RETRY, *args)
-        assert reply[0] == b"accepted"
-    assert await queue.depth() == Depth(waiting=1, running=0)
-    await queue.cancel(job.id)
-    assert (await scripts.run(Script.RETRY, *args))[0] == b"accepted"  # and it was, once
+    first = await retry(queue, job.id)
+    again = await retry(queue, job.id)
+    assert (again.job_id, again.replayed) == (first.job_id, True)
+    await queue.cancel(first.job_id)
+    assert (await retry(queue, job.id)).job_id == first.job_id  # however it ended
     assert await queue.depth() == Depth(waiting=0, running=0)
     assert (await queue.totals())[JobStatus.QUEUED] == 2
 
 
-async def test_what_reaches_redis_too_late_retries_and_cancels_nothing(
+async def test_concurrent_retries_make_one_job(queue: JobQueue) -> None:
+    job = await enqueue(queue)
+    await queue.cancel(job.id)
+    retries = await asyncio.gather(*(retry(queue, job.id) for _ in range(5)))
+    assert len({each.job_id for each in retries}) == 1
+    assert sum(not each.replayed for each in retries) == 1
+    assert await queue.depth() == Depth(waiting=1, running=0)
+
+
+async def test_a_job_that_redis_lost_is_retried_once_more(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    job = await enqueue(queue)
+    await queue.cancel(job.id)
+    lost = await retry(queue, job.id)
+    await redis.delete(keys.record(lost.job_id))
+    again = await retry(queue, job.id)
+    assert again.job_id != lost.job_id and not again.replayed
+
+
+async def test_a_late_command_neither_retries_nor_cancels(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, waiting = await enqueue(queue), await enqueue(queue)
     await queue.cancel(job.id)
     run = Scripts.run
 
-    async def on_a_slow_way(self: Scripts, script: Script, *args: ScriptArg) -> Any:
+    async def run_late(self: Scripts, script: Script, *args: ScriptArg) -> Any:
         await asyncio.sleep(0.1)
         return await run(self, script, *args)
 
-    monkeypatch.setattr(Scripts, "run", on_a_slow_way)
+    monkeypatch.setattr(Scripts, "run", run_late)
     with pytest.raises(TimeoutError, match="too late"):
         await queue.retry(job.id, max_queued=9, within_s=0.05)
     with pytest.raises(TimeoutError, match="too late"):
         await queue.cancel(waiting.id, within_s=0.05)
-    for each, status in ((job, JobStatus.CANCELLED), (waiting, JobStatus.QUEUED)):
-        record = await queue.record(each.id)
-        assert record is not None and record.status is status
+    assert (await record_of(queue, job.id)).retried_as is None
+    assert (await record_of(queue, waiting.id)).status is JobStatus.QUEUED
 
 
-async def test_a_job_is_gone_with_its_ttl(queue: JobQueue, redis: Redis, keys: Keys) -> None:
+async def test_a_job_can_be_retried_until_its_ttl_ends(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
     job = await enqueue(queue, ttl_s=5)
     await queue.cancel(job.id)
     assert 0 < await redis.pttl(keys.payload(job.id)) <= 5000
-    await redis.delete(keys.arq_result(job.id))  # as its ttl does
-    assert await queue.retry(job.id, max_queued=9) is None
-    assert await queue.retry("nobody", max_queued=9) is None
+    await redis.delete(keys.arq_result(job.id), keys.payload(job.id))  # as the ttl does
+    for job_id in (job.id, "unknown"):
+        with pytest.raises(NotFound, match="no job"):
+            await retry(queue, job_id)
+
+
+async def test_a_job_that_expires_during_its_retry_leaves_nothing(
+    queue: JobQueue, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await enqueue(queue)
+    await queue.cancel(job.id)
+    run = Scripts.run
+
+    async def run_after_its_ttl(self: Scripts, script: Script, *args: ScriptArg) -> Any:
+        names = (keys.record(job.id), keys.arq_result(job.id), keys.payload(job.id))
+        await redis.delete(*names)
+        return await run(self, script, *args)
+
+    monkeypatch.setattr(Scripts, "run", run_after_its_ttl)
+    with pytest.raises(NotFound, match="no job"):
+        await retry(queue, job.id)
+    assert not await redis.exists(keys.record(job.id))
+    assert await queue.depth() == Depth(waiting=0, running=0)
 
 
 async def test_the_queue_limits_hold_for_retries(queue: JobQueue) -> None:
@@ -224,21 +256,24 @@ async def test_the_queue_limits_hold_for_retries(queue: JobQueue) -> None:
         await queue.retry(job.id, max_queued=1)
     with pytest.raises(QueueFull):
         await queue.retry(job.id, max_queued=9, max_queued_tokens=15)
-    record = await queue.record(job.id)
-    assert record is not None and record.status is JobStatus.CANCELLED
+    assert (await record_of(queue, job.id)).retried_as is None
 
 
-async def test_an_idempotency_key_leads_to_the_retried_job(
+async def test_the_idempotency_key_of_a_job_finds_its_retry(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
-    key = Fingerprint("key", "body")
-    job = make_job()
+    key, job = Fingerprint("key", "body"), make_job(ttl_s=60)
     await queue.enqueue(job, reply_to=None, max_queued=9, fingerprint=key)
     await queue.cancel(job.id)
-    await retry(queue, job.id)
+    retried = await retry(queue, job.id)
     again = await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=key)
-    assert (again.job_id, again.replayed) == (job.id, True)
+    assert (again.job_id, again.replayed) == (retried.job_id, True)
+    with pytest.raises(Conflict, match="different request body"):
+        other = Fingerprint("key", "another body")
+        await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=other)
     assert await redis.pttl(keys.idempotency("key")) > 86_400_000
+    await queue.cancel(retried.job_id)
+    assert 0 < await redis.pttl(keys.idempotency("key")) <= 60_000
 
 
 # -- purge -----------------------------------------------------------------------------------
@@ -276,7 +311,7 @@ async def test_a_purge_leaves_alone_what_comes_after_its_start(queue: JobQueue) 
     await _until_a_later_ms(queue)
     late = await enqueue(queue)
     assert [num async for num in batches] == [1]
-    statuses = [(await record_of(queue, job)).status for job in (old, late)]
+    statuses = [(await record_of(queue, job.id)).status for job in (old, late)]
     assert statuses == [JobStatus.CANCELLED, JobStatus.QUEUED]
 
 
@@ -286,13 +321,7 @@ async def test_a_purge_ends_though_records_are_gone(
     gone, job = await enqueue(queue), await enqueue(queue)
     await redis.delete(keys.record(gone.id))
     assert await purge(queue) == 1
-    assert (await record_of(queue, job)).status is JobStatus.CANCELLED
-
-
-async def record_of(queue: JobQueue, job: ChatJob) -> JobRecord:
-    record = await queue.record(job.id)
-    assert record is not None
-    return record
+    assert (await record_of(queue, job.id)).status is JobStatus.CANCELLED
 
 
 async def _until_a_later_ms(queue: JobQueue) -> None:

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.protocol import ChatJob, JobRecord, JobStatus
-from shared.queue.claims import ClaimedJob, Room, StartResult
+from shared.queue.claims import ClaimedJob, Room
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
 from shared.queue.scripts import Script, ScriptArg, Scripts
@@ -165,18 +165,6 @@ async def test_a_cancelled_job_that_its_worker_hands_back_ends(
     assert record.attempts == 0
     assert await redis.xlen(keys.replies("api-1")) == 1
     assert await redis.hget(keys.line, "tokens") == b"0"
-
-
-async def test_a_retry_of_a_job_cancelled_while_it_ran_is_not_cancelled(queue: JobQueue) -> None:
-    job, claimed = await cancel_running(queue, lease_ms=60_000)
-    await queue.release("w1", {job.id: claimed.fence})
-    await queue.retry(job.id, max_queued=100)
-    again = await claim_one(queue, lease_ms=60_000)
-    begun = await queue.begin("w1", job.id, fence=again.fence, lease_ms=60_000)
-    assert begun is StartResult.YES
-    await queue.release("w1", {job.id: again.fence})
-    record = await queue.record(job.id)
-    assert record is not None and record.status is JobStatus.QUEUED
 
 
 @pytest.mark.parametrize("left", ["cancel", "cancel_events"])

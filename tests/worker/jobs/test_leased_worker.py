@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import JobStatus, Outcome, encode
 from shared.queue.arq_format import deserialize, serialize
-from shared.queue.claims import Claim, Room, StartResult, read_cancellation
+from shared.queue.claims import Claim, Room, StartResult
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import LEASED, Keys
 from shared.queue.scripts import Script, ScriptArg, Scripts
@@ -284,7 +284,7 @@ async def test_a_claim_that_is_answered_when_jobs_are_handed_back_is_handed_back
     assert record is not None and record.attempts == 0
 
 
-async def test_only_the_run_that_is_meant_is_cancelled(
+async def test_a_cancellation_ends_the_job_that_it_names(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     [job_id] = await enqueue(queue)
@@ -296,12 +296,11 @@ async def test_only_the_run_that_is_meant_is_cancelled(
 
         await eventually(runs)
         held = worker.held[job_id]
-        worker.cancel(job_id, held.fence - 1)
-        worker.cancel("another", held.fence)
+        worker.cancel("another")
         assert not held.is_cancelled
         await queue.cancel(job_id)
-        [note] = await redis.lrange(keys.control("w1"), 0, -1)
-        worker.cancel(*read_cancellation(note.decode()))
+        [cancelled] = await redis.lrange(keys.control("w1"), 0, -1)
+        worker.cancel(cancelled.decode())
         record = await ended(queue, job_id)
     assert record.status is JobStatus.CANCELLED
 

@@ -1,18 +1,16 @@
 """A worker that claims a job which it still holds: its lease ran out meanwhile."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
 from redis.exceptions import ConnectionError
 
-from shared.protocol import Failed, JobStatus, Outcome
+from shared.protocol import JobStatus, Outcome
 from shared.queue.claims import Claim
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import LEASED, Keys
-from shared.queue.terminal_outcomes import EXPIRED
 from tests.factories import make_job
 from tests.worker.jobs.workers import (
     ended,
@@ -134,65 +132,6 @@ async def test_a_streamed_job_that_another_worker_had_meanwhile_begins_anew(
         await redis.zadd(keys.queue, {job_id: LEASED + 1})
         record = await ended(queue, job_id)
     assert (record.status, len(fences)) == (JobStatus.SUCCEEDED, 2)
-
-
-class Link:
-    """Between a worker and its Redis: `cut` names the commands that do not get through."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.cut: set[str] = set()
-        self.tried: set[str] = set()
-        for name in ("claim", "finish"):
-            monkeypatch.setattr(JobQueue, name, self._carry(name, getattr(JobQueue, name)))
-
-    def _carry(self, name: str, command: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-        async def carry(*args: Any, **kwargs: Any) -> Any:
-            if name in self.cut:
-                self.tried.add(name)
-                raise ConnectionError("gone")
-            return await command(*args, **kwargs)
-
-        return carry
-
-
-async def test_the_end_that_a_worker_could_not_write_is_not_that_of_the_next_life(
-    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cut off, it holds the end of a job that ended without it and was retried since."""
-    [job_id] = await enqueue(queue)
-    link, may_end = Link(monkeypatch), asyncio.Event()
-
-    async def task(held: ActiveJob) -> Outcome:
-        if held.claimed.first_event_id > 0:
-            return await succeed(held)
-        await may_end.wait()
-        return Failed(job_id=job_id, attempt=1, status=JobStatus.EXPIRED, error=EXPIRED)
-
-    worker = make_worker(redis, keys, task)
-    async with running(worker):
-
-        async def runs() -> bool:
-            return job_id in worker.job_tasks
-
-        async def has_an_end() -> bool:
-            return link.tried == {"claim", "finish"}
-
-        async def claimed_again() -> bool:
-            record = await queue.record(job_id)
-            return record is not None and record.status is JobStatus.RUNNING
-
-        await eventually(runs)
-        link.cut = {"claim", "finish"}
-        may_end.set()
-        await eventually(has_an_end)
-        await redis.zadd(keys.queue, {job_id: LEASED + 1})
-        await queue.cancel(job_id)  # at once, for nobody runs it any more
-        await queue.retry(job_id, max_queued=9)
-        link.cut = {"finish"}
-        await eventually(claimed_again)
-        link.cut = set()
-        record = await ended(queue, job_id)
-    assert record.status is JobStatus.SUCCEEDED
 
 
 async def test_an_end_is_written_though_its_worker_was_just_claiming_the_job_again(

@@ -72,7 +72,6 @@ def hold(job: ChatJob, *, time_left_s: float = WAIT_S) -> ActiveJob:
         worker_id="w1",
         fence=NOW_MS,
         earlier_fence=0,
-        first_event_id=0,
         attempts=0,
         rows=job.cost_rows,
         tokens=job.cost_tokens,
