@@ -1,4 +1,4 @@
-"""The FastAPI application, put together; logic lives in the routes and in `api/jobs/job_client.py`."""
+"""Assembles the FastAPI application from its routes and services."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -29,14 +29,14 @@ ROUTERS = [module.router for module in (chat, jobs, events, openai, ops)]
 
 
 def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastAPI:
-    """Raises SettingsError where the Redis URL cannot be used; sends nothing before it starts."""
+    """Create the app; nothing is sent to Redis before it starts. Raises SettingsError."""
     services = make_services(settings, connect)
-    app = FastAPIOffline(  # the page at /docs loads nothing from elsewhere
+    app = FastAPIOffline(  # /docs loads nothing from other servers
         title="Falconer",
         version=falconer_version(),
         description="Falcon language models behind a queue.",
         lifespan=lifespan,
-        redirect_slashes=False,  # what is not there is not there: a 404, no 307
+        redirect_slashes=False,  # 404 for an unknown path, not 307
     )
     app.state.services = services
     for router in ROUTERS:
@@ -54,19 +54,19 @@ def all_routes(app: FastAPI) -> list[BaseRoute]:
 
 
 def paths_of(app: FastAPI) -> set[str]:
-    """The paths of all routes, those of the pages and their assets included."""
+    """Return the paths of all routes, including the pages and their assets."""
     return {route.path for route in all_routes(app) if isinstance(route, Route | Mount)}
 
 
 def answer_head(app: FastAPI) -> None:
-    """Answer HEAD wherever GET is answered; servers leave the body of such an answer out."""
+    """Add HEAD to each GET route; the server omits the body of the response."""
     for route in all_routes(app):
         if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def name_allowed_methods(app: FastAPI) -> None:
-    """Name every method of a path in `Allow`: each method has a route of its own."""
+    """List every method of a path in `Allow`: each method has its own route."""
     routes = all_routes(app)
 
     @app.exception_handler(405)
@@ -76,7 +76,7 @@ def name_allowed_methods(app: FastAPI) -> None:
 
 
 def methods_at(scope: Scope, routes: Iterable[BaseRoute]) -> set[str]:
-    """The methods that `routes` answer at this path; where no route is, a mount has files."""
+    """Return the methods of the routes at this path; without a route, those of a file mount."""
     methods: set[str] = set()
     for route in routes:
         if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:

@@ -1,4 +1,4 @@
-"""Messages of a conversation as OpenAI's clients send them: text parts, names, empty extras."""
+"""Messages of a conversation, as clients of OpenAI's interface send them."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,18 +10,18 @@ from shared.request.closed import StrictModel
 from shared.request.parameter_types import broken_rule
 
 MAX_NAME = 255  # characters
-MAX_SHOWN = 40  # characters of a type or name that the caller chose
+MAX_SHOWN = 40  # characters of a value of the request in an error message
 
 
 class TextPart(StrictModel):
-    """A part of a message's content; other types of parts are refused."""
+    """A part of a message's content. Parts of other types are invalid."""
 
     type: Literal["text"]
     text: str
 
 
 def join_parts(content: Any) -> Any:
-    """Make one text of a list of text parts, as they stand. Leave anything else to the field."""
+    """Concatenate a list of text parts; return any other value as it is, for pydantic to check."""
     if not isinstance(content, list):
         return content
     if not content:
@@ -44,7 +44,7 @@ def text_of(part: Any, index: int) -> str:
 
 
 def only_empty(why: str) -> BeforeValidator:
-    """For a field that clients send empty: null and an empty list pass, all else is refused."""
+    """Validate a field that clients send empty: it must be null or an empty list."""
 
     def check(value: Any) -> None:
         if value not in (None, []):
@@ -54,9 +54,9 @@ def only_empty(why: str) -> BeforeValidator:
     return BeforeValidator(check, json_schema_input_type=empty_list | None)
 
 
-NoTools = Annotated[None, only_empty("models here call no tools")]
-NoRefusal = Annotated[None, only_empty("models here read no refusals")]
-NoMedia = Annotated[None, only_empty("models here read text alone")]
+NoTools = Annotated[None, only_empty("models here do not call tools")]
+NoRefusal = Annotated[None, only_empty("models here do not read refusals")]
+NoMedia = Annotated[None, only_empty("models here read text only")]
 Content = Annotated[
     str,
     BeforeValidator(
@@ -70,19 +70,19 @@ class ChatMessage(OptionalFieldsModel):
 
     role: str = Field(description="system, user or assistant.", examples=["user"])
     content: Content = Field(
-        description="A text, or a list of text parts, which are put together as they stand.",
+        description="A text, or a list of text parts that are concatenated.",
         examples=["Tell me about falcons."],
     )
     name: str | None = Field(
-        default=None, max_length=MAX_NAME, description="Shown where the model's chat template does."
+        default=None, max_length=MAX_NAME, description="For chat templates with names."
     )
-    # What OpenAI's clients add to the answers that they send back. Never used.
+    # Clients of OpenAI's interface add these to the answers that they send back. Ignored.
     tool_calls: NoTools = Field(default=None, description="Null or empty: there are no tools.")
     tool_call_id: NoTools = Field(default=None, description="Null: there are no tools.")
     function_call: NoTools = Field(default=None, description="Null: there are no functions.")
     refusal: NoRefusal = Field(default=None, description="Null.")
-    audio: NoMedia = Field(default=None, description="Null: text alone.")
-    annotations: NoMedia = Field(default=None, description="Null or empty: text alone.")
+    audio: NoMedia = Field(default=None, description="Null: text only.")
+    annotations: NoMedia = Field(default=None, description="Null or empty: text only.")
 
     def to_message(self) -> Message:
         return Message(role=self.role, content=self.content, name=self.name)

@@ -14,8 +14,7 @@ from starlette.exceptions import HTTPException
 
 from api.http.disconnect import ClientDisconnected, ServerStopping
 from api.http.paths import route_path
-from api.openai.errors import code_of, openai_error, speaks_openai
-from api.openai.schemas import OpenAIErrorBody
+from api.openai.schemas import OpenAIErrorBody, is_openai_path, openai_code, openai_error
 from api.schemas import ErrorBody
 from shared.errors import ClientError, FalconerError, status_code
 
@@ -50,7 +49,7 @@ def error_response(request: Request, error: FalconerError) -> Response:
         status_code(error),
         error.message,
         field=error.field if isinstance(error, ClientError) else None,
-        code=code_of(error),
+        code=openai_code(error),
         job_id=getattr(error, "job_id", None),
         headers=headers,
     )
@@ -68,7 +67,7 @@ def failure_response(
 ) -> Response:
     """In the form that callers of this path read; `code` is for those below `/v1` alone."""
     body: OpenAIErrorBody | ErrorBody
-    if speaks_openai(route_path(request.scope)):
+    if is_openai_path(route_path(request.scope)):
         body = openai_error(status, message, param=field, code=code)
     else:
         body = ErrorBody(named(field, message), job_id)

@@ -1,4 +1,4 @@
-"""Requests that run as they stand, and an answer: what the OpenAPI page shows. Data only."""
+"""Example requests and an example response for the OpenAPI document."""
 
 from typing import Any
 
@@ -42,12 +42,12 @@ CONVERSATION: dict[str, Any] = {
     "generate_kwargs": {"do_sample": False, "max_new_tokens": 60},
 }
 
-# As OpenAPI's named examples.
+# Named examples of OpenAPI.
 REQUESTS: dict[str, dict[str, Any]] = {
     "prompt": {"summary": "A prompt to continue", "value": PROMPT_ONLY},
     "conversation": {"summary": "A conversation to answer", "value": CONVERSATION},
     "all parameters": {
-        "summary": "Every parameter of a falcon preset; null eos: runs to max_length",
+        "summary": "All parameters of a Falcon preset; no eos token: runs to max_length",
         "value": ALL_PARAMETERS,
     },
 }

@@ -1,7 +1,7 @@
-"""Prometheus metrics that the api can honestly know, in a registry of its own.
+"""Prometheus metrics of the api, in their own registry.
 
-Queue and jobs are Redis's to tell, so every replica tells the same of them. Tokens and waits are
-counted where a call of this replica saw them; workers report the rest.
+Metrics of the queue and of jobs come from Redis and are the same on every replica. Each replica
+counts the tokens and waits of its own requests. Workers export the rest.
 """
 
 import time
@@ -20,7 +20,7 @@ GAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.
 
 
 class JobTotals(Collector):
-    """A counter whose values are counted elsewhere."""
+    """A counter whose values come from Redis."""
 
     def __init__(self) -> None:
         self.totals: Mapping[JobStatus, int] = {}
@@ -28,7 +28,7 @@ class JobTotals(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(
             "falconer_jobs",
-            "Jobs accepted (queued) and ended; the same on every replica.",
+            "Jobs accepted (queued) and jobs ended, by status; the same on every replica.",
             labels=["status"],
         )
         for status, total in sorted(self.totals.items()):
@@ -44,7 +44,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "falconer_request_seconds",
-            "From request to the end of the answer.",
+            "From the request to the end of the response.",
             ["route"],
             buckets=SECONDS,
             registry=self.registry,
@@ -52,23 +52,23 @@ class Metrics:
         self.jobs = JobTotals()
         self.registry.register(self.jobs)
         self.tokens = Counter(
-            "falconer_tokens", "Tokens of jobs seen to succeed.", ["kind"], registry=self.registry
+            "falconer_tokens", "Tokens of jobs that succeeded.", ["kind"], registry=self.registry
         )
         self.queue_wait = Histogram(
             "falconer_queue_wait_seconds",
-            "From acceptance to the start of jobs seen to succeed.",
+            "From the acceptance to the start of jobs that succeeded.",
             buckets=SECONDS,
             registry=self.registry,
         )
         self.first_token = Histogram(
             "falconer_time_to_first_token_seconds",
-            "From request to first token of streamed calls.",
+            "From the request to the first token of streamed responses.",
             buckets=SECONDS,
             registry=self.registry,
         )
         self.inter_token = Histogram(
             "falconer_inter_token_seconds",
-            "Between the pieces of text of streamed calls.",
+            "Between the tokens of streamed responses.",
             buckets=GAP_SECONDS,
             registry=self.registry,
         )
@@ -78,7 +78,7 @@ class Metrics:
         self.workers = Gauge("falconer_workers", "Live workers.", registry=self.registry)
         self.redis_up = Gauge(
             "falconer_redis_up",
-            "1 if Redis answered this scrape in time; if 0, queue, jobs and workers are older.",
+            "1 if Redis answered this scrape in time; if 0, queue, jobs and workers are old.",
             registry=self.registry,
         )
 
@@ -98,7 +98,7 @@ class Metrics:
 
 
 class MeteredApp:
-    """ASGI middleware: counts requests by route template and status code."""
+    """ASGI middleware that counts requests by route template and status code."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

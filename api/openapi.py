@@ -1,4 +1,4 @@
-"""The OpenAPI page: schemas of bodies that FastAPI does not parse itself, and shared responses."""
+"""The OpenAPI document: schemas that FastAPI does not derive itself, and shared responses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def json_of(schema: str, description: str) -> dict[str, Any]:
     return {"description": description, "content": content}
 
 
-def described(description: str = "Yes.") -> dict[str, Any]:
+def described(description: str = "OK.") -> dict[str, Any]:
     return {
         "description": description,
         "content": {"application/json": {"schema": {"type": "object"}}},
@@ -33,50 +33,50 @@ def described(description: str = "Yes.") -> dict[str, Any]:
 
 JOB = json_of("JobView", "The job.")
 JOBS = json_of("JobList", "A page of jobs.")
-PURGED = json_of("Purged", "What waited is cancelled.")
+PURGED = json_of("Purged", "The number of cancelled jobs.")
 MODEL = json_of("Model", "The model or adapter.")
 MODELS = json_of("ModelList", "The model and its adapters.")
 TEXT: dict[str, Any] = {
-    "description": "Prometheus text, or JSON where it is asked for.",
+    "description": "Prometheus text, or JSON if `Accept` asks for it.",
     "content": {
         "text/plain": {"schema": {"type": "string"}},
         "application/json": {"schema": {"$ref": REF.format("SystemInfo")}},
     },
 }
-UNAVAILABLE: Responses = {503: json_of("ErrorBody", "Not now; `Retry-After` says when.")}
-BROKEN: Responses = {503: json_of("ErrorBody", "A part of the process has died: restart it.")}
+UNAVAILABLE: Responses = {503: json_of("ErrorBody", "Unavailable; retry after `Retry-After`.")}
+BROKEN: Responses = {503: json_of("ErrorBody", "A task of the process has ended: restart it.")}
 LOOKUP_ERRORS: Responses = {
     404: json_of("ErrorBody", "No such job."),
-    422: json_of("ErrorBody", "A parameter outside its range."),
+    422: json_of("ErrorBody", "An invalid parameter."),
     **UNAVAILABLE,
 }
 PARAMETER_ERRORS: Responses = {422: LOOKUP_ERRORS[422], **UNAVAILABLE}
 RETRY_ERRORS: Responses = {
     409: json_of("ErrorBody", "The job has not ended, or it succeeded."),
-    429: json_of("ErrorBody", "The queue is full; `Retry-After` says when to come back."),
+    429: json_of("ErrorBody", "The queue is full; retry after `Retry-After`."),
     **LOOKUP_ERRORS,
 }
 ERRORS: Responses = {
-    400: json_of("ErrorBody", "A body that cannot be served: no prompt, too long, not JSON."),
-    409: json_of("ErrorBody", "The idempotency key came with another body before."),
+    400: json_of("ErrorBody", "An invalid body: no prompt, a prompt that is too long, or no JSON."),
+    409: json_of("ErrorBody", "The idempotency key was used with another body."),
     413: json_of("ErrorBody", "The body is too large."),
-    415: json_of("ErrorBody", "The body is not JSON in UTF-8, or in a coding that is unknown."),
-    422: json_of("ErrorBody", "A parameter that is unknown or outside its range."),
-    499: json_of("ErrorBody", "The job was cancelled meanwhile."),
-    429: json_of("ErrorBody", "The queue is full; `Retry-After` says when to come back."),
+    415: json_of("ErrorBody", "The body is not JSON in UTF-8, or its encoding is unsupported."),
+    422: json_of("ErrorBody", "An unknown or invalid parameter."),
+    499: json_of("ErrorBody", "The job was cancelled."),
+    429: json_of("ErrorBody", "The queue is full; retry after `Retry-After`."),
     500: json_of("ErrorBody", "The job failed."),
     **UNAVAILABLE,
-    504: json_of("ErrorBody", "The wait ended first; the job goes on under its `id`."),
+    504: json_of("ErrorBody", "The wait timed out; the job with this `id` goes on."),
 }
 OPENAI_UNAVAILABLE: Responses = {
-    503: json_of("OpenAIErrorBody", "Not now; `Retry-After` says when."),
+    503: json_of("OpenAIErrorBody", "Unavailable; retry after `Retry-After`."),
 }
 OPENAI_LOOKUP_ERRORS: Responses = {
     404: json_of("OpenAIErrorBody", "No such model."),
-    422: json_of("OpenAIErrorBody", "A parameter outside its range."),
+    422: json_of("OpenAIErrorBody", "An invalid parameter."),
     **OPENAI_UNAVAILABLE,
 }
-LOCATION = {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}
+LOCATION = {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}}
 ACCEPTED: dict[str, Any] = {**json_of("JobView", "Accepted."), "headers": LOCATION}
 EVENT_STREAM: dict[str, Any] = {  # of OpenAPI 3.2, as FastAPI writes it in 3.1 too
     "itemSchema": {
@@ -87,8 +87,8 @@ EVENT_STREAM: dict[str, Any] = {  # of OpenAPI 3.2, as FastAPI writes it in 3.1 
             "data": {
                 "type": "string",
                 "contentMediaType": "application/json",
-                "description": "`sequence` and `delta`; in the last event `status`, and the "
-                "result or the `error`.",
+                "description": "`sequence` and `delta`; in the terminal event `status`, and "
+                "the result or the `error`.",
             },
         },
     }
@@ -101,14 +101,14 @@ RESULT: dict[str, Any] = {
     },
 }
 EVENTS: dict[str, Any] = {
-    "description": "The job's text from its first token or `Last-Event-ID` on, then its end.",
+    "description": "The job's events, from the first or after `Last-Event-ID`.",
     "content": {"text/event-stream": EVENT_STREAM},
 }
 
 
 def request_body(schema: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": REF.format(schema)}}}
-    description = "In UTF-8. May be compressed: `Content-Encoding: gzip` or `deflate`."
+    description = "JSON in UTF-8. May be compressed: `Content-Encoding: gzip` or `deflate`."
     return {"requestBody": {"required": True, "description": description, "content": content}}
 
 
@@ -133,14 +133,14 @@ def component_schemas() -> dict[str, Any]:
 
 
 def show_examples(document: dict[str, Any]) -> None:
-    """Put the named examples under the routes that take a request; FastAPI would drop nulls."""
+    """Add the named examples to the routes; FastAPI itself would drop their nulls."""
     for path in ("/chat", "/jobs"):
         body = document["paths"][path]["post"]["requestBody"]
         body["content"]["application/json"]["examples"] = REQUESTS
 
 
 def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """FastAPI's own document plus the schemas that routes refer to; made once."""
+    """Return a function that makes FastAPI's document with our schemas, once."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -1,4 +1,4 @@
-"""The bodies that come in and go out; ranges of `generate_kwargs` are `shared/request/parameters.py`'s."""
+"""Bodies of requests and responses. `shared/request/parameters.py` has the ranges of `generate_kwargs`."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -18,11 +18,11 @@ from shared.request.parameters import GenerateKwargs
 T = TypeVar("T")
 
 MAX_MESSAGES = 1024
-MAX_ADAPTER_NAME = 255  # characters; it is the name of a folder
+MAX_ADAPTER_NAME = 255  # characters; the name of a folder
 
 
 class ChatRequest(OptionalFieldsModel):
-    """One request for text. `null` stands for the default, everywhere but in `generate_kwargs`."""
+    """One request for text. `null` means the default, except in `generate_kwargs`."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [example["value"] for example in REQUESTS.values()]}
@@ -33,17 +33,17 @@ class ChatRequest(OptionalFieldsModel):
         default=None,
         max_length=MAX_MESSAGES,
         fail_fast=True,
-        description="A conversation to answer, instead of a prompt. A last message of the "
-        "assistant is continued.",
+        description="A conversation to answer, instead of a prompt. If the last message is the "
+        "assistant's, the model continues it.",
     )
     prefix: str | None = Field(
-        default=None, description="Goes before the prompt and counts as part of it; never echoed."
+        default=None, description="Goes before the prompt as a part of it; not in the result."
     )
     handle_long_generation: Literal["hole"] | None = Field(
         default=None, description='"hole" drops the start of a prompt that is too long.'
     )
     return_full_text: bool = Field(
-        default=True, description="Put the prompt in front of each text."
+        default=True, description="Put the prompt in front of each generated text."
     )
     clean_up_tokenization_spaces: bool = Field(
         default=False, description="Remove spaces before punctuation in the continuation."
@@ -53,30 +53,30 @@ class ChatRequest(OptionalFieldsModel):
         default=None,
         min_length=1,
         max_length=MAX_ADAPTER_NAME,
-        description="Name of a LoRA adapter that the workers serve; the model itself without one.",
+        description="Name of a LoRA adapter of the workers. Without it, the model answers.",
     )
-    stream: bool = Field(default=False, description="Answer with server-sent events.")
+    stream: bool = Field(default=False, description="Respond with server-sent events.")
     priority: Annotated[int, Field(ge=-10, le=10), WHOLE] = Field(
-        default=0, description="Higher goes first, within a window."
+        default=0, description="Jobs of a higher priority run first, within a window of time."
     )
     deadline_s: float | None = Field(
         default=None,
         gt=0,
         le=JOB_TTL_S,
-        description="Drop the job if it is not done in this time; a day where it is not given.",
+        description="The job expires unless it ends in this time, in seconds. Default: a day.",
     )
     ttl_s: Annotated[int, Field(ge=1), WHOLE] | None = Field(
         default=None,
-        description="How long the result is kept: an hour where it is not given, and at most a day "
-        "unless the server allows more.",
+        description="Seconds for which the result is kept. Default: an hour. At most a day, unless "
+        "the server allows more.",
     )
 
     @field_validator("messages")
     @classmethod
-    def _instead_of_a_prompt(
+    def _replace_a_prompt(
         cls, messages: list[ChatMessage] | None, info: ValidationInfo
     ) -> list[ChatMessage] | None:
-        """An empty list beside a prompt is no messages, an empty prompt beside messages none."""
+        """Ignore an empty list beside a prompt, and an empty prompt beside messages."""
         if messages and info.data.get("prompt"):
             raise PydanticCustomError("rule", "give either prompt or messages, not both")
         return messages or None
@@ -94,11 +94,11 @@ class ChatRequest(OptionalFieldsModel):
 
 
 class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as a listing shows it; times in UTC. While it waits, `position` counts from 1.
+    """A job in a listing; times are in UTC.
 
-    `expected_start_s` counts from now, at the pace of the last seconds, and is absent while there
-    is none to go by; `waiting_for` is there while no worker is. `retry_of` and `retried_as` are the
-    ids of the job that this one retries and of its own retry.
+    A queued job has a `position`, from 1, and `expected_start_s`, seconds from now, if the queue
+    drained lately. `waiting_for` is present while no worker is live. `retry_of` is the job that
+    this one retries, `retried_as` the job that retries this one.
     """
 
     id: str
@@ -143,7 +143,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobView(JobSummary, frozen=True, kw_only=True):
-    """A job with all that is known of it."""
+    """A job with its result."""
 
     batch: Batch | None
     result: ChatResult | msgspec.UnsetType = msgspec.UNSET
@@ -155,27 +155,27 @@ class JobView(JobSummary, frozen=True, kw_only=True):
 
 
 class JobList(msgspec.Struct, frozen=True, kw_only=True):
-    """One page; the next one begins at `cursor`, which is null at the end and only there."""
+    """One page of a listing."""
 
     jobs: list[JobSummary]
-    cursor: str | None
+    cursor: str | None  # of the next page; null on the last page
 
 
 class Purged(msgspec.Struct, frozen=True, kw_only=True):
-    """How many waiting jobs were cancelled."""
+    """The number of queued jobs that were cancelled."""
 
     cancelled: int
 
 
 class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Every refusal and failure; `id` where a job exists."""
+    """The body of an error response."""
 
     detail: str
-    id: str | None = None
+    id: str | None = None  # of the job, if one exists
 
 
 def or_unset(value: T | None) -> T | msgspec.UnsetType:
-    """What is absent from the body where there is none."""
+    """Return UNSET for None: the field is then absent from the body."""
     return msgspec.UNSET if value is None else value
 
 

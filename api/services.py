@@ -1,4 +1,4 @@
-"""What the routes share, made once per process and found through the request."""
+"""The services that the routes share: one instance per process, found through the request."""
 
 import asyncio
 import time
@@ -14,15 +14,12 @@ from api.metrics import Metrics
 from api.settings import ApiSettings
 from shared.process.asyncio_tasks import cancel_all, wait_at_most
 
-LAST_CHANCE_S = 1.0  # to withdraw jobs, if Redis is back by then
+LAST_CHANCE_S = 1.0  # for withdrawals, if Redis answers by then
 
 
 @dataclass(slots=True)
 class Services:
-    """`stopping` is set when open calls must end; `tasks` run for as long as the process.
-
-    `started_s`: in Unix seconds.
-    """
+    """The services of one api process."""
 
     settings: ApiSettings
     backend: Backend
@@ -30,9 +27,9 @@ class Services:
     withdrawals: Withdrawals
     metrics: Metrics
     client: ChatClient
-    started_s: int = field(default_factory=lambda: int(time.time()))
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    started_s: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)  # open requests must end
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)  # run until `stop`
 
     def start(self) -> None:
         self.tasks = [
@@ -48,7 +45,7 @@ class Services:
 
     @property
     def dead_tasks(self) -> list[str]:
-        """Names of tasks that ended though they never should."""
+        """Return the names of tasks that ended before `stop`."""
         return [task.get_name() for task in self.tasks if task.done()]
 
 

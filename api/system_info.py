@@ -1,4 +1,4 @@
-"""The machine's load in the form of KAITO's `/metrics`; the api has no GPU to tell of."""
+"""The load of the machine, in the form of KAITO's `/metrics`. The api has no GPU."""
 
 import msgspec
 import psutil
@@ -32,7 +32,7 @@ class SystemInfo(msgspec.Struct, frozen=True):
 
 
 def system_info() -> SystemInfo:
-    """Load since the last call; sizes in GB of 2^30 bytes, spelled as KAITO spells them."""
+    """Return the load since the last call; as in KAITO, "GB" are 2^30 bytes."""
     memory = psutil.virtual_memory()
     total_cores = psutil.cpu_count(logical=True) or 1
     return SystemInfo(

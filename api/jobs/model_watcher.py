@@ -1,4 +1,4 @@
-"""Keeps the model that requests are checked against up to date; knows no request."""
+"""Follows which model the workers serve, with its tokenizer and its limits."""
 
 import asyncio
 from contextlib import suppress
@@ -24,35 +24,35 @@ class CheckedModel:
 
 
 class ModelWatcher:
-    """`current` is None until a first worker has registered its model."""
+    """Holds the model that requests are checked against."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self.current: CheckedModel | None = None
+        self.current: CheckedModel | None = None  # until a worker registers a model
         self._seen_hash: str | None = None
-        self._refreshing = asyncio.Lock()  # one load of a tokenizer at a time
-        self._last_complaint: str | None = None
+        self._refreshing = asyncio.Lock()  # loads one tokenizer at a time
+        self._last_error: str | None = None
 
     async def run(self) -> None:
-        """Poll until cancelled. While Redis is away, the last model stays; others log that."""
+        """Poll until cancelled. During an outage of Redis the last model stays."""
         while True:
             with suppress(*UNREACHABLE):
                 await self.refresh()
             await asyncio.sleep(POLL_S)
 
     async def refresh(self) -> None:
-        """Read again which model serves; for a card of another version the last one stays.
+        """Read the current model card; the last model stays if the card is of a later version.
 
-        Raises what an unreachable Redis raises.
+        Raises the errors of an unreachable Redis.
         """
         try:
             async with self._refreshing:
                 await self._read()
-            self._last_complaint = None
+            self._last_error = None
         except msgspec.DecodeError as error:
-            if self._last_complaint != str(error):
-                self._last_complaint = str(error)
-                log.error("unreadable model card; the last one stays", error=str(error))
+            if self._last_error != str(error):
+                self._last_error = str(error)
+                log.error("unreadable model card; keeping the last model", error=str(error))
 
     async def _read(self) -> None:
         registered = await self._registry.current_card()
@@ -63,9 +63,9 @@ class ModelWatcher:
         self._seen_hash = card_hash
 
     async def _load(self, registered: RegisteredCard) -> CheckedModel | None:
-        """In a thread: a large tokenizer takes a while.
+        """Load the tokenizer, in a thread: a large one takes a while.
 
-        Leave the checks to the workers if the tokenizer or the chat template cannot be read here.
+        Returns None if the tokenizer or the chat template is unreadable: workers check requests.
         """
         try:
             encoder = await asyncio.to_thread(

@@ -1,40 +1,72 @@
-"""`/v1`: for clients of OpenAI's interface. Answers and failures have its shapes."""
+"""`/v1`: the interface of OpenAI. Responses and errors have its shapes."""
 
+from collections.abc import Iterator
+
+import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.errors import json_response
-from api.openai.models import served_models
-from api.openai.schemas import ModelList
+from api.jobs.redis_services import within_reach
+from api.openai.schemas import Model, ModelList
 from api.openapi import MODEL, MODELS, OPENAI_LOOKUP_ERRORS, OPENAI_UNAVAILABLE
-from api.services import services_of
+from api.services import Services, services_of
 from shared.errors import ModelNotFound
+from shared.protocol import ModelCard
 
-MAX_SHOWN = 40  # characters of an id that the caller chose
+MAX_SHOWN = 40  # characters of an id in an error message
 
 router = APIRouter()
 
 
 @router.get("/v1/models", summary="List models", responses={200: MODELS, **OPENAI_UNAVAILABLE})
 async def list_models(request: Request) -> Response:
-    """The model that the workers serve, then the LoRA adapters that a request may name.
+    """List the model of the workers, then the LoRA adapters that a request may name.
 
-    They stay while no worker is live, until one begins to load another model. Empty until then,
-    and before a first worker came.
+    The list is empty until a first worker has loaded a model. It stays while no worker is live,
+    and is empty again while a worker loads another model.
     """
     return json_response(ModelList(data=await served_models(services_of(request))))
 
 
 @router.get(
     "/v1/models/{model_id:path}",
-    summary="Look at a model",
+    summary="Get a model",
     responses={200: MODEL, **OPENAI_LOOKUP_ERRORS},
 )
-async def look_at_model(request: Request, model_id: str) -> Response:
-    """One entry of the list. Its id may have slashes, as `tiiuae/falcon-7b`."""
+async def get_model(request: Request, model_id: str) -> Response:
+    """Get one entry of the list. Its id may contain slashes, as in `tiiuae/falcon-7b`."""
     models = await served_models(services_of(request))
     for model in models:
         if model.id == model_id:
             return json_response(model)
     names = ", ".join(model.id for model in models) or "none"
     raise ModelNotFound(f"no model {model_id[:MAX_SHOWN]!r}; there are: {names}", field="model")
+
+
+async def served_models(services: Services) -> list[Model]:
+    """Return the models that requests may name now. Raises ServiceUnavailable."""
+    card = await current_card(services)
+    return [] if card is None else list(models_of(card, services.started_s))
+
+
+async def current_card(services: Services) -> ModelCard | None:
+    """Read the model card from Redis, so that no replica lags behind.
+
+    Returns the last readable card if a worker of a later version registered this one.
+    """
+    try:
+        async with within_reach():
+            registered = await services.backend.registry.current_card()
+    except msgspec.DecodeError:
+        model = services.models.current
+        return None if model is None else model.encoder.card
+    return None if registered is None else registered.card
+
+
+def models_of(card: ModelCard, created_s: int) -> Iterator[Model]:
+    """Yield the model, then its adapters. An adapter with the name of the model is left out."""
+    yield Model(id=card.name, created=created_s, root=card.name, parent=None)
+    for adapter in card.adapters:
+        if adapter != card.name:
+            yield Model(id=adapter, created=created_s, root=card.name, parent=card.name)
