@@ -11,14 +11,14 @@ from tests.redis_server import RedisServer
 
 @pytest.fixture
 async def service() -> AsyncIterator[FakeService]:
-    """An api with one live echo worker."""
+    """Return an api with one live echo worker."""
     async with fake_service() as running:
         yield running
 
 
 @pytest.fixture
 async def workerless() -> AsyncIterator[FakeService]:
-    """An api that no worker has registered with yet."""
+    """Return an api without a registered worker."""
     async with fake_service(with_worker=False) as running:
         yield running
 
@@ -31,7 +31,7 @@ async def caller(workerless: FakeService) -> AsyncIterator[Caller]:
 
 @pytest.fixture
 async def writer(workerless: FakeService) -> Writer:
-    """Of a job that was submitted and claimed."""
+    """Submit and claim a job, and return its writer."""
     await submit(workerless)
     return await claimed(workerless)
 
@@ -46,6 +46,6 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def api(redis_server: RedisServer) -> Iterator[ApiProcess]:
-    """A real api process on a real Redis that no worker serves."""
+    """Start an api process on a real Redis, without a worker."""
     with ApiProcess(redis_server.url) as process:
         yield process

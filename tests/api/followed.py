@@ -1,4 +1,4 @@
-"""Jobs written by hand, and what those who follow them are told."""
+"""Helpers: jobs that a test runs by hand, and the events that clients receive."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ async def events(
 
 
 async def waits_for_events(service: FakeService, job_id: str) -> None:
-    """Wait until a call that follows the job has heard all that there is and waits for more."""
+    """Wait until a request for the job's events has read all of them and waits for more."""
     backend = service.services.backend
     async with asyncio.timeout(30):
         while True:
@@ -57,7 +57,7 @@ async def waits_for_events(service: FakeService, job_id: str) -> None:
 
 
 class Writer:
-    """Runs one job by hand: says what it logs, and when it ends."""
+    """Runs one job: appends to its log and ends it."""
 
     def __init__(self, redis: Redis, keys: Keys, lease: ClaimedJob) -> None:
         self.job = lease.job
@@ -93,7 +93,7 @@ class Writer:
 
 
 async def claimed(service: FakeService) -> Writer:
-    """Of the one job that waits."""
+    """Claim the one queued job."""
     return await claimed_from(service.redis, service.keys)
 
 

@@ -1,4 +1,4 @@
-"""Bodies to send, and what a refusal has to say."""
+"""Helpers: request bodies, and checks of error responses."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ def body(**fields: Any) -> bytes:
 
 
 def kwargs(text: str) -> bytes:
-    """A body with `text`, raw JSON, as the inside of generate_kwargs."""
+    """Return a body whose generate_kwargs contain `text`, which is raw JSON."""
     return b'{"prompt": "hello", "generate_kwargs": {%b}}' % text.encode()
 
 

@@ -1,4 +1,4 @@
-"""Conversations as OpenAI's clients send them."""
+"""Conversations, as clients of OpenAI's interface send them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from shared.protocol import Message, Prompt
 from tests.api.refusals import check_refusal
 from tests.fakes_api import FakeService
 
-# What OpenAI's Python client makes of an answer: `response.choices[0].message.model_dump()`.
+# An answer in OpenAI's Python client: `response.choices[0].message.model_dump()`.
 ANSWER = {
     "content": "Falcons.",
     "refusal": None,
@@ -58,20 +58,20 @@ UNREADABLE: list[tuple[dict[str, Any], list[str]]] = [
 
 
 async def submitted(service: FakeService, **fields: Any) -> Prompt:
-    """What became of the request, as the worker got it."""
+    """Return the prompt of the job that the worker received."""
     response = await service.http.post("/jobs", json=fields)
     assert response.status_code == 202, response.text
     await service.until(lambda: service.worker.seen)
     return service.worker.seen.pop().prompt
 
 
-async def test_text_parts_are_one_text_without_anything_between(service: FakeService) -> None:
+async def test_text_parts_are_concatenated(service: FakeService) -> None:
     parts = [text("What "), text("flies"), text("?\n"), text("")]
     prompt = await submitted(service, messages=[user(content=parts)])
     assert prompt.messages == (Message(role="user", content="What flies?\n"),)
 
 
-async def test_the_same_text_in_parts_is_the_same_request(service: FakeService) -> None:
+async def test_text_in_parts_has_the_same_fingerprint(service: FakeService) -> None:
     ids = set()
     for content in ("What flies?", [text("What "), text("flies?")]):
         body = {"messages": [user(content=content)]}
@@ -80,12 +80,12 @@ async def test_the_same_text_in_parts_is_the_same_request(service: FakeService) 
     assert len(ids) == 1
 
 
-async def test_a_name_goes_on_to_the_template(service: FakeService) -> None:
+async def test_the_prompt_has_the_name_of_a_message(service: FakeService) -> None:
     prompt = await submitted(service, messages=[user(name="Ann"), user(name=None)])
     assert [message.name for message in prompt.messages or ()] == ["Ann", None]
 
 
-async def test_an_answer_may_come_back_as_openais_client_dumps_it(service: FakeService) -> None:
+async def test_an_answer_of_openais_client_is_a_valid_message(service: FakeService) -> None:
     prompt = await submitted(service, messages=[user(), ANSWER, user()])
     assert (prompt.messages or ())[1] == Message(role="assistant", content="Falcons.")
 
@@ -99,26 +99,26 @@ async def test_an_answer_may_come_back_as_openais_client_dumps_it(service: FakeS
         ({"prompt": None, "messages": [user()]}, Prompt(messages=(Message("user", "x"),))),
     ],
 )
-async def test_what_is_empty_beside_the_other_is_not_there(
+async def test_an_empty_prompt_or_empty_messages_beside_the_other_are_ignored(
     service: FakeService, fields: dict[str, Any], expected: Prompt
 ) -> None:
     assert await submitted(service, **fields) == expected
 
 
-async def test_what_cannot_be_read_is_refused_by_name(service: FakeService) -> None:
+async def test_the_error_for_an_invalid_message_names_the_field(service: FakeService) -> None:
     for message, names in UNREADABLE:
         response = await service.http.post("/chat", json={"messages": [message]})
         check_refusal(response.status_code, response.text, 422, ["messages.0", *names])
     assert await service.num_queued() == 0
 
 
-async def test_roles_that_no_template_knows_are_refused_by_name(service: FakeService) -> None:
+async def test_the_error_for_an_unknown_role_names_it(service: FakeService) -> None:
     for role in ("tool", "function", "developer"):
         response = await service.http.post("/chat", json={"messages": [user(role=role)]})
         check_refusal(response.status_code, response.text, 400, ["messages.0.role", role, "system"])
 
 
-async def test_tools_of_a_request_are_refused_by_name(service: FakeService) -> None:
+async def test_the_error_for_tools_names_them(service: FakeService) -> None:
     for name in ("tools", "tool_choice", "functions", "response_format"):
         response = await service.http.post("/chat", json={"messages": [user()], name: None})
         check_refusal(response.status_code, response.text, 422, [name, "unknown"])

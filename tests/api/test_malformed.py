@@ -1,4 +1,4 @@
-"""Whatever a caller gets wrong is a 4xx that names it, and no job comes of it."""
+"""An invalid request gets a 4xx that names the field, and no job is enqueued."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from api.settings import ApiSettings
 from tests.api.refusals import JSON, body, check_refusal, is_refused, kwargs
 from tests.fakes_api import FakeService, fake_service
 
-# Body, status, and what the message must name: the field and, where there is one, the limit.
+# Body, status, and parts of the message: the field, and the limit if there is one.
 MALFORMED: list[tuple[bytes, int, list[str]]] = [
     # Not JSON, or not an object.
     (b"", 400, ["body"]),
@@ -92,7 +92,7 @@ MALFORMED: list[tuple[bytes, int, list[str]]] = [
     (body(ttl_s=86401), 422, ["ttl_s", "86400"]),
     (body(generate_kwargs=[]), 422, ["generate_kwargs", "object"]),
     (body(generate_kwargs="max_length=5"), 422, ["generate_kwargs", "object"]),
-    # Parameters that must never be passed on.
+    # Parameters that must never reach the worker.
     (kwargs('"custom_generate": "some/repo"'), 422, ["generate_kwargs.custom_generate", "unknown"]),
     (kwargs('"trust_remote_code": true'), 422, ["generate_kwargs.trust_remote_code", "unknown"]),
     (kwargs('"max_time": 0.1'), 422, ["generate_kwargs.max_time", "unknown"]),
@@ -163,7 +163,7 @@ MALFORMED: list[tuple[bytes, int, list[str]]] = [
 
 
 MANY_UNKNOWN = {f"unknown_{i}": i for i in range(10_000)}
-# Each within all limits, and wrong thousands of times: body, and how the one error is told.
+# Each within all limits, with thousands of invalid items: body, and parts of the one error.
 ALL_WRONG = [
     (kwargs(f'"bad_words_ids": {[[-1] * 200] * 1024}'), "generate_kwargs.bad_words_ids.0.0: "),
     (body(prompt=None, messages=[{}] * 1024), "messages.0.role: "),
@@ -188,7 +188,7 @@ NEGATIVE = [
     *("epsilon_cutoff", "eta_cutoff", "top_logprobs", "pad_token_id", "eos_token_id"),
     *("forced_bos_token_id", "forced_eos_token_id", "top_p"),
 ]
-# A million of each; such a body passes where an operator has raised `max_body_bytes`.
+# A million of each; such a body passes a raised `max_body_bytes`.
 A_MILLION = {
     "stop_strings": '"a"',
     "bad_words_ids": "[1]",
@@ -199,7 +199,7 @@ A_MILLION = {
 
 
 @pytest.mark.parametrize("path", ["/chat", "/jobs"])
-async def test_each_malformed_body_is_refused_by_name_and_never_enqueued(
+async def test_the_error_for_an_invalid_body_names_the_field_and_enqueues_nothing(
     service: FakeService, path: str
 ) -> None:
     wrong = []
@@ -213,13 +213,13 @@ async def test_each_malformed_body_is_refused_by_name_and_never_enqueued(
 
 
 @pytest.mark.parametrize("name", NEGATIVE)
-async def test_what_cannot_be_negative_is_refused(service: FakeService, name: str) -> None:
+async def test_a_negative_value_is_refused(service: FakeService, name: str) -> None:
     response = await service.http.post("/jobs", content=kwargs(f'"{name}": -1'), headers=JSON)
     check_refusal(response.status_code, response.text, 422, [name])
     assert await service.num_queued() == 0
 
 
-async def test_a_million_items_are_refused_by_their_number() -> None:
+async def test_the_error_for_a_million_items_has_their_number() -> None:
     async with fake_service(ApiSettings(max_body_bytes=20_000_000)) as service:
         for name, item in A_MILLION.items():
             content = kwargs(f'"{name}": [{",".join([item] * 10**6)}]')
@@ -229,7 +229,7 @@ async def test_a_million_items_are_refused_by_their_number() -> None:
         assert await service.num_queued() == 0
 
 
-async def test_what_needs_no_model_is_refused_before_a_worker_has_registered(
+async def test_checks_without_a_model_run_before_a_model_is_registered(
     workerless: FakeService,
 ) -> None:
     for content in (b"{}", body(prompt=""), kwargs('"top_p": 7'), body(webhook="x")):
@@ -239,7 +239,9 @@ async def test_what_needs_no_model_is_refused_before_a_worker_has_registered(
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-async def test_a_body_over_the_limit_is_refused_announced_or_not(is_chunked: bool) -> None:
+async def test_a_body_over_the_limit_is_refused_with_and_without_content_length(
+    is_chunked: bool,
+) -> None:
     content = body(prompt="a" * 2000)
 
     async def chunks() -> Any:
@@ -254,7 +256,7 @@ async def test_a_body_over_the_limit_is_refused_announced_or_not(is_chunked: boo
         assert await service.num_queued() == 0
 
 
-async def test_refusals_do_not_repeat_the_callers_text(service: FakeService) -> None:
+async def test_errors_do_not_repeat_the_text_of_the_request(service: FakeService) -> None:
     response = await service.http.post(
         "/chat", content=body(prompt=["my secret"], prefix=["my secret"]), headers=JSON
     )
@@ -262,23 +264,23 @@ async def test_refusals_do_not_repeat_the_callers_text(service: FakeService) -> 
     assert "secret" not in response.text
 
 
-async def test_refusals_show_the_start_of_a_huge_number(service: FakeService) -> None:
+async def test_errors_show_the_start_of_a_huge_number(service: FakeService) -> None:
     content = kwargs('"seed": 1' + "0" * 4000)
     response = await service.http.post("/chat", content=content, headers=JSON)
     assert response.json()["detail"].endswith("got 1" + "0" * 99 + "…")
 
 
-async def test_many_errors_are_counted_not_listed(service: FakeService) -> None:
+async def test_an_error_lists_five_fields_and_counts_the_others(service: FakeService) -> None:
     unknown = {f"unknown_{i}": i for i in range(100)}
     response = await service.http.post("/chat", json={"prompt": "x", "generate_kwargs": unknown})
     check_refusal(response.status_code, response.text, 422, ["95 more"])
 
 
 @pytest.mark.parametrize(("content", "start"), ALL_WRONG)
-async def test_a_body_that_is_wrong_all_over_is_refused_by_the_first_that_is_wrong(
+async def test_validation_stops_at_the_first_invalid_item_of_a_list(
     service: FakeService, content: bytes, start: str
 ) -> None:
-    """Hundreds of thousands of errors would hold up every other call for seconds."""
+    """Hundreds of thousands of errors would delay all other requests by seconds."""
     response = await service.http.post("/chat", content=content, headers=JSON)
     check_refusal(response.status_code, response.text, 422, [start])
     assert response.json()["detail"].startswith(start)

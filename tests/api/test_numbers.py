@@ -1,4 +1,4 @@
-"""JSON has one number type: `5.0` and `1e1` are integers wherever the OpenAPI page says integer."""
+"""JSON has one number type: `5.0` and `1e1` are valid for every integer of the OpenAPI document."""
 
 import json
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ MOST_EXACT = 2**53  # a double holds every integer up to here
 
 @dataclass(frozen=True)
 class Place:
-    """One place of a request where the document asks for an integer."""
+    """One integer field of a request."""
 
     name: str  # its path
-    template: str  # a whole body, with HOLE in that place
+    template: str  # a whole body, with HOLE as its value
     least: int
     most: int
 
@@ -35,7 +35,7 @@ class Place:
 
 
 def places(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Path, value with a HOLE, and schema of each integer below `schema`."""
+    """Yield path, value with a HOLE, and schema of each integer below `schema`."""
     if "$ref" in schema:
         schema = SCHEMAS[schema["$ref"].rpartition("/")[2]]
     if schema.get("type") == "integer":
@@ -54,7 +54,7 @@ def places(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any, d
 
 
 def completed(value: Any, index: int, kinds: list[dict[str, Any]]) -> list[Any]:
-    """A tuple with `value` at `index` and 1 elsewhere."""
+    """Return a list with `value` at `index` and 1 elsewhere."""
     return [value if position == index else 1 for position in range(len(kinds))]
 
 
@@ -70,7 +70,7 @@ def all_places() -> list[Place]:
 PLACES = all_places()
 
 
-def test_the_page_has_the_integers_that_the_contract_names() -> None:
+def test_the_openapi_document_has_the_integers_of_the_contract() -> None:
     names = {place.name for place in PLACES}
     assert len(PLACES) == len({place.template for place in PLACES}) >= 30
     assert names > {
@@ -90,7 +90,7 @@ def test_the_page_has_the_integers_that_the_contract_names() -> None:
 
 
 def read(body: bytes) -> Any:
-    """The request, or where and why it is refused."""
+    """Return the request, or the location and type of the first error."""
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:
@@ -98,7 +98,7 @@ def read(body: bytes) -> Any:
 
 
 def spellings(number: int) -> list[str]:
-    """The same integer as other programs write it."""
+    """Return spellings of one integer."""
     sign, digits = "-" if number < 0 else "", str(abs(number))
     exponent = len(digits) - 1
     return [
@@ -120,10 +120,10 @@ def test_an_integer_is_the_same_however_it_is_spelled(place: Place, data: st.Dat
 
 
 @pytest.mark.parametrize("path", ["/chat", "/jobs"])
-async def test_every_integer_of_a_route_takes_a_float_without_a_fraction(
+async def test_every_integer_of_a_route_accepts_a_float_without_a_fraction(
     service: FakeService, path: str
 ) -> None:
-    """And refuses one with a fraction, a text and a boolean, by name."""
+    """It refuses a fraction, a text and a boolean."""
     for place in PLACES:
         number = max(place.least, min(place.most, 1))
         answers = [
@@ -138,7 +138,7 @@ async def test_every_integer_of_a_route_takes_a_float_without_a_fraction(
             check_refusal(refused.status_code, refused.text, 422, [place.name.split(".0")[0]])
 
 
-async def test_a_huge_integer_is_refused_by_name(service: FakeService) -> None:
+async def test_the_error_for_a_huge_integer_names_the_field(service: FakeService) -> None:
     for place in PLACES:
         for text in ("1" + "0" * 400, "-1" + "0" * 400, "1" + "0" * 400 + ".0", "1e300"):
             refused = await service.http.post("/chat", content=place.body(text), headers=JSON)

@@ -1,4 +1,4 @@
-"""The OpenAPI page is true: fuzzed requests get what it promises, and never a 5xx of ours."""
+"""The OpenAPI document: fuzzed requests get documented responses, and no unexpected 5xx."""
 
 import re
 from collections.abc import Iterator
@@ -34,7 +34,9 @@ def address() -> Iterator[str]:
 
 @schema.parametrize()
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_api_keeps_what_its_page_promises(case: schemathesis.Case[Any], address: str) -> None:
+def test_fuzzed_requests_get_documented_responses(
+    case: schemathesis.Case[Any], address: str
+) -> None:
     case.call_and_validate(
         base_url=address,
         checks=[
@@ -48,12 +50,12 @@ def test_the_api_keeps_what_its_page_promises(case: schemathesis.Case[Any], addr
     )
 
 
-async def test_the_page_and_its_document_are_served(service: FakeService) -> None:
+async def test_the_openapi_document_and_its_page_are_served(service: FakeService) -> None:
     assert (await service.http.get("/docs")).status_code == 200
     assert (await service.http.get("/openapi.json")).json() == DOCUMENT
 
 
-def test_the_page_shows_examples_that_run() -> None:
+def test_the_openapi_document_has_the_examples() -> None:
     for path in ("/chat", "/jobs"):
         body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         assert body["examples"] == REQUESTS
@@ -67,7 +69,7 @@ async def test_the_page_loads_nothing_from_elsewhere(service: FakeService) -> No
         assert (await service.http.get(source)).status_code == 200
 
 
-def test_every_reference_of_the_page_leads_somewhere() -> None:
+def test_every_reference_of_the_openapi_document_resolves() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     for reference in references(DOCUMENT):
         assert reference.removeprefix("#/components/schemas/") in schemas

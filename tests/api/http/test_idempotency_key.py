@@ -1,4 +1,4 @@
-"""Calls that come again under their key: they find their job, whatever has changed since."""
+"""A repeated request with an Idempotency-Key finds its job, whatever has changed since."""
 
 import json
 from typing import Any
@@ -21,14 +21,14 @@ async def post(service: FakeService, body: dict[str, Any] = BODY, **headers: str
 
 
 async def replace_the_model(service: FakeService) -> None:
-    """By one whose context is too short for the prompt, and without adapters."""
+    """Register a model without adapters, whose context is too short for the prompt."""
     card = msgspec.structs.replace(letter_card(), context_length=8, adapters=())
     registry = Registry(service.redis, service.keys)
     await registry.publish_card(card, letter_tokenizer().to_str().encode())
     await service.services.models.refresh()
 
 
-async def test_a_call_that_the_model_of_today_would_refuse_finds_its_job(
+async def test_a_repeated_request_finds_its_job_though_the_model_changed(
     service: FakeService,
 ) -> None:
     first = await post(service)
@@ -42,7 +42,7 @@ async def test_a_call_that_the_model_of_today_would_refuse_finds_its_job(
     assert len(service.worker.seen) == 1
 
 
-async def test_another_body_another_key_and_none_are_refused_by_the_model_of_today(
+async def test_another_body_another_key_and_no_key_are_checked_against_the_new_model(
     service: FakeService,
 ) -> None:
     await post(service)
@@ -53,7 +53,7 @@ async def test_another_body_another_key_and_none_are_refused_by_the_model_of_tod
     assert len(service.worker.seen) == 1
 
 
-async def test_a_call_whose_job_is_gone_is_refused_by_the_model_of_today(
+async def test_a_repeated_request_whose_job_is_gone_is_checked_against_the_new_model(
     service: FakeService,
 ) -> None:
     job_id = (await post(service)).json()["id"]
@@ -63,7 +63,7 @@ async def test_a_call_whose_job_is_gone_is_refused_by_the_model_of_today(
 
 
 @pytest.mark.parametrize("path", ["/chat", "/jobs"])
-async def test_two_keys_are_refused_and_one_given_twice_is_one(
+async def test_two_different_keys_are_refused_and_a_repeated_key_is_not(
     service: FakeService, path: str
 ) -> None:
     names = ["a", "b"], ["a", "a"]

@@ -1,5 +1,4 @@
-"""From a request to a job: long texts do not crowd out the rest, and wait neither for ever nor for
-nobody."""
+"""Tokenization of long texts: a few at a time, with a timeout, ended by a disconnect."""
 
 import asyncio
 import threading
@@ -19,7 +18,7 @@ LONG = {"prompt": "a" * (LONG_TEXT + 1), "handle_long_generation": "hole"}
 
 
 class SlowTokenizer:
-    """Holds long texts up until told to go on."""
+    """Blocks on long texts until `go_on` is set."""
 
     def __init__(self, service: FakeService, patch: pytest.MonkeyPatch) -> None:
         model = service.services.models.current
@@ -43,7 +42,7 @@ def tokenizer(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> Iterator
     slow.go_on.set()
 
 
-async def calls_that_keep_it_busy(
+async def requests_in_all_slots(
     service: FakeService, tokenizer: SlowTokenizer, num: int = MAX_LONG_TEXTS
 ) -> list[asyncio.Task[Response]]:
     calls = [asyncio.create_task(service.http.post("/chat", json=LONG)) for _ in range(num)]
@@ -51,10 +50,10 @@ async def calls_that_keep_it_busy(
     return calls
 
 
-async def test_only_so_many_long_texts_are_prepared_at_a_time_and_short_ones_pass(
+async def test_long_texts_wait_for_a_tokenization_slot_and_short_texts_do_not(
     service: FakeService, tokenizer: SlowTokenizer
 ) -> None:
-    calls = await calls_that_keep_it_busy(service, tokenizer, 5)
+    calls = await requests_in_all_slots(service, tokenizer, 5)
     assert (await service.http.post("/chat", json={"prompt": "short"})).status_code == 200
     assert len(tokenizer.started) == MAX_LONG_TEXTS
     tokenizer.go_on.set()
@@ -63,11 +62,11 @@ async def test_only_so_many_long_texts_are_prepared_at_a_time_and_short_ones_pas
 
 
 @pytest.mark.parametrize("path", ["/chat", "/jobs"])
-async def test_a_long_text_whose_turn_does_not_come_is_told_what_is_busy(
+async def test_a_long_text_without_a_slot_in_time_is_a_503(
     service: FakeService, tokenizer: SlowTokenizer, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setattr("api.jobs.admission.LONG_TEXT_WAIT_S", 0.1)
-    calls = await calls_that_keep_it_busy(service, tokenizer)
+    calls = await requests_in_all_slots(service, tokenizer)
     async with asyncio.timeout(30):
         response = await service.http.post(path, json=LONG)
     assert response.status_code == 503
@@ -87,10 +86,10 @@ async def test_a_long_text_whose_turn_does_not_come_is_told_what_is_busy(
         (LONG | {"generate_kwargs": {"eos_token_id": 10**6}}, 422),
     ],
 )
-async def test_a_long_text_that_can_be_refused_untokenized_does_not_wait_for_its_turn(
+async def test_an_invalid_long_text_is_refused_without_a_slot(
     service: FakeService, tokenizer: SlowTokenizer, body: dict[str, Any], status_code: int
 ) -> None:
-    calls = await calls_that_keep_it_busy(service, tokenizer)
+    calls = await requests_in_all_slots(service, tokenizer)
     response = await service.http.post("/chat", json=body)
     assert response.status_code == status_code, response.text
     assert all(not call.done() for call in calls), "it was told before their turn was over"
@@ -98,10 +97,10 @@ async def test_a_long_text_that_can_be_refused_untokenized_does_not_wait_for_its
     assert [(await call).status_code for call in calls] == [200] * MAX_LONG_TEXTS
 
 
-async def test_a_caller_that_left_while_its_text_waited_is_neither_tokenized_nor_enqueued(
+async def test_a_disconnect_while_waiting_for_a_slot_enqueues_nothing(
     service: FakeService, tokenizer: SlowTokenizer
 ) -> None:
-    calls = await calls_that_keep_it_busy(service, tokenizer)
+    calls = await requests_in_all_slots(service, tokenizer)
     leave = asyncio.Event()
     call = asyncio.create_task(abandoned_call(service.asgi, LONG, leave))
     await asyncio.sleep(0.1)
@@ -113,7 +112,7 @@ async def test_a_caller_that_left_while_its_text_waited_is_neither_tokenized_nor
     assert len(tokenizer.started) == len(service.worker.seen) == MAX_LONG_TEXTS
 
 
-async def test_a_caller_that_left_frees_its_place_when_its_text_is_done_and_not_before(
+async def test_a_disconnect_frees_the_slot_once_its_text_is_tokenized(
     service: FakeService, tokenizer: SlowTokenizer
 ) -> None:
     leave = asyncio.Event()

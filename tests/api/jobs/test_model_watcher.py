@@ -1,4 +1,4 @@
-"""The model that requests are checked against, and what cannot end the watch over it."""
+"""The model that requests are checked against."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +13,7 @@ from tests.factories import make_worker_info
 from tests.fakes_api import FakeService, fake_service, letter_card, letter_tokenizer
 
 
-async def test_a_card_of_another_version_neither_ends_the_watch_nor_replaces_the_model(
+async def test_a_card_of_a_later_version_keeps_the_last_model(
     watching: FakeService,
 ) -> None:
     models, known = watching.services.models, watching.services.models.current
@@ -43,7 +43,7 @@ def card(name: str, context: int) -> ModelCard:
 
 @pytest.fixture
 async def service(workerless: FakeService, monkeypatch: pytest.MonkeyPatch) -> FakeService:
-    """An api that serves a model of 100 tokens context and never polls for another."""
+    """Return an api with a model of 100 tokens context, which it does not poll."""
     monkeypatch.setattr("api.jobs.model_watcher.POLL_S", 3600)
     await serve(workerless, card("small", 100))
     assert (await workerless.http.get("/health")).status_code == 200
@@ -51,7 +51,7 @@ async def service(workerless: FakeService, monkeypatch: pytest.MonkeyPatch) -> F
 
 
 async def serve(service: FakeService, card: ModelCard) -> None:
-    """What a worker does once it has loaded a model."""
+    """Register a model, as a worker does that has loaded it."""
     registry = Registry(service.redis, service.keys)
     card_hash = await registry.publish_card(card, letter_tokenizer().to_str().encode())
     await registry.report(make_worker_info(card.name, card_hash=card_hash))
@@ -62,7 +62,7 @@ async def submit(service: FakeService, num_tokens: int) -> Any:
     return await service.http.post("/jobs", json=body)
 
 
-async def test_no_caller_is_refused_by_a_model_that_was_replaced(service: FakeService) -> None:
+async def test_no_request_is_refused_by_a_replaced_model(service: FakeService) -> None:
     assert (await submit(service, 200)).status_code == 400
     await Registry(service.redis, service.keys).remove("small")
     await serve(service, card("large", 1000))
@@ -81,7 +81,7 @@ async def test_once_healthy_requests_are_checked_against_the_new_model(
     assert (await submit(service, 50)).status_code == 400
 
 
-async def test_while_another_model_loads_no_caller_is_judged_by_the_old_one(
+async def test_while_another_model_loads_the_worker_checks_requests(
     service: FakeService,
 ) -> None:
     registry = Registry(service.redis, service.keys)

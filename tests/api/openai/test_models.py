@@ -1,4 +1,4 @@
-"""`/v1/models`: what a request may name, and failures in OpenAI's form."""
+"""`/v1/models`, and errors in OpenAI's form."""
 
 import time
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from tests.fakes_api import FakeService, letter_tokenizer
 
 
 async def publish(service: FakeService, name: str) -> None:
-    """As a worker does that serves a model of this name; the api has not looked yet."""
+    """Register a model of this name; the api has not read it yet."""
     registry = Registry(service.redis, service.keys)
     await registry.publish_card(make_card(name=name), letter_tokenizer().to_str().encode())
 
@@ -40,27 +40,29 @@ async def test_the_model_and_its_adapters_are_listed(service: FakeService) -> No
         assert type(model["created"]) is int and 0 <= time.time() - model["created"] < 600
 
 
-async def test_every_listed_adapter_is_one_that_a_request_may_name(service: FakeService) -> None:
+async def test_a_request_may_name_every_listed_adapter(service: FakeService) -> None:
     for model in await listed(service):
         request = {"prompt": "hello"} | ({"adapter": model["id"]} if model["parent"] else {})
         assert (await service.http.post("/chat", json=request)).status_code == 200
 
 
-async def test_one_model_is_its_entry_of_the_list(service: FakeService) -> None:
+async def test_a_model_is_its_entry_in_the_list(service: FakeService) -> None:
     for model in await listed(service):
         response = await service.http.get(f"/v1/models/{model['id']}")
         assert (response.status_code, response.json()) == (200, model)
 
 
 @pytest.mark.parametrize("name", ["tiiuae/falcon-7b", "/models/falcon-7b", "a falcon?", "a%2Fb"])
-async def test_an_id_may_have_slashes_and_more(workerless: FakeService, name: str) -> None:
+async def test_an_id_may_contain_slashes_and_other_characters(
+    workerless: FakeService, name: str
+) -> None:
     await publish(workerless, name)
     for path in {quote(name), quote(name, safe="")}:
         response = await workerless.http.get(f"/v1/models/{path}")
         assert (response.status_code, response.json()["id"]) == (200, name)
 
 
-async def test_before_a_first_worker_the_list_is_empty(workerless: FakeService) -> None:
+async def test_the_list_is_empty_before_a_first_worker(workerless: FakeService) -> None:
     assert await listed(workerless) == []
     response = await workerless.http.get("/v1/models/letters")
     assert response.status_code == 404
@@ -80,7 +82,7 @@ async def test_a_model_stays_listed_without_a_live_worker(service: FakeService) 
     assert len(await listed(service)) == 3
 
 
-async def test_a_card_of_another_version_leaves_the_last_model_listed(service: FakeService) -> None:
+async def test_a_card_of_a_later_version_leaves_the_last_model_listed(service: FakeService) -> None:
     await service.redis.set(service.keys.model_card("new"), b"\x01")
     await service.redis.set(service.keys.current_model, "new")
     assert len(await listed(service)) == 3
@@ -109,7 +111,7 @@ async def test_an_unknown_model_is_not_found(service: FakeService, model_id: str
         ("GET", "/v1", 404),
     ],
 )
-async def test_what_is_not_there_is_told_in_the_same_form(
+async def test_unknown_paths_below_v1_have_openais_error_form(
     service: FakeService, method: str, path: str, status: int
 ) -> None:
     response = await service.http.request(method, path)
@@ -119,7 +121,7 @@ async def test_what_is_not_there_is_told_in_the_same_form(
     assert (error["param"], error["code"]) == (None, None)
 
 
-async def test_a_bug_is_told_in_the_same_form(
+async def test_an_unexpected_error_below_v1_has_openais_error_form(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail() -> None:
@@ -134,14 +136,16 @@ async def test_a_bug_is_told_in_the_same_form(
 
 @pytest.fixture
 async def cut_off(service: FakeService) -> AsyncIterator[FakeService]:
-    """A service whose Redis refuses connections."""
+    """Return a service whose Redis refuses connections."""
     service.server.connected = False
     yield service
     service.server.connected = True
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/letters", "/v1/models/unknown"])
-async def test_without_redis_a_call_is_told_to_try_again(cut_off: FakeService, path: str) -> None:
+async def test_without_redis_a_request_gets_503_with_retry_after(
+    cut_off: FakeService, path: str
+) -> None:
     response = await cut_off.http.get(path)
     assert response.status_code == 503
     assert int(response.headers["retry-after"]) > 0

@@ -1,4 +1,4 @@
-"""`POST /chat`: at once, later, as it is written; and what becomes of callers that go away."""
+"""`POST /chat`: synchronous and asynchronous requests, streams, disconnects, idempotency keys."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ IMPATIENT = ApiSettings(sync_timeout_s=0.2)
 
 
 def events_of(text: str) -> list[dict[str, Any]]:
-    """The data of each event, with its id."""
+    """Return the data of each event, with its id as `index`."""
     events = []
     for block in text.split("\n\n"):
         if block and not block.startswith(":"):
@@ -29,10 +29,10 @@ def events_of(text: str) -> list[dict[str, Any]]:
     return events
 
 
-# -- the plain call --------------------------------------------------------------------------
+# -- synchronous requests --------------------------------------------------------------------------
 
 
-async def test_a_call_gets_the_result_of_its_job(service: FakeService) -> None:
+async def test_a_request_gets_the_result_of_its_job(service: FakeService) -> None:
     response = await service.http.post("/chat", json={"prompt": "hello big world"})
     assert response.status_code == 200
     answer = response.json()
@@ -43,10 +43,10 @@ async def test_a_call_gets_the_result_of_its_job(service: FakeService) -> None:
 
 
 @pytest.mark.parametrize("prefer", [{}, {"Prefer": "wait=30"}])
-async def test_a_call_that_waits_keeps_nothing_of_its_body(
+async def test_a_waiting_request_frees_its_body(
     workerless: FakeService, prefer: dict[str, str]
 ) -> None:
-    """Ten thousand of them may wait, and a body be a megabyte of text or ten of lists."""
+    """Ten thousand requests may wait, with a megabyte of text each, or ten megabytes of lists."""
     leave, body = asyncio.Event(), {"prompt": "kept?"}
     call = asyncio.create_task(abandoned_call(workerless.asgi, body, leave, prefer))
     await workerless.until_queued(1)
@@ -61,7 +61,7 @@ async def test_a_call_that_waits_keeps_nothing_of_its_body(
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_the_examples_of_the_page_run(service: FakeService, name: str) -> None:
+async def test_the_examples_of_the_openapi_document_run(service: FakeService, name: str) -> None:
     response = await service.http.post("/chat", json=REQUESTS[name]["value"])
     assert response.status_code == 200
 
@@ -79,7 +79,7 @@ async def test_the_job_carries_token_ids_and_lengths_of_the_registered_model(
     assert job.generate_kwargs == {"top_k": None}
 
 
-async def test_an_adapter_that_the_workers_serve_goes_with_the_job(service: FakeService) -> None:
+async def test_the_job_names_an_adapter_of_the_model_card(service: FakeService) -> None:
     for body in ({"adapter": "verse"}, {"adapter": None}, {}):
         response = await service.http.post("/chat", json={"prompt": "abc", **body})
         assert response.status_code == 200
@@ -88,7 +88,7 @@ async def test_an_adapter_that_the_workers_serve_goes_with_the_job(service: Fake
 
 
 @pytest.mark.parametrize("route", ["/chat", "/jobs"])
-async def test_an_adapter_that_nobody_serves_is_refused_with_those_there_are(
+async def test_the_error_for_an_unknown_adapter_lists_the_known_ones(
     service: FakeService, route: str
 ) -> None:
     response = await service.http.post(route, json={"prompt": "abc", "adapter": "prose"})
@@ -99,7 +99,7 @@ async def test_an_adapter_that_nobody_serves_is_refused_with_those_there_are(
     assert service.worker.seen == []
 
 
-async def test_without_a_registered_model_the_worker_is_left_to_check(
+async def test_the_worker_checks_a_request_before_a_model_is_registered(
     workerless: FakeService,
 ) -> None:
     call = asyncio.create_task(workerless.http.post("/chat", json={"prompt": "abc"}))
@@ -110,7 +110,9 @@ async def test_without_a_registered_model_the_worker_is_left_to_check(
     assert (job.card_hash, job.token_ids, job.max_new_tokens) == (None, None, None)
 
 
-async def test_a_seed_is_kept_and_a_missing_one_is_drawn_and_told(service: FakeService) -> None:
+async def test_the_response_has_the_seed_of_the_request_or_a_random_one(
+    service: FakeService,
+) -> None:
     given = await service.http.post(
         "/chat", json={"prompt": "a", "generate_kwargs": {"seed": 2**63 - 1}}
     )
@@ -126,7 +128,7 @@ async def test_messages_are_answered(service: FakeService) -> None:
     assert response.json()["Result"] == " HELLO"
 
 
-async def test_a_failed_job_tells_why_and_which_it_was(service: FakeService) -> None:
+async def test_the_error_of_a_failed_job_has_its_reason_and_id(service: FakeService) -> None:
     response = await service.http.post("/chat", json={"prompt": "please fail"})
     assert response.status_code == 500
     assert response.json() == {
@@ -135,14 +137,14 @@ async def test_a_failed_job_tells_why_and_which_it_was(service: FakeService) -> 
     }
 
 
-async def test_many_calls_at_once_each_get_their_own_result(service: FakeService) -> None:
+async def test_concurrent_requests_each_get_their_own_result(service: FakeService) -> None:
     calls = [service.http.post("/chat", json={"prompt": f"call {i}"}) for i in range(20)]
     answers = await asyncio.gather(*calls)
     assert [a.status_code for a in answers] == [200] * 20
     assert [a.json()["Result"] for a in answers] == [f"call {i} CALL {i}" for i in range(20)]
 
 
-async def test_a_wait_that_ends_first_is_a_504_and_the_job_goes_on() -> None:
+async def test_a_request_that_times_out_gets_504_and_the_job_goes_on() -> None:
     async with fake_service(IMPATIENT) as service:
         service.worker.paused = True
         response = await service.http.post("/chat", json={"prompt": "hello"})
@@ -154,7 +156,7 @@ async def test_a_wait_that_ends_first_is_a_504_and_the_job_goes_on() -> None:
         assert later.json()["result"]["Result"] == "hello HELLO"
 
 
-async def test_a_lost_event_is_found_in_the_record(
+async def test_a_lost_terminal_event_is_read_from_the_record(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.05)
@@ -163,7 +165,7 @@ async def test_a_lost_event_is_found_in_the_record(
     assert response.json()["Result"] == "hello HELLO"
 
 
-async def test_a_full_queue_is_a_429_that_says_when_to_come_back() -> None:
+async def test_a_full_queue_is_a_429_with_retry_after() -> None:
     async with fake_service(ONE_WAITING, with_worker=False) as service:
         assert (await service.http.post("/jobs", json={"prompt": "a"})).status_code == 202
         response = await service.http.post("/chat", json={"prompt": "b"})
@@ -172,7 +174,7 @@ async def test_a_full_queue_is_a_429_that_says_when_to_come_back() -> None:
         assert await service.num_queued() == 1
 
 
-async def test_a_stop_of_the_server_ends_open_calls_and_not_their_jobs(
+async def test_a_shutdown_ends_open_requests_and_not_their_jobs(
     service: FakeService,
 ) -> None:
     service.worker.paused = True
@@ -188,7 +190,7 @@ async def test_a_stop_of_the_server_ends_open_calls_and_not_their_jobs(
     assert record.json()["status"] in ("running", "succeeded")
 
 
-async def test_a_stop_of_the_server_ends_a_call_whose_body_is_still_to_come(
+async def test_a_shutdown_ends_a_request_whose_body_has_not_arrived(
     service: FakeService,
 ) -> None:
     service.services.stopping.set()
@@ -205,7 +207,7 @@ async def test_a_stop_of_the_server_ends_a_call_whose_body_is_still_to_come(
     assert response.headers["connection"] == "close"
 
 
-async def test_a_stop_of_the_server_ends_a_stream_with_word_of_its_job(
+async def test_a_shutdown_ends_a_stream_with_an_event_that_names_its_job(
     service: FakeService,
 ) -> None:
     service.worker.paused = True
@@ -216,14 +218,14 @@ async def test_a_stop_of_the_server_ends_a_stream_with_word_of_its_job(
     (last,) = events_of((await call).text)
     job_id = service.worker.seen[0].id
     assert (last["id"], last["status"]) == (job_id, "running")
-    assert "index" not in last  # or who resumes with it would miss a token
+    assert "index" not in last  # a client that resumes with an id would miss a token
     assert f"/jobs/{job_id}" in last["error"]["message"]
 
 
 # -- Prefer ----------------------------------------------------------------------------------
 
 
-async def test_respond_async_answers_at_once(service: FakeService) -> None:
+async def test_respond_async_gets_202_at_once(service: FakeService) -> None:
     service.worker.paused = True
     headers = {"Prefer": "respond-async"}
     response = await service.http.post("/chat", json={"prompt": "hello"}, headers=headers)
@@ -233,7 +235,7 @@ async def test_respond_async_answers_at_once(service: FakeService) -> None:
     assert (response.json()["status"], response.json()["position"]) == ("queued", 1)
 
 
-async def test_wait_gives_the_result_that_comes_in_time(service: FakeService) -> None:
+async def test_wait_returns_a_result_within_its_seconds(service: FakeService) -> None:
     response = await service.http.post(
         "/chat", json={"prompt": "hello"}, headers={"Prefer": "wait=30"}
     )
@@ -243,7 +245,9 @@ async def test_wait_gives_the_result_that_comes_in_time(service: FakeService) ->
 
 
 @pytest.mark.parametrize("prefer", ["wait=1", "respond-async, wait=1", 'WAIT="1"; x=y, foo'])
-async def test_wait_accepts_the_job_that_takes_longer(service: FakeService, prefer: str) -> None:
+async def test_wait_returns_202_for_a_job_that_takes_longer(
+    service: FakeService, prefer: str
+) -> None:
     service.worker.paused = True
     response = await service.http.post(
         "/chat", json={"prompt": "hello"}, headers={"Prefer": prefer}
@@ -252,7 +256,7 @@ async def test_wait_accepts_the_job_that_takes_longer(service: FakeService, pref
     assert response.headers["location"]
 
 
-async def test_a_job_accepted_after_a_wait_is_shown_as_it_is_then(service: FakeService) -> None:
+async def test_the_202_after_a_wait_has_the_current_state_of_the_job(service: FakeService) -> None:
     service.worker.paused = True
     response = await service.http.post(
         "/chat", json={"prompt": "hello"}, headers={"Prefer": "wait=1"}
@@ -260,7 +264,7 @@ async def test_a_job_accepted_after_a_wait_is_shown_as_it_is_then(service: FakeS
     assert (response.status_code, response.json()["status"]) == (202, "running")
 
 
-async def test_the_wait_that_was_applied_is_told() -> None:
+async def test_preference_applied_has_the_wait_that_was_applied() -> None:
     async with fake_service(IMPATIENT) as service:
         service.worker.paused = True
         response = await service.http.post(
@@ -286,7 +290,7 @@ async def test_unknown_preferences_are_ignored(service: FakeService, prefer: str
     ("fields", "headers"),
     [({"stream": True}, {}), ({}, {"Accept": "text/event-stream"})],
 )
-async def test_a_stream_tells_each_piece_once_and_then_the_result(
+async def test_a_stream_has_each_token_once_and_then_the_result(
     service: FakeService, fields: dict[str, Any], headers: dict[str, str]
 ) -> None:
     body = {"prompt": "hello big world"} | fields
@@ -309,12 +313,12 @@ async def test_a_stream_of_a_failed_job_ends_with_its_error(service: FakeService
     assert last["error"]["message"] == "no room on the device"
 
 
-async def test_a_refused_stream_is_a_plain_refusal(service: FakeService) -> None:
+async def test_an_invalid_streamed_request_gets_a_json_error(service: FakeService) -> None:
     response = await service.http.post("/chat", json={"prompt": "", "stream": True})
     assert response.status_code == 400
 
 
-async def test_a_quiet_stream_is_kept_awake(
+async def test_a_stream_without_tokens_gets_keep_alive_comments(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.http.sse.KEEP_ALIVE_S", 0.01)
@@ -330,13 +334,11 @@ async def test_a_quiet_stream_is_kept_awake(
     assert events_of(text)[-1]["status"] == "succeeded"
 
 
-# -- callers that go away --------------------------------------------------------------------
+# -- disconnects --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_caller_that_goes_away_takes_its_running_job_with_it(
-    service: FakeService, stream: bool
-) -> None:
+async def test_a_disconnect_cancels_the_running_job(service: FakeService, stream: bool) -> None:
     service.worker.paused = True
     leave = asyncio.Event()
     call = asyncio.create_task(
@@ -350,7 +352,7 @@ async def test_a_caller_that_goes_away_takes_its_running_job_with_it(
 
 
 @pytest.mark.parametrize("prefer", [{}, {"Prefer": "wait=30"}])
-async def test_a_caller_that_goes_away_takes_its_waiting_job_with_it(
+async def test_a_disconnect_cancels_the_queued_job(
     workerless: FakeService, prefer: dict[str, str]
 ) -> None:
     leave = asyncio.Event()
@@ -364,7 +366,7 @@ async def test_a_caller_that_goes_away_takes_its_waiting_job_with_it(
 # -- idempotency -----------------------------------------------------------------------------
 
 
-async def test_the_same_key_and_body_is_the_same_job(service: FakeService) -> None:
+async def test_the_same_key_and_body_return_the_same_job(service: FakeService) -> None:
     headers = {"Idempotency-Key": "k1"}
     first = await service.http.post("/chat", json={"prompt": "a", "priority": 1}, headers=headers)
     again = await service.http.post("/chat", json={"priority": 1, "prompt": "a"}, headers=headers)
@@ -376,10 +378,12 @@ async def test_the_same_key_and_body_is_the_same_job(service: FakeService) -> No
     assert len(service.worker.seen) == 1
 
 
-async def test_two_calls_with_one_key_hear_of_one_job(
+async def test_two_requests_with_one_key_wait_for_one_job(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.jobs.job_handle.POLL_S", 3600)  # by its event, not by its record
+    monkeypatch.setattr(
+        "api.jobs.job_handle.POLL_S", 3600
+    )  # the event must come, the record is not read
     service.worker.paused = True
     headers = {"Idempotency-Key": "k1"}
     calls = [
@@ -402,10 +406,9 @@ async def test_the_same_key_with_another_body_is_a_conflict(service: FakeService
 
 
 @pytest.mark.parametrize("prefer", [{}, {"Prefer": "wait=30"}])
-async def test_a_job_with_a_key_outlives_its_caller(
+async def test_a_disconnect_leaves_a_job_with_an_idempotency_key(
     service: FakeService, prefer: dict[str, str]
 ) -> None:
-    """The key says that the caller means to come back."""
     service.worker.paused = True
     headers = {"Idempotency-Key": "k1"} | prefer
     leave = asyncio.Event()

@@ -1,4 +1,4 @@
-"""`GET /jobs/{id}/events`: from any place, on any replica, however events get lost."""
+"""`GET /jobs/{id}/events`: from any index, on any replica, without a gap or a repeat."""
 
 import asyncio
 
@@ -27,7 +27,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.05)
 
 
-async def test_a_job_that_has_ended_is_told_from_its_first_token(service: FakeService) -> None:
+async def test_the_events_of_an_ended_job_start_at_its_first_token(service: FakeService) -> None:
     *deltas, last = await events(service, await ended(service))
     assert [(d["index"], d["delta"]) for d in deltas] == [(0, " HELLO"), (1, " BIG"), (2, " WORLD")]
     assert (last["index"], last["status"]) == (3, "succeeded")
@@ -35,23 +35,21 @@ async def test_a_job_that_has_ended_is_told_from_its_first_token(service: FakeSe
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=30"])
-async def test_every_job_that_has_a_location_can_be_followed(
-    service: FakeService, prefer: str
-) -> None:
+async def test_every_job_with_a_location_has_events(service: FakeService, prefer: str) -> None:
     response = await service.http.post(
         "/chat", json={"prompt": "hello big world"}, headers={"Prefer": prefer}
     )
     assert texts(await events(service, response.json()["id"])) == [" HELLO", " BIG", " WORLD"]
 
 
-async def test_a_job_is_told_after_the_last_event_that_arrived(service: FakeService) -> None:
+async def test_events_resume_after_last_event_id(service: FakeService) -> None:
     job_id = await ended(service)
     assert [e["index"] for e in await events(service, job_id, {LAST: "0"})] == [1, 2, 3]
     assert [e["index"] for e in await events(service, job_id, {LAST: "2"})] == [3]
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "", str(2**53)])
-async def test_a_last_event_that_is_no_number_is_refused_by_name(
+async def test_the_error_for_an_invalid_last_event_id_names_it(
     service: FakeService, last: str
 ) -> None:
     response = await service.http.get(f"/jobs/{await ended(service)}/events", headers={LAST: last})
@@ -63,7 +61,7 @@ async def test_an_unknown_job_has_no_events(service: FakeService) -> None:
     assert (await service.http.get("/jobs/nobody/events")).status_code == 404
 
 
-async def test_a_plain_call_is_told_afterwards_sequence_by_sequence(service: FakeService) -> None:
+async def test_a_job_without_a_log_has_one_event_per_sequence(service: FakeService) -> None:
     job_id = await submit(service, "/chat")
     first, last = await events(service, job_id)
     assert (first["index"], first["sequence"], first["delta"]) == (0, 0, " HELLO BIG WORLD")
@@ -72,7 +70,7 @@ async def test_a_plain_call_is_told_afterwards_sequence_by_sequence(service: Fak
     assert response.status_code == 204
 
 
-async def test_a_waiting_job_is_told_on_every_replica_once_it_runs(
+async def test_the_events_of_a_queued_job_reach_every_replica_once_it_runs(
     workerless: FakeService,
 ) -> None:
     job_id = await submit(workerless)
@@ -87,7 +85,7 @@ async def test_a_waiting_job_is_told_on_every_replica_once_it_runs(
     assert here == there
 
 
-async def test_who_comes_late_hears_what_was_said_and_what_follows(
+async def test_a_late_client_gets_past_and_future_tokens(
     workerless: FakeService, writer: Writer
 ) -> None:
     await writer.say("a", "b")
@@ -102,19 +100,21 @@ async def test_who_comes_late_hears_what_was_said_and_what_follows(
     ]
 
 
-async def test_a_long_log_is_told_in_full(workerless: FakeService, writer: Writer) -> None:
+async def test_a_log_of_several_pages_is_sent_in_full(
+    workerless: FakeService, writer: Writer
+) -> None:
     count = 2 * PAGE + 1
     await writer.say(*map(str, range(count)))
     await writer.finish()
     assert texts(await events(workerless, writer.job.id)) == [str(i) for i in range(count)]
 
 
-async def test_what_the_stream_of_replies_lost_is_found_in_the_log(
+async def test_tokens_that_the_reply_stream_lost_are_read_from_the_log(
     workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "api.jobs.job_handle.POLL_S", 3600
-    )  # by the gap, not by looking now and then
+    )  # the gap shows it, the log is not polled
     following = asyncio.create_task(events(workerless, writer.job.id))
     await waits_for_events(workerless, writer.job.id)
     await writer.say("a")
@@ -125,7 +125,7 @@ async def test_what_the_stream_of_replies_lost_is_found_in_the_log(
     assert texts(await following) == ["a", "b", "c", "d"]
 
 
-async def test_the_tokens_before_the_end_are_told_before_it_even_if_all_were_lost(
+async def test_the_terminal_event_follows_all_tokens_though_all_events_were_lost(
     workerless: FakeService, writer: Writer
 ) -> None:
     following = asyncio.create_task(events(workerless, writer.job.id))
@@ -138,7 +138,7 @@ async def test_the_tokens_before_the_end_are_told_before_it_even_if_all_were_los
     assert told[-1]["status"] == "succeeded"
 
 
-async def test_a_replica_that_redis_forgot_to_watch_hears_again(
+async def test_a_replica_whose_watcher_redis_lost_watches_again(
     workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.02)
@@ -156,7 +156,7 @@ async def test_a_replica_that_redis_forgot_to_watch_hears_again(
     assert texts(await following) == []
 
 
-async def test_a_log_that_cannot_be_read_holds_the_stream_up_and_not_for_ever(
+async def test_a_stream_waits_for_a_log_that_is_unreachable(
     workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await writer.say("a")
@@ -173,10 +173,10 @@ async def test_a_log_that_cannot_be_read_holds_the_stream_up_and_not_for_ever(
     assert not failures
 
 
-async def test_tokens_after_a_gap_that_redis_lost_wait_until_it_is_filled(
+async def test_tokens_after_a_gap_in_the_log_wait_until_the_worker_fills_it(
     workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker sends them again from where the log ends."""
+    """The worker resends from the end of the log."""
     monkeypatch.setattr("api.jobs.job_handle.POLL_S", 3600)
     key = workerless.keys.token_log(writer.job.id)
     following = asyncio.create_task(events(workerless, writer.job.id))
@@ -193,7 +193,7 @@ async def test_tokens_after_a_gap_that_redis_lost_wait_until_it_is_filled(
 
     monkeypatch.setattr(TokenLog, "read", late)
     await writer.say("c")
-    await asked.wait()  # for what came before "c"
+    await asked.wait()  # for the tokens before "c"
     await workerless.redis.ltrim(key, 0, 0)
     held_back.set()
     await waits_for_events(workerless, writer.job.id)
@@ -202,7 +202,7 @@ async def test_tokens_after_a_gap_that_redis_lost_wait_until_it_is_filled(
     assert texts(await following) == ["a", "b", "c"]
 
 
-async def test_a_caller_that_goes_away_leaves_the_job_as_it_is(
+async def test_a_disconnect_from_the_events_leaves_the_job(
     workerless: FakeService, writer: Writer
 ) -> None:
     with pytest.raises(TimeoutError):
@@ -213,9 +213,7 @@ async def test_a_caller_that_goes_away_leaves_the_job_as_it_is(
     await writer.finish()
 
 
-async def test_a_stop_of_the_server_ends_the_events_without_an_id(
-    workerless: FakeService, writer: Writer
-) -> None:
+async def test_the_shutdown_event_has_no_id(workerless: FakeService, writer: Writer) -> None:
     await writer.say("a")
     following = asyncio.create_task(events(workerless, writer.job.id))
     await waits_for_events(workerless, writer.job.id)
@@ -225,7 +223,7 @@ async def test_a_stop_of_the_server_ends_the_events_without_an_id(
     assert f"/jobs/{writer.job.id}" in farewell["error"]["message"]
 
 
-async def test_first_tokens_and_gaps_are_those_of_the_call_that_brought_the_job(
+async def test_only_the_submitting_request_observes_token_times(
     service: FakeService,
 ) -> None:
     metrics = service.services.metrics
@@ -239,4 +237,4 @@ async def test_first_tokens_and_gaps_are_those_of_the_call_that_brought_the_job(
     await events(service, told[-1]["id"])
     await ended(service)
     assert count(metrics.first_token) == 1
-    assert count(metrics.inter_token) == len(told) - 2 > 0  # the last one is the end
+    assert count(metrics.inter_token) == len(told) - 2 > 0  # without the terminal event

@@ -1,4 +1,4 @@
-"""`GET /jobs`, `DELETE /jobs?status=queued`, and what a queue refuses."""
+"""`GET /jobs`, `DELETE /jobs?status=queued`, and the limits of the queue."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ async def page(service: FakeService, **params: Any) -> dict[str, Any]:
     return body
 
 
-# -- the listing -----------------------------------------------------------------------------
+# -- list -----------------------------------------------------------------------------
 
 
 async def test_a_listing_shows_jobs_without_their_results(service: FakeService) -> None:
@@ -60,7 +60,7 @@ async def test_a_listing_shows_jobs_without_their_results(service: FakeService) 
     assert by_id[failed]["error"]["message"] == "no room on the device"
 
 
-async def test_waiting_jobs_are_listed_with_their_position(workerless: FakeService) -> None:
+async def test_queued_jobs_are_listed_with_their_position(workerless: FakeService) -> None:
     await submit(workerless)
     second = await submit(workerless)
     [job] = [job for job in (await page(workerless))["jobs"] if job["id"] == second]
@@ -77,7 +77,7 @@ async def test_a_cursor_leads_from_page_to_page(workerless: FakeService) -> None
     assert second["cursor"] is None
 
 
-async def test_dead_letters_are_among_the_failed(service: FakeService) -> None:
+async def test_a_failed_job_is_listed_as_failed(service: FakeService) -> None:
     await ended(service, await submit(service))
     failed = await submit(service, prompt="fail")
     await ended(service, failed)
@@ -96,7 +96,7 @@ async def test_dead_letters_are_among_the_failed(service: FakeService) -> None:
         ({"cursor": "\U00011f50-a"}, "cursor"),  # a digit of a Unicode newer than some Pythons'
     ],
 )
-async def test_a_listing_names_the_parameter_that_is_wrong(
+async def test_the_error_for_an_invalid_parameter_names_it(
     workerless: FakeService, params: dict[str, Any], field: str
 ) -> None:
     response = await workerless.http.get("/jobs", params=params)
@@ -107,7 +107,7 @@ async def test_a_listing_names_the_parameter_that_is_wrong(
 # -- purge -----------------------------------------------------------------------------------
 
 
-async def test_a_purge_cancels_what_waits(workerless: FakeService) -> None:
+async def test_a_purge_cancels_all_queued_jobs(workerless: FakeService) -> None:
     jobs = [await submit(workerless) for _ in range(3)]
     response = await workerless.http.delete("/jobs", params={"status": "queued"})
     assert (response.status_code, response.json()) == (200, {"cancelled": 3})
@@ -116,7 +116,7 @@ async def test_a_purge_cancels_what_waits(workerless: FakeService) -> None:
 
 
 @pytest.mark.parametrize("params", [{}, {"status": "running"}, {"status": "succeeded"}])
-async def test_only_what_waits_can_be_purged(
+async def test_only_queued_jobs_can_be_purged(
     workerless: FakeService, params: dict[str, str]
 ) -> None:
     await submit(workerless)
@@ -130,7 +130,7 @@ async def test_only_what_waits_can_be_purged(
     ("method", "path"),
     [("GET", "/jobs"), ("DELETE", "/jobs?status=queued"), ("POST", "/jobs/some/retry")],
 )
-async def test_without_redis_all_of_it_is_a_503(
+async def test_without_redis_each_of_these_routes_is_a_503(
     workerless: FakeService, method: str, path: str
 ) -> None:
     workerless.server.connected = False
@@ -140,7 +140,7 @@ async def test_without_redis_all_of_it_is_a_503(
     workerless.server.connected = True
 
 
-# -- what is refused -------------------------------------------------------------------------
+# -- limits -------------------------------------------------------------------------
 
 
 async def test_too_many_waiting_tokens_are_a_429_that_names_the_limit() -> None:
@@ -179,7 +179,7 @@ async def post(service: FakeService, **fields: Any) -> httpx.Response:
 
 
 async def drain_slowly(service: FakeService) -> None:
-    """A worker with room for one job takes one after the other; half of them are left."""
+    """Run half of 40 jobs, one after the other."""
     await Registry(service.redis, service.keys).report(make_worker_info("slow"))
     queue = JobQueue(service.redis, service.keys)
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""`/jobs`: submit, look, wait, cancel, on every replica."""
+"""`/jobs`: submit, get, wait and cancel, on every replica."""
 
 import asyncio
 from datetime import datetime
@@ -30,7 +30,7 @@ async def submit(service: FakeService, **fields: Any) -> str:
     return str(job_id)
 
 
-async def test_a_submitted_job_waits_with_its_position(workerless: FakeService) -> None:
+async def test_a_submitted_job_has_a_position(workerless: FakeService) -> None:
     await submit(workerless)
     second = await submit(workerless)
     job = (await workerless.http.get(f"/jobs/{second}")).json()
@@ -39,7 +39,7 @@ async def test_a_submitted_job_waits_with_its_position(workerless: FakeService) 
     assert (job["started_at"], job["finished_at"], job["worker"]) == (None, None, None)
 
 
-async def test_priority_goes_first(workerless: FakeService) -> None:
+async def test_a_higher_priority_runs_first(workerless: FakeService) -> None:
     await submit(workerless)
     urgent = await submit(workerless, priority=10)
     assert (await workerless.http.get(f"/jobs/{urgent}")).json()["position"] == 1
@@ -65,7 +65,7 @@ async def test_a_failed_job_shows_its_error(service: FakeService) -> None:
     assert job["error"]["message"] == "no room on the device"
 
 
-async def test_a_wait_that_ends_first_shows_the_job_as_it_is(service: FakeService) -> None:
+async def test_a_wait_that_times_out_shows_the_running_job(service: FakeService) -> None:
     service.worker.paused = True
     job_id = await submit(service)
     response = await service.http.get(f"/jobs/{job_id}", params={"wait": 0.1})
@@ -73,7 +73,7 @@ async def test_a_wait_that_ends_first_shows_the_job_as_it_is(service: FakeServic
     assert response.json()["status"] in ("queued", "running")
 
 
-async def test_a_wait_ends_with_the_job(service: FakeService) -> None:
+async def test_a_wait_returns_when_the_job_ends(service: FakeService) -> None:
     service.worker.paused = True
     job_id = await submit(service)
     wait = asyncio.create_task(service.http.get(f"/jobs/{job_id}", params={"wait": 3600}))
@@ -83,7 +83,7 @@ async def test_a_wait_ends_with_the_job(service: FakeService) -> None:
         assert (await wait).json()["status"] == "succeeded"
 
 
-async def test_every_replica_answers_for_every_job(service: FakeService) -> None:
+async def test_every_replica_shows_every_job(service: FakeService) -> None:
     service.worker.paused = True
     job_id = await submit(service)
     async with fake_service(server=service.server, with_worker=False) as other:
@@ -94,7 +94,7 @@ async def test_every_replica_answers_for_every_job(service: FakeService) -> None
             assert (await wait).json()["result"]["Result"] == "hello HELLO"
 
 
-async def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(workerless: FakeService) -> None:
+async def test_cancelling_a_queued_job_removes_it_from_the_queue(workerless: FakeService) -> None:
     job_id = await submit(workerless)
     response = await workerless.http.delete(f"/jobs/{job_id}")
     assert response.status_code == 200
@@ -120,7 +120,7 @@ async def test_cancelling_a_finished_job_leaves_it_as_it_is(service: FakeService
     assert response.json()["status"] == "succeeded"
 
 
-async def test_a_call_that_waits_hears_that_its_job_was_cancelled(service: FakeService) -> None:
+async def test_a_waiting_request_gets_the_cancellation_of_its_job(service: FakeService) -> None:
     service.worker.paused = True
     call = asyncio.create_task(service.http.post("/chat", json={"prompt": "hello"}))
     await service.until(lambda: service.worker.seen)
@@ -130,7 +130,7 @@ async def test_a_call_that_waits_hears_that_its_job_was_cancelled(service: FakeS
     assert response.json()["id"] == service.worker.seen[0].id
 
 
-async def test_submitting_twice_with_a_key_shows_the_job_that_is_there(
+async def test_submitting_twice_with_a_key_returns_the_first_job(
     service: FakeService,
 ) -> None:
     headers = {"Idempotency-Key": "k1"}
@@ -142,7 +142,7 @@ async def test_submitting_twice_with_a_key_shows_the_job_that_is_there(
     assert (again.json()["id"], again.json()["status"]) == (job_id, "succeeded")
 
 
-async def test_a_job_that_no_worker_takes_expires_at_its_deadline(
+async def test_a_queued_job_expires_at_its_deadline(
     workerless: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.05)
@@ -153,7 +153,7 @@ async def test_a_job_that_no_worker_takes_expires_at_its_deadline(
     assert await workerless.num_queued() == 0
 
 
-async def test_a_call_hears_at_the_deadline_that_no_worker_took_its_job(
+async def test_a_waiting_request_gets_504_at_the_deadline_of_a_queued_job(
     workerless: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.jobs.job_handle.POLL_S", 3600)
@@ -164,7 +164,7 @@ async def test_a_call_hears_at_the_deadline_that_no_worker_took_its_job(
     assert await workerless.num_queued() == 0
 
 
-async def test_deadline_and_ttl_travel_with_the_job(service: FakeService) -> None:
+async def test_the_job_has_the_deadline_and_the_ttl_of_the_request(service: FakeService) -> None:
     job_id = await submit(service, deadline_s=60, ttl_s=5)
     await service.http.get(f"/jobs/{job_id}", params={"wait": 30})
     job = service.worker.seen[0]

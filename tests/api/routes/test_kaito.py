@@ -1,4 +1,4 @@
-"""What docs/kaito.md says of this service, held against it."""
+"""The statements of docs/kaito.md, compared with the service."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ TURN = {"role": "user", "content": "x"}
 
 
 def rows() -> Iterator[list[str]]:
-    """The rows of "Every difference", without headings."""
+    """Yield the rows of "Every difference", without headings."""
     for line in PAGE.partition("## Every difference")[2].splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and len(cells) == 3 and cells[1] not in ("---", "a preset"):
@@ -25,7 +25,7 @@ def rows() -> Iterator[list[str]]:
 
 HERE = {cells[0]: cells[2] for cells in rows()}
 
-# First cell of a row, a body, and the status that the row promises.
+# First cell of a row, a body, and the documented status.
 REQUESTS: list[tuple[str, dict[str, Any], int]] = [
     ("unknown fields of the body", {"prompt": "a", "model": "falcon"}, 422),
     ("unknown names in `generate_kwargs`", {"prompt": "a", "generate_kwargs": {"x": 1}}, 422),
@@ -58,7 +58,7 @@ REQUESTS: list[tuple[str, dict[str, Any], int]] = [
 ]  # fmt: skip
 
 
-async def test_requests_get_what_the_page_says(service: FakeService) -> None:
+async def test_requests_get_the_documented_status(service: FakeService) -> None:
     for row, body, status in REQUESTS:
         response = await service.http.post("/chat", json=body)
         assert response.status_code == status, (row, response.text)
@@ -79,7 +79,7 @@ async def test_the_body_is_json_or_of_no_type(
     assert str(415) in HERE["`Content-Type`"]
 
 
-async def test_answers_have_the_form_that_the_page_says(service: FakeService) -> None:
+async def test_responses_have_the_documented_form(service: FakeService) -> None:
     answer = (await service.http.post("/chat", json={"prompt": "a b"})).json()
     assert next(iter(answer)) == "Result"
     assert HERE["200"] == "`Result` and beside it `id`, `sequences`, `usage`, `seed`"
@@ -91,7 +91,7 @@ async def test_answers_have_the_form_that_the_page_says(service: FakeService) ->
     assert isinstance(json.loads(refused.text)["detail"], str)
 
 
-async def test_the_other_routes_answer_as_the_page_says(
+async def test_the_other_routes_respond_as_documented(
     service: FakeService, workerless: FakeService
 ) -> None:
     assert (await service.http.get("/")).json() == {"message": "Server is running"}
@@ -107,7 +107,7 @@ async def test_the_other_routes_answer_as_the_page_says(
     }  # fmt: skip
 
 
-async def test_null_means_what_the_page_says(service: FakeService) -> None:
+async def test_null_has_the_documented_meaning(service: FakeService) -> None:
     nulls = {"max_length": None, "eos_token_id": None, "top_k": None}
     await service.http.post("/chat", json={"prompt": "a", "generate_kwargs": nulls})
     job = service.worker.seen[-1]
@@ -115,8 +115,8 @@ async def test_null_means_what_the_page_says(service: FakeService) -> None:
     assert job.max_new_tokens == 199
 
 
-def test_every_field_of_a_request_stands_on_the_page() -> None:
-    """Of a preset's request: its names are KAITO's."""
+def test_every_field_of_a_request_is_documented() -> None:
+    """The fields of a preset's request have KAITO's names."""
     fields = ("prompt", "messages", "return_full_text", "clean_up_tokenization_spaces", "prefix")
     for name in (*fields, "handle_long_generation", "generate_kwargs"):
         assert f"`{name}`" in PAGE

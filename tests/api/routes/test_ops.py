@@ -1,4 +1,4 @@
-"""Health, probes, metrics and workers; and every route while Redis is away."""
+"""Health, probes, metrics and workers; and every route during an outage of Redis."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ NEEDS_REDIS = [
 ]
 
 
-async def test_the_root_says_that_the_server_runs(service: FakeService) -> None:
+async def test_the_root_has_a_message(service: FakeService) -> None:
     response = await service.http.get("/")
     assert response.json() == {"message": "Server is running"}
 
@@ -44,7 +44,7 @@ async def test_readiness_does_not_depend_on_workers(workerless: FakeService) -> 
     assert (await workerless.http.get("/livez")).status_code == 200
 
 
-async def test_a_process_without_its_reader_of_replies_is_not_alive(service: FakeService) -> None:
+async def test_a_process_without_its_reply_reader_is_not_alive(service: FakeService) -> None:
     task = service.services.tasks[0]
     task.cancel()
     await asyncio.wait([task])
@@ -84,7 +84,7 @@ async def test_metrics_count_requests_jobs_and_tokens(service: FakeService) -> N
         assert line in text, line
 
 
-async def test_metrics_count_jobs_that_no_call_waited_for(service: FakeService) -> None:
+async def test_metrics_count_jobs_without_a_waiting_request(service: FakeService) -> None:
     job_id = (await service.http.post("/jobs", json={"prompt": "hello"})).json()["id"]
     await service.until(lambda: service.worker.seen)
     await service.http.get(f"/jobs/{job_id}", params={"wait": 30})
@@ -98,7 +98,9 @@ async def test_metrics_count_jobs_that_no_call_waited_for(service: FakeService) 
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/JSON"])
-async def test_metrics_in_json_have_kaitos_form(service: FakeService, media_type: str) -> None:
+async def test_metrics_in_json_have_the_form_of_kaito(
+    service: FakeService, media_type: str
+) -> None:
     response = await service.http.get("/metrics", headers={"Accept": media_type})
     info = response.json()
     assert info["gpu_info"] is None
@@ -111,19 +113,19 @@ async def test_metrics_in_json_have_kaitos_form(service: FakeService, media_type
     assert set(info["cpu_info"]["memory"]) == {"used", "total"}
 
 
-# -- Redis is away ---------------------------------------------------------------------------
+# -- outages of Redis ---------------------------------------------------------------------------
 
 
 @pytest.fixture
 async def cut_off(service: FakeService) -> AsyncIterator[FakeService]:
-    """A service whose Redis refuses connections."""
+    """Return a service whose Redis refuses connections."""
     service.server.connected = False
     yield service
     service.server.connected = True
 
 
 @pytest.mark.parametrize(("method", "path"), NEEDS_REDIS)
-async def test_without_redis_a_call_is_told_to_try_again(
+async def test_without_redis_a_request_gets_503_with_retry_after(
     cut_off: FakeService, method: str, path: str
 ) -> None:
     response = await cut_off.http.request(method, path, json={"prompt": "hello"})
@@ -140,11 +142,13 @@ async def test_without_redis_the_process_is_alive_but_not_healthy(cut_off: FakeS
     assert (await cut_off.http.get("/")).status_code == 200
 
 
-async def test_a_scrape_while_redis_hangs_tells_what_the_process_knows(
+async def test_a_scrape_while_redis_hangs_has_the_metrics_of_the_process(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "falconer_redis_up 1.0" in (await service.http.get("/metrics")).text
-    monkeypatch.setattr("api.jobs.redis_services.REACH_S", 3600.0)  # the bound is the scrape's own
+    monkeypatch.setattr(
+        "api.jobs.redis_services.REACH_S", 3600.0
+    )  # only the scrape's own timeout applies
     monkeypatch.setattr(service.services.backend.queue, "depth", asyncio.Event().wait)
     text = (await service.http.get("/metrics")).text
     assert "falconer_redis_up 0.0" in text
@@ -152,12 +156,12 @@ async def test_a_scrape_while_redis_hangs_tells_what_the_process_knows(
     assert 'falconer_requests_total{code="200",route="/metrics"} 1.0' in text
 
 
-async def test_without_redis_a_malformed_body_is_still_named(cut_off: FakeService) -> None:
+async def test_without_redis_an_invalid_body_is_still_a_4xx(cut_off: FakeService) -> None:
     response = await cut_off.http.post("/chat", json={"prompt": "a", "generate_kwargs": {"k": 1}})
     assert response.status_code == 422
 
 
-async def test_a_redis_that_refuses_writes_is_not_said_to_be_away(
+async def test_a_redis_that_refuses_writes_has_its_own_error(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def out_of_memory(*args: object, **kwargs: object) -> None:
@@ -169,7 +173,7 @@ async def test_a_redis_that_refuses_writes_is_not_said_to_be_away(
     assert response.json()["detail"] == "Redis refuses writes: OOM command not allowed"
 
 
-async def test_a_call_that_waits_survives_an_absence_of_redis(
+async def test_a_waiting_request_survives_an_outage_of_redis(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.02)
@@ -187,7 +191,7 @@ async def test_a_call_that_waits_survives_an_absence_of_redis(
 
 
 async def test_a_redis_that_never_answers_is_a_503_too() -> None:
-    """A black hole: connections open, and nothing comes back."""
+    """Connections open, and no reply comes."""
 
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(-1)
