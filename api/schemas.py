@@ -1,4 +1,4 @@
-"""Bodies of requests and responses. `shared/request/parameters.py` has the ranges of `generate_kwargs`."""
+"""Bodies of requests and responses; `parameters.py` has the ranges of `generate_kwargs`."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar

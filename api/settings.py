@@ -1,4 +1,4 @@
-"""Settings of the api process; every field is a flag and a FALCONER_ variable."""
+"""Settings of the api process: each field is a flag and a FALCONER_ variable."""
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -9,12 +9,12 @@ from shared.process.log_config import LogFormat, LogLevel
 from shared.process.settings import ProcessSettings
 from shared.queue.keys import JOB_TTL_S
 
-# As browsers send it: scheme, host and port in lower case, no path.
+# An `Origin` header: scheme, host and port in lower case, no path.
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,]+")
 
 DEFAULT_PORT = re.compile(r"(?<=^http)(://.*):80$|(?<=^https)(://.*):443$")  # browsers omit it
 
-# Of unreserved characters, so that no client reads it as a host, and no dot segments.
+# Unreserved characters only, so that no client reads it as a host; no dot segments.
 PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 
 

@@ -284,7 +284,7 @@ def decode_delta(data: bytes) -> Delta:
 
 
 def decode_token_deltas(job_id: str, data: bytes) -> TokenDeltas:
-    """Decode a field that `append_tokens.lua` wrote: the first index, a space, an array of deltas."""
+    """Decode a field of `append_tokens.lua`: the first index, a space, an array of deltas."""
     index, _, deltas = data.partition(b" ")
     return TokenDeltas(
         job_id=job_id,

@@ -34,7 +34,8 @@ class Admission:
     async def admit(self, request: ChatRequest, caller: Caller, *, stream: bool) -> ChatJob:
         """A job with an id and a seed; raises a ClientError that names field and limit.
 
-        A long text may have to wait: then also ServiceUnavailable, ClientDisconnected or ServerStopping.
+        A long text may have to wait: then also raises ServiceUnavailable, ClientDisconnected or
+        ServerStopping.
         """
         self._check_ttl(request.ttl_s)
         prompt = request.to_prompt()

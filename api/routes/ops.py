@@ -1,4 +1,4 @@
-"""For people and machines that run the service: health, probes, metrics, workers."""
+"""Routes for operators: health, probes, metrics and workers."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -13,22 +13,22 @@ from api.services import Services, services_of
 from api.system_info import system_info
 from shared.errors import ServiceUnavailable
 
-SCRAPE_REACH_S = 0.25  # a scrape does not wait for long: what the process knows is worth having
+SCRAPE_REACH_S = 0.25  # a scrape gets the metrics of the process soon, with or without Redis
 
 router = APIRouter()
 
 
-@router.get("/", summary="Say hello", responses={200: described("A message.")})
+@router.get("/", summary="Root", responses={200: described("A message.")})
 async def root() -> Response:
     return json_response({"message": "Server is running"})
 
 
-@router.get("/health", summary="Is there a model?", responses={200: described(), **UNAVAILABLE})
-@router.get("/healthz", summary="Is there a model?", responses={200: described(), **UNAVAILABLE})
+@router.get("/health", summary="Health", responses={200: described(), **UNAVAILABLE})
+@router.get("/healthz", summary="Health", responses={200: described(), **UNAVAILABLE})
 async def health(request: Request) -> Response:
-    """200 when Redis answers and a live worker has the model loaded.
+    """Return 200 when Redis answers and a live worker has loaded the model.
 
-    From then on requests are checked against that model.
+    From then on, requests are checked against that model.
     """
     services = services_of(request)
     try:
@@ -43,19 +43,20 @@ async def health(request: Request) -> Response:
     return json_response({"status": "Healthy"})
 
 
-@router.get("/livez", summary="Is the process alive?", responses={200: described(), **BROKEN})
+@router.get("/livez", summary="Liveness", responses={200: described(), **BROKEN})
 async def alive(request: Request) -> Response:
+    """Return 200 while all tasks of the process run."""
     if dead := services_of(request).dead_tasks:
         return json_response(ErrorBody(f"no longer running: {', '.join(dead)}"), 503)
     return json_response({"status": "alive"})
 
 
-@router.get("/readyz", summary="Is Redis there?", responses={200: described(), **UNAVAILABLE})
+@router.get("/readyz", summary="Readiness", responses={200: described(), **UNAVAILABLE})
 async def ready(request: Request) -> Response:
-    """Redis answers. Does not depend on workers: they may be scaled to zero.
+    """Return 200 when Redis answers. Workers do not matter: they may be scaled to zero.
 
-    Nor on whether Redis takes writes: that is the same for all replicas, and without any of them
-    callers would get no clear 503, nor what they can still read.
+    A Redis that refuses writes counts as ready. All replicas share it, and only a ready replica can
+    return clear errors and the results that are there.
     """
     async with within_reach():
         await services_of(request).backend.ping()
@@ -64,6 +65,7 @@ async def ready(request: Request) -> Response:
 
 @router.get("/workers", summary="Live workers", responses={200: described(), **UNAVAILABLE})
 async def workers(request: Request) -> Response:
+    """List the live workers, with their load and speed."""
     async with within_reach():
         live = await services_of(request).backend.registry.workers()
     return json_response({"workers": live})
@@ -71,7 +73,7 @@ async def workers(request: Request) -> Response:
 
 @router.get("/metrics", summary="Metrics", responses={200: TEXT})
 async def metrics(request: Request) -> Response:
-    """Prometheus text; with `Accept: application/json` the machine's load as KAITO tells it."""
+    """Prometheus text; with `Accept: application/json` the load of the machine, as KAITO has it."""
     if prefers(request, "application/json", "text/plain"):
         return json_response(system_info())
     services = services_of(request)
@@ -80,7 +82,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def refresh_gauges(services: Services) -> None:
-    """Without Redis its gauges keep their last values; `falconer_redis_up` says so."""
+    """Read the gauges from Redis. While it is unreachable they keep their last values."""
     try:
         async with within_reach(SCRAPE_REACH_S):
             depth = await services.backend.queue.depth()
