@@ -1,7 +1,11 @@
-"""The README's examples, run as a newcomer would paste them: they answer as printed."""
+"""Run the examples of the README and of "Getting started" as printed, and compare the answers."""
 
+import json
 import re
+import shlex
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,29 +14,66 @@ import pytest
 
 from bench.local_service import local_service
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/getting-started.md")
 ADDRESS = "http://127.0.0.1:8000"
+VOLATILE = {"id", "seed", "created", "worker", "queue_ms", "run_ms"}
+VOLATILE |= {"created_at", "started_at", "finished_at"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
+    """A command and the output that the page prints below it."""
+
     command: str
-    answer: str
+    output: str
 
 
-def examples() -> Iterator[Example]:
-    for block in re.findall(r"```console\n(.*?)```", README.read_text(), flags=re.DOTALL):
-        for command, _, answer in (part.partition("\n") for part in block.split("$ ")):
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def examples(page: str) -> Iterator[Example]:
+    for block in blocks(page, "console"):
+        for lines in (part.splitlines() for part in re.split(r"^\$ ", block, flags=re.MULTILINE)):
+            length = next((n for n in range(1, len(lines)) if is_complete(lines[:n])), len(lines))
+            command = "\n".join(lines[:length])
             if command.startswith("curl"):
-                yield Example(command, answer)
+                yield Example(command, "\n".join(lines[length:]))
 
 
-def without_chance(answer: str) -> str:
-    """Take out what differs from call to call: ids, drawn seeds, times, the worker's name."""
-    answer = re.sub(r"[0-9a-f]{32}", "<id>", answer)
-    answer = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<time>", answer)
-    answer = re.sub(r'"(seed|queue_ms|run_ms|created)":[\d.]+', r'"\1":<number>', answer)
-    return re.sub(r'"worker":"[^"]+"', '"worker":<name>', answer)
+def is_complete(lines: list[str]) -> bool:
+    try:
+        shlex.split("\n".join(lines))
+    except ValueError:  # a quotation that goes on in the next line
+        return False
+    return True
+
+
+def with_jq(command: str) -> str:
+    """Replace jq by Python where jq is not installed."""
+    if shutil.which("jq"):
+        return command
+    program = r"import json, sys; print(json.load(sys.stdin)['\1'])"
+    return re.sub(r"jq -r \.(\w+)", f'{sys.executable} -c "{program}"', command)
+
+
+def parsed(output: str) -> object:
+    """Parse JSON, as a whole or in the events of a stream, without its volatile fields."""
+    try:
+        return json.loads(output, object_hook=without_volatile)
+    except ValueError:
+        return [parsed_line(line) for line in output.strip().splitlines()]
+
+
+def parsed_line(line: str) -> object:
+    name, separator, value = line.partition("data: ")
+    return json.loads(value, object_hook=without_volatile) if separator and not name else line
+
+
+def without_volatile(fields: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if name not in VOLATILE}
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +82,40 @@ def address() -> Iterator[str]:
         yield service.url
 
 
-def test_every_example_answers_as_printed(address: str) -> None:
+def run(command: str | list[str]) -> str:
+    result = subprocess.run(
+        command,
+        shell=isinstance(command, str),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return result.stdout
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_command_prints_what_the_page_shows(address: str, page: str) -> None:
     job_id = ""
-    for example in examples():
+    for example in examples(page):
         command = example.command.replace(ADDRESS, address).replace("$ID", job_id)
-        result = subprocess.run(
-            command, shell=True, capture_output=True, text=True, timeout=120, check=True
-        )
-        told, printed = without_chance(result.stdout), without_chance(example.answer)
-        assert told.strip() == printed.strip(), example.command
-        if found := re.search(r'"id":"([0-9a-f]{32})"', result.stdout):
+        output = run(with_jq(command))
+        assert parsed(output) == parsed(example.output), example.command
+        if found := re.search(r'"id": ?"([0-9a-f]{32})"', output):
             job_id = found[1]
 
 
-def test_there_are_examples_for_chat_jobs_and_errors() -> None:
-    commands = [example.command for example in examples()]
-    assert len(commands) >= 6
+@pytest.mark.parametrize("page", PAGES)
+def test_each_python_example_prints_its_comment(address: str, page: str) -> None:
+    for program in blocks(page, "python"):
+        expected = re.findall(r"print\(.*\)  # (.*)$", program, flags=re.MULTILINE)
+        output = run([sys.executable, "-c", program.replace(ADDRESS, address)])
+        assert output.splitlines() == expected
+
+
+def test_the_pages_show_chat_streams_jobs_and_errors() -> None:
+    commands = [example.command for page in PAGES for example in examples(page)]
     assert all(ADDRESS in command for command in commands)
-    assert any("/jobs/$ID" in command for command in commands)
+    for part in ("/chat", '"stream": true', "/jobs/$ID", "/events", ".detail"):
+        assert any(part in command for command in commands), part
+    assert all(blocks(page, "python") for page in PAGES[:1])
