@@ -22,7 +22,7 @@ class ApiSettings(ProcessSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="Redis with the queue; see docs/redis.md."
+        "redis://127.0.0.1:6379/0", description="Redis with the queue; see docs/guides/redis.md."
     )
     queue: str = Field(
         "falconer:queue", min_length=1, max_length=200, description="Name of the queue."

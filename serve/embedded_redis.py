@@ -51,7 +51,7 @@ class EmbeddedRedis:
             f"requirepass {self.password}",
             f"dir {quoted(self.directory.resolve())}",
             "appendonly yes",
-            "appendfsync always",  # see docs/redis.md
+            "appendfsync always",  # see docs/guides/redis.md
             'save ""',
             "maxmemory-policy noeviction",
         ]

@@ -14,7 +14,7 @@ WORD = r"^[^\s:]{1,64}$"  # goes into Redis keys and fencing tokens
 
 class WorkerSettings(ProcessSettings):
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="Redis with the queue; see docs/redis.md."
+        "redis://127.0.0.1:6379/0", description="Redis with the queue; see docs/guides/redis.md."
     )
     queue: str = Field(
         "falconer:queue", min_length=1, max_length=128, description="Name of the queue."
@@ -34,7 +34,7 @@ class WorkerSettings(ProcessSettings):
         "and fits.",
     )
     quantization: Literal["int8", "int8-weight-only", "fp8"] | None = Field(
-        None, description="8-bit weights, with other results; see docs/quantization.md."
+        None, description="8-bit weights, with other results; see docs/guides/quantization.md."
     )
     threads: int | None = Field(
         None,
@@ -57,7 +57,7 @@ class WorkerSettings(ProcessSettings):
         description="auto: put the layers on all GPUs, where tensor_parallel cannot split them.",
     )
     adapters_dir: str | None = Field(
-        None, description="Folder with LoRA adapters, a folder each; see docs/adapters.md."
+        None, description="Folder with LoRA adapters, a folder each; see docs/guides/adapters.md."
     )
     adapter_mode: Literal["merge", "serve"] = Field(
         "merge",

@@ -166,7 +166,7 @@ def test_a_redis_that_is_shipped_keeps_what_it_accepted(overlay: str) -> None:
 
 @every_overlay
 def test_secrets_are_made_here_or_explained(overlay: str) -> None:
-    explained = (ROOT / "docs" / "operations.md").read_text()
+    explained = (ROOT / "docs" / "guides" / "deploy.md").read_text()
     made = {secret["metadata"]["name"] for secret in of_kind(overlay, "Secret")}
     for _, pod in pods(overlay):
         for one in containers(pod):

@@ -19,8 +19,8 @@ needs_nginx = pytest.mark.skipif(BINARY is None, reason="no nginx: apt-get insta
 
 
 def documented() -> str:
-    """The one nginx block of docs/operations.md."""
-    (block,) = (ROOT / "docs" / "operations.md").read_text().split("```nginx\n")[1:]
+    """The one nginx block of docs/guides/proxy.md."""
+    (block,) = (ROOT / "docs" / "guides" / "proxy.md").read_text().split("```nginx\n")[1:]
     return block.partition("```")[0]
 
 

@@ -1,4 +1,4 @@
-"""The statements of docs/kaito.md, compared with the service."""
+"""The statements of docs/guides/kaito.md, compared with the service."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 from tests.api.refusals import JSON
 from tests.fakes_api import FakeService
 
-PAGE = (Path(__file__).parents[3] / "docs" / "kaito.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "guides" / "kaito.md").read_text(encoding="utf-8")
 PROMPT_REQUIRED = {"detail": "Text generation parameter prompt required"}
 TURN = {"role": "user", "content": "x"}
 
@@ -82,7 +82,7 @@ async def test_the_body_is_json_or_of_no_type(
 async def test_responses_have_the_documented_form(service: FakeService) -> None:
     answer = (await service.http.post("/chat", json={"prompt": "a b"})).json()
     assert next(iter(answer)) == "Result"
-    assert HERE["200"] == "`Result` and beside it `id`, `sequences`, `usage`, `seed`"
+    assert HERE["200"] == "`Result`, and `id`, `sequences`, `usage`, `seed`"
     assert set(answer) == {"Result", "id", "sequences", "usage", "seed"}
     assert answer["Result"].startswith("a b")
     reply = (await service.http.post("/chat", json={"messages": [TURN]})).json()["Result"]

@@ -23,7 +23,7 @@ def test_the_engine_and_its_measurement_are_imported_without_the_service() -> No
 
 
 def test_the_command_on_the_page_collects_every_test_that_needs_a_gpu() -> None:
-    page = (ROOT / "docs" / "gpu.md").read_text()
+    page = (ROOT / "docs" / "guides" / "gpu.md").read_text()
     [flags] = re.findall(r"^    python -m pytest (.+)$", page, flags=re.MULTILINE)
     # pytest-asyncio registers itself where it is installed.
     result = run(

@@ -42,8 +42,8 @@ def plot(story: Story) -> str:
     half_minutes = [story.moments[i : i + 15] for i in range(0, len(story.moments), 15)]
     panels = [
         Panel("Workers", [line("wanted", "#999", "replicas"), line("ready", "#06c", "ready")]),
-        Panel("Jobs that wait", [line("", "#c60", "waiting")]),
-        Panel("Wait of jobs that begin, in seconds", [line("", "#c06", "wait_s")]),
+        Panel("Waiting jobs", [line("", "#c60", "waiting")]),
+        Panel("Wait before the start, in seconds", [line("", "#c06", "wait_s")]),
     ]
     return draw(panels, SCENARIO.until_s / 60)
 
