@@ -16,7 +16,7 @@ from api.schemas import ChatRequest
 from api.settings import ApiSettings
 from shared.errors import ClientError, NotFound, ServiceUnavailable
 from shared.protocol import ChatJob, JobRecord, JobStatus
-from shared.queue.job_queue import Enqueued, Fingerprint, no_such_job
+from shared.queue.job_queue import Enqueued, IdempotencyKey, no_such_job
 from shared.queue.listing import Cursor, JobPage
 
 log = structlog.get_logger(__name__)
@@ -55,16 +55,16 @@ class ChatClient:
         Redis may hold all the same is taken back, unless the caller may come again with its
         idempotency key.
         """
-        mark = fingerprint(request, idempotency_key)
+        key = digest_key(request, idempotency_key)
         try:
             job = await self._admission.admit(request, caller, stream=stream)
         except ClientError:
-            if (earlier := await self._earlier(mark)) is None:
+            if (earlier := await self._earlier(key)) is None:
                 raise
             return earlier
         handle = JobHandle(self._backend, job.id, self._metrics)  # first, or events are missed
         try:
-            enqueued = await self._enqueue(job, mark, is_awaited=is_awaited)
+            enqueued = await self._enqueue(job, key, is_awaited=is_awaited)
         except BaseException as error:
             handle.close()
             if may_have_arrived(error):
@@ -78,17 +78,19 @@ class ChatClient:
         handle.accepted(record_of(enqueued), job.deadline_s)
         return handle
 
-    async def _earlier(self, mark: Fingerprint) -> JobHandle | None:
+    async def _earlier(self, key: IdempotencyKey | None) -> JobHandle | None:
         """For the job of a call that came before, whatever has become of the model since."""
-        if not mark.key_digest:
+        if key is None:
             return None
         async with within_reach():
-            job_id = await self._backend.idempotency.job_id(mark)
+            job_id = await self._backend.queue.find_by_key(key)
         with suppress(NotFound):
             return None if job_id is None else await self.follow(job_id)
         return None
 
-    async def _enqueue(self, job: ChatJob, mark: Fingerprint, *, is_awaited: bool) -> Enqueued:
+    async def _enqueue(
+        self, job: ChatJob, key: IdempotencyKey | None, *, is_awaited: bool
+    ) -> Enqueued:
         async with within_reach():
             return await self._backend.queue.enqueue(
                 job,
@@ -96,7 +98,7 @@ class ChatClient:
                 priority=job.priority,
                 max_queued=self._max_queued,
                 max_queued_tokens=self._max_queued_tokens,
-                fingerprint=mark,
+                idempotency_key=key,
                 within_s=REACH_S,
             )
 
@@ -177,11 +179,14 @@ class ChatClient:
             log.info("an abandoned job is gone", job_id=job_id, error=error.message)
 
 
-def fingerprint(request: ChatRequest, idempotency_key: str | None) -> Fingerprint:
-    """Of the key and of what the request says, whatever its spelling."""
+def digest_key(request: ChatRequest, idempotency_key: str | None) -> IdempotencyKey | None:
+    """Digest the key and the fields of the request; their order and spelling do not matter."""
+    if idempotency_key is None:
+        return None
     body = msgspec.json.encode(request.model_dump(exclude_unset=True), order="deterministic")
-    key_digest = "" if idempotency_key is None else sha256(idempotency_key.encode()).hexdigest()
-    return Fingerprint(key_digest, sha256(body).hexdigest())
+    return IdempotencyKey(
+        sha256(idempotency_key.encode()).hexdigest(), body_digest=sha256(body).hexdigest()
+    )
 
 
 def unanswered(job_id: str, idempotency_key: str | None) -> ServiceUnavailable:

@@ -12,7 +12,6 @@ from redis.exceptions import ResponseError
 
 from api.settings import ApiSettings
 from shared.errors import ServiceUnavailable
-from shared.queue.idempotency import IdempotencyKeys
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.reply_stream import BLOCK_S, ReplyStream
@@ -45,7 +44,6 @@ class Backend:
             settings.redis_url, name="falconer-api-replies", block_s=BLOCK_S
         )
         self.queue = JobQueue(self._redis, keys)
-        self.idempotency = IdempotencyKeys(self._redis, keys)
         self.registry = Registry(self._redis, keys)
         self.token_log = TokenLog(self._redis, keys)
         self.replies = ReplyStream(self._blocking_redis, keys, self.replica_id)

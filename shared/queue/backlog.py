@@ -1,7 +1,6 @@
 """The line of waiting jobs as callers see it: what a job may expect, and why one is refused.
 
-Plain data, and its decoding from what the scripts return; the figures are those of `backlog.lua`
-and `places.lua`.
+Plain data, and its decoding from what the scripts return; the figures are those of `backlog.lua`.
 """
 
 import math
@@ -27,23 +26,21 @@ def decode_estimate(reply: list[Any]) -> QueueEstimate:
 
 
 def decode_refusal(reply: list[Any], max_queued: int, max_queued_tokens: int) -> ClientError:
-    """The 429 that a refusal by `places.lua` amounts to."""
-    verdict, retry_ms, num_jobs, num_tokens, wait_ms, num_kept = reply
-    retry_after_s = math.ceil(int(retry_ms) / 1000)
-    if verdict == b"too late":
+    """Convert a refusal of `backlog.lua` into the error for the client, status 429."""
+    _, reason, retry_after_ms, num_jobs, num_tokens, wait_ms = reply
+    retry_after_s = math.ceil(int(retry_after_ms) / 1000)
+    if reason == b"deadline":
         return WaitTooLong(
             f"the job would wait for about {math.ceil(int(wait_ms) / 1000)} s: "
             f"{num_jobs} jobs are waiting",
             field="deadline_s",
             retry_after_s=retry_after_s,
         )
-    kept = f" and room for {num_kept} is kept for callers who were told to come back"
-    kept = kept if num_kept else ""
-    if verdict == b"too many jobs":
-        reason = f"{num_jobs} jobs are waiting{kept}, at most {max_queued} may"
+    if reason == b"too many jobs":
+        limit = f"{num_jobs} jobs are waiting, at most {max_queued} may"
     else:
-        reason = (
-            f"{num_jobs} jobs are waiting for {num_tokens} tokens of KV cache{kept}; "
+        limit = (
+            f"{num_jobs} jobs are waiting for {num_tokens} tokens of KV cache; "
             f"with this one they would be more than {max_queued_tokens}"
         )
-    return QueueFull(f"the queue is full: {reason}", retry_after_s=retry_after_s)
+    return QueueFull(f"the queue is full: {limit}", retry_after_s=retry_after_s)

@@ -46,12 +46,11 @@ NO_LIMIT = 2**53
 
 
 @dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """By what a call is known when it comes again: hex digests of its Idempotency-Key, if it has
-    one, and of its body."""
+class IdempotencyKey:
+    """The Idempotency-Key of a request; both fields are hex digests."""
 
-    key_digest: str = ""
-    body_digest: str = ""
+    digest: str
+    body_digest: str  # of the request: the key with another body is a conflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class JobQueue:
         priority: int = 0,
         max_queued: int,
         max_queued_tokens: int = NO_LIMIT,
-        fingerprint: Fingerprint = Fingerprint(),
+        idempotency_key: IdempotencyKey | None = None,
         retry_of: str = "",
         within_s: float = JOB_TTL_S,
     ) -> Enqueued:
@@ -95,9 +94,9 @@ class JobQueue:
 
         Each step of `priority` puts it PRIORITY_WINDOW_MS ahead. Raises QueueFull, WaitTooLong when
         its deadline would pass first, Conflict when the idempotency key came with another body, and
-        TimeoutError when Redis had it later than `within_s` from now. Who was refused and comes
-        back when told is known by its `fingerprint` and goes before newcomers.
+        TimeoutError when Redis receives the command later than `within_s` from now.
         """
+        key = idempotency_key or IdempotencyKey("", "")
         reply = await self._in_time(
             within_s,
             Script.ENQUEUE,
@@ -112,15 +111,21 @@ class JobQueue:
             reply_to or "",
             max_queued,
             max_queued_tokens,
-            fingerprint.key_digest,
-            fingerprint.body_digest,
+            key.digest,
+            key.body_digest,
             retry_of,
         )
         if reply[0] == b"unknown":
             raise no_such_job(retry_of)
-        if reply[0] not in (b"accepted", b"replayed", b"conflict"):
+        if reply[0] == b"refused":
             raise decode_refusal(reply, max_queued, max_queued_tokens)
         return _decode_enqueued(reply)
+
+    async def find_by_key(self, key: IdempotencyKey) -> str | None:
+        """Return the id of the job that this key and body created; its record may have expired."""
+        noted: bytes | None = await self._redis.get(self._keys.idempotency(key.digest))
+        job_id, _, body_digest = (noted or b"").decode().partition(" ")
+        return job_id if body_digest == key.body_digest else None
 
     async def _in_time(self, within_s: float, script: Script, *args: ScriptArg) -> list[Any]:
         """Run a script whose last argument is the latest time for it to arrive."""

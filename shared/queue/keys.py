@@ -113,16 +113,6 @@ class Keys:
         return f"{self.queue}:line"
 
     @property
-    def places(self) -> str:
-        """Sorted set: refused callers → when their places are due, see `places.lua`."""
-        return f"{self.queue}:places"
-
-    @property
-    def places_end(self) -> str:
-        """Sorted set: the same → until when their places are kept."""
-        return f"{self.queue}:places-end"
-
-    @property
     def totals(self) -> str:
         """Hash: how many jobs were accepted (queued) and how many ended in each status."""
         return f"{self.queue}:totals"

@@ -37,7 +37,7 @@ class Script(StrEnum):
 
 
 # Put before the text of each script, in this order; a later one uses what an earlier one defines.
-PRELUDE = ("time", "job_index", "backlog", "places", "job_state")
+PRELUDE = ("time", "job_index", "backlog", "job_state")
 
 NO_MEMORY = "command not allowed when used memory"
 # At `maxmemory` Redis refuses the first write of a script if it may need memory, and lets through
@@ -87,8 +87,6 @@ def _constants(keys: Keys) -> str:
         "JOBS": keys.jobs,
         "EMPTYING": keys.emptying,
         "LINE": keys.line,
-        "PLACES": keys.places,
-        "PLACES_END": keys.places_end,
         "CURRENT_MODEL": keys.current_model,
         "LOADING": keys.loading,
         # Prefixes: an id follows.

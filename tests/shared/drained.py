@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from shared.errors import QueueFull
 from shared.protocol import ChatJob
 from shared.queue.claims import Room
-from shared.queue.job_queue import Enqueued, Fingerprint, JobQueue
+from shared.queue.job_queue import Enqueued, JobQueue
 from shared.queue.keys import Keys
 from shared.queue.worker_registry import Registry
 from tests.factories import make_finished, make_job, make_worker_info
@@ -41,17 +41,13 @@ class Service:
         *,
         max_queued: int = MAX_QUEUED,
         max_tokens: int = 10**9,
-        caller: str = "",
-        key: str = "",
         **job: Any,
     ) -> Enqueued:
-        """As this caller's call, which has this idempotency key."""
         return await self.queue.enqueue(
             make_job(**job),
             reply_to=None,
             max_queued=max_queued,
             max_queued_tokens=max_tokens,
-            fingerprint=Fingerprint(key, caller),
         )
 
     async def refused(self, **call: Any) -> QueueFull:
@@ -86,6 +82,6 @@ async def with_backlog(service: Service, *, waiting: int, every_s: float, rows: 
     await service.drain(measured, every_s, rows=rows)
 
 
-def told_for(needed_s: float) -> Any:
-    """A caller is told a fifth more, and a second, in whole seconds."""
+def retry_after_for(needed_s: float) -> Any:
+    """Return the Retry-After of this estimate: 1.2 times, plus 1 s, in whole seconds."""
     return pytest.approx(1.2 * needed_s + 1.5, abs=0.6)

@@ -4,12 +4,16 @@
 --   stands_ms    when the last claim left jobs behind for lack of room; 0: it took them all
 --   busy_ms, claims, jobs, job_tokens   how long jobs stood, what claims took meanwhile; fading
 --   measured_ms  when that was last brought up to date
---   promised_ms  when the latest place of a refused caller is due, see places.lua
+--   promised_ms  when the latest refused client was asked to retry
 
 local FADE_MS = 10000
 local MOST_FADING = 0.5 -- of one claim, as a power of e
 local LONGEST_PAUSE_MS = 60000 -- a longer one was no work, but an outage
 local MEASURE_KEPT_MS = 300000 -- while nothing stands
+
+local MAX_RETRY_AFTER_MS = 600000
+-- Retry-After exceeds the estimate: a retry that comes too early is refused again.
+local MARGIN, SPARE_MS = 1.2, 1000
 
 local FIELDS = {'tokens', 'stands_ms', 'busy_ms', 'claims', 'jobs', 'job_tokens', 'measured_ms',
   'promised_ms'}
@@ -27,10 +31,9 @@ local function read_line()
   return line
 end
 
--- A job joins the line, where `ahead` jobs wait. An empty line has no sum, whatever went wrong, and
--- places are given out from now on.
-local function join_line(id, score, tokens, ahead)
-  if ahead == 0 then
+-- Adds a job to the line. An empty line has no sum, whatever went wrong, and no retries are due.
+local function join_line(id, score, tokens)
+  if waiting() == 0 then
     redis.call('HSET', LINE, 'tokens', tokens, 'stands_ms', 0, 'promised_ms', 0)
   else
     redis.call('HINCRBY', LINE, 'tokens', tokens)
@@ -114,5 +117,57 @@ local function forget_lost_jobs(line)
     redis.call('ZREM', QUEUE, unpack(lost))
     redis.call('ZREM', JOBS, unpack(lost))
     recount_line(line)
+  end
+end
+
+-- The next retry of a refused client: at least `need_ms` from now, and `slot_ms` after the retry before.
+-- Retries so come at the rate at which the line drains (GCRA).
+local function schedule_retry(line, need_ms, slot_ms)
+  local due_ms = math.max(NOW + need_ms, line.promised_ms + slot_ms)
+  local retry_after_ms = due_ms - NOW + SPARE_MS
+  if retry_after_ms > MAX_RETRY_AFTER_MS then
+    return MAX_RETRY_AFTER_MS
+  end
+  redis.call('HSET', LINE, 'promised_ms', string.format('%.3f', due_ms))
+  return retry_after_ms
+end
+
+-- Retry-After of a client for which `excess` jobs or tokens must leave first; its job is `size` of them.
+-- unit: 'job_ms' or 'token_ms', the time that one of them takes
+local function retry_after(line, unit, excess, size)
+  local drain = drain_times(line)
+  if not drain then
+    return UNKNOWN_RETRY_AFTER_MS
+  end
+  -- A claim takes several jobs at once, and then none until the next claim.
+  local need_ms = excess * drain[unit] + drain.claim_ms - drain.job_ms
+  return schedule_retry(line, MARGIN * need_ms, MARGIN * size * drain[unit])
+end
+
+local function refusal(reason, line, num_waiting, retry_after_ms, wait_ms)
+  return {'refused', reason, ms(math.ceil(retry_after_ms)), num_waiting, line.tokens, ms(wait_ms or 0)}
+end
+
+-- Whether the line is too long for a job that must start within `time_ms`. Returns nil or the reply
+-- {'refused', reason, Retry-After in ms, waiting jobs, their tokens, expected wait in ms}.
+local function refuse(line, score, tokens, time_ms, max_jobs, max_tokens)
+  local num_waiting = waiting()
+  if num_waiting >= max_jobs then
+    forget_lost_jobs(line)
+    num_waiting = waiting()
+  end
+  local excess_tokens, drain = line.tokens + tokens - max_tokens, drain_times(line)
+  if num_waiting >= max_jobs then
+    local retry_after_ms = retry_after(line, 'job_ms', num_waiting + 1 - max_jobs, 1)
+    return refusal('too many jobs', line, num_waiting, retry_after_ms)
+  elseif num_waiting > 0 and excess_tokens > 0 then -- alone, a job of any size may wait
+    local retry_after_ms = retry_after(line, 'token_ms', excess_tokens, tokens)
+    return refusal('too many tokens', line, num_waiting, retry_after_ms)
+  elseif drain and time_ms < JOB_TTL_MS then
+    local wait_ms = redis.call('ZCOUNT', QUEUE, '-inf', '(' .. score) * drain.job_ms
+    if wait_ms > time_ms then -- a retry slot would not make the line shorter
+      local retry_after_ms = math.min(MARGIN * (wait_ms - time_ms) + SPARE_MS, MAX_RETRY_AFTER_MS)
+      return refusal('deadline', line, num_waiting, retry_after_ms, wait_ms)
+    end
   end
 end

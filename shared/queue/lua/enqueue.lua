@@ -1,10 +1,10 @@
 -- Accept one job, unless its idempotency key is taken or the line is too long. A job that retries
 -- another one is accepted once, and takes over its idempotency key.
 -- ARGV: id, payload, arq's job, rows, tokens, head start in ms, time it has in ms, result ttl in
---       ms, watcher or '', most jobs and most tokens that may wait, idempotency digest or '',
---       digest of the body, id of the job to retry or '', the latest time in ms for this to arrive
+--       ms, watcher or '', most jobs and most tokens that may wait, digest of the idempotency key
+--       or '', digest of the body or '', id of the job to retry or '', the latest time in ms for this to arrive
 -- Returns {verdict, id, created_ms, outlook}, the same to a client that sends it twice; {'late',
--- time in ms}; {'unknown'} where the job to retry has expired; or a refusal, see places.lua.
+-- time in ms}; {'unknown'} where the job to retry has expired; or a refusal, see backlog.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local head_start_ms, time_ms, ttl_ms, watcher = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
@@ -58,12 +58,7 @@ if NOW > latest_ms then -- its caller was told that it failed
   return {'late', ms(NOW)}
 end
 local score = string.format('%.3f', NOW - head_start_ms)
-local caller = {digest = body_digest, most_places = SAME_BODY_PLACES}
-if key_digest ~= '' or retry_of ~= '' then
-  caller = {digest = key_digest .. retry_of, most_places = 1}
-end
-local refusal, ahead, place =
-  refuse(line, caller, score, tonumber(tokens), tonumber(time_ms), max_jobs, max_tokens)
+local refusal = refuse(line, score, tonumber(tokens), tonumber(time_ms), max_jobs, max_tokens)
 if refusal then
   return refusal
 end
@@ -84,8 +79,7 @@ if retry_of ~= '' then
   take_over_key()
 end
 redis.call('HINCRBY', TOTALS, 'queued', 1)
-join_line(id, score, tokens, ahead)
-leave_place(place)
+join_line(id, score, tokens)
 index_job(id, 'queued', ms(NOW))
 wake_a_worker()
 return answer('accepted', id, ms(NOW))

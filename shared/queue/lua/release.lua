@@ -11,7 +11,7 @@ for i = 2, #ARGV, 2 do
   local score, tokens, created_ms =
     unpack(redis.call('HMGET', record, 'score', 'tokens', 'created_ms'))
   if score and redis.call('GET', OWNER .. id) == owner then
-    join_line(id, score, tonumber(tokens or 0), waiting())
+    join_line(id, score, tonumber(tokens or 0))
     index_job(id, 'queued', created_ms)
     redis.call('HSET', record, 'status', 'queued')
     redis.call('HDEL', record, 'worker', 'started_ms')

@@ -7,7 +7,7 @@ from shared.queue.claims import Room
 from shared.queue.job_queue import Depth
 from shared.queue.keys import JOB_KEPT_S
 from tests.factories import make_finished, make_job, make_worker_info
-from tests.shared.drained import TOKENS, Service, told_for, with_backlog
+from tests.shared.drained import TOKENS, Service, retry_after_for, with_backlog
 
 WIDE = Room(rows=100, tokens=100_000, running=0)
 
@@ -168,7 +168,7 @@ async def test_a_deadline_that_would_pass_first_is_refused_with_the_estimate(
     await with_backlog(service, waiting=30, every_s=1.0)
     with pytest.raises(WaitTooLong, match=r"wait for about 3\d s: 30 jobs are waiting") as caught:
         await service.submit(deadline_s=10.0)
-    assert caught.value.retry_after_s == told_for(20.0)
+    assert caught.value.retry_after_s == retry_after_for(20.0)
     assert (await service.queue.depth()).waiting == 30
     await service.submit(deadline_s=60.0)
 

@@ -7,7 +7,7 @@ from arq.jobs import Job
 from arq.jobs import JobStatus as ArqJobStatus
 from redis.asyncio import Redis
 
-from shared.errors import Conflict, QueueFull
+from shared.errors import QueueFull
 from shared.protocol import (
     ChatJob,
     Failed,
@@ -19,7 +19,7 @@ from shared.protocol import (
 )
 from shared.queue.arq_format import JobFailed, deserialize
 from shared.queue.claims import Claim, ClaimedJob, Room, StartResult
-from shared.queue.job_queue import Depth, Fingerprint, JobQueue
+from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import LEASED, TOMBSTONE_S, Keys
 from shared.queue.token_log import Addition, TokenLog
 from shared.queue.worker_registry import Registry
@@ -135,39 +135,6 @@ async def test_jobs_that_nobody_came_for_do_not_fill_the_queue_for_ever(
     await redis.delete(keys.record(gone.id))  # as its ttl does
     await redis.zincrby(keys.queue, -26 * 3_600_000, gone.id)
     await queue.enqueue(make_job(), reply_to=None, max_queued=1)
-    assert await queue.depth() == Depth(waiting=1, running=0)
-
-
-async def test_the_same_key_and_body_give_the_same_job(queue: JobQueue) -> None:
-    key = Fingerprint("key", "body")
-    first = await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=key)
-    again = await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=key)
-    assert (again.job_id, again.replayed, first.replayed) == (first.job_id, True, False)
-    assert await queue.depth() == Depth(waiting=1, running=0)
-
-
-async def test_a_key_is_remembered_after_its_job_ended(queue: JobQueue) -> None:
-    key = Fingerprint("key", "body")
-    first = await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=key)
-    await finish(queue, await claim_one(queue))
-    again = await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=key)
-    assert (again.job_id, again.replayed) == (first.job_id, True)
-
-
-async def test_a_key_with_another_body_is_a_conflict(queue: JobQueue) -> None:
-    await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=Fingerprint("k", "a"))
-    with pytest.raises(Conflict, match="Idempotency-Key"):
-        await queue.enqueue(
-            make_job(), reply_to=None, max_queued=9, fingerprint=Fingerprint("k", "b")
-        )
-
-
-async def test_an_enqueue_sent_twice_makes_one_job(queue: JobQueue) -> None:
-    job = make_job()
-    key = Fingerprint("key", "body")
-    for _ in range(2):  # the client never saw the first answer
-        sent = await queue.enqueue(job, reply_to=None, max_queued=1, fingerprint=key)
-        assert (sent.job_id, sent.replayed) == (job.id, False)
     assert await queue.depth() == Depth(waiting=1, running=0)
 
 

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from shared.protocol import ChatJob, Delta, JobStatus, encode
 from shared.queue.claims import ClaimedJob, Room
-from shared.queue.job_queue import Depth, Fingerprint, JobQueue
+from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
 from shared.queue.token_log import Addition, TokenLog
 from shared.queue.worker_registry import Registry
@@ -58,22 +58,6 @@ async def status(queue: JobQueue, job: ChatJob) -> JobStatus:
     record = await queue.record(job.id)
     assert record is not None
     return record.status
-
-
-@pytest.mark.parametrize("place", ["due", "given up"])
-async def test_a_kept_place_is_no_way_in(
-    redis: Redis, keys: Keys, queue: JobQueue, place: str
-) -> None:
-    """Scripts that remove something first could write for ever after."""
-    now_s, _ = await redis.time()
-    await redis.zadd(keys.places, {"body 1": 1000 * (now_s - 60)})
-    await redis.zadd(keys.places_end, {"body 1": 1000 * (now_s + (60 if place == "due" else -1))})
-    await fill(redis)
-    with pytest.raises(ResponseError, match="command not allowed"):
-        await queue.enqueue(
-            make_job(), reply_to=None, max_queued=100, fingerprint=Fingerprint("", "body")
-        )
-    assert await queue.depth() == Depth(waiting=0, running=0)
 
 
 async def test_a_new_job_is_refused_and_leaves_nothing(redis: Redis, queue: JobQueue) -> None:

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from shared.errors import Conflict, NotFound, QueueFull
 from shared.protocol import ChatJob, Failed, JobError, JobRecord, JobStatus, decode_events
 from shared.queue.claims import ClaimedJob, Room
-from shared.queue.job_queue import PURGED_AT_ONCE, Depth, Enqueued, Fingerprint, JobQueue
+from shared.queue.job_queue import PURGED_AT_ONCE, Depth, Enqueued, IdempotencyKey, JobQueue
 from shared.queue.keys import PRIORITY_WINDOW_MS, Keys
 from shared.queue.scripts import Script, ScriptArg, Scripts
 from shared.queue.token_log import Addition, TokenLog
@@ -262,15 +262,15 @@ async def test_the_queue_limits_hold_for_retries(queue: JobQueue) -> None:
 async def test_the_idempotency_key_of_a_job_finds_its_retry(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
-    key, job = Fingerprint("key", "body"), make_job(ttl_s=60)
-    await queue.enqueue(job, reply_to=None, max_queued=9, fingerprint=key)
+    key, job = IdempotencyKey("key", "body"), make_job(ttl_s=60)
+    await queue.enqueue(job, reply_to=None, max_queued=9, idempotency_key=key)
     await queue.cancel(job.id)
     retried = await retry(queue, job.id)
-    again = await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=key)
+    again = await queue.enqueue(make_job(), reply_to=None, max_queued=9, idempotency_key=key)
     assert (again.job_id, again.replayed) == (retried.job_id, True)
     with pytest.raises(Conflict, match="different request body"):
-        other = Fingerprint("key", "another body")
-        await queue.enqueue(make_job(), reply_to=None, max_queued=9, fingerprint=other)
+        other = IdempotencyKey("key", "another body")
+        await queue.enqueue(make_job(), reply_to=None, max_queued=9, idempotency_key=other)
     assert await redis.pttl(keys.idempotency("key")) > 86_400_000
     await queue.cancel(retried.job_id)
     assert 0 < await redis.pttl(keys.idempotency("key")) <= 60_000
