@@ -126,7 +126,7 @@ class ChatClient:
     async def cancel(self, job_id: str) -> JobRecord:
         """Stop a job wherever it is; the record as of now. Raises NotFound."""
         async with within_reach():
-            record = await self._backend.queue.cancel(job_id, within_s=REACH_S)
+            record = await self._backend.queue.cancel(job_id)
         if record is None:
             raise no_such_job(job_id)
         return record

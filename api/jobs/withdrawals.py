@@ -5,11 +5,12 @@ half-accepted may run.
 """
 
 import asyncio
+import time
 
 import structlog
 from redis.exceptions import ResponseError
 
-from api.jobs.redis_services import within_reach
+from api.jobs.redis_services import REACH_S, within_reach
 from shared.errors import ServiceUnavailable
 from shared.queue.job_queue import JobQueue
 from shared.redis.retry import Backoff
@@ -27,11 +28,12 @@ def may_have_arrived(error: BaseException) -> bool:
 class Withdrawals:
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
-        self._pending: asyncio.Queue[str] = asyncio.Queue(MAX_PENDING)
+        self._pending: asyncio.Queue[tuple[str, float]] = asyncio.Queue(MAX_PENDING)
 
     def add(self, job_id: str) -> None:
+        """Cancel this job; its enqueue may still arrive within the next REACH_S."""
         try:
-            self._pending.put_nowait(job_id)
+            self._pending.put_nowait((job_id, time.monotonic() + REACH_S))
         except asyncio.QueueFull:
             log.warning("a refused job may run all the same", job_id=job_id)
 
@@ -42,16 +44,21 @@ class Withdrawals:
     async def run(self) -> None:
         """Withdraw one after the other until cancelled."""
         while True:
-            await self._withdraw(await self._pending.get())
+            await self._withdraw(*await self._pending.get())
             self._pending.task_done()
 
-    async def _withdraw(self, job_id: str) -> None:
-        """As soon as Redis answers."""
+    async def _withdraw(self, job_id: str, latest: float) -> None:
+        """Cancel the job once Redis answers; a second time if its enqueue may have come after."""
+        if not await self._cancel(job_id):
+            await asyncio.sleep(latest - time.monotonic())
+            await self._cancel(job_id)
+
+    async def _cancel(self, job_id: str) -> bool:
+        """Return whether Redis has the job, as soon as Redis answers."""
         backoff = Backoff()
         while True:
             try:
                 async with within_reach():
-                    await self._queue.withdraw(job_id)
-                return
+                    return await self._queue.cancel(job_id) is not None
             except ServiceUnavailable:
                 await asyncio.sleep(backoff.next_s())

@@ -54,15 +54,10 @@ class DeadLetter(Lease):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`is_stalled`: something is ready that the worker has no room for.
-
-    `clock_ahead_s`: how much later it is at Redis than was to be expected.
-    """
-
     jobs: list[ClaimedJob]
     hopeless: list[DeadLetter]
-    is_stalled: bool
-    clock_ahead_s: float
+    is_stalled: bool  # a job is ready that the worker has no capacity for
+    is_after_outage: bool  # expired leases stay with their workers for a moment: renew them now
 
 
 class StartResult(IntEnum):
@@ -81,17 +76,15 @@ class Renewal:
     cancelled: list[str]
 
 
-def decode_claim(
-    worker_id: str, max_attempts: int, reply: list[Any], clock_ahead_s: float
-) -> Claim:
+def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
     """`reply`: what `claim.lua` returned to this worker. One bad job does not harm the others."""
-    is_stalled, leased, _ = reply
+    is_stalled, leased, is_after_outage = reply
     jobs = [_decode_leased(worker_id, max_attempts, fields) for fields in leased]
     return Claim(
         jobs=[job for job in jobs if isinstance(job, ClaimedJob)],
         hopeless=[job for job in jobs if isinstance(job, DeadLetter)],
         is_stalled=bool(is_stalled),
-        clock_ahead_s=clock_ahead_s,
+        is_after_outage=bool(is_after_outage),
     )
 
 

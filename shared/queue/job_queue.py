@@ -3,7 +3,6 @@
 Knows neither HTTP nor the engine. Errors of Redis pass through.
 """
 
-import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -132,11 +131,11 @@ class JobQueue:
         due = time.monotonic() + within_s
         await self._clock.refresh(self._redis)
         while (left_s := due - time.monotonic()) > 0:
-            asked_at = self._clock.now()
-            reply: list[Any] = await self._scripts.run(script, *args, self._clock.in_ms(left_s))
-            if not reply or reply[0] != b"late":
+            latest_ms = self._clock.deadline_ms(left_s)
+            reply: list[Any] = await self._scripts.run(script, *args, latest_ms)
+            if reply[0] != b"late":
                 return reply
-            self._clock.tell(int(reply[1]), asked_at)  # perhaps it was set
+            self._clock.observe(int(reply[1]))  # the clock may have been set
         raise TimeoutError("Redis got the command too late")
 
     async def retry(
@@ -187,22 +186,10 @@ class JobQueue:
         reply = await self._scripts.run(Script.WATCH, job_id, replica_id, *expired)
         return decode_record(job_id, reply)
 
-    async def cancel(self, job_id: str, *, within_s: float = JOB_TTL_S) -> JobRecord | None:
-        """End a waiting job, have a running one stopped; the record as of now, None if unknown.
-
-        Raises TimeoutError as `enqueue`.
-        """
+    async def cancel(self, job_id: str) -> JobRecord | None:
+        """End a waiting job, have a running one stopped; the record as of now, None if unknown."""
         end = pack_cancelled(job_id, self._keys.queue)
-        reply = await self._in_time(within_s, Script.CANCEL, job_id, *end, 0)
-        return decode_record(job_id, reply)
-
-    async def withdraw(self, job_id: str) -> None:
-        """Cancel a job that may have been accepted, or may be yet: its enqueueing comes to naught.
-
-        For one whose enqueueing got no answer and whose caller was told that it failed.
-        """
-        end = pack_cancelled(job_id, self._keys.queue)
-        await self._scripts.run(Script.CANCEL, job_id, *end, 1, NO_LIMIT)
+        return decode_record(job_id, await self._scripts.run(Script.CANCEL, job_id, *end))
 
     async def purge(self) -> AsyncIterator[int]:
         """Cancel all jobs that wait now; yields how many, batch by batch."""
@@ -243,15 +230,12 @@ class JobQueue:
         *,
         lease_ms: int,
         max_attempts: int = 3,
-        overdue_ms: int = 0,
     ) -> Claim:
         """Lease what fits and is this worker's fair share: expired leases first, then in order.
 
-        A job's last attempt runs alone: had it killed its workers, it takes no one along. Leases
-        that ended less than `overdue_ms` ago are left to their workers.
+        A job's last attempt runs alone: had it killed its workers, it takes no one along. After an
+        outage of Redis, expired leases stay with their workers for 1.5 s.
         """
-        await self._clock.refresh(self._redis, max_age_s=math.inf)  # each claim tells it
-        asked_at = self._clock.now()
         reply = await self._scripts.run(
             Script.CLAIM,
             worker_id,
@@ -261,10 +245,8 @@ class JobQueue:
             room.running,
             first_attempt_alone(max_attempts),
             max_attempts,
-            self._clock.in_ms(-overdue_ms / 1000),
         )
-        ahead_s = self._clock.tell(int(reply[2]), asked_at)
-        return decode_claim(worker_id, max_attempts, reply, ahead_s)
+        return decode_claim(worker_id, max_attempts, reply)
 
     async def begin(
         self, worker_id: str, job_id: str, *, fence: int, lease_ms: int, attempts: int = 0

@@ -25,7 +25,6 @@ from worker.jobs.active_job import ActiveJob
 from worker.jobs.beginnings import Beginnings
 from worker.jobs.capacity import Capacity
 from worker.jobs.endings import Endings, broken, broken_off
-from worker.jobs.redis_outage import OutageTracker
 
 POLL_S = 1.0  # without a wake-up: how soon an expired lease is noticed
 
@@ -33,7 +32,6 @@ POLL_S = 1.0  # without a wake-up: how soon an expired lease is noticed
 CLAIM_LEASE_MS = 2000
 LAST_CLAIM_S = 1.0  # how long a stop waits for a claim that is under way
 HAND_BACK_S = COMMAND_TIMEOUT_S + 1  # one command may go unanswered
-CLOCK_JUMP_S = 1.0  # clocks that only drift apart do not come to that
 
 Task = Callable[[ActiveJob], Awaitable[Outcome]]
 
@@ -83,7 +81,7 @@ class LeasedWorker(Worker):
         self._on_attempt = on_attempt
         self._may_claim = may_claim
         self._is_listening = self._hands_back = False
-        self._backoff, self._absence = Backoff(), OutageTracker()
+        self._backoff = Backoff()
         self._nudged = asyncio.Event()
         self._nudged.set()
         self._claims_ended = asyncio.Event()
@@ -111,7 +109,6 @@ class LeasedWorker(Worker):
             self._backoff.reset()
         except UNREACHABLE as error:
             log.warning("no claim: Redis is away", error=str(error))
-            self._absence.failed()
             await asyncio.sleep(self._backoff.next_s())
 
     async def _claim(self) -> None:
@@ -120,11 +117,8 @@ class LeasedWorker(Worker):
             self.room,
             lease_ms=min(self._lease_ms, CLAIM_LEASE_MS),
             max_attempts=self._capacity.max_attempts,
-            overdue_ms=round(1000 * self._absence.overdue_s),
         )
-        self._absence.answered()
-        if claim.clock_ahead_s > CLOCK_JUMP_S:
-            self._absence.slept_through(claim.clock_ahead_s)
+        if claim.is_after_outage:
             self.renewal_due.set()
         for claimed in claim.jobs:
             if not self._takes_over(claimed.job.id, claimed):

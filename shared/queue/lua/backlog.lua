@@ -5,6 +5,8 @@
 --   busy_ms, claims, jobs, job_tokens   how long jobs stood, what claims took meanwhile; fading
 --   measured_ms  when that was last brought up to date
 --   promised_ms  when the latest refused client was asked to retry
+--   claimed_ms   when the latest claim came, and until when expired leases stay with their workers:
+--   grace_ms     see claim.lua
 
 local FADE_MS = 10000
 local MOST_FADING = 0.5 -- of one claim, as a power of e
@@ -16,7 +18,7 @@ local MAX_RETRY_AFTER_MS = 600000
 local MARGIN, SPARE_MS = 1.2, 1000
 
 local FIELDS = {'tokens', 'stands_ms', 'busy_ms', 'claims', 'jobs', 'job_tokens', 'measured_ms',
-  'promised_ms'}
+  'promised_ms', 'claimed_ms', 'grace_ms'}
 
 local function waiting()
   return redis.call('ZCOUNT', QUEUE, '-inf', '(' .. LEASED)

@@ -2,18 +2,30 @@
 -- It stops at the first that does not fit, so nothing overtakes a large job for ever. For jobs that
 -- must run alone one worker at a time becomes empty; the others pass them over.
 -- ARGV: worker, lease in ms, free rows, free tokens, jobs it runs, attempts from which a job runs
---       alone, most attempts, time in ms by which a lease must have ended
--- Returns {stalled, jobs, time in ms}; stalled: something is ready that this worker has no room
+--       alone, most attempts
+-- Returns {stalled, jobs, after an outage}; stalled: something is ready that this worker has no room
 -- for. A job whose payload is gone or that is out of attempts is leased as well, for the worker to
 -- end it. A fence is the time of its claim in ms, or more: no other claim of the job has as much.
 local worker, lease_ms = ARGV[1], ARGV[2]
 local free_rows, free_tokens, running = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local alone_from, max_attempts = tonumber(ARGV[6]), tonumber(ARGV[7])
-local ended_by_ms = tonumber(ARGV[8])
 
--- A claim that arrives late takes no lease that ended on its way.
-local expired_below = math.min(score_for_lease(0), LEASED + ended_by_ms)
+-- Workers claim every second. After a longer gap Redis was away or frozen, or its clock jumped, and no
+-- lease could be renewed: for GRACE_MS expired leases stay with their workers.
+local OUTAGE_MS, GRACE_MS = 1500, 1500
+
+local function notice_outage(line)
+  if line.claimed_ms > 0 and NOW - line.claimed_ms > OUTAGE_MS then
+    line.grace_ms = NOW + GRACE_MS
+  end
+  line.claimed_ms = NOW
+  redis.call('HSET', LINE, 'claimed_ms', ms(NOW), 'grace_ms', ms(line.grace_ms))
+  return NOW < line.grace_ms
+end
+
 local line, num_waiting = read_line(), waiting()
+local after_outage = notice_outage(line)
+local expired_below = after_outage and LEASED - 1 or score_for_lease(0) -- none, after an outage
 local ready = num_waiting + redis.call('ZCOUNT', QUEUE, LEASED, expired_below)
 local share = math.ceil(ready / math.max(1, line.live))
 
@@ -117,4 +129,4 @@ end
 if ready - num_passed > #claimed then -- an empty worker looks by itself, and soon
   wake_a_worker()
 end
-return {room and 0 or 1, claimed, ms(NOW)}
+return {room and 0 or 1, claimed, after_outage and 1 or 0}

@@ -8,13 +8,18 @@ from typing import Any
 
 import httpx
 import pytest
+from fakeredis import FakeAsyncRedis
 from redis.exceptions import TimeoutError
 
 from api.app import create_app, lifespan
+from api.jobs.withdrawals import Withdrawals
 from api.settings import ApiSettings
+from shared.process.asyncio_tasks import cancel_all
+from shared.protocol import JobRecord
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
 from shared.redis.client import connect
+from tests.factories import make_job
 from tests.fakes_api import FakeService
 from tests.redis_server import RedisServer
 
@@ -69,6 +74,29 @@ async def test_a_job_with_a_key_is_left_to_its_callers_next_try(
     assert await workerless.num_queued() == 1
 
 
+async def test_a_job_that_arrives_after_its_cancellation_is_cancelled_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An enqueue is valid for as long as the api waits for its reply."""
+    queue, job, has_cancelled = JobQueue(FakeAsyncRedis(), Keys()), make_job(), asyncio.Event()
+    cancel = queue.cancel
+
+    async def noted_cancel(job_id: str) -> JobRecord | None:
+        record = await cancel(job_id)
+        has_cancelled.set()
+        return record
+
+    monkeypatch.setattr(queue, "cancel", noted_cancel)
+    withdrawals = Withdrawals(queue)
+    withdrawals.add(job.id)
+    withdrawing = asyncio.create_task(withdrawals.run())
+    await has_cancelled.wait()
+    await queue.enqueue(job, reply_to=None, max_queued=9)
+    await withdrawals.settle()
+    assert await queue.depth() == Depth(waiting=0, running=0)
+    await cancel_all([withdrawing])
+
+
 async def test_a_retry_without_an_answer_is_found_by_the_same_request(
     workerless: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +125,7 @@ def freezable_redis(tmp_path: Path) -> Iterator[RedisServer]:
 async def test_a_job_refused_by_a_frozen_redis_does_not_run_when_it_thaws(
     freezable_redis: RedisServer,
 ) -> None:
-    """Thawed, Redis reads the job and its withdrawal in any order."""
+    """Redis then reads the job, after its deadline, and the cancellation, in any order."""
     app = create_app(ApiSettings(redis_url=freezable_redis.url))
     transport = httpx.ASGITransport(app)
     async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://api") as http:
@@ -106,9 +134,10 @@ async def test_a_job_refused_by_a_frozen_redis_does_not_run_when_it_thaws(
         response = await http.post("/jobs", json={"prompt": "hello"}, timeout=30)
         freezable_redis.thaw()
         assert response.status_code == 503
-        assert await statuses_of_all_jobs(freezable_redis.url) == [b"cancelled"]
-        services = app.state.services
-        assert (await services.backend.queue.depth()).waiting == 0
+        await app.state.services.withdrawals.settle()
+        queue: JobQueue = app.state.services.backend.queue
+        assert await queue.depth() == Depth(waiting=0, running=0)
+        assert await queue.totals() == {}
 
 
 async def test_a_job_refused_by_a_frozen_redis_does_not_run_though_its_api_has_ended(
@@ -145,20 +174,3 @@ async def test_a_redis_without_memory_is_told_of_no_withdrawal(
         await app.state.services.withdrawals.settle()
         assert await redis.keys() == []
         await redis.aclose()
-
-
-async def statuses_of_all_jobs(url: str) -> list[bytes]:
-    """Once there are any and none is queued; what they were last where that does not happen."""
-    redis, pattern = connect(url, name="test"), Keys().record("*")
-    statuses: list[bytes] = []
-    for _ in range(300):
-        records = await redis.keys(pattern)
-        async with redis.pipeline() as pipe:
-            for record in records:
-                pipe.hget(record, "status")
-            statuses = await pipe.execute()
-        if statuses and b"queued" not in statuses:
-            break
-        await asyncio.sleep(0.1)
-    await redis.aclose()
-    return statuses

@@ -1,4 +1,4 @@
-"""How jobs end that no worker has: withdrawn, or too late; and that every end is counted."""
+"""How jobs end that no worker has: cancelled or expired; and that every end is counted."""
 
 import asyncio
 from typing import Any
@@ -80,32 +80,6 @@ async def test_a_job_in_time_is_left_alone(queue: JobQueue) -> None:
     for deadline_s in (None, 60):
         job = await enqueue(queue, deadline_s)
         assert (await record_after_the_deadline(queue, job)).status is JobStatus.QUEUED
-
-
-# -- withdrawals -----------------------------------------------------------------------------
-
-
-async def test_a_withdrawn_job_does_not_run(queue: JobQueue) -> None:
-    job = await enqueue(queue)
-    await queue.withdraw(job.id)
-    assert (await queue.claim("w1", ROOM, lease_ms=1000)).jobs == []
-    record = await queue.record(job.id)
-    assert record is not None and record.status is JobStatus.CANCELLED
-
-
-async def test_a_job_withdrawn_before_it_arrives_does_not_run(queue: JobQueue) -> None:
-    job = make_job()
-    await queue.withdraw(job.id)
-    await queue.enqueue(job, reply_to=None, max_queued=100)
-    assert await queue.depth() == Depth(waiting=0, running=0)
-    assert await queue.record(job.id) is None
-
-
-async def test_a_withdrawn_job_leaves_nothing_for_ever(
-    queue: JobQueue, redis: Redis, keys: Keys
-) -> None:
-    await queue.withdraw("never came")
-    assert await redis.pttl(keys.record("never came")) > 0
 
 
 async def test_cancelling_an_unknown_job_leaves_nothing(
@@ -224,14 +198,14 @@ async def test_a_job_that_reaches_redis_too_late_is_refused(
 
 async def test_a_clock_of_redis_that_was_set_refuses_nobody(queue: JobQueue) -> None:
     await enqueue(queue)
-    queue._clock.tell(1, asked_at=0)  # as if Redis' time had jumped since
+    queue._clock.observe(1)  # as if Redis' time had jumped since
     assert (await queue.enqueue(make_job(), reply_to=None, max_queued=100, within_s=1)).job_id
     assert (await queue.depth()).waiting == 2
 
 
 async def test_a_command_that_is_repeated_late_gets_its_first_answer(queue: JobQueue) -> None:
     job = await enqueue(queue)
-    queue._clock.tell(1, asked_at=0)
+    queue._clock.observe(1)
     again = await queue.enqueue(job, reply_to=None, max_queued=100, within_s=1)
     assert again.job_id == job.id
     assert (await queue.depth()).waiting == 1
