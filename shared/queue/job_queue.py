@@ -152,7 +152,7 @@ class JobQueue:
         finds the retry from then on. Raises NotFound, Conflict where there is nothing to retry, and
         QueueFull, WaitTooLong and TimeoutError as `enqueue`.
         """
-        payload: bytes | None = await self._redis.get(self._keys.payload(job_id))
+        payload: bytes | None = await self._redis.get(self._keys.retry_payload(job_id))
         if payload is None:
             raise await self._nothing_to_retry(job_id)
         job = msgspec.structs.replace(decode_job(payload), id=uuid.uuid4().hex)

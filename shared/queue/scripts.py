@@ -1,7 +1,7 @@
-"""The Lua scripts of `shared/queue/lua/`, each one atomic step of a job's life, ready to call.
+"""Run the Lua scripts of `shared/queue/lua/`; each one is an atomic change of the queue's state.
 
-Key prefixes and constants come from `shared/queue/keys.py` and are put before the text of each script.
-They build key names from job ids, so one Redis serves a queue: a Redis Cluster cannot.
+Key names and constants of `shared/queue/keys.py` precede the text of each script. Scripts build key names
+from job ids, so one Redis must serve the queue; a Redis Cluster cannot.
 """
 
 import json
@@ -36,20 +36,20 @@ class Script(StrEnum):
     APPEND = "append_tokens"
 
 
-# Put before the text of each script, in this order; a later one uses what an earlier one defines.
+# Precede the text of each script in this order: a later file uses functions of an earlier one.
 PRELUDE = ("time", "job_index", "backlog", "job_state")
 
 NO_MEMORY = "command not allowed when used memory"
-# At `maxmemory` Redis refuses the first write of a script if it may need memory, and lets through
-# all that follow a write that needs none.
-BEYOND_MEMORY = "redis.call('PERSIST', QUEUE)\n"
+# At `maxmemory` Redis refuses the first write of a script if that may need memory. After a first
+# write that needs none, Redis lets all others pass.
+ALLOW_OOM_PREFIX = "redis.call('PERSIST', QUEUE)\n"
 
 
 class Scripts:
-    """Runs scripts by their digest; loads them again after Redis has forgotten them.
+    """Runs scripts by their digest, and loads a script that Redis does not have.
 
-    Where Redis is at its memory limit it takes no new job, but all that concerns those it has:
-    when they end, memory gets free.
+    At its memory limit, Redis accepts no new job. All other scripts run: memory becomes free
+    when jobs end.
     """
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
@@ -57,8 +57,8 @@ class Scripts:
         self._scripts = {
             script: redis.register_script(prelude + _source(script)) for script in Script
         }
-        self._beyond_memory: dict[Script, AsyncScript] = {
-            script: redis.register_script(prelude + BEYOND_MEMORY + _source(script))
+        self._allow_oom: dict[Script, AsyncScript] = {
+            script: redis.register_script(prelude + ALLOW_OOM_PREFIX + _source(script))
             for script in Script
             if script is not Script.ENQUEUE
         }
@@ -67,10 +67,10 @@ class Scripts:
         try:
             return await self._scripts[script](args=args)
         except ResponseError as error:
-            insistent = self._beyond_memory.get(script)
-            if insistent is None or NO_MEMORY not in str(error):
+            allow_oom = self._allow_oom.get(script)
+            if allow_oom is None or NO_MEMORY not in str(error):
                 raise
-            return await insistent(args=args)  # the first write was refused: nothing was done
+            return await allow_oom(args=args)  # Redis refused the first write: nothing was done
 
 
 def _source(name: str) -> str:
@@ -84,19 +84,19 @@ def _constants(keys: Keys) -> str:
         "WORKERS": keys.workers,
         "DEAD_LETTERS": keys.dead_letters,
         "TOTALS": keys.totals,
-        "JOBS": keys.jobs,
-        "EMPTYING": keys.emptying,
-        "LINE": keys.line,
+        "JOB_INDEX": keys.job_index,
+        "ISOLATING": keys.isolating,
+        "BACKLOG": keys.backlog,
         "CURRENT_MODEL": keys.current_model,
         "LOADING": keys.loading,
         # Prefixes: an id follows.
         "RECORD": keys.record(""),
-        "LOG": keys.token_log(""),
-        "PAYLOAD": keys.payload(""),
-        "JOB": keys.arq_job(""),
-        "RETRY": keys.arq_retry(""),
-        "OWNER": keys.arq_in_progress(""),
-        "RESULT": keys.arq_result(""),
+        "TOKEN_LOG": keys.token_log(""),
+        "RETRY_PAYLOAD": keys.retry_payload(""),
+        "ARQ_JOB": keys.arq_job(""),
+        "ARQ_RETRY": keys.arq_retry(""),
+        "ARQ_IN_PROGRESS": keys.arq_in_progress(""),
+        "ARQ_RESULT": keys.arq_result(""),
         "REPLIES": keys.replies(""),
         "CONTROL": keys.control(""),
         "IDEMPOTENCY": keys.idempotency(""),

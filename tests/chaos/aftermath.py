@@ -85,7 +85,7 @@ class Aftermath:
         """Every key ends by itself, but for the few of the queue itself."""
         keys = self._cluster.keys
         fixed = {keys.queue, keys.wake, keys.workers, keys.totals, keys.dead_letters}
-        fixed |= {keys.jobs, keys.line}
+        fixed |= {keys.job_index, keys.backlog}
         redis, lasting = self._cluster.redis, []
         async for key in redis.scan_iter(count=1000):
             name = key.decode()

@@ -77,7 +77,7 @@ class TakeoverWatch:
         return status is None or JobStatus(status.decode()).is_terminal
 
     async def _fields(self, job_id: str) -> list[bytes | None]:
-        names = ["worker", "fence", "status", "started_ms"]
+        names = ["worker", "fencing_token", "status", "started_ms"]
         return await read_fields(self._redis, self._keys.record(job_id), names)
 
 

@@ -70,7 +70,7 @@ class Service:
             assert len(await self.take(rows)) == rows
 
     async def tokens(self) -> int:
-        return int(await self.redis.hget(self.keys.line, "tokens") or 0)
+        return int(await self.redis.hget(self.keys.backlog, "tokens") or 0)
 
 
 async def with_backlog(service: Service, *, waiting: int, every_s: float, rows: int = 1) -> None:

@@ -26,18 +26,18 @@ end
 
 -- The deltas are ARGV[first] to ARGV[last].
 local function append(id, index, first, last)
-  local length = redis.call('LLEN', LOG .. id)
+  local length = redis.call('LLEN', TOKEN_LOG .. id)
   local deltas = {}
   if length >= index then
     for i = first + length - index, last do
       deltas[#deltas + 1] = ARGV[i]
-      redis.call('RPUSH', LOG .. id, ARGV[i])
+      redis.call('RPUSH', TOKEN_LOG .. id, ARGV[i])
     end
   end
   if #deltas > 0 then
     publish(id, length, deltas)
     if length == 0 then
-      redis.call('PEXPIRE', LOG .. id, JOB_KEPT_MS)
+      redis.call('PEXPIRE', TOKEN_LOG .. id, JOB_KEPT_MS)
     end
   end
   return length + #deltas
@@ -45,8 +45,8 @@ end
 
 local i = 2
 while i <= #ARGV do
-  local id, fence, index, num = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-  lengths[#lengths + 1] = holds(id, worker, fence) and append(id, index, i + 4, i + 3 + num)
+  local id, fencing_token, index, num = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  lengths[#lengths + 1] = owns_lease(id, worker, fencing_token) and append(id, index, i + 4, i + 3 + num)
   i = i + 4 + num
 end
 for replica, entry in pairs(entries) do

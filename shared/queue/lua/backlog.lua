@@ -1,175 +1,194 @@
--- Put before every script: what waits, and how fast it drains.
--- Hash LINE:
---   tokens       KV cache that the waiting jobs need, exact: whoever adds or takes one counts it
---   stands_ms    when the last claim left jobs behind for lack of room; 0: it took them all
---   busy_ms, claims, jobs, job_tokens   how long jobs stood, what claims took meanwhile; fading
---   measured_ms  when that was last brought up to date
---   promised_ms  when the latest refused client was asked to retry
---   claimed_ms   when the latest claim came, and until when expired leases stay with their workers:
---   grace_ms     see claim.lua
+-- Prelude of every script: the backlog of waiting jobs. Its drain rate gives the expected start of a job
+-- and the Retry-After of a refused client.
+-- Fields of the hash BACKLOG (times in Unix ms):
+--   tokens             KV cache tokens of the waiting jobs; every script that adds or removes one updates it
+--   stalled_since_ms   time of the last claim if it left jobs waiting for lack of capacity, else 0
+--   drain_ms, drain_claims, drain_jobs, drain_tokens
+--                      how long jobs waited before full claims, and what these claims took; decayed sums
+--   drain_measured_ms  when these sums were last updated
+--   retry_slot_ms      when the last refused client should retry
+--   last_claim_ms      time of the last claim of any worker
+--   grace_until_ms     until then expired leases stay with their workers, see claim.lua
 
-local FADE_MS = 10000
-local MOST_FADING = 0.5 -- of one claim, as a power of e
-local LONGEST_PAUSE_MS = 60000 -- a longer one was no work, but an outage
-local MEASURE_KEPT_MS = 300000 -- while nothing stands
+local DECAY_MS = 10000 -- time constant of the drain sums
+local MAX_DECAY = 0.5 -- at one claim, as a power of e
+local MAX_PAUSE_MS = 60000 -- a longer time between two claims is an outage, not work
+local DRAIN_KEPT_MS = 300000 -- for how long the sums count without a backlog
 
 local MAX_RETRY_AFTER_MS = 600000
 -- Retry-After exceeds the estimate: a retry that comes too early is refused again.
-local MARGIN, SPARE_MS = 1.2, 1000
+local RETRY_FACTOR, RETRY_MARGIN_MS = 1.2, 1000
 
-local FIELDS = {'tokens', 'stands_ms', 'busy_ms', 'claims', 'jobs', 'job_tokens', 'measured_ms',
-  'promised_ms', 'claimed_ms', 'grace_ms'}
+local BACKLOG_FIELDS = {'tokens', 'stalled_since_ms', 'drain_ms', 'drain_claims', 'drain_jobs',
+  'drain_tokens', 'drain_measured_ms', 'retry_slot_ms', 'last_claim_ms', 'grace_until_ms'}
 
-local function waiting()
+local function num_waiting()
   return redis.call('ZCOUNT', QUEUE, '-inf', '(' .. LEASED)
 end
 
--- LINE as a table of numbers, with the number of `live` workers.
-local function read_line()
-  local line = {live = redis.call('ZCOUNT', WORKERS, NOW - WORKER_TTL_MS, '+inf')}
-  for i, value in ipairs(redis.call('HMGET', LINE, unpack(FIELDS))) do
-    line[FIELDS[i]] = tonumber(value or 0)
+-- Returns BACKLOG as a table of numbers, with the number of live workers as `num_workers`.
+local function read_backlog()
+  local backlog = {num_workers = redis.call('ZCOUNT', WORKERS, NOW - WORKER_TTL_MS, '+inf')}
+  for i, value in ipairs(redis.call('HMGET', BACKLOG, unpack(BACKLOG_FIELDS))) do
+    backlog[BACKLOG_FIELDS[i]] = tonumber(value or 0)
   end
-  return line
+  return backlog
 end
 
--- Adds a job to the line. An empty line has no sum, whatever went wrong, and no retries are due.
-local function join_line(id, score, tokens)
-  if waiting() == 0 then
-    redis.call('HSET', LINE, 'tokens', tokens, 'stands_ms', 0, 'promised_ms', 0)
+local function write_backlog(backlog, fields)
+  local update = {}
+  for _, field in ipairs(fields) do
+    update[#update + 1] = field
+    update[#update + 1] = string.format(field == 'tokens' and '%.0f' or '%.6f', backlog[field])
+  end
+  redis.call('HSET', BACKLOG, unpack(update))
+end
+
+-- -- jobs that wait ---------------------------------------------------------------------------
+
+-- The first job of an empty backlog resets the sum of tokens, and the spreading of retries.
+local function add_to_backlog(id, score, tokens)
+  if num_waiting() == 0 then
+    redis.call('HSET', BACKLOG, 'tokens', tokens, 'stalled_since_ms', 0, 'retry_slot_ms', 0)
   else
-    redis.call('HINCRBY', LINE, 'tokens', tokens)
+    redis.call('HINCRBY', BACKLOG, 'tokens', tokens)
   end
   redis.call('ZADD', QUEUE, score, id)
 end
 
-local function leave_line(tokens)
-  redis.call('HINCRBY', LINE, 'tokens', 0 - tokens) -- Redis knows no -0
+local function subtract_from_backlog(tokens)
+  redis.call('HINCRBY', BACKLOG, 'tokens', 0 - tokens) -- Redis rejects -0
 end
 
--- After jobs left whose records are gone, and with them what they cost.
-local function recount_line(line)
-  line.tokens = 0
+-- For jobs that left without their cost, because their records have expired.
+local function recount_tokens(backlog)
+  backlog.tokens = 0
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, '-inf', '(' .. LEASED)) do
-    line.tokens = line.tokens + tonumber(redis.call('HGET', RECORD .. id, 'tokens') or 0)
+    local tokens = redis.call('HGET', RECORD .. id, 'cost_tokens')
+    backlog.tokens = backlog.tokens + tonumber(tokens or 0)
   end
-  redis.call('HSET', LINE, 'tokens', line.tokens)
+  redis.call('HSET', BACKLOG, 'tokens', backlog.tokens)
 end
 
--- The time for which jobs have stood counts, and what was taken at its end. What is older fades
--- within FADE_MS, or within some claims where they are further apart.
-local function measure(line, jobs, tokens)
-  local busy_ms = math.min(math.max(NOW - line.stands_ms, 0.01), LONGEST_PAUSE_MS)
-  local fade = math.exp(-math.min(busy_ms / FADE_MS, MOST_FADING))
-  line.busy_ms, line.claims = line.busy_ms * fade + busy_ms, line.claims * fade + 1
-  line.jobs, line.job_tokens = line.jobs * fade + jobs, line.job_tokens * fade + tokens
-  line.measured_ms = NOW
+-- The first write of a script that may go on to accept a job. Redis at its memory limit refuses this
+-- write; after a first write that only removes data, it would let all others pass.
+local function require_free_memory()
+  redis.call('HINCRBY', BACKLOG, 'tokens', 0)
 end
 
--- A claim took `jobs` that waited and left others. Only between two claims that filled their
--- worker is what was taken a measure of what the workers can do.
-local function note_claim(line, jobs, tokens, left, is_full)
-  if line.stands_ms > 0 and is_full then
-    measure(line, jobs, tokens)
-  elseif NOW - line.measured_ms > MEASURE_KEPT_MS then -- by other workers, perhaps
-    line.busy_ms, line.claims, line.jobs, line.job_tokens = 0, 0, 0, 0
+-- Removes waiting jobs that no worker claimed before their records expired.
+local function drop_lost_jobs(backlog)
+  local lost = redis.call('ZRANGEBYSCORE', QUEUE, '-inf', NOW - JOB_KEPT_MS, 'LIMIT', 0, 1000)
+  if #lost > 0 then
+    require_free_memory()
+    redis.call('ZREM', QUEUE, unpack(lost))
+    redis.call('ZREM', JOB_INDEX, unpack(lost))
+    recount_tokens(backlog)
   end
-  line.tokens, line.stands_ms = line.tokens - tokens, is_full and left > 0 and NOW or 0
-  local update = {}
-  for _, field in ipairs(FIELDS) do
-    update[#update + 1] = field
-    update[#update + 1] = string.format(field == 'tokens' and '%.0f' or '%.6f', line[field])
-  end
-  redis.call('HSET', LINE, unpack(update))
 end
 
--- How long a job takes to leave, a token, and all that one claim takes, in ms; nil while nobody
--- knows: no worker is live, no job stands, or none was taken yet while others stood.
-local function drain_times(line)
-  if line.live == 0 or line.stands_ms == 0 or line.claims == 0 then
+-- -- drain rate -------------------------------------------------------------------------------
+
+local function add_to_drain_sums(backlog, jobs, tokens)
+  local drain_ms = math.min(math.max(NOW - backlog.stalled_since_ms, 0.01), MAX_PAUSE_MS)
+  local decay = math.exp(-math.min(drain_ms / DECAY_MS, MAX_DECAY))
+  backlog.drain_ms = backlog.drain_ms * decay + drain_ms
+  backlog.drain_claims = backlog.drain_claims * decay + 1
+  backlog.drain_jobs = backlog.drain_jobs * decay + jobs
+  backlog.drain_tokens = backlog.drain_tokens * decay + tokens
+  backlog.drain_measured_ms = NOW
+end
+
+-- A claim took `jobs` from the backlog and left `left`. Only the time between two claims that filled
+-- their workers measures what the workers can do.
+local function record_claim(backlog, jobs, tokens, left, is_full)
+  if backlog.stalled_since_ms > 0 and is_full then
+    add_to_drain_sums(backlog, jobs, tokens)
+  elseif NOW - backlog.drain_measured_ms > DRAIN_KEPT_MS then -- the workers may be others by now
+    backlog.drain_ms, backlog.drain_claims = 0, 0
+    backlog.drain_jobs, backlog.drain_tokens = 0, 0
+  end
+  backlog.tokens = backlog.tokens - tokens
+  backlog.stalled_since_ms = is_full and left > 0 and NOW or 0
+  write_backlog(backlog, BACKLOG_FIELDS)
+end
+
+-- Returns the ms that one job, one token and one claim take to leave the backlog. Nil if unknown: no
+-- worker is live, no job waits for capacity, or no claim has taken a job meanwhile.
+local function drain_times(backlog)
+  if backlog.num_workers == 0 or backlog.stalled_since_ms == 0 or backlog.drain_claims == 0 then
     return nil
   end
-  -- A pause twice as long as usual says that it got slower, and the more so the longer it lasts.
-  local usual_ms, pause_ms = line.busy_ms / line.claims, NOW - line.stands_ms
-  local busy_ms = line.busy_ms * math.max(1, pause_ms / (2 * usual_ms))
+  -- A pause twice as long as usual lowers the rate, and more so the longer it lasts.
+  local usual_ms = backlog.drain_ms / backlog.drain_claims
+  local pause_ms = NOW - backlog.stalled_since_ms
+  local drain_ms = backlog.drain_ms * math.max(1, pause_ms / (2 * usual_ms))
   return {
-    job_ms = busy_ms / line.jobs,
-    token_ms = busy_ms / math.max(line.job_tokens, 1),
-    claim_ms = busy_ms / line.claims,
+    job_ms = drain_ms / backlog.drain_jobs,
+    token_ms = drain_ms / math.max(backlog.drain_tokens, 1),
+    claim_ms = drain_ms / backlog.drain_claims,
   }
 end
 
--- What a waiting job may expect: its position from 1, ms until its start or false, live workers.
-local function outlook(id, line)
-  local ahead, drain = redis.call('ZRANK', QUEUE, id) or 0, drain_times(line)
-  return {ahead + 1, drain and ms(ahead * drain.job_ms) or false, line.live}
+-- Returns {position from 1, ms until its start or false, number of live workers} of a waiting job.
+local function estimate(id, backlog)
+  local ahead, drain = redis.call('ZRANK', QUEUE, id) or 0, drain_times(backlog)
+  return {ahead + 1, drain and ms(ahead * drain.job_ms) or false, backlog.num_workers}
 end
 
--- To be the first write of a script that may go on to accept a job: where memory is full Redis
--- refuses it, but lets pass all that follow a write that only removes.
-local function need_memory()
-  redis.call('HINCRBY', LINE, 'tokens', 0)
-end
+-- -- refusals ---------------------------------------------------------------------------------
 
--- Jobs that no worker came for have lost their records by now: they take up no room.
-local function forget_lost_jobs(line)
-  local lost = redis.call('ZRANGEBYSCORE', QUEUE, '-inf', NOW - JOB_KEPT_MS, 'LIMIT', 0, 1000)
-  if #lost > 0 then
-    need_memory()
-    redis.call('ZREM', QUEUE, unpack(lost))
-    redis.call('ZREM', JOBS, unpack(lost))
-    recount_line(line)
-  end
-end
-
--- The next retry of a refused client: at least `need_ms` from now, and `slot_ms` after the retry before.
--- Retries so come at the rate at which the line drains (GCRA).
-local function schedule_retry(line, need_ms, slot_ms)
-  local due_ms = math.max(NOW + need_ms, line.promised_ms + slot_ms)
-  local retry_after_ms = due_ms - NOW + SPARE_MS
+-- Returns the ms until a refused client should retry: at least `need_ms`, and `slot_ms` after the retry
+-- before. Retries so come at the rate at which the backlog drains (GCRA).
+local function take_retry_slot(backlog, need_ms, slot_ms)
+  local due_ms = math.max(NOW + need_ms, backlog.retry_slot_ms + slot_ms)
+  local retry_after_ms = due_ms - NOW + RETRY_MARGIN_MS
   if retry_after_ms > MAX_RETRY_AFTER_MS then
     return MAX_RETRY_AFTER_MS
   end
-  redis.call('HSET', LINE, 'promised_ms', string.format('%.3f', due_ms))
+  redis.call('HSET', BACKLOG, 'retry_slot_ms', string.format('%.3f', due_ms))
   return retry_after_ms
 end
 
--- Retry-After of a client for which `excess` jobs or tokens must leave first; its job is `size` of them.
--- unit: 'job_ms' or 'token_ms', the time that one of them takes
-local function retry_after(line, unit, excess, size)
-  local drain = drain_times(line)
+-- Returns the ms until enough of the backlog has left for a job of `size`: an `excess` of jobs
+-- (`unit` 'job_ms') or of tokens ('token_ms').
+local function retry_after(backlog, unit, excess, size)
+  local drain = drain_times(backlog)
   if not drain then
     return UNKNOWN_RETRY_AFTER_MS
   end
   -- A claim takes several jobs at once, and then none until the next claim.
   local need_ms = excess * drain[unit] + drain.claim_ms - drain.job_ms
-  return schedule_retry(line, MARGIN * need_ms, MARGIN * size * drain[unit])
+  return take_retry_slot(backlog, RETRY_FACTOR * need_ms, RETRY_FACTOR * size * drain[unit])
 end
 
-local function refusal(reason, line, num_waiting, retry_after_ms, wait_ms)
-  return {'refused', reason, ms(math.ceil(retry_after_ms)), num_waiting, line.tokens, ms(wait_ms or 0)}
+-- Returns the reply of `refuse`.
+local function refusal(reason, backlog, jobs, retry_after_ms, wait_ms)
+  return {'refused', reason, ms(math.ceil(retry_after_ms)), jobs, backlog.tokens, ms(wait_ms or 0)}
 end
 
--- Whether the line is too long for a job that must start within `time_ms`. Returns nil or the reply
--- {'refused', reason, Retry-After in ms, waiting jobs, their tokens, expected wait in ms}.
-local function refuse(line, score, tokens, time_ms, max_jobs, max_tokens)
-  local num_waiting = waiting()
-  if num_waiting >= max_jobs then
-    forget_lost_jobs(line)
-    num_waiting = waiting()
+-- Refuses a job for which the backlog is too long; `score` is its place, `start_within_ms` its deadline.
+-- Returns nil or {'refused', 'too many jobs', 'too many tokens' or 'deadline', Retry-After in ms,
+-- number of waiting jobs, their tokens, ms until the job would start or 0}.
+local function refuse(backlog, score, tokens, start_within_ms, max_jobs, max_tokens)
+  local jobs = num_waiting()
+  if jobs >= max_jobs then
+    drop_lost_jobs(backlog)
+    jobs = num_waiting()
   end
-  local excess_tokens, drain = line.tokens + tokens - max_tokens, drain_times(line)
-  if num_waiting >= max_jobs then
-    local retry_after_ms = retry_after(line, 'job_ms', num_waiting + 1 - max_jobs, 1)
-    return refusal('too many jobs', line, num_waiting, retry_after_ms)
-  elseif num_waiting > 0 and excess_tokens > 0 then -- alone, a job of any size may wait
-    local retry_after_ms = retry_after(line, 'token_ms', excess_tokens, tokens)
-    return refusal('too many tokens', line, num_waiting, retry_after_ms)
-  elseif drain and time_ms < JOB_TTL_MS then
+  local excess_tokens, drain = backlog.tokens + tokens - max_tokens, drain_times(backlog)
+  if jobs >= max_jobs then
+    local retry_after_ms = retry_after(backlog, 'job_ms', jobs + 1 - max_jobs, 1)
+    return refusal('too many jobs', backlog, jobs, retry_after_ms)
+  elseif jobs > 0 and excess_tokens > 0 then -- a job of any size may wait alone
+    local retry_after_ms = retry_after(backlog, 'token_ms', excess_tokens, tokens)
+    return refusal('too many tokens', backlog, jobs, retry_after_ms)
+  elseif drain and start_within_ms < JOB_TTL_MS then
     local wait_ms = redis.call('ZCOUNT', QUEUE, '-inf', '(' .. score) * drain.job_ms
-    if wait_ms > time_ms then -- a retry slot would not make the line shorter
-      local retry_after_ms = math.min(MARGIN * (wait_ms - time_ms) + SPARE_MS, MAX_RETRY_AFTER_MS)
-      return refusal('deadline', line, num_waiting, retry_after_ms, wait_ms)
+    if wait_ms > start_within_ms then -- no retry slot would make the backlog shorter
+      local retry_after_ms = RETRY_FACTOR * (wait_ms - start_within_ms) + RETRY_MARGIN_MS
+      retry_after_ms = math.min(retry_after_ms, MAX_RETRY_AFTER_MS)
+      return refusal('deadline', backlog, jobs, retry_after_ms, wait_ms)
     end
   end
 end

@@ -1,15 +1,16 @@
--- A claimed job's run begins: its lease gets its full length, and its worker's death counts from now.
--- ARGV: id, worker, fence, lease in ms, attempts that died before: the worker may have claimed a run
---       of its own again, which counted it as dead
--- Returns 0 when the job is another's by now or has ended, 1, or 2 when a caller cancelled it.
-local id, worker, fence, lease_ms, attempts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- Start the run of a claimed job: extend its lease to the full length, and count the death of its worker
+-- as an attempt from now on.
+-- ARGV: id, worker, fencing token, lease in ms, attempts before this run: the worker may have claimed its
+--       own running job again, and that claim counted the run as dead
+-- Returns 0 if the worker no longer owns the lease, 1, or 2 if a client has cancelled the job.
+local id, worker, fencing_token, lease_ms, attempts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
-if not holds(id, worker, fence) then
+if not owns_lease(id, worker, fencing_token) then
   return 0
 end
-redis.call('ZADD', QUEUE, score_for_lease(lease_ms), id)
-redis.call('SET', RETRY .. id, '1', 'PX', JOB_KEPT_MS)
-if redis.call('EXISTS', RECORD .. id) == 1 then -- else Redis lost it: a renewal brings it back
+redis.call('ZADD', QUEUE, lease_score(lease_ms), id)
+redis.call('SET', ARQ_RETRY .. id, '1', 'PX', JOB_KEPT_MS)
+if redis.call('EXISTS', RECORD .. id) == 1 then -- a record that Redis lost returns with a renewal
   redis.call('HSET', RECORD .. id, 'attempts', attempts)
 end
-return 1 + redis.call('HEXISTS', RECORD .. id, 'cancel')
+return 1 + redis.call('HEXISTS', RECORD .. id, 'cancel_result')

@@ -1,112 +1,116 @@
--- Take the jobs that fit into a worker: expired leases first, then waiting ones, each in order.
--- It stops at the first that does not fit, so nothing overtakes a large job for ever. For jobs that
--- must run alone one worker at a time becomes empty; the others pass them over.
--- ARGV: worker, lease in ms, free rows, free tokens, jobs it runs, attempts from which a job runs
---       alone, most attempts
--- Returns {stalled, jobs, after an outage}; stalled: something is ready that this worker has no room
--- for. A job whose payload is gone or that is out of attempts is leased as well, for the worker to
--- end it. A fence is the time of its claim in ms, or more: no other claim of the job has as much.
+-- Lease the jobs that fit into a worker: expired leases first, then waiting jobs, each in order. The first
+-- job that does not fit ends the claim, so that no large job is overtaken for ever. For jobs that must run
+-- alone one worker at a time becomes empty; the others pass over these jobs.
+-- ARGV: worker, lease in ms, free rows, free tokens, number of jobs it runs, attempts from which a job
+--       runs alone, most attempts
+-- Returns {is stalled, jobs, is after an outage}. Stalled: a job is ready that this worker has no capacity
+-- for. Each job: {id, payload or false, cost in rows, cost in tokens, attempts, fencing token, previous
+-- fencing token or 0, created_ms, started_ms, ms until its deadline}. A job without a payload or out of
+-- attempts is leased as well, for the worker to end it.
 local worker, lease_ms = ARGV[1], ARGV[2]
-local free_rows, free_tokens, running = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local free_rows, free_tokens, num_running = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local alone_from, max_attempts = tonumber(ARGV[6]), tonumber(ARGV[7])
 
--- Workers claim every second. After a longer gap Redis was away or frozen, or its clock jumped, and no
--- lease could be renewed: for GRACE_MS expired leases stay with their workers.
+-- Every worker claims once a second. After a longer gap Redis was away or frozen, or its clock jumped, and
+-- no lease could be renewed: for GRACE_MS expired leases stay with their workers.
 local OUTAGE_MS, GRACE_MS = 1500, 1500
 
-local function notice_outage(line)
-  if line.claimed_ms > 0 and NOW - line.claimed_ms > OUTAGE_MS then
-    line.grace_ms = NOW + GRACE_MS
+-- Returns whether the time of grace after an outage lasts.
+local function detect_outage(backlog)
+  if backlog.last_claim_ms > 0 and NOW - backlog.last_claim_ms > OUTAGE_MS then
+    backlog.grace_until_ms = NOW + GRACE_MS
   end
-  line.claimed_ms = NOW
-  redis.call('HSET', LINE, 'claimed_ms', ms(NOW), 'grace_ms', ms(line.grace_ms))
-  return NOW < line.grace_ms
+  backlog.last_claim_ms = NOW
+  write_backlog(backlog, {'last_claim_ms', 'grace_until_ms'})
+  return NOW < backlog.grace_until_ms
 end
 
-local line, num_waiting = read_line(), waiting()
-local after_outage = notice_outage(line)
-local expired_below = after_outage and LEASED - 1 or score_for_lease(0) -- none, after an outage
-local ready = num_waiting + redis.call('ZCOUNT', QUEUE, LEASED, expired_below)
-local share = math.ceil(ready / math.max(1, line.live))
+local backlog, waiting_before = read_backlog(), num_waiting()
+local is_after_outage = detect_outage(backlog)
+local expired_below = is_after_outage and LEASED - 1 or lease_score(0) -- LEASED - 1: no lease
+local ready = waiting_before + redis.call('ZCOUNT', QUEUE, LEASED, expired_below)
+local fair_share = math.ceil(ready / math.max(1, backlog.num_workers))
 
 local function fits(rows, tokens, is_alone)
-  return running == 0 or not is_alone and rows <= free_rows and tokens <= free_tokens
+  return num_running == 0 or not is_alone and rows <= free_rows and tokens <= free_tokens
 end
 
--- Whether this busy worker is the one that takes nothing more until it is empty. Each of its claims
--- renews that; once it claims no more another takes its turn.
-local function becomes_empty()
-  local chosen = redis.call('GET', EMPTYING)
-  if chosen and chosen ~= worker then
+-- Returns whether this busy worker is the one that claims nothing more until it is empty. Each of its
+-- claims extends its turn; without claims the turn passes to another worker.
+local function is_isolating()
+  local isolating = redis.call('GET', ISOLATING)
+  if isolating and isolating ~= worker then
     return false
   end
-  redis.call('SET', EMPTYING, worker, 'PX', WORKER_TTL_MS)
+  redis.call('SET', ISOLATING, worker, 'PX', WORKER_TTL_MS)
   return true
 end
 
-local function take_room(rows, tokens, is_alone)
+local function use_capacity(rows, tokens, is_alone)
   free_rows = is_alone and 0 or free_rows - rows
-  free_tokens, running = free_tokens - tokens, running + 1
+  free_tokens, num_running = free_tokens - tokens, num_running + 1
 end
 
-local function lease(id, fence, attempts, created_ms)
-  redis.call('ZADD', QUEUE, score_for_lease(lease_ms), id)
-  redis.call('SET', OWNER .. id, worker .. ':' .. fence, 'PX', JOB_KEPT_MS)
-  redis.call('HSET', RECORD .. id, 'status', 'running', 'worker', worker, 'fence', fence,
-    'started_ms', ms(NOW), 'attempts', attempts)
+local function lease(id, fencing_token, attempts, created_ms)
+  redis.call('ZADD', QUEUE, lease_score(lease_ms), id)
+  redis.call('SET', ARQ_IN_PROGRESS .. id, worker .. ':' .. fencing_token, 'PX', JOB_KEPT_MS)
+  redis.call('HSET', RECORD .. id, 'status', 'running', 'worker', worker,
+    'fencing_token', fencing_token, 'started_ms', ms(NOW), 'attempts', attempts)
   index_job(id, 'running', created_ms)
 end
 
-local claimed, num_taken, tokens_taken, is_sum_wrong = {}, 0, 0, false
-local CLAIMED, PASSED, FULL = 1, 2, 3
+local claimed, num_taken, tokens_taken, has_lost_records = {}, 0, 0, false
+local CLAIMED, PASSED_OVER, FULL = 1, 2, 3
 local function claim_job(id, is_expired)
-  local payload, rows, tokens, attempts, latest, created_ms, deadline_ms =
-    unpack(redis.call('HMGET', RECORD .. id, 'payload', 'rows', 'tokens', 'attempts', 'fence',
-      'created_ms', 'deadline_ms'))
-  attempts, latest = tonumber(attempts or 0), tonumber(latest or 0)
-  local fence = math.max(latest + 1, math.floor(NOW))
+  local payload, rows, tokens, attempts, previous_token, created_ms, deadline_ms =
+    unpack(redis.call('HMGET', RECORD .. id, 'payload', 'cost_rows', 'cost_tokens', 'attempts',
+      'fencing_token', 'created_ms', 'deadline_ms'))
+  attempts, previous_token = tonumber(attempts or 0), tonumber(previous_token or 0)
+  local fencing_token = math.max(previous_token + 1, math.floor(NOW))
   rows, tokens, created_ms = tonumber(rows or 0), tonumber(tokens or 0), created_ms or ms(NOW)
   if is_expired then
-    attempts = attempts + begun(id)
+    attempts = attempts + has_started(id)
   end
   if payload and attempts < max_attempts then
     local is_alone = attempts >= alone_from
     if not fits(rows, tokens, is_alone) then
-      return is_alone and not becomes_empty() and PASSED or FULL
+      return is_alone and not is_isolating() and PASSED_OVER or FULL
     end
-    take_room(rows, tokens, is_alone)
+    use_capacity(rows, tokens, is_alone)
   end
-  lease(id, fence, attempts, created_ms)
+  lease(id, fencing_token, attempts, created_ms)
   if is_expired then
-    redis.call('DEL', RETRY .. id) -- counted, once
+    redis.call('DEL', ARQ_RETRY .. id) -- the attempt is counted once
   else
     num_taken, tokens_taken = num_taken + 1, tokens_taken + tokens
   end
   if not payload then -- the record may be new
     redis.call('HSET', RECORD .. id, 'created_ms', created_ms)
     redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
-    is_sum_wrong = is_sum_wrong or not is_expired
+    has_lost_records = has_lost_records or not is_expired
   end
-  claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fence, latest, created_ms, ms(NOW),
-    ms((deadline_ms or NOW) - NOW)}
+  claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fencing_token, previous_token,
+    created_ms, ms(NOW), ms((deadline_ms or NOW) - NOW)}
   return CLAIMED
 end
 
-local num_passed = 0
--- Returns false once a job does not fit. What is claimed or ends leaves the range.
+local num_passed_over = 0
+-- Claims jobs whose scores lie in this range; jobs that are claimed or end leave it. Returns false once a
+-- job does not fit.
 local function claim_between(low, high, is_expired)
-  local first = 0
-  while #claimed < share do
-    local ids = redis.call('ZRANGEBYSCORE', QUEUE, low, high, 'LIMIT', first, share - #claimed)
+  local offset = 0
+  while #claimed < fair_share do
+    local ids =
+      redis.call('ZRANGEBYSCORE', QUEUE, low, high, 'LIMIT', offset, fair_share - #claimed)
     for _, id in ipairs(ids) do
-      if is_expired and conclude_cancelled(id) then
-        ready = ready - 1 -- its worker died before it could end it
+      if is_expired and finish_cancelled(id) then
+        ready = ready - 1
       else
         local verdict = claim_job(id, is_expired)
         if verdict == FULL then
           return false
-        elseif verdict == PASSED then
-          first, num_passed = first + 1, num_passed + 1
+        elseif verdict == PASSED_OVER then
+          offset, num_passed_over = offset + 1, num_passed_over + 1
         end
       end
     end
@@ -117,16 +121,16 @@ local function claim_between(low, high, is_expired)
   return true
 end
 
-local room = claim_between(LEASED, expired_below, true)
+local all_fit = claim_between(LEASED, expired_below, true)
   and claim_between('-inf', '(' .. LEASED, false)
 if num_taken > 0 then
-  local is_full = not room or free_rows < 1 or free_tokens < 1
-  note_claim(line, num_taken, tokens_taken, num_waiting - num_taken, is_full)
+  local is_full = not all_fit or free_rows < 1 or free_tokens < 1
+  record_claim(backlog, num_taken, tokens_taken, waiting_before - num_taken, is_full)
 end
-if is_sum_wrong then
-  recount_line(line)
+if has_lost_records then
+  recount_tokens(backlog)
 end
-if ready - num_passed > #claimed then -- an empty worker looks by itself, and soon
+if ready - num_passed_over > #claimed then -- jobs passed over wait for a worker that is empty
   wake_a_worker()
 end
-return {room and 0 or 1, claimed, after_outage and 1 or 0}
+return {all_fit and 0 or 1, claimed, is_after_outage and 1 or 0}

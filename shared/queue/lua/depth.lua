@@ -1,2 +1,2 @@
--- Returns {jobs that wait, jobs that a worker has}.
-return {waiting(), redis.call('ZCOUNT', QUEUE, LEASED, '+inf')}
+-- Returns {number of waiting jobs, number of leased jobs}.
+return {num_waiting(), redis.call('ZCOUNT', QUEUE, LEASED, '+inf')}

@@ -1,19 +1,20 @@
--- Accept one job, unless its idempotency key is taken or the line is too long. A job that retries
--- another one is accepted once, and takes over its idempotency key.
--- ARGV: id, payload, arq's job, rows, tokens, head start in ms, time it has in ms, result ttl in
---       ms, watcher or '', most jobs and most tokens that may wait, digest of the idempotency key
---       or '', digest of the body or '', id of the job to retry or '', the latest time in ms for this to arrive
--- Returns {verdict, id, created_ms, outlook}, the same to a client that sends it twice; {'late',
--- time in ms}; {'unknown'} where the job to retry has expired; or a refusal, see backlog.lua.
+-- Accept one job, unless its idempotency key is known or the backlog is too long. A job may retry an
+-- earlier one: each job has one retry, which takes over its idempotency key.
+-- ARGV: id, payload, arq's job, cost in rows, cost in tokens, head start in ms, deadline in ms from now,
+--       ttl of the result in ms, watcher or '', most jobs and most tokens that may wait, digest of the
+--       idempotency key or '', digest of the body or '', id of the job to retry or '', latest time in ms
+--       at which to accept the job
+-- Returns {'accepted', 'replayed' or 'conflict', id, created_ms, estimate}, again when it is sent twice;
+-- {'late', time in ms}; {'unknown'} if the job to retry has expired; or a refusal, see backlog.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local head_start_ms, time_ms, ttl_ms, watcher = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local head_start_ms, deadline_ms, ttl_ms, watcher = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
 local key_digest, body_digest, retry_of = ARGV[12], ARGV[13], ARGV[14]
 local latest_ms = tonumber(ARGV[15])
-local line = read_line()
+local backlog = read_backlog()
 
-local function answer(verdict, job_id, created_ms)
-  return {verdict, job_id, created_ms, outlook(job_id, line)}
+local function reply(verdict, job_id, created_ms)
+  return {verdict, job_id, created_ms, estimate(job_id, backlog)}
 end
 
 -- The idempotency key finds this job from now on.
@@ -33,15 +34,15 @@ end
 
 local known_since = redis.call('HGET', RECORD .. id, 'created_ms')
 if known_since then
-  return answer('accepted', id, known_since)
+  return reply('accepted', id, known_since)
 end
 if key_digest ~= '' then
-  local earlier = redis.call('GET', IDEMPOTENCY .. key_digest)
-  if earlier then
-    local job_id, digest = string.match(earlier, '^(%S+) (%S+)$')
+  local known = redis.call('GET', IDEMPOTENCY .. key_digest)
+  if known then
+    local job_id, digest = string.match(known, '^(%S+) (%S+)$')
     known_since = redis.call('HGET', RECORD .. job_id, 'created_ms')
     if known_since then
-      return answer(digest == body_digest and 'replayed' or 'conflict', job_id, known_since)
+      return reply(digest == body_digest and 'replayed' or 'conflict', job_id, known_since)
     end
   end
 end
@@ -49,26 +50,27 @@ if retry_of ~= '' then
   local retry = redis.call('HGET', RECORD .. retry_of, 'retried_as')
   known_since = retry and redis.call('HGET', RECORD .. retry, 'created_ms')
   if known_since then
-    return answer('replayed', retry, known_since)
-  elseif redis.call('EXISTS', PAYLOAD .. retry_of) == 0 then
+    return reply('replayed', retry, known_since)
+  elseif redis.call('EXISTS', RETRY_PAYLOAD .. retry_of) == 0 then
     return {'unknown'}
   end
 end
-if NOW > latest_ms then -- its caller was told that it failed
+if NOW > latest_ms then -- the api has answered 503 by now
   return {'late', ms(NOW)}
 end
 local score = string.format('%.3f', NOW - head_start_ms)
-local refusal = refuse(line, score, tonumber(tokens), tonumber(time_ms), max_jobs, max_tokens)
-if refusal then
-  return refusal
+local refused =
+  refuse(backlog, score, tonumber(tokens), tonumber(deadline_ms), max_jobs, max_tokens)
+if refused then
+  return refused
 end
 
 redis.call('HSET', RECORD .. id,
-  'payload', payload, 'status', 'queued', 'created_ms', ms(NOW), 'deadline_ms', ms(NOW + time_ms),
-  'ttl_ms', ttl_ms, 'rows', rows, 'tokens', tokens, 'score', score,
-  'watchers', watcher)
+  'payload', payload, 'status', 'queued', 'created_ms', ms(NOW),
+  'deadline_ms', ms(NOW + deadline_ms), 'ttl_ms', ttl_ms, 'cost_rows', rows, 'cost_tokens', tokens,
+  'queue_score', score, 'watchers', watcher)
 redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
-redis.call('SET', JOB .. id, arq_job, 'PX', JOB_KEPT_MS)
+redis.call('SET', ARQ_JOB .. id, arq_job, 'PX', JOB_KEPT_MS)
 if key_digest ~= '' then
   bind_key(key_digest, body_digest)
 end
@@ -79,7 +81,7 @@ if retry_of ~= '' then
   take_over_key()
 end
 redis.call('HINCRBY', TOTALS, 'queued', 1)
-join_line(id, score, tokens)
+add_to_backlog(id, score, tokens)
 index_job(id, 'queued', ms(NOW))
 wake_a_worker()
-return answer('accepted', id, ms(NOW))
+return reply('accepted', id, ms(NOW))

@@ -1,14 +1,14 @@
--- Write the end of a job, if the worker still owns it.
--- ARGV: id, worker, fence, status, attempts, result in arq's form, events for the watchers, dead
---       letter
--- Returns 1 when it was written, 0 when the job is another's or has ended.
-local id, worker, fence, status, attempts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- End a job, if the worker still owns its lease.
+-- ARGV: id, worker, fencing token, status, attempts, result in arq's form, events for the watchers,
+--       '1' for a dead letter
+-- Returns 1, or 0 if the worker does not own the lease.
+local id, worker, fencing_token, status, attempts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local result, events, is_dead_letter = ARGV[6], ARGV[7], ARGV[8] == '1'
 
-if not holds(id, worker, fence) then
+if not owns_lease(id, worker, fencing_token) then
   return 0
 end
-conclude(id, status, attempts, result, events)
+finish(id, status, attempts, result, events)
 if is_dead_letter then
   redis.call('LPUSH', DEAD_LETTERS, id)
   redis.call('LTRIM', DEAD_LETTERS, 0, DEAD_LETTERS_MAX - 1)

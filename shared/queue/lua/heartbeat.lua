@@ -1,7 +1,7 @@
--- One worker's sign of life; keeps the model card it serves alive.
+-- Write the heartbeat of a worker, and keep the model card that it serves.
 -- ARGV: worker, its WorkerInfo, hash of its model card
--- Returns the hash of the card that requests are checked against, or false where Redis lost it or
--- this worker's card: then the worker must publish its own again.
+-- Returns the hash of the current model card, or false if Redis lost that or this worker's card: then the
+-- worker must publish its card again.
 local worker, info, card_hash = ARGV[1], ARGV[2], ARGV[3]
 
 redis.call('ZADD', WORKERS, NOW, worker)

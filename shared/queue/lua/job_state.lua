@@ -1,11 +1,25 @@
--- Put before every script: leases, how a job ends, and what is told of it.
--- A waiting job's score lies below LEASED, a running job's is LEASED + the end of its lease.
+-- Prelude of every script: the record of a job, its lease, and its end.
+-- A waiting job's score in QUEUE lies below LEASED; a running job's is LEASED + the end of its lease.
+-- Fields of the hash RECORD (times in Unix ms):
+--   payload                    the ChatJob in msgpack, until the job ends
+--   status                     queued, running, succeeded, failed, cancelled or expired
+--   created_ms, started_ms, finished_ms
+--   deadline_ms, ttl_ms        when a worker stops the job; how long its result is kept
+--   cost_rows, cost_tokens     batch rows and KV cache tokens that the job needs
+--   queue_score                its place in the backlog, for a worker that hands it back
+--   watchers                   ids of api replicas that want its events, separated by spaces
+--   idempotency                digest of its Idempotency-Key
+--   worker, fencing_token      the worker of the latest lease, and its number: each lease has a higher one
+--   attempts                   runs that died with their workers
+--   cancel_result, cancel_events
+--                              how the job ends if its worker dies: a client has cancelled it
+--   retry_of, retried_as       id of the job that this one retries; id of the job that retries this one
 
-local function score_for_lease(lease_ms)
+local function lease_score(lease_ms)
   return LEASED + math.floor(NOW) + tonumber(lease_ms)
 end
 
--- One element is enough: whoever takes it and leaves ready jobs behind puts it back.
+-- One element is enough: a worker that takes it and leaves ready jobs behind puts it back.
 local function wake_a_worker()
   if redis.call('LLEN', WAKE) == 0 then
     redis.call('RPUSH', WAKE, '1')
@@ -16,95 +30,94 @@ local function is_live(status)
   return status == 'queued' or status == 'running'
 end
 
--- Whether the worker's lease still counts. Redis may have lost its last writes: a lease that
--- nobody has is given back, unless the job ended or the record knows this fence or a later one
--- (then it was released). Of an old lease a job without a record has ended long ago.
-local function holds(id, worker, fence)
-  local owner = redis.call('GET', OWNER .. id)
+-- Whether this lease of the worker is valid. Redis may have lost its last writes: then a lease without
+-- an owner is valid unless the job has ended, or the record has this fencing token or a later one (the
+-- lease was released). A job without a record ended long ago if the lease is old.
+local function owns_lease(id, worker, fencing_token)
+  local owner = redis.call('GET', ARQ_IN_PROGRESS .. id)
   if owner then
-    return owner == worker .. ':' .. fence
+    return owner == worker .. ':' .. fencing_token
   end
-  local status, latest = unpack(redis.call('HMGET', RECORD .. id, 'status', 'fence'))
+  local status, latest = unpack(redis.call('HMGET', RECORD .. id, 'status', 'fencing_token'))
   if not status then
-    return NOW - tonumber(fence) < TOMBSTONE_MS
+    return NOW - tonumber(fencing_token) < TOMBSTONE_MS
   end
-  return is_live(status) and tonumber(latest or 0) < tonumber(fence)
+  return is_live(status) and tonumber(latest or 0) < tonumber(fencing_token)
 end
 
--- 1 if the latest lease came to running the job, 0 if not; arq counts there, a retried command
--- more than once.
-local function begun(id)
-  return redis.call('EXISTS', RETRY .. id)
+-- Returns 1 if the latest lease came to running the job, else 0. The counter itself may be higher: a
+-- command that is sent twice counts twice.
+local function has_started(id)
+  return redis.call('EXISTS', ARQ_RETRY .. id)
 end
 
--- One entry for all calls of an api replica.
+-- Adds one entry to the stream of an api replica.
 local function send(replica, fields)
   local stream = REPLIES .. replica
   redis.call('XADD', stream, 'MAXLEN', '~', REPLIES_MAX_ENTRIES, '*', unpack(fields))
   redis.call('PEXPIRE', stream, REPLIES_TTL_MS)
 end
 
--- A job that did not succeed can be retried for as long as its end is known.
-local function keep_payload(id, ttl)
+-- A job that did not succeed can be retried until its result expires.
+local function keep_payload(id, ttl_ms)
   local payload = redis.call('HGET', RECORD .. id, 'payload')
   if payload then
-    redis.call('SET', PAYLOAD .. id, payload, 'PX', ttl)
+    redis.call('SET', RETRY_PAYLOAD .. id, payload, 'PX', ttl_ms)
   end
 end
 
--- The one way a job ends: result, record and the event for every watcher, all or nothing.
--- The record outlives a short ttl, so that a worker that was frozen cannot end the job again.
-local function conclude(id, status, attempts, result, events)
+-- Ends a job: result, record and the terminal event for every watcher, all or nothing. The record
+-- outlives a short ttl, so that a worker that was frozen cannot end the job again.
+local function finish(id, status, attempts, result, events)
   local record = RECORD .. id
-  local ttl, watchers, idempotency, created_ms, latest, tokens = unpack(redis.call('HMGET', record,
-    'ttl_ms', 'watchers', 'idempotency', 'created_ms', 'status', 'tokens'))
-  ttl, created_ms = tonumber(ttl or RESULT_TTL_MS), created_ms or ms(NOW)
-  redis.call('SET', RESULT .. id, result, 'PX', ttl)
-  if latest == 'queued' then
-    leave_line(tonumber(tokens or 0))
+  local ttl_ms, watchers, idempotency, created_ms, previous_status, tokens =
+    unpack(redis.call('HMGET', record,
+      'ttl_ms', 'watchers', 'idempotency', 'created_ms', 'status', 'cost_tokens'))
+  ttl_ms, created_ms = tonumber(ttl_ms or RESULT_TTL_MS), created_ms or ms(NOW)
+  redis.call('SET', ARQ_RESULT .. id, result, 'PX', ttl_ms)
+  if previous_status == 'queued' then
+    subtract_from_backlog(tonumber(tokens or 0))
   end
   if status ~= 'succeeded' then
-    keep_payload(id, ttl)
+    keep_payload(id, ttl_ms)
   end
   redis.call('HSET', record, 'status', status, 'attempts', attempts,
     'created_ms', created_ms, 'finished_ms', ms(NOW))
-  redis.call('HDEL', record, 'payload', 'cancel', 'cancel_result', 'cancel_events')
-  redis.call('PEXPIRE', record, math.max(ttl, TOMBSTONE_MS))
-  redis.call('PEXPIRE', LOG .. id, ttl)
+  redis.call('HDEL', record, 'payload', 'cancel_result', 'cancel_events')
+  redis.call('PEXPIRE', record, math.max(ttl_ms, TOMBSTONE_MS))
+  redis.call('PEXPIRE', TOKEN_LOG .. id, ttl_ms)
   redis.call('HINCRBY', TOTALS, status, 1)
   redis.call('ZREM', QUEUE, id)
-  index_end(id, status, created_ms)
-  redis.call('DEL', JOB .. id, RETRY .. id, OWNER .. id)
+  index_finished_job(id, status, created_ms)
+  redis.call('DEL', ARQ_JOB .. id, ARQ_RETRY .. id, ARQ_IN_PROGRESS .. id)
   if idempotency then
-    redis.call('PEXPIRE', IDEMPOTENCY .. idempotency, ttl)
+    redis.call('PEXPIRE', IDEMPOTENCY .. idempotency, ttl_ms)
   end
   for replica in string.gmatch(watchers or '', '%S+') do
     send(replica, {'events', events})
   end
 end
 
--- Ends a job that waits, or whose worker died; false where there is none, or a worker runs it.
-local function conclude_idle(id, status, result, events)
+-- Ends a job without a valid lease: it waits, or its worker died. Returns whether there was one.
+local function finish_unowned(id, status, result, events)
   local current, attempts = unpack(redis.call('HMGET', RECORD .. id, 'status', 'attempts'))
   local score = tonumber(redis.call('ZSCORE', QUEUE, id) or 0)
-  if current == 'queued' or current == 'running' and score <= score_for_lease(0) then
-    conclude(id, status, tonumber(attempts or 0) + begun(id), result, events)
+  if current == 'queued' or current == 'running' and score <= lease_score(0) then
+    finish(id, status, tonumber(attempts or 0) + has_started(id), result, events)
     return true
   end
   return false
 end
 
--- A running job that was cancelled has its end in its record: should its worker die or hand it back,
--- it ends without another one. False where there is no such job, or a worker runs it.
-local function conclude_cancelled(id)
-  local cancel, result, events =
-    unpack(redis.call('HMGET', RECORD .. id, 'cancel', 'cancel_result', 'cancel_events'))
-  return cancel and result and events and conclude_idle(id, 'cancelled', result, events)
+-- Ends a job that a client cancelled and whose worker died or handed it back. Returns whether it did.
+local function finish_cancelled(id)
+  local result, events =
+    unpack(redis.call('HMGET', RECORD .. id, 'cancel_result', 'cancel_events'))
+  return result and events and finish_unowned(id, 'cancelled', result, events)
 end
 
--- What `shared/queue/records.py` decodes into a JobRecord; false where there is no such job, or none
--- any more: when a result's ttl is over, what is left of the record is no caller's business.
--- In brief, the result of a job that succeeded is ''.
+-- Returns {fields, estimate or false, result or false}, which `shared/queue/records.py` decodes; false if there
+-- is no such job or its result has expired. With `is_brief`, the result of a succeeded job is ''.
 local function read_record(id, is_brief)
   local fields = redis.call('HMGET', RECORD .. id,
     'status', 'created_ms', 'started_ms', 'finished_ms', 'worker', 'attempts', 'retry_of',
@@ -113,11 +126,11 @@ local function read_record(id, is_brief)
   if not status then
     return false
   elseif is_live(status) then
-    fields[6] = tonumber(fields[6] or 0) + begun(id)
-    return {fields, status == 'queued' and outlook(id, read_line()), false}
+    fields[6] = tonumber(fields[6] or 0) + has_started(id)
+    return {fields, status == 'queued' and estimate(id, read_backlog()), false}
   elseif is_brief and status == 'succeeded' then
-    return redis.call('EXISTS', RESULT .. id) == 1 and {fields, false, ''}
+    return redis.call('EXISTS', ARQ_RESULT .. id) == 1 and {fields, false, ''}
   end
-  local result = redis.call('GET', RESULT .. id)
+  local result = redis.call('GET', ARQ_RESULT .. id)
   return result and {fields, false, result}
 end

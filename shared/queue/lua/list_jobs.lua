@@ -1,15 +1,15 @@
--- One page of all jobs, or of those of some statuses: the newest first, results left out.
--- ARGV: most jobs, created_ms and id of the last one seen or '' and '', then the statuses
--- Returns {jobs as {id, record}, created_ms and id of the last one looked at; false at the end}.
+-- Return one page of the jobs in some statuses, the newest first, without results.
+-- ARGV: most jobs; created_ms and id of the last job of the page before, or '' and ''; then the statuses
+-- Returns {jobs as {id, record}, created_ms and id of the last job looked at or false at the end}.
 local limit, before_id = tonumber(ARGV[1]), ARGV[3]
 local before_ms = math.min(tonumber(ARGV[2]) or LEASED, LEASED - 1)
 local found, jobs = {}, {}
 
--- Jobs of one status that come after the last one seen, one more than fit on the page.
-local function look_for(status)
+-- Adds the jobs of one status that come after the page before, one more than fit on this page.
+local function find_jobs(status)
   local low, high, offset, num = index_score(status, 0), index_score(status, before_ms), 0, 0
   repeat
-    local entries = redis.call('ZREVRANGEBYSCORE', JOBS, high, low, 'WITHSCORES',
+    local entries = redis.call('ZREVRANGEBYSCORE', JOB_INDEX, high, low, 'WITHSCORES',
       'LIMIT', offset, limit + 1)
     for i = 1, #entries, 2 do
       local id, created_ms = entries[i], entries[i + 1] - low
@@ -22,7 +22,7 @@ local function look_for(status)
 end
 
 for i = 4, #ARGV do
-  look_for(ARGV[i])
+  find_jobs(ARGV[i])
 end
 table.sort(found, function(one, other)
   if one.created_ms ~= other.created_ms then
@@ -35,7 +35,7 @@ for i = 1, math.min(limit, #found) do
   if record then
     jobs[#jobs + 1] = {found[i].id, record}
   else
-    redis.call('ZREM', JOBS, found[i].id) -- its result's ttl is over
+    redis.call('ZREM', JOB_INDEX, found[i].id) -- its result has expired
   end
 end
 local last = #found > limit and found[limit]

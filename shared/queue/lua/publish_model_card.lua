@@ -1,5 +1,5 @@
--- Make a model the one that requests are checked against: it is loaded.
--- ARGV: hash of its card, the packed card
+-- Make a model card the current one, which requests are checked against: its model is loaded.
+-- ARGV: hash of the card, the packed card
 local card_hash, card = ARGV[1], ARGV[2]
 
 redis.call('SET', MODEL_CARD .. card_hash, card, 'PX', MODEL_CARD_TTL_MS)

@@ -1,29 +1,36 @@
 -- Extend all leases of one worker.
--- ARGV: worker, lease in ms, then id and fence of each job
--- Returns {lost, cancelled}: ids another worker has or that ended, ids that a caller cancelled.
+-- ARGV: worker, lease in ms, then id and fencing token of each job
+-- Returns {lost, cancelled}: ids of jobs whose lease the worker no longer owns, and of jobs that a client
+-- cancelled.
 local worker, lease_ms = ARGV[1], ARGV[2]
 local lost, cancelled = {}, {}
 
+-- Redis lost the claim of this job with its last writes: write it again.
+local function restore_claim(id, fencing_token)
+  local record = RECORD .. id
+  local status, tokens, created_ms =
+    unpack(redis.call('HMGET', record, 'status', 'cost_tokens', 'created_ms'))
+  if status == 'queued' then
+    subtract_from_backlog(tonumber(tokens or 0))
+  end
+  created_ms = created_ms or ms(NOW)
+  redis.call('HSET', record, 'status', 'running', 'worker', worker,
+    'fencing_token', fencing_token, 'created_ms', created_ms)
+  redis.call('PEXPIRE', record, JOB_KEPT_MS)
+  index_job(id, 'running', created_ms)
+end
+
 for i = 3, #ARGV, 2 do
-  local id, fence = ARGV[i], ARGV[i + 1]
-  local record, owner = RECORD .. id, worker .. ':' .. fence
-  if not holds(id, worker, fence) then
+  local id, fencing_token = ARGV[i], ARGV[i + 1]
+  if not owns_lease(id, worker, fencing_token) then
     lost[#lost + 1] = id
   else
-    redis.call('ZADD', QUEUE, score_for_lease(lease_ms), id)
-    if redis.call('SET', OWNER .. id, owner, 'NX', 'PX', JOB_KEPT_MS) then -- Redis had lost it
-      local status, tokens, created_ms =
-        unpack(redis.call('HMGET', record, 'status', 'tokens', 'created_ms'))
-      if status == 'queued' then
-        leave_line(tonumber(tokens or 0))
-      end
-      created_ms = created_ms or ms(NOW)
-      redis.call('HSET', record, 'status', 'running', 'worker', worker, 'fence', fence,
-        'created_ms', created_ms)
-      index_job(id, 'running', created_ms)
-      redis.call('PEXPIRE', record, JOB_KEPT_MS)
+    redis.call('ZADD', QUEUE, lease_score(lease_ms), id)
+    local owner = worker .. ':' .. fencing_token
+    if redis.call('SET', ARQ_IN_PROGRESS .. id, owner, 'NX', 'PX', JOB_KEPT_MS) then
+      restore_claim(id, fencing_token)
     end
-    if redis.call('HEXISTS', record, 'cancel') == 1 then
+    if redis.call('HEXISTS', RECORD .. id, 'cancel_result') == 1 then
       cancelled[#cancelled + 1] = id
     end
   end

@@ -45,7 +45,7 @@ async def test_jobs_that_nobody_came_for_take_their_tokens_with_them(service: Se
     await service.submit()
     await service.submit(max_queued=2)
     assert await service.tokens() == 2 * TOKENS
-    assert await service.redis.zcard(service.keys.jobs) == 2
+    assert await service.redis.zcard(service.keys.job_index) == 2
 
 
 async def test_a_claimed_job_whose_record_is_gone_leaves_the_right_sum(service: Service) -> None:

@@ -453,7 +453,7 @@ async def test_finishing_leaves_nothing_but_the_record_and_the_result(
 ) -> None:
     job = await enqueue(queue, make_job(ttl_s=2000))
     await finish(queue, await claim_one(queue))
-    await redis.delete(keys.wake, keys.totals, keys.jobs, keys.line, keys.replies("api-1"))
+    await redis.delete(keys.wake, keys.totals, keys.job_index, keys.backlog, keys.replies("api-1"))
     left = {key.decode() for key in await redis.keys("*")}
     assert left == {keys.record(job.id), keys.arq_result(job.id)}
     assert await redis.hget(keys.record(job.id), "payload") is None

@@ -127,7 +127,7 @@ async def test_what_was_there_all_the_time_is_shown_once_whatever_happens_meanwh
 
 async def test_jobs_of_one_ms_are_shown_once(queue: JobQueue, redis: Redis, keys: Keys) -> None:
     jobs = [await enqueue(queue) for _ in range(9)]
-    await redis.zadd(keys.jobs, {job.id: 1000 for job in jobs})
+    await redis.zadd(keys.job_index, {job.id: 1000 for job in jobs})
     found = [id_ for page in await pages(queue, limit=2) for id_ in ids(page)]
     assert found == sorted((job.id for job in jobs), reverse=True)
 
@@ -141,7 +141,7 @@ async def test_what_outlived_its_ttl_is_neither_shown_nor_kept(
         await redis.delete(keys.arq_result(job.id))
     found = [id_ for page in await pages(queue, limit=2) for id_ in ids(page)]
     assert set(found) == {job.id for job in jobs[2:]}
-    assert await redis.zcard(keys.jobs) == 2
+    assert await redis.zcard(keys.job_index) == 2
 
 
 async def test_only_the_latest_ended_jobs_of_a_status_are_listed(

@@ -78,7 +78,7 @@ async def test_jobs_that_were_accepted_run_to_their_end(redis: Redis, queue: Job
         log = TokenLog(redis, Keys())
         packed = [encode(Delta(text=text, token_ids=[1])) for text in "ab"]
         assert await log.append("w1", [Addition(job.job.id, job.fence, 0, packed)]) == [2]
-        assert [delta.text for delta in await log.read_life(job.job.id, 0, 1)] == ["b"]
+        assert [delta.text for delta in await log.read(job.job.id, 1)] == ["b"]
         assert await queue.finish(job, make_finished(job.job.id), fence=job.fence)
     assert [await status(queue, job) for job in jobs] == [JobStatus.SUCCEEDED] * 3
     assert await redis.xlen(Keys().replies("api-1")) == 6  # deltas and the end of each

@@ -232,14 +232,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_sum_of_waiting_tokens_is_exact(self) -> None:
-        tokens = self.do(self.redis.hget(self.keys.line, "tokens"))
+        tokens = self.do(self.redis.hget(self.keys.backlog, "tokens"))
         assert int(tokens or 0) == self.waiting_tokens
 
     @invariant()
     def every_job_is_listed_once_under_its_status(self) -> None:
         page = self.do(self.queue.page(JobStatus, limit=100))
         listed = [(record.id, record.status) for record in page.records]
-        assert sorted(listed) == [(job_id, job.status) for job_id, job in self.jobs.items()]
+        assert sorted(listed) == sorted((job_id, job.status) for job_id, job in self.jobs.items())
 
     @invariant()
     def the_watchers_of_a_job_got_one_terminal_event(self) -> None:

@@ -160,7 +160,7 @@ async def test_a_job_whose_data_is_gone_is_a_conflict(
 ) -> None:
     job = await enqueue(queue)
     await queue.cancel(job.id)
-    await redis.delete(keys.payload(job.id))
+    await redis.delete(keys.retry_payload(job.id))
     with pytest.raises(Conflict, match="its data is gone"):
         await retry(queue, job.id)
 
@@ -219,8 +219,8 @@ async def test_a_job_can_be_retried_until_its_ttl_ends(
 ) -> None:
     job = await enqueue(queue, ttl_s=5)
     await queue.cancel(job.id)
-    assert 0 < await redis.pttl(keys.payload(job.id)) <= 5000
-    await redis.delete(keys.arq_result(job.id), keys.payload(job.id))  # as the ttl does
+    assert 0 < await redis.pttl(keys.retry_payload(job.id)) <= 5000
+    await redis.delete(keys.arq_result(job.id), keys.retry_payload(job.id))  # as the ttl does
     for job_id in (job.id, "unknown"):
         with pytest.raises(NotFound, match="no job"):
             await retry(queue, job_id)
@@ -234,7 +234,7 @@ async def test_a_job_that_expires_during_its_retry_leaves_nothing(
     run = Scripts.run
 
     async def run_after_its_ttl(self: Scripts, script: Script, *args: ScriptArg) -> Any:
-        names = (keys.record(job.id), keys.arq_result(job.id), keys.payload(job.id))
+        names = (keys.record(job.id), keys.arq_result(job.id), keys.retry_payload(job.id))
         await redis.delete(*names)
         return await run(self, script, *args)
 
@@ -294,7 +294,7 @@ async def test_a_purge_cancels_what_waits_and_nothing_else(
     assert all(event.status is JobStatus.CANCELLED for event in told if isinstance(event, Failed))
     record = await queue.record(running.id)
     assert record is not None and record.status is JobStatus.RUNNING
-    assert await redis.hget(keys.line, "tokens") == b"0"
+    assert await redis.hget(keys.backlog, "tokens") == b"0"
 
 
 async def test_a_purge_of_nothing_cancels_nothing(queue: JobQueue) -> None:

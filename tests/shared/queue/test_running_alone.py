@@ -82,8 +82,8 @@ async def test_another_worker_becomes_empty_once_the_first_claims_no_more(
 ) -> None:
     await enqueue_suspect(queue)
     assert (await claim(queue, "w1", room=BUSY)).is_stalled
-    assert 0 < await redis.pttl(keys.emptying) <= 1000 * WORKER_TTL_S
-    await redis.delete(keys.emptying)  # as it expires
+    assert 0 < await redis.pttl(keys.isolating) <= 1000 * WORKER_TTL_S
+    await redis.delete(keys.isolating)  # as it expires
     assert (await claim(queue, "w2", room=BUSY)).is_stalled
     assert not (await claim(queue, "w1", room=BUSY)).is_stalled
 

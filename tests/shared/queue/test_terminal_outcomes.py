@@ -138,21 +138,7 @@ async def test_a_cancelled_job_that_its_worker_hands_back_ends(
     assert record is not None and record.status is JobStatus.CANCELLED
     assert record.attempts == 0
     assert await redis.xlen(keys.replies("api-1")) == 1
-    assert await redis.hget(keys.line, "tokens") == b"0"
-
-
-@pytest.mark.parametrize("left", ["cancel", "cancel_events"])
-async def test_half_of_a_cancellation_ends_nothing(
-    queue: JobQueue, redis: Redis, keys: Keys, left: str
-) -> None:
-    """While a deployment is upgraded: an older api writes the flag alone, an older worker's end of
-    the job removes it alone."""
-    job, claimed = await cancel_running(queue, lease_ms=60_000)
-    both = {"cancel", "cancel_result", "cancel_events"}
-    await redis.hdel(keys.record(job.id), *both - {left})
-    await queue.release("w1", {job.id: claimed.fence})
-    record = await queue.record(job.id)
-    assert record is not None and record.status is JobStatus.QUEUED
+    assert await redis.hget(keys.backlog, "tokens") == b"0"
 
 
 # -- totals ----------------------------------------------------------------------------------

@@ -327,7 +327,7 @@ async def test_a_worker_renews_its_leases_at_once_after_an_outage(
         [job_id] = await enqueue(queue)
         await ended(queue, job_id)
         assert not worker.renewal_due.is_set()
-        await redis.hset(keys.line, "claimed_ms", 1)  # the last claim was long ago
+        await redis.hset(keys.backlog, "last_claim_ms", 1)  # the last claim was long ago
         await asyncio.wait_for(worker.renewal_due.wait(), WAIT_S)
 
 

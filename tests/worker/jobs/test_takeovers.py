@@ -81,7 +81,7 @@ async def test_a_job_that_comes_back_while_its_lost_run_still_ends_is_run_again(
             return bool(fences)
 
         async def claimed_again() -> bool:
-            return int(await redis.hget(keys.record(job_id), "fence") or 0) > fences[0]
+            return int(await redis.hget(keys.record(job_id), "fencing_token") or 0) > fences[0]
 
         await eventually(started)
         worker.lose(job_id, fences[0])
@@ -107,7 +107,7 @@ async def test_a_streamed_job_that_another_worker_had_meanwhile_begins_anew(
     finish = JobQueue.finish
 
     async def fence_of_record() -> int:
-        return int(await redis.hget(keys.record(job_id), "fence") or 0)
+        return int(await redis.hget(keys.record(job_id), "fencing_token") or 0)
 
     async def task(held: ActiveJob) -> Outcome:
         fences.append(held.fence)
@@ -128,7 +128,7 @@ async def test_a_streamed_job_that_another_worker_had_meanwhile_begins_anew(
 
         await eventually(started)
         others = fences[0] + 1  # another worker had it, and died
-        await redis.hset(keys.record(job_id), "fence", others)
+        await redis.hset(keys.record(job_id), "fencing_token", others)
         await redis.zadd(keys.queue, {job_id: LEASED + 1})
         record = await ended(queue, job_id)
     assert (record.status, len(fences)) == (JobStatus.SUCCEEDED, 2)
