@@ -1,19 +1,23 @@
-"""Every failure Falconer names, in one tree.
+"""All errors of `shared`, which api and worker have in common, and their HTTP status codes.
+
+`worker.engine` and `worker.model` must not import `shared` and define their own errors.
 
 FalconerError
-├── SettingsError           a wrong setting: the start stops with one line
-├── BrokenChatTemplate      it cannot be parsed; carries `line` where one is to blame
-├── ClientError             the caller can mend it; carries `field` where one is to blame
+├── SettingsError           a setting is wrong: the process exits with this one line
+├── BrokenChatTemplate      the template cannot be parsed; carries `line` if one is at fault
+├── UnreadableJob           the payload is no job, or of a newer protocol version
+├── JobFailed               raised by stock arq's `Job.result()` for a job without a result
+├── ClientError             the client can correct it; carries `field` if one is at fault
 │   ├── BadRequest            400  a value that cannot be served (no prompt, too long)
 │   ├── InvalidParameter      422  a parameter outside its range, or unknown
 │   ├── NotFound              404  no such job
 │   ├── ModelNotFound         404  no such model or adapter
-│   ├── Conflict              409  idempotency key reused with another body; nothing to retry
+│   ├── Conflict              409  idempotency key used with another body; nothing to retry
 │   ├── PayloadTooLarge       413
 │   ├── UnsupportedMediaType  415  the body is not JSON in UTF-8, or its coding is unknown
 │   ├── QueueFull             429  carries `retry_after_s`
-│   └── WaitTooLong           429  its deadline would pass first; carries `retry_after_s`
-├── ServiceUnavailable      503  Redis is out of reach, or a part is busy; carries `retry_after_s`
+│   └── WaitTooLong           429  the deadline would pass first; carries `retry_after_s`
+├── ServiceUnavailable      503  Redis is unreachable, or a part is busy; carries `retry_after_s`
 └── WaitTimeout             504  the synchronous wait ended first; carries `job_id`
 """
 
@@ -21,7 +25,7 @@ from collections.abc import Mapping
 
 
 class FalconerError(Exception):
-    """Base of all; `message` is fit for the caller to read."""
+    """Base class; the client may read `message`."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -36,6 +40,14 @@ class BrokenChatTemplate(FalconerError):
     def __init__(self, message: str, line: int | None) -> None:
         super().__init__(message)
         self.line = line
+
+
+class UnreadableJob(FalconerError):
+    pass
+
+
+class JobFailed(FalconerError):
+    pass
 
 
 class ClientError(FalconerError):
@@ -69,7 +81,7 @@ class PayloadTooLarge(ClientError):
 
 
 class UnsupportedMediaType(ClientError):
-    """`headers` of the answer name what is accepted."""
+    """Carries `headers` of the response, which name the accepted types."""
 
     def __init__(
         self, message: str, *, headers: Mapping[str, str], field: str | None = None
@@ -118,5 +130,5 @@ HTTP_STATUS: dict[type[FalconerError], int] = {
 
 
 def status_code(error: FalconerError) -> int:
-    """What the caller of a failed request gets; 500 for what no caller should see."""
+    """Return the HTTP status of an error; 500 for errors that are not meant for clients."""
     return HTTP_STATUS.get(type(error), 500)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from shared.errors import FalconerError
+from shared.errors import UnreadableJob
 
 VERSION = 2
 ADAPTERS_SINCE = 2  # older workers ignore the adapter
@@ -291,10 +291,6 @@ def decode_token_deltas(job_id: str, data: bytes) -> TokenDeltas:
         index=int(index),
         deltas=msgspec.msgpack.decode(deltas, type=list[Delta]),
     )
-
-
-class UnreadableJob(FalconerError):
-    """The bytes are no job, or a job of a later version."""
 
 
 def decode_job(data: bytes) -> ChatJob:

@@ -9,14 +9,10 @@ from typing import Any
 
 import msgspec
 
-from shared.errors import FalconerError
+from shared.errors import JobFailed
 from shared.protocol import Failed, Finished, Outcome, encode
 
 FUNCTION = "chat"  # the name under which workers register the one thing they do
-
-
-class JobFailed(FalconerError):
-    """What stock arq's `Job.result()` raises for a job that failed, was cancelled or expired."""
 
 
 class ArqJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from shared.protocol import ChatJob, UnreadableJob, decode_job
+from shared.errors import UnreadableJob
+from shared.protocol import ChatJob, decode_job
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from arq.jobs import Job
 from arq.jobs import JobStatus as ArqJobStatus
 from redis.asyncio import Redis
 
-from shared.errors import QueueFull
+from shared.errors import JobFailed, QueueFull
 from shared.protocol import (
     ChatJob,
     Failed,
@@ -17,7 +17,7 @@ from shared.protocol import (
     decode_events,
     encode,
 )
-from shared.queue.arq_format import JobFailed, deserialize
+from shared.queue.arq_format import deserialize
 from shared.queue.claims import Claim, ClaimedJob, Room, StartResult
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import LEASED, TOMBSTONE_S, Keys
