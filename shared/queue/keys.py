@@ -30,6 +30,44 @@ LISTED_MAX = 10_000  # finished jobs of each status in a listing: the latest
 LEASED = 2**42  # scores below: waiting jobs (ms of the year 2109); from here on: leased jobs
 PRIORITY_WINDOW_MS = 30_000  # head start of one priority step; bounded, so that no job starves
 
+# Fields of the hash at `Keys.record`; `job_state.lua` and docs/reference/redis-keys.md describe them.
+RECORD_FIELDS = (
+    "payload",
+    "status",
+    "created_ms",
+    "queued_ms",
+    "started_ms",
+    "finished_ms",
+    "deadline_ms",
+    "ttl_ms",
+    "cost_rows",
+    "cost_tokens",
+    "queue_score",
+    "watchers",
+    "idempotency",
+    "worker",
+    "fencing_token",
+    "attempts",
+    "cancel_result",
+    "cancel_events",
+    "retry",
+    "first_event",
+)
+
+# Fields of the hash at `Keys.backlog`, described at the same places, in `backlog.lua`.
+BACKLOG_FIELDS = (
+    "tokens",
+    "stalled_since_ms",
+    "drain_ms",
+    "drain_claims",
+    "drain_jobs",
+    "drain_tokens",
+    "drain_measured_ms",
+    "retry_slot_ms",
+    "last_claim_ms",
+    "grace_until_ms",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:

@@ -1,0 +1,161 @@
+"""docs/reference/redis-keys.md names every key and field, with the right type and TTL."""
+
+import inspect
+import re
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from shared.protocol import Delta, Failed, JobError, JobStatus, encode
+from shared.queue.claims import Room
+from shared.queue.job_queue import IdempotencyKey, JobQueue
+from shared.queue.keys import (
+    BACKLOG_FIELDS,
+    DEAD_LETTERS_MAX,
+    JOB_KEPT_S,
+    LISTED_MAX,
+    LOADING_TTL_S,
+    MODEL_CARD_TTL_S,
+    RECORD_FIELDS,
+    REPLIES_MAX_ENTRIES,
+    REPLIES_TTL_S,
+    RESULT_TTL_S,
+    TOMBSTONE_S,
+    WORKER_TTL_S,
+    Keys,
+)
+from shared.queue.token_log import Addition, TokenLog
+from shared.queue.worker_registry import Registry
+from tests.factories import make_card, make_job, make_worker_info
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/reference/redis-keys.md").read_text()
+LUA = {path.stem: path.read_text() for path in (ROOT / "shared/queue/lua").glob("*.lua")}
+LEASE_MS = 60_000
+
+Row = dict[str, str]
+
+
+def rows(heading: str) -> list[Row]:
+    """The table below a heading; cells by the titles of their columns, without backticks."""
+    lines = PAGE.split(heading, 1)[1].split("\n\n|", 1)[1].split("\n\n", 1)[0].splitlines()
+    cells = [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in lines]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+KEY_ROWS = {row["key"]: row for row in rows("# Redis keys")}
+
+
+def key_patterns() -> set[str]:
+    """Each key of Keys, with the names of its arguments in angle brackets."""
+    keys, patterns = Keys("<queue>"), {"<queue>"}
+    for name, member in vars(Keys).items():
+        if isinstance(member, property):
+            patterns.add(getattr(keys, name))
+        elif inspect.isfunction(member) and not name.startswith("__"):
+            *_, argument = inspect.signature(member).parameters
+            patterns.add(getattr(keys, name)(f"<{argument}>"))
+    return patterns
+
+
+def test_the_page_lists_every_key() -> None:
+    assert set(KEY_ROWS) == key_patterns()
+
+
+def test_the_page_and_the_scripts_list_every_field() -> None:
+    for heading, fields, script in [
+        ("## Fields of a record", RECORD_FIELDS, "common"),
+        ("## Fields of the backlog", BACKLOG_FIELDS, "line"),
+    ]:
+        assert [row["field"] for row in rows(heading)] == list(fields)
+        head = LUA[script].split("\n\n", 1)[0]
+        assert set(fields) <= set(re.findall(r"\w+", head))
+
+
+def test_the_page_names_the_ttls_and_bounds() -> None:
+    def ttl(key: str) -> str:
+        return KEY_ROWS[f"<queue>:{key}"]["TTL"]
+
+    assert ttl("record:<job_id>").startswith(f"{JOB_KEPT_S // 3600} h; ")
+    assert f"default {RESULT_TTL_S // 3600} h" in ttl("record:<job_id>")
+    assert f"at least {TOMBSTONE_S // 60} min" in ttl("record:<job_id>")
+    assert ttl("replies:<replica_id>").startswith(f"{REPLIES_TTL_S // 60} min ")
+    assert ttl("worker:<worker_id>").startswith(f"{WORKER_TTL_S} s ")
+    assert ttl("current-model").startswith(f"{MODEL_CARD_TTL_S // 86400} d")
+    assert ttl("loading").startswith(f"{LOADING_TTL_S // 3600} h")
+    for bound in (DEAD_LETTERS_MAX, LISTED_MAX, REPLIES_MAX_ENTRIES):
+        assert f" {bound:,}" in PAGE
+
+
+def test_the_page_names_the_scripts_that_exist() -> None:
+    for row in KEY_ROWS.values():
+        assert set(row["written by"].split(", ")) <= set(LUA) | {"worker"}
+
+
+class Observer:
+    """Compares what Redis holds with the page, and notes the keys and fields that it saw."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis, self._keys = redis, keys
+        self.patterns: set[str] = set()
+        self.record_fields: set[str] = set()
+        self.backlog_fields: set[str] = set()
+
+    async def look(self) -> None:
+        for key in [key.decode() for key in await self._redis.keys()]:
+            [row] = [row for row in KEY_ROWS.values() if self._matches(row["key"], key)]
+            assert (await self._redis.type(key)).decode() == row["type"], key
+            assert (await self._redis.ttl(key) == -1) == (row["TTL"] == "none"), key
+            self.patterns.add(row["key"])
+            if row["key"] == "<queue>:record:<job_id>":
+                self.record_fields |= await self._fields(key)
+            elif row["key"] == "<queue>:backlog":
+                self.backlog_fields |= await self._fields(key)
+
+    def _matches(self, pattern: str, key: str) -> bool:
+        pattern = re.escape(pattern.replace("<queue>", self._keys.queue))
+        return re.fullmatch(re.sub("<[a-z_]+>", "[^:]+", pattern), key) is not None
+
+    async def _fields(self, key: str) -> set[str]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hkeys(key)
+            (names,) = await pipe.execute()
+        return {name.decode() for name in names}
+
+
+async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
+    """One job runs, streams, is cancelled, given up and retried; another one must run alone."""
+    queue, registry, observer = JobQueue(redis, keys), Registry(redis, keys), Observer(redis, keys)
+    await registry.announce("digest")
+    await observer.look()
+    card_hash = await registry.publish_card(make_card(), b"{}")
+    await registry.report(make_worker_info("w1", card_hash=card_hash))
+
+    first, second = make_job(stream=True), make_job()
+    key = IdempotencyKey("digest", body_digest="body")
+    await queue.enqueue(first, reply_to="api", max_queued=9, idempotency_key=key)
+    await queue.enqueue(second, reply_to="api", max_queued=9)
+    await observer.look()
+
+    one_row = Room(rows=1, tokens=10, running=0)
+    [claimed] = (await queue.claim("w1", one_row, lease_ms=LEASE_MS)).jobs
+    assert await queue.begin("w1", first.id, fence=claimed.fence, lease_ms=LEASE_MS)
+    addition = Addition(first.id, claimed.fence, 0, [encode(Delta(token_ids=[1]))])
+    await TokenLog(redis, keys).append("w1", [addition])
+    await queue.cancel(first.id)
+    await observer.look()
+
+    error = JobError(message="given up")
+    outcome = Failed(job_id=first.id, attempt=1, status=JobStatus.FAILED, error=error)
+    assert await queue.finish(claimed, outcome, fence=claimed.fence, is_dead_letter=True)
+    await observer.look()
+    assert await queue.retry(first.id, max_queued=9)
+
+    await redis.hset(keys.record(second.id), "attempts", "1")  # its last attempt must run alone
+    busy = Room(rows=9, tokens=1000, running=1)
+    assert (await queue.claim("w1", busy, lease_ms=LEASE_MS, max_attempts=2)).is_stalled
+    await observer.look()
+
+    assert observer.patterns == set(KEY_ROWS)
+    assert observer.record_fields == set(RECORD_FIELDS)
+    assert observer.backlog_fields == set(BACKLOG_FIELDS)
