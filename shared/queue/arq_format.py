@@ -1,7 +1,7 @@
-"""arq's job and result values, packed as msgpack instead of pickle.
+"""Pack arq's job and result values as msgpack instead of pickle.
 
-`deserialize` is what stock arq takes as `job_deserializer`; it never runs code from Redis.
-Prompts are not among a job's arguments: they travel in the record, and results repeat none.
+Stock arq takes `deserialize` as its `job_deserializer`; it never runs code from Redis. The prompt
+is not an argument of arq's job but a field of the record, and results do not repeat it.
 """
 
 import time
@@ -12,7 +12,7 @@ import msgspec
 from shared.errors import JobFailed
 from shared.protocol import Failed, Finished, Outcome, encode
 
-FUNCTION = "chat"  # the name under which workers register the one thing they do
+FUNCTION = "chat"  # the name of arq's only function
 
 
 class ArqJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class ArqJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArqResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of `arq.jobs.serialize_result`; `r` is how the job ended."""
+    """The fields of `arq.jobs.serialize_result`; `r` is the terminal event."""
 
     job_try: int = msgspec.field(name="t")
     function: str = msgspec.field(default=FUNCTION, name="f")
@@ -40,7 +40,7 @@ class ArqResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pack_job() -> bytes:
-    """A job that is enqueued now."""
+    """Pack a job that is enqueued now."""
     return encode(ArqJob(enqueued_ms=time.time_ns() // 1_000_000))
 
 
@@ -65,12 +65,12 @@ def decode_result(data: bytes) -> ArqResult:
 
 
 def serialize(value: dict[str, Any]) -> bytes:
-    """arq's `job_serializer`; an exception among the values becomes its message."""
+    """Serialize for arq; an exception among the values becomes its message."""
     return msgspec.msgpack.encode(value, enc_hook=str)
 
 
 def deserialize(data: bytes) -> dict[str, Any]:
-    """arq's `job_deserializer`: a failure comes out as an exception, as arq's callers expect."""
+    """Deserialize for arq; a job that did not succeed yields an exception, as arq expects."""
     value: dict[str, Any] = msgspec.msgpack.decode(data)
     if value.get("s") is False:
         value["r"] = JobFailed(msgspec.convert(value["r"], Failed).error.message)

@@ -1,7 +1,4 @@
-"""The line of waiting jobs as callers see it: what a job may expect, and why one is refused.
-
-Plain data, and its decoding from what the scripts return; the figures are those of `backlog.lua`.
-"""
+"""Decode what `backlog.lua` says of the backlog: the estimate for a waiting job, and refusals."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +9,9 @@ from shared.errors import ClientError, QueueFull, WaitTooLong
 
 @dataclass(frozen=True, slots=True)
 class QueueEstimate:
-    """`position` counts from 1; `expected_start_s`, from now, is None while nobody can know."""
-
-    position: int
-    expected_start_s: float | None
-    has_worker: bool
+    position: int  # from 1
+    expected_start_s: float | None  # from now; None without a measured drain rate
+    has_worker: bool  # whether any worker is live
 
 
 def decode_estimate(reply: list[Any]) -> QueueEstimate:

@@ -1,7 +1,4 @@
-"""What a worker asks of the queue and what it gets: jobs with their leases, and hopeless ones.
-
-Plain data, and its decoding from what `claim.lua` returns.
-"""
+"""Data of a claim: the worker's free capacity, the leased jobs, and jobs that it must give up."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,11 +10,11 @@ from shared.protocol import ChatJob, decode_job
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a worker could still take. `running` counts the jobs it has."""
+    """Free capacity of a worker."""
 
     rows: int
     tokens: int
-    running: int
+    running: int  # jobs that the worker has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +34,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedJob(Lease):
-    """`time_left_s`: until its deadline, at the moment of the claim, by the clock of Redis."""
-
     job: ChatJob
     rows: int
     tokens: int
-    time_left_s: float
+    time_left_s: float  # from the claim to the deadline, by the clock of Redis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter(Lease):
-    """A job that this worker must end without running it, and why."""
+    """A job that the worker must end without running it."""
 
     job_id: str
     reason: str
@@ -62,23 +57,21 @@ class Claim:
 
 
 class StartResult(IntEnum):
-    """Whether a claimed job's run may begin: not if it is another's by now, or has ended."""
+    """Whether the run of a claimed job may start."""
 
-    NO = 0
+    NO = 0  # another worker owns the lease, or the job has ended
     YES = 1
-    CANCELLED = 2  # and a caller wants no more of it
+    CANCELLED = 2  # yes, but a client has cancelled the job
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """Jobs that another worker has by now or that ended, and jobs that a caller cancelled."""
-
-    lost: list[str]
-    cancelled: list[str]
+    lost: list[str]  # jobs that another worker leased, or that have ended
+    cancelled: list[str]  # jobs that a client cancelled
 
 
 def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
-    """`reply`: what `claim.lua` returned to this worker. One bad job does not harm the others."""
+    """Decode the reply of `claim.lua`; a job that cannot be decoded is given up, the others run."""
     is_stalled, leased, is_after_outage = reply
     jobs = [_decode_leased(worker_id, max_attempts, fields) for fields in leased]
     return Claim(
@@ -113,7 +106,7 @@ def _decode_leased(worker_id: str, max_attempts: int, fields: list[Any]) -> Clai
 
 
 def _job_or_reason(payload: bytes | None, attempts: int, max_attempts: int) -> ChatJob | str:
-    """The job, or why nobody can run it."""
+    """Return the job, or the reason why no worker can run it."""
     if attempts >= max_attempts:
         return f"the worker running this job died {attempts} times; given up"
     if payload is None:
@@ -125,5 +118,5 @@ def _job_or_reason(payload: bytes | None, attempts: int, max_attempts: int) -> C
 
 
 def first_attempt_alone(max_attempts: int) -> int:
-    """How many attempts a job has behind it when it must run alone: the last one it may have."""
+    """Return the number of failed attempts from which on a job runs alone: before its last one."""
     return max(1, max_attempts - 1)

@@ -1,4 +1,4 @@
-"""Pages of the listing of jobs, the newest first, and the cursors between them. Plain data."""
+"""Pages of the job listing, the newest jobs first, and the cursors between them."""
 
 import re
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Any, Self
 from shared.protocol import JobRecord
 from shared.queue.records import decode_record
 
-# Read by Rust at the door, and here by Python: their `\d` and their `$` differ.
+# Matched by pydantic (Rust) and here by Python, whose `\d` and `$` differ.
 CURSOR_PATTERN = "^[0-9]{1,13}-[0-9a-z-]{1,64}$"
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The last job that a page looked at; the next one begins behind it."""
+    """The last job of a page; the next page begins after it."""
 
     created_ms: int
     job_id: str
@@ -23,7 +23,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError for what no page ever gave."""
+        """Parse a cursor. Raises ValueError if `text` is not the cursor of a page."""
         if re.fullmatch(CURSOR_PATTERN, text) is None:
             raise ValueError("not a cursor that a page of jobs gave")
         created_ms, _, job_id = text.partition("-")
@@ -32,15 +32,12 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """Records without their results. `cursor` is None at the end, and only there: a page may be
-    short, or empty, because results that it would have shown have outlived their ttl."""
-
-    records: list[JobRecord]
-    cursor: Cursor | None
+    records: list[JobRecord]  # without results; jobs whose results have expired are left out
+    cursor: Cursor | None  # None only on the last page; an earlier page may be short or empty
 
 
 def decode_page(reply: list[Any]) -> JobPage:
-    """`reply`: what `list_jobs.lua` returns."""
+    """Decode the reply of `list_jobs.lua`."""
     jobs, last = reply
     records = [decode_record(job_id.decode(), record) for job_id, record in jobs]
     cursor = None if last is None else Cursor(int(last[0]), last[1].decode())

@@ -1,4 +1,4 @@
-"""Converts what the scripts return about a job into a JobRecord."""
+"""Decode the record of a job that scripts return."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from shared.queue.backlog import QueueEstimate, decode_estimate
 
 
 def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
-    """Decode the reply of `read_record` in `job_state.lua`; None where there is no such job."""
+    """Decode the result of `read_record` in `job_state.lua`; None without such a job."""
     if reply is None:
         return None
     fields, prospects, result = reply

@@ -1,22 +1,22 @@
-"""The ends of jobs that no worker ends, packed for the scripts that write them."""
+"""Pack the terminal outcomes of jobs that scripts end: cancelled and expired ones."""
 
 import time
 
 from shared.protocol import Failed, JobError, JobStatus, encode_events
 from shared.queue.arq_format import pack_result
 
-# 499 is nginx's "client closed request"; no caller waits for it.
+# 499 is nginx's "client closed request"; no client waits for it.
 CANCELLED = JobError(message="the job was cancelled", status_code=499)
 EXPIRED = JobError(message="the job's deadline passed before it was done", status_code=504)
 
 
 def pack_cancelled(job_id: str, queue: str) -> tuple[bytes, bytes]:
-    """Result and events of a job that its caller cancelled."""
+    """Return the result and the events of a job that a client cancelled."""
     return _pack_end(job_id, queue, JobStatus.CANCELLED, CANCELLED)
 
 
 def pack_expired(job_id: str, queue: str) -> tuple[bytes, bytes]:
-    """Result and events of a job that waited for longer than its deadline."""
+    """Return the result and the events of a job whose deadline passed in the queue."""
     return _pack_end(job_id, queue, JobStatus.EXPIRED, EXPIRED)
 
 

@@ -1,6 +1,6 @@
-"""Which workers live, and which model requests are checked against.
+"""Registry of live workers, and of the model card that requests are checked against.
 
-A worker reports every few seconds and is gone from the list when it stops doing so.
+A worker sends a heartbeat every few seconds; without it, the worker leaves the registry.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from shared.queue.scripts import Script, Scripts
 
 @dataclass(frozen=True, slots=True)
 class RegisteredCard:
-    """A model card with its tokenizer.json, under the hash of both."""
+    """A model card with its tokenizer.json; `hash` covers both."""
 
     hash: str
     card: ModelCard
@@ -24,7 +24,7 @@ class RegisteredCard:
 
 
 def hash_card(card: ModelCard, tokenizer_json: bytes) -> str:
-    """Hex SHA-256 under which a card is registered."""
+    """Return the hex SHA-256 under which a card is registered."""
     return sha256(_pack(card, tokenizer_json)).hexdigest()
 
 
@@ -40,19 +40,19 @@ class Registry:
         self._latest: RegisteredCard | None = None
 
     async def publish_card(self, card: ModelCard, tokenizer_json: bytes) -> str:
-        """Make this the model that requests are checked against; returns its hash."""
+        """Make this the current model card; return its hash."""
         card_hash = hash_card(card, tokenizer_json)
         await self._scripts.run(Script.PUBLISH, card_hash, _pack(card, tokenizer_json))
         return card_hash
 
     async def announce(self, source: str) -> None:
-        """Record that a worker loads a checkpoint; `publish_card` removes the record."""
+        """Record that a worker loads a checkpoint, until `publish_card` is called."""
         await self._redis.set(self._keys.loading, source, ex=LOADING_TTL_S)
 
     async def current_card(self) -> RegisteredCard | None:
-        """The card published last; the same object until another is. Cheap enough to poll.
+        """Return the current card, the same object until another one is published; cheap to poll.
 
-        None while another model loads and no live worker serves the last one.
+        Returns None while another model loads and no live worker serves the current one.
         """
         keys = [self._keys.current_model, self._keys.loading]
         current, loading = await self._redis.mget(keys)
@@ -76,9 +76,9 @@ class Registry:
         return any(worker.card_hash == card_hash for worker in await self.workers())
 
     async def report(self, info: WorkerInfo) -> bool:
-        """A worker's sign of life; False when it must publish its card again.
+        """Send a heartbeat; return False if the worker must publish its card again.
 
-        Redis lost it, or requests are checked against a card that no live worker serves.
+        Redis lost the card, or no live worker serves the current one.
         """
         current = await self._scripts.run(Script.REPORT, info.id, encode(info), info.card_hash)
         if current is None:
@@ -95,7 +95,7 @@ class Registry:
         return bool(await self._redis.exists(self._keys.worker(worker_id)))
 
     async def workers(self) -> list[WorkerInfo]:
-        """The live workers, by id."""
+        """Return the live workers, ordered by id."""
         ids = [id_.decode() for id_ in await self._redis.zrange(self._keys.workers, 0, -1)]
         if not ids:
             return []
@@ -105,7 +105,7 @@ class Registry:
 
 
 def _decode_report(data: bytes) -> WorkerInfo | None:
-    """`None` for a worker of another version that says things this one cannot read."""
+    """Decode a heartbeat; None for a worker of another version whose fields do not match."""
     try:
         return msgspec.msgpack.decode(data, type=WorkerInfo)
     except msgspec.DecodeError:

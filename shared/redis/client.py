@@ -1,7 +1,6 @@
-"""Clients for Redis: one place for timeouts, retries and what counts as a good URL.
+"""Create Redis clients with the timeouts, retries and connection pools of Falconer.
 
-Knows no key and no command. A client made here survives a restart of Redis by itself, and follows
-its master when that changes.
+Each client reconnects after a restart of Redis, and follows the master to another server.
 """
 
 import socket
@@ -35,25 +34,25 @@ from shared.redis.pool import (
 from shared.redis.url import RedisUrl, read_url
 
 CONNECT_TIMEOUT_S = 2.0
-COMMAND_TIMEOUT_S = 3.0  # less than a third of a lease is left to a worker that asks in vain
-SENTINEL_TIMEOUT_S = 0.5  # a dead sentinel must leave time to ask the others
+COMMAND_TIMEOUT_S = 3.0  # a worker whose command fails still has time to renew a 10 s lease
+SENTINEL_TIMEOUT_S = 0.5  # leaves time to ask the next sentinel if one is dead
 RETRIES = 3
 
-# What a call may raise while Redis is away; OSError covers refused and reset sockets.
+# Errors of a call while Redis is unreachable; OSError covers refused and reset sockets.
 UNREACHABLE = (RedisError, OSError)
 
 
 def connect(url: str, *, name: str, block_s: float = 0.0) -> ArqRedis:
-    """A client for `url` (see `shared.redis.url`); nothing is sent before the first command.
+    """Return a client for `url` (see `shared.redis.url`); the first command opens a connection.
 
-    A client that blocks (BLPOP, XREAD) must be its own and say in `block_s` for how long, so that
-    its socket waits longer than Redis does. Raises SettingsError when the URL cannot be used.
+    Blocking commands (BLPOP, XREAD) need a client of their own, whose `block_s` is their timeout:
+    its socket then waits longer than Redis blocks. Raises SettingsError if `url` is not usable.
     """
     try:
         pool = _pool(read_url(url), name, COMMAND_TIMEOUT_S + block_s)
         connection = pool.make_connection()
         if isinstance(connection, SSLConnection):
-            connection.ssl_context.get()  # files of certificates that are not there show only here
+            connection.ssl_context.get()  # raises if a certificate file is missing
     except (ValueError, TypeError, OSError, RedisError) as error:
         raise SettingsError(f"redis_url is not usable: {error}") from None
     client = ArqRedis.from_pool(pool)
@@ -62,7 +61,7 @@ def connect(url: str, *, name: str, block_s: float = 0.0) -> ArqRedis:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether waiting will not help: a wrong password, or a certificate that is not trusted."""
+    """Return whether a retry cannot help: a wrong password, or an untrusted certificate."""
     return isinstance(error, AuthenticationError | ResponseError) or isinstance(
         error.__context__, ssl.SSLCertVerificationError
     )
@@ -91,11 +90,12 @@ def _sentinel(url: RedisUrl, is_tls: bool) -> Sentinel:
 
 
 def _options(name: str, timeout_s: float) -> dict[str, Any]:
-    # No health_check_interval: redis-py 5.3 checks within the handshake, and the check connects
-    # anew; a Redis that is mute or wants a password then never ends in an error. Keepalives do it.
+    # No health_check_interval: redis-py 5.3 checks within the handshake, and each check connects
+    # again. A Redis that does not answer, or wants a password, then never leads to an error.
+    # TCP keepalives detect dead connections instead.
     return {
         "client_name": name,
-        "lib_name": None,  # a round trip of each handshake, for nothing
+        "lib_name": None,  # saves a round trip in each handshake
         "lib_version": None,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
@@ -105,6 +105,6 @@ def _options(name: str, timeout_s: float) -> dict[str, Any]:
 
 
 def _keepalive() -> dict[int, int]:
-    """Notice a silent peer within half a minute, on platforms that let us say so."""
+    """Return socket options that detect a dead peer within 30 s, where the platform has them."""
     wanted = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
     return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}

@@ -1,7 +1,4 @@
-"""Connections to the Redis that takes writes, and the pools that keep them.
-
-Knows no URL and no command.
-"""
+"""Connections that accept only a Redis master, and pools that open many connections at once."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,17 +18,17 @@ from redis.asyncio.sentinel import (
 )
 from redis.exceptions import ConnectionError, ResponseError
 
-MAX_CONNECTIONS = 64  # of one client; more calls than this wait for one another
+MAX_CONNECTIONS = 64  # of one client; further calls wait for a free connection
 
-# How a Redis that is no master speaks: to a write, to anything, to a command that blocks. Redis 6
-# wraps it into a script's error, so that redis-py has no class for it.
+# Errors of a replica: to a write, to any command, to a blocked command. Redis 6 wraps them into a
+# script's error, for which redis-py has no class.
 NO_MASTER = ("read only replica", "Link with MASTER is down", "instance state changed")
 
 
 class MasterOnly(AbstractConnection):
-    """Ends when its Redis turns out to be a replica: the next one may reach the new master.
+    """Disconnects from a replica, so that the next connection can reach the new master.
 
-    redis-py does so only behind Sentinel, and only for what is not a script.
+    redis-py does so only behind Sentinel, and not for errors of scripts.
     """
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
@@ -65,9 +62,9 @@ class SentinelTlsConnection(MasterOnly, SentinelManagedSSLConnection):
 
 
 class Pool(ConnectionPool):
-    """Connects for many calls at once, to a limit.
+    """Opens up to MAX_CONNECTIONS connections at the same time.
 
-    redis-py's own pool connects one at a time, which a slow network turns into a queue.
+    redis-py's pool opens one after the other, so calls queue up on a slow network.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -93,10 +90,10 @@ class Pool(ConnectionPool):
 
 
 class SentinelPool(SentinelConnectionPool, Pool):
-    """Connections to whichever Redis the sentinels call the master."""
+    """Connects to the server that the sentinels name as the master."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
-        if inuse_connections:  # all of them: the client closes
+        if inuse_connections:  # the client closes, so all connections do
             for sentinel in self.sentinel_manager.sentinels:
                 await sentinel.aclose()

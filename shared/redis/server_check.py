@@ -1,4 +1,4 @@
-"""Check a Redis server before work begins: its version, and that a restart of it keeps jobs."""
+"""Check at startup that a Redis server is new enough and keeps jobs when it restarts."""
 
 import re
 
@@ -9,22 +9,22 @@ from redis.exceptions import NoPermissionError, ResponseError
 from shared.errors import SettingsError
 
 OLDEST = (6, 2)
-# Servers that replay the transactions of their append-only file with the permissions of the
-# default user: redis#14541, valkey#3983. The first versions without the fault.
+# Versions that replay the append-only file with the permissions of the default user, and the first
+# versions that do not (redis#14541, valkey#3983).
 REDIS_WITH_FAULT, REDIS_FIX, VALKEY_FIX = (7, 0), (8, 6), (9, 1, 2)
 
 log = structlog.get_logger(__name__)
 
 
 async def check_server(redis: Redis) -> None:
-    """Raise SettingsError where the server is too old, or would lose accepted jobs at a restart.
+    """Raise SettingsError if the server is too old, or would lose accepted jobs at a restart.
 
-    Log a warning where its user may not ask: INFO is among what a user without `@dangerous` lacks.
+    Log a warning if the user lacks the permission for INFO, as a user without `@dangerous` does.
     """
     try:
         info = await redis.info()
     except NoPermissionError as error:
-        log.warning("cannot tell whether this Redis is fit for use", error=str(error))
+        log.warning("Redis was not checked: no permission for INFO", error=str(error))
         return
     is_valkey = "valkey_version" in info
     name = f"Valkey {info['valkey_version']}" if is_valkey else f"Redis {info['redis_version']}"
@@ -48,9 +48,9 @@ async def _check_default_user(redis: Redis, name: str) -> None:
     remedy = "run ACL SETUSER default +@all ~* &* and keep it in the server's configuration"
     try:
         answer = await redis.execute_command("ACL DRYRUN", "default", "SET", "falconer", "1")
-    except ResponseError as error:  # its own user may not ask
+    except ResponseError as error:  # no permission for ACL DRYRUN
         log.warning(
-            "cannot tell whether a restart of Redis keeps jobs", fault=fault, error=str(error)
+            "Redis was not checked for lost jobs at a restart", fault=fault, error=str(error)
         )
         return
     if answer not in (b"OK", "OK", True):

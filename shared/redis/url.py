@@ -1,11 +1,12 @@
-"""Parse a Redis URL into the options of redis-py; knows no client and prints no part of the URL.
+"""Parse a Redis URL into options of redis-py. No error repeats a part of the URL.
 
-`redis://`, `rediss://` and `unix://` are redis-py's. Sentinels are named as in redis-sentinel-url,
-limits and LangChain: `redis+sentinel://user:password@host:port,host:port/service/db?options`, with
-`rediss+sentinel://` where all of them speak TLS.
+`redis://`, `rediss://` and `unix://` have redis-py's form. Sentinels have the form of
+redis-sentinel-url, limits and LangChain:
+`redis+sentinel://user:password@host:port,host:port/service/db?options`, or `rediss+sentinel://` if
+all servers use TLS.
 
-redis-py's own parser is not used: it takes a part of a password for a host or a port, repeats it in
-errors, and passes every option on, also those that change replies.
+redis-py's parser is not used: it may take a part of a password for a host or a port and repeat it
+in errors. It also accepts options that change replies.
 """
 
 import re
@@ -43,7 +44,7 @@ def read_switch(value: str) -> bool:
     return value.lower() in ("yes", "true", "1")
 
 
-# Options for timeouts, retries, RESP3 and decoding are missing: the queue relies on its own.
+# No options for timeouts, retries, RESP3 and decoding: the queue relies on its own values.
 OPTIONS: dict[str, Callable[[str], Any]] = {
     "db": read_number,
     "username": str,
@@ -69,19 +70,14 @@ SENTINEL_OPTIONS: dict[str, Callable[[str], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """`options` are redis-py's for a connection to Redis, `sentinel_options` for one to a sentinel.
-
-    `service` is None where the URL names Redis itself.
-    """
-
-    options: dict[str, Any]
-    service: str | None = None
-    sentinels: tuple[tuple[str, int], ...] = ()
-    sentinel_options: dict[str, Any] | None = None
+    options: dict[str, Any]  # of redis-py, for connections to Redis
+    service: str | None = None  # name of the master; None without sentinels
+    sentinels: tuple[tuple[str, int], ...] = ()  # hosts and ports
+    sentinel_options: dict[str, Any] | None = None  # of redis-py, for connections to sentinels
 
 
 def read_url(url: str) -> RedisUrl:
-    """Parse `url`. Raises ValueError, which repeats nothing that may be part of a password."""
+    """Parse `url`. Raises ValueError, whose message contains no part of a password."""
     url = url.strip()  # a secret from a file often ends with a line break
     if not SCHEME.match(url):
         raise ValueError(
@@ -89,7 +85,7 @@ def read_url(url: str) -> RedisUrl:
             "redis+sentinel:// and rediss+sentinel://"
         )
     if any("\ud800" <= character <= "\udfff" for character in url):
-        raise ValueError("it must be UTF-8")  # other bytes come from the environment as surrogates
+        raise ValueError("it must be UTF-8")  # the environment yields other bytes as surrogates
     match = (SOCKET_URL if url.startswith("unix") else URL).fullmatch(url)
     if match is None or BAD_ESCAPE.search(match["user"] or ""):
         raise ValueError(ENCODE)
@@ -144,7 +140,7 @@ def _read_sentinel_url(
 
 
 def _check_host_names(options: dict[str, Any]) -> dict[str, Any]:
-    """Turn on what redis-py leaves off by default."""
+    """Return the options with host name checks, which redis-py leaves off by default."""
     if "connection_class" in options and options.get("ssl_cert_reqs") != "none":
         options.setdefault("ssl_check_hostname", True)
     return options
