@@ -1,6 +1,6 @@
-"""The queue: what the api does with a job, and what a worker does; each step one Lua script.
+"""The job queue in Redis: each operation of the api or of a worker runs one Lua script.
 
-Knows neither HTTP nor the engine. Errors of Redis pass through.
+Errors of Redis pass through.
 """
 
 import time
@@ -40,7 +40,7 @@ from shared.queue.scripts import Script, ScriptArg, Scripts
 from shared.queue.terminal_outcomes import pack_cancelled, pack_expired
 from shared.redis.clock import RedisClock
 
-PURGED_AT_ONCE = 100  # jobs; Redis does nothing else meanwhile
+PURGED_AT_ONCE = 100  # jobs; Redis runs no other command meanwhile
 NO_LIMIT = 2**53
 
 
@@ -89,11 +89,12 @@ class JobQueue:
         retry_of: str = "",
         within_s: float = JOB_TTL_S,
     ) -> Enqueued:
-        """Accept a job in one round trip; `reply_to` is the api replica that waits for it.
+        """Add a job to the queue in one round trip.
 
-        Each step of `priority` puts it PRIORITY_WINDOW_MS ahead. Raises QueueFull, WaitTooLong when
-        its deadline would pass first, Conflict when the idempotency key came with another body, and
-        TimeoutError when Redis receives the command later than `within_s` from now.
+        `reply_to` is the api replica that wants the job's events. Each step of `priority` is a head
+        start of PRIORITY_WINDOW_MS. Raises QueueFull; WaitTooLong if the deadline would pass first;
+        Conflict if the idempotency key was used with another body; TimeoutError if Redis receives
+        the command later than `within_s` from now.
         """
         key = idempotency_key or IdempotencyKey("", "")
         reply = await self._in_time(
@@ -127,7 +128,7 @@ class JobQueue:
         return job_id if body_digest == key.body_digest else None
 
     async def _in_time(self, within_s: float, script: Script, *args: ScriptArg) -> list[Any]:
-        """Run a script whose last argument is the latest time for it to arrive."""
+        """Run a script with a deadline, which is its last argument."""
         due = time.monotonic() + within_s
         await self._clock.refresh(self._redis)
         while (left_s := due - time.monotonic()) > 0:
@@ -136,7 +137,7 @@ class JobQueue:
             if reply[0] != b"late":
                 return reply
             self._clock.observe(int(reply[1]))  # the clock may have been set
-        raise TimeoutError("Redis got the command too late")
+        raise TimeoutError("Redis received the command too late")
 
     async def retry(
         self,
@@ -178,21 +179,21 @@ class JobQueue:
         return await self.watch(job_id, "")
 
     async def watch(self, job_id: str, replica_id: str) -> JobRecord | None:
-        """The record as of now; if it has not ended, its terminal event goes to the replica too.
+        """Return the record, None if unknown; subscribe the replica to the job's events.
 
-        A job that no worker has when its deadline is over expires by this.
+        A job without a worker expires here if its deadline has passed.
         """
         expired = pack_expired(job_id, self._keys.queue)
         reply = await self._scripts.run(Script.WATCH, job_id, replica_id, *expired)
         return decode_record(job_id, reply)
 
     async def cancel(self, job_id: str) -> JobRecord | None:
-        """End a waiting job, have a running one stopped; the record as of now, None if unknown."""
+        """Cancel a job, if need be by its worker; return the record as of now, None if unknown."""
         end = pack_cancelled(job_id, self._keys.queue)
         return decode_record(job_id, await self._scripts.run(Script.CANCEL, job_id, *end))
 
     async def purge(self) -> AsyncIterator[int]:
-        """Cancel all jobs that wait now; yields how many, batch by batch."""
+        """Cancel all jobs that wait now; yield the number of cancelled jobs of each batch."""
         until_ms, ends = b"", list[str | bytes]()
         while True:
             cancelled, until_ms, waiting = await self._scripts.run(
@@ -208,7 +209,7 @@ class JobQueue:
     async def page(
         self, statuses: Iterable[JobStatus], *, limit: int, after: Cursor | None = None
     ) -> JobPage:
-        """Jobs in any of these statuses, the newest first; of ended ones the latest LISTED_MAX."""
+        """Return jobs in these statuses, the newest first; of finished ones the last LISTED_MAX."""
         seen = ("", "") if after is None else (after.created_ms, after.job_id)
         return decode_page(await self._scripts.run(Script.LIST, limit, *seen, *statuses))
 
@@ -217,7 +218,7 @@ class JobQueue:
         return Depth(waiting, running)
 
     async def totals(self) -> dict[JobStatus, int]:
-        """Jobs accepted (queued), and jobs that ended, by status; since Redis was empty."""
+        """Return the number of jobs ever accepted (queued), and ended in each other status."""
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._keys.totals)
             (totals,) = await pipe.execute()
@@ -231,10 +232,10 @@ class JobQueue:
         lease_ms: int,
         max_attempts: int = 3,
     ) -> Claim:
-        """Lease what fits and is this worker's fair share: expired leases first, then in order.
+        """Lease jobs up to the worker's capacity and fair share: expired leases first.
 
-        A job's last attempt runs alone: had it killed its workers, it takes no one along. After an
-        outage of Redis, expired leases stay with their workers for 1.5 s.
+        The last attempt of a job runs alone: if the job kills its worker, no other job suffers.
+        After an outage of Redis, expired leases stay with their workers for 1.5 s.
         """
         reply = await self._scripts.run(
             Script.CLAIM,
@@ -251,16 +252,16 @@ class JobQueue:
     async def begin(
         self, worker_id: str, job_id: str, *, fence: int, lease_ms: int, attempts: int = 0
     ) -> StartResult:
-        """Say that a claimed job's run begins, or goes on, after `attempts` that died.
+        """Start or continue the run of a claimed job, after `attempts` runs that died.
 
-        Only from now on does the death of its worker count as an attempt.
+        From now on the death of the worker counts as an attempt.
         """
         return StartResult(
             await self._scripts.run(Script.BEGIN, job_id, worker_id, fence, lease_ms, attempts)
         )
 
     async def renew(self, worker_id: str, fences: Mapping[str, int], *, lease_ms: int) -> Renewal:
-        """Extend all leases of a worker, given as job id → fence, in one call."""
+        """Extend all leases of a worker; `fences` maps job ids to fencing tokens."""
         args = [part for lease in fences.items() for part in lease]
         lost, cancelled = await self._scripts.run(Script.RENEW, worker_id, lease_ms, *args)
         return Renewal([id_.decode() for id_ in lost], [id_.decode() for id_ in cancelled])
@@ -268,9 +269,9 @@ class JobQueue:
     async def finish(
         self, lease: Lease, outcome: Outcome, *, fence: int, is_dead_letter: bool = False
     ) -> bool:
-        """Write how a job ended and tell its watchers; False when it is no longer this worker's.
+        """Write the outcome of a job and send it to the watchers; False if the lease is lost.
 
-        `fence` counts, not the lease's own: the worker may have claimed the job again meanwhile.
+        `fence` overrides the token of `lease`: the worker may have claimed the job again meanwhile.
         """
         times = {"created_ms": lease.created_ms, "started_ms": lease.started_ms}
         written = await self._scripts.run(
@@ -287,7 +288,7 @@ class JobQueue:
         return bool(written)
 
     async def release(self, worker_id: str, fences: Mapping[str, int]) -> int:
-        """Hand jobs back to their old place in the queue, no attempt burnt; returns how many."""
+        """Hand jobs back to their earlier place, without counting an attempt; return how many."""
         args = [part for lease in fences.items() for part in lease]
         released = await self._scripts.run(Script.RELEASE, worker_id, *args)
         return int(released)
