@@ -1,4 +1,4 @@
-"""A Redis that has reached `maxmemory` takes no new job and ends those it has."""
+"""At `maxmemory`, Redis refuses new jobs, and accepted jobs run to their end."""
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -60,7 +60,7 @@ async def status(queue: JobQueue, job: ChatJob) -> JobStatus:
     return record.status
 
 
-async def test_a_new_job_is_refused_and_leaves_nothing(redis: Redis, queue: JobQueue) -> None:
+async def test_a_new_job_is_refused_and_writes_nothing(redis: Redis, queue: JobQueue) -> None:
     await enqueue(queue)
     before = sorted(await redis.keys())
     await fill(redis)
@@ -69,7 +69,7 @@ async def test_a_new_job_is_refused_and_leaves_nothing(redis: Redis, queue: JobQ
     assert sorted(await redis.keys()) == before
 
 
-async def test_jobs_that_were_accepted_run_to_their_end(redis: Redis, queue: JobQueue) -> None:
+async def test_accepted_jobs_run_to_their_end(redis: Redis, queue: JobQueue) -> None:
     jobs = [await enqueue(queue) for _ in range(3)]
     await fill(redis)
     for job in await claim(queue, rows=3):
@@ -84,7 +84,7 @@ async def test_jobs_that_were_accepted_run_to_their_end(redis: Redis, queue: Job
     assert await redis.xlen(Keys().replies("api-1")) == 6  # deltas and the end of each
 
 
-async def test_a_worker_starts_and_stops_all_the_same(redis: Redis, queue: JobQueue) -> None:
+async def test_workers_can_start_and_stop(redis: Redis, queue: JobQueue) -> None:
     job = await enqueue(queue)
     await fill(redis)
     registry = Registry(redis, Keys())
@@ -96,7 +96,7 @@ async def test_a_worker_starts_and_stops_all_the_same(redis: Redis, queue: JobQu
     assert await queue.depth() == Depth(waiting=1, running=0)
 
 
-async def test_callers_watch_and_cancel_all_the_same(redis: Redis, queue: JobQueue) -> None:
+async def test_clients_can_watch_and_cancel(redis: Redis, queue: JobQueue) -> None:
     running, waiting = [await enqueue(queue) for _ in range(2)]
     await fill(redis)
     (claimed,) = await claim(queue, rows=1)
@@ -109,7 +109,7 @@ async def test_callers_watch_and_cancel_all_the_same(redis: Redis, queue: JobQue
     assert renewal.cancelled == [running.id]
 
 
-async def test_jobs_are_taken_again_when_results_have_expired(
+async def test_jobs_are_accepted_again_once_results_have_expired(
     redis: Redis, queue: JobQueue
 ) -> None:
     for _ in range(50):

@@ -1,4 +1,4 @@
-"""A job on its last attempt runs alone: it waits for an empty worker, and others go on."""
+"""A job on its last attempt runs alone: it waits for an empty worker, and other jobs go on."""
 
 from random import Random
 
@@ -37,7 +37,7 @@ def ids(claimed: Claim) -> list[str]:
 
 
 async def die_twice(queue: JobQueue, count: int) -> None:
-    """Two workers begin all jobs, `count` of them, and die."""
+    """Let two workers start all jobs, `count` of them, and die."""
     for worker in ("dead-1", "dead-2"):
         claimed = await claim(queue, worker, ms=EXPIRED_AT_ONCE_MS)
         assert len(claimed.jobs) == count
@@ -49,13 +49,13 @@ async def die_twice(queue: JobQueue, count: int) -> None:
 
 
 async def enqueue_suspect(queue: JobQueue) -> ChatJob:
-    """A job of which two workers died: the next attempt is its last."""
+    """Enqueue a job that has killed two workers: the next attempt is its last."""
     job = await enqueue(queue)
     await die_twice(queue, 1)
     return job
 
 
-async def test_one_worker_at_a_time_becomes_empty_for_a_job_that_runs_alone(
+async def test_one_worker_at_a_time_becomes_empty_for_an_isolated_job(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     suspect = await enqueue_suspect(queue)
@@ -68,7 +68,7 @@ async def test_one_worker_at_a_time_becomes_empty_for_a_job_that_runs_alone(
     assert ids(await claim(queue, "w1")) == [suspect.id]
 
 
-async def test_any_empty_worker_takes_a_job_that_runs_alone(
+async def test_any_empty_worker_claims_an_isolated_job(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     suspect, other = await enqueue_suspect(queue), await enqueue(queue)
@@ -77,7 +77,7 @@ async def test_any_empty_worker_takes_a_job_that_runs_alone(
     assert ids(await claim(queue, "w1", room=BUSY)) == [other.id]
 
 
-async def test_another_worker_becomes_empty_once_the_first_claims_no_more(
+async def test_another_worker_becomes_empty_once_the_first_stops_claiming(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     await enqueue_suspect(queue)
@@ -88,25 +88,25 @@ async def test_another_worker_becomes_empty_once_the_first_claims_no_more(
     assert not (await claim(queue, "w1", room=BUSY)).is_stalled
 
 
-async def test_jobs_behind_those_that_run_alone_are_found(
+async def test_jobs_behind_isolated_jobs_are_claimed(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     suspects = [await enqueue(queue) for _ in range(4)]
     await die_twice(queue, len(suspects))
-    for worker in ("w1", "w2", "w3"):  # of which each claims a third of what is ready
+    for worker in ("w1", "w2", "w3"):  # each claims a third of the ready jobs
         await Registry(redis, keys).report(make_worker_info(worker))
     others = [await enqueue(queue) for _ in range(2)]
     await claim(queue, "w1", room=BUSY)
     assert ids(await claim(queue, "w2", room=BUSY)) == [other.id for other in others]
     await redis.delete(keys.wake)
     assert ids(await claim(queue, "w2", room=BUSY)) == []
-    assert await redis.llen(keys.wake) == 0, "it would wake itself again and again"
+    assert await redis.llen(keys.wake) == 0, "the worker would wake itself for ever"
 
 
-async def test_a_job_that_runs_alone_starts_although_others_never_end(
+async def test_an_isolated_job_starts_under_constant_load(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
-    """Workers are kept full; each job takes a few rounds. The suspect starts once one is over."""
+    """Workers stay full, and each job takes a few rounds; the suspect starts within some rounds."""
     rounds, draw = 4, Random(0)
     held: dict[str, list[int]] = {"w1": [], "w2": [], "w3": []}
     suspect = await enqueue_suspect(queue)
@@ -118,7 +118,7 @@ async def test_a_job_that_runs_alone_starts_although_others_never_end(
             room = Room(rows=4 - len(ends), tokens=1000, running=len(ends))
             claimed = await claim(queue, worker, room=room)
             if suspect.id in ids(claimed):
-                assert sum(map(len, held.values())) >= 2, "the others went on"
+                assert sum(map(len, held.values())) >= 2, "the other workers must go on"
                 return
             ends += [draw.randint(1, rounds) for _ in claimed.jobs]
     raise AssertionError("the suspect never started")

@@ -17,13 +17,13 @@ WAIT_S = 30.0
     "url",
     ["http://localhost", "redis://localhost:99999", "redis://h?db=x", "redis://h?nonsense=1", ""],
 )
-def test_a_bad_url_is_refused_in_one_line(url: str) -> None:
+def test_an_unusable_url_is_an_error_of_one_line(url: str) -> None:
     with pytest.raises(SettingsError, match="redis_url") as caught:
         connect(url, name="test")
     assert "\n" not in caught.value.message
 
 
-def test_a_password_is_not_repeated_in_errors() -> None:
+def test_errors_do_not_contain_the_password() -> None:
     with pytest.raises(SettingsError) as caught:
         connect("http://:secret@localhost", name="test")
     assert "secret" not in caught.value.message
@@ -40,19 +40,19 @@ def test_a_password_is_not_repeated_in_errors() -> None:
         "rediss+sentinel://a,b/m",
     ],
 )
-async def test_each_scheme_of_redis_gives_a_client(url: str) -> None:
+async def test_every_scheme_yields_a_client(url: str) -> None:
     await connect(url, name="test").aclose()
 
 
-async def test_a_redis_that_never_answers_is_an_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_never_answers_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.redis.client.COMMAND_TIMEOUT_S", 0.1)
 
-    async def be_mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()  # until the client goes away
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the client disconnects
         writer.close()
 
-    async with await asyncio.start_server(be_mute, "127.0.0.1", 0) as mute:
-        port = mute.sockets[0].getsockname()[1]
+    async with await asyncio.start_server(never_answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
         client = connect(f"redis://127.0.0.1:{port}", name="test")
         with pytest.raises(TimeoutError, match="Timeout reading from 127"):
             async with asyncio.timeout(WAIT_S):
@@ -60,7 +60,7 @@ async def test_a_redis_that_never_answers_is_an_error_soon(monkeypatch: pytest.M
         await client.aclose()
 
 
-async def test_a_password_that_is_missing_or_wrong_is_an_error_at_once(tmp_path: Path) -> None:
+async def test_a_missing_or_wrong_password_is_an_authentication_error(tmp_path: Path) -> None:
     password = "p$w`\"'/?#@%41:[ü\\"
     server = RedisServer(tmp_path, password=password)
     server.start()
@@ -83,15 +83,15 @@ async def test_a_password_that_is_missing_or_wrong_is_an_error_at_once(tmp_path:
         server.stop()
 
 
-async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
-    swallowed: list[bool] = []
+async def test_a_task_that_ignores_a_cancellation_is_cancelled_again() -> None:
+    ignored: list[bool] = []
 
     async def stubborn() -> None:
-        while len(swallowed) < 2:
+        while len(ignored) < 2:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                swallowed.append(True)
+                ignored.append(True)
 
     task = asyncio.create_task(stubborn())
     await asyncio.sleep(0)
@@ -99,7 +99,7 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
     assert task.done()
 
 
-async def test_certificates_that_are_not_there_are_refused_in_one_line() -> None:
+async def test_a_missing_certificate_file_is_an_error_of_one_line() -> None:
     with pytest.raises(SettingsError, match="No such file") as caught:
         connect("rediss://h?ssl_ca_certs=/no/such/ca.pem", name="test")
     assert "\n" not in caught.value.message

@@ -1,4 +1,4 @@
-"""Connections to Redis: side by side, to a limit, and none to what is no master."""
+"""Pools open connections at the same time up to a limit, and drop connections to a replica."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -19,8 +19,8 @@ from tests.integration.service import eventually
 from tests.redis_server import RedisServer
 
 
-class MuteServer:
-    """Accepts connections and answers none."""
+class SilentServer:
+    """Accepts connections and never answers."""
 
     def __init__(self) -> None:
         self.num_connections = 0
@@ -34,36 +34,36 @@ class MuteServer:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.num_connections += 1
-        await reader.read()  # until the client goes
+        await reader.read()  # until the client disconnects
         writer.close()
 
     async def has_more_than(self, count: int) -> bool:
         return self.num_connections > count
 
 
-async def test_many_calls_connect_side_by_side_to_a_limit() -> None:
-    mute = MuteServer()
-    async with mute.listening():
-        client = connect(f"redis://127.0.0.1:{mute.port}", name="test")
+async def test_calls_connect_at_the_same_time_up_to_the_limit() -> None:
+    server = SilentServer()
+    async with server.listening():
+        client = connect(f"redis://127.0.0.1:{server.port}", name="test")
         calls = [asyncio.create_task(client.ping()) for _ in range(2 * MAX_CONNECTIONS)]
-        await eventually(partial(mute.has_more_than, MAX_CONNECTIONS - 1))
+        await eventually(partial(server.has_more_than, MAX_CONNECTIONS - 1))
         await asyncio.sleep(0.05)
-        assert mute.num_connections == MAX_CONNECTIONS
+        assert server.num_connections == MAX_CONNECTIONS
         await cancel_all(calls)
         await client.aclose()
 
 
-async def test_a_call_that_is_given_up_makes_room_for_the_next() -> None:
-    mute = MuteServer()
-    async with mute.listening():
-        client = connect(f"redis://127.0.0.1:{mute.port}", name="test")
+async def test_a_cancelled_call_frees_its_connection() -> None:
+    server = SilentServer()
+    async with server.listening():
+        client = connect(f"redis://127.0.0.1:{server.port}", name="test")
         for _ in range(2):
             calls = [asyncio.create_task(client.ping()) for _ in range(MAX_CONNECTIONS)]
             await asyncio.sleep(0.05)
             await cancel_all(calls)
-        one_more = asyncio.create_task(client.ping())
-        await eventually(partial(mute.has_more_than, mute.num_connections))
-        await cancel_all([one_more])
+        another = asyncio.create_task(client.ping())
+        await eventually(partial(server.has_more_than, server.num_connections))
+        await cancel_all([another])
         await client.aclose()
 
 
@@ -75,8 +75,8 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
-async def test_a_connection_to_what_became_a_replica_is_left(server: RedisServer) -> None:
-    """By commands and by scripts alike; reads alone do not tell."""
+async def test_a_connection_closes_when_its_server_becomes_a_replica(server: RedisServer) -> None:
+    """Writes of commands and of scripts detect it; reads do not."""
     client, other = connect(server.url, name="test"), connect(server.url, name="other")
     queue = JobQueue(client, Keys())
     await queue.enqueue(make_job(), reply_to=None, max_queued=10)
@@ -93,7 +93,7 @@ async def test_a_connection_to_what_became_a_replica_is_left(server: RedisServer
         await each.aclose()
 
 
-async def test_a_call_that_blocks_ends_when_its_redis_becomes_a_replica(
+async def test_a_blocked_call_ends_when_its_server_becomes_a_replica(
     server: RedisServer,
 ) -> None:
     client, other = connect(server.url, name="test", block_s=30), connect(server.url, name="other")
@@ -110,14 +110,14 @@ async def test_a_call_that_blocks_ends_when_its_redis_becomes_a_replica(
         await each.aclose()
 
 
-async def test_a_url_may_ask_for_fewer_connections() -> None:
-    mute = MuteServer()
-    async with mute.listening():
-        client = connect(f"redis://127.0.0.1:{mute.port}?max_connections=3", name="test")
+async def test_the_url_can_lower_the_connection_limit() -> None:
+    server = SilentServer()
+    async with server.listening():
+        client = connect(f"redis://127.0.0.1:{server.port}?max_connections=3", name="test")
         calls = [asyncio.create_task(client.ping()) for _ in range(9)]
-        await eventually(partial(mute.has_more_than, 2))
+        await eventually(partial(server.has_more_than, 2))
         await asyncio.sleep(0.05)
-        assert mute.num_connections == 3
-        assert not any(call.done() for call in calls)  # they wait for one another
+        assert server.num_connections == 3
+        assert not any(call.done() for call in calls)  # the others wait for a free connection
         await cancel_all(calls)
         await client.aclose()

@@ -1,4 +1,4 @@
-"""Servers that a worker refuses: too old, or one that forgets jobs when it restarts."""
+"""Servers that a worker refuses: they are too old, or lose jobs when they restart."""
 
 import asyncio
 import re
@@ -28,7 +28,7 @@ DENIED = b"$2\r\nno\r\n"
 
 
 def server_with_fault() -> str | None:
-    """A Redis 7.0 to 8.4: the tests' server, else the one on the PATH, as Debian 12 has it."""
+    """Return a Redis 7.0 to 8.4: the server of the tests, or the one on the PATH (Debian 12)."""
     for binary in (redis_binary(), shutil.which("redis-server")):
         said = subprocess.run(
             [binary or "true", "--version"], capture_output=True, text=True
@@ -104,7 +104,7 @@ async def test_a_server_without_the_fault_is_accepted(tmp_path: Path) -> None:
         *(("redis_version:7.2.4\r\nvalkey_version:10.0.0", False),),
     ],
 )
-async def test_versions_with_the_fault_are_refused_by_name(
+async def test_errors_name_the_version_with_the_fault(
     version: str, has_fault: bool, aof: int
 ) -> None:
     url = "redis://user@127.0.0.1:{}"
@@ -117,19 +117,21 @@ async def test_versions_with_the_fault_are_refused_by_name(
             await check_server(client)
 
 
-async def test_the_default_user_that_reads_the_file_again_may_do_what_it_did() -> None:
+async def test_a_client_that_is_the_default_user_is_accepted() -> None:
     async with answering("redis_version:7.0.0\r\naof_enabled:1", "redis://127.0.0.1:{}") as client:
         await check_server(client)
 
 
-async def test_a_user_that_may_not_ask_is_warned(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_user_without_acl_permission_gets_a_warning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     info, url = "redis_version:7.0.0\r\naof_enabled:1", "redis://user@127.0.0.1:{}"
     async with answering(info, url, acl=b"-NOPERM this user has no permissions\r\n") as client:
         await check_server(client)
     assert "Redis was not checked for lost jobs at a restart" in capsys.readouterr().out
 
 
-async def test_a_user_without_info_can_use_the_server(
+async def test_a_user_without_info_permission_can_use_the_server(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with running(tmp_path, binary=None) as server, client_of(server, "smallest") as client:
@@ -139,7 +141,7 @@ async def test_a_user_without_info_can_use_the_server(
         assert (await JobQueue(client, Keys()).depth()).waiting == 1
 
 
-async def test_a_server_that_is_too_old_is_refused_by_name() -> None:
+async def test_errors_name_the_version_that_is_too_old() -> None:
     async with answering("redis_version:6.0.16", "redis://127.0.0.1:{}") as client:
         with pytest.raises(SettingsError, match=r"Redis 6\.0\.16 is too old: .* 6\.2 or later"):
             await check_server(client)
@@ -147,7 +149,7 @@ async def test_a_server_that_is_too_old_is_refused_by_name() -> None:
 
 @asynccontextmanager
 async def answering(info: str, url: str, acl: bytes = DENIED) -> AsyncIterator[Redis]:
-    """A client of a server that answers INFO and ACL so: versions that are not at hand."""
+    """Yield a client of a server that answers INFO and ACL like this, for versions not installed."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while num_words := await reader.readline():

@@ -1,4 +1,4 @@
-"""Redis URLs: the options that they give, and errors that repeat no part of a password."""
+"""Redis URLs: their options, and errors that contain no part of a password."""
 
 from urllib.parse import quote
 
@@ -12,7 +12,7 @@ from shared.redis.client import connect
 from shared.redis.url import RedisUrl, read_url
 
 
-def test_a_plain_url_names_redis_itself() -> None:
+def test_a_plain_url_names_a_server() -> None:
     url = read_url("redis://user:pass@h:1/2")
     options = {"username": "user", "password": "pass", "host": "h", "port": 1, "db": 2}
     assert url == RedisUrl(options)
@@ -28,13 +28,13 @@ def test_a_sentinel_url_names_sentinels_master_and_database() -> None:
     )
 
 
-def test_an_at_sign_in_the_query_is_no_end_of_credentials() -> None:
+def test_an_at_sign_in_the_query_does_not_end_the_credentials() -> None:
     url = read_url("redis+sentinel://a,b:2/m?sentinel_password=s@t")
     assert url.sentinels == (("a", 26379), ("b", 2))
     assert url.sentinel_options == {"password": "s@t"}
 
 
-def test_sentinels_have_credentials_of_their_own_and_share_certificates() -> None:
+def test_sentinels_have_their_own_credentials_and_share_certificates() -> None:
     url = read_url(
         "rediss+sentinel://:secret@a/m?sentinel_username=s&sentinel_password=t&ssl_ca_certs=ca.pem"
     )
@@ -44,7 +44,7 @@ def test_sentinels_have_credentials_of_their_own_and_share_certificates() -> Non
     assert tls.items() <= url.options.items()
 
 
-def test_host_names_are_checked_unless_the_url_says_otherwise() -> None:
+def test_host_names_are_checked_unless_the_url_disables_it() -> None:
     assert read_url("rediss://h").options["ssl_check_hostname"]
     assert not read_url("rediss://h?ssl_check_hostname=no").options["ssl_check_hostname"]
     assert "ssl_check_hostname" not in read_url("rediss://h?ssl_cert_reqs=none").options
@@ -61,7 +61,7 @@ def test_host_names_are_checked_unless_the_url_says_otherwise() -> None:
         ("sentinel://a/m", "schemes"),
     ],
 )
-def test_a_sentinel_url_that_says_too_little_is_refused(url: str, said: str) -> None:
+def test_an_incomplete_sentinel_url_is_an_error(url: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_url(url)
 
@@ -80,19 +80,19 @@ def test_a_sentinel_url_that_says_too_little_is_refused(url: str, said: str) -> 
         "unix://u:p@/run/a%23b.sock",
     ],
 )
-def test_options_are_those_that_redis_py_reads(url: str) -> None:
+def test_options_equal_those_of_redis_py(url: str) -> None:
     assert read_url(url).options == dict(parse_url(url))
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_a_percent_encoded_password_is_read_as_it_was(password: str) -> None:
+def test_a_percent_encoded_password_is_decoded(password: str) -> None:
     for host in ("redis://:{}@h/1", "rediss://:{}@h", "unix://:{}@/s", "redis+sentinel://:{}@a/m"):
         assert read_url(host.format(quote(password, safe=""))).options["password"] == password
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_no_error_repeats_a_part_of_a_password(middle: str) -> None:
-    """Words of three letters stand for the password: no message has them by itself."""
+def test_no_error_contains_a_part_of_the_password(middle: str) -> None:
+    """The password consists of three-letter words that occur in no message."""
     password = f"Qzx{middle}Jqv"
     for host in ("redis://{}@h:1/0", "redis://:{}@h?db=1", "redis://u:{}@h", "unix://:{}@/s"):
         try:
@@ -122,7 +122,7 @@ def test_no_error_repeats_a_part_of_a_password(middle: str) -> None:
         "a/?b",
     ],
 )
-def test_a_password_that_is_not_encoded_is_refused(scheme: str, password: str) -> None:
+def test_a_password_without_percent_encoding_is_an_error(scheme: str, password: str) -> None:
     host = "/s" if scheme == "unix" else "h/m"
     for user in ("", "user"):
         with pytest.raises(ValueError, match="percent-encoded") as caught:
@@ -139,7 +139,7 @@ def test_a_password_that_is_not_encoded_is_refused(scheme: str, password: str) -
         *("host=elsewhere", "sentinel_password=x", "nonsense=1"),
     ],
 )
-def test_an_option_that_is_not_known_to_be_harmless_is_refused_by_name(option: str) -> None:
+def test_an_option_outside_the_allowed_ones_is_an_error_with_its_name(option: str) -> None:
     name = option.partition("=")[0]
     with pytest.raises(ValueError, match=f"'{name}' is not allowed; these are: db, "):
         read_url(f"redis://h?{option}")
@@ -155,12 +155,12 @@ def test_an_option_that_is_not_known_to_be_harmless_is_refused_by_name(option: s
         ("=1", "name=value"),
     ],
 )
-def test_a_wrong_value_of_an_option_is_refused_by_its_name(option: str, said: str) -> None:
+def test_a_wrong_value_is_an_error_with_the_name_of_its_option(option: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_url(f"rediss://h?{option}")
 
 
-def test_schemes_choose_the_connection() -> None:
+def test_the_scheme_selects_the_connection_class() -> None:
     assert "connection_class" not in read_url("redis://h").options
     assert read_url("rediss://h").options["connection_class"] is SSLConnection
     assert read_url("unix:///s").options["connection_class"] is UnixDomainSocketConnection
@@ -170,6 +170,6 @@ def test_a_line_break_after_the_url_is_ignored() -> None:
     assert read_url("redis://h/1\n") == read_url("redis://h/1")
 
 
-def test_a_url_that_is_not_utf_8_is_refused() -> None:
+def test_a_url_outside_utf_8_is_an_error() -> None:
     with pytest.raises(ValueError, match="must be UTF-8"):
         read_url("redis://:\udcff@h")  # how Python reads the byte 0xff of a variable
