@@ -149,7 +149,7 @@ async def test_errors_name_the_version_that_is_too_old() -> None:
 
 @asynccontextmanager
 async def answering(info: str, url: str, acl: bytes = DENIED) -> AsyncIterator[Redis]:
-    """Yield a client of a server that answers INFO and ACL like this, for versions not installed."""
+    """Yield a client of a server with these answers to INFO and ACL: versions not at hand."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while num_words := await reader.readline():
