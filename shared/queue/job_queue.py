@@ -3,7 +3,6 @@
 Errors of Redis pass through.
 """
 
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
@@ -36,9 +35,8 @@ from shared.queue.claims import (
 from shared.queue.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
 from shared.queue.listing import Cursor, JobPage, decode_page
 from shared.queue.records import decode_record
-from shared.queue.scripts import Script, ScriptArg, Scripts
+from shared.queue.scripts import Script, Scripts
 from shared.queue.terminal_outcomes import pack_cancelled, pack_expired
-from shared.redis.clock import RedisClock
 
 PURGED_AT_ONCE = 100  # jobs; Redis runs no other command meanwhile
 NO_LIMIT = 2**53
@@ -75,7 +73,6 @@ class JobQueue:
         self._keys = keys
         self._redis = redis
         self._scripts = Scripts(redis, keys)
-        self._clock = RedisClock()
 
     async def enqueue(
         self,
@@ -97,7 +94,7 @@ class JobQueue:
         the command later than `within_s` from now.
         """
         key = idempotency_key or IdempotencyKey("", "")
-        reply = await self._in_time(
+        reply = await self._scripts.run_within(
             within_s,
             Script.ENQUEUE,
             job.id,
@@ -126,18 +123,6 @@ class JobQueue:
         noted: bytes | None = await self._redis.get(self._keys.idempotency(key.digest))
         job_id, _, body_digest = (noted or b"").decode().partition(" ")
         return job_id if body_digest == key.body_digest else None
-
-    async def _in_time(self, within_s: float, script: Script, *args: ScriptArg) -> list[Any]:
-        """Run a script with a deadline, which is its last argument."""
-        due = time.monotonic() + within_s
-        await self._clock.refresh(self._redis)
-        while (left_s := due - time.monotonic()) > 0:
-            latest_ms = self._clock.deadline_ms(left_s)
-            reply: list[Any] = await self._scripts.run(script, *args, latest_ms)
-            if reply[0] != b"late":
-                return reply
-            self._clock.observe(int(reply[1]))  # the clock may have been set
-        raise TimeoutError("Redis received the command too late")
 
     async def retry(
         self,

@@ -5,6 +5,7 @@ from job ids, so one Redis must serve the queue; a Redis Cluster cannot.
 """
 
 import json
+import time
 from enum import StrEnum
 from importlib.resources import files
 from typing import Any
@@ -39,6 +40,7 @@ class Script(StrEnum):
 # Precede the text of each script in this order: a later file uses functions of an earlier one.
 PRELUDE = ("time", "job_index", "backlog", "job_state")
 
+CLOCK_STALE_S = 60.0  # clocks drift apart
 NO_MEMORY = "command not allowed when used memory"
 # At `maxmemory` Redis refuses the first write of a script if that may need memory. After a first
 # write that needs none, Redis lets all others pass.
@@ -53,6 +55,7 @@ class Scripts:
     """
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._clock = RedisClock(redis)
         prelude = _constants(keys) + "".join(map(_source, PRELUDE))
         self._scripts = {
             script: redis.register_script(prelude + _source(script)) for script in Script
@@ -71,6 +74,46 @@ class Scripts:
             if allow_oom is None or NO_MEMORY not in str(error):
                 raise
             return await allow_oom(args=args)  # Redis refused the first write: nothing was done
+
+    async def run_within(self, within_s: float, script: Script, *args: ScriptArg) -> list[Any]:
+        """Run a script that Redis refuses later than `within_s` from now; then raise TimeoutError.
+
+        The last argument of the script is that time, by the clock of Redis.
+        """
+        deadline_s = time.monotonic() + within_s
+        await self._clock.refresh()
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            latest_ms = self._clock.deadline_ms(left_s)
+            reply: list[Any] = await self.run(script, *args, latest_ms)
+            if reply[0] != b"late":
+                return reply
+            self._clock.observe(int(reply[1]))  # the clock may have been set
+        raise TimeoutError("Redis received the command too late")
+
+
+class RedisClock:
+    """Estimate of the clock of Redis, behind it by the time that the last reading took."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._offset_ms = 0.0  # from our clock to that of Redis
+        self._observed_at: float | None = None
+
+    async def refresh(self) -> None:
+        """Read the clock of Redis if the last reading is older than CLOCK_STALE_S."""
+        if self._observed_at is None or time.monotonic() - self._observed_at > CLOCK_STALE_S:
+            seconds, microseconds = await self._redis.time()
+            self.observe(1000 * seconds + microseconds / 1000)
+
+    def observe(self, redis_ms: float) -> None:
+        """Record a reading of the clock that has just arrived."""
+        self._observed_at = time.monotonic()
+        self._offset_ms = redis_ms - 1000 * self._observed_at
+
+    def deadline_ms(self, seconds: float) -> int:
+        """Return the time of Redis in so many seconds; needs a reading first."""
+        assert self._observed_at is not None, "the clock was never read"
+        return round(self._offset_ms + 1000 * (time.monotonic() + seconds))
 
 
 def _source(name: str) -> str:

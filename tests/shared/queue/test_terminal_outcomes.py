@@ -1,7 +1,6 @@
 """How jobs end that no worker has: cancelled or expired; and that every end is counted."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -10,7 +9,6 @@ from shared.protocol import ChatJob, JobRecord, JobStatus
 from shared.queue.claims import ClaimedJob, Room
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
-from shared.queue.scripts import Script, ScriptArg, Scripts
 from tests.factories import make_finished, make_job
 
 ROOM = Room(rows=100, tokens=1_000_000, running=0)
@@ -159,39 +157,3 @@ async def test_every_end_is_counted_once(queue: JobQueue) -> None:
         JobStatus.CANCELLED: 1,
         JobStatus.EXPIRED: 1,
     }
-
-
-# -- late arrivals ---------------------------------------------------------------------------
-
-
-async def test_a_job_that_reaches_redis_too_late_is_refused(
-    queue: JobQueue, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await enqueue(queue)  # it knows the time now
-    run = Scripts.run
-
-    async def on_a_slow_way(self: Scripts, script: Script, *args: ScriptArg) -> Any:
-        await asyncio.sleep(0.1)
-        return await run(self, script, *args)
-
-    monkeypatch.setattr(Scripts, "run", on_a_slow_way)
-    late = make_job()
-    with pytest.raises(TimeoutError, match="too late"):
-        await queue.enqueue(late, reply_to=None, max_queued=100, within_s=0.05)
-    assert await queue.record(late.id) is None
-    assert (await queue.depth()).waiting == 1
-
-
-async def test_a_clock_of_redis_that_was_set_refuses_nobody(queue: JobQueue) -> None:
-    await enqueue(queue)
-    queue._clock.observe(1)  # as if Redis' time had jumped since
-    assert (await queue.enqueue(make_job(), reply_to=None, max_queued=100, within_s=1)).job_id
-    assert (await queue.depth()).waiting == 2
-
-
-async def test_a_command_that_is_repeated_late_gets_its_first_answer(queue: JobQueue) -> None:
-    job = await enqueue(queue)
-    queue._clock.observe(1)
-    again = await queue.enqueue(job, reply_to=None, max_queued=100, within_s=1)
-    assert again.job_id == job.id
-    assert (await queue.depth()).waiting == 1
