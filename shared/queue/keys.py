@@ -35,7 +35,6 @@ RECORD_FIELDS = (
     "payload",
     "status",
     "created_ms",
-    "queued_ms",
     "started_ms",
     "finished_ms",
     "deadline_ms",
@@ -50,8 +49,8 @@ RECORD_FIELDS = (
     "attempts",
     "cancel_result",
     "cancel_events",
-    "retry",
-    "first_event",
+    "retry_of",
+    "retried_as",
 )
 
 # Fields of the hash at `Keys.backlog`, described at the same places, in `backlog.lua`.
