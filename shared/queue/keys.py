@@ -30,7 +30,7 @@ LISTED_MAX = 10_000  # finished jobs of each status in a listing: the latest
 LEASED = 2**42  # scores below: waiting jobs (ms of the year 2109); from here on: leased jobs
 PRIORITY_WINDOW_MS = 30_000  # head start of one priority step; bounded, so that no job starves
 
-# Fields of the hash at `Keys.record`; `job_state.lua` and docs/reference/redis-keys.md describe them.
+# Fields of the hash `Keys.record`; `job_state.lua` and docs/reference/redis-keys.md describe them.
 RECORD_FIELDS = (
     "payload",
     "status",
@@ -53,7 +53,7 @@ RECORD_FIELDS = (
     "retried_as",
 )
 
-# Fields of the hash at `Keys.backlog`, described at the same places, in `backlog.lua`.
+# Fields of the hash `Keys.backlog`, described at the same places, in `backlog.lua`.
 BACKLOG_FIELDS = (
     "tokens",
     "stalled_since_ms",

@@ -1,7 +1,7 @@
 """Run the Lua scripts of `shared/queue/lua/`; each one is an atomic change of the queue's state.
 
-Key names and constants of `shared/queue/keys.py` precede the text of each script. Scripts build key names
-from job ids, so one Redis must serve the queue; a Redis Cluster cannot.
+Key names and constants of `shared/queue/keys.py` precede the text of each script. Scripts build
+key names from job ids, so one Redis must serve the queue; a Redis Cluster cannot.
 """
 
 import json

@@ -28,7 +28,7 @@ from shared.queue.token_log import Addition, TokenLog
 from shared.queue.worker_registry import Registry
 from tests.factories import make_card, make_job, make_worker_info
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/reference/redis-keys.md").read_text()
 LUA = {path.stem: path.read_text() for path in (ROOT / "shared/queue/lua").glob("*.lua")}
 LEASE_MS = 60_000
@@ -64,8 +64,8 @@ def test_the_page_lists_every_key() -> None:
 
 def test_the_page_and_the_scripts_list_every_field() -> None:
     for heading, fields, script in [
-        ("## Fields of a record", RECORD_FIELDS, "common"),
-        ("## Fields of the backlog", BACKLOG_FIELDS, "line"),
+        ("## Fields of a record", RECORD_FIELDS, "job_state"),
+        ("## Fields of the backlog", BACKLOG_FIELDS, "backlog"),
     ]:
         assert [row["field"] for row in rows(heading)] == list(fields)
         head = LUA[script].split("\n\n", 1)[0]
