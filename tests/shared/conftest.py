@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from shared.queue.keys import Keys
 from shared.redis.client import connect
 from tests.redis_server import RedisServer
-from tests.shared.drained import Clock, Service
+from tests.shared.queue.harness import Clock, QueueHarness
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def clock() -> Iterator[Clock]:
 
 
 @pytest.fixture
-async def service(clock: Clock) -> AsyncIterator[Service]:
+async def harness(clock: Clock) -> AsyncIterator[QueueHarness]:
     redis = FakeAsyncRedis()
-    yield Service(redis, clock)
+    yield QueueHarness(redis, clock)
     await redis.aclose()

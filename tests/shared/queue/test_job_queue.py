@@ -82,7 +82,7 @@ async def enqueue_deadly(queue: JobQueue, redis: Redis, keys: Keys, *, deaths: i
     return job
 
 
-# -- enqueue ---------------------------------------------------------------------------------
+# -- enqueue ----------------------------------------------------------------------------------
 
 
 async def test_jobs_are_claimed_in_the_order_they_came(queue: JobQueue) -> None:
@@ -146,7 +146,7 @@ async def test_the_wake_list_stays_short_however_many_jobs_come(
     assert await redis.llen(keys.wake) == 1
 
 
-# -- claim -----------------------------------------------------------------------------------
+# -- claim ------------------------------------------------------------------------------------
 
 
 async def test_a_claimed_job_leaves_the_head_of_the_queue(
@@ -320,7 +320,7 @@ async def test_a_claim_tells_how_much_time_is_left(
     assert await redis.pttl(keys.record(patient.id)) > 86_400_000  # its end can still be told
 
 
-# -- renew -----------------------------------------------------------------------------------
+# -- renew ------------------------------------------------------------------------------------
 
 
 async def test_renewing_keeps_other_workers_away(queue: JobQueue) -> None:
@@ -414,7 +414,7 @@ async def test_an_old_lease_of_a_job_without_a_record_ends_nothing_twice(
     assert await redis.keys() == []
 
 
-# -- finish ----------------------------------------------------------------------------------
+# -- finish -----------------------------------------------------------------------------------
 
 
 async def test_a_finished_job_shows_its_result(queue: JobQueue) -> None:
@@ -502,7 +502,7 @@ async def test_an_unknown_job_has_no_record(queue: JobQueue) -> None:
     assert await queue.cancel("nobody") is None
 
 
-# -- release ---------------------------------------------------------------------------------
+# -- release ----------------------------------------------------------------------------------
 
 
 async def test_a_released_job_waits_at_its_old_place_and_keeps_its_attempts(
@@ -544,7 +544,7 @@ async def test_only_the_owner_can_release(queue: JobQueue) -> None:
     assert await queue.depth() == Depth(waiting=0, running=1)
 
 
-# -- cancel ----------------------------------------------------------------------------------
+# -- cancel -----------------------------------------------------------------------------------
 
 
 async def test_cancelling_a_waiting_job_ends_it_at_once(
@@ -592,7 +592,7 @@ async def test_cancelling_a_job_that_ended_changes_nothing(queue: JobQueue) -> N
     assert record is not None and record.status is JobStatus.SUCCEEDED
 
 
-# -- stock arq -------------------------------------------------------------------------------
+# -- stock arq --------------------------------------------------------------------------------
 
 
 async def test_stock_arq_follows_a_job_from_queue_to_result(

@@ -1,4 +1,4 @@
-"""The listing of jobs: newest first, stable while jobs change, bounded in memory and cost."""
+"""The job listing: newest first, stable while jobs change, bounded in memory and cost."""
 
 import pytest
 from redis.asyncio import Redis
@@ -25,7 +25,7 @@ async def enqueue(queue: JobQueue, **fields: object) -> ChatJob:
 
 
 async def run(queue: JobQueue, *, num: int) -> None:
-    """The first so many that wait succeed."""
+    """Let the first `num` waiting jobs succeed."""
     room = Room(rows=num, tokens=1_000_000, running=1)
     for claimed in (await queue.claim("w1", room, lease_ms=60_000)).jobs:
         await queue.finish(claimed, make_finished(claimed.job.id), fence=claimed.fence)
@@ -36,7 +36,7 @@ def ids(page: JobPage) -> list[str]:
 
 
 async def newest_first(queue: JobQueue, jobs: list[ChatJob]) -> list[str]:
-    """By the ms of their creation, then by id."""
+    """Order jobs by creation in ms, then by id."""
     keys = []
     for job in jobs:
         record = await queue.record(job.id)
@@ -58,7 +58,7 @@ async def test_an_empty_listing_has_no_jobs_and_no_cursor(queue: JobQueue) -> No
     assert await queue.page(JobStatus, limit=5) == JobPage([], None)
 
 
-async def test_jobs_are_listed_the_newest_first_page_by_page(queue: JobQueue) -> None:
+async def test_pages_show_the_newest_jobs_first(queue: JobQueue) -> None:
     jobs = [await enqueue(queue) for _ in range(25)]
     await run(queue, num=7)
     await queue.cancel(jobs[20].id)
@@ -75,7 +75,7 @@ async def test_pages_of_any_size_show_each_job_once(queue: JobQueue, limit: int)
     assert [id_ for page in found for id_ in ids(page)] == await newest_first(queue, jobs)
 
 
-async def test_a_listing_by_status_shows_that_status(queue: JobQueue) -> None:
+async def test_a_listing_by_status_shows_only_that_status(queue: JobQueue) -> None:
     jobs = [await enqueue(queue) for _ in range(6)]
     await run(queue, num=2)
     await queue.cancel(jobs[2].id)
@@ -94,7 +94,7 @@ async def test_a_listing_by_status_shows_that_status(queue: JobQueue) -> None:
         assert all(record.status is status for record in page.records)
 
 
-async def test_a_listing_tells_all_but_the_result(queue: JobQueue) -> None:
+async def test_a_listing_shows_everything_but_the_result(queue: JobQueue) -> None:
     jobs = [await enqueue(queue) for _ in range(3)]
     await run(queue, num=1)
     await queue.cancel(jobs[1].id)
@@ -106,7 +106,7 @@ async def test_a_listing_tells_all_but_the_result(queue: JobQueue) -> None:
     assert waiting.position == 1
 
 
-async def test_what_was_there_all_the_time_is_shown_once_whatever_happens_meanwhile(
+async def test_a_job_is_shown_once_while_other_jobs_change(
     queue: JobQueue,
 ) -> None:
     jobs = [await enqueue(queue) for _ in range(12)]
@@ -125,16 +125,16 @@ async def test_what_was_there_all_the_time_is_shown_once_whatever_happens_meanwh
     assert found == expected
 
 
-async def test_jobs_of_one_ms_are_shown_once(queue: JobQueue, redis: Redis, keys: Keys) -> None:
+async def test_jobs_created_in_the_same_ms_are_shown_once(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
     jobs = [await enqueue(queue) for _ in range(9)]
     await redis.zadd(keys.job_index, {job.id: 1000 for job in jobs})
     found = [id_ for page in await pages(queue, limit=2) for id_ in ids(page)]
     assert found == sorted((job.id for job in jobs), reverse=True)
 
 
-async def test_what_outlived_its_ttl_is_neither_shown_nor_kept(
-    queue: JobQueue, redis: Redis, keys: Keys
-) -> None:
+async def test_expired_jobs_leave_the_index(queue: JobQueue, redis: Redis, keys: Keys) -> None:
     jobs = [await enqueue(queue) for _ in range(4)]
     await run(queue, num=3)
     for job in jobs[:2]:
@@ -144,7 +144,7 @@ async def test_what_outlived_its_ttl_is_neither_shown_nor_kept(
     assert await redis.zcard(keys.job_index) == 2
 
 
-async def test_only_the_latest_ended_jobs_of_a_status_are_listed(
+async def test_only_the_latest_finished_jobs_of_a_status_are_listed(
     redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.queue.keys.LISTED_MAX", 3)
@@ -158,7 +158,7 @@ async def test_only_the_latest_ended_jobs_of_a_status_are_listed(
     assert len((await queue.page([JobStatus.CANCELLED], limit=10)).records) == 1
 
 
-async def test_a_cursor_beyond_all_times_begins_with_the_newest(queue: JobQueue) -> None:
+async def test_a_cursor_after_all_jobs_starts_with_the_newest(queue: JobQueue) -> None:
     job = await enqueue(queue)
     page = await queue.page(JobStatus, limit=5, after=Cursor(9_999_999_999_999, "z"))
     assert ids(page) == [job.id]
@@ -171,11 +171,11 @@ async def test_a_cursor_beyond_all_times_begins_with_the_newest(queue: JobQueue)
         *("1-a\n", "\N{ARABIC-INDIC DIGIT ONE}-a", "\U00011f50-a"),
     ],
 )
-def test_a_cursor_that_no_page_gave_is_refused(text: str) -> None:
+def test_a_malformed_cursor_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
         Cursor.parse(text)
 
 
-def test_a_cursor_survives_its_trip_through_text() -> None:
+def test_a_cursor_is_parsed_from_its_text() -> None:
     cursor = Cursor(1_800_000_000_000, make_job().id)
     assert Cursor.parse(str(cursor)) == cursor

@@ -55,7 +55,7 @@ async def record_of(queue: JobQueue, job_id: str) -> JobRecord:
     return record
 
 
-# -- retry -----------------------------------------------------------------------------------
+# -- retry ------------------------------------------------------------------------------------
 
 
 async def test_a_retry_is_a_copy_of_the_job_under_a_new_id(queue: JobQueue) -> None:
@@ -273,7 +273,7 @@ async def test_the_idempotency_key_of_a_job_finds_its_retry(
     assert 0 < await redis.pttl(keys.idempotency("key")) <= 60_000
 
 
-# -- purge -----------------------------------------------------------------------------------
+# -- purge ------------------------------------------------------------------------------------
 
 
 async def purge(queue: JobQueue) -> int:

@@ -1,4 +1,4 @@
-"""How jobs end that no worker has: cancelled or expired; and that every end is counted."""
+"""Terminal outcomes that scripts write: jobs without a valid lease are cancelled or expire."""
 
 import asyncio
 
@@ -38,10 +38,10 @@ async def record_after_the_deadline(queue: JobQueue, job: ChatJob) -> JobRecord:
     return record
 
 
-# -- deadlines -------------------------------------------------------------------------------
+# -- deadlines --------------------------------------------------------------------------------
 
 
-async def test_looking_at_a_job_that_waited_too_long_ends_it(queue: JobQueue) -> None:
+async def test_reading_a_job_after_its_deadline_ends_it(queue: JobQueue) -> None:
     job = await enqueue(queue, deadline_s=SOON_S)
     record = await record_after_the_deadline(queue, job)
     assert record.status is JobStatus.EXPIRED
@@ -49,7 +49,7 @@ async def test_looking_at_a_job_that_waited_too_long_ends_it(queue: JobQueue) ->
     assert await queue.depth() == Depth(waiting=0, running=0)
 
 
-async def test_watchers_hear_that_a_job_waited_too_long(
+async def test_watchers_get_the_event_of_an_expired_job(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     job = await enqueue(queue, deadline_s=SOON_S)
@@ -59,14 +59,14 @@ async def test_watchers_hear_that_a_job_waited_too_long(
         assert await redis.xlen(keys.replies(replica)) == 1
 
 
-async def test_an_overdue_job_of_a_dead_worker_ends_too(queue: JobQueue) -> None:
+async def test_an_expired_job_of_a_dead_worker_ends(queue: JobQueue) -> None:
     job = await enqueue(queue, deadline_s=SOON_S)
     claimed = await claim_one(queue, lease_ms=1)
     assert (await record_after_the_deadline(queue, job)).status is JobStatus.EXPIRED
     assert not await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
 
 
-async def test_an_overdue_job_that_runs_is_left_to_its_worker(queue: JobQueue) -> None:
+async def test_a_running_job_after_its_deadline_is_left_to_its_worker(queue: JobQueue) -> None:
     job = await enqueue(queue, deadline_s=SOON_S)
     claimed = await claim_one(queue, lease_ms=60_000)
     assert (await record_after_the_deadline(queue, job)).status is JobStatus.RUNNING
@@ -74,20 +74,20 @@ async def test_an_overdue_job_that_runs_is_left_to_its_worker(queue: JobQueue) -
     assert (await record_after_the_deadline(queue, job)).status is JobStatus.SUCCEEDED
 
 
-async def test_a_job_in_time_is_left_alone(queue: JobQueue) -> None:
+async def test_a_job_before_its_deadline_is_unchanged(queue: JobQueue) -> None:
     for deadline_s in (None, 60):
         job = await enqueue(queue, deadline_s)
         assert (await record_after_the_deadline(queue, job)).status is JobStatus.QUEUED
 
 
-async def test_cancelling_an_unknown_job_leaves_nothing(
+async def test_cancelling_an_unknown_job_writes_nothing(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     assert await queue.cancel("unknown") is None
     assert not await redis.exists(keys.record("unknown"))
 
 
-# -- cancelled while a worker had it ---------------------------------------------------------
+# -- cancelled while running ------------------------------------------------------------------
 
 
 async def cancel_running(queue: JobQueue, *, lease_ms: int) -> tuple[ChatJob, ClaimedJob]:
@@ -99,7 +99,7 @@ async def cancel_running(queue: JobQueue, *, lease_ms: int) -> tuple[ChatJob, Cl
     return job, claimed
 
 
-async def test_a_cancelled_job_whose_worker_dies_ends_without_another_worker(
+async def test_a_cancelled_job_of_a_dead_worker_ends_without_another_worker(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     job, claimed = await cancel_running(queue, lease_ms=1000)
@@ -112,7 +112,7 @@ async def test_a_cancelled_job_whose_worker_dies_ends_without_another_worker(
     assert not await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
 
 
-async def test_a_cancelled_job_whose_worker_died_ends_where_the_next_one_would_claim_it(
+async def test_the_next_claim_ends_a_cancelled_job_of_a_dead_worker(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     job, _ = await cancel_running(queue, lease_ms=60_000)
@@ -126,7 +126,7 @@ async def test_a_cancelled_job_whose_worker_died_ends_where_the_next_one_would_c
     assert await queue.depth() == Depth(waiting=0, running=0)
 
 
-async def test_a_cancelled_job_that_its_worker_hands_back_ends(
+async def test_a_cancelled_job_that_is_released_ends(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     job, claimed = await cancel_running(queue, lease_ms=60_000)
@@ -139,10 +139,10 @@ async def test_a_cancelled_job_that_its_worker_hands_back_ends(
     assert await redis.hget(keys.backlog, "tokens") == b"0"
 
 
-# -- totals ----------------------------------------------------------------------------------
+# -- totals -----------------------------------------------------------------------------------
 
 
-async def test_every_end_is_counted_once(queue: JobQueue) -> None:
+async def test_every_outcome_is_counted_once(queue: JobQueue) -> None:
     assert await queue.totals() == {}
     done = await enqueue(queue)
     claimed = await claim_one(queue, lease_ms=60_000)

@@ -1,4 +1,4 @@
-"""A line of jobs on a clock that tests turn: a fake Redis, and a worker with room for one job."""
+"""A queue in a fake Redis whose clock a test advances, and a worker with capacity for one job."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ MAX_QUEUED = 1000
 
 
 class Clock:
-    """Redis' own: every script sees a microsecond more, and what a test adds."""
+    """The clock of Redis: a microsecond later for each script, and advanced by tests."""
 
     def __init__(self) -> None:
         self.now_s = 1_800_000_000.0
@@ -28,8 +28,8 @@ class Clock:
         return self.now_s
 
 
-class Service:
-    """One worker with room for one job, of which each takes as long as the test says."""
+class QueueHarness:
+    """One worker with capacity for one job; each job takes as long as the test says."""
 
     def __init__(self, redis: Redis, clock: Clock) -> None:
         self.redis, self.keys, self.clock = redis, Keys(), clock
@@ -56,7 +56,7 @@ class Service:
         return caught.value
 
     async def take(self, rows: int = 1) -> list[ChatJob]:
-        """A claim that fills the worker, if there are jobs enough; they end at once."""
+        """Claim as many jobs as fit, and end them at once."""
         await self.registry.report(make_worker_info("w1"))
         room = Room(rows=rows, tokens=rows * TOKENS, running=1)
         claim = await self.queue.claim("w1", room, lease_ms=60_000)
@@ -73,13 +73,15 @@ class Service:
         return int(await self.redis.hget(self.keys.backlog, "tokens") or 0)
 
 
-async def with_backlog(service: Service, *, waiting: int, every_s: float, rows: int = 1) -> None:
-    """A line of so many jobs that has been draining for some time."""
+async def with_backlog(
+    harness: QueueHarness, *, waiting: int, every_s: float, rows: int = 1
+) -> None:
+    """Fill the backlog with so many jobs, after the drain rate has been measured."""
     measured = 30
     for _ in range(waiting + rows * (measured + 1)):
-        await service.submit()
-    await service.take(rows)
-    await service.drain(measured, every_s, rows=rows)
+        await harness.submit()
+    await harness.take(rows)
+    await harness.drain(measured, every_s, rows=rows)
 
 
 def retry_after_for(needed_s: float) -> Any:
