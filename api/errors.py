@@ -12,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from api.http.disconnect import ClientDisconnected, ServerStopping
 from api.http.paths import route_path
 from api.openai.schemas import OpenAIErrorBody, is_openai_path, openai_code, openai_error
 from api.schemas import ErrorBody
@@ -29,6 +28,14 @@ CLIENT_CLOSED_REQUEST = 499  # nginx's code; nobody is there to read it, but it 
 STOPPING = {"Retry-After": "1", "Connection": "close"}
 
 log = structlog.get_logger(__name__)
+
+
+class ClientDisconnected(Exception):
+    """The client closed the connection before its response was complete."""
+
+
+class ServerStopping(Exception):
+    """The server shuts down, and the grace period of open requests is over."""
 
 
 def json_response(
@@ -126,7 +133,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return failure_response(request, 503, stopping_message(None), headers=STOPPING)
 
     @app.exception_handler(ClientDisconnected)
-    async def _gone(request: Request, error: ClientDisconnected) -> Response:
+    async def _disconnected(request: Request, error: ClientDisconnected) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(RequestValidationError)

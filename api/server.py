@@ -1,8 +1,9 @@
-"""The api process: bind, serve, stop in order; knows uvicorn and no route."""
+"""The api process: bind the address, serve requests, shut down without losing any."""
 
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -20,19 +21,18 @@ from shared.process.log_config import configure_logs
 from shared.process.signals import stop_signals
 from shared.process.sockets import listen
 
-# Longer than callers and load balancers keep theirs (5 to 60 s): what they close meets no call.
+# Longer than those of clients and load balancers (5 to 60 s): the api never closes a connection
+# on which a request is on its way.
 KEEP_ALIVE_S = 75
-SETTLE_S = 2.0  # a stop leaves connections open this long: callers soon use most of them again
+UNREAD_S = 60.0  # in which a client must read some of the data that waits for it
+LINGER_S = 2.0  # for requests that are on their way when a shutdown begins
 POLL_S = 0.02
 
 log = structlog.get_logger(__name__)
 
 
 class ApiServer(uvicorn.Server):
-    """Ends open calls after a grace period, and exits 0 on SIGTERM and Ctrl-C.
-
-    Whoever has connected before the end gets an answer, so that a restart loses no request.
-    """
+    """Shuts down without resetting a connection, and exits 0 on SIGTERM and Ctrl-C."""
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
@@ -49,12 +49,15 @@ class ApiServer(uvicorn.Server):
                 signal.signal(signum, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A second signal does not wait. uvicorn's own would raise the signal anew at the end."""
+        """Shut down; on a second signal, without waiting.
+
+        uvicorn's handler would raise the signal again at the end, and change the exit code.
+        """
         self.force_exit = self.should_exit
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Only who can be stopped in order says that it is there."""
+        """Log the address only now: from here on, signals cause a graceful shutdown."""
         await super().startup(sockets)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
@@ -63,45 +66,55 @@ class ApiServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         grace_s = self._services.settings.grace_s
         asyncio.get_running_loop().call_later(grace_s, self._services.stopping.set)
-        self.server_state.default_headers.append((b"connection", b"close"))  # of every answer
+        self.server_state.default_headers.append((b"connection", b"close"))  # of every response
         await self._stop_listening(sockets or [])
-        await self._settle()
+        await self._wait_for_requests()
         await super().shutdown()
-        await cancel_all(self._services.tasks)  # a second signal leaves them to us
+        await cancel_all(self._services.tasks)  # uvicorn skips the lifespan on a second signal
 
     async def _stop_listening(self, listeners: list[socket.socket]) -> None:
-        """Closing a listener resets the connections that it has not accepted: accept them first."""
-        doors = [listener.dup() for listener in listeners]
+        """Accept the connections in the backlog, which closing a listener would reset."""
+        duplicates = [listener.dup() for listener in listeners]
         for server in self.servers:
             server.close()
         for listener in listeners:
             listener.close()
-        connections = [connection for door in doors for connection in last_through(door)]
+        accepted = [each for duplicate in duplicates for each in drain_accept_queue(duplicate)]
         loop = asyncio.get_running_loop()
-        for connection in connections:
+        for connection in accepted:
             await loop.connect_accepted_socket(self._make_protocol, connection)
 
     def _make_protocol(self) -> LimitedHttpProtocol:
         return LimitedHttpProtocol(self.config, self.server_state, self.lifespan.state)
 
-    async def _settle(self) -> None:
-        for _ in range(round(SETTLE_S / POLL_S)):
+    async def _wait_for_requests(self) -> None:
+        """Keep idle connections open for a moment: most clients soon send another request."""
+        for _ in range(round(LINGER_S / POLL_S)):
             if not self.server_state.connections or self.force_exit:
                 return
             await asyncio.sleep(POLL_S)
 
 
-def last_through(door: socket.socket) -> Iterator[socket.socket]:
-    """Connections that wait at a listening socket, which is closed as soon as there is none."""
-    with door:
-        door.setblocking(False)
+def drain_accept_queue(listener: socket.socket) -> Iterator[socket.socket]:
+    """Yield the connections that wait at a listening socket, then close it."""
+    with listener:
+        listener.setblocking(False)
         with suppress(BlockingIOError):
             while True:
-                yield door.accept()[0]
+                yield listener.accept()[0]
+
+
+def limit_unread_time(listener: socket.socket, seconds: float = UNREAD_S) -> None:
+    """Let Linux reset a connection whose client reads none of its pending data for `seconds`.
+
+    Connections inherit the option from the socket that accepts them.
+    """
+    if sys.platform == "linux":
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * seconds))
 
 
 def main(settings: ApiSettings) -> int:
-    """Serve until told to stop. Raises SettingsError for an address or URL that cannot be used."""
+    """Serve until a signal. Raises SettingsError for an address or URL that cannot be used."""
     configure_logs(settings.log_level, settings.log_format)
     app = create_app(settings)
     config = uvicorn.Config(
@@ -111,13 +124,15 @@ def main(settings: ApiSettings) -> int:
         ws="none",
         lifespan="on",
         log_config=None,
+        log_level="error",  # its warnings are about requests: upgrade offers, malformed heads
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # it would hide the address of the proxy, whose word may count
+        proxy_headers=False,  # they would replace the proxy's address, which decides about trust
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.grace_s) + 1,
     )
     with listen(settings.host, settings.port) as listener:
+        limit_unread_time(listener)
         server = ApiServer(config, app.state.services)
         server.run(sockets=[listener])
     return 0 if server.started else 1

@@ -10,8 +10,8 @@ from starlette.requests import ClientDisconnect
 
 from api.errors import describe
 from api.http.content_coding import decoder_of
-from api.http.disconnect import until_stopping
-from api.http.header_lists import parameters, split
+from api.http.disconnect import run_until_stopping
+from api.http.headers import parameters, split
 from api.schemas import ChatRequest
 from shared.errors import BadRequest, InvalidParameter, PayloadTooLarge, UnsupportedMediaType
 
@@ -25,7 +25,7 @@ async def read_chat_request(
 ) -> ChatRequest:
     """Raises a ClientError that names what is wrong with the body, or ServerStopping."""
     check_content_type(content_type_of(request.headers))
-    body = await until_stopping(read_body(request, max_bytes), stopping)
+    body = await run_until_stopping(read_body(request, max_bytes), stopping)
     try:
         return ChatRequest.model_validate_json(body.removeprefix(BOM_UTF8))
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
 import zlib
 
-from api.http.header_lists import split
+from api.http.headers import split
 from shared.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 
 GZIP, DEFLATE, IDENTITY = "gzip", "deflate", "identity"

@@ -1,4 +1,4 @@
-"""Waits for a job on behalf of a call, and notices when the call itself is over."""
+"""Run work for a request until its client disconnects or the server shuts down."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,54 +7,46 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
+from api.errors import ClientDisconnected, ServerStopping
 from shared.process.asyncio_tasks import cancel_all
 
 T = TypeVar("T")
 
 
-class ClientDisconnected(Exception):
-    """The client closed the connection."""
-
-
-class ServerStopping(Exception):
-    """This process has been told to stop, and its grace period is over."""
-
-
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who made a call whose body has been read: wanted are results, until it goes."""
+class Client:
+    """The client of a request whose body has been read."""
 
     receive: Receive
-    stopping: asyncio.Event
+    stopping: asyncio.Event  # set when the server ends the requests that are still open
 
-    async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
-        """See `run_until_disconnect`."""
-        return await run_until_disconnect(work, self.receive, self.stopping)
+    async def run_until_disconnect(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of `work`; cancel it when the client disconnects or the server stops.
+
+        Raises ClientDisconnected and ServerStopping.
+        """
+        return await _run_until(
+            (self._disconnect(), ClientDisconnected()),
+            (self.stopping.wait(), ServerStopping()),
+            work=work,
+        )
+
+    async def _disconnect(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
 
 
-async def run_until_disconnect(
-    work: Coroutine[Any, Any, T], receive: Receive, stopping: asyncio.Event
+async def run_until_stopping(work: Coroutine[Any, Any, T], stopping: asyncio.Event) -> T:
+    """Return the result of `work`; cancel it and raise ServerStopping when the server stops."""
+    return await _run_until((stopping.wait(), ServerStopping()), work=work)
+
+
+async def _run_until(
+    *ends: tuple[Coroutine[Any, Any, object], Exception], work: Coroutine[Any, Any, T]
 ) -> T:
-    """The result of `work`, which is cancelled when the caller goes or the server stops.
-
-    Needs the request's body to have been read. Raises ClientDisconnected or ServerStopping.
-    """
-    return await _unless(
-        work, {ClientDisconnected(): disconnected(receive), ServerStopping(): stopping.wait()}
-    )
-
-
-async def until_stopping(work: Coroutine[Any, Any, T], stopping: asyncio.Event) -> T:
-    """The result of `work`, which is cancelled when the server stops; raises ServerStopping."""
-    return await _unless(work, {ServerStopping(): stopping.wait()})
-
-
-async def _unless(
-    work: Coroutine[Any, Any, T], ends: dict[Exception, Coroutine[Any, Any, object]]
-) -> T:
-    """The result of `work`, or the error whose coroutine came first; all are over afterwards."""
+    """Return the result of `work`, or raise the error of the first end. Cancel all the others."""
     task = asyncio.create_task(work)
-    watchers = {asyncio.create_task(end): error for error, end in ends.items()}
+    watchers = {asyncio.create_task(end): error for end, error in ends}
     try:
         await asyncio.wait({task, *watchers}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -62,8 +54,3 @@ async def _unless(
         raise next(error for watcher, error in watchers.items() if watcher.done())
     finally:
         await cancel_all((task, *watchers))
-
-
-async def disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

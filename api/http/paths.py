@@ -4,6 +4,7 @@ A proxy may show the API below a prefix, whether or not it removes the prefix fr
 it passes on: the application sees both in ASGI's form, with the prefix as `root_path`.
 """
 
+import re
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 
@@ -12,9 +13,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.settings import PREFIX, ApiSettings
 
+ORIGIN = re.compile("^https?://[^/]*")
+
 
 class RoutePaths:
-    """ASGI middleware. Also drops a trailing slash: a redirect would cost clients their body."""
+    """ASGI middleware that rewrites the path and `root_path` of each request.
+
+    It removes a trailing slash, because many clients follow a redirect without the body. It
+    removes the origin that clients send to a proxy, as RFC 9112 (3.2.2) demands.
+    """
 
     def __init__(self, app: ASGIApp, settings: ApiSettings, route_paths: Iterable[str]) -> None:
         self._app = app
@@ -25,7 +32,7 @@ class RoutePaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             prefix = self._prefix_of(scope)
-            path = self._without(prefix, scope["path"]).removesuffix("/") or "/"
+            path = self._without(prefix, ORIGIN.sub("", scope["path"])).removesuffix("/") or "/"
             scope = {**scope, "root_path": prefix, "path": prefix + path}
         await self._app(scope, receive, send)
 

@@ -1,10 +1,17 @@
-"""How a call that waits for a job ends: the result, a 202, an error, or silence."""
+"""Respond to requests that wait for a job: with its result, its error, or a 202."""
 
 from fastapi import Request
 from fastapi.responses import Response
 
-from api.errors import CLIENT_CLOSED_REQUEST, json_response, named, stopping_response
-from api.http.disconnect import ClientDisconnected, ServerStopping, run_until_disconnect
+from api.errors import (
+    CLIENT_CLOSED_REQUEST,
+    ClientDisconnected,
+    ServerStopping,
+    json_response,
+    named,
+    stopping_response,
+)
+from api.http.disconnect import Client
 from api.http.headers import Preference
 from api.http.paths import job_path
 from api.jobs.job_handle import JobHandle
@@ -15,19 +22,15 @@ from shared.protocol import Failed, JobRecord, Outcome
 
 
 async def wait_for_result(
-    request: Request, services: Services, handle: JobHandle, *, is_kept: bool
+    request: Request, services: Services, handle: JobHandle, *, cancel_on_disconnect: bool
 ) -> Response:
-    """The plain call: 200 with the result. A caller that goes away takes its job with it.
-
-    Unless the job `is_kept`: others may wait for it, or the caller may come back for it.
-    """
+    """Return the job's result or error. Raises WaitTimeout."""
     timeout_s = services.settings.sync_timeout_s
+    client = Client(request.receive, services.stopping)
     try:
-        outcome = await run_until_disconnect(
-            handle.outcome(timeout_s), request.receive, services.stopping
-        )
+        outcome = await client.run_until_disconnect(handle.outcome(timeout_s))
     except ClientDisconnected:
-        return await _abandoned(services, handle, is_kept=is_kept)
+        return await _disconnected(services, handle, cancel=cancel_on_disconnect)
     except ServerStopping:
         return stopping_response(handle.job_id)
     if outcome is None:
@@ -44,23 +47,19 @@ async def wait_or_accept(
     handle: JobHandle,
     preference: Preference,
     *,
-    is_kept: bool,
+    cancel_on_disconnect: bool,
 ) -> Response:
-    """`Prefer: wait=N` or `respond-async`: the result if it is there in time, else 202.
-
-    A client that disconnects before has no id to ask for the result: its job is cancelled, as
-    that of a plain call.
-    """
+    """Return the outcome if the job ends within the time that `Prefer` gives, else a 202."""
     outcome, record = None, handle.record
     if preference.wait_s:
+        client = Client(request.receive, services.stopping)
         try:
-            outcome = await run_until_disconnect(
-                handle.outcome(preference.wait_s), request.receive, services.stopping
-            )
+            outcome = await client.run_until_disconnect(handle.outcome(preference.wait_s))
         except ClientDisconnected:
-            return await _abandoned(services, handle, is_kept=is_kept)
+            # It does not know the job's id yet, so it cannot ask for the result later.
+            return await _disconnected(services, handle, cancel=cancel_on_disconnect)
         except ServerStopping:
-            pass  # 202 it is
+            pass  # respond with 202
         if outcome is None:
             record = await latest_record(services, handle)
             outcome = None if record is None else record.outcome
@@ -70,14 +69,15 @@ async def wait_or_accept(
     return response
 
 
-async def _abandoned(services: Services, handle: JobHandle, *, is_kept: bool) -> Response:
-    if not is_kept:
+async def _disconnected(services: Services, handle: JobHandle, *, cancel: bool) -> Response:
+    """Return a response that the metrics count and no client reads."""
+    if cancel:
         await services.client.cancel_abandoned(handle.job_id)
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def latest_record(services: Services, handle: JobHandle) -> JobRecord | None:
-    """The job as it is now; without Redis as it was when the handle was made."""
+    """Return the record as it is now; without Redis, as it was when the job was enqueued."""
     try:
         return await services.client.record(handle.job_id)
     except ServiceUnavailable:

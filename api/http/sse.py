@@ -1,4 +1,4 @@
-"""A job as server-sent events: its text as it comes, then one terminal event."""
+"""Stream a job as server-sent events: one event per delta, then one terminal event."""
 
 import asyncio
 import time
@@ -9,8 +9,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.errors import stopping_message
-from api.http.disconnect import ClientDisconnected, ServerStopping, run_until_disconnect
+from api.errors import ClientDisconnected, ServerStopping, stopping_message
+from api.http.disconnect import Client
 from api.http.paths import job_path
 from api.jobs.job_client import ChatClient
 from api.jobs.job_handle import JobHandle, num_deltas_of
@@ -20,16 +20,13 @@ from shared.protocol import Delta, Failed, JobError, JobStatus, Outcome, TokenDe
 KEEP_ALIVE_S = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
 
-# Characters at which Python's `str.splitlines` cuts, and with it httpx and requests. JSON itself
-# escapes the others: all of them are below U+0020.
+# `str.splitlines` splits at these characters, and so do httpx and requests. JSON escapes the other
+# separators itself: they are below U+0020.
 LINE_SEPARATORS = {char.encode(): b"\\u%04x" % ord(char) for char in "\x85\u2028\u2029"}
 
 
 class EventStreamResponse(Response):
-    """Owns the handle, and sends the job's events from delta `start` on.
-
-    A caller that goes away takes the job with it, unless it `is_kept`.
-    """
+    """Sends the job's events from delta `start` on, and closes the handle."""
 
     media_type = "text/event-stream"
 
@@ -39,21 +36,16 @@ class EventStreamResponse(Response):
         handle: JobHandle,
         stopping: asyncio.Event,
         *,
-        is_kept: bool,
+        cancel_on_disconnect: bool,
         start: int = 0,
     ) -> None:
-        super().__init__(
-            headers={
-                "Cache-Control": "no-store",
-                "X-Accel-Buffering": "no",
-            },
-        )
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._client = client
         self._handle = handle
         self._stopping = stopping
         self._events = EventStream(handle, start)
-        self._is_kept = is_kept
+        self._cancel_on_disconnect = cancel_on_disconnect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers["Location"] = job_path(scope, self._handle.job_id)
@@ -64,12 +56,13 @@ class EventStreamResponse(Response):
                 await send({"type": "http.response.body", "body": b""})
                 return
             try:
-                await run_until_disconnect(self._send_events(send), receive, self._stopping)
+                client = Client(receive, self._stopping)
+                await client.run_until_disconnect(self._send_events(send))
             except ClientDisconnected:
-                if not self._is_kept:
+                if self._cancel_on_disconnect:
                     await self._client.cancel_abandoned(self._handle.job_id)
             except ServerStopping:
-                await send({"type": "http.response.body", "body": self._events.farewell()})
+                await send({"type": "http.response.body", "body": self._events.shutdown_event()})
 
     async def _send_events(self, send: Send) -> None:
         async for chunk in self._events.chunks():
@@ -78,7 +71,7 @@ class EventStreamResponse(Response):
 
 
 class EventStream:
-    """The bytes that one call gets."""
+    """The bytes of one response."""
 
     def __init__(self, handle: JobHandle, start: int) -> None:
         self._handle = handle
@@ -86,7 +79,7 @@ class EventStream:
         self._last_delta_at: float | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the job's events up to the terminal one, and comments that keep it awake."""
+        """Yield the job's events up to the terminal one, and comments while there is none."""
         sent_at, next_id = time.monotonic(), self._start
         async for news in self._handle.events(self._start):
             if isinstance(news, TokenDeltas):
@@ -102,10 +95,10 @@ class EventStream:
                 yield KEEP_ALIVE
             sent_at = time.monotonic()
 
-    def farewell(self) -> bytes:
-        """The last event of a server that stops: where the job goes on.
+    def shutdown_event(self) -> bytes:
+        """Return the last event of a server that shuts down: it says that the job goes on.
 
-        It has no id: a client that resumes with the last one it saw misses nothing.
+        It has no id: a client that resumes after the last id it received misses no event.
         """
         message = stopping_message(self._handle.job_id)
         error = JobError(message=message, status_code=HTTP_STATUS[ServiceUnavailable])
@@ -126,7 +119,7 @@ class EventStream:
 
 
 def event(body: dict[str, Any], event_id: int | None = None) -> bytes:
-    """Encode one event. Its data is ASCII where clients that read by lines would cut it."""
+    """Encode one event: its id, then its JSON in one line."""
     data = msgspec.json.encode(body)
     for separator, escape in LINE_SEPARATORS.items():
         data = data.replace(separator, escape)
@@ -135,13 +128,13 @@ def event(body: dict[str, Any], event_id: int | None = None) -> bytes:
 
 
 def delta_body(delta: Delta) -> dict[str, Any]:
-    """A whole sequence of a job that was not streamed has no token ids, unless it was scored."""
+    """Return the delta. Without token ids it is a whole sequence of a job that was not streamed."""
     body: dict[str, Any] = {"sequence": delta.sequence, "delta": delta.text}
     return body | {"token_ids": delta.token_ids} if delta.token_ids else body
 
 
 def terminal_body(outcome: Outcome) -> dict[str, Any]:
-    """The 200 body with a status, or the status with an error."""
+    """Return the body of a 200 response with a status, or a status with an error."""
     if isinstance(outcome, Failed):
         return {"id": outcome.job_id, "status": outcome.status, "error": outcome.error}
     result = msgspec.to_builtins(outcome.result, str_keys=True)

@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 
-from api.http.disconnect import Caller
+from api.http.disconnect import Client
 from api.jobs.model_watcher import CheckedModel, ModelWatcher
 from api.jobs.redis_services import within_reach
 from api.schemas import ChatRequest
@@ -31,11 +31,11 @@ class Admission:
         self._max_ttl_s = max_ttl_s
         self._long_texts = asyncio.Semaphore(MAX_LONG_TEXTS)
 
-    async def admit(self, request: ChatRequest, caller: Caller, *, stream: bool) -> ChatJob:
-        """A job with an id and a seed; raises a ClientError that names field and limit.
+    async def admit(self, request: ChatRequest, client: Client, *, stream: bool) -> ChatJob:
+        """Return a job with an id and a seed. Raises a ClientError that names field and limit.
 
-        A long text may have to wait: then also raises ServiceUnavailable, ClientDisconnected or
-        ServerStopping.
+        A long text waits for its turn, and then raises ServiceUnavailable, ClientDisconnected and
+        ServerStopping too.
         """
         self._check_ttl(request.ttl_s)
         prompt = request.to_prompt()
@@ -55,14 +55,14 @@ class Admission:
             priority=request.priority,
             adapter=request.adapter,
         )
-        return await self._checked(job, kwargs, caller)
+        return await self._checked(job, kwargs, client)
 
     def _check_ttl(self, ttl_s: int | None) -> None:
         if ttl_s is not None and ttl_s > self._max_ttl_s:
             reason = f"should be at most {self._max_ttl_s} seconds, got {ttl_s}"
             raise InvalidParameter(reason, field="ttl_s")
 
-    async def _checked(self, job: ChatJob, kwargs: GenerateKwargs, caller: Caller) -> ChatJob:
+    async def _checked(self, job: ChatJob, kwargs: GenerateKwargs, client: Client) -> ChatJob:
         """Return the job, checked against the registered model; as it is without a model.
 
         A refusal is checked once more if another model serves by now.
@@ -71,12 +71,12 @@ class Admission:
         if model is None:
             return job
         try:
-            return await self._tokenized(model, job, kwargs, caller)
+            return await self._tokenized(model, job, kwargs, client)
         except ClientError:
             newest = await self._newest_model()
             if newest is model:
                 raise
-        return job if newest is None else await self._tokenized(newest, job, kwargs, caller)
+        return job if newest is None else await self._tokenized(newest, job, kwargs, client)
 
     async def _newest_model(self) -> CheckedModel | None:
         """The model as Redis knows it; the last one seen while Redis is away."""
@@ -86,7 +86,7 @@ class Admission:
         return self._models.current
 
     async def _tokenized(
-        self, model: CheckedModel, job: ChatJob, kwargs: GenerateKwargs, caller: Caller
+        self, model: CheckedModel, job: ChatJob, kwargs: GenerateKwargs, client: Client
     ) -> ChatJob:
         """Return the job with its token ids and its length.
 
@@ -96,7 +96,9 @@ class Admission:
         text = model.encoder.check(job.prompt, kwargs, job.adapter)
         measure = partial(model.encoder.measure, text, job.prompt, kwargs)
         is_long = len(text) > LONG_TEXT
-        prepared = await caller.wait_for(self._in_turn(measure)) if is_long else measure()
+        prepared = (
+            await client.run_until_disconnect(self._in_turn(measure)) if is_long else measure()
+        )
         return msgspec.structs.replace(
             job,
             card_hash=model.card_hash,

@@ -6,7 +6,7 @@ from hashlib import sha256
 import msgspec
 import structlog
 
-from api.http.disconnect import Caller
+from api.http.disconnect import Client
 from api.jobs.admission import Admission
 from api.jobs.job_handle import JobHandle
 from api.jobs.redis_services import OUT_OF_REACH, REACH_S, RETRY_AFTER_S, Backend, within_reach
@@ -41,30 +41,30 @@ class ChatClient:
     async def submit(
         self,
         request: ChatRequest,
-        caller: Caller,
+        client: Client,
         *,
-        is_awaited: bool,
+        wants_events: bool,
         stream: bool = False,
         idempotency_key: str | None = None,
     ) -> JobHandle:
         """Check the request against the model and enqueue it; the handle is on the job, or on the
         one that the same call brought earlier, under its idempotency key.
 
-        Events come only to a job that `is_awaited`. Raises a ClientError, ClientDisconnected or
+        Events reach only a handle that `wants_events`. Raises a ClientError, ClientDisconnected or
         ServerStopping before anything is enqueued, ServiceUnavailable without Redis: a job that
         Redis may hold all the same is taken back, unless the caller may come again with its
         idempotency key.
         """
         key = digest_key(request, idempotency_key)
         try:
-            job = await self._admission.admit(request, caller, stream=stream)
+            job = await self._admission.admit(request, client, stream=stream)
         except ClientError:
             if (earlier := await self._earlier(key)) is None:
                 raise
             return earlier
         handle = JobHandle(self._backend, job.id, self._metrics)  # first, or events are missed
         try:
-            enqueued = await self._enqueue(job, key, is_awaited=is_awaited)
+            enqueued = await self._enqueue(job, key, wants_events=wants_events)
         except BaseException as error:
             handle.close()
             if may_have_arrived(error):
@@ -89,12 +89,12 @@ class ChatClient:
         return None
 
     async def _enqueue(
-        self, job: ChatJob, key: IdempotencyKey | None, *, is_awaited: bool
+        self, job: ChatJob, key: IdempotencyKey | None, *, wants_events: bool
     ) -> Enqueued:
         async with within_reach():
             return await self._backend.queue.enqueue(
                 job,
-                reply_to=self._backend.replica_id if is_awaited else None,
+                reply_to=self._backend.replica_id if wants_events else None,
                 priority=job.priority,
                 max_queued=self._max_queued,
                 max_queued_tokens=self._max_queued_tokens,

@@ -1,17 +1,13 @@
 """`POST /chat`: one request for text, answered at once, later, or as it is written."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import WithJsonSchema
 
-from api.http.accept import prefers
 from api.http.body import read_chat_request
-from api.http.disconnect import Caller
-from api.http.headers import Preference, parse_prefer
-from api.http.idempotency_key import IdempotencyKey
+from api.http.disconnect import Client
+from api.http.headers import IdempotencyKey, Preference, PreferHeader, parse_prefer, prefers
 from api.http.responses import wait_for_result, wait_or_accept
 from api.http.sse import EventStreamResponse
 from api.jobs.job_handle import JobHandle
@@ -26,14 +22,7 @@ router = APIRouter()
 @dataclass(frozen=True, slots=True)
 class Submitted:
     handle: JobHandle
-    wants_events: bool  # a stream of events instead of the result
-
-
-PreferHeader = Annotated[
-    list[str] | None,
-    WithJsonSchema({"type": "string"}),  # of each such header; schemas know one per name
-    Header(description="`respond-async`: 202 at once; `wait=N`: 202 after N seconds."),
-]
+    wants_stream: bool  # a stream of events instead of the result
 
 
 @router.post(
@@ -53,13 +42,17 @@ async def chat(
     services = services_of(request)
     preference = parse_prefer(prefer, services.settings.sync_timeout_s)
     submitted = await read_and_submit(request, services, preference, idempotency_key)
-    handle, is_kept = submitted.handle, idempotency_key is not None
-    if submitted.wants_events:
-        return EventStreamResponse(services.client, handle, services.stopping, is_kept=is_kept)
+    handle, cancel = submitted.handle, idempotency_key is None
+    if submitted.wants_stream:
+        return EventStreamResponse(
+            services.client, handle, services.stopping, cancel_on_disconnect=cancel
+        )
     with handle:
         if preference.wait_s is None:
-            return await wait_for_result(request, services, handle, is_kept=is_kept)
-        return await wait_or_accept(request, services, handle, preference, is_kept=is_kept)
+            return await wait_for_result(request, services, handle, cancel_on_disconnect=cancel)
+        return await wait_or_accept(
+            request, services, handle, preference, cancel_on_disconnect=cancel
+        )
 
 
 async def read_and_submit(
@@ -71,12 +64,12 @@ async def read_and_submit(
     """
     body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
     is_plain = preference.wait_s is None
-    wants_events = is_plain and (body.stream or prefers(request, "text/event-stream", JSON))
+    wants_stream = is_plain and (body.stream or prefers(request, "text/event-stream", JSON))
     handle = await services.client.submit(
         body,
-        Caller(request.receive, services.stopping),
-        is_awaited=preference.wait_s != 0,
-        stream=wants_events or not is_plain,  # a client with a `Location` may ask for events
+        Client(request.receive, services.stopping),
+        wants_events=preference.wait_s != 0,
+        stream=wants_stream or not is_plain,  # a client with a `Location` may ask for events
         idempotency_key=idempotency_key,
     )
-    return Submitted(handle, wants_events)
+    return Submitted(handle, wants_stream)

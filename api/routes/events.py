@@ -48,5 +48,5 @@ async def follow(request: Request, job_id: str, last_event_id: LastEventId = Non
             return Response(status_code=204)
         stack.pop_all()  # the response closes the handle
     return EventStreamResponse(
-        services.client, handle, services.stopping, is_kept=True, start=start
+        services.client, handle, services.stopping, cancel_on_disconnect=False, start=start
     )

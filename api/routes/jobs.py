@@ -5,10 +5,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from api.errors import CLIENT_CLOSED_REQUEST, json_response
+from api.errors import (
+    CLIENT_CLOSED_REQUEST,
+    ClientDisconnected,
+    ServerStopping,
+    json_response,
+)
 from api.http.body import read_chat_request
-from api.http.disconnect import Caller, ClientDisconnected, ServerStopping, run_until_disconnect
-from api.http.idempotency_key import IdempotencyKey
+from api.http.disconnect import Client
+from api.http.headers import IdempotencyKey
 from api.http.responses import accepted
 from api.jobs.job_handle import JobHandle
 from api.openapi import (
@@ -58,8 +63,8 @@ async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Re
     body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
     handle = await services.client.submit(
         body,
-        Caller(request.receive, services.stopping),
-        is_awaited=False,
+        Client(request.receive, services.stopping),
+        wants_events=False,
         stream=True,
         idempotency_key=idempotency_key,
     )
@@ -136,9 +141,10 @@ async def view_after(
 ) -> Response:
     """The job as it is after its end, or after `wait_s`."""
     try:
-        await run_until_disconnect(handle.outcome(wait_s), request.receive, services.stopping)
+        client = Client(request.receive, services.stopping)
+        await client.run_until_disconnect(handle.outcome(wait_s))
     except ClientDisconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except ServerStopping:
-        pass  # it gets the job as it is now
+        pass  # respond with the job as it is
     return json_response(JobView.of(await services.client.record(handle.job_id)))

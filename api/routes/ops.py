@@ -5,7 +5,7 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.errors import json_response
-from api.http.accept import prefers
+from api.http.headers import prefers
 from api.jobs.redis_services import RETRY_AFTER_S, within_reach
 from api.openapi import BROKEN, TEXT, UNAVAILABLE, described
 from api.schemas import ErrorBody

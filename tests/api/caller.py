@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from http.client import HTTPResponse
 from typing import Any
 
+from api.server import UNREAD_S
 from tests.api.http.served import serving
 from tests.fakes_api import FakeService
 
@@ -81,9 +82,9 @@ class Caller:
 
 
 @asynccontextmanager
-async def connected(service: FakeService) -> AsyncIterator[Caller]:
+async def connected(service: FakeService, unread_s: float = UNREAD_S) -> AsyncIterator[Caller]:
     """Serve the api, and open one connection to it."""
-    async with serving(service.asgi, timeout_keep_alive=1) as address:
+    async with serving(service.asgi, unread_s=unread_s, timeout_keep_alive=1) as address:
         caller = Caller(*await asyncio.open_connection(*address))
         yield caller
         caller.close()

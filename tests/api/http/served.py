@@ -11,12 +11,16 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from api.http.connection_limits import LimitedHttpProtocol
+from api.server import UNREAD_S, limit_unread_time
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[tuple[str, int]]:
-    """Serve on a free loopback port, with uvicorn's `options`; yields the address."""
+async def serving(
+    app: ASGIApp, *, unread_s: float = UNREAD_S, **options: Any
+) -> AsyncIterator[tuple[str, int]]:
+    """Serve on a free loopback port, with uvicorn's `options`; yield the address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        limit_unread_time(listener, unread_s)
         config = uvicorn.Config(
             app,
             http=LimitedHttpProtocol,

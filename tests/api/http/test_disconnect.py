@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from starlette.types import Message
 
-from api.http.disconnect import ClientDisconnected, ServerStopping, run_until_disconnect
+from api.errors import ClientDisconnected, ServerStopping
+from api.http.disconnect import Client
 
 WAIT_S = 30.0
 
@@ -32,7 +33,7 @@ async def stubborn() -> None:
 async def test_a_call_whose_caller_is_gone_ends_though_its_work_ignores_that() -> None:
     async with asyncio.timeout(WAIT_S):
         with pytest.raises(ClientDisconnected):
-            await run_until_disconnect(stubborn(), gone, asyncio.Event())
+            await Client(gone, asyncio.Event()).run_until_disconnect(stubborn())
 
 
 async def test_a_call_to_a_server_that_stops_ends_though_its_work_ignores_that() -> None:
@@ -40,11 +41,11 @@ async def test_a_call_to_a_server_that_stops_ends_though_its_work_ignores_that()
     stopping.set()
     async with asyncio.timeout(WAIT_S):
         with pytest.raises(ServerStopping):
-            await run_until_disconnect(stubborn(), there, stopping)
+            await Client(there, stopping).run_until_disconnect(stubborn())
 
 
 async def test_a_result_that_is_there_is_not_lost_to_a_caller_that_is_gone() -> None:
     async def result() -> int:
         return 7
 
-    assert await run_until_disconnect(result(), gone, asyncio.Event()) == 7
+    assert await Client(gone, asyncio.Event()).run_until_disconnect(result()) == 7

@@ -79,5 +79,5 @@ async def test_two_different_keys_are_refused_and_a_repeated_key_is_not(
         for keys in names
     ]
     assert two.status_code == 400
-    assert two.json()["detail"] == "Idempotency-Key: should be given once, got 2 different ones"
+    assert two.json()["detail"] == "Idempotency-Key: must be given once, got 2 different ones"
     assert twice.is_success
