@@ -82,6 +82,13 @@ class Writer:
         renewal = await self._queue.renew("w1", fences, lease_ms=LEASE_MS)
         return renewal.cancelled == [self.job.id]
 
+    async def until_cancelled(self) -> None:
+        for _ in range(3000):
+            if await self.is_cancelled():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("the job was not cancelled")
+
     async def finish(self) -> None:
         outcome = finished(self.job, self._words)
         assert await self._queue.finish(self._lease, outcome, fence=self._lease.fence)

@@ -1,4 +1,4 @@
-"""A real nginx that runs the configuration of the documentation."""
+"""Run a real nginx with a configuration of the documentation."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ needs_nginx = pytest.mark.skipif(BINARY is None, reason="no nginx: apt-get insta
 
 
 def documented() -> str:
-    """The one nginx block of docs/guides/proxy.md."""
+    """Return the one nginx block of docs/guides/proxy.md."""
     (block,) = (ROOT / "docs" / "guides" / "proxy.md").read_text().split("```nginx\n")[1:]
     return block.partition("```")[0]
 
