@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # torch comes first and alone: with it in place, no other package pulls in another build of it.
 TORCH := $(shell grep '^torch==' requirements.lock)
-SOURCES := falconer.py api bench deploy serve shared training worker tests
+SOURCES := api bench deploy falconer serve shared training worker tests
 
 # Values from the command line or the environment. make would expand a `$` in them, and the shell
 # quotes and backticks: keep them as they were given, and let recipes read them as variables.

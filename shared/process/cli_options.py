@@ -1,10 +1,10 @@
-"""Turns a settings class into a typer command with one flag per field."""
+"""Make a typer command from a settings class, with one flag per field."""
 
-import inspect
 from collections.abc import Callable
 from enum import Enum
+from inspect import Parameter, Signature
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
@@ -14,44 +14,39 @@ from shared.process.settings import ENV_PREFIX, ProcessSettings, load_settings
 S = TypeVar("S", bound=ProcessSettings)
 
 
-def settings_command(settings_class: type[S], run: Callable[[S], int]) -> Callable[..., None]:
-    """A function typer can register: reads flags and environment, runs, exits with `run`'s code.
+class SettingsCommand(Generic[S]):
+    """Read flags and environment, call `run` with the settings, and exit with the code it returns.
 
-    Flags travel as text and pydantic converts them, so a wrong value gets the same one line
-    whether it came from a flag or from the environment.
+    Register an instance with `typer.Typer.command`. typer takes the flags from `__signature__`.
+    They reach pydantic as text, so a wrong value has the same error in a flag and in a variable.
     """
 
-    def command(**flags: Any) -> None:
-        raise typer.Exit(run(load_settings(settings_class, flags)))
+    def __init__(self, settings_class: type[S], run: Callable[[S], int]) -> None:
+        self._settings_class = settings_class
+        self._run = run
+        fields = settings_class.model_fields.items()
+        self.__signature__ = Signature([_parameter(name, field) for name, field in fields])
+        self.__annotations__: dict[str, Any] = {}  # typer before 0.29 demands the attribute
 
-    parameters = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=_option(name, field),
-            annotation=str | None,
-        )
-        for name, field in settings_class.model_fields.items()
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
+    def __call__(self, **flags: str | None) -> None:
+        raise typer.Exit(self._run(load_settings(self._settings_class, flags)))
 
 
-def _option(name: str, field: FieldInfo) -> Any:
+def _parameter(name: str, field: FieldInfo) -> Parameter:
     default = field.get_default(call_default_factory=False)
-    said = f"{ENV_PREFIX}{name.upper()}" + ("" if default is None else f", default {default}")
-    return typer.Option(
+    variable = f"{ENV_PREFIX}{name.upper()}" + ("" if default is None else f", default {default}")
+    option = typer.Option(
         None,
         "--" + name.replace("_", "-"),
-        help=f"{field.description} \\[{said}]",
+        help=f"{field.description} \\[{variable}]",
         metavar=_metavar(field.annotation),
         show_default=False,
     )
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=option, annotation=str | None)
 
 
 def _metavar(annotation: Any) -> str:
-    """What stands behind the flag: a type's name, or the choices there are."""
+    """Return what the help shows behind the flag: the name of the type, or the choices."""
     choices = [choice for choice in get_args(annotation) if choice is not NoneType]
     if get_origin(annotation) is Literal:
         return "|".join(map(str, choices))

@@ -14,7 +14,7 @@ from typing import Self
 from tests.processes import PATIENCE_S, end
 from tests.redis_server import free_port
 
-RUN = "import sys; from falconer import main; sys.argv[0] = 'falconer'; main()"
+RUN = "from falconer.__main__ import main; main()"
 
 
 def command(*flags: str) -> list[str]:

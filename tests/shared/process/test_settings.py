@@ -9,7 +9,7 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from shared.errors import SettingsError
-from shared.process.cli_options import settings_command
+from shared.process.cli_options import SettingsCommand
 from shared.process.settings import ProcessSettings, load_settings
 
 
@@ -84,7 +84,7 @@ def cli() -> tuple[typer.Typer, list[ExampleSettings]]:
         return 7
 
     app = typer.Typer()
-    app.command()(settings_command(ExampleSettings, run))
+    app.command("example")(SettingsCommand(ExampleSettings, run))
     return app, seen
 
 

@@ -1,19 +1,12 @@
-"""The command line: `falconer serve | api | worker | bench | model`; no logic lives here.
+"""Define the commands: `falconer serve | api | worker | bench | model`.
 
-Each process takes one flag per field of its settings class. Imports that load torch are inside
-the commands, so that `falconer api` never does.
+Each process takes one flag per field of its settings class. A command imports what it needs when
+it runs, so that `falconer api` never imports torch.
 """
 
 import sys
 from pathlib import Path
 from typing import Annotated
-
-from shared.process.signals import end_at_once_on_signals
-from shared.process.standard_streams import secure_standard_streams
-
-if Path(sys.argv[0]).stem == "falconer":  # as a command; the imports below take their time
-    end_at_once_on_signals()
-    secure_standard_streams()
 
 import typer
 
@@ -22,7 +15,7 @@ from bench.report import check_output, finish_bench
 from bench.workload import read_workload
 from serve.settings import ServeSettings
 from shared.errors import FalconerError
-from shared.process.cli_options import settings_command
+from shared.process.cli_options import SettingsCommand
 from worker.settings import WorkerSettings
 
 app = typer.Typer(
@@ -65,11 +58,11 @@ def run_worker(settings: WorkerSettings) -> int:
 
 
 app.command("serve", help="The whole service on this machine.")(
-    settings_command(ServeSettings, run_serve)
+    SettingsCommand(ServeSettings, run_serve)
 )
-app.command("api", help="The HTTP front end.")(settings_command(ApiSettings, run_api))
+app.command("api", help="The HTTP front end.")(SettingsCommand(ApiSettings, run_api))
 app.command("worker", help="A worker: claims jobs and runs the model.")(
-    settings_command(WorkerSettings, run_worker)
+    SettingsCommand(WorkerSettings, run_worker)
 )
 
 
@@ -187,7 +180,7 @@ def model_info(
 
 
 def main() -> None:
-    """Entry point: a failure the user can mend is one line and exit code 2."""
+    """Run a command; an error that the user can fix is one line and exit code 2."""
     try:
         app()
     except FalconerError as error:
@@ -199,12 +192,8 @@ def main() -> None:
 
 
 def missing_package(error: ModuleNotFoundError) -> str:
-    """An installation may hold one process's packages only."""
+    """Return the error message for an installation without the extra that a command needs."""
     return (
         f"this command needs the package {error.name}, which is not installed; "
         "the extras are falconer[api], falconer[worker] and falconer[serve] (both)"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import falconer
-from falconer import app
+from falconer import cli
 from shared.errors import FalconerError
 
 
 def run(*words: str) -> str:
-    result = CliRunner().invoke(app, list(words), env={"COLUMNS": "120"}, catch_exceptions=False)
+    result = CliRunner().invoke(
+        cli.app, list(words), env={"COLUMNS": "120"}, catch_exceptions=False
+    )
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -121,7 +122,7 @@ def test_a_mistake_is_one_error_that_names_it(words: list[str], part: str, tmp_p
     (full / "note").write_text("mine")
     filled = [word.format(new=tmp_path / "new", full=full) for word in words]
     with pytest.raises(FalconerError) as caught:
-        CliRunner().invoke(app, filled, catch_exceptions=False)
+        CliRunner().invoke(cli.app, filled, catch_exceptions=False)
     assert part in caught.value.message
 
 
@@ -138,7 +139,7 @@ def test_a_command_without_its_packages_names_them_and_the_extras(
     monkeypatch.setitem(sys.modules, "bench.engine", None)  # as if an import in it failed
     monkeypatch.setattr(sys, "argv", ["falconer", "bench", "engine", "--requests", __file__])
     with pytest.raises(SystemExit) as caught:
-        falconer.main()
+        cli.main()
     assert caught.value.code == 2
     assert "falconer[worker]" in capsys.readouterr().err
 
