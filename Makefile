@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # torch comes first and alone: with it in place, no other package pulls in another build of it.
 TORCH := $(shell grep '^torch==' requirements.lock)
-SOURCES := api bench deploy falconer serve shared training worker tests
+SOURCES := api bench deploy falconer serve shared tests tools worker
 
 # Values from the command line or the environment. make would expand a `$` in them, and the shell
 # quotes and backticks: keep them as they were given, and let recipes read them as variables.
@@ -59,13 +59,13 @@ chaos: $(VENV)/.dev ## break the service on purpose, under load: SEED=, JOBS=, F
 	  $(call option,FAULTS,faults)
 
 bench: $(VENV)/.dev ## added latency, batching and Redis cost of the service, on this machine
-	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.service.overhead
 
 bench-engine: $(VENV)/.dev ## the engine beside generate, OpenVINO GenAI and vLLM: 15 minutes; PEERS=no: without the last two
-	$(BIN)/python -m bench.compare $(if $(filter no,$(PEERS)),--no-peers) $(call option,MODEL,model)
+	$(BIN)/python -m bench.peers.compare $(if $(filter no,$(PEERS)),--no-peers) $(call option,MODEL,model)
 
 smoke-7b: $(VENV)/.serve ## falcon-7b's shape with random weights, from nothing to an answer: 16 GiB of memory, 13 of disk; SMOKE_DIR=
-	$(BIN)/python -m bench.smoke "$${SMOKE_DIR:-.falconer/falcon-7b-random}"
+	$(BIN)/python -m bench.service.smoke "$${SMOKE_DIR:-.falconer/falcon-7b-random}"
 
 images: ## container images of api and worker, 5 minutes: DEVICE=cuda, PYTHON_IMAGE=, TORCH_CPU_INDEX=
 	$(IMAGE_BUILD) $(call build_args,PYTHON_IMAGE) -t falconer-api -f deploy/api.Dockerfile .

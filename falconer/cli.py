@@ -12,7 +12,7 @@ import typer
 
 from api.settings import ApiSettings
 from bench.report import check_output, finish_bench
-from bench.workload import read_workload
+from bench.workloads import read_workload
 from serve.settings import ServeSettings
 from shared.errors import FalconerError
 from shared.process.cli_options import SettingsCommand
@@ -81,7 +81,7 @@ def bench_engine(
     quantization: Quantization = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of a step.")] = None,
 ) -> None:
-    from bench.engine import EngineBench
+    from bench.engine.engine_bench import EngineBench
 
     check_output(json_out)
     bench = EngineBench(
@@ -102,7 +102,7 @@ def bench_service(
     stream: Annotated[bool, typer.Option(help="Stream, to see the first token.")] = True,
     timeout_s: Annotated[float, typer.Option(help="Give a call up after this long.")] = 600.0,
 ) -> None:
-    from bench.service import ServiceBench
+    from bench.service.service_bench import ServiceBench
 
     check_output(json_out)
     bench = ServiceBench(url, concurrency, rate, stream, timeout_s)

@@ -110,12 +110,16 @@ def test_chaos_and_bench_get_values_as_they_were_given(values: list[str], projec
     options = [f"--seed={seed}", f"--jobs={jobs}", f"--faults={faults}"]
     assert report["argv"] == ["-m", "tests.chaos", *options]
     report = make(project, "bench-engine", f"MODEL={model}")
-    assert report["argv"] == ["-m", "bench.compare", f"--model={model}"]
+    assert report["argv"] == ["-m", "bench.peers.compare", f"--model={model}"]
 
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_the_smoke_test_gets_its_folder_as_it_was_given(value: str, project: Path) -> None:
-    assert make(project, "smoke-7b", f"SMOKE_DIR={value}")["argv"] == ["-m", "bench.smoke", value]
+    assert make(project, "smoke-7b", f"SMOKE_DIR={value}")["argv"] == [
+        "-m",
+        "bench.service.smoke",
+        value,
+    ]
 
 
 @pytest.mark.parametrize("values", FOURS)

@@ -18,11 +18,10 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from bench.gpu.card import Card, measure_card
-from bench.gpu.checkpoint import ensure_checkpoint
 from bench.gpu.checks import run_checks
 from bench.gpu.cold_start import measure_cached_start, measure_cold_start
 from bench.gpu.profiling import profile_decoding
-from bench.gpu.scale import PUBLISHED, SMALL, Scale
+from bench.gpu.scale import PUBLISHED, SMALL, Scale, ensure_checkpoint
 from bench.gpu.steps import measure_steps
 from bench.gpu.tables import (
     card_table,

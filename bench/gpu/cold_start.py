@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bench.gpu.scale import serving_dtype
-from bench.mixes import FIRST_WORD_ID
+from bench.workloads import FIRST_WORD_ID
 from worker.engine import Engine, EngineConfig, Executor, Request, SamplingParams
 from worker.engine.loading.report import LoadReport
 from worker.model.checkpoint.shards import find_shards

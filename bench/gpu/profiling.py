@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu.card import synchronize
 from bench.gpu.scale import Scale
-from bench.mixes import FIRST_WORD_ID
+from bench.workloads import FIRST_WORD_ID
 from worker.engine import Engine, Request, SamplingParams
 
 NUM_STEPS = 10  # timed, and as many profiled

@@ -1,10 +1,12 @@
 """How large everything is that `bench.gpu` measures: as published, or small enough for any CPU."""
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from worker.model.checkpoint.random_checkpoint import config_fields
+from worker.model.checkpoint.random_checkpoint import config_fields, write_random_checkpoint
 from worker.model.config import ModelConfig
 
 
@@ -56,3 +58,18 @@ SMALL = Scale(
 def serving_dtype(device: torch.device) -> torch.dtype:
     """What a worker takes by itself: the published models are in bfloat16."""
     return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def ensure_checkpoint(folder: Path, scale: Scale) -> Path:
+    """Of the published size it takes 14 GB and some minutes.
+
+    An interrupted one never has the name of a finished one: the next run begins anew.
+    """
+    path = folder / ("7b" if scale.full_size else "7b-small")
+    if not path.is_dir():
+        dtype = torch.bfloat16 if scale.full_size else torch.float32
+        partial = path.with_name(f"{path.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        write_random_checkpoint(partial, like="7b", full_size=scale.full_size, dtype=dtype)
+        partial.rename(path)
+    return path

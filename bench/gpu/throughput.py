@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from bench.engine.replay import replay
 from bench.gpu.card import synchronize
 from bench.gpu.scale import Scale, serving_dtype
-from bench.mixes import GREEDY, drawn_lengths
 from bench.peers.exchange import PeerRequest
 from bench.peers.transformers import generate_in_batches
-from bench.replay import replay
 from bench.report import Report
+from bench.workloads import GREEDY, drawn_lengths
 from worker.engine import Engine, Request, SamplingParams
 
 BATCH_SIZE = 32  # of `generate`

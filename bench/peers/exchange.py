@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.workload import read_workload
+from bench.workloads import read_workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.local_service import local_service
+from bench.service.local_service import local_service
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/getting-started.md")

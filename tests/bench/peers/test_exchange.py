@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.mixes import GREEDY, drawn_lengths
 from bench.peers.exchange import PeerRequest, Task, read_task, time_task
-from bench.workload import WorkItem, write_workload
+from bench.workloads import GREEDY, WorkItem, drawn_lengths, write_workload
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Where the tiny Falcon in the box lies, and how to take it out; knows nothing of its contents.
 
-How it was made: `training/` in the source tree, and the README.md beside the weights.
+How it was made: `tools/tiny_falcon/` in the source tree, and the README.md beside the weights.
 """
 
 import shutil

@@ -1,0 +1,76 @@
+"""`falconer bench engine`: the engine alone on a workload, no HTTP, no Redis."""
+
+import gc
+from dataclasses import asdict, dataclass
+
+import torch
+from pydantic import ValidationError
+
+from bench.engine.replay import replay
+from bench.report import Report
+from bench.workloads import WorkItem
+from shared.errors import ClientError, FalconerError
+from shared.process.settings import load_settings
+from shared.protocol import Prompt
+from shared.request.lengths import plan_lengths
+from shared.request.parameters import GenerateKwargs
+from shared.request.prompt import Prepared, PromptEncoder
+from worker.engine import Engine, Request
+from worker.jobs.conversion import to_sampling_params
+from worker.model_loading import load_model
+from worker.settings import WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBench:
+    """`concurrency` requests in flight, or all of them at once when it is `None`.
+
+    The other fields are settings of a worker.
+    """
+
+    model: str
+    concurrency: int | None = None
+    max_rows: int = 32
+    dtype: str = "auto"
+    device: str = "auto"
+    executor: str = "auto"
+    quantization: str | None = None
+    threads: int | None = None
+
+    def run(self, items: list[WorkItem]) -> Report:
+        engine, encoder = self.load()
+        requests = [to_request(encoder, str(number), item) for number, item in enumerate(items, 1)]
+        return replay(engine, requests, self.concurrency or len(requests))
+
+    def load(self) -> tuple[Engine, PromptEncoder]:
+        """The engine as a worker would load it, to be run in this thread."""
+        flags = asdict(self)
+        del flags["concurrency"]
+        loaded = load_model(load_settings(WorkerSettings, flags))
+        torch.set_num_threads(loaded.engine.num_torch_threads)
+        gc.freeze()  # as a worker does
+        return loaded.engine, PromptEncoder(loaded.card, loaded.tokenizer_json)
+
+
+def to_request(encoder: PromptEncoder, request_id: str, item: WorkItem) -> Request:
+    """Check and translate one line of the workload as the service would."""
+    try:
+        kwargs = GenerateKwargs.model_validate(item.generate_kwargs)
+        prepared = _prepare(encoder, kwargs, item)
+    except (ClientError, ValidationError) as error:
+        raise FalconerError(f"request {request_id} of the workload: {error}") from error
+    params = to_sampling_params(
+        kwargs,
+        max_new_tokens=prepared.max_new_tokens,
+        seed=kwargs.seed or 0,
+        card=encoder.card,
+    )
+    return Request(request_id=request_id, prompt_token_ids=prepared.token_ids, params=params)
+
+
+def _prepare(encoder: PromptEncoder, kwargs: GenerateKwargs, item: WorkItem) -> Prepared:
+    if item.prompt_ids is None:
+        return encoder.prepare(Prompt(text=item.prompt), kwargs)
+    context = encoder.card.context_length
+    lengths = plan_lengths(len(item.prompt_ids), kwargs, context, hole=False)
+    return Prepared(item.prompt_ids, lengths.max_new_tokens)

@@ -1,0 +1,126 @@
+"""Measure speculative decoding: step time by tokens per step, and speed with and without quotes.
+
+`python -m bench.engine.speculation --model DIR`. Runs with and without drafts alternate, so that a
+machine whose speed drifts affects both alike.
+"""
+
+import json
+import statistics
+import time
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Annotated, Any
+
+import typer
+
+from bench.engine.engine_bench import EngineBench
+from worker.engine import Engine, Request, SamplingParams, generate
+from worker.engine.scheduling.step_plan import Chunk, StepPlan
+from worker.engine.sequence import Sequence
+from worker.engine.sequence_group import SequenceGroup
+
+STEP_TOKENS = (1, 2, 4, 8, 11, 16, 24, 32)
+CONTEXT = 256  # tokens before those that a step computes
+QUOTES, WANDERS = TEXTS = ("quotes", "wanders")
+START = "The hill is steep,"
+
+
+@dataclass(slots=True)
+class Pace:
+    """One run of some requests."""
+
+    num_tokens: int
+    num_steps: int
+    seconds: float
+
+    @classmethod
+    def of(cls, engine: Engine, requests: list[Request]) -> "Pace":
+        for request in requests:
+            engine.add(request)
+        num_tokens = num_steps = 0
+        started = time.perf_counter()
+        while engine.has_work:
+            num_tokens += len(engine.step())
+            num_steps += 1
+        return cls(num_tokens, num_steps, time.perf_counter() - started)
+
+
+def step_seconds(engine: Engine, *, rounds: int) -> dict[int, float]:
+    """Seconds of the forward pass by its tokens, logits of each included; medians.
+
+    The engine must be new: the passes write where nobody has a block.
+    """
+    token_ids = [1 + i % 50 for i in range(CONTEXT + 1)]
+    request = Request(request_id="cost", prompt_token_ids=token_ids, params=SamplingParams())
+    sequence = Sequence.of(request, index=0, arrival=0)
+    block_size = engine.config.block_size
+    sequence.block_table = list(range(-(-(CONTEXT + max(STEP_TOKENS)) // block_size)))
+    seconds: dict[int, list[float]] = {count: [] for count in STEP_TOKENS}
+    for _ in range(rounds):
+        for count in STEP_TOKENS:
+            drafts = (2,) * (count - 1)
+            chunk = Chunk(SequenceGroup([sequence]), sequence, CONTEXT, count, drafts=drafts)
+            started = time.perf_counter()
+            engine._runner.forward(StepPlan((chunk,)))
+            seconds[count].append(time.perf_counter() - started)
+    return {count: statistics.median(values) for count, values in seconds.items()}
+
+
+def make_requests(
+    engine: Engine, text: str, num_drafts: int, *, rows: int, num_new: int
+) -> list[Request]:
+    """So many requests for a text that repeats what the model said before, or for one drawn freely.
+
+    Each has a seed of its own.
+    """
+    prompt = engine.tokenizer.encode(START).ids
+    params = SamplingParams(do_sample=True, temperature=1.5)
+    if text == QUOTES:
+        params = SamplingParams(max_new_tokens=num_new)
+        [[said]] = generate(engine, [START], params)
+        prompt = [*prompt, *said.token_ids, *prompt]
+    params = replace(params, max_new_tokens=num_new, prompt_lookup_num_tokens=num_drafts)
+    return [
+        Request(request_id=str(row), prompt_token_ids=prompt, params=replace(params, seed=row))
+        for row in range(rows)
+    ]
+
+
+def compare(
+    engine: Engine, text: str, *, num_drafts: int, rows: int, num_new: int, rounds: int
+) -> dict[str, Any]:
+    """Tokens per step and per second without and with drafts, the ratio of speeds in each round."""
+    speedups = []
+    for _ in range(rounds):
+        plain, drafted = (
+            Pace.of(engine, make_requests(engine, text, count, rows=rows, num_new=num_new))
+            for count in (0, num_drafts)
+        )
+        speedups.append(plain.seconds / drafted.seconds)
+    return {
+        "tokens_per_step": [pace.num_tokens / pace.num_steps for pace in (plain, drafted)],
+        "tokens_per_s": [pace.num_tokens / pace.seconds for pace in (plain, drafted)],
+        "speedup": statistics.median(speedups),
+        "speedups": speedups,
+    }
+
+
+def measure(
+    model: Annotated[str, typer.Option(help="A folder, a hub id, or `tiny`.")] = "tiny",
+    drafts: Annotated[int, typer.Option(min=1, help="Drafts per step.")] = 10,
+    new: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 128,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a step.")] = None,
+    executor: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
+    rounds: Annotated[int, typer.Option(min=1, help="Of which the medians are told.")] = 5,
+) -> None:
+    engine, _ = EngineBench(model, executor=executor, threads=threads).load()
+    figures: dict[str, Any] = {"step_s": step_seconds(engine, rounds=4 * rounds)}
+    for text, rows in product(TEXTS, (1, 4, 16)):
+        figures[f"{text}, {rows} rows"] = compare(
+            engine, text, num_drafts=drafts, rows=rows, num_new=new, rounds=rounds
+        )
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(measure)

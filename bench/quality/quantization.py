@@ -1,0 +1,156 @@
+"""Measure what 8-bit weights change: top-1 agreement and the perplexity of a text.
+
+    python -m bench.quality.quantization --model tiny --quantization int8 --quantization fp8
+
+The reference is the same model, dtype and executor without quantization. CPUs have no fp8: this
+command emulates its arithmetic there.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn import functional
+
+from bench.engine.engine_bench import EngineBench
+from bench.quality.perplexity import TextScores, score_texts
+from bench.report import check_output
+from shared.errors import FalconerError
+from shared.request.prompt import PromptEncoder
+from worker.engine import Engine, Quantization
+from worker.model.layers.packed_linear import replace_linears
+from worker.model_loading import choose_device
+
+TEXT = Path(__file__).parents[2] / "tools" / "tiny_falcon" / "heldout.txt"
+WHOLE = "none"
+_FLOAT8 = torch.float8_e4m3fn
+_FLOAT8_MAX = torch.finfo(_FLOAT8).max
+_TINY = 1e-12  # as in `Float8Linear`: prevents nan in a row of zeros
+FLOAT8_DTYPE = "bfloat16"  # the only one in which a worker has fp8
+
+
+def compare_quantizations(
+    quantization: Annotated[list[str], typer.Option(help="int8, int8-weight-only or fp8.")],
+    model: Annotated[str, typer.Option(help="A folder, a hub id, or `tiny`.")] = "tiny",
+    text: Annotated[Path, typer.Option(help="One text a line; the tiny model knows none.")] = TEXT,
+    num_texts: Annotated[int, typer.Option(min=1, help="Lines to read.")] = 200,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    executor: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads of a step.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where to write figures.")] = None,
+) -> None:
+    check_output(json_out)
+    lines = read_lines(text, num_texts)
+    whole = EngineBench(
+        model,
+        dtype=choose_dtype(dtype, quantization),
+        device=device,
+        executor=executor,
+        threads=threads,
+    )
+    benches = [whole, *(replace(whole, quantization=name) for name in quantization)]
+    scores = {title(bench): _score_texts(bench, lines) for bench in benches}
+    Console().print(table(scores))
+    if json_out is not None:
+        json_out.write_text(json.dumps(figures(scores), indent=1) + "\n")
+
+
+def choose_dtype(dtype: str, quantization: list[str]) -> str:
+    """`auto` is what fp8 takes where fp8 is among the kinds. Raises FalconerError for another."""
+    if Quantization.FP8 not in quantization:
+        return dtype
+    if dtype not in ("auto", FLOAT8_DTYPE):
+        raise FalconerError(f"--quantization fp8 needs --dtype {FLOAT8_DTYPE}, not {dtype}")
+    return FLOAT8_DTYPE
+
+
+def is_emulated(bench: EngineBench) -> bool:
+    """Whether this is fp8 on a CPU, where a worker refuses it."""
+    return bench.quantization == Quantization.FP8 and choose_device(bench.device) == "cpu"
+
+
+def title(bench: EngineBench) -> str:
+    name = bench.quality.quantization or WHOLE
+    return f"{name} (emulated)" if is_emulated(bench) else name
+
+
+def read_lines(text: Path, count: int) -> list[str]:
+    """The first `count` lines that hold something. Raises FalconerError when there is none."""
+    if not text.is_file():
+        raise FalconerError(f"--text {text}: no such file")
+    lines = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise FalconerError(f"--text {text}: holds no text")
+    return lines[:count]
+
+
+def figures(scores: dict[str, TextScores]) -> dict[str, dict[str, float]]:
+    """By quantization: tokens that were foretold, top-1 agreement, perplexity."""
+    whole = scores[WHOLE]
+    return {
+        name: {
+            "tokens": len(scores.nats),
+            "top1_agreement": scores.agreement(whole),
+            "perplexity": scores.perplexity,
+        }
+        for name, scores in scores.items()
+    }
+
+
+def table(scores: dict[str, TextScores]) -> Table:
+    shown = Table("quantization", "tokens", "same first choice", "perplexity", box=None)
+    for name, row in figures(scores).items():
+        tokens, agreement = f"{row['tokens']:,}", f"{row['top1_agreement']:.2%}"
+        shown.add_row(name, tokens, agreement, f"{row['perplexity']:.4f}")
+    return shown
+
+
+def _score_texts(bench: EngineBench, lines: list[str]) -> TextScores:
+    """Each line with the model's end-of-text token, cut where it outgrows context or cache."""
+    engine, encoder = _load_emulated(bench) if is_emulated(bench) else bench.load()
+    longest = min(encoder.card.context_length, engine.total_kv_tokens)
+    end = encoder.card.eos_token_ids[:1]
+    texts = [[*engine.tokenizer.encode(line).ids, *end][:longest] for line in lines]
+    return score_texts(engine, texts)
+
+
+def _load_emulated(bench: EngineBench) -> tuple[Engine, PromptEncoder]:
+    """The whole engine with other layers where a worker has those of fp8: all but the head."""
+    engine, encoder = replace(bench, quantization=None).load()
+    runner: Any = engine._runner
+    replace_linears(runner._model.transformer, EmulatedFloat8Linear)
+    return engine, encoder
+
+
+class EmulatedFloat8Linear(nn.Module):
+    """`Float8Linear` without its kernel, which may add up in fewer bits than float32 has."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.bias = linear.bias
+        self._weight = round_rows(linear.weight.detach())
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        product = functional.linear(round_rows(input), self._weight).to(input.dtype)
+        return product if self.bias is None else product + self.bias
+
+
+def round_rows(values: torch.Tensor) -> torch.Tensor:
+    """The values as e4m3 with a scale to each row has them, in float32.
+
+    The scale is computed in the values' own dtype, since torchao does so.
+    """
+    scale = (values.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY) / _FLOAT8_MAX).float()
+    rounded = (values.float() / scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(_FLOAT8)
+    return rounded.float() * scale
+
+
+if __name__ == "__main__":
+    typer.run(compare_quantizations)

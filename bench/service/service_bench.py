@@ -1,0 +1,102 @@
+"""`falconer bench service`: a workload over HTTP, as callers would send it."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from bench.report import Report, RequestReport
+from bench.workloads import WorkItem
+from shared.errors import FalconerError
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBench:
+    """Either `concurrency` calls at any time, or `rate` calls per second with Poisson arrivals."""
+
+    url: str
+    concurrency: int | None
+    rate: float | None
+    stream: bool
+    timeout_s: float
+
+    def run(self, items: list[WorkItem]) -> Report:
+        if (self.concurrency is None) == (self.rate is None):
+            raise FalconerError("give either --concurrency or --rate")
+        if any(item.prompt is None for item in items):
+            raise FalconerError("bench service needs `prompt` in every line: HTTP takes no ids")
+        return asyncio.run(self._run(items))
+
+    async def _run(self, items: list[WorkItem]) -> Report:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx.AsyncClient(
+            base_url=self.url, timeout=self.timeout_s, limits=limits, trust_env=False
+        ) as client:
+            started = time.perf_counter()
+            calls = [call async for call in self._launch(client, items)]
+            requests = await asyncio.gather(*calls)
+            return Report(requests, time.perf_counter() - started)
+
+    async def _launch(
+        self, client: httpx.AsyncClient, items: Iterable[WorkItem]
+    ) -> AsyncIterator["asyncio.Task[RequestReport]"]:
+        arrivals = random.Random(0)
+        slots = asyncio.Semaphore(self.concurrency or 1_000_000)
+        for item in items:
+            if self.rate is not None:
+                await asyncio.sleep(arrivals.expovariate(self.rate))
+            await slots.acquire()
+            call = asyncio.create_task(self._call(client, item))
+            call.add_done_callback(lambda _: slots.release())
+            yield call
+
+    async def _call(self, client: httpx.AsyncClient, item: WorkItem) -> RequestReport:
+        kwargs = {**item.generate_kwargs, "return_dict_in_generate": True}
+        body = {"prompt": item.prompt, "return_full_text": False, "generate_kwargs": kwargs}
+        report = RequestReport()
+        started = time.perf_counter()
+        try:
+            if self.stream:
+                result = await _read_stream(client, {**body, "stream": True}, report, started)
+            else:
+                response = await client.post("/chat", json=body)
+                result = _checked(response.status_code, response.json())
+        except (httpx.HTTPError, ValueError, FalconerError) as error:  # ValueError: not JSON
+            report.error = f"{type(error).__name__}: {error}"
+            return report
+        report.latency_s = time.perf_counter() - started
+        report.sequences = result["sequences"]
+        return report
+
+
+async def _read_stream(
+    client: httpx.AsyncClient, body: dict[str, Any], report: RequestReport, started: float
+) -> dict[str, Any]:
+    """Follow the events of one call, noting when each arrives; returns the terminal one."""
+    previous: float | None = None
+    async with client.stream("POST", "/chat", json=body) as response:
+        if response.status_code != 200:
+            _checked(response.status_code, json.loads(await response.aread()))
+        async for line in response.aiter_lines():
+            if not line.startswith("data:"):
+                continue
+            now, event = time.perf_counter(), json.loads(line.removeprefix("data:"))
+            if "status" in event:
+                return _checked(200 if event["status"] == "succeeded" else 500, event)
+            if previous is None:
+                report.ttft_s = now - started
+            else:
+                report.inter_token_s.append(now - previous)
+            previous = now
+    raise FalconerError("the stream ended without a terminal event")
+
+
+def _checked(status_code: int, body: dict[str, Any]) -> dict[str, Any]:
+    if status_code != 200:
+        raise FalconerError(f"{status_code}: {body.get('detail') or body.get('error')}")
+    return body

@@ -1,0 +1,159 @@
+"""Workloads: files of requests, and the random requests that the engine is measured with.
+
+A file has one JSON object per line: a prompt and its `generate_kwargs`. Random workloads have drawn
+lengths and ignore eos. The same seed gives every engine the same requests.
+`python -m bench.workloads FOLDER` writes them as files.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared.errors import FalconerError
+
+FIRST_WORD_ID = 12  # ids below are special tokens of Falcon's tokenizer
+SHORTEST, LONGEST = 16, 256  # tokens, of prompts and of outputs
+GREEDY: dict[str, Any] = {"do_sample": False}
+SAMPLING: dict[str, Any] = {"do_sample": True, "top_k": 50, "top_p": 0.95}
+
+# Different parameters for each row of a batch. All rows have one sequence of one length.
+DIFFERENT: tuple[dict[str, Any], ...] = (
+    GREEDY,
+    {**GREEDY, "repetition_penalty": 1.2},
+    {**GREEDY, "no_repeat_ngram_size": 3},
+    {**GREEDY, "encoder_no_repeat_ngram_size": 2},
+    {**GREEDY, "bad_words_ids": [[20], [21, 22], [23, 24, 25]]},
+    {**GREEDY, "suppress_tokens": [30, 31, 32]},
+    {**GREEDY, "begin_suppress_tokens": [33, 34]},
+    {**GREEDY, "sequence_bias": [[[40], 2.0], [[41, 42], -3.0]]},
+    {**GREEDY, "forced_eos_token_id": 11},
+    {**GREEDY, "renormalize_logits": True},
+    {**GREEDY, "remove_invalid_values": True},
+    {**GREEDY, "output_scores": True},
+    {**GREEDY, "repetition_penalty": 0.9, "no_repeat_ngram_size": 2, "suppress_tokens": [50]},
+    {"top_k": 10},
+    {"top_k": 0},
+    {"top_k": 50, "top_p": 0.95},
+    {"top_k": 0, "top_p": 0.9},
+    {"top_k": 0, "typical_p": 0.9},
+    {"top_k": 0, "min_p": 0.05},
+    {"top_k": 0, "epsilon_cutoff": 1e-5},
+    {"top_k": 0, "eta_cutoff": 1e-5},
+    {"top_k": 100, "temperature": 0.7},
+    {"top_k": 20, "temperature": 1.5},
+    {"top_k": 40, "typical_p": 0.8},
+    {"top_k": 30, "min_p": 0.02, "temperature": 0.9},
+    {"top_k": 50, "repetition_penalty": 1.1},
+    {"top_k": 50, "no_repeat_ngram_size": 3},
+    {"top_k": 50, "bad_words_ids": [[60, 61], [62]]},
+    {"top_k": 50, "sequence_bias": [[[63], -1.0]]},
+    {"top_k": 10, "top_logprobs": 5},
+    {"top_k": 25, "top_p": 0.8, "temperature": 0.8, "repetition_penalty": 1.3},
+    {"top_k": 50, "top_p": 0.9, "typical_p": 0.95, "min_p": 0.01, "renormalize_logits": True},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """Exactly one of `prompt` and `prompt_ids` is set."""
+
+    prompt: str | None = None
+    prompt_ids: list[int] | None = None
+    generate_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def read_workload(path: Path) -> list[WorkItem]:
+    """Parse a file of JSON lines; raises `FalconerError` naming the first bad line."""
+    if not path.is_file():
+        raise FalconerError(f"--requests {path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise FalconerError(f"--requests {path}: not UTF-8 text") from error
+    lines = enumerate(text.split("\n"), start=1)  # splitlines() would split inside JSON strings
+    items = [_parse(path, number, line) for number, line in lines if line.strip()]
+    if not items:
+        raise FalconerError(f"--requests {path}: holds no request")
+    return items
+
+
+def write_workload(path: Path, items: Sequence[WorkItem]) -> None:
+    """Write what `read_workload` reads."""
+    bodies = ({k: v for k, v in asdict(item).items() if v is not None} for item in items)
+    path.write_text("".join(json.dumps(body) + "\n" for body in bodies), encoding="utf-8")
+
+
+def _parse(path: Path, number: int, line: str) -> WorkItem:
+    where = f"--requests {path}, line {number}"
+    try:
+        item = WorkItem(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise FalconerError(
+            f"{where}: not an object of prompt | prompt_ids, generate_kwargs"
+        ) from error
+    if (item.prompt is None) == (item.prompt_ids is None):
+        raise FalconerError(f"{where}: give either prompt or prompt_ids")
+    return item
+
+
+def drawn_lengths(
+    generate_kwargs: dict[str, Any], *, vocab_size: int, num_requests: int = 64, seed: int = 0
+) -> list[WorkItem]:
+    """Prompts and outputs of 16 to 256 tokens, uniformly drawn."""
+    draw = random.Random(seed)
+    lengths = [
+        (draw.randint(SHORTEST, LONGEST), draw.randint(SHORTEST, LONGEST))
+        for _ in range(num_requests)
+    ]
+    return [_item(draw, vocab_size, prompt, output, generate_kwargs) for prompt, output in lengths]
+
+
+def equal_lengths(
+    rows: tuple[dict[str, Any], ...], *, vocab_size: int, num_prompt: int = 32, num_new: int = 48
+) -> list[WorkItem]:
+    """One request to each row's parameters, so that all are in every step together."""
+    draw = random.Random(0)
+    return [_item(draw, vocab_size, num_prompt, num_new, kwargs) for kwargs in rows]
+
+
+def representative(items: list[WorkItem], count: int) -> list[WorkItem]:
+    """`count` of the requests in their order, with the same mix of output lengths: for slow sides.
+
+    All of them when there are no more.
+    """
+    by_length = sorted(range(len(items)), key=lambda i: items[i].generate_kwargs["max_new_tokens"])
+    count = min(count, len(items))
+    chosen = [by_length[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+    return [items[i] for i in sorted(chosen)]
+
+
+def _item(
+    draw: random.Random, vocab_size: int, num_prompt: int, num_new: int, kwargs: dict[str, Any]
+) -> WorkItem:
+    prompt_ids = [draw.randrange(FIRST_WORD_ID, vocab_size) for _ in range(num_prompt)]
+    fixed = {"max_new_tokens": num_new, "eos_token_id": None, "seed": draw.randrange(2**31)}
+    return WorkItem(prompt_ids=prompt_ids, generate_kwargs={**kwargs, **fixed})
+
+
+def write_mixes(
+    folder: Annotated[Path, typer.Argument(help="Where to write the files.")],
+    vocab_size: Annotated[int, typer.Option(min=1000, help="Of the model.")] = 65024,
+    requests: Annotated[int, typer.Option(min=1, help="In the files of drawn lengths.")] = 64,
+) -> None:
+    """Write greedy.jsonl and sampling.jsonl (drawn lengths), equal.jsonl and different.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, kwargs in (("greedy", GREEDY), ("sampling", SAMPLING)):
+        items = drawn_lengths(kwargs, vocab_size=vocab_size, num_requests=requests)
+        write_workload(folder / f"{name}.jsonl", items)
+    equal = (SAMPLING,) * len(DIFFERENT)
+    for name, rows in (("equal", equal), ("different", DIFFERENT)):
+        write_workload(folder / f"{name}.jsonl", equal_lengths(rows, vocab_size=vocab_size))
+
+
+if __name__ == "__main__":
+    typer.run(write_mixes)

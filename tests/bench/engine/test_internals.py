@@ -1,0 +1,92 @@
+"""The engine looked at from inside, on the bundled model: what is booked adds up."""
+
+from functools import partial
+
+import pytest
+
+from bench.engine.dense_floor import dense_layers
+from bench.engine.engine_bench import EngineBench, to_request
+from bench.engine.internals import median_decode_step_s
+from bench.engine.latency import Disturbance, measure_latency, summed_up
+from bench.engine.openvino_operators import counters_switched_on
+from bench.engine.step_breakdown import PHASES, StepBreakdown
+from bench.workloads import DIFFERENT, GREEDY, SAMPLING, equal_lengths
+from shared.request.prompt import PromptEncoder
+from worker.engine import Engine, Request
+
+EXECUTORS = ("torch", "openvino")
+
+
+def load(executor: str) -> tuple[Engine, PromptEncoder]:
+    if executor == "openvino":
+        pytest.importorskip("openvino")
+    with counters_switched_on():
+        return EngineBench("tiny", device="cpu", executor=executor, threads=1).load()
+
+
+def requests_of(engine: Engine, encoder: PromptEncoder, num_new: int) -> list[Request]:
+    rows = (GREEDY, SAMPLING, *DIFFERENT[:6])
+    vocab_size = engine.model_config.vocab_size
+    items = equal_lengths(rows, vocab_size=vocab_size, num_new=num_new)
+    return [to_request(encoder, str(number), item) for number, item in enumerate(items)]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_every_phase_takes_time_and_all_of_them_make_up_the_steps(executor: str) -> None:
+    engine, encoder = load(executor)
+    breakdown = StepBreakdown(engine, dense_layers(engine._runner, threads=1))
+    figures = breakdown.measure(requests_of(engine, encoder, num_new=12))
+    assert figures["steps"] >= 12
+    assert set(figures["phases_s"]) == set(PHASES)
+    assert all(seconds > 0 for seconds in figures["phases_s"].values()), figures
+    assert sum(figures["phases_s"].values()) == pytest.approx(figures["engine_s"])
+    assert figures["dense_alone_over_engine"] == figures["dense_alone_s"] / figures["engine_s"] > 0
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_looking_leaves_the_engine_as_it_was(executor: str) -> None:
+    engine, encoder = load(executor)
+    before = set(vars(engine)), set(vars(engine._runner))
+    StepBreakdown(engine, dense_layers(engine._runner, threads=1)).measure(
+        requests_of(engine, encoder, num_new=2)
+    )
+    assert (set(vars(engine)), set(vars(engine._runner))) == before
+    assert not engine.has_work
+
+
+def test_a_batch_of_everything_has_decoding_steps_that_all_rows_share() -> None:
+    engine, encoder = load("torch")
+    translate = partial(to_request, encoder)
+    items = equal_lengths(DIFFERENT, vocab_size=200, num_new=6)
+    requests = [translate(str(number), item) for number, item in enumerate(items)]
+    assert median_decode_step_s(engine, requests) > 0
+    assert not engine.has_work
+
+
+def test_an_arrival_is_measured_on_every_stream_and_leaves_nothing_behind() -> None:
+    engine, _ = load("torch")
+    figures = measure_latency(engine, vocab_size=engine.model_config.vocab_size, rounds=2)
+    assert figures["median_gap_s"] > 0
+    assert figures["max_over_median"] >= figures["usual_over_median"] > 0
+    assert figures["step_max_over_median"] > 0
+    assert figures["quiet_max_over_median"] >= 1
+    assert figures["long_prompt_ttft_s"] > 0
+    assert not engine.has_work
+
+
+def test_what_hits_the_same_step_of_all_rounds_is_the_engines() -> None:
+    quiet = [[1.0] * 4] * 2
+    engine_s = Disturbance(quiet, disturbed=[[1.0, 3.0, 1.0]] * 2, ttft_s=3)
+    machine_s = Disturbance(quiet, disturbed=[[1.0, 3.0, 9.0], [1.0, 3.0, 1.0]], ttft_s=3)
+    figures = summed_up([engine_s, machine_s, engine_s])
+    assert figures["step_max_over_median"] == 3
+    assert figures["max_over_median"] == 3
+    assert figures["usual_over_median"] == 1
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_the_dense_layers_alone_take_any_number_of_rows(executor: str) -> None:
+    engine, _ = load(executor)
+    compute = dense_layers(engine._runner, threads=1)
+    for num_tokens, num_logit_rows in ((1, 1), (40, 3), (7, 0)):
+        compute(num_tokens, num_logit_rows)

@@ -1,0 +1,57 @@
+"""Figures as people see them."""
+
+from rich.console import Console, RenderableType
+
+from bench.peers.comparison import contenders_table, costs_table, int8_table, phases_table
+
+
+def printed(table: RenderableType) -> str:
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_sides_show_median_and_range_and_failures_their_last_words() -> None:
+    summary = {
+        "tokens_per_s": 48.04,
+        "falconer_is_faster": [3.9, 4.25, 5.1],
+        "same_outputs": 0.97,
+    }
+    text = printed(contenders_table({"generate": summary}, {"vLLM": "no wheel for this machine"}))
+    assert "48.0" in text
+    assert "4.25x (3.90 to 5.10)" in text
+    assert "97%" in text
+    assert "no wheel for this machine" in text
+
+
+def test_phases_are_told_per_step_and_as_shares() -> None:
+    breakdown = {
+        "steps": 10,
+        "engine_s": 2.0,
+        "dense_alone_s": 1.7,
+        "dense_alone_over_engine": 0.85,
+        "phases_s": {"dense layers": 1.5, "sampling": 0.5},
+    }
+    rows = [line.split() for line in printed(phases_table(breakdown)).splitlines()]
+    assert ["dense", "layers", "150.00", "75.0%"] in rows
+    assert ["all", "200.00"] in rows
+    assert ["dense", "layers", "and", "head", "alone", "170.00", "85.0%"] in rows
+
+
+def test_costs_stand_beside_their_aims() -> None:
+    internals = {
+        "parameters": {"sampling_over_greedy": 1.021, "different_over_equal": 1.08},
+        "latency": {
+            "usual_over_median": 1.4,
+            "max_over_median": 1.7,
+            "step_max_over_median": 1.6,
+            "quiet_max_over_median": 1.2,
+        },
+    }
+    text = printed(costs_table(internals))
+    assert "1.021" in text
+    assert "≤ 1.05" in text
+    text = printed(int8_table({"over_torch_float32": 1.914, "top1_agreement": 0.95}))
+    assert "1.91x" in text
+    assert "95.0%" in text
