@@ -1,6 +1,6 @@
-"""`python -m tests.chaos.endurance --minutes 30`: mixed load; nothing may grow.
+"""`python -m tests.chaos.endurance --minutes 30`: mixed load under which no resource may grow.
 
-Every promise is checked too, batch by batch, so that the harness itself does not grow.
+The guarantees are checked batch by batch, so that the harness itself does not grow.
 """
 
 import asyncio
@@ -17,27 +17,27 @@ import typer
 from rich.console import Console
 
 from shared.queue.keys import TOMBSTONE_S
-from tests.chaos.aftermath import CANCEL_TAKES_S
-from tests.chaos.asks import draw_asks
-from tests.chaos.callers import Callers
-from tests.chaos.client import Client
-from tests.chaos.cluster import Cluster, running_cluster
-from tests.chaos.command import carry_out
-from tests.chaos.expectations import Expectations, undisturbed
-from tests.chaos.history import History
-from tests.chaos.holdings import Holdings, Observations
-from tests.chaos.plans import Plan, draw_plans
-from tests.chaos.promises import Promises
-from tests.chaos.schedule import Fleet
-from tests.chaos.weather import Weather, watch_for_stalls
+from tests.chaos.checks.expected_results import ExpectedResults, run_without_faults
+from tests.chaos.checks.final_state import CANCELLATION_S
+from tests.chaos.checks.guarantees import Guarantees
+from tests.chaos.checks.resource_samples import ResourceMonitor, ResourceSample
+from tests.chaos.harness.call_log import RunLog
+from tests.chaos.harness.callers import Callers
+from tests.chaos.harness.client import Client
+from tests.chaos.harness.cluster import Cluster, running_cluster
+from tests.chaos.harness.command import run_command
+from tests.chaos.harness.fault_timeline import FaultTimeline, record_stalls
+from tests.chaos.scenarios.call_plans import CallPlan, draw_plans
+from tests.chaos.scenarios.fault_schedule import Fleet
+from tests.chaos.scenarios.requests import draw_requests
 
-BATCH = 200  # jobs whose stories are kept at a time
+BATCH = 200  # jobs per batch, whose logs are then dropped
 TTL_S = 60
-LOOK_EVERY_S = 5.0
-MORE_MEMORY = 1.05  # of the last third over the second; allocators settle slowly
-MORE_MEMORY_MB = 10.0
-MORE_OPEN = 8  # descriptors and connections
-MORE_PER_JOB = 1.1  # keys and memory that a job leaves for a while
+SAMPLE_S = 5.0
+MEMORY_FACTOR = 1.05  # last third over second third; allocators settle slowly
+MEMORY_MARGIN_MB = 10.0
+OPEN_MARGIN = 8  # file descriptors and connections
+PER_JOB_FACTOR = 1.1  # keys and memory of a job whose record is kept
 
 
 @dataclass(slots=True)
@@ -45,50 +45,52 @@ class Endurance:
     cluster: Cluster
     seed: int
     concurrency: int
-    observations: Observations = field(default_factory=Observations)
-    weather: Weather = field(default_factory=Weather)
-    broken: list[str] = field(default_factory=list)
+    monitor: ResourceMonitor = field(default_factory=ResourceMonitor)
+    timeline: FaultTimeline = field(default_factory=FaultTimeline)
+    violations: list[str] = field(default_factory=list)
     num_calls: int = 0
 
     async def run(self, seconds: float) -> None:
-        asks = draw_asks(self.seed, 30)
-        expected = await undisturbed(self.cluster.urls, asks)
+        requests = draw_requests(self.seed, 30)
+        expected = await run_without_faults(self.cluster.urls, requests)
         client = Client(self.cluster.urls, Random(self.seed))
         until, batch = time.monotonic() + seconds, 0
-        watch = asyncio.create_task(watch_for_stalls(self.weather))
+        watch = asyncio.create_task(record_stalls(self.timeline))
         try:
-            async with self.observations.watching(self.cluster, LOOK_EVERY_S):
+            async with self.monitor.watching(self.cluster, SAMPLE_S):
                 while time.monotonic() < until:
-                    callers = Callers(client, history := History(), Random(batch))
-                    await self._batch(callers, draw_plans(self.seed + batch, BATCH, asks), until)
-                    self._judge(history, expected)
+                    callers = Callers(client, run_log := RunLog(), Random(batch))
+                    await self._batch(
+                        callers, draw_plans(self.seed + batch, BATCH, requests), until
+                    )
+                    self._check(run_log, expected)
                     batch += 1
         finally:
             watch.cancel()
             await client.close()
 
-    async def _batch(self, callers: Callers, plans: list[Plan], until: float) -> None:
+    async def _batch(self, callers: Callers, plans: list[CallPlan], until: float) -> None:
         rest = iter([replace(plan, ttl_s=TTL_S) for plan in plans])
 
-        async def take_turns() -> None:
+        async def run_calls() -> None:
             for plan in rest:
                 if time.monotonic() < until:
-                    story = await callers.run(plan)
-                    await callers.look_again(story, CANCEL_TAKES_S)
+                    log = await callers.run(plan)
+                    await callers.observe_again(log, CANCELLATION_S)
 
-        await asyncio.gather(*(take_turns() for _ in range(self.concurrency)))
+        await asyncio.gather(*(run_calls() for _ in range(self.concurrency)))
 
-    def _judge(self, history: History, expected: Expectations) -> None:
-        promises = Promises(self.weather, expected)
-        for story in history.stories:
-            found = promises.broken_by(story)
-            self.broken += [f"{story.plan}: {violation.what}" for violation in found]
-        self.num_calls += len(history.stories)
+    def _check(self, run_log: RunLog, expected: ExpectedResults) -> None:
+        guarantees = Guarantees(self.timeline, expected)
+        for log in run_log.logs:
+            found = guarantees.violations_in(log)
+            self.violations += [f"{log.plan}: {violation.what}" for violation in found]
+        self.num_calls += len(run_log.logs)
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Medians of the second and of the last third of the time."""
+    """Medians of a resource in the second and in the last third of the run."""
 
     name: str
     before: float
@@ -103,37 +105,42 @@ class Trend:
         return f"{self.name}: {self.before:.3g} → {self.after:.3g}{' (grew)' if self.grew else ''}"
 
 
-def trends(seen: list[Holdings]) -> list[Trend]:
+def trends(samples: list[ResourceSample]) -> list[Trend]:
     found = []
-    for name in seen[0].memory_mb:
-        before, after = thirds([each.memory_mb[name] for each in seen])
-        allowed = before * MORE_MEMORY + MORE_MEMORY_MB
+    for name in samples[0].memory_mb:
+        before, after = thirds([each.memory_mb[name] for each in samples])
+        allowed = before * MEMORY_FACTOR + MEMORY_MARGIN_MB
         found.append(Trend(f"memory of {name}, MB", before, after, allowed))
-    for name in seen[0].num_fds:
-        before, after = thirds([each.num_fds[name] for each in seen])
-        found.append(Trend(f"descriptors of {name}", before, after, before + MORE_OPEN))
-    before, after = thirds([each.num_connections for each in seen])
-    found.append(Trend("connections to Redis", before, after, before + MORE_OPEN))
-    for name, hold in (
+    for name in samples[0].num_fds:
+        before, after = thirds([each.num_fds[name] for each in samples])
+        found.append(Trend(f"descriptors of {name}", before, after, before + OPEN_MARGIN))
+    before, after = thirds([each.num_connections for each in samples])
+    found.append(Trend("connections to Redis", before, after, before + OPEN_MARGIN))
+    for name, measure in (
         ("keys in Redis by jobs kept", lambda each: each.num_keys),
-        ("memory in Redis by jobs kept, kB", lambda each: 1000 * (each.data_mb - seen[0].data_mb)),
+        (
+            "memory in Redis by jobs kept, kB",
+            lambda each: 1000 * (each.data_mb - samples[0].data_mb),
+        ),
     ):
-        if len(ratios := by_jobs_kept(seen, hold)) >= 3:
+        if len(ratios := by_jobs_kept(samples, measure)) >= 3:
             before, after = thirds(ratios)
-            found.append(Trend(name, before, after, before * MORE_PER_JOB))
+            found.append(Trend(name, before, after, before * PER_JOB_FACTOR))
     return found
 
 
-def by_jobs_kept(seen: list[Holdings], hold: Callable[[Holdings], float]) -> list[float]:
-    """What is held over the jobs whose records are not old enough to go; none before any is.
+def by_jobs_kept(
+    samples: list[ResourceSample], measure: Callable[[ResourceSample], float]
+) -> list[float]:
+    """Return the ratio of a resource to the jobs whose records are kept, once records expire.
 
-    Alone it would follow the pace of the machine.
+    The resource alone would follow the speed of the machine.
     """
     ratios = []
-    for now in seen:
-        if now.at >= seen[0].at + TOMBSTONE_S:
-            then = next(each for each in seen if each.at >= now.at - TOMBSTONE_S)
-            ratios.append(hold(now) / max(1, now.num_accepted - then.num_accepted))
+    for now in samples:
+        if now.at >= samples[0].at + TOMBSTONE_S:
+            then = next(each for each in samples if each.at >= now.at - TOMBSTONE_S)
+            ratios.append(measure(now) / max(1, now.num_accepted - then.num_accepted))
     return ratios
 
 
@@ -142,28 +149,28 @@ def thirds(values: Sequence[float]) -> tuple[float, float]:
     return statistics.median(values[third : 2 * third]), statistics.median(values[2 * third :])
 
 
-async def endure(fleet: Fleet, minutes: float, folder: Path, console: Console) -> bool:
-    """Whether nothing grew and no promise was broken."""
+async def run_load(fleet: Fleet, minutes: float, folder: Path, console: Console) -> bool:
+    """Run the load; return whether no resource grew and no guarantee was violated."""
     async with running_cluster(folder, fleet, has_links=False) as cluster:
         endurance = Endurance(cluster, seed=1, concurrency=6)
         await endurance.run(60 * minutes)
-    seen = endurance.observations.seen
+    samples = endurance.monitor.samples
     console.print(f"{endurance.num_calls} calls in {minutes:g} minutes")
-    found = trends(seen)
+    found = trends(samples)
     for trend in found:
         console.print(str(trend), highlight=False)
-    for what in endurance.broken:
-        console.print(f"broken: {what}", markup=False)
-    return not endurance.broken and not any(trend.grew for trend in found)
+    for what in endurance.violations:
+        console.print(f"violation: {what}", markup=False)
+    return not endurance.violations and not any(trend.grew for trend in found)
 
 
 def main(
-    minutes: Annotated[float, typer.Option(min=0.2, help="How long.")] = 30.0,
+    minutes: Annotated[float, typer.Option(min=0.2, help="Duration.")] = 30.0,
     apis: Annotated[int, typer.Option(min=1, help="Api replicas.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
 ) -> None:
-    """Exits 1 when something grew."""
-    carry_out(partial(endure, Fleet(apis, workers, lease_s=10.0), minutes))
+    """Exit with 1 if a resource grew or a guarantee was violated."""
+    run_command(partial(run_load, Fleet(apis, workers, lease_s=10.0), minutes))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One run: traffic and faults from one seed, on one service, checked against the promises."""
+"""One run: calls and faults from one seed on one service, checked against the guarantees."""
 
 import asyncio
 import time
@@ -6,23 +6,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.chaos.aftermath import Aftermath, Footprint, footprint
-from tests.chaos.asks import draw_asks
-from tests.chaos.callers import SYNC_TIMEOUT_S, Callers
-from tests.chaos.client import Client
-from tests.chaos.cluster import Cluster, running_cluster
-from tests.chaos.expectations import Expectations, undisturbed
-from tests.chaos.faults import Injector
-from tests.chaos.history import History
-from tests.chaos.plans import Plan, draw_plans
-from tests.chaos.promises import Promises, Violation
-from tests.chaos.schedule import Fault, Fleet, draw_schedule
-from tests.chaos.takeover import Takeover
-from tests.chaos.weather import Weather, watch_for_stalls
+from tests.chaos.checks.expected_results import ExpectedResults, run_without_faults
+from tests.chaos.checks.final_state import FinalState, Footprint, footprint
+from tests.chaos.checks.guarantees import Guarantees, Violation
+from tests.chaos.harness.call_log import RunLog
+from tests.chaos.harness.callers import SYNC_TIMEOUT_S, Callers
+from tests.chaos.harness.client import Client
+from tests.chaos.harness.cluster import Cluster, running_cluster
+from tests.chaos.harness.fault_injector import FaultInjector
+from tests.chaos.harness.fault_timeline import FaultTimeline, record_stalls
+from tests.chaos.harness.takeover import Takeover
+from tests.chaos.scenarios.call_plans import CallPlan, draw_plans
+from tests.chaos.scenarios.fault_schedule import Fault, Fleet, draw_schedule
+from tests.chaos.scenarios.requests import draw_requests
 
-NUM_ASKS = 40
-TAKEOVER_SLACK_S = 2.0  # a lost worker's jobs start again within a lease and this
-CLOSING_S = 1.0  # until the replicas have noticed that their callers are gone
+NUM_REQUESTS = 40
+TAKEOVER_MARGIN_S = 2.0  # after the lease, until another worker starts a lost worker's job
+DISCONNECT_S = 1.0  # until the replicas have noticed the disconnects
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class RunSettings:
 
     @property
     def takeover_bound_s(self) -> float:
-        return self.fleet.lease_s + TAKEOVER_SLACK_S
+        return self.fleet.lease_s + TAKEOVER_MARGIN_S
 
     @property
     def schedule(self) -> list[Fault]:
@@ -44,108 +44,119 @@ class RunSettings:
 
 @dataclass(slots=True)
 class Outcome:
-    """Everything that a report needs."""
+    """Everything that the report shows."""
 
     settings: RunSettings
-    history: History = field(default_factory=History)
-    weather: Weather = field(default_factory=Weather)
+    run_log: RunLog = field(default_factory=RunLog)
+    timeline: FaultTimeline = field(default_factory=FaultTimeline)
     takeovers: list[Takeover] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     wall_s: float = 0.0
 
     @property
     def clean_takeovers(self) -> list[Takeover]:
-        """Those during which nothing was broken that workers need, but the worker itself."""
-        return [each for each in self.takeovers if not self._is_disturbed(each)]
+        """Return the takeovers without another fault that affects workers."""
+        return [each for each in self.takeovers if not self._is_run_with_faults(each)]
 
-    def _is_disturbed(self, takeover: Takeover) -> bool:
-        until = takeover.struck + self.settings.takeover_bound_s
-        outages = self.weather.during(takeover.struck, until)
-        others = sum(outage.reaches_workers for outage in outages) > 1
-        return others or self.weather.stood_still(takeover.struck, until)
+    def _is_run_with_faults(self, takeover: Takeover) -> bool:
+        until = takeover.lost_at + self.settings.takeover_bound_s
+        intervals = self.timeline.overlapping(takeover.lost_at, until)
+        others = sum(interval.reaches_workers for interval in intervals) > 1
+        return others or self.timeline.machine_stalled(takeover.lost_at, until)
 
 
 async def run(settings: RunSettings, folder: Path) -> Outcome:
     outcome = Outcome(settings)
-    watch = asyncio.create_task(watch_for_stalls(outcome.weather))
+    watch = asyncio.create_task(record_stalls(outcome.timeline))
     try:
         async with running_cluster(
             folder, settings.fleet, api={"sync_timeout_s": SYNC_TIMEOUT_S}
         ) as cluster:
-            await Run(settings, cluster, outcome).go()
+            await Run(settings, cluster, outcome).execute()
     finally:
         watch.cancel()
     return outcome
 
 
 class Run:
+    """Executes a run on a started cluster."""
+
     def __init__(self, settings: RunSettings, cluster: Cluster, outcome: Outcome) -> None:
         self._settings = settings
         self._cluster = cluster
         self._outcome = outcome
         self._client = Client(cluster.urls, Random(f"{settings.seed}:replicas"))
-        self._injector = Injector(cluster, outcome.weather)
-        self._aftermath = Aftermath(cluster, outcome.history, outcome.weather, settings.concurrency)
+        self._injector = FaultInjector(cluster, outcome.timeline)
+        self._final_state = FinalState(
+            cluster, outcome.run_log, outcome.timeline, settings.concurrency
+        )
 
-    async def go(self) -> None:
+    async def execute(self) -> None:
         settings, outcome = self._settings, self._outcome
-        asks = draw_asks(settings.seed, min(NUM_ASKS, max(2, settings.num_jobs // 4)))
+        requests = draw_requests(settings.seed, min(NUM_REQUESTS, max(2, settings.num_jobs // 4)))
         try:
-            expected = await undisturbed(self._cluster.urls, asks)
+            expected = await run_without_faults(self._cluster.urls, requests)
             before = await footprint(self._cluster)
             random = Random(f"{settings.seed}:callers")
-            callers = Callers(self._client, outcome.history, random)
+            callers = Callers(self._client, outcome.run_log, random)
             started = time.monotonic()
-            await self._disturbed(callers, draw_plans(settings.seed, settings.num_jobs, asks))
+            await self._run_with_faults(
+                callers, draw_plans(settings.seed, settings.num_jobs, requests)
+            )
             outcome.wall_s = time.monotonic() - started
-            await self._judge(callers, expected, before)
+            await self._check(callers, expected, before)
         finally:
             await self._client.close()
 
-    async def _disturbed(self, callers: Callers, plans: list[Plan]) -> None:
-        """Traffic and faults keep step: a fault strikes at its call, however slow the machine."""
+    async def _run_with_faults(self, callers: Callers, plans: list[CallPlan]) -> None:
+        """Start calls and faults in their drawn order, however slow the machine is."""
         slots = asyncio.Semaphore(self._settings.concurrency)
         faults = iter(self._settings.schedule)
         fault, num_jobs = next(faults, None), 0
         async with asyncio.TaskGroup() as calls:
             for plan in plans:
                 while fault is not None and fault.after_jobs <= num_jobs:
-                    await self._injector.begin(fault)
+                    await self._injector.start(fault)
                     fault = next(faults, None)
-                num_jobs += plan.asks_for_a_job
+                num_jobs += plan.submits_job
                 await slots.acquire()
                 call = calls.create_task(callers.run(plan))
                 call.add_done_callback(lambda _: slots.release())
-        await self._injector.all_over()
+        await self._injector.wait_until_repaired()
 
-    async def _judge(self, callers: Callers, expected: Expectations, before: Footprint) -> None:
+    async def _check(self, callers: Callers, expected: ExpectedResults, before: Footprint) -> None:
         outcome = self._outcome
-        await self._cluster.all_live()
-        outcome.violations += await self._aftermath.settle()
-        await self._look_again(callers)
-        promises = Promises(outcome.weather, expected)
-        for story in outcome.history.stories:
-            outcome.violations += promises.broken_by(story)
-        outcome.violations += await self._aftermath.violations(before)
+        await self._cluster.wait_until_registered()
+        outcome.violations += await self._final_state.wait_until_idle()
+        await self._observe_all_again(callers)
+        guarantees = Guarantees(outcome.timeline, expected)
+        for log in outcome.run_log.logs:
+            outcome.violations += guarantees.violations_in(log)
+        outcome.violations += await self._final_state.violations(before)
         outcome.takeovers = self._injector.takeovers.takeovers
         outcome.violations += self._late_takeovers()
-        outcome.violations += [Violation("processes end well", s) for s in self._injector.unclean]
+        outcome.violations += [
+            Violation("processes exit with code 0", s) for s in self._injector.bad_exits
+        ]
 
-    async def _look_again(self, callers: Callers) -> None:
-        """Every job once more, and then no connection is left open."""
-        stories = iter(self._outcome.history.stories)
+    async def _observe_all_again(self, callers: Callers) -> None:
+        """Observe the final state of every job, then close all connections."""
+        logs = iter(self._outcome.run_log.logs)
 
-        async def look_at_the_rest() -> None:
-            for story in stories:
-                await callers.look_again(story)
+        async def observe_rest() -> None:
+            for log in logs:
+                await callers.observe_again(log)
 
-        await asyncio.gather(*(look_at_the_rest() for _ in range(self._settings.concurrency)))
+        await asyncio.gather(*(observe_rest() for _ in range(self._settings.concurrency)))
         await self._client.close()
-        await asyncio.sleep(CLOSING_S)
+        await asyncio.sleep(DISCONNECT_S)
 
     def _late_takeovers(self) -> list[Violation]:
         return [
-            Violation("lost jobs start again soon", f"{each.job_id} waited {each.waited_s} s")
+            Violation(
+                "lost jobs restart within the lease and a margin",
+                f"{each.job_id} waited {each.waited_s} s",
+            )
             for each in self._outcome.clean_takeovers
             if each.waited_s is None or each.waited_s > self._settings.takeover_bound_s
         ]

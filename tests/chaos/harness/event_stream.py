@@ -1,4 +1,4 @@
-"""Reads server-sent events as a browser does: an id, a line of data, comments in between."""
+"""Read server-sent events as a browser does."""
 
 import json
 from collections.abc import AsyncIterator
@@ -7,14 +7,14 @@ from typing import Any
 
 import httpx
 
-from tests.chaos.history import Piece, Stream
+from tests.chaos.harness.call_log import Delta, StreamConnection
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`id` is None where the event has none."""
+    """A server-sent event."""
 
-    id: int | None
+    id: int | None  # None if the event has none
     data: dict[str, Any]
 
 
@@ -28,20 +28,20 @@ async def read_events(response: httpx.Response) -> AsyncIterator[Event]:
             event_id = None
 
 
-def note(stream: Stream, event: Event) -> dict[str, Any] | None:
-    """Write the event into the stream; returns the terminal event's data."""
+def record_event(stream: StreamConnection, event: Event) -> dict[str, Any] | None:
+    """Add the event to the stream; return the data of a terminal event."""
     status = event.data.get("status")
     if status is None:
         token_ids = event.data.get("token_ids")
-        stream.pieces.append(
-            Piece(
+        stream.deltas.append(
+            Delta(
                 index=-1 if event.id is None else event.id,
                 sequence=event.data["sequence"],
                 text=event.data["delta"],
                 token_ids=None if token_ids is None else tuple(token_ids),
             )
         )
-    elif status not in ("queued", "running"):  # those are a farewell: go on elsewhere
+    elif status not in ("queued", "running"):  # a shutdown event: resume at another replica
         stream.end_index = event.id
         return event.data
     return None

@@ -1,4 +1,4 @@
-"""Calls at a steady rate, whether or not earlier ones have been answered."""
+"""Open-loop load: calls start at a constant rate, however long earlier calls take."""
 
 import asyncio
 import time
@@ -9,25 +9,25 @@ from random import Random
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """How one call went; `failure` is None for one that got its text."""
+class ServedCall:
+    """Result of one call."""
 
-    began: float
+    started: float
     took_s: float
-    failure: str | None = None
+    failure: str | None = None  # None for success
 
 
 @dataclass(slots=True)
 class Load:
-    """Open loop with Poisson arrivals; `served` is in the order of the ends."""
+    """Open-loop load with Poisson arrivals."""
 
-    call: Callable[[int], Awaitable[str | None]]  # takes the number, returns what failed
+    call: Callable[[int], Awaitable[str | None]]  # takes the call number, returns the failure
     rate: float  # calls per second
     random: Random
-    served: list[Served] = field(default_factory=list)
+    served: list[ServedCall] = field(default_factory=list)  # in the order of completion
 
     async def run(self, seconds: float) -> None:
-        """Returns when the last call has ended."""
+        """Start calls for `seconds` and return when the last of them has ended."""
         due = time.monotonic()
         until, number = due + seconds, 0
         async with asyncio.TaskGroup() as calls:
@@ -38,9 +38,9 @@ class Load:
                 due += self.random.expovariate(self.rate)
 
     async def _serve(self, number: int) -> None:
-        began = time.monotonic()
+        started = time.monotonic()
         failure = await self.call(number)
-        self.served.append(Served(began, time.monotonic() - began, failure))
+        self.served.append(ServedCall(started, time.monotonic() - started, failure))
 
     @property
     def failures(self) -> Counter[str]:
@@ -48,5 +48,5 @@ class Load:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Nearest rank; `share` from 0 to 1."""
+    """Return the nearest-rank percentile; `share` is from 0 to 1."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]

@@ -1,4 +1,4 @@
-"""Network between one process and Redis, which can be cut, held up and slowed down at a word."""
+"""Network link between a process and Redis that a run can cut, block and slow down."""
 
 import asyncio
 from contextlib import suppress
@@ -11,13 +11,13 @@ CHUNK_BYTES = 65_536
 
 class State(StrEnum):
     OPEN = "open"
-    CUT = "cut"  # connections break, new ones break at once
-    HELD = "held"  # connections stay, nothing passes: a black hole
+    CUT = "cut"  # every connection breaks, new ones too
+    BLOCKED = "blocked"  # connections stay open, no byte passes: a black hole
     SLOW = "slow"
 
 
-class Link:
-    """A listening loopback port whose connections lead to Redis."""
+class NetworkLink:
+    """A loopback port that forwards connections to Redis."""
 
     def __init__(self, redis_port: int, port: int) -> None:
         self.port = port
@@ -45,19 +45,19 @@ class Link:
         self._state = State.CUT
         await self._drop()
 
-    def hold(self) -> None:
-        self._state = State.HELD
+    def block(self) -> None:
+        self._state = State.BLOCKED
         self._passes.clear()
 
     def slow(self, delay_s: float) -> None:
-        """Every chunk of bytes takes this much longer, either way."""
+        """Delay every chunk of bytes by `delay_s` in both directions."""
         self._state, self._delay_s = State.SLOW, delay_s
 
     async def heal(self, *, drops: bool) -> None:
-        """What a black hole held up is lost with its connections, or comes late."""
-        was_held = self._state is State.HELD
+        """Restore the link; drop the connections that were blocked, or deliver their bytes late."""
+        was_blocked = self._state is State.BLOCKED
         self._state, self._delay_s = State.OPEN, 0.0
-        if was_held and drops:
+        if was_blocked and drops:
             await self._drop()
         self._passes.set()
 
@@ -70,27 +70,27 @@ class Link:
         self._connections.add(task)
         try:
             if self._state is not State.CUT:
-                await self._join(reader, writer)
+                await self._forward(reader, writer)
         except (OSError, asyncio.CancelledError):
-            pass  # Redis is away, or this connection was cut: its client sees it close
+            pass  # Redis is unreachable or the link was cut: the client sees a closed connection
         finally:
             self._connections.discard(task)
             writer.close()
 
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._passes.wait()
         redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._redis_port)
-        ways = [
-            asyncio.create_task(self._pass(reader, redis_writer)),
-            asyncio.create_task(self._pass(redis_reader, writer)),
+        copies = [
+            asyncio.create_task(self._copy(reader, redis_writer)),
+            asyncio.create_task(self._copy(redis_reader, writer)),
         ]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
         finally:
             redis_writer.close()
-            await cancel_all(ways)
+            await cancel_all(copies)
 
-    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(CHUNK_BYTES):
                 await self._passes.wait()

@@ -1,4 +1,4 @@
-"""The faults of a run, drawn from its seed: what breaks, how badly, and after how many jobs."""
+"""Draw the faults of a run from its seed: kind, target, duration, and after how many jobs."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,11 +15,11 @@ class FaultKind(StrEnum):
     REDIS_FREEZE = "redis SIGSTOP"
     CLIENT_KILL = "CLIENT KILL"
     CUT = "network cut"
-    HOLD = "network black hole"
+    BLACK_HOLE = "network black hole"
     SLOW = "network slow"
 
 
-class Target(StrEnum):
+class TargetKind(StrEnum):
     WORKER = "worker"
     API = "api"
     REDIS = "redis"
@@ -36,43 +36,42 @@ WEIGHTS = {
     FaultKind.REDIS_FREEZE: 5,
     FaultKind.CLIENT_KILL: 9,
     FaultKind.CUT: 7,
-    FaultKind.HOLD: 7,
+    FaultKind.BLACK_HOLE: 7,
     FaultKind.SLOW: 5,
 }
-TARGETS = {
-    FaultKind.WORKER_KILL: Target.WORKER,
-    FaultKind.WORKER_FREEZE: Target.WORKER,
-    FaultKind.WORKER_STOP: Target.WORKER,
-    FaultKind.API_KILL: Target.API,
-    FaultKind.API_STOP: Target.API,
-    FaultKind.REDIS_KILL: Target.REDIS,
-    FaultKind.REDIS_FREEZE: Target.REDIS,
-    FaultKind.CLIENT_KILL: Target.REDIS,
-    FaultKind.CUT: Target.NETWORK,
-    FaultKind.HOLD: Target.NETWORK,
-    FaultKind.SLOW: Target.NETWORK,
+TARGET_KINDS = {
+    FaultKind.WORKER_KILL: TargetKind.WORKER,
+    FaultKind.WORKER_FREEZE: TargetKind.WORKER,
+    FaultKind.WORKER_STOP: TargetKind.WORKER,
+    FaultKind.API_KILL: TargetKind.API,
+    FaultKind.API_STOP: TargetKind.API,
+    FaultKind.REDIS_KILL: TargetKind.REDIS,
+    FaultKind.REDIS_FREEZE: TargetKind.REDIS,
+    FaultKind.CLIENT_KILL: TargetKind.REDIS,
+    FaultKind.CUT: TargetKind.NETWORK,
+    FaultKind.BLACK_HOLE: TargetKind.NETWORK,
+    FaultKind.SLOW: TargetKind.NETWORK,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`member`: the name of what it strikes. Nothing of the traffic after `after_jobs` jobs were
-    asked for begins before the fault has."""
+    """A fault of a run."""
 
     number: int
     kind: FaultKind
-    member: str
-    after_jobs: int
+    target: str  # name of a process, "redis" or "all"
+    after_jobs: int  # the fault starts before the next call after this many submitted jobs
     lasts_s: float
-    drops: bool  # a black hole: whether what it held back is lost at its end, or comes late
+    drops: bool  # whether a black hole drops the blocked bytes or delivers them late
 
     def __str__(self) -> str:
-        return f"after job {self.after_jobs}: {self.kind} of {self.member}, {self.lasts_s:.1f} s"
+        return f"after job {self.after_jobs}: {self.kind} of {self.target}, {self.lasts_s:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """How many there are to strike, and how long a lease is, s."""
+    """Processes of a run and the lease of its workers."""
 
     num_apis: int
     num_workers: int
@@ -88,25 +87,25 @@ class Fleet:
 
 
 def draw_schedule(seed: int, count: int, num_jobs: int, fleet: Fleet) -> list[Fault]:
-    """Spread over the jobs, in order; the kinds in shuffled rounds so that none is left out."""
+    """Draw `count` faults in order, spread over the jobs; every kind occurs if there is room."""
     random = Random(f"{seed}:faults")
     kinds = _draw_kinds(random, count)
-    places = sorted(random.uniform(0.05, 0.95) for _ in range(count))
+    positions = sorted(random.uniform(0.05, 0.95) for _ in range(count))
     return [
         Fault(
             number=number,
             kind=kind,
-            member=_draw_member(random, kind, fleet),
-            after_jobs=round(place * num_jobs),
+            target=_draw_target(random, kind, fleet),
+            after_jobs=round(position * num_jobs),
             lasts_s=_draw_duration(random, kind, fleet.lease_s),
             drops=random.random() < 0.5,
         )
-        for number, (kind, place) in enumerate(zip(kinds, places, strict=True))
+        for number, (kind, position) in enumerate(zip(kinds, positions, strict=True))
     ]
 
 
 def _draw_kinds(random: Random, count: int) -> list[FaultKind]:
-    """Each kind once if there is room, the rest by weight."""
+    """Draw each kind once if there is room, the rest by weight."""
     kinds = list(FaultKind)
     random.shuffle(kinds)
     rest = random.choices(
@@ -117,24 +116,24 @@ def _draw_kinds(random: Random, count: int) -> list[FaultKind]:
     return drawn
 
 
-def _draw_member(random: Random, kind: FaultKind, fleet: Fleet) -> str:
-    match TARGETS[kind]:
-        case Target.WORKER:
+def _draw_target(random: Random, kind: FaultKind, fleet: Fleet) -> str:
+    match TARGET_KINDS[kind]:
+        case TargetKind.WORKER:
             return random.choice(fleet.workers)
-        case Target.API:
+        case TargetKind.API:
             return random.choice(fleet.apis)
-        case Target.REDIS:
+        case TargetKind.REDIS:
             return "redis"
-        case Target.NETWORK:
+        case TargetKind.NETWORK:
             return random.choice([*fleet.workers, *fleet.apis, "all"])
 
 
 def _draw_duration(random: Random, kind: FaultKind, lease_s: float) -> float:
-    """How long it lasts before it is put right; what is killed is started again after it."""
+    """Draw the seconds until the fault is repaired or the process restarted."""
     match kind:
         case FaultKind.WORKER_FREEZE:
             return lease_s * random.uniform(0.3, 2.5)
-        case FaultKind.HOLD | FaultKind.CUT | FaultKind.SLOW:
+        case FaultKind.BLACK_HOLE | FaultKind.CUT | FaultKind.SLOW:
             return random.uniform(0.5, 1.5 * lease_s)
         case FaultKind.REDIS_FREEZE | FaultKind.REDIS_KILL:
             return random.uniform(0.1, 3.0)

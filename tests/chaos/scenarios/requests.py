@@ -1,7 +1,4 @@
-"""What callers ask for: a pool of distinct requests, each with one right answer.
-
-Seeded or greedy, so that the answer is the same whatever happens meanwhile.
-"""
+"""A pool of distinct requests. All are greedy or seeded, so that each has one correct result."""
 
 from dataclasses import dataclass
 from random import Random
@@ -18,8 +15,8 @@ QUESTIONS = ("What is a falcon?", "Where do owls sleep?", "Tell me about the sea
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One request; `body` is what goes over the wire."""
+class Request:
+    """A valid request."""
 
     name: str
     body: dict[str, Any]
@@ -30,23 +27,23 @@ class Ask:
         return kwargs
 
     @property
-    def told_in_full(self) -> dict[str, Any]:
-        """The same, with the token ids in its answer."""
+    def body_with_token_ids(self) -> dict[str, Any]:
+        """Return the body of the same request with token ids in its result."""
         return {**self.body, "generate_kwargs": {**self.kwargs, "return_dict_in_generate": True}}
 
     @property
     def is_beam(self) -> bool:
-        """Nothing of it is told before its end."""
+        """Return whether this is a beam search, which streams no tokens."""
         return "num_beams" in self.kwargs
 
 
-def draw_asks(seed: int, count: int, *, longest: int = 400) -> list[Ask]:
-    """The pool of a run; `longest` is the most tokens that a sequence gets."""
+def draw_requests(seed: int, count: int, *, longest: int = 400) -> list[Request]:
+    """Draw the pool of a run; `longest` is the maximum of new tokens per sequence."""
     random = Random(f"{seed}:asks")
-    return [_draw_ask(random, number, longest) for number in range(count)]
+    return [_draw_request(random, number, longest) for number in range(count)]
 
 
-def _draw_ask(random: Random, number: int, longest: int) -> Ask:
+def _draw_request(random: Random, number: int, longest: int) -> Request:
     style = random.choices(
         ("greedy", "sampled", "several", "beams", "stopped"), weights=(25, 45, 12, 8, 10)
     )[0]
@@ -57,11 +54,11 @@ def _draw_ask(random: Random, number: int, longest: int) -> Ask:
         **_style_kwargs(style, random),
     }
     body = {**_draw_prompt(random), "generate_kwargs": kwargs}
-    return Ask(f"{style}-{number}", body)
+    return Request(f"{style}-{number}", body)
 
 
 def _draw_length(random: Random, longest: int) -> int:
-    """Mostly short; some long enough to be under way when something happens."""
+    """Draw a length: mostly short, some long enough to run while a fault happens."""
     return (
         random.randint(longest // 2, longest) if random.random() < 0.35 else random.randint(2, 24)
     )
@@ -89,8 +86,8 @@ def _draw_prompt(random: Random) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class BadAsk:
-    """A request that must be refused, and with which status."""
+class InvalidRequest:
+    """A request that the api must refuse with `status`."""
 
     name: str
     content: bytes
@@ -98,16 +95,18 @@ class BadAsk:
     path: str = "/chat"
 
 
-BAD_ASKS = (
-    BadAsk("no JSON", b'{"prompt": ', 400),
-    BadAsk("no prompt", b"{}", 400),
-    BadAsk("unknown field", b'{"prompt": "a", "colour": 1}', 422),
-    BadAsk("top_p out of range", b'{"prompt": "a", "generate_kwargs": {"top_p": 7}}', 422),
-    BadAsk("unknown parameter", b'{"prompt": "a", "generate_kwargs": {"max_time": 1}}', 422),
-    BadAsk(
+INVALID_REQUESTS = (
+    InvalidRequest("no JSON", b'{"prompt": ', 400),
+    InvalidRequest("no prompt", b"{}", 400),
+    InvalidRequest("unknown field", b'{"prompt": "a", "colour": 1}', 422),
+    InvalidRequest("top_p out of range", b'{"prompt": "a", "generate_kwargs": {"top_p": 7}}', 422),
+    InvalidRequest(
+        "unknown parameter", b'{"prompt": "a", "generate_kwargs": {"max_time": 1}}', 422
+    ),
+    InvalidRequest(
         "beyond the context", b'{"prompt": "a", "generate_kwargs": {"max_new_tokens": 99999}}', 400
     ),
-    BadAsk("no UTF-8", b'{"prompt": "\xff\xfe"}', 400, "/jobs"),
-    BadAsk("too deep", b"[" * 100_000, 400, "/jobs"),
-    BadAsk("too large", b'{"prompt": "' + b"a" * 1_100_000 + b'"}', 413),
+    InvalidRequest("no UTF-8", b'{"prompt": "\xff\xfe"}', 400, "/jobs"),
+    InvalidRequest("too deep", b"[" * 100_000, 400, "/jobs"),
+    InvalidRequest("too large", b'{"prompt": "' + b"a" * 1_100_000 + b'"}', 413),
 )

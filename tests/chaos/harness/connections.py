@@ -1,9 +1,9 @@
-"""The connections of the harness: as many as its callers want, none closed while one uses it."""
+"""HTTP connections of the harness: unlimited, with a keep-alive that cannot expire in use."""
 
 import httpx
 
-# Shorter than the server's, or it closes a connection just when it is used. Longer than any wait
-# that callers share: httpcore's pool, too, closes one that expires just when it is used.
+# Shorter than the server's, which would close a connection at the moment of its use. Longer than
+# the callers' pauses: httpcore's pool also closes a connection that expires at that moment.
 KEEP_ALIVE_S = 30.0
 
 

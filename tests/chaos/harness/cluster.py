@@ -1,4 +1,4 @@
-"""A whole service as processes: Redis, api replicas, workers, a link from each to Redis."""
+"""A whole service as processes: Redis, api replicas, workers, and a network link for each."""
 
 import asyncio
 import time
@@ -13,13 +13,13 @@ from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.worker_registry import Registry
 from shared.redis.client import connect
-from tests.chaos.links import Link
-from tests.chaos.members import Member
-from tests.chaos.schedule import Fleet
+from tests.chaos.harness.network_link import NetworkLink
+from tests.chaos.harness.service_process import ServiceProcess
+from tests.chaos.scenarios.fault_schedule import Fleet
 from tests.redis_server import RedisServer, free_port
 
-ALL_LIVE_TIMEOUT_S = 60.0
-MANY_ATTEMPTS = 50  # a run kills more workers under a job than any good day does
+REGISTER_TIMEOUT_S = 60.0
+MAX_ATTEMPTS = 50  # a run may kill many workers of one job
 
 Settings = dict[str, object]
 
@@ -27,19 +27,19 @@ Settings = dict[str, object]
 @dataclass(slots=True)
 class Cluster:
     redis_server: RedisServer
-    apis: list[Member]
-    workers: list[Member]
-    links: dict[str, Link]  # by the name of the member
-    urls: dict[str, str]  # of the api replicas, by name
-    redis: Redis  # the harness's own way in, past all links
+    apis: list[ServiceProcess]
+    workers: list[ServiceProcess]
+    links: dict[str, NetworkLink]  # by process name
+    urls: dict[str, str]  # of the api replicas, by process name
+    redis: Redis  # direct connection, not through a link
     keys: Keys = field(default_factory=Keys)
 
     @property
-    def members(self) -> list[Member]:
+    def processes(self) -> list[ServiceProcess]:
         return [*self.apis, *self.workers]
 
-    def member(self, name: str) -> Member:
-        return next(member for member in self.members if member.name == name)
+    def process(self, name: str) -> ServiceProcess:
+        return next(process for process in self.processes if process.name == name)
 
     @property
     def queue(self) -> JobQueue:
@@ -49,12 +49,12 @@ class Cluster:
     def registry(self) -> Registry:
         return Registry(self.redis, self.keys)
 
-    async def all_live(self) -> None:
+    async def wait_until_registered(self) -> None:
         """Wait until every worker has reported to the registry."""
         wanted = {worker.worker_id for worker in self.workers}
-        deadline = time.monotonic() + ALL_LIVE_TIMEOUT_S
+        deadline = time.monotonic() + REGISTER_TIMEOUT_S
         while missing := wanted - {info.id for info in await self.registry.workers()}:
-            assert time.monotonic() < deadline, f"not live: {sorted(missing)}"
+            assert time.monotonic() < deadline, f"not registered: {sorted(missing)}"
             await asyncio.sleep(0.1)
 
 
@@ -67,27 +67,27 @@ async def running_cluster(
     worker: Settings | None = None,
     has_links: bool = True,
 ) -> AsyncIterator[Cluster]:
-    """Started and ready; ended, whatever happens, when the context is left.
+    """Start a service, wait until it is ready, and end all of its processes at exit.
 
-    Without links the processes reach Redis directly, and nothing of the harness is in between.
+    Without links the processes connect to Redis directly.
     """
     (folder / "redis").mkdir(parents=True)
     redis_server = RedisServer(folder / "redis", append_only=True)
     await asyncio.to_thread(redis_server.start)
     names = [*fleet.apis, *fleet.workers] if has_links else []
-    links = {name: Link(redis_server.port, free_port()) for name in names}
+    links = {name: NetworkLink(redis_server.port, free_port()) for name in names}
     cluster = make_cluster(folder, fleet, redis_server, links, api or {}, worker or {})
     try:
         for link in cluster.links.values():
             await link.start()
-        for member in cluster.members:
-            member.start()
-        await asyncio.gather(*(member.ready() for member in cluster.members))
-        await cluster.all_live()
+        for process in cluster.processes:
+            process.start()
+        await asyncio.gather(*(process.wait_until_ready() for process in cluster.processes))
+        await cluster.wait_until_registered()
         yield cluster
     finally:
-        for member in cluster.members:
-            await member.discard()
+        for process in cluster.processes:
+            await process.discard()
         await asyncio.gather(*(link.stop() for link in cluster.links.values()))
         await cluster.redis.aclose()
         await asyncio.to_thread(redis_server.stop)
@@ -97,7 +97,7 @@ def make_cluster(
     folder: Path,
     fleet: Fleet,
     redis_server: RedisServer,
-    links: dict[str, Link],
+    links: dict[str, NetworkLink],
     api: Settings,
     worker: Settings,
 ) -> Cluster:
@@ -106,12 +106,16 @@ def make_cluster(
 
     ports = {name: free_port() for name in fleet.apis}
     apis = [
-        Member(name, "api", {**redis_url(name), "port": ports[name], **api}, "listening", folder)
+        ServiceProcess(
+            name, "api", {**redis_url(name), "port": ports[name], **api}, "listening", folder
+        )
         for name in fleet.apis
     ]
-    shared = {"lease_s": fleet.lease_s, "max_attempts": MANY_ATTEMPTS, "threads": 1, "grace_s": 5}
+    shared = {"lease_s": fleet.lease_s, "max_attempts": MAX_ATTEMPTS, "threads": 1, "grace_s": 5}
     workers = [
-        Member(name, "worker", {**redis_url(name), **shared, **worker}, "worker ready", folder)
+        ServiceProcess(
+            name, "worker", {**redis_url(name), **shared, **worker}, "worker ready", folder
+        )
         for name in fleet.workers
     ]
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}

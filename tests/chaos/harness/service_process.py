@@ -1,4 +1,4 @@
-"""One process of the service, `falconer api` or `falconer worker`: to be killed and restarted."""
+"""A process of the service, `falconer api` or `worker`, that a run can kill and restart."""
 
 import asyncio
 import os
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
-LOOK_EVERY_S = 0.1
+POLL_S = 0.1
 
 
-class Member:
-    """Each incarnation writes a log of its own; `settings` are those of the command."""
+class ServiceProcess:
+    """Runs `command` with `settings`; each start has its own log and worker id."""
 
     def __init__(
         self, name: str, command: str, settings: dict[str, object], ready_line: str, folder: Path
@@ -31,7 +31,7 @@ class Member:
 
     @property
     def worker_id(self) -> str:
-        """A name of its own for each incarnation, as a pod has."""
+        """Return a name that is unique per start, as pod names are."""
         return f"{self.name}.{self.incarnation}"
 
     @property
@@ -39,7 +39,7 @@ class Member:
         return self._folder / f"{self.worker_id}.log"
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def popen(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, f"{self.name} was never started"
         return self._process
 
@@ -49,11 +49,11 @@ class Member:
 
     @property
     def num_fds(self) -> int:
-        return int(psutil.Process(self.process.pid).num_fds())
+        return int(psutil.Process(self.popen.pid).num_fds())
 
     @property
     def memory_bytes(self) -> int:
-        return int(psutil.Process(self.process.pid).memory_info().rss)
+        return int(psutil.Process(self.popen.pid).memory_info().rss)
 
     def start(self) -> None:
         self.incarnation += 1
@@ -70,35 +70,35 @@ class Member:
                 stderr=log,
             )
 
-    async def ready(self) -> None:
-        """Wait for the line that says so; fails if the process ends or is silent for too long."""
+    async def wait_until_ready(self) -> None:
+        """Wait for the log line of a ready process; fail if it exits or takes too long."""
         async with asyncio.timeout(START_TIMEOUT_S):
             while self._ready_line not in self.log.read_text(errors="replace"):
-                assert self.is_alive, f"{self.name} ended at its start, see {self.log}"
-                await asyncio.sleep(LOOK_EVERY_S)
+                assert self.is_alive, f"{self.name} ended during startup, see {self.log}"
+                await asyncio.sleep(POLL_S)
 
     async def kill(self) -> None:
-        self.process.kill()
-        await asyncio.to_thread(self.process.wait, STOP_TIMEOUT_S)
+        self.popen.kill()
+        await asyncio.to_thread(self.popen.wait, STOP_TIMEOUT_S)
 
     async def terminate(self) -> int | None:
-        """Ask for an orderly end; the exit code, None if it had to be killed after all."""
-        self.process.terminate()
+        """Send SIGTERM and return the exit code, or kill a process that goes on and return None."""
+        self.popen.terminate()
         try:
-            return await asyncio.to_thread(self.process.wait, STOP_TIMEOUT_S)
+            return await asyncio.to_thread(self.popen.wait, STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             await self.kill()
             return None
 
     def freeze(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        self.popen.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         if self.is_alive:
-            self.process.send_signal(signal.SIGCONT)
+            self.popen.send_signal(signal.SIGCONT)
 
     async def discard(self) -> None:
-        """The run is over."""
+        """Kill the process at the end of the run."""
         if self.is_alive:
             self.thaw()
             await self.kill()

@@ -1,4 +1,4 @@
-"""How long the jobs of a worker that was killed or frozen wait for their next one."""
+"""Measure how long the jobs of a killed or frozen worker wait for the next worker."""
 
 import asyncio
 import time
@@ -12,65 +12,65 @@ from shared.queue.keys import LEASED, Keys
 from shared.redis.client import UNREACHABLE
 
 WATCH_S = 60.0
-LOOK_EVERY_S = 0.05
+POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """One job that changed hands; `waited_s` is None where that took longer than was watched."""
+    """A job that another worker took over."""
 
     job_id: str
-    struck: float  # monotonic
-    waited_s: float | None
+    lost_at: float  # monotonic time at which the worker was killed or frozen
+    waited_s: float | None  # None: longer than WATCH_S
 
 
 @dataclass(frozen=True, slots=True)
-class Leased:
+class LeasedJob:
     job_id: str
     fence: int
 
 
 class TakeoverWatch:
-    """Looks past all links, so that it sees what is, not what a link lets through."""
+    """Watches the job records over a connection that no fault affects but those of Redis."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self.takeovers: list[Takeover] = []
         self._redis = redis
         self._keys = keys
 
-    async def jobs_of(self, worker_id: str) -> list[Leased]:
-        """What the worker has leased at this moment; nothing where Redis does not say."""
+    async def jobs_of(self, worker_id: str) -> list[LeasedJob]:
+        """Return the jobs that the worker leases now, or none if Redis does not answer."""
         with suppress(*UNREACHABLE):
             ids = await self._redis.zrangebyscore(self._keys.queue, LEASED, "+inf")
             fields = [await self._fields(job_id.decode()) for job_id in ids]
             return [
-                Leased(job_id.decode(), int(fence))
+                LeasedJob(job_id.decode(), int(fence))
                 for job_id, (worker, fence, _, _) in zip(ids, fields, strict=True)
                 if fence is not None and worker == worker_id.encode()
             ]
         return []
 
-    async def watch(self, leased: list[Leased]) -> None:
-        """Until each has been taken over or has ended."""
-        struck, struck_ms = time.monotonic(), 1000 * time.time()
+    async def watch(self, leased: list[LeasedJob]) -> None:
+        """Wait until each job was taken over or is in a terminal state, at most WATCH_S."""
+        lost_at, lost_ms = time.monotonic(), 1000 * time.time()
         waiting = {job.job_id: job.fence for job in leased}
-        while waiting and time.monotonic() - struck < WATCH_S:
+        while waiting and time.monotonic() - lost_at < WATCH_S:
             for job_id, fence in list(waiting.items()):
                 with suppress(*UNREACHABLE):
-                    started_ms = await self._started_anew(job_id, fence)
+                    started_ms = await self._restarted_ms(job_id, fence)
                     if started_ms is not None:
-                        waited_s = (started_ms - struck_ms) / 1000
-                        self.takeovers.append(Takeover(job_id, struck, waited_s))
+                        waited_s = (started_ms - lost_ms) / 1000
+                        self.takeovers.append(Takeover(job_id, lost_at, waited_s))
                     if started_ms is not None or await self._has_ended(job_id):
                         del waiting[job_id]
-            await asyncio.sleep(LOOK_EVERY_S)
-        self.takeovers += [Takeover(job_id, struck, None) for job_id in waiting]
+            await asyncio.sleep(POLL_S)
+        self.takeovers += [Takeover(job_id, lost_at, None) for job_id in waiting]
 
-    async def _started_anew(self, job_id: str, fence: int) -> int | None:
-        """When a later lease began, Unix ms."""
+    async def _restarted_ms(self, job_id: str, fence: int) -> int | None:
+        """Return when a run under a later lease started in Unix ms, or None."""
         _, latest, _, started_ms = await self._fields(job_id)
-        is_anew = latest is not None and int(latest) > fence and started_ms is not None
-        return int(started_ms) if is_anew and started_ms else None
+        is_restarted = latest is not None and int(latest) > fence and started_ms is not None
+        return int(started_ms) if is_restarted and started_ms else None
 
     async def _has_ended(self, job_id: str) -> bool:
         _, _, status, _ = await self._fields(job_id)
@@ -82,7 +82,7 @@ class TakeoverWatch:
 
 
 async def read_fields(redis: Redis, key: str, names: list[str]) -> list[bytes | None]:
-    """HMGET; redis-py types its commands as if they might not be awaited."""
+    """HMGET in a pipeline, because redis-py types the plain command as not awaitable."""
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hmget(key, names)
         (fields,) = await pipe.execute()

@@ -1,4 +1,4 @@
-"""What the processes of a service hold as time goes by: memory, descriptors, connections."""
+"""Sample memory, file descriptors and connections of a service's processes over time."""
 
 import asyncio
 import time
@@ -7,31 +7,31 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from shared.protocol import JobStatus
-from tests.chaos.cluster import Cluster
+from tests.chaos.harness.cluster import Cluster
 
 MB = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
-    """At one moment; `memory_mb` and `num_fds` by process."""
+class ResourceSample:
+    """Resources in use at one moment."""
 
     at: float
-    memory_mb: dict[str, float]
-    num_fds: dict[str, int]
+    memory_mb: dict[str, float]  # by process
+    num_fds: dict[str, int]  # by process
     num_connections: int
     num_keys: int
-    data_mb: float  # what Redis has allocated
-    num_accepted: int  # jobs so far
+    data_mb: float  # allocated by Redis
+    num_accepted: int  # jobs since the start
 
 
-async def holdings(cluster: Cluster) -> Holdings:
+async def sample_resources(cluster: Cluster) -> ResourceSample:
     info, totals = await cluster.redis.info("memory"), await cluster.queue.totals()
-    memory = {member.name: member.memory_bytes / MB for member in cluster.members}
-    return Holdings(
+    memory = {process.name: process.memory_bytes / MB for process in cluster.processes}
+    return ResourceSample(
         at=time.monotonic(),
         memory_mb={**memory, "redis": info["used_memory_rss"] / MB},
-        num_fds={member.name: member.num_fds for member in cluster.members},
+        num_fds={process.name: process.num_fds for process in cluster.processes},
         num_connections=len(await cluster.redis.client_list()),
         num_keys=await cluster.redis.dbsize(),
         data_mb=info["used_memory"] / MB,
@@ -40,8 +40,10 @@ async def holdings(cluster: Cluster) -> Holdings:
 
 
 @dataclass(slots=True)
-class Observations:
-    seen: list[Holdings] = field(default_factory=list)
+class ResourceMonitor:
+    """Samples resources in the background."""
+
+    samples: list[ResourceSample] = field(default_factory=list)
 
     @asynccontextmanager
     async def watching(self, cluster: Cluster, every_s: float = 1.0) -> AsyncIterator[None]:
@@ -54,11 +56,11 @@ class Observations:
 
     async def _watch(self, cluster: Cluster, every_s: float) -> None:
         while True:
-            self.seen.append(await holdings(cluster))
+            self.samples.append(await sample_resources(cluster))
             await asyncio.sleep(every_s)
 
     def memory_growth_mb(self) -> dict[str, float]:
-        """By process: the most it held, less what it held at first."""
-        first = self.seen[0].memory_mb
-        most = {name: max(each.memory_mb[name] for each in self.seen) for name in first}
+        """Return the maximum minus the first sample, by process."""
+        first = self.samples[0].memory_mb
+        most = {name: max(each.memory_mb[name] for each in self.samples) for name in first}
         return {name: most[name] - first[name] for name in first}
