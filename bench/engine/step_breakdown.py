@@ -51,7 +51,7 @@ class StepBreakdown:
         self._num_steps = 0
         self._dense_alone_s = 0.0
 
-    def dissect(self, requests: list[Request]) -> dict[str, Any]:
+    def measure(self, requests: list[Request]) -> dict[str, Any]:
         """Run all of the requests; seconds are sums over all steps."""
         with self._phases_watched(), self._steps_followed():
             replay(self._engine, requests, len(requests))

@@ -77,7 +77,7 @@ def is_emulated(bench: EngineBench) -> bool:
 
 
 def title(bench: EngineBench) -> str:
-    name = bench.quality.quantization or WHOLE
+    name = bench.quantization or WHOLE
     return f"{name} (emulated)" if is_emulated(bench) else name
 
 
