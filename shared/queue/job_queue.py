@@ -33,8 +33,7 @@ from shared.queue.claims import (
     first_attempt_alone,
 )
 from shared.queue.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
-from shared.queue.listing import Cursor, JobPage, decode_page
-from shared.queue.records import decode_record
+from shared.queue.listing import Cursor, JobPage, decode_page, decode_record
 from shared.queue.scripts import Script, Scripts
 from shared.queue.terminal_outcomes import pack_cancelled, pack_expired
 

@@ -1,11 +1,12 @@
-"""Pages of the job listing, the newest jobs first, and the cursors between them."""
+"""Decode job records, and pages of the job listing with the cursors between them."""
 
 import re
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shared.protocol import JobRecord
-from shared.queue.records import decode_record
+from shared.protocol import JobRecord, JobStatus
+from shared.queue.arq_format import decode_result
+from shared.queue.backlog import QueueEstimate, decode_estimate
 
 # Matched by pydantic (Rust) and here by Python, whose `\d` and `$` differ.
 CURSOR_PATTERN = "^[0-9]{1,13}-[0-9a-z-]{1,64}$"
@@ -42,3 +43,27 @@ def decode_page(reply: list[Any]) -> JobPage:
     records = [decode_record(job_id.decode(), record) for job_id, record in jobs]
     cursor = None if last is None else Cursor(int(last[0]), last[1].decode())
     return JobPage([record for record in records if record is not None], cursor)
+
+
+def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
+    """Decode the result of `read_record` in `job_state.lua`; None without such a job."""
+    if reply is None:
+        return None
+    fields, estimate, result = reply
+    status, created_ms, started_ms, finished_ms, worker, attempts, retry_of, retried_as = fields
+    queued: QueueEstimate | None = decode_estimate(estimate) if estimate else None
+    return JobRecord(
+        id=job_id,
+        status=JobStatus(status.decode()),
+        created_ms=int(created_ms),
+        started_ms=int(started_ms) if started_ms else None,
+        finished_ms=int(finished_ms) if finished_ms else None,
+        attempts=int(attempts or 0),
+        worker=worker.decode() if worker else None,
+        position=queued.position if queued else None,
+        expected_start_s=queued.expected_start_s if queued else None,
+        lacks_worker=queued is not None and not queued.has_worker,
+        retry_of=retry_of.decode() if retry_of else None,
+        retried_as=retried_as.decode() if retried_as else None,
+        outcome=decode_result(result).outcome if result else None,
+    )

@@ -116,7 +116,7 @@ local function finish_cancelled(id)
   return result and events and finish_unowned(id, 'cancelled', result, events)
 end
 
--- Returns {fields, estimate or false, result or false}, which `shared/queue/records.py` decodes; false if there
+-- Returns {fields, estimate or false, result or false}, which `shared/queue/listing.py` decodes; false if there
 -- is no such job or its result has expired. With `is_brief`, the result of a succeeded job is ''.
 local function read_record(id, is_brief)
   local fields = redis.call('HMGET', RECORD .. id,
