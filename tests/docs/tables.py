@@ -1,0 +1,143 @@
+"""Tables of the reference pages, made from the code that they describe.
+
+A page marks each table with `<!-- table: NAME -->` and `<!-- end -->`. `python -m tests.docs`
+writes all tables; a test compares.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fakeredis import FakeAsyncRedis
+from redis.asyncio import Redis
+
+from api.app import create_app
+from api.settings import ApiSettings
+from serve.settings import ServeSettings
+from shared.process.settings import ENV_PREFIX, ProcessSettings
+from worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+BLOCK = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+NO_LIMIT = 1e9  # bounds beyond keep numbers finite and limit no use
+
+Schema = dict[str, Any]
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table, empty lines around it."""
+    head = list(header)
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n" + "\n".join(line.replace("  |", " |") for line in lines) + "\n\n"
+
+
+def settings_table(settings_class: type[ProcessSettings]) -> str:
+    """Return one row per field: flag, variable, default and description."""
+    rows = []
+    for name, field in settings_class.model_fields.items():
+        flag, variable = "--" + name.replace("_", "-"), ENV_PREFIX + name.upper()
+        default = "" if field.default is None or field.default == "" else f"`{field.default}`"
+        rows.append((f"`{flag}`", f"`{variable}`", default, field.description or ""))
+    return table(("flag", "variable", "default", "meaning"), rows)
+
+
+@cache
+def openapi() -> Schema:
+    """Return the document that the api serves at `/openapi.json`."""
+
+    def no_redis(url: str, *, name: str, block_s: float = 0.0) -> Redis:
+        return FakeAsyncRedis()
+
+    return create_app(ApiSettings(), no_redis).openapi()
+
+
+def routes_table() -> str:
+    """Return one row per route: method and path, parameters, status codes."""
+    rows = []
+    for path, operations in openapi()["paths"].items():
+        for method, operation in operations.items():
+            names = [
+                parameter["name"]
+                for parameter in operation.get("parameters", ())
+                if parameter["in"] != "path"
+            ]
+            codes = " ".join(sorted(operation["responses"]))
+            route = f"`{method.upper()} {path}`"
+            rows.append((route, operation["summary"], ", ".join(f"`{n}`" for n in names), codes))
+    return table(("route", "summary", "parameters", "status codes"), rows)
+
+
+def request_table(schema: str) -> str:
+    """Return one row per field of a request: values, default and description."""
+    rows = []
+    for name, field in openapi()["components"]["schemas"][schema]["properties"].items():
+        default = field.get("default")
+        shown = "" if default is None else f"`{str(default).lower()}`"
+        rows.append((f"`{name}`", values(field), shown, field.get("description", "")))
+    return table(("field", "values", "default", "meaning"), rows)
+
+
+def values(schema: Schema) -> str:
+    """Return the type and the limits of a JSON schema in words; null is left out."""
+    if "$ref" in schema:
+        return f"`{schema['$ref'].rpartition('/')[2]}`"
+    if "anyOf" in schema:
+        spelled = [values(option) for option in schema["anyOf"] if option.get("type") != "null"]
+        return " or ".join(dict.fromkeys(spelled))
+    if "enum" in schema or "const" in schema:
+        options = schema.get("enum", [schema.get("const")])
+        return ", ".join(f"`{str(option).lower()}`" for option in options)
+    if "prefixItems" in schema:
+        return f"pair ({', '.join(values(item) for item in schema['prefixItems'])})"
+    if schema.get("type") == "array":
+        return array_values(schema)
+    return (schema.get("type", "any") + limits(schema)).strip()
+
+
+def array_values(schema: Schema) -> str:
+    if schema.get("maxItems") == 0:
+        return "empty list"
+    length = f" (at most {schema['maxItems']:,})" if "maxItems" in schema else ""
+    return f"list{length} of {values(schema.get('items', {}))}"
+
+
+def limits(schema: Schema) -> str:
+    """Return the limits of a number or a text: ` 1 to 16`, ` > 0`, ` of 1 to 255 characters`."""
+    low = bound(schema.get("minimum", schema.get("minLength")))
+    high = bound(schema.get("maximum", schema.get("maxLength")))
+    of, unit = (" of", " characters") if "maxLength" in schema else ("", "")
+    if "exclusiveMinimum" in schema:
+        return f" > {schema['exclusiveMinimum']}" + (f" and ≤ {high}" if high else "")
+    if high:
+        return f"{of} {low} to {high}{unit}" if low else f"{of} at most {high}{unit}"
+    return f" ≥ {low}" if low else ""
+
+
+def bound(limit: float | None) -> str:
+    """Return a limit in digits, or nothing where it is only there to keep numbers finite."""
+    return "" if limit is None or abs(limit) >= NO_LIMIT else f"{limit:,g}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "settings serve": lambda: settings_table(ServeSettings),
+    "settings api": lambda: settings_table(ApiSettings),
+    "settings worker": lambda: settings_table(WorkerSettings),
+    "routes": routes_table,
+    "ChatRequest": lambda: request_table("ChatRequest"),
+    "ChatMessage": lambda: request_table("ChatMessage"),
+    "GenerateKwargs": lambda: request_table("GenerateKwargs"),
+}
+
+
+def with_tables(page: str) -> str:
+    """Return the page with every marked table as the code has it now."""
+    return BLOCK.sub(lambda block: block[1] + TABLES[block[2]]() + block[3], page)
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of each page that has marked tables."""
+    texts = {path: path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
+    return {path: text for path, text in texts.items() if BLOCK.search(text)}
