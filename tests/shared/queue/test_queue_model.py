@@ -31,27 +31,27 @@ from tests.factories import make_finished, make_job
 
 T = TypeVar("T")
 WORKERS = st.sampled_from(["w1", "w2"])
-LONG_MS, OVER_AT_ONCE_MS = 600_000, -600_000
+LONG_MS, EXPIRED_AT_ONCE_MS = 600_000, -600_000
 MAX_QUEUED, MAX_QUEUED_TOKENS = 8, 120
 LIMITS: dict[str, Any] = {"max_queued": MAX_QUEUED, "max_queued_tokens": MAX_QUEUED_TOKENS}
 
 
 @dataclass
 class ModelJob:
-    """What the queue should know of a job. `owner`: the lease that counts."""
+    """Expected state of a job."""
 
     status: JobStatus = JobStatus.QUEUED
-    owner: tuple[str, int] | None = None
+    owner: tuple[str, int] | None = None  # worker and fencing token of the valid lease
     tokens: int = 0
-    is_expired: bool = False
+    is_expired: bool = False  # its lease
     is_cancelled: bool = False
     is_watched: bool = True
     retried_as: str | None = None
-    num_ends: int = 0
+    num_outcomes: int = 0
 
     def end(self, status: JobStatus) -> None:
         self.status, self.owner, self.is_expired, self.is_cancelled = status, None, False, False
-        self.num_ends += 1
+        self.num_outcomes += 1
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -59,7 +59,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        # Each script sees a time of its own, 1 ms after the last: ties would make runs differ.
+        # Each script runs 1 ms after the one before: equal times would make runs differ.
         clock = count(int(time.time()) * 1000)
         ticking = SimpleNamespace(time=lambda: next(clock) / 1000)
         self.clock = patch("fakeredis.commands_mixins.server_mixin.time", ticking)
@@ -112,7 +112,7 @@ class QueueMachine(RuleBasedStateMachine):
         rows=st.integers(1, 4),
         tokens=st.integers(1, 80),
         running=st.integers(0, 1),
-        lease_ms=st.sampled_from([LONG_MS, OVER_AT_ONCE_MS]),
+        lease_ms=st.sampled_from([LONG_MS, EXPIRED_AT_ONCE_MS]),
     )
     def claim(self, worker: str, rows: int, tokens: int, running: int, lease_ms: int) -> Any:
         room = Room(rows=rows, tokens=tokens, running=running)
@@ -127,17 +127,17 @@ class QueueMachine(RuleBasedStateMachine):
             assert (lease.job.id, lease.fence) not in self.fences
             self.fences.add((lease.job.id, lease.fence))
             job.status, job.owner = JobStatus.RUNNING, (worker, lease.fence)
-            job.is_expired = lease_ms == OVER_AT_ONCE_MS
-        self.note_cancelled_of_dead_workers()
+            job.is_expired = lease_ms == EXPIRED_AT_ONCE_MS
+        self.note_jobs_that_the_claim_ended()
         costs = [lease.job.cost_tokens for lease in claimed]
         assert len(claimed) <= max(rows, 1)
         assert sum(costs) <= tokens or (running == 0 and len(claimed) == 1)
-        overtook = [lease for lease in claimed if lease.job.id not in expired]
-        assert not overtook or set(expired) <= {lease.job.id for lease in claimed}
+        overtaking = [lease for lease in claimed if lease.job.id not in expired]
+        assert not overtaking or set(expired) <= {lease.job.id for lease in claimed}
         return multiple(*claimed)
 
-    def note_cancelled_of_dead_workers(self) -> None:
-        """A claim ends those that it comes to, before it has what it wants."""
+    def note_jobs_that_the_claim_ended(self) -> None:
+        """A claim ends the cancelled jobs of dead workers that it meets."""
         for job_id, job in self.jobs.items():
             if job.is_cancelled and job.is_expired:
                 record = self.do(self.queue.page([JobStatus.CANCELLED], limit=100))
@@ -218,7 +218,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.jobs[job_id].end(JobStatus.CANCELLED)
 
     @invariant()
-    def every_job_is_where_the_model_has_it(self) -> None:
+    def positions_and_statuses_equal_the_model(self) -> None:
         statuses = [job.status for job in self.jobs.values()]
         waiting = statuses.count(JobStatus.QUEUED)
         running = statuses.count(JobStatus.RUNNING)
@@ -244,10 +244,10 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def the_watchers_of_a_job_got_one_terminal_event(self) -> None:
         entries = self.do(self.redis.xrange(self.keys.replies("api-1")))
-        told = [event.job_id for _, fields in entries for event in decode_events(fields[b"events"])]
-        assert all(job.num_ends <= 1 for job in self.jobs.values())
-        expected = [id_ for id_, job in self.jobs.items() if job.num_ends and job.is_watched]
-        assert sorted(told) == sorted(expected)
+        sent = [event.job_id for _, fields in entries for event in decode_events(fields[b"events"])]
+        assert all(job.num_outcomes <= 1 for job in self.jobs.values())
+        expected = [id_ for id_, job in self.jobs.items() if job.num_outcomes and job.is_watched]
+        assert sorted(sent) == sorted(expected)
 
 
 TestQueueModel = QueueMachine.TestCase
