@@ -1,0 +1,347 @@
+"""Rules for the size of folders, files and functions, and for what a package offers to others.
+
+CONTRIBUTING.md states the rules. `EXCEPTIONS` lists the files and folders that still break one. No
+file or folder may be added to it.
+"""
+
+import ast
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+
+import pytest
+
+from tests.source_tree import ROOT, import_graph, python_files, tree_of
+
+MAX_FILES = 12
+MAX_TEST_FILES = 20
+MIN_LINES = 60
+MAX_LINES = 300
+MAX_FUNCTION_LINES = 40
+ENTRY_POINTS = ("__init__.py", "__main__.py", "conftest.py")
+SUPPRESSIONS = tuple("# " + word for word in ("noqa", "type: ignore", "TODO", "FIXME"))
+
+EXCEPTIONS: dict[str, set[str]] = {
+    "large folder": {
+        "shared/queue",
+        "tests/integration",
+        "worker/engine",
+    },
+    "small file": {
+        "bench/gpu/floor.py",
+        "shared/request/token_length_bound.py",
+        "tests/bench/gpu/bare_machine.py",
+        "tests/chaos/harness/event_stream.py",
+        "tools/tiny_falcon/corpus/stream.py",
+        "worker/engine/loading/loader.py",
+        "worker/engine/sampling/logits_processors/forced.py",
+        "worker/engine/sampling/logits_processors/repair.py",
+        "worker/engine/sampling/token_sequences.py",
+        "worker/engine/scheduling/room.py",
+        "worker/engine/speculation/draft_budget.py",
+        "worker/jobs/beginnings.py",
+        "worker/model/checkpoint/tensor_names.py",
+    },
+    "large file": {
+        "shared/protocol.py",
+        "tests/api/routes/test_chat.py",
+        "tests/fakes_api.py",
+        "tests/shared/queue/test_job_queue.py",
+        "tests/shared/queue/test_retry.py",
+        "tests/shared/request/test_prompt.py",
+        "tests/test_house.py",
+        "tests/worker/engine/test_engine.py",
+        "tests/worker/jobs/test_leased_worker.py",
+        "tests/worker/model/checkpoint/test_weights.py",
+    },
+    "long function": {
+        "api/metrics.py",
+        "shared/queue/job_queue.py",
+        "tests/worker/jobs/test_leased_worker.py",
+        "tests/worker/jobs/test_takeovers.py",
+        "worker/engine/engine.py",
+        "worker/engine/offline.py",
+        "worker/jobs/conversion.py",
+        "worker/jobs/leased_worker.py",
+    },
+    "suppression": {
+        "api/app.py",
+        "tests/shared/queue/test_reply_stream.py",
+        "tests/shared/queue/test_token_log.py",
+        "tests/test_house.py",
+        "tests/worker/health/test_heartbeat.py",
+        "tests/worker/jobs/test_lease_renewal.py",
+        "tests/worker/jobs/test_leased_worker.py",
+        "tests/worker/jobs/test_takeovers.py",
+    },
+    "undocumented export": {
+        "api/http/asgi.py",
+        "api/http/body.py",
+        "api/http/connection_limits.py",
+        "api/http/disconnect.py",
+        "api/http/headers.py",
+        "api/http/paths.py",
+        "api/http/responses.py",
+        "api/http/sse.py",
+        "api/jobs/admission.py",
+        "api/jobs/job_client.py",
+        "api/jobs/job_handle.py",
+        "api/jobs/model_watcher.py",
+        "api/jobs/redis_services.py",
+        "api/jobs/withdrawals.py",
+        "api/openai/schemas.py",
+        "api/routes/chat.py",
+        "api/routes/events.py",
+        "api/routes/jobs.py",
+        "api/routes/openai.py",
+        "api/routes/ops.py",
+        "api/server.py",
+        "api/settings.py",
+        "bench/engine/engine_bench.py",
+        "bench/report.py",
+        "bench/service/service_bench.py",
+        "bench/workloads.py",
+        "serve/main.py",
+        "serve/settings.py",
+        "shared/errors.py",
+        "shared/model_source.py",
+        "shared/process/asyncio_tasks.py",
+        "shared/process/cli_options.py",
+        "shared/process/log_config.py",
+        "shared/process/settings.py",
+        "shared/process/signals.py",
+        "shared/process/sockets.py",
+        "shared/process/standard_streams.py",
+        "shared/protocol.py",
+        "shared/queue/announcement.py",
+        "shared/queue/arq_format.py",
+        "shared/queue/claims.py",
+        "shared/queue/job_queue.py",
+        "shared/queue/keys.py",
+        "shared/queue/listing.py",
+        "shared/queue/reply_stream.py",
+        "shared/queue/terminal_outcomes.py",
+        "shared/queue/token_log.py",
+        "shared/queue/worker_registry.py",
+        "shared/redis/client.py",
+        "shared/redis/retry.py",
+        "shared/redis/server_check.py",
+        "shared/request/base_model.py",
+        "shared/request/chat_template.py",
+        "shared/request/closed.py",
+        "shared/request/parameter_types.py",
+        "shared/request/parameters.py",
+        "shared/request/prompt.py",
+        "shared/version.py",
+        "worker/engine/beam/candidates.py",
+        "worker/engine/beam/output.py",
+        "worker/engine/execution/openvino_runner.py",
+        "worker/engine/execution/packed_batch.py",
+        "worker/engine/execution/torch_runner.py",
+        "worker/engine/loading/allocator.py",
+        "worker/engine/loading/backend.py",
+        "worker/engine/loading/load_plan.py",
+        "worker/engine/loading/loader.py",
+        "worker/engine/loading/lora.py",
+        "worker/engine/loading/options.py",
+        "worker/engine/loading/quantization_support.py",
+        "worker/engine/loading/report.py",
+        "worker/engine/loading/single_device.py",
+        "worker/engine/memory/host_forecast.py",
+        "worker/engine/memory/kv_cache_size.py",
+        "worker/engine/memory/memory_plan.py",
+        "worker/engine/sampling/logits_processors/base.py",
+        "worker/engine/sampling/multinomial.py",
+        "worker/engine/sampling/philox.py",
+        "worker/engine/sampling/sampled_token.py",
+        "worker/engine/sampling/sampler.py",
+        "worker/engine/sampling/sorting.py",
+        "worker/engine/sampling/token_history.py",
+        "worker/engine/sampling/token_selection.py",
+        "worker/engine/sampling/token_sequences.py",
+        "worker/engine/scheduling/block_manager.py",
+        "worker/engine/scheduling/prefix_cache.py",
+        "worker/engine/scheduling/room.py",
+        "worker/engine/scheduling/scheduler.py",
+        "worker/engine/scheduling/step_plan.py",
+        "worker/engine/speculation/draft_budget.py",
+        "worker/engine/speculation/prompt_lookup.py",
+        "worker/engine/speculation/verification.py",
+        "worker/engine/tensor_parallel/loading.py",
+        "worker/engine/text/detokenizer.py",
+        "worker/engine/text/text_stream.py",
+        "worker/health/heartbeat.py",
+        "worker/health/metrics.py",
+        "worker/health/probes.py",
+        "worker/host_memory.py",
+        "worker/jobs/capacity.py",
+        "worker/jobs/lease_renewal.py",
+        "worker/jobs/leased_worker.py",
+        "worker/jobs/list_consumer.py",
+        "worker/jobs/task.py",
+        "worker/jobs/token_log_writer.py",
+        "worker/main.py",
+        "worker/model/checkpoint/adapter_folders.py",
+        "worker/model/checkpoint/folder.py",
+        "worker/model/checkpoint/info.py",
+        "worker/model/checkpoint/json_fields.py",
+        "worker/model/checkpoint/lora.py",
+        "worker/model/checkpoint/random_checkpoint.py",
+        "worker/model/checkpoint/tiny.py",
+        "worker/model/checkpoint/weights.py",
+        "worker/model/config.py",
+        "worker/model/device_map.py",
+        "worker/model/errors.py",
+        "worker/model/falcon.py",
+        "worker/model/kv_cache.py",
+        "worker/model/layers/flash_attention.py",
+        "worker/model/layers/packed_linear.py",
+        "worker/model/layers/quantization.py",
+        "worker/model/layers/quantize.py",
+        "worker/model/layers/rotary.py",
+        "worker/model/lora.py",
+        "worker/model/openvino_falcon.py",
+        "worker/model/tensor_parallel.py",
+        "worker/model/tokenizer/chat_template_files.py",
+        "worker/model/tokenizer/special_tokens.py",
+        "worker/model/tokenizer/tokenizer_files.py",
+        "worker/model_cli.py",
+        "worker/settings.py",
+    },
+    "package without docstring": {
+        "api/__init__.py",
+        "api/http/__init__.py",
+        "api/jobs/__init__.py",
+        "api/openai/__init__.py",
+        "api/routes/__init__.py",
+        "bench/__init__.py",
+        "bench/engine/__init__.py",
+        "bench/gpu/__init__.py",
+        "bench/peers/__init__.py",
+        "bench/quality/__init__.py",
+        "bench/service/__init__.py",
+        "serve/__init__.py",
+        "shared/__init__.py",
+        "shared/process/__init__.py",
+        "shared/queue/__init__.py",
+        "shared/redis/__init__.py",
+        "shared/request/__init__.py",
+        "tools/__init__.py",
+        "tools/scaling_sim/__init__.py",
+        "tools/tiny_falcon/__init__.py",
+        "worker/__init__.py",
+        "worker/engine/beam/__init__.py",
+        "worker/engine/execution/__init__.py",
+        "worker/engine/loading/__init__.py",
+        "worker/engine/memory/__init__.py",
+        "worker/engine/sampling/__init__.py",
+        "worker/engine/scheduling/__init__.py",
+        "worker/engine/speculation/__init__.py",
+        "worker/engine/tensor_parallel/__init__.py",
+        "worker/engine/text/__init__.py",
+        "worker/health/__init__.py",
+        "worker/jobs/__init__.py",
+        "worker/model/__init__.py",
+        "worker/model/checkpoint/__init__.py",
+        "worker/model/layers/__init__.py",
+        "worker/model/tokenizer/__init__.py",
+    },
+}
+
+
+def check(rule: str, found: Iterable[str]) -> None:
+    assert set(found) - EXCEPTIONS[rule] == set(), f"these break the rule: {rule}"
+
+
+def num_lines(name: str) -> int:
+    return len((ROOT / name).read_text(encoding="utf-8").splitlines())
+
+
+def test_a_folder_has_at_most_12_python_files_or_20_of_tests() -> None:
+    counts = Counter(str(PurePosixPath(name).parent) for name in python_files())
+    check("large folder", (folder for folder in counts if counts[folder] > max_files(folder)))
+
+
+def max_files(folder: str) -> int:
+    return MAX_TEST_FILES if folder.partition("/")[0] == "tests" else MAX_FILES
+
+
+def test_a_file_below_60_lines_has_two_importers_or_is_an_entry_point() -> None:
+    importers = defaultdict(set)
+    for name, imported in import_graph().items():
+        for other in imported:
+            importers[other].add(name)
+    check("small file", (name for name in python_files() if is_small(name, importers[name])))
+
+
+def is_small(name: str, importers: set[str]) -> bool:
+    """Return whether a file is too small to stand alone. The file's own test is no importer."""
+    path = PurePosixPath(name)
+    others = {other for other in importers if PurePosixPath(other).name != f"test_{path.name}"}
+    return num_lines(name) < MIN_LINES and len(others) < 2 and not is_entry_point(name)
+
+
+def is_entry_point(name: str) -> bool:
+    """Return whether a framework or a user runs the file: a route, a test, a command."""
+    path = PurePosixPath(name)
+    is_command = '__name__ == "__main__"' in (ROOT / name).read_text(encoding="utf-8")
+    is_test = path.parts[0] == "tests" and path.name.startswith("test_")
+    is_route = path.parent == PurePosixPath("api/routes")
+    return path.name in ENTRY_POINTS or is_command or is_test or is_route
+
+
+def test_a_file_has_at_most_300_lines() -> None:
+    check("large file", (name for name in python_files() if num_lines(name) > MAX_LINES))
+
+
+def test_a_function_has_at_most_40_lines() -> None:
+    check("long function", (name for name in python_files() if has_long_function(name)))
+
+
+def has_long_function(name: str) -> bool:
+    functions = (
+        node
+        for node in ast.walk(tree_of(name))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    return any((node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES for node in functions)
+
+
+def test_no_comment_suppresses_a_check_or_postpones_work() -> None:
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in python_files()}
+    check(
+        "suppression",
+        (name for name, text in texts.items() if any(comment in text for comment in SUPPRESSIONS)),
+    )
+
+
+def test_a_package_names_the_modules_that_others_may_import() -> None:
+    """The docstring of `__init__` names them. Tests, benchmarks and tools may look inside."""
+    check("undocumented export", sorted(set(undocumented_exports())))
+
+
+def undocumented_exports() -> Iterator[str]:
+    for name, imported in import_graph().items():
+        if name.partition("/")[0] not in ("bench", "tests", "tools"):
+            for other in imported:
+                package = PurePosixPath(other).parent
+                is_outside = package not in PurePosixPath(name).parents
+                is_module = PurePosixPath(other).name != "__init__.py"
+                if is_outside and is_module and not is_documented(other, str(package)):
+                    yield other
+
+
+def is_documented(name: str, package: str) -> bool:
+    docstring = ast.get_docstring(tree_of(f"{package}/__init__.py")) or ""
+    return f"`{PurePosixPath(name).stem}`" in docstring
+
+
+def test_every_package_has_a_docstring() -> None:
+    packages = [name for name in python_files() if name.endswith("__init__.py")]
+    undescribed = {name for name in packages if not ast.get_docstring(tree_of(name))}
+    check("package without docstring", undescribed)
+
+
+@pytest.mark.parametrize("name", ["utils", "helpers", "misc", "common"])
+def test_no_file_has_a_name_without_a_subject(name: str) -> None:
+    assert [path for path in python_files() if PurePosixPath(path).stem == name] == []
