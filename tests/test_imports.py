@@ -1,97 +1,116 @@
-"""The import rules of the architecture: api → shared ← worker, and no torch outside the worker."""
+"""Import rules: api → shared ← worker, no torch outside the worker, and no import cycles."""
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.source_tree import ROOT, import_graph, imported_modules, python_files, tree_of
 
 HEAVY = {"torch", "transformers", "accelerate", "safetensors"}
 SERVICE = {"redis", "arq", "fastapi", "starlette", "uvicorn"}
+TOP = {"bench", "falconer", "serve", "tests", "tools"}  # import others and are imported by none
 
-# Folder → top-level packages that nothing in it may import.
+# Folder → top-level packages that no file in it may import.
 FORBIDDEN = {
-    "shared": HEAVY | {"api", "worker", "serve", "bench", "fastapi", "starlette"},
-    "api": HEAVY | {"worker", "serve", "bench", "arq"},
-    "worker": {"api", "serve", "bench", "fastapi"},
-    "worker/engine": SERVICE | {"shared", "api", "serve", "bench"},
-    "worker/model": SERVICE | {"shared", "api", "serve", "bench"},
+    "shared": HEAVY | TOP | {"api", "worker", "fastapi", "starlette"},
+    "api": HEAVY | TOP | {"worker", "arq"},
+    "worker": TOP | {"api", "fastapi"},
+    "worker/engine": SERVICE | TOP | {"shared", "api"},
+    "worker/model": SERVICE | TOP | {"shared", "api"},
+    "serve": {"bench", "falconer", "tests", "tools"},
+    "bench": {"falconer", "tests", "tools"},
 }
 
-
-def imported_packages(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            yield (node.module or "").partition(".")[0]
+# The api and the engine check the same bounds. This module defines them and imports nothing.
+SHARED_LIMITS = "shared.request.limits"
+KNOWN_CYCLES = [
+    {"worker/engine/sampling/logits_processors/base.py", "worker/engine/sequence.py"},
+]
 
 
-def imported_names(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            yield from (alias.name for alias in node.names)
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_a_folder_imports_only_what_it_may(folder: str) -> None:
+    for name in python_files():
+        if name.startswith(f"{folder}/"):
+            modules = imported_modules(name) - {SHARED_LIMITS}
+            forbidden = FORBIDDEN[folder] & {module.partition(".")[0] for module in modules}
+            assert not forbidden, f"{name} imports {forbidden}"
 
 
-def modules_with_rules() -> list[tuple[str, str]]:
-    return [
-        (str(path.relative_to(ROOT)), folder)
-        for folder in FORBIDDEN
-        for path in sorted((ROOT / folder).rglob("*.py"))
+def test_the_limits_that_api_and_engine_share_import_nothing() -> None:
+    name = SHARED_LIMITS.replace(".", "/") + ".py"
+    if name in python_files():
+        assert not imported_modules(name)
+
+
+def test_only_one_module_of_the_worker_knows_both_the_protocol_and_the_engine() -> None:
+    both = [
+        name
+        for name in python_files()
+        if name.startswith("worker/") and {"SamplingParams", "GenerateKwargs"} <= names_in(name)
     ]
+    assert len(both) == 1, both
 
 
-@pytest.mark.parametrize(("module", "folder"), modules_with_rules())
-def test_a_module_imports_only_what_its_folder_may(module: str, folder: str) -> None:
-    forbidden = FORBIDDEN[folder] & set(imported_packages(ROOT / module))
-    assert not forbidden, f"{module} imports {forbidden}"
+def names_in(name: str) -> set[str]:
+    imports = (node for node in ast.walk(tree_of(name)) if isinstance(node, ast.ImportFrom))
+    return {alias.name for node in imports for alias in node.names}
 
 
-def test_one_module_alone_translates_between_wire_and_engine() -> None:
-    both = []
-    for path in (ROOT / "worker").glob("*.py"):
-        names = set(imported_names(path))
-        if {"SamplingParams", "GenerateKwargs"} <= names:
-            both.append(path.name)
-    assert len(both) <= 1, both
+def test_no_imports_form_a_cycle() -> None:
+    assert [cycle for cycle in import_cycles() if cycle not in KNOWN_CYCLES] == []
+
+
+def import_cycles() -> list[set[str]]:
+    """Return the groups of files that import each other, found by removing all other files."""
+    graph = {name: set(imported) for name, imported in import_graph().items()}
+    while removable := {name for name in graph if not graph[name] & graph.keys()}:
+        graph = {name: graph[name] for name in graph.keys() - removable}
+    reachable = {name: files_reached_from(name, graph) for name in graph}
+    cycles = {
+        frozenset(other for other in reachable[name] if name in reachable[other])
+        for name in graph
+        if name in reachable[name]
+    }
+    return [set(cycle) for cycle in cycles]
+
+
+def files_reached_from(name: str, graph: dict[str, set[str]]) -> set[str]:
+    reached: set[str] = set()
+    pending = [name]
+    while pending:
+        new = graph.get(pending.pop(), set()) & graph.keys() - reached
+        reached |= new
+        pending += new
+    return reached
 
 
 @pytest.mark.parametrize(
-    "module", ["api.server", "shared.request.prompt", "shared.queue.job_queue"]
+    "module", ["api.server", "shared.request.prompt", "shared.queue.job_queue", "falconer.cli"]
 )
 def test_importing_the_api_loads_neither_torch_nor_transformers(module: str) -> None:
-    code = (
-        f"import sys, {module}\n"
-        f"loaded = {sorted(HEAVY)!r}\n"
-        "print([name for name in loaded if name in sys.modules])"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[]"
+    assert modules_loaded_by(f"import {module}", HEAVY) == "[]"
 
 
 def test_a_worker_starts_and_generates_without_slow_imports() -> None:
-    """transformers, accelerate and torch's compiler: each would add seconds to every start."""
+    """transformers, accelerate and torch's compiler would add seconds to every start."""
     code = (
-        "import sys\n"
         "from worker import main\n"
         "from worker.engine import Engine, SamplingParams, generate\n"
         "from worker.model.checkpoint.tiny import bundled_checkpoint\n"
         "for executor in ('torch', 'openvino'):\n"
         "    engine = Engine.from_pretrained(str(bundled_checkpoint()), executor=executor)\n"
-        "    list(generate(engine, ['Once'], SamplingParams(max_new_tokens=2, seed=1)))\n"
-        "slow = {'transformers', 'accelerate', 'torch._dynamo', 'sympy'}\n"
-        "print(sorted(slow & set(sys.modules)))"
+        "    list(generate(engine, ['Once'], SamplingParams(max_new_tokens=2, seed=1)))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    assert modules_loaded_by(code, {"transformers", "accelerate", "torch._dynamo", "sympy"}) == "[]"
+
+
+def modules_loaded_by(code: str, modules: set[str]) -> str:
+    """Run `code` in a new interpreter; return those of `modules` that it has imported."""
+    code += f"\nimport sys; print(sorted({modules!r} & set(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[]"
+    return result.stdout.strip()
