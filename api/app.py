@@ -13,9 +13,9 @@ from starlette.types import Scope
 
 from api.errors import failure_response, install_error_handlers
 from api.jobs.admission import Admission
-from api.jobs.job_client import ChatClient
+from api.jobs.job_client import JobClient
 from api.jobs.model_watcher import ModelWatcher
-from api.jobs.redis_services import Backend, Connect
+from api.jobs.redis_services import Connect, RedisServices
 from api.jobs.withdrawals import Withdrawals
 from api.metrics import MeteredApp, Metrics
 from api.openapi import openapi_of
@@ -85,12 +85,12 @@ def methods_at(scope: Scope, routes: Iterable[BaseRoute]) -> set[str]:
 
 
 def make_services(settings: ApiSettings, connect: Connect) -> Services:
-    backend, metrics = Backend(settings, connect), Metrics()
-    models = ModelWatcher(backend.registry)
+    redis, metrics = RedisServices(settings, connect), Metrics()
+    models = ModelWatcher(redis.registry)
     admission = Admission(models, settings.max_ttl_s)
-    withdrawals = Withdrawals(backend.queue)
-    client = ChatClient(backend, admission, withdrawals, metrics, settings)
-    return Services(settings, backend, models, withdrawals, metrics, client)
+    withdrawals = Withdrawals(redis.queue)
+    client = JobClient(redis, admission, withdrawals, metrics, settings)
+    return Services(settings, redis, models, withdrawals, metrics, client)
 
 
 @asynccontextmanager

@@ -107,7 +107,7 @@ def reason(error: Mapping[str, Any]) -> str:
 
 
 def in_json_words(message: str) -> str:
-    message = SUBJECT.sub("should", message)
+    message = SUBJECT.sub("must", message)
     for python, word in IN_JSON.items():
         message = message.replace(python, word)
     return message

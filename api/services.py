@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from api.jobs.job_client import ChatClient
+from api.jobs.job_client import JobClient
 from api.jobs.model_watcher import ModelWatcher
-from api.jobs.redis_services import Backend
+from api.jobs.redis_services import RedisServices
 from api.jobs.withdrawals import Withdrawals
 from api.metrics import Metrics
 from api.settings import ApiSettings
@@ -22,18 +22,18 @@ class Services:
     """The services of one api process."""
 
     settings: ApiSettings
-    backend: Backend
+    redis: RedisServices
     models: ModelWatcher
     withdrawals: Withdrawals
     metrics: Metrics
-    client: ChatClient
+    client: JobClient
     started_s: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # open requests must end
     tasks: list[asyncio.Task[None]] = field(default_factory=list)  # run until `stop`
 
     def start(self) -> None:
         self.tasks = [
-            asyncio.create_task(self.backend.replies.run(), name="replies"),
+            asyncio.create_task(self.redis.replies.run(), name="replies"),
             asyncio.create_task(self.models.run(), name="model watch"),
             asyncio.create_task(self.withdrawals.run(), name="withdrawals"),
         ]
@@ -41,7 +41,7 @@ class Services:
     async def stop(self) -> None:
         await wait_at_most(LAST_CHANCE_S, self.withdrawals.settle())
         await cancel_all(self.tasks)
-        await self.backend.close()
+        await self.redis.close()
 
     @property
     def dead_tasks(self) -> list[str]:

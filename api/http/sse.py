@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from api.errors import ClientDisconnected, ServerStopping, stopping_message
 from api.http.disconnect import Client
 from api.http.paths import job_path
-from api.jobs.job_client import ChatClient
+from api.jobs.job_client import JobClient
 from api.jobs.job_handle import JobHandle, num_deltas_of
 from shared.errors import HTTP_STATUS, ServiceUnavailable
 from shared.protocol import Delta, Failed, JobError, JobStatus, Outcome, TokenDeltas
@@ -32,7 +32,7 @@ class EventStreamResponse(Response):
 
     def __init__(
         self,
-        client: ChatClient,
+        client: JobClient,
         handle: JobHandle,
         stopping: asyncio.Event,
         *,
@@ -76,15 +76,14 @@ class EventStream:
     def __init__(self, handle: JobHandle, start: int) -> None:
         self._handle = handle
         self._start = start
-        self._last_delta_at: float | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the job's events up to the terminal one, and comments while there is none."""
         sent_at, next_id = time.monotonic(), self._start
         async for news in self._handle.events(self._start):
             if isinstance(news, TokenDeltas):
-                for chunk in self._delta_events(news):
-                    yield chunk
+                for event_id, delta in enumerate(news.deltas, news.index):
+                    yield event(delta_body(delta), event_id)
                 next_id = news.end
             elif news is not None:
                 event_id = max(next_id, num_deltas_of(news) or 0)
@@ -103,19 +102,6 @@ class EventStream:
         message = stopping_message(self._handle.job_id)
         error = JobError(message=message, status_code=HTTP_STATUS[ServiceUnavailable])
         return event({"id": self._handle.job_id, "status": JobStatus.RUNNING, "error": error})
-
-    def _delta_events(self, news: TokenDeltas) -> Iterator[bytes]:
-        for event_id, delta in enumerate(news.deltas, news.index):
-            self._observe_delta()
-            yield event(delta_body(delta), event_id)
-
-    def _observe_delta(self) -> None:
-        now = time.monotonic()
-        if self._last_delta_at is None:
-            self._handle.note_first_token()
-        else:
-            self._handle.note_gap(now - self._last_delta_at)
-        self._last_delta_at = now
 
 
 def event(body: dict[str, Any], event_id: int | None = None) -> bytes:

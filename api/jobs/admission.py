@@ -1,4 +1,4 @@
-"""From a request to a job: every check that needs no queue, and what the caller left open."""
+"""Turns a request into a job: checks it against the model, tokenizes it, and draws id and seed."""
 
 import asyncio
 import secrets
@@ -11,25 +11,25 @@ import msgspec
 
 from api.http.disconnect import Client
 from api.jobs.model_watcher import CheckedModel, ModelWatcher
-from api.jobs.redis_services import within_reach
+from api.jobs.redis_services import redis_timeout
 from api.schemas import ChatRequest
 from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
 from shared.protocol import ADAPTERS_SINCE, ChatJob
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import Prepared, check_prompt
 
-LONG_TEXT = 8_000  # characters; tokenizing more would hold up other calls
-MAX_LONG_TEXTS = 2  # prepared at a time; more would only take the processor from the other calls
-LONG_TEXT_WAIT_S = 10.0  # for those; one may take seconds, and many may be ahead
+LONG_TEXT_CHARS = 8_000  # a longer text is tokenized in a thread, so that other requests go on
+TOKENIZATION_SLOTS = 2  # threads for long texts
+SLOT_TIMEOUT_S = 10.0  # for a slot; a long text may take seconds, and others may be waiting
 
 
 class Admission:
-    """Checks against the registered model; without one, the worker that takes the job does."""
+    """Checks requests against the registered model; without a model, the worker checks the job."""
 
     def __init__(self, models: ModelWatcher, max_ttl_s: int) -> None:
         self._models = models
         self._max_ttl_s = max_ttl_s
-        self._long_texts = asyncio.Semaphore(MAX_LONG_TEXTS)
+        self._slots = asyncio.Semaphore(TOKENIZATION_SLOTS)
 
     async def admit(self, request: ChatRequest, client: Client, *, stream: bool) -> ChatJob:
         """Return a job with an id and a seed. Raises a ClientError that names field and limit.
@@ -59,13 +59,13 @@ class Admission:
 
     def _check_ttl(self, ttl_s: int | None) -> None:
         if ttl_s is not None and ttl_s > self._max_ttl_s:
-            reason = f"should be at most {self._max_ttl_s} seconds, got {ttl_s}"
+            reason = f"must be at most {self._max_ttl_s} seconds, got {ttl_s}"
             raise InvalidParameter(reason, field="ttl_s")
 
     async def _checked(self, job: ChatJob, kwargs: GenerateKwargs, client: Client) -> ChatJob:
-        """Return the job, checked against the registered model; as it is without a model.
+        """Return the job with token ids and length; unchanged if no model is registered.
 
-        A refusal is checked once more if another model serves by now.
+        Before a refusal, check the job against the newest model, which may have changed.
         """
         model = self._models.current
         if model is None:
@@ -79,25 +79,22 @@ class Admission:
         return job if newest is None else await self._tokenized(newest, job, kwargs, client)
 
     async def _newest_model(self) -> CheckedModel | None:
-        """The model as Redis knows it; the last one seen while Redis is away."""
+        """Return the registered model; during an outage of Redis, the last one."""
         with suppress(ServiceUnavailable):
-            async with within_reach():
+            async with redis_timeout():
                 await self._models.refresh()
         return self._models.current
 
     async def _tokenized(
         self, model: CheckedModel, job: ChatJob, kwargs: GenerateKwargs, client: Client
     ) -> ChatJob:
-        """Return the job with its token ids and its length.
-
-        Only a long text is tokenized in a thread: the hop takes longer than a short text.
-        """
-        # Errors that need no tokens come first: their request need not wait for its turn.
+        """Check and tokenize a job; a long text in a thread, which is slower for a short one."""
+        # These checks need no tokens, and so no slot.
         text = model.encoder.check(job.prompt, kwargs, job.adapter)
         measure = partial(model.encoder.measure, text, job.prompt, kwargs)
-        is_long = len(text) > LONG_TEXT
+        is_long = len(text) > LONG_TEXT_CHARS
         prepared = (
-            await client.run_until_disconnect(self._in_turn(measure)) if is_long else measure()
+            await client.run_until_disconnect(self._in_slot(measure)) if is_long else measure()
         )
         return msgspec.structs.replace(
             job,
@@ -106,16 +103,16 @@ class Admission:
             max_new_tokens=prepared.max_new_tokens,
         )
 
-    async def _in_turn(self, measure: Callable[[], Prepared]) -> Prepared:
+    async def _in_slot(self, measure: Callable[[], Prepared]) -> Prepared:
         try:
-            async with asyncio.timeout(LONG_TEXT_WAIT_S):
-                await self._long_texts.acquire()
+            async with asyncio.timeout(SLOT_TIMEOUT_S):
+                await self._slots.acquire()
         except TimeoutError:
             raise ServiceUnavailable(
-                f"busy with other long prompts: {MAX_LONG_TEXTS} of over {LONG_TEXT} characters at "
-                f"a time, and this one's turn did not come within {LONG_TEXT_WAIT_S:g} s",
-                retry_after_s=round(LONG_TEXT_WAIT_S),
+                f"busy with other long prompts: at most {TOKENIZATION_SLOTS} prompts of over "
+                f"{LONG_TEXT_CHARS} characters at a time, and none ended in {SLOT_TIMEOUT_S:g} s",
+                retry_after_s=round(SLOT_TIMEOUT_S),
             ) from None
         work = asyncio.ensure_future(asyncio.to_thread(measure))
-        work.add_done_callback(lambda _: self._long_texts.release())
-        return await asyncio.shield(work)  # a thread goes on though its caller has gone
+        work.add_done_callback(lambda _: self._slots.release())
+        return await asyncio.shield(work)  # a disconnect does not end the thread

@@ -1,4 +1,4 @@
-"""Submit jobs, follow, list, cancel and retry them: the one path of all routes; knows no HTTP."""
+"""The operations on jobs that all routes share: submit, follow, list, cancel and retry."""
 
 from contextlib import suppress
 from hashlib import sha256
@@ -9,7 +9,13 @@ import structlog
 from api.http.disconnect import Client
 from api.jobs.admission import Admission
 from api.jobs.job_handle import JobHandle
-from api.jobs.redis_services import OUT_OF_REACH, REACH_S, RETRY_AFTER_S, Backend, within_reach
+from api.jobs.redis_services import (
+    REDIS_TIMEOUT_S,
+    REDIS_UNREACHABLE,
+    RETRY_AFTER_S,
+    RedisServices,
+    redis_timeout,
+)
 from api.jobs.withdrawals import Withdrawals, may_have_arrived
 from api.metrics import Metrics
 from api.schemas import ChatRequest
@@ -22,16 +28,21 @@ from shared.queue.listing import Cursor, JobPage
 log = structlog.get_logger(__name__)
 
 
-class ChatClient:
+class JobClient:
+    """Submits jobs for the routes and gives access to the jobs of all replicas.
+
+    Every method raises ServiceUnavailable while Redis is unreachable.
+    """
+
     def __init__(
         self,
-        backend: Backend,
+        redis: RedisServices,
         admission: Admission,
         withdrawals: Withdrawals,
         metrics: Metrics,
         settings: ApiSettings,
     ) -> None:
-        self._backend = backend
+        self._redis = redis
         self._admission = admission
         self._withdrawals = withdrawals
         self._metrics = metrics
@@ -47,22 +58,21 @@ class ChatClient:
         stream: bool = False,
         idempotency_key: str | None = None,
     ) -> JobHandle:
-        """Check the request against the model and enqueue it; the handle is on the job, or on the
-        one that the same call brought earlier, under its idempotency key.
+        """Check and enqueue a request; return the handle of its job.
 
-        Events reach only a handle that `wants_events`. Raises a ClientError, ClientDisconnected or
-        ServerStopping before anything is enqueued, ServiceUnavailable without Redis: a job that
-        Redis may hold all the same is taken back, unless the caller may come again with its
-        idempotency key.
+        A repeated request with the same idempotency key gets the handle of the first one's job. The
+        handle receives events only if it `wants_events`. Raises a ClientError, ClientDisconnected
+        or ServerStopping before the job is enqueued. After a ServiceUnavailable, a job that Redis
+        may have accepted is cancelled, unless the client can find it by an idempotency key.
         """
         key = digest_key(request, idempotency_key)
         try:
             job = await self._admission.admit(request, client, stream=stream)
         except ClientError:
-            if (earlier := await self._earlier(key)) is None:
+            if (earlier := await self._find(key)) is None:
                 raise
             return earlier
-        handle = JobHandle(self._backend, job.id, self._metrics)  # first, or events are missed
+        handle = JobHandle(self._redis, job.id, self._metrics)  # before the first event
         try:
             enqueued = await self._enqueue(job, key, wants_events=wants_events)
         except BaseException as error:
@@ -78,12 +88,12 @@ class ChatClient:
         handle.accepted(record_of(enqueued), job.deadline_s)
         return handle
 
-    async def _earlier(self, key: IdempotencyKey | None) -> JobHandle | None:
-        """For the job of a call that came before, whatever has become of the model since."""
+    async def _find(self, key: IdempotencyKey | None) -> JobHandle | None:
+        """Return the handle of an earlier request's job; the model may have changed since."""
         if key is None:
             return None
-        async with within_reach():
-            job_id = await self._backend.queue.find_by_key(key)
+        async with redis_timeout():
+            job_id = await self._redis.queue.find_by_key(key)
         with suppress(NotFound):
             return None if job_id is None else await self.follow(job_id)
         return None
@@ -91,23 +101,23 @@ class ChatClient:
     async def _enqueue(
         self, job: ChatJob, key: IdempotencyKey | None, *, wants_events: bool
     ) -> Enqueued:
-        async with within_reach():
-            return await self._backend.queue.enqueue(
+        async with redis_timeout():
+            return await self._redis.queue.enqueue(
                 job,
-                reply_to=self._backend.replica_id if wants_events else None,
+                reply_to=self._redis.replica_id if wants_events else None,
                 priority=job.priority,
                 max_queued=self._max_queued,
                 max_queued_tokens=self._max_queued_tokens,
                 idempotency_key=key,
-                within_s=REACH_S,
+                within_s=REDIS_TIMEOUT_S,
             )
 
     async def follow(self, job_id: str) -> JobHandle:
-        """Return a handle on a job that any replica accepted earlier. Raises NotFound."""
-        handle = JobHandle(self._backend, job_id)
+        """Return a handle of a job that any replica accepted. Raises NotFound."""
+        handle = JobHandle(self._redis, job_id)
         try:
-            async with within_reach():
-                handle.record = await self._backend.queue.watch(job_id, self._backend.replica_id)
+            async with redis_timeout():
+                handle.record = await self._redis.queue.watch(job_id, self._redis.replica_id)
             if handle.record is None:
                 raise no_such_job(job_id)
         except BaseException:
@@ -116,34 +126,34 @@ class ChatClient:
         return handle
 
     async def record(self, job_id: str) -> JobRecord:
-        """The job as of now; raises NotFound."""
-        async with within_reach():
-            record = await self._backend.queue.record(job_id)
+        """Return the current record of a job. Raises NotFound."""
+        async with redis_timeout():
+            record = await self._redis.queue.record(job_id)
         if record is None:
             raise no_such_job(job_id)
         return record
 
     async def cancel(self, job_id: str) -> JobRecord:
-        """Stop a job wherever it is; the record as of now. Raises NotFound."""
-        async with within_reach():
-            record = await self._backend.queue.cancel(job_id)
+        """Cancel a queued or running job; return its current record. Raises NotFound."""
+        async with redis_timeout():
+            record = await self._redis.queue.cancel(job_id)
         if record is None:
             raise no_such_job(job_id)
         return record
 
     async def retry(self, job_id: str) -> JobRecord:
-        """Retry a job that failed, expired or was cancelled; returns the record of the new job.
+        """Retry a job that failed, expired or was cancelled; return the record of the new job.
 
-        Repeating the call returns the same job. Raises NotFound, Conflict, and ServiceUnavailable
-        if Redis does not answer: it may have accepted the retry.
+        A repeated call returns the same job. Raises NotFound, Conflict and QueueFull. After a
+        ServiceUnavailable, Redis may have accepted the retry.
         """
         try:
-            async with within_reach():
-                enqueued = await self._backend.queue.retry(
+            async with redis_timeout():
+                enqueued = await self._redis.queue.retry(
                     job_id,
                     max_queued=self._max_queued,
                     max_queued_tokens=self._max_queued_tokens,
-                    within_s=REACH_S,
+                    within_s=REDIS_TIMEOUT_S,
                 )
         except ServiceUnavailable as error:
             if may_have_arrived(error):
@@ -154,29 +164,29 @@ class ChatClient:
         return record_of(enqueued, retry_of=job_id)
 
     async def page(self, status: JobStatus | None, limit: int, after: Cursor | None) -> JobPage:
-        """Jobs of one status or of all, the newest first."""
+        """Return a page of the jobs in one status, or in any; the newest first."""
         statuses = JobStatus if status is None else [status]
-        async with within_reach():
-            return await self._backend.queue.page(statuses, limit=limit, after=after)
+        async with redis_timeout():
+            return await self._redis.queue.page(statuses, limit=limit, after=after)
 
     async def purge(self) -> int:
-        """Cancel all that waits; returns how many jobs that were."""
-        batches, num_cancelled = self._backend.queue.purge(), 0
+        """Cancel all queued jobs; return their number."""
+        batches, num_cancelled = self._redis.queue.purge(), 0
         while True:
-            async with within_reach():
+            async with redis_timeout():
                 cancelled = await anext(batches, None)
             if cancelled is None:
                 return num_cancelled
             num_cancelled += cancelled
 
     async def cancel_abandoned(self, job_id: str) -> None:
-        """Its caller went away and hears of no failure: without Redis it is cancelled later."""
+        """Cancel the job of a client that disconnected; during an outage of Redis, after it."""
         try:
             await self.cancel(job_id)
         except ServiceUnavailable:
             self._withdrawals.add(job_id)
         except NotFound as error:
-            log.info("an abandoned job is gone", job_id=job_id, error=error.message)
+            log.info("abandoned job not found", job_id=job_id, error=error.message)
 
 
 def digest_key(request: ChatRequest, idempotency_key: str | None) -> IdempotencyKey | None:
@@ -190,17 +200,17 @@ def digest_key(request: ChatRequest, idempotency_key: str | None) -> Idempotency
 
 
 def unanswered(job_id: str, idempotency_key: str | None) -> ServiceUnavailable:
-    """No answer says whether Redis took the job, and none can be had in time."""
+    """Return the error for an enqueue without an answer: Redis may have accepted the job."""
     if idempotency_key is not None:
-        outlook = "the same Idempotency-Key finds the job, should it have been accepted"
+        advice = "if the job was accepted, the same Idempotency-Key finds it"
     else:
-        outlook = f"job {job_id} may have been accepted: it is cancelled unless it ends before"
-    return ServiceUnavailable(f"{OUT_OF_REACH}; {outlook}", retry_after_s=RETRY_AFTER_S)
+        advice = f"if job {job_id} was accepted, it is cancelled unless it ends before"
+    return ServiceUnavailable(f"{REDIS_UNREACHABLE}; {advice}", retry_after_s=RETRY_AFTER_S)
 
 
 def retry_unanswered() -> ServiceUnavailable:
-    outlook = "the same request finds the retry, should it have been accepted"
-    return ServiceUnavailable(f"{OUT_OF_REACH}; {outlook}", retry_after_s=RETRY_AFTER_S)
+    advice = "if the retry was accepted, the same request returns it"
+    return ServiceUnavailable(f"{REDIS_UNREACHABLE}; {advice}", retry_after_s=RETRY_AFTER_S)
 
 
 def record_of(enqueued: Enqueued, *, retry_of: str | None = None) -> JobRecord:

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 
-from api.jobs.redis_services import Backend, within_reach
+from api.jobs.redis_services import RedisServices, redis_timeout
 from api.metrics import Metrics
 from shared.errors import ServiceUnavailable
 from shared.protocol import (
@@ -34,18 +34,19 @@ MARGIN_S = 0.05  # so long after its deadline, a job has expired by the clock of
 class JobHandle:
     """Receives the events of a job from its creation until `close`."""
 
-    def __init__(self, backend: Backend, job_id: str, metrics: Metrics | None = None) -> None:
+    def __init__(self, redis: RedisServices, job_id: str, metrics: Metrics | None = None) -> None:
         """Only the request that submits the job passes `metrics`: it counts what it receives."""
         self.job_id = job_id
         self.record: JobRecord | None = None  # as it was when the handle was made
-        self._queue = backend.queue
-        self._log = backend.token_log
-        self._replica_id = backend.replica_id
+        self._queue = redis.queue
+        self._log = redis.token_log
+        self._replica_id = redis.replica_id
         self._metrics = metrics
         self._opened_at = time.perf_counter()
+        self._last_delta_at: float | None = None
         self._deadline: float | None = None
         self._stack = ExitStack()
-        self._subscription = self._stack.enter_context(backend.replies.subscribe(job_id))
+        self._subscription = self._stack.enter_context(redis.replies.subscribe(job_id))
 
     def __enter__(self) -> "JobHandle":
         return self
@@ -85,15 +86,19 @@ class JobHandle:
             event = await self._next_event(timeout_s)
             timeout_s = POLL_S
             async for page in self._logged(index, first_index(event)):
-                yield page
-                index = index if page is None else page.end
+                if page is None:
+                    yield None
+                else:
+                    yield self._timed(page)
+                    index = page.end
             if event is None:
                 yield None
                 continue
-            # Deltas behind a gap that is in the log too: Redis lost them, and the worker resends.
+            # Deltas behind a gap are dropped: Redis lost what precedes them, and the worker resends
+            # both. `_logged` has just read all that the log has.
             deltas = event if isinstance(event, TokenDeltas) else sequences_of(event)
             if (news := deltas.since(index)) is not None:
-                yield news
+                yield self._timed(news)
                 index = news.end
             if not isinstance(event, TokenDeltas):
                 yield event
@@ -106,7 +111,7 @@ class JobHandle:
             return False
         num_deltas = num_deltas_of(outcome)
         if num_deltas is None:
-            async with within_reach():
+            async with redis_timeout():
                 num_deltas = await self._log.length(self.job_id)
         return index > num_deltas
 
@@ -138,7 +143,7 @@ class JobHandle:
     async def _outcome_of_record(self) -> Outcome | None:
         """Read the outcome, and watch the job again: Redis may have lost the watcher."""
         try:
-            async with within_reach():
+            async with redis_timeout():
                 record = await self._queue.watch(self.job_id, self._replica_id)
         except ServiceUnavailable:
             return None  # the job goes on, and so does the wait
@@ -149,7 +154,7 @@ class JobHandle:
         backoff = Backoff()
         while start < end:
             try:
-                async with within_reach():
+                async with redis_timeout():
                     deltas = await self._log.read(self.job_id, start)
             except ServiceUnavailable:
                 yield None
@@ -168,15 +173,17 @@ class JobHandle:
             self._metrics.note_finished(event)
         return event
 
-    def note_first_token(self) -> None:
-        """Observe the time from the request to the first delta, which is about to be sent."""
+    def _timed(self, news: TokenDeltas) -> TokenDeltas:
+        """Observe when the deltas of a streamed response are sent."""
         if self._metrics is not None:
-            self._metrics.first_token.observe(time.perf_counter() - self._opened_at)
-
-    def note_gap(self, seconds: float) -> None:
-        """Observe the time between two deltas of the response."""
-        if self._metrics is not None:
-            self._metrics.inter_token.observe(seconds)
+            for _ in news.deltas:
+                now = time.perf_counter()
+                if self._last_delta_at is None:
+                    self._metrics.first_token.observe(now - self._opened_at)
+                else:
+                    self._metrics.inter_token.observe(now - self._last_delta_at)
+                self._last_delta_at = now
+        return news
 
 
 def first_index(event: Event | None) -> float:

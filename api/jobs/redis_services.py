@@ -1,4 +1,4 @@
-"""What the api needs from Redis, in one place: queue, registry, replies; knows no HTTP."""
+"""The services in Redis that the api uses: queue, model registry, token logs and reply stream."""
 
 import asyncio
 import uuid
@@ -19,22 +19,22 @@ from shared.queue.token_log import TokenLog
 from shared.queue.worker_registry import Registry
 from shared.redis.client import UNREACHABLE
 
-REACH_S = 1.8  # a caller hears within two seconds that Redis is away
+REDIS_TIMEOUT_S = 1.8  # a client gets the 503 of an outage within two seconds
 RETRY_AFTER_S = 2
-OUT_OF_REACH = "Redis is out of reach, try again"
+REDIS_UNREACHABLE = "Redis is unreachable, try again"
 MAX_REFUSAL = 200  # characters
 
 log = structlog.get_logger(__name__)
 
 
 class Connect(Protocol):
-    """How to get a client; see `shared.redis.client.connect`."""
+    """Returns a client, as `shared.redis.client.connect` does."""
 
     def __call__(self, url: str, *, name: str, block_s: float = 0.0) -> Redis: ...
 
 
-class Backend:
-    """Clients of one api replica. Nothing is sent before the first use."""
+class RedisServices:
+    """The services of one api replica, on two clients. Nothing is sent before the first use."""
 
     def __init__(self, settings: ApiSettings, connect: Connect) -> None:
         keys = Keys(settings.queue)
@@ -52,27 +52,27 @@ class Backend:
         await self._redis.ping()
 
     async def close(self) -> None:
-        """Leave Redis, which may be out of reach."""
+        """Close the clients; Redis may be unreachable."""
         for client in (self._redis, self._blocking_redis):
             with suppress(*UNREACHABLE):
                 await client.aclose()
 
 
 @asynccontextmanager
-async def within_reach(timeout_s: float = REACH_S) -> AsyncIterator[None]:
-    """Around calls to Redis: one that fails or hangs becomes ServiceUnavailable, soon."""
+async def redis_timeout(timeout_s: float = REDIS_TIMEOUT_S) -> AsyncIterator[None]:
+    """Raise ServiceUnavailable if a call to Redis inside fails, or takes longer than this."""
     try:
         async with asyncio.timeout(timeout_s):
             yield
-    except ResponseError as error:  # Redis is there, and refuses: out of memory, a bug
+    except ResponseError as error:  # Redis answers and refuses: it is out of memory, or we err
         log.error("redis refused a command", error=str(error))
         raise ServiceUnavailable(
             f"Redis refuses writes: {refusal(error)}", retry_after_s=RETRY_AFTER_S
         ) from error
     except UNREACHABLE as error:
-        raise ServiceUnavailable(OUT_OF_REACH, retry_after_s=RETRY_AFTER_S) from error
+        raise ServiceUnavailable(REDIS_UNREACHABLE, retry_after_s=RETRY_AFTER_S) from error
 
 
 def refusal(error: ResponseError) -> str:
-    """Redis's own words, without those on the script they came through."""
+    """Return the message of Redis without the parts about the script."""
     return str(error).rpartition(": -")[2].partition(" script: ")[0][:MAX_REFUSAL]

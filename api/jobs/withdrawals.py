@@ -1,7 +1,6 @@
-"""Takes back jobs whose enqueueing got no answer: their callers were told that it failed.
+"""Cancels jobs whose enqueue got no answer: their clients got a 503, and the jobs must not run.
 
-Redis may hold such a job all the same; one that it gets later it refuses by itself. Nothing
-half-accepted may run.
+Redis may have accepted such a job. Redis itself refuses an enqueue that arrives too late.
 """
 
 import asyncio
@@ -10,39 +9,41 @@ import time
 import structlog
 from redis.exceptions import ResponseError
 
-from api.jobs.redis_services import REACH_S, within_reach
+from api.jobs.redis_services import REDIS_TIMEOUT_S, redis_timeout
 from shared.errors import ServiceUnavailable
 from shared.queue.job_queue import JobQueue
 from shared.redis.retry import Backoff
 
-MAX_PENDING = 10_000  # more refusals than this in one absence of Redis are not remembered
+MAX_PENDING = 10_000  # jobs; more of them in one outage of Redis are not cancelled
 
 log = structlog.get_logger(__name__)
 
 
 def may_have_arrived(error: BaseException) -> bool:
-    """Whether Redis may have taken the job all the same: it did not say that it refuses it."""
+    """Return whether Redis may have run the command: it did not reply with an error."""
     return isinstance(error, ServiceUnavailable) and not isinstance(error.__cause__, ResponseError)
 
 
 class Withdrawals:
+    """Queues cancellations until Redis answers."""
+
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
         self._pending: asyncio.Queue[tuple[str, float]] = asyncio.Queue(MAX_PENDING)
 
     def add(self, job_id: str) -> None:
-        """Cancel this job; its enqueue may still arrive within the next REACH_S."""
+        """Cancel this job; its enqueue may still arrive within the next REDIS_TIMEOUT_S."""
         try:
-            self._pending.put_nowait((job_id, time.monotonic() + REACH_S))
+            self._pending.put_nowait((job_id, time.monotonic() + REDIS_TIMEOUT_S))
         except asyncio.QueueFull:
-            log.warning("a refused job may run all the same", job_id=job_id)
+            log.warning("too many cancellations pending; a refused job may run", job_id=job_id)
 
     async def settle(self) -> None:
-        """Wait until there is nothing to withdraw."""
+        """Wait until all cancellations are sent."""
         await self._pending.join()
 
     async def run(self) -> None:
-        """Withdraw one after the other until cancelled."""
+        """Send one cancellation after the other, until this task is cancelled."""
         while True:
             await self._withdraw(*await self._pending.get())
             self._pending.task_done()
@@ -58,7 +59,7 @@ class Withdrawals:
         backoff = Backoff()
         while True:
             try:
-                async with within_reach():
+                async with redis_timeout():
                     return await self._queue.cancel(job_id) is not None
             except ServiceUnavailable:
                 await asyncio.sleep(backoff.next_s())

@@ -1,0 +1,1 @@
+"""The routes, one module for each resource. `app` includes the `router` of each module."""

@@ -1,4 +1,4 @@
-"""`POST /chat`: one request for text, answered at once, later, or as it is written."""
+"""`POST /chat`: generate text, with the result, a job or a stream as the response."""
 
 from dataclasses import dataclass
 
@@ -21,6 +21,8 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
+    """A request whose job is accepted."""
+
     handle: JobHandle
     wants_stream: bool  # a stream of events instead of the result
 
@@ -36,8 +38,8 @@ async def chat(
 ) -> Response:
     """Continue a prompt or answer a conversation.
 
-    Waits for the result, unless the `Prefer` header says otherwise. With `"stream": true` or
-    `Accept: text/event-stream` the answer is a stream of events, the last one with the result.
+    The response has the result, unless the `Prefer` header asks for a job. With `"stream": true` or
+    `Accept: text/event-stream` it is a stream of events, and the last event has the result.
     """
     services = services_of(request)
     preference = parse_prefer(prefer, services.settings.sync_timeout_s)

@@ -1,4 +1,4 @@
-"""`GET /jobs/{id}/events`: a job as it is written, from any place, on every replica."""
+"""`GET /jobs/{id}/events`: the events of a job, from any index, on any replica."""
 
 from contextlib import ExitStack
 from typing import Annotated
@@ -10,7 +10,7 @@ from api.http.sse import EventStreamResponse
 from api.openapi import EVENTS, LOOKUP_ERRORS
 from api.services import services_of
 
-MAX_EVENT_ID = 2**53 - 1  # what every JSON reader can hold
+MAX_EVENT_ID = 2**53 - 1  # exact in every JSON parser
 
 router = APIRouter()
 
@@ -20,7 +20,7 @@ LastEventId = Annotated[
         alias="Last-Event-ID",
         ge=0,
         le=MAX_EVENT_ID,
-        description="The `id` of the last event that arrived: go on after it.",
+        description="The `id` of the last event that the client received; resume after it.",
     ),
 ]
 
@@ -36,9 +36,9 @@ LastEventId = Annotated[
     },
 )
 async def follow(request: Request, job_id: str, last_event_id: LastEventId = None) -> Response:
-    """The events of a job that waits, runs or has ended, as the stream of `/chat` has them.
+    """Stream the events of a queued, running or ended job, as the stream of `/chat` has them.
 
-    A caller that goes away leaves the job as it is.
+    A disconnect does not cancel the job.
     """
     services = services_of(request)
     with ExitStack() as stack:

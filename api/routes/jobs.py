@@ -1,4 +1,4 @@
-"""`/jobs`: submit without waiting, look, list, cancel, retry. Every replica answers for all."""
+"""`/jobs`: submit, get, list, purge, cancel and retry jobs, on any replica."""
 
 from typing import Annotated, Literal
 
@@ -34,18 +34,23 @@ from shared.queue.listing import CURSOR_PATTERN, Cursor
 
 MAX_WAIT_S = 3600
 MAX_PAGE = 200
-CANCEL_WAIT_S = 2.0  # a running job ends within one step of the engine
+CANCEL_WAIT_S = 2.0  # a cancelled job ends within one step of the engine
 
 router = APIRouter()
 
 WaitSeconds = Annotated[
     float,
-    Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Wait for the end this long, s."),
+    Query(
+        ge=0,
+        le=MAX_WAIT_S,
+        allow_inf_nan=False,
+        description="Seconds to wait for its end.",
+    ),
 ]
 
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most jobs on the page.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of jobs on the page.")]
 CursorText = Annotated[
-    str | None, Query(pattern=CURSOR_PATTERN, description="Where the last page says that it ended.")
+    str | None, Query(pattern=CURSOR_PATTERN, description="The `cursor` of the page before.")
 ]
 Status = Annotated[JobStatus | None, Query(description="Only jobs in this status.")]
 
@@ -58,7 +63,7 @@ Status = Annotated[JobStatus | None, Query(description="Only jobs in this status
     openapi_extra=request_body("ChatRequest"),
 )
 async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
-    """Same body as `/chat`; answers at once. Look under `Location` for the result."""
+    """Submit a request with the body of `/chat`. `Location` is the path of the job."""
     services = services_of(request)
     body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
     handle = await services.client.submit(
@@ -76,10 +81,10 @@ async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Re
 async def list_jobs(
     request: Request, status: Status = None, limit: Limit = 50, cursor: CursorText = None
 ) -> Response:
-    """The newest first, without results. A page may be short; the last has no `cursor`.
+    """List jobs without their results, the newest first.
 
-    Lists every job that waits or runs, and of each other status the 10,000 that were created last,
-    for as long as their results are kept.
+    A page may be short; the `cursor` of the last page is null. The list has every queued and
+    running job, and the latest 10,000 jobs of each other status whose results are kept.
     """
     after = None if cursor is None else Cursor.parse(cursor)
     page = await services_of(request).client.page(status, limit, after)
@@ -93,13 +98,16 @@ async def list_jobs(
 
 @router.delete("/jobs", summary="Purge the queue", responses={200: PURGED, **PARAMETER_ERRORS})
 async def purge(request: Request, status: Literal["queued"]) -> Response:
-    """Cancel all jobs that wait; those that run go on."""
+    """Cancel all queued jobs. Running jobs go on."""
     return json_response(Purged(cancelled=await services_of(request).client.purge()))
 
 
-@router.get("/jobs/{job_id}", summary="Look at a job", responses={200: JOB, **LOOKUP_ERRORS})
-async def look(request: Request, job_id: str, wait: WaitSeconds = 0) -> Response:
-    """Status and, when it is done, the result; `wait` holds the answer back until then."""
+@router.get("/jobs/{job_id}", summary="Get a job", responses={200: JOB, **LOOKUP_ERRORS})
+async def get_job(request: Request, job_id: str, wait: WaitSeconds = 0) -> Response:
+    """Get the status of a job, and its result once it has succeeded.
+
+    `wait` delays the response until the job ends.
+    """
     services = services_of(request)
     if not wait or request.method == "HEAD":
         return json_response(JobView.of(await services.client.record(job_id)))
@@ -113,7 +121,7 @@ async def look(request: Request, job_id: str, wait: WaitSeconds = 0) -> Response
     responses={200: JOB, **LOOKUP_ERRORS},
 )
 async def cancel(request: Request, job_id: str) -> Response:
-    """Stop a job, waiting or running; one that has ended stays as it is."""
+    """Cancel a queued or running job. A job that has ended stays as it is."""
     services = services_of(request)
     with await services.client.follow(job_id) as handle:
         handle.record = await services.client.cancel(job_id)
@@ -127,11 +135,11 @@ async def cancel(request: Request, job_id: str) -> Response:
     responses={202: ACCEPTED, **RETRY_ERRORS},
 )
 async def retry(request: Request, job_id: str) -> Response:
-    """Enqueue a copy of a job that failed, expired or was cancelled: a new job, with a new id.
+    """Run a job that failed, expired or was cancelled again, as a new job with a new id.
 
-    `Location` and `id` name the new job, `retry_of` the old one, whose record gets `retried_as`. A
-    job has one retry: a repeated request returns it. Should the retry fail, retry that job. The
-    `Idempotency-Key` of the old job finds the new one from then on.
+    `retry_of` names the old job, whose record gets `retried_as`. A job has one retry: a repeated
+    request returns it. If the retry fails, retry the new job. The `Idempotency-Key` of the old job
+    finds the new job from then on.
     """
     return accepted(request, await services_of(request).client.retry(job_id))
 
@@ -139,7 +147,7 @@ async def retry(request: Request, job_id: str) -> Response:
 async def view_after(
     request: Request, services: Services, handle: JobHandle, wait_s: float
 ) -> Response:
-    """The job as it is after its end, or after `wait_s`."""
+    """Respond with the job once it has ended, or after `wait_s`."""
     try:
         client = Client(request.receive, services.stopping)
         await client.run_until_disconnect(handle.outcome(wait_s))

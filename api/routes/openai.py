@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.errors import json_response
-from api.jobs.redis_services import within_reach
+from api.jobs.redis_services import redis_timeout
 from api.openai.schemas import Model, ModelList
 from api.openapi import MODEL, MODELS, OPENAI_LOOKUP_ERRORS, OPENAI_UNAVAILABLE
 from api.services import Services, services_of
@@ -56,8 +56,8 @@ async def current_card(services: Services) -> ModelCard | None:
     Returns the last readable card if a worker of a later version registered this one.
     """
     try:
-        async with within_reach():
-            registered = await services.backend.registry.current_card()
+        async with redis_timeout():
+            registered = await services.redis.registry.current_card()
     except msgspec.DecodeError:
         model = services.models.current
         return None if model is None else model.encoder.card

@@ -6,14 +6,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.errors import json_response
 from api.http.headers import prefers
-from api.jobs.redis_services import RETRY_AFTER_S, within_reach
+from api.jobs.redis_services import RETRY_AFTER_S, redis_timeout
 from api.openapi import BROKEN, TEXT, UNAVAILABLE, described
 from api.schemas import ErrorBody
 from api.services import Services, services_of
 from api.system_info import system_info
 from shared.errors import ServiceUnavailable
 
-SCRAPE_REACH_S = 0.25  # a scrape gets the metrics of the process soon, with or without Redis
+SCRAPE_TIMEOUT_S = 0.25  # a scrape gets the metrics of the process soon, with or without Redis
 
 router = APIRouter()
 
@@ -32,8 +32,8 @@ async def health(request: Request) -> Response:
     """
     services = services_of(request)
     try:
-        async with within_reach():
-            workers = await services.backend.registry.workers()
+        async with redis_timeout():
+            workers = await services.redis.registry.workers()
             await services.models.refresh()
     except ServiceUnavailable:
         workers = []
@@ -58,16 +58,16 @@ async def ready(request: Request) -> Response:
     A Redis that refuses writes counts as ready. All replicas share it, and only a ready replica can
     return clear errors and the results that are there.
     """
-    async with within_reach():
-        await services_of(request).backend.ping()
+    async with redis_timeout():
+        await services_of(request).redis.ping()
     return json_response({"status": "ready"})
 
 
 @router.get("/workers", summary="Live workers", responses={200: described(), **UNAVAILABLE})
 async def workers(request: Request) -> Response:
     """List the live workers, with their load and speed."""
-    async with within_reach():
-        live = await services_of(request).backend.registry.workers()
+    async with redis_timeout():
+        live = await services_of(request).redis.registry.workers()
     return json_response({"workers": live})
 
 
@@ -84,10 +84,10 @@ async def metrics(request: Request) -> Response:
 async def refresh_gauges(services: Services) -> None:
     """Read the gauges from Redis. While it is unreachable they keep their last values."""
     try:
-        async with within_reach(SCRAPE_REACH_S):
-            depth = await services.backend.queue.depth()
-            totals = await services.backend.queue.totals()
-            live = await services.backend.registry.workers()
+        async with redis_timeout(SCRAPE_TIMEOUT_S):
+            depth = await services.redis.queue.depth()
+            totals = await services.redis.queue.totals()
+            live = await services.redis.registry.workers()
     except ServiceUnavailable:
         services.metrics.redis_up.set(0)
         return

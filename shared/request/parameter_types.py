@@ -128,7 +128,7 @@ def while_sampling(
             and (le is None or value <= le)
         )
         if info.data.get("do_sample") and not inside:
-            raise broken_rule(f"should be {spelled} while do_sample is true")
+            raise broken_rule(f"must be {spelled} while do_sample is true")
         return value
 
     return AfterValidator(check)

@@ -217,14 +217,14 @@ class GenerateKwargs(OptionalFieldsModel):
         if num_beams % groups:
             raise broken_rule(f"should divide num_beams, which is {num_beams}")
         if groups > 1 and info.data.get("do_sample"):
-            raise broken_rule("should be 1 while do_sample is true")
+            raise broken_rule("must be 1 while do_sample is true")
         return groups
 
     @field_validator("diversity_penalty")
     @classmethod
     def _groups_are_diverse(cls, penalty: float, info: ValidationInfo) -> float:
         if penalty <= 0 and info.data.get("num_beam_groups", 1) > 1:
-            raise broken_rule("should be > 0 with num_beam_groups > 1")
+            raise broken_rule("must be > 0 with num_beam_groups > 1")
         return penalty
 
     @field_validator("num_return_sequences")
@@ -232,9 +232,9 @@ class GenerateKwargs(OptionalFieldsModel):
     def _sequences_can_be_made(cls, count: int, info: ValidationInfo) -> int:
         num_beams = info.data.get("num_beams", count)
         if num_beams > 1 and count > num_beams:
-            raise broken_rule(f"should be at most num_beams, which is {num_beams}")
+            raise broken_rule(f"must be at most num_beams, which is {num_beams}")
         if num_beams == 1 and count > 1 and not info.data.get("do_sample", True):
-            raise broken_rule("should be 1 in greedy decoding (do_sample false, num_beams 1)")
+            raise broken_rule("must be 1 in greedy decoding (do_sample false, num_beams 1)")
         return count
 
     @field_validator("eos_token_id")

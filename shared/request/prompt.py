@@ -143,7 +143,7 @@ class PromptEncoder:
         ):
             value = getattr(kwargs, name)
             if value > limit:
-                reason = f"should be at most {limit} with this model, got {value}"
+                reason = f"must be at most {limit} with this model, got {value}"
                 raise InvalidParameter(reason, field=f"generate_kwargs.{name}")
 
     def _check_vocabulary(self, kwargs: GenerateKwargs) -> None:

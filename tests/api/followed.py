@@ -43,7 +43,7 @@ async def events(
 
 async def waits_for_events(service: FakeService, job_id: str) -> None:
     """Wait until a request for the job's events has read all of them and waits for more."""
-    backend = service.services.backend
+    backend = service.services.redis
     async with asyncio.timeout(30):
         while True:
             newest = await service.redis.xrevrange(
@@ -112,7 +112,7 @@ async def claimed_from(redis: Redis, keys: Keys) -> Writer:
 @asynccontextmanager
 async def deaf(service: FakeService) -> AsyncIterator[None]:
     """Drop the replies that enter the api's stream meanwhile."""
-    backend = service.services.backend
+    backend = service.services.redis
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend.replies, "_deliver", lambda field, data: None)
         yield

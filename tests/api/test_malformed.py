@@ -139,7 +139,7 @@ MALFORMED: list[tuple[bytes, int, list[str]]] = [
         422,
         ["generate_kwargs.early_stopping", 'true, false or "never"'],
     ),
-    (kwargs('"sequence_bias": [[[1], 2, 3]]'), 422, ["sequence_bias.0: should have at most 2"]),
+    (kwargs('"sequence_bias": [[[1], 2, 3]]'), 422, ["sequence_bias.0: must have at most 2"]),
     (
         kwargs('"num_return_sequences": 2, "do_sample": false'),
         422,

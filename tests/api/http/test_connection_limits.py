@@ -157,7 +157,7 @@ async def test_a_stream_that_its_client_does_not_read_ends_and_its_job_is_cancel
         writer = await streamed(reader, workerless)
         for _ in range(NUM_WORDS):
             await writer.say(WORD)
-        await workerless.until(lambda: not workerless.services.backend.replies._subscriptions)
+        await workerless.until(lambda: not workerless.services.redis.replies._subscriptions)
         assert await writer.is_cancelled()
         with pytest.raises(ConnectionError):
             await reader.all_that_comes()

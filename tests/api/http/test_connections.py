@@ -199,7 +199,7 @@ async def test_a_client_that_half_closes_and_leaves_later_takes_its_job_with_it(
     await asyncio.sleep(0.2)
     caller.close()
     await workerless.until_queued(0)
-    totals = await workerless.services.backend.queue.totals()
+    totals = await workerless.services.redis.queue.totals()
     assert totals == {JobStatus.QUEUED: 1, JobStatus.CANCELLED: 1}
 
 

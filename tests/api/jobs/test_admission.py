@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from httpx import Response
 
-from api.jobs.admission import LONG_TEXT, MAX_LONG_TEXTS
+from api.jobs.admission import LONG_TEXT_CHARS, TOKENIZATION_SLOTS
 from shared.protocol import Prompt
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import Prepared
 from tests.fakes_api import FakeService, abandoned_call
 
-LONG = {"prompt": "a" * (LONG_TEXT + 1), "handle_long_generation": "hole"}
+LONG = {"prompt": "a" * (LONG_TEXT_CHARS + 1), "handle_long_generation": "hole"}
 
 
 class SlowTokenizer:
@@ -29,7 +29,7 @@ class SlowTokenizer:
         patch.setattr(model.encoder, "measure", self.measure)
 
     def measure(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
-        if len(text) > LONG_TEXT:
+        if len(text) > LONG_TEXT_CHARS:
             self.started.append(prompt)
             assert self.go_on.wait(30)
         return self._measure(text, prompt, kwargs)
@@ -43,10 +43,10 @@ def tokenizer(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 async def requests_in_all_slots(
-    service: FakeService, tokenizer: SlowTokenizer, num: int = MAX_LONG_TEXTS
+    service: FakeService, tokenizer: SlowTokenizer, num: int = TOKENIZATION_SLOTS
 ) -> list[asyncio.Task[Response]]:
     calls = [asyncio.create_task(service.http.post("/chat", json=LONG)) for _ in range(num)]
-    await service.until(lambda: len(tokenizer.started) == MAX_LONG_TEXTS)
+    await service.until(lambda: len(tokenizer.started) == TOKENIZATION_SLOTS)
     return calls
 
 
@@ -55,7 +55,7 @@ async def test_long_texts_wait_for_a_tokenization_slot_and_short_texts_do_not(
 ) -> None:
     calls = await requests_in_all_slots(service, tokenizer, 5)
     assert (await service.http.post("/chat", json={"prompt": "short"})).status_code == 200
-    assert len(tokenizer.started) == MAX_LONG_TEXTS
+    assert len(tokenizer.started) == TOKENIZATION_SLOTS
     tokenizer.go_on.set()
     assert [(await call).status_code for call in calls] == [200] * 5
     assert len(tokenizer.started) == 5
@@ -65,7 +65,7 @@ async def test_long_texts_wait_for_a_tokenization_slot_and_short_texts_do_not(
 async def test_a_long_text_without_a_slot_in_time_is_a_503(
     service: FakeService, tokenizer: SlowTokenizer, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr("api.jobs.admission.LONG_TEXT_WAIT_S", 0.1)
+    monkeypatch.setattr("api.jobs.admission.SLOT_TIMEOUT_S", 0.1)
     calls = await requests_in_all_slots(service, tokenizer)
     async with asyncio.timeout(30):
         response = await service.http.post(path, json=LONG)
@@ -73,8 +73,8 @@ async def test_a_long_text_without_a_slot_in_time_is_a_503(
     assert int(response.headers["Retry-After"]) >= 0
     assert "busy with other long prompts" in response.json()["detail"]
     tokenizer.go_on.set()
-    assert [(await call).status_code for call in calls] == [200] * MAX_LONG_TEXTS
-    assert len(tokenizer.started) == MAX_LONG_TEXTS
+    assert [(await call).status_code for call in calls] == [200] * TOKENIZATION_SLOTS
+    assert len(tokenizer.started) == TOKENIZATION_SLOTS
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ async def test_an_invalid_long_text_is_refused_without_a_slot(
     assert response.status_code == status_code, response.text
     assert all(not call.done() for call in calls), "it was told before their turn was over"
     tokenizer.go_on.set()
-    assert [(await call).status_code for call in calls] == [200] * MAX_LONG_TEXTS
+    assert [(await call).status_code for call in calls] == [200] * TOKENIZATION_SLOTS
 
 
 async def test_a_disconnect_while_waiting_for_a_slot_enqueues_nothing(
@@ -108,8 +108,8 @@ async def test_a_disconnect_while_waiting_for_a_slot_enqueues_nothing(
     async with asyncio.timeout(30):
         assert (await call)[0]["status"] == 499
     tokenizer.go_on.set()
-    assert [(await call).status_code for call in calls] == [200] * MAX_LONG_TEXTS
-    assert len(tokenizer.started) == len(service.worker.seen) == MAX_LONG_TEXTS
+    assert [(await call).status_code for call in calls] == [200] * TOKENIZATION_SLOTS
+    assert len(tokenizer.started) == len(service.worker.seen) == TOKENIZATION_SLOTS
 
 
 async def test_a_disconnect_frees_the_slot_once_its_text_is_tokenized(
@@ -118,14 +118,14 @@ async def test_a_disconnect_frees_the_slot_once_its_text_is_tokenized(
     leave = asyncio.Event()
     left = [
         asyncio.create_task(abandoned_call(service.asgi, LONG, leave))
-        for _ in range(MAX_LONG_TEXTS)
+        for _ in range(TOKENIZATION_SLOTS)
     ]
-    await service.until(lambda: len(tokenizer.started) == MAX_LONG_TEXTS)
+    await service.until(lambda: len(tokenizer.started) == TOKENIZATION_SLOTS)
     leave.set()
     await asyncio.gather(*left)
     call = asyncio.create_task(service.http.post("/chat", json=LONG))
     await asyncio.sleep(0.1)
-    assert len(tokenizer.started) == MAX_LONG_TEXTS
+    assert len(tokenizer.started) == TOKENIZATION_SLOTS
     tokenizer.go_on.set()
     assert (await call).status_code == 200
     assert len(service.worker.seen) == 1

@@ -1,4 +1,4 @@
-"""A job whose caller was told that it failed is taken back, where Redis has it all the same."""
+"""A job whose enqueue got no answer is cancelled, or found by its idempotency key."""
 
 import asyncio
 import re
@@ -29,8 +29,8 @@ KEY = {"Idempotency-Key": "k1"}
 def lose_the_next_answer(
     service: FakeService, monkeypatch: pytest.MonkeyPatch, command: str = "enqueue"
 ) -> None:
-    """Redis takes the next job, and is away before it can say so."""
-    queue = service.services.backend.queue
+    """Let Redis run the next command and lose its reply, in an outage."""
+    queue = service.services.redis.queue
     do: Any = getattr(queue, command)
 
     async def do_in_vain(*args: Any, **kwargs: Any) -> None:
@@ -43,13 +43,13 @@ def lose_the_next_answer(
 
 
 @pytest.mark.parametrize("path", ["/chat", "/jobs"])
-async def test_a_job_that_was_refused_is_withdrawn_once_redis_is_back(
+async def test_a_job_with_an_unanswered_enqueue_is_cancelled_after_the_outage(
     workerless: FakeService, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     lose_the_next_answer(workerless, monkeypatch)
     response = await workerless.http.post(path, json={"prompt": "hello"})
     assert response.status_code == 503
-    told = re.search("job ([0-9a-f]+) may have been accepted", response.json()["detail"])
+    told = re.search("job ([0-9a-f]+) was accepted", response.json()["detail"])
     assert told is not None
     workerless.server.connected = True
     await workerless.until_queued(0)
@@ -57,18 +57,18 @@ async def test_a_job_that_was_refused_is_withdrawn_once_redis_is_back(
     assert record.json()["status"] == "cancelled"
 
 
-async def test_a_job_with_a_key_is_left_to_its_callers_next_try(
+async def test_a_job_with_a_key_is_found_by_the_next_request(
     workerless: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lose_the_next_answer(workerless, monkeypatch)
     first = await workerless.http.post("/jobs", json={"prompt": "hello"}, headers=KEY)
     assert first.status_code == 503
-    assert "the same Idempotency-Key finds the job" in first.json()["detail"]
+    assert "the same Idempotency-Key finds it" in first.json()["detail"]
     workerless.server.connected = True
     lose_the_next_answer(workerless, monkeypatch)
     await workerless.http.post("/jobs", json={"prompt": "hello"})
     workerless.server.connected = True
-    await workerless.until_queued(1)  # the one without a key is withdrawn by now
+    await workerless.until_queued(1)  # the job without a key is cancelled by now
     again = await workerless.http.post("/jobs", json={"prompt": "hello"}, headers=KEY)
     assert (again.status_code, again.json()["position"]) == (202, 1)
     assert await workerless.num_queued() == 1
@@ -97,7 +97,7 @@ async def test_a_job_that_arrives_after_its_cancellation_is_cancelled_as_well(
     await cancel_all([withdrawing])
 
 
-async def test_a_retry_without_an_answer_is_found_by_the_same_request(
+async def test_an_unanswered_retry_is_returned_by_the_next_request(
     workerless: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = (await workerless.http.post("/jobs", json={"prompt": "hello"})).json()
@@ -106,7 +106,7 @@ async def test_a_retry_without_an_answer_is_found_by_the_same_request(
     lose_the_next_answer(workerless, monkeypatch, "retry")
     response = await workerless.http.post(f"{path}/retry")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
-    assert "the same request finds the retry" in response.json()["detail"]
+    assert "the same request returns it" in response.json()["detail"]
     workerless.server.connected = True
     again = await workerless.http.post(f"{path}/retry")
     assert (again.status_code, again.json()["retry_of"]) == (202, job["id"])
@@ -135,7 +135,7 @@ async def test_a_job_refused_by_a_frozen_redis_does_not_run_when_it_thaws(
         freezable_redis.thaw()
         assert response.status_code == 503
         await app.state.services.withdrawals.settle()
-        queue: JobQueue = app.state.services.backend.queue
+        queue: JobQueue = app.state.services.redis.queue
         assert await queue.depth() == Depth(waiting=0, running=0)
         assert await queue.totals() == {}
 

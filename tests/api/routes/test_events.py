@@ -146,7 +146,7 @@ async def test_a_replica_whose_watcher_redis_lost_watches_again(
     following = asyncio.create_task(events(workerless, writer.job.id))
     await waits_for_events(workerless, writer.job.id)
     await workerless.redis.hdel(record, "watchers")
-    replica = workerless.services.backend.replica_id.encode()
+    replica = workerless.services.redis.replica_id.encode()
     for _ in range(3000):
         if (watchers := await workerless.redis.hget(record, "watchers") or b"").split():
             break

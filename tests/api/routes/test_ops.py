@@ -147,9 +147,9 @@ async def test_a_scrape_while_redis_hangs_has_the_metrics_of_the_process(
 ) -> None:
     assert "falconer_redis_up 1.0" in (await service.http.get("/metrics")).text
     monkeypatch.setattr(
-        "api.jobs.redis_services.REACH_S", 3600.0
+        "api.jobs.redis_services.REDIS_TIMEOUT_S", 3600.0
     )  # only the scrape's own timeout applies
-    monkeypatch.setattr(service.services.backend.queue, "depth", asyncio.Event().wait)
+    monkeypatch.setattr(service.services.redis.queue, "depth", asyncio.Event().wait)
     text = (await service.http.get("/metrics")).text
     assert "falconer_redis_up 0.0" in text
     assert "falconer_workers 1.0" in text, "as it was"
@@ -167,7 +167,7 @@ async def test_a_redis_that_refuses_writes_has_its_own_error(
     async def out_of_memory(*args: object, **kwargs: object) -> None:
         raise ResponseError("Error running script (call to f_1): -OOM command not allowed")
 
-    monkeypatch.setattr(service.services.backend.queue, "enqueue", out_of_memory)
+    monkeypatch.setattr(service.services.redis.queue, "enqueue", out_of_memory)
     response = await service.http.post("/chat", json={"prompt": "hello"})
     assert response.status_code == 503
     assert response.json()["detail"] == "Redis refuses writes: OOM command not allowed"

@@ -299,7 +299,7 @@ def test_a_parameter_outside_the_models_limits_is_refused_by_name(
 def test_as_many_beams_are_searched_as_the_model_has_rows_for() -> None:
     encoder = make_encoder(max_num_beams=3)
     error = refusal(encoder, Prompt(text="x"), num_beams=4)
-    assert error.message == "should be at most 3 with this model, got 4"
+    assert error.message == "must be at most 3 with this model, got 4"
     encoder.prepare(Prompt(text="x"), GenerateKwargs(num_beams=3, max_new_tokens=5))
 
 
