@@ -1,4 +1,4 @@
-"""Every failure as an HTTP answer: one readable line in the path's form, never a stack trace."""
+"""Error responses: one readable line, below `/v1` in the form of OpenAI's interface."""
 
 import json
 import re
@@ -17,14 +17,14 @@ from api.openai.schemas import OpenAIErrorBody, is_openai_path, openai_code, ope
 from api.schemas import ErrorBody
 from shared.errors import ClientError, FalconerError, status_code
 
-MAX_LISTED = 5  # errors named in one answer
-MAX_SHOWN = 100  # characters of a name or number that the caller chose
+MAX_LISTED = 5  # errors in one response; further errors are counted
+MAX_SHOWN = 100  # characters of a name or number of the request
 
-# Callers write JSON; pydantic's messages speak of Python.
+# Pydantic's messages use the terms of Python, and clients send JSON.
 SUBJECT = re.compile("(Input|String|List|Tuple) should")
 IN_JSON = {"True": "true", "False": "false", "'": '"', " after validation": ""}
 
-CLIENT_CLOSED_REQUEST = 499  # nginx's code; nobody is there to read it, but it is counted
+CLIENT_CLOSED_REQUEST = 499  # nginx's code, for the metrics: the client has disconnected
 STOPPING = {"Retry-After": "1", "Connection": "close"}
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ def json_response(
 
 
 def error_response(request: Request, error: FalconerError) -> Response:
-    """The one translation from the error tree to HTTP."""
+    """Convert an error of the tree in `shared/errors.py`."""
     headers = dict(getattr(error, "headers", {}))
     if (retry_after_s := getattr(error, "retry_after_s", None)) is not None:
         headers["Retry-After"] = str(retry_after_s)
@@ -72,7 +72,7 @@ def failure_response(
     job_id: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """In the form that callers of this path read; `code` is for those below `/v1` alone."""
+    """Return an error in the form of the path; `code` is part of OpenAI's form only."""
     body: OpenAIErrorBody | ErrorBody
     if is_openai_path(route_path(request.scope)):
         body = openai_error(status, message, param=field, code=code)
@@ -86,7 +86,7 @@ def named(field: str | None, message: str) -> str:
 
 
 def describe(errors: Sequence[Mapping[str, Any]]) -> str:
-    """Pydantic's errors as one line that names each field and its limit."""
+    """Return pydantic's errors in one line, each with its field and its limit."""
     lines = [
         named(".".join(str(part)[:MAX_SHOWN] for part in error["loc"]), reason(error))
         for error in errors[:MAX_LISTED]
@@ -97,11 +97,12 @@ def describe(errors: Sequence[Mapping[str, Any]]) -> str:
 
 
 def reason(error: Mapping[str, Any]) -> str:
+    """Return why a value is invalid, with the value if it is a number."""
     if error["type"] == "extra_forbidden":
         return "unknown parameter"
     message, value = in_json_words(str(error["msg"])), error["input"]
     if not isinstance(value, int | float):
-        return message  # texts are not repeated, they may be long or private
+        return message  # without the value: a text may be long or private
     shown = json.dumps(value)
     return f"{message}, got {shown[:MAX_SHOWN]}{'…' * (len(shown) > MAX_SHOWN)}"
 
@@ -114,13 +115,13 @@ def in_json_words(message: str) -> str:
 
 
 def stopping_response(job_id: str) -> Response:
-    """503: this process ends. The job goes on without it."""
+    """Return the response to a request that waits for a job when the server shuts down."""
     return json_response(ErrorBody(stopping_message(job_id), job_id), 503, STOPPING)
 
 
 def stopping_message(job_id: str | None) -> str:
-    outlook = f"the job goes on, see /jobs/{job_id}" if job_id else "nothing was accepted"
-    return f"the server is stopping; {outlook}"
+    state = f"the job goes on, see /jobs/{job_id}" if job_id else "nothing was accepted"
+    return f"the server is stopping; {state}"
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -151,4 +152,4 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
         log.error("unexpected failure", path=request.url.path, exc_info=error)
-        return failure_response(request, 500, "internal error; the server's log says more")
+        return failure_response(request, 500, "internal error, see the log of the server")

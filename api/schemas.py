@@ -76,7 +76,7 @@ class ChatRequest(OptionalFieldsModel):
     def _replace_a_prompt(
         cls, messages: list[ChatMessage] | None, info: ValidationInfo
     ) -> list[ChatMessage] | None:
-        """Ignore an empty list beside a prompt, and an empty prompt beside messages."""
+        """Ignore empty messages with a prompt, and an empty prompt with messages."""
         if messages and info.data.get("prompt"):
             raise PydanticCustomError("rule", "give either prompt or messages, not both")
         return messages or None

@@ -37,23 +37,23 @@ class ApiSettings(ProcessSettings):
         20_000_000, ge=1, le=2**53, description="Most KV cache, in tokens, that jobs may wait for."
     )
     sync_timeout_s: float = Field(
-        300.0, gt=0, le=86_400, description="A call that waits this long gets 504; its job goes on."
+        300.0, gt=0, le=86_400, description="A longer wait ends with 504; the job goes on."
     )
     max_ttl_s: int = Field(
         JOB_TTL_S, ge=1, le=30 * 86_400, description="Longest time a result may be kept."
     )
     grace_s: float = Field(
-        10.0, ge=0, le=3600, description="On a stop, open calls get this long to end by themselves."
+        10.0, ge=0, le=3600, description="At a shutdown, open requests get this long to end."
     )
     cors_origins: str | None = Field(
-        None, description="Web pages of these origins may call the API: a list with commas, or *."
+        None, description="Origins whose pages may use the API: a list with commas, or *."
     )
     root_path: str | None = Field(
         None, description="Path below which a proxy shows the API, such as /falcon."
     )
     forwarded_allow_ips: str = Field(
         "127.0.0.1",
-        description="Proxies whose X-Forwarded-Prefix counts: addresses, networks, or *.",
+        description="Proxies whose X-Forwarded-Prefix is trusted: addresses, networks, or *.",
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error.")
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json.")
@@ -86,7 +86,7 @@ class ApiSettings(ProcessSettings):
     def _check_proxies(cls, value: str) -> str:
         for proxy in items(value):
             if proxy != "*":
-                ip_network(proxy)  # its ValueError says what is wrong
+                ip_network(proxy)  # raises a ValueError with the reason
         return value
 
     @property

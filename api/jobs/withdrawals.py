@@ -1,4 +1,4 @@
-"""Cancels jobs whose enqueue got no answer: their clients got a 503, and the jobs must not run.
+"""Cancels jobs whose enqueue got no answer: their clients got a 503.
 
 Redis may have accepted such a job. Redis itself refuses an enqueue that arrives too late.
 """

@@ -44,7 +44,7 @@ class ReplyStream:
     """Reads the stream of one replica and passes each event to the subscriptions of its job."""
 
     def __init__(self, redis: Redis, keys: Keys, replica_id: str) -> None:
-        """`redis` must be a client for this reader alone, whose commands may block for BLOCK_S.
+        """`redis` must be a client of this reader only; its commands block for up to BLOCK_S.
 
         `replica_id` must be new in each process, so that the stream has no older entries.
         """
