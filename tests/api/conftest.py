@@ -4,7 +4,7 @@ import pytest
 
 from tests.api.api_process import ApiProcess
 from tests.api.caller import Caller, connected
-from tests.api.followed import Writer, claimed, submit
+from tests.api.job_events import JobWriter, claim_job, submit
 from tests.fakes_api import FakeService, fake_service
 from tests.redis_server import RedisServer
 
@@ -30,10 +30,10 @@ async def caller(workerless: FakeService) -> AsyncIterator[Caller]:
 
 
 @pytest.fixture
-async def writer(workerless: FakeService) -> Writer:
+async def writer(workerless: FakeService) -> JobWriter:
     """Submit and claim a job, and return its writer."""
     await submit(workerless)
-    return await claimed(workerless)
+    return await claim_job(workerless)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from api.http.connection_limits import MAX_HEAD_BYTES
 from tests.api.caller import Caller, connected
-from tests.api.followed import Writer, claimed
+from tests.api.job_events import JobWriter, claim_job
 from tests.fakes_api import FakeService
 
 SOON_S = 0.2
@@ -129,11 +129,11 @@ async def test_calls_behind_one_that_waits_are_answered_in_order(
     for _ in range(2 * NUM_BEHIND):
         await caller.send(GET)
     await asyncio.sleep(0.1)
-    await (await claimed(workerless)).finish()
+    await (await claim_job(workerless)).finish()
     assert b"Result" in await caller.answer()
-    told = b""
-    while told.count(b"alive") < 2 * NUM_BEHIND:
-        told += await caller.answer()
+    received = b""
+    while received.count(b"alive") < 2 * NUM_BEHIND:
+        received += await caller.answer()
 
 
 STREAM = b'{"prompt": "hello", "stream": true}'
@@ -142,11 +142,11 @@ WORD = "a" * 1_000_000
 NUM_WORDS = 24  # more than sockets hold
 
 
-async def streamed(caller: Caller, service: FakeService) -> Writer:
-    """Of a job whose text the caller is about to be told."""
+async def streamed(caller: Caller, service: FakeService) -> JobWriter:
+    """Return the writer of a job whose events the client receives."""
     await caller.send(POST + b"Content-Length: %d\r\n\r\n" % len(STREAM) + STREAM)
     await service.until_queued(1)
-    return await claimed(service)
+    return await claim_job(service)
 
 
 @LINUX
@@ -156,7 +156,7 @@ async def test_a_stream_that_its_client_does_not_read_ends_and_its_job_is_cancel
     async with connected(workerless, unread_s=SOON_S) as reader:
         writer = await streamed(reader, workerless)
         for _ in range(NUM_WORDS):
-            await writer.say(WORD)
+            await writer.write(WORD)
         await workerless.until(lambda: not workerless.services.redis.replies._subscriptions)
         assert await writer.is_cancelled()
         with pytest.raises(ConnectionError):

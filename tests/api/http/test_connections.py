@@ -8,7 +8,7 @@ import pytest
 
 from shared.protocol import JobStatus
 from tests.api.caller import Caller, connected, parse_answers
-from tests.api.followed import claimed
+from tests.api.job_events import claim_job
 from tests.api.routes.test_chat import events_of
 from tests.fakes_api import FakeService
 
@@ -61,15 +61,15 @@ def body_apart(data: bytes) -> list[bytes]:
 async def test_an_offer_to_upgrade_is_ignored_and_every_request_answered_once(
     served: Caller, offer: str, split: Callable[[bytes], list[bytes]]
 ) -> None:
-    told = b""
+    received = b""
     for request in [post(PLAIN, headers=OFFERS[offer]), get(headers=OFFERS[offer])] * 2:
         for piece in split(request):
             await served.send(piece)
             await asyncio.sleep(0.01)  # so that pieces arrive apart
-        told += await served.until(b"}")
+        received += await served.until(b"}")
     await served.send(get(headers="Connection: close\r\n"))
-    told += await served.all_that_comes()
-    assert [answer.status for answer, _ in parse_answers(told, 5)] == [200] * 5
+    received += await served.all_that_comes()
+    assert [answer.status for answer, _ in parse_answers(received, 5)] == [200] * 5
 
 
 async def test_offers_on_pipelined_requests_are_ignored(served: Caller) -> None:
@@ -93,13 +93,13 @@ async def test_a_stream_for_http_1_0_is_plain_bytes_until_the_end(
     served: Caller, headers: str
 ) -> None:
     await served.send(post(STREAM, headers=headers, version="1.0"))
-    told = await served.all_that_comes()
-    head, _, body = told.partition(b"\r\n\r\n")
+    received = await served.all_that_comes()
+    head, _, body = received.partition(b"\r\n\r\n")
     assert b"transfer-encoding" not in head.lower()
     assert b"connection: close" in head.lower()
     assert body.startswith(b"id: 0\ndata: ")
     assert events_of(body.decode())[-1]["status"] == "succeeded"
-    parse_answers(told, 1)
+    parse_answers(received, 1)
 
 
 @pytest.mark.parametrize("headers", ["", "Connection: keep-alive\r\n"])
@@ -136,9 +136,9 @@ async def test_a_half_closed_call_is_answered(
     await caller.send(post(fields, version=version))
     await caller.half_close()
     await workerless.until_queued(1)
-    writer = await claimed(workerless)
+    writer = await claim_job(workerless)
     if "stream" in fields:
-        await writer.say("hello", "world")
+        await writer.write("hello", "world")
     await asyncio.sleep(0.5)  # for a few probes
     assert not await writer.is_cancelled()
     await writer.finish()
@@ -163,10 +163,10 @@ async def test_a_half_closed_call_outlives_every_probe(
     await caller.half_close()
     for fields in (PLAIN, STREAM):
         await workerless.until_queued(1)
-        writer = await claimed(workerless)
+        writer = await claim_job(workerless)
         await asyncio.sleep(0.2)
         if fields is STREAM:
-            await writer.say("hello")
+            await writer.write("hello")
             await asyncio.sleep(0.2)
         await writer.finish()
     answers = parse_answers(await caller.all_that_comes(), 3)
@@ -184,9 +184,9 @@ async def test_half_closed_calls_behind_one_another_are_answered_in_order(served
 async def test_a_half_closed_call_to_continue_is_answered(served: Caller) -> None:
     await served.send(post(PLAIN, headers="Expect: 100-continue\r\n"))
     await served.half_close()
-    told = await served.all_that_comes()
-    [(answer, _)] = parse_answers(told, 1)
-    assert (answer.status, told.count(b"HTTP/1.1 ")) in [(200, 1), (200, 2)]
+    received = await served.all_that_comes()
+    [(answer, _)] = parse_answers(received, 1)
+    assert (answer.status, received.count(b"HTTP/1.1 ")) in [(200, 1), (200, 2)]
 
 
 @pytest.mark.parametrize("fields", [PLAIN, STREAM])

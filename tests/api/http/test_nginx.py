@@ -13,10 +13,10 @@ from redis.asyncio import Redis
 from api.settings import ApiSettings
 from shared.queue.keys import Keys
 from tests.api.api_process import PATIENCE_S, ApiProcess
-from tests.api.followed import Writer, claimed_from
 from tests.api.http.nginx import Nginx, documented, needs_nginx
 from tests.api.http.served import served
 from tests.api.http.test_paths import check_prefix
+from tests.api.job_events import JobWriter, claim_from
 from tests.fakes_api import EchoWorker, FakeService
 from tests.redis_server import RedisServer
 
@@ -93,13 +93,13 @@ async def test_every_link_works_where_nginx_keeps_the_prefix(
 @asynccontextmanager
 async def running_stream(
     http: httpx.AsyncClient, redis: Redis
-) -> AsyncIterator[tuple[AsyncIterator[str], Writer]]:
+) -> AsyncIterator[tuple[AsyncIterator[str], JobWriter]]:
     """A stream of `/chat` whose job is written by hand."""
     body = {"prompt": "hello", "stream": True}
     async with http.stream("POST", "/falcon/chat", json=body) as response:
         assert response.status_code == 200
         assert re.fullmatch("/falcon/jobs/[0-9a-f]+", response.headers["location"])
-        yield response.aiter_lines(), await claimed_from(redis, Keys())
+        yield response.aiter_lines(), await claim_from(redis, Keys())
 
 
 async def data(lines: AsyncIterator[str]) -> dict[str, object]:
@@ -128,7 +128,7 @@ async def test_each_event_of_a_stream_arrives_before_the_next_is_written(
                 running_stream(http, workerless.redis) as (lines, writer),
             ):
                 for word in (" one", " two"):
-                    await writer.say(word)
+                    await writer.write(word)
                     assert (await data(lines))["delta"] == word
                 await writer.finish()
                 assert (await data(lines))["status"] == "succeeded"
@@ -138,7 +138,7 @@ async def test_a_disconnect_behind_nginx_cancels_the_job(
     http: httpx.AsyncClient, redis: Redis
 ) -> None:
     async with running_stream(http, redis) as (lines, writer):
-        await writer.say(" one")
+        await writer.write(" one")
         await data(lines)
     await writer.until_cancelled()
 

@@ -9,7 +9,7 @@ import pytest
 from api.settings import ApiSettings
 from shared.errors import SettingsError
 from shared.process.settings import load_settings
-from tests.api.followed import ended
+from tests.api.job_events import run_job
 from tests.fakes_api import FakeService, fake_service
 
 FORWARDED = "X-Forwarded-Prefix"
@@ -26,7 +26,7 @@ async def test_a_post_is_answered_with_a_slash_behind_its_path(
 
 
 async def test_every_get_is_answered_with_a_slash_behind_its_path(service: FakeService) -> None:
-    job_id = await ended(service)
+    job_id = await run_job(service)
     paths = [path for path, methods in service.app.openapi()["paths"].items() if "get" in methods]
     assert len(paths) >= 12
     for template in [*paths, "/docs", "/openapi.json", "/nowhere"]:
@@ -37,7 +37,7 @@ async def test_every_get_is_answered_with_a_slash_behind_its_path(service: FakeS
 
 
 async def test_the_other_methods_are_too(service: FakeService) -> None:
-    job_id = await ended(service)
+    job_id = await run_job(service)
     assert (await service.http.delete(f"/jobs/{job_id}/")).json()["id"] == job_id
     assert (await service.http.post(f"/jobs/{job_id}/retry/")).status_code == 409
     assert (await service.http.delete("/jobs/?status=queued")).status_code == 200

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.api.caller import Caller
-from tests.api.followed import claimed
 from tests.api.http.nginx import Nginx, documented, needs_nginx
 from tests.api.http.served import serving
+from tests.api.job_events import claim_job
 from tests.fakes_api import FakeService
 
 WORD = "a" * 1_000_000
@@ -57,8 +57,8 @@ async def test_nginx_cuts_off_a_client_that_does_not_read_its_stream(
     async with behind_nginx(workerless, tmp_path, *times) as (caller, _):
         await caller.send(chat(stream=True))
         await workerless.until_queued(1)
-        writer = await claimed(workerless)
-        await writer.say(*[WORD] * NUM_WORDS)
+        writer = await claim_job(workerless)
+        await writer.write(*[WORD] * NUM_WORDS)
         await writer.until_cancelled()
 
 

@@ -92,7 +92,7 @@ async def test_an_invalid_long_text_is_refused_without_a_slot(
     calls = await requests_in_all_slots(service, tokenizer)
     response = await service.http.post("/chat", json=body)
     assert response.status_code == status_code, response.text
-    assert all(not call.done() for call in calls), "it was told before their turn was over"
+    assert all(not call.done() for call in calls), "they still hold the slots"
     tokenizer.go_on.set()
     assert [(await call).status_code for call in calls] == [200] * TOKENIZATION_SLOTS
 

@@ -5,15 +5,15 @@ import asyncio
 import pytest
 
 from api.routes.events import MAX_EVENT_ID
-from tests.api.followed import (
+from tests.api.job_events import (
     LAST,
-    Writer,
-    deaf,
-    ended,
+    JobWriter,
     events,
+    run_job,
     submit,
     texts,
-    waits_for_events,
+    until_events_awaited,
+    without_replies,
 )
 from tests.fakes_api import FakeService
 
@@ -21,15 +21,15 @@ from tests.fakes_api import FakeService
 @pytest.mark.parametrize("last", ["3", "4", str(MAX_EVENT_ID)])
 async def test_nothing_follows_the_terminal_event(service: FakeService, last: str) -> None:
     """204 makes an EventSource stop reconnecting."""
-    job_id = await ended(service)
+    job_id = await run_job(service)
     response = await service.http.get(f"/jobs/{job_id}/events", headers={LAST: last})
     assert (response.status_code, response.text) == (204, "")
 
 
 async def test_nothing_follows_the_terminal_event_of_a_failed_job(
-    workerless: FakeService, writer: Writer
+    workerless: FakeService, writer: JobWriter
 ) -> None:
-    await writer.say("a", "b")
+    await writer.write("a", "b")
     await writer.fail()
     *deltas, last = await events(workerless, writer.job.id)
     assert texts(deltas) == ["a", "b"]
@@ -53,10 +53,10 @@ async def test_a_job_cancelled_before_its_first_token_has_one_event(
 
 
 async def test_a_terminal_event_is_sent_though_redis_lost_the_job(
-    workerless: FakeService, writer: Writer
+    workerless: FakeService, writer: JobWriter
 ) -> None:
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await waits_for_events(workerless, writer.job.id)
+    await until_events_awaited(workerless, writer.job.id)
     await writer.fail()
     await workerless.redis.delete(workerless.keys.record(writer.job.id))
     [end] = await following
@@ -64,13 +64,13 @@ async def test_a_terminal_event_is_sent_though_redis_lost_the_job(
 
 
 async def test_a_lost_job_ends_its_streams(
-    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    workerless: FakeService, writer: JobWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.05)
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await writer.say("a")
-    await waits_for_events(workerless, writer.job.id)
-    async with deaf(workerless):
+    await writer.write("a")
+    await until_events_awaited(workerless, writer.job.id)
+    async with without_replies(workerless):
         await writer.fail()
         await workerless.redis.delete(workerless.keys.record(writer.job.id))
     first, end = await following

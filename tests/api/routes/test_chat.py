@@ -29,7 +29,7 @@ def events_of(text: str) -> list[dict[str, Any]]:
     return events
 
 
-# -- synchronous requests --------------------------------------------------------------------------
+# -- synchronous requests --------------------------------------------------------------------
 
 
 async def test_a_request_gets_the_result_of_its_job(service: FakeService) -> None:
@@ -51,11 +51,11 @@ async def test_a_waiting_request_frees_its_body(
     call = asyncio.create_task(abandoned_call(workerless.asgi, body, leave, prefer))
     await workerless.until_queued(1)
 
-    def is_let_go() -> bool:
+    def is_freed() -> bool:
         found = [each for each in gc.get_objects() if type(each) in (ChatRequest, ChatJob)]
         return not any("kept?" in repr(each) for each in found)
 
-    await workerless.until(is_let_go)
+    await workerless.until(is_freed)
     leave.set()
     await call
 
@@ -334,7 +334,7 @@ async def test_a_stream_without_tokens_gets_keep_alive_comments(
     assert events_of(text)[-1]["status"] == "succeeded"
 
 
-# -- disconnects --------------------------------------------------------------------
+# -- disconnects -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -8,15 +8,15 @@ from redis.exceptions import ConnectionError
 
 from shared.protocol import Delta
 from shared.queue.token_log import PAGE, TokenLog
-from tests.api.followed import (
+from tests.api.job_events import (
     LAST,
-    Writer,
-    deaf,
-    ended,
+    JobWriter,
     events,
+    run_job,
     submit,
     texts,
-    waits_for_events,
+    until_events_awaited,
+    without_replies,
 )
 from tests.api.routes.test_chat import events_of
 from tests.fakes_api import FakeService, fake_service
@@ -28,7 +28,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_the_events_of_an_ended_job_start_at_its_first_token(service: FakeService) -> None:
-    *deltas, last = await events(service, await ended(service))
+    *deltas, last = await events(service, await run_job(service))
     assert [(d["index"], d["delta"]) for d in deltas] == [(0, " HELLO"), (1, " BIG"), (2, " WORLD")]
     assert (last["index"], last["status"]) == (3, "succeeded")
     assert last["Result"] == "hello big world HELLO BIG WORLD"
@@ -43,7 +43,7 @@ async def test_every_job_with_a_location_has_events(service: FakeService, prefer
 
 
 async def test_events_resume_after_last_event_id(service: FakeService) -> None:
-    job_id = await ended(service)
+    job_id = await run_job(service)
     assert [e["index"] for e in await events(service, job_id, {LAST: "0"})] == [1, 2, 3]
     assert [e["index"] for e in await events(service, job_id, {LAST: "2"})] == [3]
 
@@ -52,7 +52,9 @@ async def test_events_resume_after_last_event_id(service: FakeService) -> None:
 async def test_the_error_for_an_invalid_last_event_id_names_it(
     service: FakeService, last: str
 ) -> None:
-    response = await service.http.get(f"/jobs/{await ended(service)}/events", headers={LAST: last})
+    response = await service.http.get(
+        f"/jobs/{await run_job(service)}/events", headers={LAST: last}
+    )
     assert response.status_code == 422
     assert response.json()["detail"].startswith("Last-Event-ID: ")
 
@@ -77,7 +79,7 @@ async def test_the_events_of_a_queued_job_reach_every_replica_once_it_runs(
     async with fake_service(server=workerless.server, with_worker=False) as other:
         following = [asyncio.create_task(events(each, job_id)) for each in (workerless, other)]
         for each in (workerless, other):
-            await waits_for_events(each, job_id)
+            await until_events_awaited(each, job_id)
         assert not any(task.done() for task in following)
         workerless.tasks.append(asyncio.create_task(workerless.worker.run()))
         here, there = [await task for task in following]
@@ -86,12 +88,12 @@ async def test_the_events_of_a_queued_job_reach_every_replica_once_it_runs(
 
 
 async def test_a_late_client_gets_past_and_future_tokens(
-    workerless: FakeService, writer: Writer
+    workerless: FakeService, writer: JobWriter
 ) -> None:
-    await writer.say("a", "b")
+    await writer.write("a", "b")
     following = asyncio.create_task(events(workerless, writer.job.id, {LAST: "0"}))
-    await waits_for_events(workerless, writer.job.id)
-    await writer.say("c")
+    await until_events_awaited(workerless, writer.job.id)
+    await writer.write("c")
     await writer.finish()
     assert [(e["index"], e.get("delta")) for e in await following] == [
         (1, "b"),
@@ -101,50 +103,48 @@ async def test_a_late_client_gets_past_and_future_tokens(
 
 
 async def test_a_log_of_several_pages_is_sent_in_full(
-    workerless: FakeService, writer: Writer
+    workerless: FakeService, writer: JobWriter
 ) -> None:
     count = 2 * PAGE + 1
-    await writer.say(*map(str, range(count)))
+    await writer.write(*map(str, range(count)))
     await writer.finish()
     assert texts(await events(workerless, writer.job.id)) == [str(i) for i in range(count)]
 
 
 async def test_tokens_that_the_reply_stream_lost_are_read_from_the_log(
-    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    workerless: FakeService, writer: JobWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "api.jobs.job_handle.POLL_S", 3600
-    )  # the gap shows it, the log is not polled
+    monkeypatch.setattr("api.jobs.job_handle.POLL_S", 3600)  # the gap alone causes the read
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await waits_for_events(workerless, writer.job.id)
-    await writer.say("a")
-    async with deaf(workerless):
-        await writer.say("b", "c")
-    await writer.say("d")
+    await until_events_awaited(workerless, writer.job.id)
+    await writer.write("a")
+    async with without_replies(workerless):
+        await writer.write("b", "c")
+    await writer.write("d")
     await writer.finish()
     assert texts(await following) == ["a", "b", "c", "d"]
 
 
 async def test_the_terminal_event_follows_all_tokens_though_all_events_were_lost(
-    workerless: FakeService, writer: Writer
+    workerless: FakeService, writer: JobWriter
 ) -> None:
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await waits_for_events(workerless, writer.job.id)
+    await until_events_awaited(workerless, writer.job.id)
     workerless.services.tasks[0].cancel()  # the reader of replies
-    await writer.say("a", "b")
+    await writer.write("a", "b")
     await writer.finish()
-    told = await following
-    assert texts(told) == ["a", "b"]
-    assert told[-1]["status"] == "succeeded"
+    received = await following
+    assert texts(received) == ["a", "b"]
+    assert received[-1]["status"] == "succeeded"
 
 
 async def test_a_replica_whose_watcher_redis_lost_watches_again(
-    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    workerless: FakeService, writer: JobWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.02)
     record = workerless.keys.record(writer.job.id)
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await waits_for_events(workerless, writer.job.id)
+    await until_events_awaited(workerless, writer.job.id)
     await workerless.redis.hdel(record, "watchers")
     replica = workerless.services.redis.replica_id.encode()
     for _ in range(3000):
@@ -157,9 +157,9 @@ async def test_a_replica_whose_watcher_redis_lost_watches_again(
 
 
 async def test_a_stream_waits_for_a_log_that_is_unreachable(
-    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    workerless: FakeService, writer: JobWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await writer.say("a")
+    await writer.write("a")
     await writer.finish()
     failures, read = [ConnectionError("gone"), OSError()], TokenLog.read
 
@@ -174,16 +174,16 @@ async def test_a_stream_waits_for_a_log_that_is_unreachable(
 
 
 async def test_tokens_after_a_gap_in_the_log_wait_until_the_worker_fills_it(
-    workerless: FakeService, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    workerless: FakeService, writer: JobWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker resends from the end of the log."""
     monkeypatch.setattr("api.jobs.job_handle.POLL_S", 3600)
     key = workerless.keys.token_log(writer.job.id)
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await waits_for_events(workerless, writer.job.id)
-    await writer.say("a")
-    async with deaf(workerless):
-        await writer.say("b")
+    await until_events_awaited(workerless, writer.job.id)
+    await writer.write("a")
+    async with without_replies(workerless):
+        await writer.write("b")
     held_back, asked, read = asyncio.Event(), asyncio.Event(), TokenLog.read
 
     async def late(log: TokenLog, job_id: str, start: int) -> list[Delta]:
@@ -192,18 +192,18 @@ async def test_tokens_after_a_gap_in_the_log_wait_until_the_worker_fills_it(
         return await read(log, job_id, start)
 
     monkeypatch.setattr(TokenLog, "read", late)
-    await writer.say("c")
+    await writer.write("c")
     await asked.wait()  # for the tokens before "c"
     await workerless.redis.ltrim(key, 0, 0)
     held_back.set()
-    await waits_for_events(workerless, writer.job.id)
+    await until_events_awaited(workerless, writer.job.id)
     await writer.resend_from(1)
     await writer.finish()
     assert texts(await following) == ["a", "b", "c"]
 
 
 async def test_a_disconnect_from_the_events_leaves_the_job(
-    workerless: FakeService, writer: Writer
+    workerless: FakeService, writer: JobWriter
 ) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
@@ -213,14 +213,14 @@ async def test_a_disconnect_from_the_events_leaves_the_job(
     await writer.finish()
 
 
-async def test_the_shutdown_event_has_no_id(workerless: FakeService, writer: Writer) -> None:
-    await writer.say("a")
+async def test_the_shutdown_event_has_no_id(workerless: FakeService, writer: JobWriter) -> None:
+    await writer.write("a")
     following = asyncio.create_task(events(workerless, writer.job.id))
-    await waits_for_events(workerless, writer.job.id)
+    await until_events_awaited(workerless, writer.job.id)
     workerless.services.stopping.set()
-    first, farewell = await following
-    assert (first["index"], "index" in farewell) == (0, False)
-    assert f"/jobs/{writer.job.id}" in farewell["error"]["message"]
+    first, shutdown = await following
+    assert (first["index"], "index" in shutdown) == (0, False)
+    assert f"/jobs/{writer.job.id}" in shutdown["error"]["message"]
 
 
 async def test_only_the_submitting_request_observes_token_times(
@@ -233,8 +233,8 @@ async def test_only_the_submitting_request_observes_token_times(
         return next(s.value for s in samples if s.name.endswith("_count"))
 
     body = {"prompt": "hello big world", "stream": True}
-    told = events_of((await service.http.post("/chat", json=body)).text)
-    await events(service, told[-1]["id"])
-    await ended(service)
+    received = events_of((await service.http.post("/chat", json=body)).text)
+    await events(service, received[-1]["id"])
+    await run_job(service)
     assert count(metrics.first_token) == 1
-    assert count(metrics.inter_token) == len(told) - 2 > 0  # without the terminal event
+    assert count(metrics.inter_token) == len(received) - 2 > 0  # without the terminal event

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from tests.api.followed import LAST, Writer, claimed, ended, events, submit, texts
+from tests.api.job_events import LAST, JobWriter, claim_job, events, run_job, submit, texts
 from tests.fakes_api import FakeService
 
 KEY = {"Idempotency-Key": "k1"}
@@ -25,7 +25,7 @@ async def look(service: FakeService, job_id: str, wait_s: float = 0) -> dict[str
 
 
 async def test_a_failed_job_is_retried_under_a_new_id(service: FakeService) -> None:
-    old_id = await ended(service, prompt="fail")
+    old_id = await run_job(service, prompt="fail")
     new = await retry(service, old_id)
     assert new["id"] != old_id
     assert (new["status"], new["position"], new["retry_of"]) == ("queued", 1, old_id)
@@ -71,7 +71,7 @@ async def test_a_repeated_request_returns_the_retry_as_it_is(workerless: FakeSer
 
 
 async def test_a_failed_retry_is_retried_itself(service: FakeService) -> None:
-    first_id = await ended(service, prompt="fail")
+    first_id = await run_job(service, prompt="fail")
     second = await retry(service, first_id)
     await look(service, second["id"], 30)
     third = await retry(service, second["id"])
@@ -79,14 +79,14 @@ async def test_a_failed_retry_is_retried_itself(service: FakeService) -> None:
 
 
 async def test_job_and_retry_have_a_stream_with_one_terminal_event_each(
-    workerless: FakeService, writer: Writer
+    workerless: FakeService, writer: JobWriter
 ) -> None:
-    await writer.say("a", "b")
+    await writer.write("a", "b")
     await writer.fail()
     new = await retry(workerless, writer.job.id)
-    retried = await claimed(workerless)
+    retried = await claim_job(workerless)
     assert retried.job.id == new["id"]
-    await retried.say("c")
+    await retried.write("c")
     await retried.finish()
     for job_id, words, status in (
         (writer.job.id, ["a", "b"], "failed"),
@@ -118,7 +118,7 @@ async def test_the_idempotency_key_of_a_job_finds_its_retry(workerless: FakeServ
 async def test_a_job_that_succeeded_is_a_conflict_that_names_its_status(
     service: FakeService,
 ) -> None:
-    response = await service.http.post(f"/jobs/{await ended(service)}/retry")
+    response = await service.http.post(f"/jobs/{await run_job(service)}/retry")
     assert response.status_code == 409
     assert "succeeded" in response.json()["detail"]
 

@@ -25,7 +25,7 @@ async def submit(service: FakeService, path: str = "/jobs", **fields: Any) -> st
     return str(response.json()["id"])
 
 
-async def ended(service: FakeService, **fields: Any) -> str:
+async def run_job(service: FakeService, **fields: Any) -> str:
     job_id = await submit(service, **fields)
     await service.http.get(f"/jobs/{job_id}", params={"wait": 30})
     return job_id
@@ -41,7 +41,7 @@ async def events(
     return events_of(response.text)
 
 
-async def waits_for_events(service: FakeService, job_id: str) -> None:
+async def until_events_awaited(service: FakeService, job_id: str) -> None:
     """Wait until a request for the job's events has read all of them and waits for more."""
     backend = service.services.redis
     async with asyncio.timeout(30):
@@ -56,7 +56,7 @@ async def waits_for_events(service: FakeService, job_id: str) -> None:
             await asyncio.sleep(0.005)
 
 
-class Writer:
+class JobWriter:
     """Runs one job: appends to its log and ends it."""
 
     def __init__(self, redis: Redis, keys: Keys, lease: ClaimedJob) -> None:
@@ -66,7 +66,7 @@ class Writer:
         self._queue = JobQueue(redis, keys)
         self._words: list[str] = []
 
-    async def say(self, *words: str) -> None:
+    async def write(self, *words: str) -> None:
         packed = [encode(Delta(text=word, token_ids=[1])) for word in words]
         index = len(self._words)
         self._words += words
@@ -75,7 +75,7 @@ class Writer:
 
     async def resend_from(self, index: int) -> None:
         words, self._words = self._words, self._words[:index]
-        await self.say(*words[index:])
+        await self.write(*words[index:])
 
     async def is_cancelled(self) -> bool:
         fences = {self.job.id: self._lease.fence}
@@ -99,18 +99,18 @@ class Writer:
         assert await self._queue.finish(self._lease, outcome, fence=self._lease.fence)
 
 
-async def claimed(service: FakeService) -> Writer:
+async def claim_job(service: FakeService) -> JobWriter:
     """Claim the one queued job."""
-    return await claimed_from(service.redis, service.keys)
+    return await claim_from(service.redis, service.keys)
 
 
-async def claimed_from(redis: Redis, keys: Keys) -> Writer:
+async def claim_from(redis: Redis, keys: Keys) -> JobWriter:
     claim = await JobQueue(redis, keys).claim("w1", ROOM, lease_ms=LEASE_MS)
-    return Writer(redis, keys, claim.jobs[0])
+    return JobWriter(redis, keys, claim.jobs[0])
 
 
 @asynccontextmanager
-async def deaf(service: FakeService) -> AsyncIterator[None]:
+async def without_replies(service: FakeService) -> AsyncIterator[None]:
     """Drop the replies that enter the api's stream meanwhile."""
     backend = service.services.redis
     with pytest.MonkeyPatch.context() as patch:
@@ -120,5 +120,5 @@ async def deaf(service: FakeService) -> AsyncIterator[None]:
         await service.until(lambda: backend.replies._last_id == stream["last-generated-id"])
 
 
-def texts(told: list[dict[str, Any]]) -> list[str]:
-    return [event["delta"] for event in told if "delta" in event]
+def texts(received: list[dict[str, Any]]) -> list[str]:
+    return [event["delta"] for event in received if "delta" in event]
