@@ -15,6 +15,7 @@ LINK = re.compile(
 )
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", flags=re.DOTALL | re.MULTILINE)
 INDEX_ROW = re.compile(r"^\| \[(\d{4})\]\(([\w-]+\.md)\) \| (.+?) \| (\w[^|]*) \|$", re.MULTILINE)
+SOURCES = {"api", "bench", "deploy", "falconer", "serve", "shared", "tests", "tools", "worker"}
 STATUSES = ("accepted", "superseded", "amended")
 
 
@@ -54,6 +55,26 @@ def test_each_page_is_reachable_from_another() -> None:
     }
     pages = set((ROOT / "docs").rglob("*.md"))
     assert sorted(page.name for page in pages - linked) == []
+
+
+def named_paths(page: Path) -> set[str]:
+    """Return the files and folders of the repository that a page names as code."""
+    named = re.findall(r"`([\w.-]+/[\w./-]*)`", page.read_text())
+    return {path for path in named if path.partition("/")[0] in SOURCES}
+
+
+@pytest.mark.parametrize("page", documents(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_paths_exist(page: Path) -> None:
+    assert sorted(path for path in named_paths(page) if not (ROOT / path).exists()) == []
+
+
+def test_the_architecture_page_has_a_row_for_each_package() -> None:
+    page = (ROOT / "docs" / "concepts" / "architecture.md").read_text()
+    listed = set(re.findall(r"^\| `([\w/]+)/` \|", page, flags=re.MULTILINE))
+    files = (path for name in sorted(SOURCES) for path in (ROOT / name).rglob("*.py"))
+    packages = {str(path.parent.relative_to(ROOT)) for path in files}
+    by_subject = ("bench/", "tools/", "tests")  # one row names all of them
+    assert {name for name in packages if not name.startswith(by_subject)} <= listed
 
 
 def decisions() -> dict[str, str]:
