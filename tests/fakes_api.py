@@ -42,7 +42,7 @@ from shared.protocol import (
 from shared.queue.claims import ClaimedJob, Room
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import WORKER_TTL_S, Keys
-from shared.queue.token_log import Addition, TokenLog
+from shared.queue.token_log import TokenLog
 from shared.queue.worker_registry import Registry
 from tests.factories import make_worker_info
 
@@ -135,7 +135,7 @@ class EchoWorker:
     async def _send(self, claimed: ClaimedJob, index: int, word: str) -> None:
         """Twice, as a command does whose answer was lost."""
         delta = encode(Delta(text=word, token_ids=[index]))
-        addition = Addition(claimed.job.id, claimed.fence, index, [delta])
+        addition = (claimed.job.id, claimed.fence, index, [delta])
         for _ in range(2):
             await self._log.append(claimed.worker_id, [addition])
 

@@ -1,7 +1,7 @@
-"""The engine's thread, and the bridge between it and the event loop.
+"""Run an engine in a thread of its own, and connect it to the event loop.
 
-Commands go in through a queue; what steps yield comes back in one call as soon as somebody waits
-for it. Everything but `_run` and what it calls belongs to the event loop.
+Requests and aborts reach the thread through a queue. Outputs return in one callback, as soon as a
+job needs them. Only `_run` and what it calls execute in the thread.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class EngineLike(Protocol):
-    """What the runtime needs of an engine; `worker.engine.Engine` is one."""
+    """The part of `worker.engine.Engine` that the thread uses."""
 
     last_step: StepReport
 
@@ -59,28 +59,19 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Rows and tokens as of the last step or abort; the last three counts are since the start."""
+    """Figures as of the last step or abort."""
 
-    running: int = 0
-    waiting: int = 0
+    running: int = 0  # sequences
+    waiting: int = 0  # sequences
     used_kv_tokens: int = 0
+    # Since the start:
     num_tokens: int = 0  # generated
     num_preemptions: int = 0
     num_prefix_hit_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StepOutputs:
-    outputs: list[Output]
-    rows: int
-
-
 class EngineThread:
-    """Runs an engine in a thread of its own; `failed` is set if that thread dies, or by `fail`.
-
-    `prepare_thread` runs first in that thread: what a library keeps per thread is set there.
-    `on_step` hears there of each step.
-    """
+    """Owns the thread. `failed` is set if the thread dies, or by `fail`."""
 
     def __init__(
         self,
@@ -88,13 +79,18 @@ class EngineThread:
         prepare_thread: Callable[[], None] = lambda: None,
         on_step: Callable[[StepReport], None] = lambda _: None,
     ) -> None:
+        """`prepare_thread` runs first in the thread, for settings that a library keeps per thread.
+
+        `on_step` is called in the thread after each step.
+        """
         self.stats = EngineStats()
         self.failed = asyncio.Event()
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._commands: SimpleQueue[Request | Abort | Stop] = SimpleQueue()
-        self._generations: dict[str, Generation] = {}  # the thread only looks up in it
-        self._undelivered: list[StepOutputs] = []  # the thread's
+        self._generations: dict[str, Generation] = {}  # by request id; the thread only reads it
+        # Rows and outputs of each step; belongs to the thread.
+        self._undelivered: list[tuple[int, list[Output]]] = []
         self._prepare_thread = prepare_thread
         self._on_step = on_step
         self._is_stopped = False
@@ -106,9 +102,9 @@ class EngineThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its current step; does not wait long for one that is stuck.
+        """End the thread after its current step; wait for a stuck step no longer than a moment.
 
-        Harmless when it never started.
+        Harmless if the thread never started.
         """
         self._is_stopped = True
         self._commands.put(Stop())
@@ -116,19 +112,19 @@ class EngineThread:
             self._thread.join(JOIN_TIMEOUT_S)
 
     def submit(self, request: Request, generation: Generation) -> None:
-        """Start generating; the request's id must be new in this process."""
+        """Start generating. The request's id must be new in this process."""
         self._generations[request.request_id] = generation
         self._commands.put(request)
 
     def abort(self, request_id: str) -> None:
-        """Stop generating; its rows are free before the next step. Harmless when it has ended."""
+        """Stop generating; free the request's rows before the next step. Harmless at its end."""
         if self._generations.pop(request_id, None) is not None:
             self._commands.put(Abort(request_id))
 
     def fail(self, reason: str) -> None:
         """Set `failed`, from any thread: the engine's own may be idle, or blocked.
 
-        A stopped engine cannot fail any more: the end of its processes is part of the stop.
+        Ignored after `stop`, which ends the engine's processes, too.
         """
         if self._is_stopped:
             return
@@ -137,7 +133,7 @@ class EngineThread:
 
     @property
     def step_age_s(self) -> float:
-        """How long the current step has taken so far; 0 between steps."""
+        """Seconds since the current step began; 0 between steps."""
         started = self._step_started
         return 0.0 if started is None else time.monotonic() - started
 
@@ -152,7 +148,7 @@ class EngineThread:
             self._call(self.failed.set)
 
     def _execute_commands(self) -> bool:
-        """Wait for a command when idle, then run all there are; False when told to stop."""
+        """Wait for a command if idle, then execute all there are; return False at a Stop."""
         try:
             command = self._commands.get(block=not self._engine.has_work)
             while not isinstance(command, Stop):
@@ -165,7 +161,7 @@ class EngineThread:
     def _execute(self, command: Request | Abort) -> None:
         if isinstance(command, Abort):
             self._engine.abort(command.request_id)
-            self._measure()  # there may be no step to do it
+            self._measure()  # no step may follow
             return
         try:
             self._engine.add(command)
@@ -180,7 +176,7 @@ class EngineThread:
         self._num_tokens += sum(isinstance(output, TokenOutput) for output in outputs)
         self._measure()
         self._on_step(self._engine.last_step)
-        self._undelivered.append(StepOutputs(outputs, self._engine.last_step.num_rows))
+        self._undelivered.append((self._engine.last_step.num_rows, outputs))
         if self._is_awaited(outputs) or len(self._undelivered) >= MAX_UNDELIVERED_STEPS:
             self._call(self._deliver, self._undelivered)
             self._undelivered = []
@@ -196,7 +192,7 @@ class EngineThread:
         )
 
     def _is_awaited(self, outputs: list[Output]) -> bool:
-        """Whether the loop must hear of them now. Waking it takes time from the next step."""
+        """Return whether a job needs an output now. Waking the loop delays the next step."""
         return any(
             isinstance(output, RequestFailed)
             or output.finish_reason is not None
@@ -209,15 +205,15 @@ class EngineThread:
         return generation is not None and generation.is_streamed
 
     def _call(self, callback: Callable[..., object], *args: object) -> None:
-        """Run `callback` on the event loop; at the very end there may be none left to tell."""
+        """Run `callback` on the event loop, unless the loop is closed already."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback, *args)
 
-    def _deliver(self, steps: list[StepOutputs]) -> None:
-        for step in steps:
-            self._deliver_step(step.outputs, step.rows)
+    def _deliver(self, steps: list[tuple[int, list[Output]]]) -> None:
+        for rows, outputs in steps:
+            self._deliver_step(rows, outputs)
 
-    def _deliver_step(self, outputs: list[Output], rows: int) -> None:
+    def _deliver_step(self, rows: int, outputs: list[Output]) -> None:
         by_request: dict[str, list[TokenOutput]] = {}
         for output in outputs:
             if isinstance(output, RequestFailed):

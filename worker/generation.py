@@ -1,46 +1,24 @@
-"""The tokens of one job as the engine makes them, and the size of the batches it was part of.
-
-Fed by the runtime on the event loop; knows neither Redis nor what the tokens are for.
-"""
+"""Collect the tokens of one job as the engine generates them, and the size of their batches."""
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from shared.protocol import Batch, JobError
-from worker.engine import FinishReason, TokenOutput
+from worker.engine import TokenOutput
 
 OnToken = Callable[[TokenOutput], None]
 
 
-@dataclass(slots=True)
-class GeneratedSequence:
-    """`logprobs` has one entry per token, None where it was not asked for or is not defined."""
-
-    texts: list[str] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float | None] = field(default_factory=list)
-    top_logprobs: list[dict[int, float]] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    score: float | None = None  # of a beam search
-
-    def append(self, output: TokenOutput) -> None:
-        self.texts.append(output.text)
-        self.token_ids.append(output.token_id)
-        self.logprobs.append(output.logprob)
-        if output.top_logprobs is not None:
-            self.top_logprobs.append(output.top_logprobs)
-        self.finish_reason = output.finish_reason
-        self.score = output.score
-
-
 class Generation:
-    """Sets `changed` when every sequence has ended or the request failed, then with `error`."""
+    """The sequences of one request; filled on the event loop.
+
+    Sets `changed` when every sequence has ended, or when the request failed with `error`.
+    """
 
     def __init__(
         self, num_sequences: int, changed: asyncio.Event, on_token: OnToken | None = None
     ) -> None:
-        self.sequences = [GeneratedSequence() for _ in range(num_sequences)]
+        self.sequences: list[list[TokenOutput]] = [[] for _ in range(num_sequences)]
         self.error: JobError | None = None
         self._changed = changed
         self._on_token = on_token
@@ -50,12 +28,12 @@ class Generation:
         self._max_rows = 0
 
     def resume(self, earlier: Iterable[TokenOutput]) -> None:
-        """Begin with the tokens of an earlier attempt, which were told then."""
+        """Start with the tokens of an earlier attempt; `on_token` does not get them again."""
         for output in earlier:
             self._append(output)
 
     def take(self, outputs: list[TokenOutput], rows: int) -> None:
-        """One step's tokens of this request; `rows` were in the step in all."""
+        """Add this request's tokens of one step; `rows` is the size of the step's batch."""
         self._num_steps += 1
         self._sum_rows += rows
         self._max_rows = max(self._max_rows, rows)
@@ -84,16 +62,16 @@ class Generation:
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(sequence.token_ids) for sequence in self.sequences)
+        return sum(map(len, self.sequences))
 
     @property
     def token_ids(self) -> tuple[tuple[int, ...], ...]:
-        """Of each sequence, so far."""
-        return tuple(tuple(sequence.token_ids) for sequence in self.sequences)
+        """Token ids of each sequence so far."""
+        return tuple(tuple(output.token_id for output in sequence) for sequence in self.sequences)
 
     @property
     def batch(self) -> Batch | None:
-        """None before its first step."""
+        """Batch sizes over all steps; None before the first."""
         if self._num_steps == 0:
             return None
         return Batch(mean_rows=self._sum_rows / self._num_steps, max_rows=self._max_rows)

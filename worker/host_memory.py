@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from pydantic import ByteSize
 
 UNLIMITED = "max"
 
@@ -33,6 +34,11 @@ def free_memory(limit: int | None = None) -> FreeMemory:
     if limit is not None:
         bounds.append(FreeMemory(max(0, limit - taken_bytes()), "left by the setting memory"))
     return min(bounds, key=lambda bound: bound.num_bytes)
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Return a size in the largest unit below it, as "80.0 GiB"."""
+    return ByteSize(num_bytes).human_readable(separator=" ")
 
 
 def taken_bytes() -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,8 @@ from shared.model_source import model_name, source_digest
 from shared.protocol import MergedAdapter, Message, ModelCard
 from shared.request.chat_template import ChatTemplate, compile_template
 from worker.engine import Engine
+from worker.model.checkpoint.adapter_folders import CONFIG_FILE, AdapterFolder
+from worker.model.checkpoint.lora import find_weights
 from worker.model.checkpoint.weights import plan_loading
 from worker.model.errors import CheckpointError
 from worker.model.tokenizer.chat_template_files import find_chat_template, load_template_tokens
@@ -70,6 +73,26 @@ def describe_model(
         template_tokens=files.template_tokens if files.chat_template else msgspec.UNSET,
     )
     return card, engine.tokenizer.to_str().encode()
+
+
+def describe_merged(folders: Sequence[AdapterFolder]) -> tuple[MergedAdapter, ...]:
+    """Return name, strength and contents of the adapters that are merged into a model's weights.
+
+    Raises OSError if a file cannot be read, CheckpointError if there is none.
+    """
+    return tuple(
+        MergedAdapter(name=folder.name, strength=folder.strength, digest=_digest(folder))
+        for folder in folders
+    )
+
+
+def _digest(folder: AdapterFolder) -> str:
+    """Return the hex SHA-256 of the weights and of the config, which holds their scale."""
+    both = sha256()
+    for path in (folder.path / CONFIG_FILE, find_weights(folder)):
+        with path.open("rb") as file:
+            both.update(file_digest(file, "sha256").digest())
+    return both.hexdigest()
 
 
 def load_chat_template(checkpoint: Path) -> str | None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from shared.errors import FalconerError
-from worker.byte_size import format_size, parse_size
 from worker.engine import EngineConfig
 from worker.engine.loading.load_plan import AUTO_DTYPE, choose_way, forecast_ways, parse_dtype
 from worker.engine.loading.options import LoadOptions
@@ -18,7 +18,7 @@ from worker.engine.loading.quantization_support import check_combination
 from worker.engine.loading.single_device import parse_kind
 from worker.engine.memory.host_forecast import PROCESS_BYTES, HostForecast
 from worker.engine.memory.memory_plan import MemoryPlan, forecast_cpu, forecast_gpu
-from worker.host_memory import FreeMemory, free_memory
+from worker.host_memory import FreeMemory, format_bytes, free_memory
 from worker.model.checkpoint.info import ModelInfo, describe_plan
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.checkpoint.tiny import copy_bundled
@@ -65,7 +65,7 @@ def show_info(
     with _clear_errors():
         target, rounding = parse_kind(device), _quantization(quantization)
         plan = plan_loading(find_checkpoint(source))
-        num_bytes = None if memory is None else parse_size(memory)
+        num_bytes = None if memory is None else _parse_memory(memory)
         if target.type == "cpu":
             options = LoadOptions(
                 source, config=config, dtype=dtype or AUTO_DTYPE, quantization=rounding
@@ -85,7 +85,7 @@ def _on_cpu(plan: LoadingPlan, options: LoadOptions, memory: int | None) -> list
     if memory is None:
         info = describe_plan(plan, ways[0].way.dtype, options.quantization)
         return [_facts(info), _ways(ways, free_memory().num_bytes)]
-    left = f"left of {format_size(memory)} by the process itself"
+    left = f"left of {format_bytes(memory)} by the process itself"
     free = FreeMemory(max(0, memory - PROCESS_BYTES), left)
     chosen = choose_way(plan, options, cpu, free=free)
     info = describe_plan(plan, chosen.way.dtype, options.quantization)
@@ -121,7 +121,7 @@ def _ways(ways: list[HostForecast], free_bytes: int, chosen: HostForecast | None
     table = Table("dtype", "executor", "loading peak", "then", "needs", "fits", box=None, title="")
     for forecast in ways:
         loading, resident, needed = (
-            format_size(PROCESS_BYTES + num_bytes)
+            format_bytes(PROCESS_BYTES + num_bytes)
             for num_bytes in (
                 forecast.loading_bytes,
                 forecast.resident_bytes,
@@ -143,8 +143,8 @@ def _facts(info: ModelInfo) -> Table:
         ("style", config.style),
         ("parameters", f"{config.num_parameters:,}"),
         ("dtype", str(info.dtype).removeprefix("torch.")),
-        ("weights", format_size(info.weight_bytes)),
-        ("KV cache per token", format_size(info.kv_bytes_per_token)),
+        ("weights", format_bytes(info.weight_bytes)),
+        ("KV cache per token", format_bytes(info.kv_bytes_per_token)),
         ("context", f"{config.context_length:,} tokens"),
         ("vocabulary", f"{config.vocab_size:,}"),
         ("layers", str(config.num_layers)),
@@ -180,9 +180,9 @@ def _plan(plan: MemoryPlan, config: EngineConfig, memory: int) -> Table:
     """What a worker with these settings takes, and logs once it has loaded."""
     table = Table(box=None, show_header=False, title="")
     for name, value in (
-        ("memory", format_size(memory)),
-        ("weights", format_size(plan.weight_bytes)),
-        ("KV cache", format_size(plan.kv_bytes)),
+        ("memory", format_bytes(memory)),
+        ("weights", format_bytes(plan.weight_bytes)),
+        ("KV cache", format_bytes(plan.kv_bytes)),
         ("blocks", f"{plan.num_blocks:,} of {plan.block_size} tokens"),
         ("KV tokens", f"{plan.kv_tokens:,}"),
         ("rows of full length", f"{plan.rows_of(plan.context_length):,}"),
@@ -190,6 +190,13 @@ def _plan(plan: MemoryPlan, config: EngineConfig, memory: int) -> Table:
     ):
         table.add_row(name, value)
     return table
+
+
+def _parse_memory(text: str) -> int:
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        raise FalconerError(f"--memory must be a size such as 80GiB, got {text!r}") from None
 
 
 def _quantization(name: str | None) -> Quantization | None:

@@ -9,11 +9,10 @@ from shared.errors import SettingsError
 from shared.protocol import ModelCard
 from worker.engine import AdapterMode, Engine, EngineConfig, Executor, Quantization
 from worker.engine.loading.lora import look_for_adapters
-from worker.merged_adapters import describe_merged
 from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.checkpoint.tiny import bundled_checkpoint
 from worker.model.errors import CheckpointError
-from worker.model_card import describe_model, read_prompt_files
+from worker.model_card import describe_merged, describe_model, read_prompt_files
 from worker.settings import WorkerSettings
 
 BUNDLED = "tiny"

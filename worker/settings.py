@@ -1,14 +1,12 @@
 """Settings of a worker process."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import ByteSize, Field
 
 from shared.process.log_config import LogFormat, LogLevel
 from shared.process.settings import ProcessSettings
-from worker.byte_size import parse_size
 
-MemorySize = Annotated[int, BeforeValidator(lambda size: parse_size(str(size)))]
 WORD = r"^[^\s:]{1,64}$"  # goes into Redis keys and fencing tokens
 
 
@@ -48,7 +46,7 @@ class WorkerSettings(ProcessSettings):
         le=64,
         description="Split the model over this many processes, each with a device of its own.",
     )
-    memory: MemorySize | None = Field(
+    memory: ByteSize | None = Field(
         None,
         description="Most host memory to take, as in 16GiB; not given: what is free.",
     )

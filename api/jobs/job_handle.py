@@ -25,7 +25,7 @@ from shared.protocol import (
     TokenDeltas,
 )
 from shared.queue.token_log import PAGE
-from shared.redis.retry import Backoff
+from shared.redis.retry import backoff_delays
 
 POLL_S = 5.0  # without an event for so long, the record and the log are read
 MARGIN_S = 0.05  # so long after its deadline, a job has expired by the clock of Redis too
@@ -151,14 +151,14 @@ class JobHandle:
 
     async def _logged(self, start: int, end: float) -> AsyncIterator[TokenDeltas | None]:
         """Yield the log from `start` to `end` or beyond, None while Redis is unreachable."""
-        backoff = Backoff()
+        delays = backoff_delays()
         while start < end:
             try:
                 async with redis_timeout():
                     deltas = await self._log.read(self.job_id, start)
             except ServiceUnavailable:
                 yield None
-                await asyncio.sleep(backoff.next_s())
+                await asyncio.sleep(next(delays))
                 continue
             if deltas:
                 yield TokenDeltas(job_id=self.job_id, index=start, deltas=deltas)

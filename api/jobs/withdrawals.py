@@ -5,6 +5,7 @@ Redis may have accepted such a job. Redis itself refuses an enqueue that arrives
 
 import asyncio
 import time
+from functools import partial
 
 import structlog
 from redis.exceptions import ResponseError
@@ -12,7 +13,7 @@ from redis.exceptions import ResponseError
 from api.jobs.redis_services import REDIS_TIMEOUT_S, redis_timeout
 from shared.errors import ServiceUnavailable
 from shared.queue.job_queue import JobQueue
-from shared.redis.retry import Backoff
+from shared.redis.retry import retry_until_reachable
 
 MAX_PENDING = 10_000  # jobs; more of them in one outage of Redis are not cancelled
 
@@ -56,10 +57,13 @@ class Withdrawals:
 
     async def _cancel(self, job_id: str) -> bool:
         """Return whether Redis has the job, as soon as Redis answers."""
-        backoff = Backoff()
-        while True:
-            try:
-                async with redis_timeout():
-                    return await self._queue.cancel(job_id) is not None
-            except ServiceUnavailable:
-                await asyncio.sleep(backoff.next_s())
+        return await retry_until_reachable(
+            partial(self._try_to_cancel, job_id),
+            log.bind(job_id=job_id),
+            "a withdrawal waits for Redis",
+            on=(ServiceUnavailable,),
+        )
+
+    async def _try_to_cancel(self, job_id: str) -> bool:
+        async with redis_timeout():
+            return await self._queue.cancel(job_id) is not None

@@ -25,7 +25,7 @@ from bench.service.service_bench import ServiceBench
 from bench.workloads import WorkItem
 from serve.embedded_redis import free_port
 from shared.errors import FalconerError
-from worker.byte_size import format_size
+from worker.host_memory import format_bytes
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 PROMPT = "The falcon is a bird of prey that"
@@ -98,7 +98,7 @@ def make_checkpoint(folder: Path, *, full_size: bool) -> None:
     write_random_checkpoint(folder, like="7b", full_size=full_size, dtype=torch.bfloat16)
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     print(
-        f"checkpoint   {folder}, {format_size(num_bytes)} in bfloat16, "
+        f"checkpoint   {folder}, {format_bytes(num_bytes)} in bfloat16, "
         f"made in {time.perf_counter() - started:.0f} s",
         flush=True,
     )
@@ -155,9 +155,9 @@ def tell(log: Path, peak: PeakMemory, ready_s: float, answer: RequestReport) -> 
     print(f"worker's log {' '.join(loaded[-1].split())}")
     print(f"ready        after {ready_s:.1f} s")
     print(
-        f"peak memory  worker {format_size(peak.worker)} "
-        f"({format_size(peak.with_files)} with mapped files), "
-        f"whole service {format_size(peak.whole)}"
+        f"peak memory  worker {format_bytes(peak.worker)} "
+        f"({format_bytes(peak.with_files)} with mapped files), "
+        f"whole service {format_bytes(peak.whole)}"
     )
     print(f"first token  after {answer.ttft_s:.2f} s")
     print(

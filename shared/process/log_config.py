@@ -42,8 +42,6 @@ def configure_logs(level: LogLevel = LogLevel.INFO, fmt: LogFormat = LogFormat.C
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_renderers(fmt))
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # arq logs every job's arguments and start at INFO; ours say what is needed.
-    logging.getLogger("arq").setLevel(logging.WARNING)
 
 
 def _renderers(fmt: LogFormat) -> list[Processor]:

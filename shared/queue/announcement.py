@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
@@ -9,7 +10,7 @@ from shared.model_source import source_digest
 from shared.queue.keys import Keys
 from shared.queue.worker_registry import Registry
 from shared.redis.client import UNREACHABLE, connect, is_refusal
-from shared.redis.retry import Backoff
+from shared.redis.retry import retry_until_reachable
 
 ANNOUNCE_S = 2.0  # loading waits no longer for a Redis that is away
 
@@ -21,7 +22,8 @@ async def announce_model(redis_url: str, queue: str, model: str) -> None:
     client = connect(redis_url, name="falconer-announcement")
     try:
         async with asyncio.timeout(ANNOUNCE_S):
-            await _announce(Registry(client, Keys(queue)), source_digest(model))
+            announce = partial(_announce, Registry(client, Keys(queue)), source_digest(model))
+            await retry_until_reachable(announce, log, "the model announcement waits for Redis")
     except TimeoutError:
         log.warning("the model was not announced: Redis is away")
     finally:
@@ -30,12 +32,8 @@ async def announce_model(redis_url: str, queue: str, model: str) -> None:
 
 
 async def _announce(registry: Registry, source: str) -> None:
-    """Try until Redis takes it, which may start at the same time, or refuses it."""
-    backoff = Backoff()
-    while True:
-        try:
-            return await registry.announce(source)
-        except UNREACHABLE as error:
-            if is_refusal(error):
-                return  # the worker says so when it registers
-            await asyncio.sleep(backoff.next_s())
+    try:
+        await registry.announce(source)
+    except UNREACHABLE as error:
+        if not is_refusal(error):  # the worker reports a refusal when it registers
+            raise

@@ -1,7 +1,9 @@
-"""Pack arq's job and result values as msgpack instead of pickle.
+"""Pack jobs and results in arq's format, with msgpack instead of pickle.
 
-Stock arq takes `deserialize` as its `job_deserializer`; it never runs code from Redis. The prompt
-is not an argument of arq's job but a field of the record, and results do not repeat it.
+Of arq, Falconer uses its key names, the fields of its job and result values, and its client
+`ArqRedis`: arq's own tools can read the queue, and no arq worker runs. Stock arq takes
+`deserialize` as `job_deserializer`; it never runs code from Redis. The prompt is a field of the
+record, not an argument of arq's job, and results do not repeat it.
 """
 
 import time
@@ -12,7 +14,7 @@ import msgspec
 from shared.errors import JobFailed
 from shared.protocol import Failed, Finished, Outcome, encode
 
-FUNCTION = "chat"  # the name of arq's only function
+FUNCTION = "chat"  # the function name that arq's tools show for every job
 
 
 class ArqJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,11 +64,6 @@ def pack_result(outcome: Outcome, *, queue: str, created_ms: int, started_ms: in
 
 def decode_result(data: bytes) -> ArqResult:
     return msgspec.msgpack.decode(data, type=ArqResult)
-
-
-def serialize(value: dict[str, Any]) -> bytes:
-    """Serialize for arq; an exception among the values becomes its message."""
-    return msgspec.msgpack.encode(value, enc_hook=str)
 
 
 def deserialize(data: bytes) -> dict[str, Any]:

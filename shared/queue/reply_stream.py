@@ -14,8 +14,7 @@ from redis.asyncio import Redis
 
 from shared.protocol import Event, decode_events, decode_token_deltas
 from shared.queue.keys import Keys
-from shared.redis.client import UNREACHABLE
-from shared.redis.retry import Backoff
+from shared.redis.retry import retry_until_reachable
 
 BLOCK_S = 5.0  # the reader's client needs a longer socket timeout
 ENTRIES_PER_READ = 100
@@ -70,15 +69,12 @@ class ReplyStream:
 
     async def run(self) -> None:
         """Read until cancelled; continue after an outage of Redis."""
-        backoff = Backoff()
         while True:
-            try:
-                await self._read()
-                await self._trim()
-                backoff.reset()
-            except UNREACHABLE as error:
-                log.warning("reply stream interrupted", error=str(error) or type(error).__name__)
-                await asyncio.sleep(backoff.next_s())
+            await retry_until_reachable(self._read_and_trim, log, "reply stream interrupted")
+
+    async def _read_and_trim(self) -> None:
+        await self._read()
+        await self._trim()
 
     async def _read(self) -> None:
         reply = await self._redis.xread(

@@ -4,8 +4,7 @@ Whoever has the job's lease adds to it. Anybody reads it, from any index on, whi
 for as long as its result is kept. Knows nothing of text or tokens.
 """
 
-from collections.abc import Awaitable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Sequence
 from typing import cast
 
 from redis.asyncio import Redis
@@ -15,19 +14,13 @@ from shared.queue.keys import Keys
 from shared.queue.scripts import Script, Scripts
 
 PAGE = 500  # deltas read at a time
-# Deltas written at a time, some 5 ms of Redis. It cuts off who sends a million values, and a script
-# can tell a replica of fewer than 4,000 jobs in one entry.
+# Deltas written at a time, about 5 ms of Redis. It closes connections that send a million values,
+# and a script can address fewer than 4,000 jobs in one stream entry.
 MAX_AT_ONCE = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Addition:
-    """Packed deltas for a job's log; the first one belongs at `index`."""
-
-    job_id: str
-    fence: int
-    index: int
-    deltas: list[bytes]
+# What to add to one job's log: job id, fencing token, index of the first delta, packed deltas.
+Tail = tuple[str, int, int, list[bytes]]
 
 
 class TokenLog:
@@ -38,19 +31,18 @@ class TokenLog:
         self._keys = keys
         self._scripts = Scripts(redis, keys)
 
-    async def append(self, worker_id: str, additions: Sequence[Addition]) -> list[int | None]:
-        """Add to the logs of several jobs and tell their watchers, in one command if Redis can.
+    async def append(self, worker_id: str, tails: Sequence[Tail]) -> list[int | None]:
+        """Add to the logs of several jobs in one command, and send the deltas to their watchers.
 
-        Returns how long each log is then; None where the job is not this worker's, and nothing was
-        written. A log that is shorter than `index` lost its end when Redis did: it got nothing,
-        and the worker should send from there. Repeating a call changes nothing.
+        `tails` should hold little more than MAX_AT_ONCE deltas. Returns the new length of each log;
+        None where the worker does not own the job, and nothing was written. A log shorter than a
+        tail's index has lost its end with Redis: it got nothing, and the worker must send the rest
+        from there. Repeating a call changes nothing.
         """
-        lengths: list[int | None] = []
-        for portion in in_portions(additions):
-            args: list[str | int | bytes] = []
-            for each in portion:
-                args += [each.job_id, each.fence, each.index, len(each.deltas), *each.deltas]
-            lengths += await self._scripts.run(Script.APPEND, worker_id, *args)
+        args: list[str | int | bytes] = []
+        for job_id, fence, index, deltas in tails:
+            args += [job_id, fence, index, len(deltas), *deltas]
+        lengths: list[int | None] = await self._scripts.run(Script.APPEND, worker_id, *args)
         return lengths
 
     async def read(self, job_id: str, start: int) -> list[Delta]:
@@ -61,17 +53,3 @@ class TokenLog:
 
     async def length(self, job_id: str) -> int:
         return await cast(Awaitable[int], self._redis.llen(self._keys.token_log(job_id)))
-
-
-def in_portions(additions: Sequence[Addition]) -> Iterator[list[Addition]]:
-    """Of MAX_AT_ONCE deltas, or a few more: a job's own are not divided."""
-    portion: list[Addition] = []
-    num_deltas = 0
-    for addition in additions:
-        portion.append(addition)
-        num_deltas += len(addition.deltas)
-        if num_deltas >= MAX_AT_ONCE:
-            yield portion
-            portion, num_deltas = [], 0
-    if portion:
-        yield portion

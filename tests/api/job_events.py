@@ -12,7 +12,7 @@ from shared.protocol import Delta, Failed, JobError, JobStatus, encode
 from shared.queue.claims import ClaimedJob
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
-from shared.queue.token_log import Addition, TokenLog
+from shared.queue.token_log import TokenLog
 from tests.api.routes.test_chat import events_of
 from tests.fakes_api import LEASE_MS, ROOM, FakeService, finished
 
@@ -70,7 +70,7 @@ class JobWriter:
         packed = [encode(Delta(text=word, token_ids=[1])) for word in words]
         index = len(self._words)
         self._words += words
-        addition = Addition(self.job.id, self._lease.fence, index, packed)
+        addition = (self.job.id, self._lease.fence, index, packed)
         assert await self._log.append("w1", [addition]) == [len(self._words)]
 
     async def resend_from(self, index: int) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pydantic import ByteSize, TypeAdapter
 
 from tests.deploy.manifests import OVERLAYS, ROOT
-from worker.byte_size import parse_size
 from worker.engine import EngineConfig, Executor
 from worker.engine.memory.host_forecast import (
     PROCESS_BYTES,
@@ -115,13 +115,17 @@ def needed_by(container: dict[str, Any]) -> HostForecast:
     return forecast_host(CPU_WAYS[2], meta_model(published(like[1])), config, device=CUDA)
 
 
+def parse_memory(quantity: str) -> int:
+    return TypeAdapter(ByteSize).validate_python(quantity.replace("Gi", "GiB"))
+
+
 @pytest.mark.parametrize("path", overlay_workers(), ids=lambda path: path.parent.name)
 def test_an_overlay_asks_for_the_memory_that_its_worker_needs(path: Path) -> None:
     container = worker_container(path)
     forecast = needed_by(container)
     process = PROCESS_BYTES + (0 if path.parent.name == "base" else CUDA_PROCESS_BYTES)
-    request = parse_size(container["resources"]["requests"]["memory"].replace("Gi", "GiB"))
-    limit = parse_size(container["resources"]["limits"]["memory"].replace("Gi", "GiB"))
+    request = parse_memory(container["resources"]["requests"]["memory"])
+    limit = parse_memory(container["resources"]["limits"]["memory"])
     assert process + forecast.needed_bytes <= request <= limit
     assert request < 2 * (process + forecast.needed_bytes) or request <= 2 * GIB
 

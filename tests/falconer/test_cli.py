@@ -104,7 +104,10 @@ def test_info_refuses_what_a_worker_would_refuse(words: list[str], found: str) -
         (["model", "random", "{full}"], "is not an empty folder"),
         (["model", "tiny", "{full}"], "is not an empty folder"),
         (["model", "info", "{full}"], "no config.json"),
-        (["model", "info", "tiny", "--memory", "lots"], "'lots' is not a size"),
+        (
+            ["model", "info", "tiny", "--memory", "lots"],
+            "--memory must be a size such as 80GiB, got 'lots'",
+        ),
         (["model", "info", "tiny", "--memory", "1MiB"], "no memory left for a KV cache on cuda"),
         (
             ["model", "info", "tiny", "--memory", "272MiB", "--device", "cpu"],

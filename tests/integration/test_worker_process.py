@@ -90,7 +90,7 @@ async def test_a_frozen_worker_that_thaws_writes_nothing_twice(
     assert isinstance(await again.end(), Finished)
 
     async def has_noticed() -> bool:
-        return "lost the lease" in frozen.log_text or "had ended before" in frozen.log_text
+        return "lost the lease" in frozen.log_text or "outcome discarded" in frozen.log_text
 
     await eventually(has_noticed)
     record = await service.record(job)

@@ -69,7 +69,7 @@ def test_a_model_that_does_not_fit_in_memory_ends_with_what_it_needs(tmp_path: P
     flags = ["--state-dir", str(tmp_path), "--port", str(free_port())]
     result = serve(*flags, FALCONER_MEMORY="16MiB")
     assert_one_line(
-        result, "ended with exit code 2", "it needs", "0 bytes are left by the setting memory"
+        result, "ended with exit code 2", "it needs", "0 B are left by the setting memory"
     )
 
 

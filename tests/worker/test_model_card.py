@@ -18,10 +18,10 @@ from shared.request.prompt import PromptEncoder
 from tests.worker.lora import write_adapter
 from worker.engine import Output, Request, TokenOutput
 from worker.jobs.conversion import to_sampling_params
-from worker.merged_adapters import describe_merged
 from worker.model.checkpoint.adapter_folders import AdapterFolder
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.checkpoint.tiny import bundled_checkpoint
+from worker.model_card import describe_merged
 from worker.model_loading import LoadedModel, load_model
 from worker.settings import WorkerSettings
 

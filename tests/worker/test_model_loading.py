@@ -89,5 +89,5 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_read_or_a_process_start
         monkeypatch.setattr(f"worker.engine.{place}", never)
     model = write_random_checkpoint(tmp_path, like="40b")
     flags = {"device": "cpu", "model": str(model), "memory": "1MiB", "tensor_parallel": num_parts}
-    with pytest.raises(SettingsError, match=r"it needs .*, but 0 bytes are left by the set"):
+    with pytest.raises(SettingsError, match=r"it needs .*, but 0 B are left by the set"):
         load_model(load_settings(WorkerSettings, flags))

@@ -12,6 +12,11 @@ def test_the_environment_sets_a_worker_up(monkeypatch: pytest.MonkeyPatch) -> No
     assert (settings.max_rows, settings.log_format, settings.model) == (7, "json", "tiny")
 
 
+def test_memory_is_a_size_in_any_unit() -> None:
+    for text, num_bytes in (("16GiB", 2**34), ("24 GB", 24 * 10**9), ("1024", 1024)):
+        assert load_settings(WorkerSettings, {"memory": text}).memory == num_bytes
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -28,6 +33,9 @@ def test_the_environment_sets_a_worker_up(monkeypatch: pytest.MonkeyPatch) -> No
         ("log_level", "loud"),
         ("max_attempts", "0"),
         ("adapter_mode", "beside"),
+        ("memory", "lots"),
+        ("memory", "80gibs"),
+        ("memory", "-1GiB"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(name: str, value: str) -> None:

@@ -1,4 +1,4 @@
-"""Tells the registry every few seconds that this worker lives, and how much it does."""
+"""Report to the registry every few seconds that this worker is alive, and its load."""
 
 import asyncio
 import time
@@ -10,13 +10,12 @@ import structlog
 from shared.protocol import ModelCard, WorkerInfo
 from shared.queue.keys import WORKER_TTL_S
 from shared.queue.worker_registry import Registry
-from shared.redis.client import UNREACHABLE
-from shared.redis.retry import Backoff
+from shared.redis.retry import retry_until_reachable
 from worker.engine_thread import EngineThread
 from worker.jobs.leased_worker import LeasedWorker
 
 INTERVAL_S = WORKER_TTL_S / 4
-RETRY_S = 0.5
+MAX_DELAY_S = 0.5  # between retries of a report
 SMOOTHING = 0.3  # weight of the latest interval in a rate
 
 log = structlog.get_logger(__name__)
@@ -38,8 +37,6 @@ class Rate:
 
 
 class Heartbeat:
-    """`info` is what stays the same; the rest is read from worker and engine at each beat."""
-
     def __init__(
         self,
         registry: Registry,
@@ -47,38 +44,35 @@ class Heartbeat:
         card: ModelCard,
         tokenizer_json: bytes,
         worker: LeasedWorker,
-        runtime: EngineThread,
+        engine_thread: EngineThread,
     ) -> None:
+        """`info` holds what stays the same; worker and engine supply the rest at each beat."""
         self._registry = registry
         self._info = info
         self._card = card
         self._tokenizer_json = tokenizer_json
         self._worker = worker
-        self._runtime = runtime
+        self._engine_thread = engine_thread
         self._jobs = Rate(measured=time.monotonic())
         self._tokens = Rate(measured=time.monotonic())
 
     async def run(self) -> None:
-        """Beat until cancelled; soon after Redis is back, for it may have forgotten us."""
-        backoff = Backoff(cap_s=RETRY_S)
+        """Beat until cancelled; retry soon, for a Redis that restarted may not know the worker."""
         while True:
-            try:
-                await self.beat()
-                backoff.reset()
-                await asyncio.sleep(INTERVAL_S)
-            except UNREACHABLE as error:
-                log.warning("no sign of life sent: Redis is away", error=str(error))
-                await asyncio.sleep(backoff.next_s())
+            await retry_until_reachable(
+                self.beat, log, "no heartbeat: Redis is unreachable", max_delay_s=MAX_DELAY_S
+            )
+            await asyncio.sleep(INTERVAL_S)
 
     async def beat(self) -> None:
-        """Report once; after Redis lost its data, register the model again."""
+        """Report once; register the model again if Redis has lost it."""
         if not await self._registry.report(self._current()):
             await self._registry.publish_card(self._card, self._tokenizer_json)
             log.info("model registered again", card=self._info.card_hash[:12])
 
     def _current(self) -> WorkerInfo:
         now = time.monotonic()
-        stats = self._runtime.stats
+        stats = self._engine_thread.stats
         return msgspec.structs.replace(
             self._info,
             running=stats.running,

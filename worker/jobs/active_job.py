@@ -1,4 +1,4 @@
-"""A job this worker has leased, from claim to end. Plain data; its fields are set on the loop."""
+"""A job that this worker has leased, from its claim to its end."""
 
 import asyncio
 import time
@@ -10,47 +10,46 @@ from shared.queue.claims import ClaimedJob, Lease
 
 @dataclass(slots=True, eq=False)
 class ActiveJob:
-    """`rows` and `tokens` are what it may take up in the engine.
-
-    `deadline` is monotonic time. `attempt` counts from 1. `fence` changes when the worker claims
-    its own expired lease again. `changed` wakes the task: its tokens are there or a caller
-    cancelled it. `is_lost`: another worker has it by now, nothing may be written. `is_stopped`: end
-    it without an outcome.
-    """
+    """Mutable state of one run; only the event loop's thread may touch it."""
 
     claimed: ClaimedJob
-    fence: int
-    rows: int
-    tokens: int
+    job: ChatJob  # the claimed one; with token ids and lengths once this worker has checked it
+    fence: int  # changes when this worker claims its own expired lease again
+    rows: int  # of a batch, at most
+    tokens: int  # of KV cache, at most
     runs_alone: bool
-    attempt: int
-    deadline: float
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    is_cancelled: bool = False
-    is_lost: bool = False
-    is_stopped: bool = False
+    attempt: int  # counts from 1
+    deadline: float  # monotonic seconds
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # generated or cancelled
+    ended: asyncio.Event = field(default_factory=asyncio.Event)  # this worker is done with it
+    run: asyncio.Task[Outcome] | None = None  # None before the run starts
+    is_cancelled: bool = False  # by the client
+    is_revoked: bool = False  # another worker owns the job: write nothing
+    is_stopped: bool = False  # the run must end without an outcome
     outcome: Outcome | None = None
 
     @property
-    def job(self) -> ChatJob:
-        return self.claimed.job
-
-    @property
     def time_left_s(self) -> float:
-        """Until its deadline; negative once that has passed."""
+        """Seconds until the deadline; negative after it."""
         return self.deadline - time.monotonic()
 
     def is_outdated_by(self, lease: Lease) -> bool:
-        """Return whether the job's log may have tokens of another worker, since this run began."""
+        """Return whether the job's log may hold tokens that another worker wrote since."""
         return self.job.stream and lease.earlier_fence > self.fence
 
-    def take_over(self, lease: Lease) -> None:
-        """Go on under a new lease of this very worker."""
-        if lease.earlier_fence > self.fence:  # another worker died of it meanwhile
+    def adopt(self, lease: Lease) -> None:
+        """Continue under a new lease of this same worker."""
+        if lease.earlier_fence > self.fence:  # another worker died while it ran the job
             self.attempt = lease.attempts + 1
         self.fence = lease.fence
 
     def cancel(self) -> None:
-        """A caller wants no more of it."""
+        """Cancel on behalf of the client; the run ends with an outcome."""
         self.is_cancelled = True
         self.changed.set()
+
+    def stop(self) -> None:
+        """End the run without an outcome, whether or not it has started."""
+        self.is_stopped = True
+        if self.run is not None:
+            self.run.cancel()

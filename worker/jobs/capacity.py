@@ -1,6 +1,6 @@
-"""How much of the engine the held jobs may take up, and what is left for a claim.
+"""Compute how much of the engine active jobs may use, and how much a claim may add.
 
-Arithmetic on upper bounds, so that what was claimed fits without anybody being preempted.
+Sums upper bounds, so that claimed jobs fit without preemption.
 """
 
 import time
@@ -13,16 +13,17 @@ from worker.jobs.active_job import ActiveJob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What the engine holds in all: rows of a batch, tokens of KV cache."""
+    """Limits of one worker's engine."""
 
-    rows: int
-    tokens: int
-    max_attempts: int
+    rows: int  # of a batch
+    tokens: int  # of KV cache
+    max_attempts: int  # of a job
 
-    def hold(self, claimed: ClaimedJob) -> ActiveJob:
-        """The job with what it may take up; on its last attempt it wants the engine alone."""
+    def activate(self, claimed: ClaimedJob) -> ActiveJob:
+        """Return the job with what it may use; its last attempt runs alone."""
         return ActiveJob(
             claimed=claimed,
+            job=claimed.job,
             fence=claimed.fence,
             rows=claimed.rows,
             tokens=claimed.tokens,
@@ -31,11 +32,11 @@ class Capacity:
             deadline=time.monotonic() + claimed.time_left_s,
         )
 
-    def room(self, held: Collection[ActiveJob]) -> Room:
-        """What is left if every held job grows to its full size."""
-        rows = self.rows - sum(job.rows for job in held)
+    def room(self, active: Collection[ActiveJob]) -> Room:
+        """Return what is left if every active job grows to its full size."""
+        rows = self.rows - sum(job.rows for job in active)
         return Room(
-            rows=0 if any(job.runs_alone for job in held) else rows,
-            tokens=self.tokens - sum(job.tokens for job in held),
-            running=len(held),
+            rows=0 if any(job.runs_alone for job in active) else rows,
+            tokens=self.tokens - sum(job.tokens for job in active),
+            running=len(active),
         )

@@ -1,15 +1,13 @@
-"""From the wire to the engine and back: generation parameters in, the 200 body out.
+"""Convert jobs to engine requests, and the engine's tokens to deltas and results."""
 
-With `worker/jobs/task.py` the only place that knows both vocabularies. Pure.
-"""
+import msgspec
 
 from shared.protocol import ChatJob, ChatResult, Delta, ModelCard, SequenceResult, Usage
 from shared.request.parameters import GenerateKwargs
-from shared.request.prompt import Prepared
-from worker.engine import FinishReason, SamplingParams, TokenOutput
-from worker.generation import GeneratedSequence, Generation
+from worker.engine import FinishReason, Request, SamplingParams, TokenOutput
+from worker.generation import Generation
 
-# transformers' `clean_up_tokenization`, in its order.
+# The replacements of transformers' `clean_up_tokenization`, in its order.
 CLEAN_UPS = (
     (" .", "."),
     (" ?", "?"),
@@ -22,6 +20,29 @@ CLEAN_UPS = (
     (" 've", "'ve"),
     (" 're", "'re"),
 )
+
+
+def to_request(
+    request_id: str,
+    job: ChatJob,
+    kwargs: GenerateKwargs,
+    card: ModelCard,
+    generated: tuple[tuple[int, ...], ...],
+) -> Request:
+    """Return the request for a job whose prompt is tokenized.
+
+    `generated` are the token ids of each sequence that an earlier attempt generated.
+    """
+    assert job.token_ids is not None and job.max_new_tokens is not None
+    params = to_sampling_params(kwargs, max_new_tokens=job.max_new_tokens, seed=job.seed, card=card)
+    return Request(
+        request_id=request_id,
+        prompt_token_ids=job.token_ids,
+        params=params,
+        generated=generated,
+        priority=job.priority,
+        adapter=job.adapter,
+    )
 
 
 def to_sampling_params(
@@ -69,7 +90,7 @@ def to_sampling_params(
 
 
 def _eos_token_ids(kwargs: GenerateKwargs, card: ModelCard) -> tuple[int, ...]:
-    """The model's own unless the request names others; null means that nothing ends it early."""
+    """Return the model's own unless the request sets them; null means none."""
     if "eos_token_id" not in kwargs.model_fields_set:
         return tuple(card.eos_token_ids)
     return tuple(kwargs.eos_token_id or ())
@@ -87,7 +108,7 @@ def to_delta(output: TokenOutput) -> Delta:
 
 
 def to_output(request_id: str, delta: Delta) -> TokenOutput:
-    """What `to_delta` was given."""
+    """Return the output that `to_delta` converted."""
     [token_id] = delta.token_ids
     return TokenOutput(
         request_id=request_id,
@@ -100,12 +121,11 @@ def to_output(request_id: str, delta: Delta) -> TokenOutput:
     )
 
 
-def to_chat_result(
-    job: ChatJob, kwargs: GenerateKwargs, prepared: Prepared, generation: Generation
-) -> ChatResult:
-    sequences = [_to_sequence_result(job, kwargs, s) for s in generation.sequences]
+def to_chat_result(job: ChatJob, kwargs: GenerateKwargs, generation: Generation) -> ChatResult:
+    """Return the 200 body for a job whose generation is done."""
+    sequences = [_to_sequence_result(job, kwargs, outputs) for outputs in generation.sequences]
     echo = job.prompt.text or "" if job.return_full_text else ""
-    num_prompt = len(prepared.token_ids)
+    num_prompt = len(job.token_ids or ())
     num_completion = generation.num_tokens
     return ChatResult(
         result="".join(echo + sequence.text for sequence in sequences),
@@ -121,28 +141,38 @@ def to_chat_result(
 
 
 def _to_sequence_result(
-    job: ChatJob, kwargs: GenerateKwargs, sequence: GeneratedSequence
+    job: ChatJob, kwargs: GenerateKwargs, outputs: list[TokenOutput]
 ) -> SequenceResult:
-    text = "".join(sequence.texts)
-    return SequenceResult(
+    text = "".join(output.text for output in outputs)
+    result = SequenceResult(
         text=clean_up(text) if job.clean_up_tokenization_spaces else text,
-        finish_reason=str(sequence.finish_reason),
-        token_count=len(sequence.token_ids),
-        score=sequence.score if kwargs.wants_scores else None,
-        token_ids=sequence.token_ids if kwargs.wants_scores else None,
-        token_logprobs=_logprobs(sequence) if kwargs.wants_scores else None,
-        top_logprobs=sequence.top_logprobs if kwargs.top_logprobs else None,
+        finish_reason=str(outputs[-1].finish_reason),
+        token_count=len(outputs),
+    )
+    return _with_scores(result, kwargs, outputs) if kwargs.wants_scores else result
+
+
+def _with_scores(
+    result: SequenceResult, kwargs: GenerateKwargs, outputs: list[TokenOutput]
+) -> SequenceResult:
+    top_logprobs = [o.top_logprobs for o in outputs if o.top_logprobs is not None]
+    return msgspec.structs.replace(
+        result,
+        score=outputs[-1].score,
+        token_ids=[output.token_id for output in outputs],
+        token_logprobs=_logprobs(outputs),
+        top_logprobs=top_logprobs if kwargs.top_logprobs else None,
     )
 
 
-def _logprobs(sequence: GeneratedSequence) -> list[float] | None:
-    """All or nothing: a token has none when its scores form no distribution."""
-    known = [logprob for logprob in sequence.logprobs if logprob is not None]
-    return known if len(known) == len(sequence.token_ids) else None
+def _logprobs(outputs: list[TokenOutput]) -> list[float] | None:
+    """Return one value per token, or None if any is undefined."""
+    known = [output.logprob for output in outputs if output.logprob is not None]
+    return known if len(known) == len(outputs) else None
 
 
 def clean_up(text: str) -> str:
-    """Take out the spaces that tokenizers of old left before punctuation."""
+    """Remove the spaces before punctuation that old tokenizers insert."""
     for spaced, tight in CLEAN_UPS:
         text = text.replace(spaced, tight)
     return text

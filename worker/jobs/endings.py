@@ -1,19 +1,18 @@
-"""Writes how this worker's jobs end, however long Redis is away; decides nothing.
+"""Write to the queue that a job starts, ends or is released; retry until Redis answers.
 
-A result that was computed is not thrown away, and a job that is handed back runs elsewhere at once.
+A computed result is never dropped, and a released job runs elsewhere at once.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import structlog
 
 from shared.protocol import Failed, JobError, JobStatus, Outcome
-from shared.queue.claims import DeadLetter
+from shared.queue.claims import DeadLetter, StartResult
 from shared.queue.job_queue import JobQueue
-from shared.redis.client import UNREACHABLE
-from shared.redis.retry import Backoff
+from shared.redis.retry import retry_until_reachable
 from worker.jobs.active_job import ActiveJob
 
 T = TypeVar("T")
@@ -21,71 +20,78 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-class Endings:
-    def __init__(self, queue: JobQueue, worker_id: str) -> None:
+class JobLifecycle:
+    def __init__(self, queue: JobQueue, worker_id: str, lease_ms: int) -> None:
         self._queue = queue
         self._worker_id = worker_id
+        self._lease_ms = lease_ms
 
-    async def finish(self, held: ActiveJob, outcome: Outcome) -> None:
-        """The worker may claim the job again meanwhile: then it is the new fence that counts."""
-        written, fence = False, 0
-        while not written and fence != held.fence:
-            fence = held.fence
-            written = await self._finish(held, outcome)
-        _log_end(outcome, written)
+    async def start(self, active: ActiveJob) -> bool:
+        """Record that the run starts; return False if this worker no longer owns the job.
 
-    async def _finish(self, held: ActiveJob, outcome: Outcome) -> bool:
-        return await _persist(
-            lambda: self._queue.finish(held.claimed, outcome, fence=held.fence), held.job.id
+        Mark the job cancelled if its client cancelled it meanwhile.
+        """
+        begun = await self._write(active, lambda fence: self._begin(active, fence))
+        if begun is StartResult.CANCELLED:
+            active.cancel()
+        return bool(begun)
+
+    async def _begin(self, active: ActiveJob, fence: int) -> StartResult:
+        return await self._queue.begin(
+            self._worker_id,
+            active.job.id,
+            fence=fence,
+            lease_ms=self._lease_ms,
+            attempts=active.attempt - 1,
         )
 
+    async def finish(self, active: ActiveJob, outcome: Outcome) -> None:
+        """Write the outcome, unless this worker no longer owns the job."""
+
+        def finish(fence: int) -> Awaitable[bool]:
+            return self._queue.finish(active.claimed, outcome, fence=fence)
+
+        _log_end(outcome, await self._write(active, finish))
+
     async def give_up(self, job: DeadLetter) -> None:
-        """It fails and becomes a dead letter."""
+        """Fail a job that no worker can run, and keep its id as a dead letter."""
         outcome = failed(job.job_id, job.attempts, job.reason)
-        written = await _persist(
+        written = await _retry(
             lambda: self._queue.finish(job, outcome, fence=job.fence, is_dead_letter=True),
             job.job_id,
         )
         _log_end(outcome, written)
 
     async def release(self, job_id: str, fence: int) -> None:
-        await _persist(lambda: self._queue.release(self._worker_id, {job_id: fence}), job_id)
+        """Hand the job back to the queue; the attempt does not count."""
+        await _retry(lambda: self._queue.release(self._worker_id, {job_id: fence}), job_id)
+
+    async def _write(self, active: ActiveJob, write: Callable[[int], Awaitable[T]]) -> T:
+        """Call `write` with the job's fencing token, again if the token changed meanwhile.
+
+        A refused write may precede the news that this worker has claimed the job again.
+        """
+        while True:
+            fence = active.fence
+            result = await _retry(partial(write, fence), active.job.id)
+            if result or fence == active.fence:
+                return result
 
 
 def failed(job_id: str, attempt: int, message: str) -> Failed:
-    return Failed(
-        job_id=job_id,
-        attempt=attempt,
-        status=JobStatus.FAILED,
-        error=JobError(message=message),
-    )
+    error = JobError(message=message)
+    return Failed(job_id=job_id, attempt=attempt, status=JobStatus.FAILED, error=error)
 
 
-def broken(held: ActiveJob) -> Failed:
-    return failed(held.job.id, held.attempt, "the worker failed on this job")
-
-
-def broken_off(held: ActiveJob, body: asyncio.Task[Any]) -> Failed:
-    """For a run that ended by something that is no Exception, as a panic in a library."""
-    error = None if body.cancelled() else body.exception()
-    log.error("a job broke off", job_id=held.job.id, error=repr(error or "cancelled"))
-    return broken(held)
-
-
-async def _persist(write: Callable[[], Awaitable[T]], job_id: str) -> T:
-    backoff = Backoff()
-    while True:
-        try:
-            return await write()
-        except UNREACHABLE as error:
-            log.warning("the end of a job waits for Redis", job_id=job_id, error=str(error))
-            await asyncio.sleep(backoff.next_s())
+async def _retry(write: Callable[[], Awaitable[T]], job_id: str) -> T:
+    bound = log.bind(job_id=job_id)
+    return await retry_until_reachable(write, bound, "a job's state waits for Redis")
 
 
 def _log_end(outcome: Outcome, written: bool) -> None:
     bound = log.bind(job_id=outcome.job_id, attempt=outcome.attempt)
     if not written:
-        bound.warning("a job had ended before, or is another worker's by now")
+        bound.warning("outcome discarded: another worker owns the job, or it has ended")
     elif isinstance(outcome, Failed):
         bound.info("job ended", status=str(outcome.status), code=outcome.error.status_code)
     else:

@@ -1,20 +1,19 @@
-"""Keeps this worker's leases while its engine makes steps, and notices when it does not.
+"""Renew this worker's leases while its engine makes progress.
 
-A worker whose engine is stuck stops renewing and ends: others run its jobs after the lease.
+A worker whose engine is stuck stops renewing and exits; other workers run its jobs once the leases
+expire.
 """
-
-import asyncio
 
 import structlog
 
 from shared.process.asyncio_tasks import wait_at_most
 from shared.queue.job_queue import JobQueue
-from shared.redis.client import UNREACHABLE
-from shared.redis.retry import Backoff
+from shared.redis.retry import retry_until_reachable
 from worker.engine_thread import EngineThread
 from worker.jobs.leased_worker import LeasedWorker
 
 RENEWALS_PER_LEASE = 3
+MAX_DELAY_S = 0.5  # between retries of a renewal
 
 log = structlog.get_logger(__name__)
 
@@ -28,42 +27,35 @@ class LeaseRenewer:
         self,
         worker: LeasedWorker,
         queue: JobQueue,
-        runtime: EngineThread,
+        engine_thread: EngineThread,
         *,
         lease_ms: int,
         step_timeout_s: float,
     ) -> None:
         self._worker = worker
         self._queue = queue
-        self._runtime = runtime
+        self._engine_thread = engine_thread
         self._lease_ms = lease_ms
         self._step_timeout_s = step_timeout_s
 
     async def run(self) -> None:
-        """Renew until cancelled; raises EngineStuck."""
+        """Renew until cancelled. Raises EngineStuck."""
         interval_s = self._lease_ms / 1000 / RENEWALS_PER_LEASE
-        backoff = Backoff(cap_s=min(interval_s, 0.5))
+        max_delay_s = min(interval_s, MAX_DELAY_S)
+        event = "leases not renewed: Redis is unreachable"
         while True:
-            self._check_engine()
-            try:
-                await self._renew()
-                backoff.reset()
-                await wait_at_most(interval_s, self._worker.renewal_due.wait())
-                self._worker.renewal_due.clear()
-            except UNREACHABLE as error:
-                log.warning("leases not renewed: Redis is away", error=str(error))
-                await asyncio.sleep(backoff.next_s())
-
-    def _check_engine(self) -> None:
-        if self._runtime.step_age_s > self._step_timeout_s:
-            raise EngineStuck(f"an engine step took longer than {self._step_timeout_s:g} s")
+            await retry_until_reachable(self._renew, log, event, max_delay_s=max_delay_s)
+            await wait_at_most(interval_s, self._worker.renewal_due.wait())
+            self._worker.renewal_due.clear()
 
     async def _renew(self) -> None:
-        fences = {job_id: held.fence for job_id, held in self._worker.held.items()}
+        if self._engine_thread.step_age_s > self._step_timeout_s:
+            raise EngineStuck(f"an engine step took longer than {self._step_timeout_s:g} s")
+        fences = {job_id: active.fence for job_id, active in self._worker.active.items()}
         if not fences:
             return
         renewal = await self._queue.renew(self._worker.worker_id, fences, lease_ms=self._lease_ms)
         for job_id in renewal.cancelled:
             self._worker.cancel(job_id)
         for job_id in renewal.lost:
-            self._worker.lose(job_id, fences[job_id])
+            self._worker.revoke(job_id, fences[job_id])

@@ -1,290 +1,264 @@
-"""arq's worker with leases: it keeps `main` and replaces how jobs come, run and go.
+"""Claim jobs that fit, run them under leases, and hand back those that cannot finish here.
 
-Jobs are claimed when they fit, and end by scripts that check the lease. Knows neither model nor
-engine: a `Task` runs a job, `Capacity` says how much fits.
+Knows neither model nor engine: a `Task` runs a job, `Capacity` says how much fits.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
-from arq.connections import ArqRedis
-from arq.worker import Worker, func
 
 from shared.process.asyncio_tasks import cancel_all, wait_at_most
 from shared.protocol import Outcome
-from shared.queue.arq_format import FUNCTION, deserialize, serialize
 from shared.queue.claims import ClaimedJob, Lease, Room
 from shared.queue.job_queue import JobQueue
-from shared.queue.keys import Keys
-from shared.redis.client import COMMAND_TIMEOUT_S, UNREACHABLE
-from shared.redis.retry import Backoff
+from shared.redis.client import COMMAND_TIMEOUT_S
+from shared.redis.retry import retry_until_reachable
 from worker.jobs.active_job import ActiveJob
-from worker.jobs.beginnings import Beginnings
 from worker.jobs.capacity import Capacity
-from worker.jobs.endings import Endings, broken, broken_off
+from worker.jobs.endings import JobLifecycle, failed
 
-POLL_S = 1.0  # without a wake-up: how soon an expired lease is noticed
+POLL_S = 1.0  # without a wake-up, an expired lease is noticed after this time
 
-# A claim whose answer is lost leases jobs to a worker that does not know: they come back this soon.
+# If the answer to a claim is lost, its jobs stay leased to a worker that does not know them. Until
+# a job starts, its lease is this short, so that such a job soon runs elsewhere.
 CLAIM_LEASE_MS = 2000
-LAST_CLAIM_S = 1.0  # how long a stop waits for a claim that is under way
+LAST_CLAIM_S = 1.0  # a drain waits this long for a claim that is under way
 HAND_BACK_S = COMMAND_TIMEOUT_S + 1  # one command may go unanswered
 
-Task = Callable[[ActiveJob], Awaitable[Outcome]]
+Task = Callable[[ActiveJob], Coroutine[Any, Any, Outcome]]
 
 log = structlog.get_logger(__name__)
 
 
-class LeasedWorker(Worker):
-    """Claims what fits, runs it, and gives back what it cannot finish.
-
-    `nudge` makes it look for jobs now; `on_room(False)` says that waking it would be in vain.
-    `on_attempt` hears how each run ended: by the job's status, "handed back" or "lost". It claims
-    nothing while `may_claim` says no.
-    """
+class LeasedWorker:
+    """Runs the jobs of one queue."""
 
     def __init__(
         self,
         *,
-        pool: ArqRedis,
-        keys: Keys,
+        queue: JobQueue,
         worker_id: str,
         task: Task,
         capacity: Capacity,
         lease_ms: int,
-        on_room: Callable[[bool], None] = lambda _: None,
+        on_capacity: Callable[[bool], None] = lambda _: None,
         on_attempt: Callable[[str], None] = lambda _: None,
         may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
-        super().__init__(
-            functions=[func(self._run_task, name=FUNCTION)],
-            queue_name=keys.queue,
-            redis_pool=pool,
-            handle_signals=False,
-            max_jobs=capacity.rows,
-            poll_delay=0,
-            job_serializer=serialize,
-            job_deserializer=deserialize,
-        )
+        """Nothing is claimed while `may_claim` returns False.
+
+        `on_capacity` learns whether a wake-up could lead to a claim now. `on_attempt` learns how
+        each run ended: the job's status, "handed back" or "lost".
+        """
         self.worker_id = worker_id
-        self.held: dict[str, ActiveJob] = {}
-        self._queue = JobQueue(pool, keys)
-        self._beginnings = Beginnings(self._queue, worker_id, lease_ms)
-        self._endings = Endings(self._queue, worker_id)
+        self.active: dict[str, ActiveJob] = {}  # by job id
+        self.jobs_complete = 0
+        self.renewal_due = asyncio.Event()  # set when leases must be renewed ahead of schedule
+        self._queue = queue
+        self._lifecycle = JobLifecycle(queue, worker_id, lease_ms)
         self._task = task
         self._capacity = capacity
-        self._lease_ms = lease_ms
-        self._on_room = on_room
+        self._claim_lease_ms = min(lease_ms, CLAIM_LEASE_MS)
+        self._on_capacity = on_capacity
         self._on_attempt = on_attempt
         self._may_claim = may_claim
-        self._is_listening = self._hands_back = False
-        self._backoff = Backoff()
-        self._nudged = asyncio.Event()
-        self._nudged.set()
-        self._claims_ended = asyncio.Event()
-        self._empty, self._hurried = asyncio.Event(), asyncio.Event()
-        self._empty.set()
-        self.renewal_due = asyncio.Event()  # sooner than at the usual pace
+        self._background: set[asyncio.Task[object]] = set()  # jobs, and writes about them
+        self._is_waiting_for_wake_ups = False
+        self._is_draining = self._hands_back = False
+        self._woken, self._claims_ended = asyncio.Event(), asyncio.Event()
+        self._idle, self._grace_skipped = asyncio.Event(), asyncio.Event()
+        self._woken.set()
+        self._idle.set()
+
+    @property
+    def room(self) -> Room:
+        return self._capacity.room(self.active.values())
 
     # -- claiming ----------------------------------------------------------------------------
 
-    def nudge(self) -> None:
-        self._nudged.set()
+    def wake(self) -> None:
+        """Look for jobs now."""
+        self._woken.set()
 
-    async def _poll_iteration(self) -> None:
-        """Wait for a reason to look, then claim. arq's `main` calls it for ever."""
-        await wait_at_most(POLL_S, self._nudged.wait())
-        self._nudged.clear()
-        if not self.allow_pick_jobs:
-            self._claims_ended.set()
-            await asyncio.Event().wait()  # until `main` is cancelled
-        if not self._may_claim():
-            self._listen(False)  # wake-ups are for workers that can claim
-            return
-        try:
-            await self._claim()
-            self._backoff.reset()
-        except UNREACHABLE as error:
-            log.warning("no claim: Redis is away", error=str(error))
-            await asyncio.sleep(self._backoff.next_s())
+    async def run(self) -> None:
+        """Claim and start jobs until `drain` is called."""
+        while not self._is_draining:
+            await wait_at_most(POLL_S, self._woken.wait())
+            self._woken.clear()
+            await retry_until_reachable(self._claim, log, "no claim: Redis is unreachable")
+        self._claims_ended.set()
 
     async def _claim(self) -> None:
+        if self._is_draining:
+            return
+        if not self._may_claim():
+            self._set_waiting_for_wake_ups(False)
+            return
         claim = await self._queue.claim(
             self.worker_id,
             self.room,
-            lease_ms=min(self._lease_ms, CLAIM_LEASE_MS),
+            lease_ms=self._claim_lease_ms,
             max_attempts=self._capacity.max_attempts,
         )
         if claim.is_after_outage:
             self.renewal_due.set()
         for claimed in claim.jobs:
-            if not self._takes_over(claimed.job.id, claimed):
-                self._start(claimed)
+            if not self._reclaims_own_job(claimed.job.id, claimed):
+                self._accept(claimed)
         for hopeless in claim.hopeless:
-            if not self._takes_over(hopeless.job_id, hopeless):
-                name = f"{hopeless.job_id}:{hopeless.fence}"
-                self._begin(name, partial(self._endings.give_up, hopeless))
-        self._listen(self.room.rows > 0 and not claim.is_stalled)
+            if not self._reclaims_own_job(hopeless.job_id, hopeless):
+                self._spawn(self._lifecycle.give_up(hopeless))
+        self._set_waiting_for_wake_ups(self.room.rows > 0 and not claim.is_stalled)
 
-    def _listen(self, is_listening: bool) -> None:
-        self._is_listening = is_listening
-        self._on_room(is_listening)
+    def _set_waiting_for_wake_ups(self, is_waiting: bool) -> None:
+        self._is_waiting_for_wake_ups = is_waiting
+        self._on_capacity(is_waiting)
 
-    @property
-    def room(self) -> Room:
-        return self._capacity.room(self.held.values())
+    def _reclaims_own_job(self, job_id: str, lease: Lease) -> bool:
+        """Return whether the job is active here; if so, settle what its new lease means.
 
-    def _takes_over(self, job_id: str, lease: Lease) -> bool:
-        """Whether the worker had the job already: its lease ran out, and here it is again."""
-        held = self.held.get(job_id)
-        if held is None:
+        The old lease expired before this worker renewed it.
+        """
+        active = self.active.get(job_id)
+        if active is None:
             return False
-        if held.is_outdated_by(lease):
-            self.lose(job_id, held.fence)
-        name = f"{job_id}:{lease.fence}"
-        if held.is_outdated_by(lease) or held.is_lost or held.is_stopped:
-            remains = self.tasks[job_id]  # with the fence of old it writes nothing
-            self._begin(name, partial(self._hand_back, job_id, lease.fence, remains))
+        is_outdated = active.is_outdated_by(lease)
+        if is_outdated:
+            self.revoke(job_id, active.fence)
+        if is_outdated or active.is_revoked or active.is_stopped:
+            self._spawn(self._release_after(active, lease.fence))
         else:
-            held.take_over(lease)
-            self._begin(name, partial(self._begins, held))
+            active.adopt(lease)
+            self._spawn(self._start(active))
         return True
 
-    async def _hand_back(self, job_id: str, fence: int, remains: asyncio.Task[Any]) -> None:
-        await asyncio.wait([remains])  # or this worker would claim it again, and again
-        await self._endings.release(job_id, fence)
+    async def _release_after(self, active: ActiveJob, fence: int) -> None:
+        """Release the new lease once the old run is over; before, this worker would claim it."""
+        await active.ended.wait()
+        await self._lifecycle.release(active.job.id, fence)
 
-    def _start(self, claimed: ClaimedJob) -> None:
+    def _accept(self, claimed: ClaimedJob) -> None:
         job_id = claimed.job.id
-        if self._hands_back:  # the answer came late
-            self._begin(job_id, partial(self._endings.release, job_id, claimed.fence))
+        if self._hands_back:  # the answer came after the drain's grace period
+            self._spawn(self._lifecycle.release(job_id, claimed.fence))
             return
-        held = self._capacity.hold(claimed)
-        self.held[job_id] = held
-        self._begin(job_id, partial(self._run, held))
-
-    def _begin(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
-        """As one of arq's tasks, which end before the worker does."""
-        self._empty.clear()
-        self.tasks[name] = self.loop.create_task(self._until_done(name, work))
-
-    async def _until_done(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await work()
-        finally:
-            del self.tasks[name]
-            if not self.tasks:
-                self._empty.set()
+        self.active[job_id] = active = self._capacity.activate(claimed)
+        self._spawn(self._run(active))
 
     # -- running -----------------------------------------------------------------------------
 
-    async def _run(self, held: ActiveJob) -> None:
-        job_id = held.job.id
+    async def _run(self, active: ActiveJob) -> None:
         try:
-            if await self._begins(held):
-                await self.run_job(job_id, held.claimed.created_ms)
+            if await self._start(active):
+                await self._execute(active)
+                await self._end(active)
         finally:
-            del self.held[job_id]
-            if not self._is_listening:  # else the wake list tells of what is ready
-                self.nudge()
+            del self.active[active.job.id]
+            active.ended.set()
+            if not self._is_waiting_for_wake_ups:
+                self.wake()
 
-    async def _begins(self, held: ActiveJob) -> bool:
-        """Once Redis answers; whether the job is still this worker's then."""
-        is_begun = await self._beginnings.begin(held)
-        if not is_begun:
-            self.lose(held.job.id, held.fence)
-        return is_begun
+    async def _start(self, active: ActiveJob) -> bool:
+        """Record the start, or the new lease of a run; return whether it may go on."""
+        is_owner = await self._lifecycle.start(active)
+        if not is_owner:
+            self.revoke(active.job.id, active.fence)
+        return is_owner
 
-    async def run_job(self, job_id: str, score: int) -> None:
-        """In place of arq's, whose notes in Redis are not fenced and need memory to be free."""
-        held = self.held[job_id]
-        self.job_tasks[job_id] = body = self.loop.create_task(self._run_task({"job_id": job_id}))
-        try:
-            await asyncio.wait([body])
-        finally:
-            del self.job_tasks[job_id]
-        if held.outcome is None and not (held.is_stopped or held.is_lost):
-            held.outcome = broken_off(held, body)  # the next worker would fare no better
-        if held.outcome is not None:
+    async def _execute(self, active: ActiveJob) -> None:
+        """Run the job's task in a task of its own, which `stop` can cancel."""
+        if active.is_stopped:
+            return
+        active.run = asyncio.create_task(self._task(active))
+        await asyncio.wait([active.run])
+        active.outcome = outcome_of(active, active.run)
+        if active.outcome is not None:
             self.jobs_complete += 1
-        await asyncio.shield(self._end(held))
 
-    async def _run_task(self, ctx: dict[Any, Any]) -> None:
-        """The job's function, in arq's form."""
-        held = self.held[ctx["job_id"]]
-        if held.is_stopped:
-            raise asyncio.CancelledError
-        try:
-            held.outcome = await self._task(held)
-        except Exception:  # the task's border: one broken job must not end the worker
-            log.exception("a job failed unexpectedly", job_id=held.job.id)
-            held.outcome = broken(held)
-
-    def cancel(self, job_id: str) -> None:
-        """Cancel a job at the request of a client; without effect once the job has ended."""
-        if held := self.held.get(job_id):
-            held.cancel()
-
-    def lose(self, job_id: str, fence: int) -> None:
-        """The lease with this fence is another worker's: stop the job here and write nothing."""
-        held = self.held.get(job_id)
-        if held is not None and held.fence == fence and held.outcome is None:
-            log.warning("lost the lease of a job", job_id=job_id)
-            held.is_lost = True
-            self._stop(held)
-
-    def abandon(self) -> None:
-        """The engine is gone: hand nothing back, so that each job's attempt counts as a death."""
-        for held in self.held.values():
-            held.is_lost = True
-
-    def _stop(self, held: ActiveJob) -> None:
-        """End it without an outcome, whether it runs or has yet to begin."""
-        held.is_stopped = True
-        if body := self.job_tasks.get(held.job.id):
-            body.cancel()
-
-    # -- ending ------------------------------------------------------------------------------
-
-    async def _end(self, held: ActiveJob) -> None:
-        """Waits for Redis as long as it takes."""
-        if held.is_lost:
+    async def _end(self, active: ActiveJob) -> None:
+        if active.is_revoked:
             self._on_attempt("lost")
-        elif held.outcome is not None:
-            await self._endings.finish(held, held.outcome)
-            self._on_attempt(held.outcome.status)
+        elif active.outcome is not None:
+            await self._lifecycle.finish(active, active.outcome)
+            self._on_attempt(active.outcome.status)
         else:
-            await self._endings.release(held.job.id, held.fence)
+            await self._lifecycle.release(active.job.id, active.fence)
             self._on_attempt("handed back")
 
-    # -- stopping ----------------------------------------------------------------------------
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run `work` in the background; a drain waits for it."""
+        self._idle.clear()
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[object]) -> None:
+        self._background.discard(task)
+        if not self._background:
+            self._idle.set()
+        if not task.cancelled() and (error := task.exception()):
+            log.error("the handling of a job failed", exc_info=error)
+
+    # -- stopping jobs -----------------------------------------------------------------------
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job for its client; do nothing if the job has ended."""
+        if active := self.active.get(job_id):
+            active.cancel()
+
+    def revoke(self, job_id: str, fence: int) -> None:
+        """Stop a run whose lease with this fencing token is lost; write nothing about it."""
+        active = self.active.get(job_id)
+        if active is not None and active.fence == fence and active.outcome is None:
+            log.warning("lost the lease of a job", job_id=job_id)
+            active.is_revoked = True
+            active.stop()
+
+    def discard_all(self) -> None:
+        """Hand nothing back: the engine died, and each job's attempt must count as a death."""
+        for active in self.active.values():
+            active.is_revoked = True
 
     async def drain(self, grace_s: float) -> None:
-        """Claim nothing more, let jobs finish for `grace_s`, hand the rest back.
+        """Stop claiming, let jobs finish for `grace_s`, then hand the rest back.
 
-        Returns when every job is written or handed back, or Redis is too slow to be told.
+        Returns when every job is written or handed back, or Redis takes too long.
         """
-        self.allow_pick_jobs = False
-        self.nudge()
+        self._is_draining = True
+        self.wake()
         await wait_at_most(LAST_CLAIM_S, self._claims_ended.wait())
-        await wait_at_most(grace_s, self._empty_or_hurried())
-        if self.held:
-            log.info("handing jobs back", jobs=len(self.held))
+        await wait_at_most(grace_s, self._idle_or_grace_skipped())
+        if self.active:
+            log.info("handing jobs back", jobs=len(self.active))
         self._hands_back = True
-        for held in self.held.values():
-            self._stop(held)
-        await wait_at_most(HAND_BACK_S, self._empty.wait())
+        for active in self.active.values():
+            active.stop()
+        await wait_at_most(HAND_BACK_S, self._idle.wait())
 
-    def hurry(self) -> None:
-        """End the grace period of a drain that is under way or to come."""
-        self._hurried.set()
+    def skip_grace_period(self) -> None:
+        """End the grace period of the current or next drain."""
+        self._grace_skipped.set()
 
-    async def _empty_or_hurried(self) -> None:
-        waits = [self.loop.create_task(event.wait()) for event in (self._empty, self._hurried)]
+    async def _idle_or_grace_skipped(self) -> None:
+        events = (self._idle, self._grace_skipped)
+        waits = [asyncio.create_task(event.wait()) for event in events]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await cancel_all(waits)
+
+
+def outcome_of(active: ActiveJob, run: asyncio.Task[Outcome]) -> Outcome | None:
+    """Return how a finished run ended its job; None if it was stopped before the job's end.
+
+    A run that breaks fails its job: it would break on the next worker, too.
+    """
+    error = asyncio.CancelledError() if run.cancelled() else run.exception()
+    if error is None:
+        return run.result()
+    if active.is_stopped or active.is_revoked:
+        return None
+    log.error("a job failed unexpectedly", job_id=active.job.id, exc_info=error)
+    return failed(active.job.id, active.attempt, "the worker failed on this job")

@@ -1,7 +1,4 @@
-"""Pops a Redis list for ever: how a worker hears of ready jobs and of cancellations.
-
-Knows no meaning of what it pops.
-"""
+"""Consume a Redis list: wake-ups for ready jobs, or cancellations."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,16 +7,15 @@ from typing import cast
 import structlog
 from redis.asyncio import Redis
 
-from shared.redis.client import UNREACHABLE
-from shared.redis.retry import Backoff
+from shared.redis.retry import retry_until_reachable
 
-BLOCK_S = 5  # the listener's client needs a socket timeout above this
+BLOCK_S = 5  # the consumer's client needs a longer socket timeout
 
 log = structlog.get_logger(__name__)
 
 
 class ListConsumer:
-    """Hands each element to `handle`, also after Redis was away; pauses when told to.
+    """Passes each element of a list to `handle`; continues after an outage of Redis.
 
     `redis` is a client of its own that may block for BLOCK_S.
     """
@@ -28,31 +24,26 @@ class ListConsumer:
         self._redis = redis
         self._key = key
         self._handle = handle
-        self._wanted = asyncio.Event()
-        self._wanted.set()
+        self._enabled = asyncio.Event()
+        self._enabled.set()
 
-    def listen(self, wanted: bool) -> None:
-        """Whether to go on popping; a pop that is under way still counts."""
-        if wanted:
-            self._wanted.set()
+    def enable(self, is_enabled: bool) -> None:
+        """Continue or pause; a pop that is under way is still handled."""
+        if is_enabled:
+            self._enabled.set()
         else:
-            self._wanted.clear()
+            self._enabled.clear()
 
     async def run(self) -> None:
-        backoff = Backoff()
+        """Consume until cancelled."""
+        bound = log.bind(key=self._key)
         while True:
-            await self._wanted.wait()
-            try:
-                popped = await self._pop()
-                backoff.reset()
-            except UNREACHABLE as error:
-                log.warning("listening interrupted", key=self._key, error=str(error))
-                await asyncio.sleep(backoff.next_s())
-                continue
+            popped = await retry_until_reachable(self._pop, bound, "list consumer interrupted")
             if popped is not None:
                 self._handle(popped[1].decode())
 
     async def _pop(self) -> list[bytes] | None:
-        """Key and element; None when there was none for BLOCK_S."""
+        """Return key and element, or None if the list stayed empty for BLOCK_S."""
+        await self._enabled.wait()
         popped = self._redis.blpop([self._key], timeout=BLOCK_S)
         return await cast(Awaitable[list[bytes] | None], popped)  # redis-py types it as maybe not

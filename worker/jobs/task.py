@@ -1,178 +1,153 @@
-"""One chat job, from its lease to its outcome: check, generate, stream, and every way to end.
-
-Knows the wire and the engine's runtime, not Redis: what it returns is written by the worker.
-"""
+"""Run one chat job: check it, generate, stream its tokens, and return how it ended."""
 
 import time
 
+import msgspec
 from pydantic import ValidationError
 
 from shared.errors import ClientError, InvalidParameter, status_code
 from shared.process.asyncio_tasks import wait_at_most
-from shared.protocol import (
-    Batch,
-    Failed,
-    Finished,
-    JobError,
-    JobStatus,
-    Outcome,
-)
+from shared.protocol import Batch, ChatJob, Failed, Finished, JobError, JobStatus, Outcome
 from shared.queue.terminal_outcomes import CANCELLED, EXPIRED
 from shared.request.parameters import GenerateKwargs
-from shared.request.prompt import Prepared, PromptEncoder
-from worker.engine import Request
+from shared.request.prompt import PromptEncoder
 from worker.engine_thread import EngineThread
 from worker.generation import Generation
 from worker.jobs.active_job import ActiveJob
-from worker.jobs.conversion import to_chat_result, to_delta, to_output, to_sampling_params
-from worker.jobs.token_log_writer import Outbox
+from worker.jobs.conversion import to_chat_result, to_delta, to_output, to_request
+from worker.jobs.token_log_writer import TokenLogWriter
 
-NO_STEPS = Batch(mean_rows=0.0, max_rows=0)  # an earlier attempt made every token
+NO_STEPS = Batch(mean_rows=0.0, max_rows=0)  # an earlier attempt generated every token
 
 
 class ChatTask:
-    """Runs jobs on one model; called once per attempt."""
+    """Runs jobs on one model; called once per attempt. Writes no outcome: the worker does."""
 
     def __init__(
-        self, runtime: EngineThread, encoder: PromptEncoder, card_hash: str, outbox: Outbox
+        self,
+        engine_thread: EngineThread,
+        encoder: PromptEncoder,
+        card_hash: str,
+        token_log: TokenLogWriter,
     ) -> None:
-        self._runtime = runtime
+        self._engine_thread = engine_thread
         self._encoder = encoder
         self._card_hash = card_hash
-        self._outbox = outbox
+        self._token_log = token_log
 
-    async def __call__(self, held: ActiveJob) -> Outcome:
-        """How the job ended. Cancelling this call ends the generation without an outcome."""
-        if held.is_cancelled:
-            return _failed(held, JobStatus.CANCELLED, CANCELLED)
-        if held.time_left_s <= 0:
-            return _failed(held, JobStatus.EXPIRED, EXPIRED)
+    async def __call__(self, active: ActiveJob) -> Outcome:
+        """Return how the job ended. Cancelling the call ends the generation."""
+        if active.is_cancelled:
+            return _failed(active, JobStatus.CANCELLED, CANCELLED)
+        if active.time_left_s <= 0:
+            return _failed(active, JobStatus.EXPIRED, EXPIRED)
         try:
-            kwargs = _check_kwargs(held)
-            prepared = self._prepare(held, kwargs)
+            kwargs = _check_kwargs(active.job)
+            self._complete(active, kwargs)
         except ClientError as error:
             refusal = JobError(
                 message=error.message, status_code=status_code(error), field=error.field
             )
-            return _failed(held, JobStatus.FAILED, refusal)
-        return await self._generate(held, kwargs, prepared)
+            return _failed(active, JobStatus.FAILED, refusal)
+        return await self._generate(active, kwargs)
 
-    def _prepare(self, held: ActiveJob, kwargs: GenerateKwargs) -> Prepared:
-        """What the api prepared for this very model, else the same checks here."""
-        job = held.job
+    def _complete(self, active: ActiveJob, kwargs: GenerateKwargs) -> None:
+        """Check and tokenize the prompt, unless the api did so for this very model card."""
+        job = active.job
         if job.card_hash == self._card_hash and job.token_ids and job.max_new_tokens:
-            return Prepared(job.token_ids, job.max_new_tokens)
+            return
         prepared = self._encoder.prepare(job.prompt, kwargs, job.adapter)
-        held.tokens = held.rows * (len(prepared.token_ids) + prepared.max_new_tokens)
-        return prepared
+        active.job = msgspec.structs.replace(
+            job, token_ids=prepared.token_ids, max_new_tokens=prepared.max_new_tokens
+        )
+        active.tokens = active.job.cost_tokens
 
-    async def _generate(
-        self, held: ActiveJob, kwargs: GenerateKwargs, prepared: Prepared
-    ) -> Outcome:
+    async def _generate(self, active: ActiveJob, kwargs: GenerateKwargs) -> Outcome:
         started = time.monotonic()
-        if is_streamed(held, kwargs):
-            generation = await self._stream(held, kwargs, prepared)
+        if is_streamed(active.job, kwargs):
+            generation = await self._stream(active, kwargs)
         else:
-            generation = Generation(kwargs.num_return_sequences, held.changed)
-            await self._run(held, kwargs, prepared, generation)
+            generation = Generation(kwargs.num_return_sequences, active.changed)
+            await self._run(active, kwargs, generation)
         if not generation.is_done:
-            return _interrupted(held, generation)
+            return _interrupted(active, generation)
         if generation.error is not None:
-            return _failed(held, JobStatus.FAILED, generation.error, generation)
+            return _failed(active, JobStatus.FAILED, generation.error, generation)
         return Finished(
-            job_id=held.job.id,
-            attempt=held.attempt,
-            result=to_chat_result(held.job, kwargs, prepared, generation),
+            job_id=active.job.id,
+            attempt=active.attempt,
+            result=to_chat_result(active.job, kwargs, generation),
             batch=generation.batch or NO_STEPS,
-            queue_ms=held.claimed.started_ms - held.claimed.created_ms,
+            queue_ms=active.claimed.started_ms - active.claimed.created_ms,
             run_ms=1000 * (time.monotonic() - started),
-            num_deltas=_num_deltas(held, kwargs, generation),
+            num_deltas=_num_deltas(active.job, kwargs, generation),
         )
 
-    async def _stream(
-        self, held: ActiveJob, kwargs: GenerateKwargs, prepared: Prepared
-    ) -> Generation:
-        """Go on from where the job's log ends; when this returns, the log has every token."""
-        async with self._outbox.open(held) as job_log:
+    async def _stream(self, active: ActiveJob, kwargs: GenerateKwargs) -> Generation:
+        """Continue from the end of the job's log; return once the log has every token."""
+        async with self._token_log.open(active) as tokens:
             generation = Generation(
                 kwargs.num_return_sequences,
-                held.changed,
-                lambda output: self._outbox.put(job_log, to_delta(output)),
+                active.changed,
+                lambda output: tokens.append(to_delta(output)),
             )
-            generation.resume(to_output(_request_id(held), delta) for delta in job_log.earlier)
+            generation.resume(to_output(_request_id(active), delta) for delta in tokens.earlier)
             if not generation.is_done:
-                await self._run(held, kwargs, prepared, generation)
-            await self._outbox.written(job_log)
+                await self._run(active, kwargs, generation)
+            await tokens.flush()
             return generation
 
-    async def _run(
-        self, held: ActiveJob, kwargs: GenerateKwargs, prepared: Prepared, generation: Generation
-    ) -> None:
-        """Until it is done, the job is cancelled or its time is over."""
-        request = self._to_request(held, kwargs, prepared, generation)
-        self._runtime.submit(request, generation)
-        try:
-            await wait_at_most(held.time_left_s, held.changed.wait())
-        finally:
-            self._runtime.abort(request.request_id)
-
-    def _to_request(
-        self, held: ActiveJob, kwargs: GenerateKwargs, prepared: Prepared, generation: Generation
-    ) -> Request:
-        return Request(
-            request_id=_request_id(held),
-            prompt_token_ids=prepared.token_ids,
-            params=to_sampling_params(
-                kwargs,
-                max_new_tokens=prepared.max_new_tokens,
-                seed=held.job.seed,
-                card=self._encoder.card,
-            ),
-            generated=generation.token_ids,
-            priority=held.job.priority,
-            adapter=held.job.adapter,
+    async def _run(self, active: ActiveJob, kwargs: GenerateKwargs, generation: Generation) -> None:
+        """Generate until the request is done, the job is cancelled, or its deadline passes."""
+        request = to_request(
+            _request_id(active), active.job, kwargs, self._encoder.card, generation.token_ids
         )
+        self._engine_thread.submit(request, generation)
+        try:
+            await wait_at_most(active.time_left_s, active.changed.wait())
+        finally:
+            self._engine_thread.abort(request.request_id)
 
 
-def is_streamed(held: ActiveJob, kwargs: GenerateKwargs) -> bool:
-    """Until a beam search ends there is nothing to stream: its result comes with the end."""
-    return held.job.stream and kwargs.num_beams == 1
+def is_streamed(job: ChatJob, kwargs: GenerateKwargs) -> bool:
+    """Return whether tokens are sent as they come; those of a beam search come all at its end."""
+    return job.stream and kwargs.num_beams == 1
 
 
-def _num_deltas(held: ActiveJob, kwargs: GenerateKwargs, generation: Generation) -> int | None:
-    """One for each token; None where nobody streamed what could have been."""
+def _num_deltas(job: ChatJob, kwargs: GenerateKwargs, generation: Generation) -> int | None:
+    """Return the length of the job's token log; None if the job keeps none."""
     if kwargs.num_beams > 1:
         return 0
-    return generation.num_tokens if held.job.stream else None
+    return generation.num_tokens if job.stream else None
 
 
-def _request_id(held: ActiveJob) -> str:
-    """Another attempt is another request."""
-    return f"{held.job.id}:{held.fence}"
+def _request_id(active: ActiveJob) -> str:
+    """Return an id that no other attempt has."""
+    return f"{active.job.id}:{active.fence}"
 
 
-def _check_kwargs(held: ActiveJob) -> GenerateKwargs:
-    """The api checked them; one of another version may have had other rules."""
+def _check_kwargs(job: ChatJob) -> GenerateKwargs:
+    """Validate again what the api checked: an api of another version may have other rules."""
     try:
-        return GenerateKwargs.model_validate(held.job.generate_kwargs)
+        return GenerateKwargs.model_validate(job.generate_kwargs)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(["generate_kwargs", *map(str, first["loc"])])
         raise InvalidParameter(first["msg"], field=field) from None
 
 
-def _interrupted(held: ActiveJob, generation: Generation) -> Failed:
-    if held.is_cancelled:
-        return _failed(held, JobStatus.CANCELLED, CANCELLED, generation)
-    return _failed(held, JobStatus.EXPIRED, EXPIRED, generation)
+def _interrupted(active: ActiveJob, generation: Generation) -> Failed:
+    if active.is_cancelled:
+        return _failed(active, JobStatus.CANCELLED, CANCELLED, generation)
+    return _failed(active, JobStatus.EXPIRED, EXPIRED, generation)
 
 
 def _failed(
-    held: ActiveJob, status: JobStatus, error: JobError, generation: Generation | None = None
+    active: ActiveJob, status: JobStatus, error: JobError, generation: Generation | None = None
 ) -> Failed:
     return Failed(
-        job_id=held.job.id,
-        attempt=held.attempt,
+        job_id=active.job.id,
+        attempt=active.attempt,
         status=status,
         error=error,
         batch=generation.batch if generation else None,

@@ -1,56 +1,97 @@
-"""Tokens on their way to Redis: one call for all logs that have grown meanwhile.
-
-Knows logs, not what is in them nor who reads them.
-"""
+"""Write the tokens of running jobs to their logs in Redis: one command for all logs that grew."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 
 from shared.process.asyncio_tasks import wait_at_most
-from shared.protocol import Delta
-from shared.queue.token_log import PAGE, TokenLog
-from shared.redis.client import UNREACHABLE
-from shared.redis.retry import Backoff
+from shared.protocol import Delta, encode
+from shared.queue.token_log import MAX_AT_ONCE, PAGE, Tail, TokenLog
+from shared.redis.retry import retry_until_reachable
 from worker.jobs.active_job import ActiveJob
-from worker.jobs.job_log import JobLog
 
 REFUSED_RETRY_S = 0.2
 
 log = structlog.get_logger(__name__)
 
 
-class Outbox:
-    """Writes what was put, in order, all that there is at a time."""
+class JobTokens:
+    """All deltas of one job, and how many of them Redis has.
+
+    Keeps the deltas that Redis has, too: Redis may lose its last second.
+    """
+
+    def __init__(
+        self, active: ActiveJob, earlier: list[Delta], on_growth: Callable[["JobTokens"], None]
+    ) -> None:
+        self.earlier = earlier  # deltas that earlier attempts wrote
+        self._active = active
+        self._packed = [encode(delta) for delta in earlier]
+        self._num_stored = len(earlier)
+        self._stored = asyncio.Event()
+        self._stored.set()
+        self._on_growth = on_growth
+
+    def append(self, delta: Delta) -> None:
+        """Have a delta written soon."""
+        self._packed.append(encode(delta))
+        self._stored.clear()
+        self._on_growth(self)
+
+    async def flush(self) -> None:
+        """Wait until Redis has every delta: a terminal event must not overtake one.
+
+        Redis refuses a write while this worker is claiming the job again, so a refused write is
+        repeated. If the worker has lost the job, the run that waits here is cancelled.
+        """
+        while not self._stored.is_set():
+            self._on_growth(self)
+            await wait_at_most(REFUSED_RETRY_S, self._stored.wait())
+
+    def tail(self, limit: int) -> Tail:
+        """Return the next deltas to write, at most `limit`, under the current fencing token."""
+        start = self._num_stored
+        return self._active.job.id, self._active.fence, start, self._packed[start : start + limit]
+
+    def note_length(self, length: int) -> bool:
+        """Record the log's length in Redis, smaller than before if Redis lost its end.
+
+        Return whether Redis has every delta.
+        """
+        self._num_stored = length
+        if length >= len(self._packed):
+            self._stored.set()
+        return self._stored.is_set()
+
+
+class TokenLogWriter:
+    """Writes what was appended, in order, as much as there is at a time."""
 
     def __init__(self, token_log: TokenLog, worker_id: str) -> None:
         self._token_log = token_log
         self._worker_id = worker_id
-        self._grown: set[JobLog] = set()
+        self._grown: dict[JobTokens, None] = {}  # a set that keeps the order of growth
         self._has_grown = asyncio.Event()
 
     @asynccontextmanager
-    async def open(self, held: ActiveJob) -> AsyncIterator[JobLog]:
-        """The job's log for as long as it runs here, begun with what earlier attempts wrote."""
-        job_log = JobLog(held, await self._earlier(held))
+    async def open(self, active: ActiveJob) -> AsyncIterator[JobTokens]:
+        """Yield the job's log, with what earlier attempts wrote to it."""
+        tokens = JobTokens(active, await self._earlier(active), self._note_growth)
         try:
-            yield job_log
+            yield tokens
         finally:
-            self._grown.discard(job_log)
+            self._grown.pop(tokens, None)
 
-    async def _earlier(self, held: ActiveJob) -> list[Delta]:
-        """Waits until Redis can tell; a job's first lease finds nothing."""
-        if held.claimed.earlier_fence == 0:
+    async def _earlier(self, active: ActiveJob) -> list[Delta]:
+        if active.claimed.earlier_fence == 0:  # the job's first lease
             return []
-        backoff = Backoff()
-        while True:
-            try:
-                return await self._read(held.job.id)
-            except UNREACHABLE as error:
-                log.warning("a job waits for its log", job_id=held.job.id, error=str(error))
-                await asyncio.sleep(backoff.next_s())
+        job_id = active.job.id
+        return await retry_until_reachable(
+            partial(self._read, job_id), log.bind(job_id=job_id), "a job waits for its token log"
+        )
 
     async def _read(self, job_id: str) -> list[Delta]:
         deltas = page = await self._token_log.read(job_id, 0)
@@ -59,43 +100,36 @@ class Outbox:
             deltas = deltas + page
         return deltas
 
-    def put(self, job_log: JobLog, delta: Delta) -> None:
-        job_log.append(delta)
-        self._note_growth(job_log)
-
-    def _note_growth(self, job_log: JobLog) -> None:
-        self._grown.add(job_log)
+    def _note_growth(self, tokens: JobTokens) -> None:
+        self._grown[tokens] = None
         self._has_grown.set()
 
-    async def written(self, job_log: JobLog) -> None:
-        """Wait until all of it is in Redis: a terminal event must not overtake it.
-
-        A write that was refused is tried again: this worker may just be claiming the job anew.
-        Where it has lost the job for good, whoever waits here is cancelled.
-        """
-        while not job_log.written.is_set():
-            self._note_growth(job_log)
-            await wait_at_most(REFUSED_RETRY_S, job_log.written.wait())
-
     async def run(self) -> None:
-        """Write until cancelled; what could not be written while Redis was away stays here."""
-        backoff = Backoff()
+        """Write until cancelled; tokens wait here while Redis is unreachable."""
         while True:
             await self._has_grown.wait()
-            try:
-                await self._write(list(self._grown))
-                backoff.reset()
-            except UNREACHABLE as error:
-                log.warning("tokens wait for Redis", error=str(error))
-                await asyncio.sleep(backoff.next_s())
+            await retry_until_reachable(self._write, log, "tokens wait for Redis")
 
-    async def _write(self, grown: list[JobLog]) -> None:
-        additions = [job_log.unwritten() for job_log in grown]
-        lengths = await self._token_log.append(self._worker_id, additions) if grown else []
-        for job_log, length in zip(grown, lengths, strict=True):
-            if length is not None:
-                job_log.note_length(length)
-            if length is None or job_log.written.is_set():
-                self._grown.discard(job_log)
+    async def _write(self) -> None:
+        tails = self._next_tails()
+        if tails:
+            await self._append(tails)
         if not self._grown:
             self._has_grown.clear()
+
+    async def _append(self, tails: dict[JobTokens, Tail]) -> None:
+        lengths = await self._token_log.append(self._worker_id, list(tails.values()))
+        for tokens, length in zip(tails, lengths, strict=True):
+            if length is None or tokens.note_length(length):
+                self._grown.pop(tokens, None)
+
+    def _next_tails(self) -> dict[JobTokens, Tail]:
+        """Return what to write next: about MAX_AT_ONCE deltas, of the logs that grew first."""
+        tails: dict[JobTokens, Tail] = {}
+        left = MAX_AT_ONCE
+        for tokens in self._grown:
+            if left <= 0:
+                break
+            tails[tokens] = tokens.tail(left)
+            left -= len(tails[tokens][-1])
+        return tails

@@ -3,11 +3,9 @@
 import asyncio
 
 import pytest
-from arq.jobs import Job
-from arq.jobs import JobStatus as ArqJobStatus
 from redis.asyncio import Redis
 
-from shared.errors import JobFailed, QueueFull
+from shared.errors import QueueFull
 from shared.protocol import (
     ChatJob,
     Failed,
@@ -21,7 +19,7 @@ from shared.queue.arq_format import deserialize
 from shared.queue.claims import Claim, ClaimedJob, Room, StartResult
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import LEASED, TOMBSTONE_S, Keys
-from shared.queue.token_log import Addition, TokenLog
+from shared.queue.token_log import TokenLog
 from shared.queue.worker_registry import Registry
 from tests.factories import make_finished, make_job, make_worker_info
 
@@ -409,7 +407,7 @@ async def test_an_old_lease_of_a_job_without_a_record_ends_nothing_twice(
     assert not await queue.begin("w1", job.id, fence=old, lease_ms=LEASE_MS)
     assert (await queue.renew("w1", {job.id: old}, lease_ms=LEASE_MS)).lost == [job.id]
     log = TokenLog(redis, keys)
-    assert await log.append("w1", [Addition(job.id, old, 0, [b"a"])]) == [None]
+    assert await log.append("w1", [(job.id, old, 0, [b"a"])]) == [None]
     assert not await queue.finish(claimed, make_finished(job.id), fence=old)
     assert await redis.keys() == []
 
@@ -590,36 +588,6 @@ async def test_cancelling_a_job_that_ended_changes_nothing(queue: JobQueue) -> N
     await finish(queue, await claim_one(queue))
     record = await queue.cancel(job.id)
     assert record is not None and record.status is JobStatus.SUCCEEDED
-
-
-# -- stock arq --------------------------------------------------------------------------------
-
-
-async def test_stock_arq_follows_a_job_from_queue_to_result(
-    queue: JobQueue, redis: Redis, keys: Keys
-) -> None:
-    job = await enqueue(queue)
-    arq_job = Job(job.id, redis, keys.queue, deserialize)
-    await asyncio.sleep(0.01)  # arq's clock has whole milliseconds, the job's score has fractions
-    assert await arq_job.status() is ArqJobStatus.queued
-    info = await arq_job.info()
-    assert info is not None and info.function == "chat"
-    claimed = await claim_one(queue)
-    assert await arq_job.status() is ArqJobStatus.in_progress
-    await finish(queue, claimed)
-    assert await arq_job.status() is ArqJobStatus.complete
-    result = await arq_job.result(timeout=30)
-    assert result["result"]["Result"] == "Hello world"
-    result_info = await arq_job.result_info()
-    assert result_info is not None and result_info.success and result_info.kwargs == {}
-
-
-async def test_stock_arq_raises_what_failed(queue: JobQueue, redis: Redis, keys: Keys) -> None:
-    job = await enqueue(queue)
-    claimed = await claim_one(queue)
-    await queue.finish(claimed, failed(job.id), fence=claimed.fence)
-    with pytest.raises(JobFailed, match="no room on the device"):
-        await Job(job.id, redis, keys.queue, deserialize).result(timeout=30)
 
 
 async def test_queues_with_other_names_do_not_meet(redis: Redis, queue: JobQueue) -> None:

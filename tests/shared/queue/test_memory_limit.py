@@ -12,7 +12,7 @@ from shared.protocol import ChatJob, Delta, JobStatus, encode
 from shared.queue.claims import ClaimedJob, Room
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
-from shared.queue.token_log import Addition, TokenLog
+from shared.queue.token_log import TokenLog
 from shared.queue.worker_registry import Registry
 from shared.redis.client import connect
 from tests.factories import make_card, make_finished, make_job, make_worker_info
@@ -77,7 +77,7 @@ async def test_accepted_jobs_run_to_their_end(redis: Redis, queue: JobQueue) -> 
         assert (await queue.renew("w1", {job.job.id: job.fence}, lease_ms=LEASE_MS)).lost == []
         log = TokenLog(redis, Keys())
         packed = [encode(Delta(text=text, token_ids=[1])) for text in "ab"]
-        assert await log.append("w1", [Addition(job.job.id, job.fence, 0, packed)]) == [2]
+        assert await log.append("w1", [(job.job.id, job.fence, 0, packed)]) == [2]
         assert [delta.text for delta in await log.read(job.job.id, 1)] == ["b"]
         assert await queue.finish(job, make_finished(job.job.id), fence=job.fence)
     assert [await status(queue, job) for job in jobs] == [JobStatus.SUCCEEDED] * 3

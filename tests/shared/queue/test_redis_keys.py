@@ -24,7 +24,7 @@ from shared.queue.keys import (
     WORKER_TTL_S,
     Keys,
 )
-from shared.queue.token_log import Addition, TokenLog
+from shared.queue.token_log import TokenLog
 from shared.queue.worker_registry import Registry
 from tests.factories import make_card, make_job, make_worker_info
 
@@ -140,7 +140,7 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
     one_row = Room(rows=1, tokens=10, running=0)
     [claimed] = (await queue.claim("w1", one_row, lease_ms=LEASE_MS)).jobs
     assert await queue.begin("w1", first.id, fence=claimed.fence, lease_ms=LEASE_MS)
-    addition = Addition(first.id, claimed.fence, 0, [encode(Delta(token_ids=[1]))])
+    addition = (first.id, claimed.fence, 0, [encode(Delta(token_ids=[1]))])
     await TokenLog(redis, keys).append("w1", [addition])
     await queue.cancel(first.id)
     await observer.look()

@@ -12,7 +12,7 @@ from shared.queue.claims import ClaimedJob, Room
 from shared.queue.job_queue import PURGED_AT_ONCE, Depth, Enqueued, IdempotencyKey, JobQueue
 from shared.queue.keys import PRIORITY_WINDOW_MS, Keys
 from shared.queue.scripts import Script, ScriptArg, Scripts
-from shared.queue.token_log import Addition, TokenLog
+from shared.queue.token_log import TokenLog
 from tests.factories import make_finished, make_job
 
 WIDE = Room(rows=1000, tokens=1_000_000, running=0)
@@ -94,7 +94,7 @@ async def test_the_records_of_a_job_and_its_retry_name_each_other(queue: JobQueu
 async def test_the_retried_job_stays_as_it_ended(queue: JobQueue, redis: Redis, keys: Keys) -> None:
     job, log = await enqueue(queue, stream=True), TokenLog(redis, keys)
     claimed = await claim_one(queue)
-    await log.append("w1", [Addition(job.id, claimed.fence, 0, [b"a delta"])])
+    await log.append("w1", [(job.id, claimed.fence, 0, [b"a delta"])])
     await fail(queue, claimed)
     before = await record_of(queue, job.id)
     retried = await retry(queue, job.id)

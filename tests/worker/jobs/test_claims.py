@@ -1,4 +1,4 @@
-"""When a worker claims: not while its engine may be stuck, or needs an empty worker."""
+"""When a worker claims: not while its engine may be stuck, or while a job must run alone."""
 
 import asyncio
 
@@ -15,48 +15,49 @@ from worker.jobs.active_job import ActiveJob
 EMPTY = Room(rows=8, tokens=10_000, running=0)
 
 
-async def test_a_worker_whose_engine_may_be_stuck_leaves_jobs_to_others(
+async def test_a_worker_whose_engine_may_be_stuck_claims_nothing(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
-    asked, may_claim = 0, False
+    num_checks, is_allowed = 0, False
 
-    def ask() -> bool:
-        nonlocal asked
-        asked += 1
-        return may_claim
+    def may_claim() -> bool:
+        nonlocal num_checks
+        num_checks += 1
+        return is_allowed
 
-    late = make_worker(redis, keys, succeed, name="late", may_claim=ask)
+    late = make_worker(redis, keys, succeed, name="late", may_claim=may_claim)
     async with running(late):
         [job_id] = await enqueue(queue)
 
-        async def was_asked() -> bool:
-            late.nudge()
-            return asked > 3
+        def was_checked() -> bool:
+            late.wake()
+            return num_checks > 3
 
-        await eventually(was_asked)
+        await eventually(was_checked)
         async with running(make_worker(redis, keys, succeed, name="other")):
             assert (await ended(queue, job_id)).worker == "other"
-        may_claim = True
+        is_allowed = True
         [job_id] = await enqueue(queue)
         assert (await ended(queue, job_id)).worker == "late"
 
 
-async def test_a_job_on_its_last_attempt_runs_alone_beside_workers_at_work(
+async def test_a_job_on_its_last_attempt_runs_alone_although_all_workers_are_busy(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
-    """Callers keep two workers busy; the suspect runs, alone, and no worker but one pauses."""
     [suspect] = await enqueue(queue)
     for worker in ("dead-1", "dead-2"):
-        [held] = (await queue.claim(worker, EMPTY, lease_ms=-1000)).jobs
-        await queue.begin(worker, suspect, fence=held.fence, lease_ms=-1000, attempts=held.attempts)
-    company: list[int] = []
+        [claimed] = (await queue.claim(worker, EMPTY, lease_ms=-1000)).jobs
+        await queue.begin(
+            worker, suspect, fence=claimed.fence, lease_ms=-1000, attempts=claimed.attempts
+        )
+    num_active: list[int] = []
 
-    async def briefly(held: ActiveJob) -> Outcome:
-        [at_work] = [worker for worker in workers if held.job.id in worker.held]
-        if held.job.id == suspect:
-            company.append(len(at_work.held))
+    async def briefly(active: ActiveJob) -> Outcome:
+        [at_work] = [worker for worker in workers if active.job.id in worker.active]
+        if active.job.id == suspect:
+            num_active.append(len(at_work.active))
         await asyncio.sleep(0.01)
-        return make_finished(held.job.id, attempt=held.attempt)
+        return make_finished(active.job.id, attempt=active.attempt)
 
     async def keep_busy() -> None:
         while True:
@@ -65,9 +66,9 @@ async def test_a_job_on_its_last_attempt_runs_alone_beside_workers_at_work(
             await asyncio.sleep(0.005)
 
     workers = [make_worker(redis, keys, briefly, name=name, rows=4) for name in ("w1", "w2")]
-    callers = asyncio.create_task(keep_busy())
     async with running(*workers):
+        callers = asyncio.create_task(keep_busy())
         record = await ended(queue, suspect)
-    callers.cancel()
+        callers.cancel()
     assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 3)
-    assert company == [1]
+    assert num_active == [1]

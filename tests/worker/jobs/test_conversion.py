@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerFast
 
 from shared.protocol import decode_delta, encode
 from shared.request.parameters import GenerateKwargs
-from shared.request.prompt import Prepared
 from tests.factories import make_card, make_job
 from tests.fakes_api import letter_tokenizer
 from worker.engine import FinishReason, SamplingParams, TokenOutput
@@ -122,7 +121,7 @@ def test_log_probabilities_are_told_when_every_token_has_one(
         rows=1,
     )
     kwargs = GenerateKwargs(output_scores=True)
-    result = to_chat_result(make_job(), kwargs, Prepared([1], 2), generation)
+    result = to_chat_result(make_job(token_ids=[1]), kwargs, generation)
     assert (result.sequences[0].token_ids, result.sequences[0].token_logprobs) == ([7, 7], told)
 
 
@@ -131,7 +130,7 @@ def test_the_score_of_a_beam_is_told_where_scores_are_asked_for() -> None:
     last = TokenOutput("r", sequence=0, token_id=7, text="x", score=-0.5)
     generation.take([TokenOutput("r", sequence=0, token_id=6, text="y"), last], rows=1)
     for kwargs, score in ((GenerateKwargs(output_scores=True), -0.5), (GenerateKwargs(), None)):
-        result = to_chat_result(make_job(), kwargs, Prepared([1], 2), generation)
+        result = to_chat_result(make_job(token_ids=[1]), kwargs, generation)
         assert result.sequences[0].score == score
 
 

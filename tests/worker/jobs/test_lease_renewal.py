@@ -1,4 +1,4 @@
-"""Leases are kept while the engine makes steps, and only then."""
+"""Leases are renewed while the engine makes progress, and only then."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,29 +16,29 @@ from worker.jobs.lease_renewal import EngineStuck, LeaseRenewer
 WAIT_S = 30.0
 
 
-class Held:
+class Active:
     fence = 3
 
 
 class FakeWorker:
-    """Holds one job and notes what it is told."""
+    """Runs one job and records what a renewal reports."""
 
     worker_id = "w1"
 
     def __init__(self) -> None:
-        self.held = {"a": Held()}
+        self.active = {"a": Active()}
         self.renewal_due = asyncio.Event()
-        self.told: list[tuple[str, ...]] = []
+        self.calls: list[tuple[str, ...]] = []
 
     def cancel(self, job_id: str) -> None:
-        self.told.append(("cancel", job_id))
+        self.calls.append(("cancel", job_id))
 
-    def lose(self, job_id: str, fence: int) -> None:
-        self.told.append(("lose", job_id, str(fence)))
+    def revoke(self, job_id: str, fence: int) -> None:
+        self.calls.append(("revoke", job_id, str(fence)))
 
 
 class FakeQueue:
-    """Answers renewals in turn, the last one for ever; exceptions are raised."""
+    """Answers renewals in turn, the last answer repeatedly; raises exceptions."""
 
     def __init__(self, *answers: Renewal | Exception) -> None:
         self.answers = list(answers)
@@ -61,21 +61,21 @@ async def engine() -> AsyncIterator[FakeEngine]:
 
 
 @pytest.fixture
-async def runtime(engine: FakeEngine) -> AsyncIterator[EngineThread]:
-    runtime = EngineThread(engine)
-    runtime.start()
-    yield runtime
+async def engine_thread(engine: FakeEngine) -> AsyncIterator[EngineThread]:
+    engine_thread = EngineThread(engine)
+    engine_thread.start()
+    yield engine_thread
     engine.gate.set()
-    runtime.stop()
+    engine_thread.stop()
 
 
-def keep(
-    worker: FakeWorker, queue: FakeQueue, runtime: EngineThread, lease_ms: int = 30
+def renewer(
+    worker: FakeWorker, queue: FakeQueue, engine_thread: EngineThread, lease_ms: int = 30
 ) -> LeaseRenewer:
     made: LeaseRenewer = LeaseRenewer(
-        worker,  # type: ignore[arg-type]  # has what the keeper uses
+        worker,  # type: ignore[arg-type]  # has what the renewer uses
         queue,  # type: ignore[arg-type]
-        runtime,
+        engine_thread,
         lease_ms=lease_ms,
         step_timeout_s=0.05,
     )
@@ -88,18 +88,18 @@ async def renewals(queue: FakeQueue, count: int) -> None:
             await queue.renewed.acquire()
 
 
-async def test_an_idle_worker_keeps_its_leases(runtime: EngineThread) -> None:
+async def test_leases_are_renewed_while_the_engine_is_idle(engine_thread: EngineThread) -> None:
     queue = FakeQueue(Renewal([], []))
-    running = asyncio.create_task(keep(FakeWorker(), queue, runtime).run())
+    running = asyncio.create_task(renewer(FakeWorker(), queue, engine_thread).run())
     await renewals(queue, 3)
     await cancel_all([running])
 
 
-async def test_leases_are_renewed_at_once_where_the_worker_wants_it(
-    runtime: EngineThread,
+async def test_leases_are_renewed_at_once_if_the_worker_asks(
+    engine_thread: EngineThread,
 ) -> None:
     worker, queue = FakeWorker(), FakeQueue(Renewal([], []))
-    running = asyncio.create_task(keep(worker, queue, runtime, lease_ms=3_600_000).run())
+    running = asyncio.create_task(renewer(worker, queue, engine_thread, lease_ms=3_600_000).run())
     await renewals(queue, 1)
     for _ in range(2):
         worker.renewal_due.set()
@@ -107,25 +107,27 @@ async def test_leases_are_renewed_at_once_where_the_worker_wants_it(
     await cancel_all([running])
 
 
-async def test_what_a_renewal_says_reaches_the_worker(runtime: EngineThread) -> None:
+async def test_a_renewal_cancels_and_revokes_jobs(engine_thread: EngineThread) -> None:
     worker, queue = FakeWorker(), FakeQueue(Renewal(["a"], ["a"]), Renewal([], []))
-    running = asyncio.create_task(keep(worker, queue, runtime).run())
+    running = asyncio.create_task(renewer(worker, queue, engine_thread).run())
     await renewals(queue, 2)
     await cancel_all([running])
-    assert worker.told == [("cancel", "a"), ("lose", "a", "3")]
+    assert worker.calls == [("cancel", "a"), ("revoke", "a", "3")]
 
 
-async def test_renewals_go_on_after_redis_was_away(runtime: EngineThread) -> None:
+async def test_renewals_continue_after_an_outage(engine_thread: EngineThread) -> None:
     queue = FakeQueue(OSError("refused"), TimeoutError(), Renewal([], []))
-    running = asyncio.create_task(keep(FakeWorker(), queue, runtime).run())
+    running = asyncio.create_task(renewer(FakeWorker(), queue, engine_thread).run())
     await renewals(queue, 1)
     await cancel_all([running])
 
 
-async def test_a_stuck_engine_ends_the_keeping(runtime: EngineThread, engine: FakeEngine) -> None:
+async def test_a_stuck_engine_ends_the_renewals(
+    engine_thread: EngineThread, engine: FakeEngine
+) -> None:
     engine.gate.clear()
     request = Request(request_id="a", prompt_token_ids=[1], params=SamplingParams())
-    runtime.submit(request, Generation(1, asyncio.Event()))
+    engine_thread.submit(request, Generation(1, asyncio.Event()))
     with pytest.raises(EngineStuck, match=r"longer than 0\.05 s"):
         async with asyncio.timeout(WAIT_S):
-            await keep(FakeWorker(), FakeQueue(Renewal([], [])), runtime).run()
+            await renewer(FakeWorker(), FakeQueue(Renewal([], [])), engine_thread).run()

@@ -1,4 +1,4 @@
-"""The worker's side of a job's life, with tasks that have no model."""
+"""How a worker claims, runs and ends jobs, with tasks that have no model."""
 
 import asyncio
 import time
@@ -11,7 +11,6 @@ from redis.exceptions import ConnectionError
 
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import JobStatus, Outcome, encode
-from shared.queue.arq_format import deserialize, serialize
 from shared.queue.claims import Claim, StartResult
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import LEASED, Keys
@@ -25,6 +24,7 @@ from tests.worker.jobs.workers import (
     make_worker,
     never,
     running,
+    started,
     succeed,
     until_cancelled,
 )
@@ -46,23 +46,19 @@ async def test_no_more_is_claimed_than_fits(redis: ArqRedis, keys: Keys, queue: 
     await enqueue(queue, 5)
     worker = make_worker(redis, keys, never, rows=3)
     async with running(worker):
-
-        async def full() -> bool:
-            return worker.room.rows == 0
-
-        await eventually(full)
+        await eventually(lambda: worker.room.rows == 0)
         assert await queue.depth() == Depth(waiting=2, running=3)
 
 
-async def test_a_task_that_raises_fails_its_job_alone(
+async def test_a_task_that_raises_fails_only_its_own_job(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     bad, good = await enqueue(queue, 2)
 
-    async def task(held: ActiveJob) -> Outcome:
-        if held.job.id == bad:
+    async def task(active: ActiveJob) -> Outcome:
+        if active.job.id == bad:
             raise ZeroDivisionError
-        return await succeed(held)
+        return await succeed(active)
 
     async with running(make_worker(redis, keys, task)):
         failed, succeeded = await ended(queue, bad), await ended(queue, good)
@@ -71,18 +67,18 @@ async def test_a_task_that_raises_fails_its_job_alone(
 
 
 class Panic(BaseException):
-    """As a library in Rust raises it."""
+    """An error of a library in Rust, which is no Exception."""
 
 
 @pytest.mark.parametrize("kind", [Panic, asyncio.CancelledError])
-async def test_a_run_that_breaks_off_fails_its_job_and_is_not_begun_again(
+async def test_a_task_that_panics_fails_its_job_after_one_attempt(
     redis: ArqRedis, keys: Keys, queue: JobQueue, kind: type[BaseException]
 ) -> None:
     [job_id] = await enqueue(queue)
     starts = []
 
-    async def task(held: ActiveJob) -> Outcome:
-        starts.append(held.attempt)
+    async def task(active: ActiveJob) -> Outcome:
+        starts.append(active.attempt)
         await asyncio.sleep(0)
         raise kind
 
@@ -92,7 +88,7 @@ async def test_a_run_that_breaks_off_fails_its_job_and_is_not_begun_again(
     assert (record.status, starts) == (JobStatus.FAILED, [1])
 
 
-async def test_a_job_whose_worker_died_too_often_is_given_up(
+async def test_a_job_that_killed_too_many_workers_fails(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     [job_id] = await enqueue(queue)
@@ -105,7 +101,7 @@ async def test_a_job_whose_worker_died_too_often_is_given_up(
     assert await redis.lrange(keys.dead_letters, 0, -1) == [job_id.encode()]
 
 
-async def test_a_job_that_no_worker_can_read_fails_and_its_mates_run(
+async def test_unreadable_jobs_fail_and_the_other_jobs_of_the_claim_run(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     strange, gone, good = await enqueue(queue, 3)
@@ -123,9 +119,10 @@ async def test_a_job_that_no_worker_can_read_fails_and_its_mates_run(
     assert set(await redis.lrange(keys.dead_letters, 0, -1)) == {strange.encode(), gone.encode()}
 
 
-async def test_a_command_that_redis_got_twice_is_no_second_attempt(
+async def test_a_stale_arq_retry_counter_is_no_attempt(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
+    """Redis may run a command twice if its first answer was lost."""
     [job_id] = await enqueue(queue)
     await redis.set(keys.arq_retry(job_id), 7)
     async with running(make_worker(redis, keys, succeed)):
@@ -133,10 +130,10 @@ async def test_a_command_that_redis_got_twice_is_no_second_attempt(
     assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 1)
 
 
-async def test_a_claim_leases_for_a_moment_until_the_job_begins(
+async def test_a_lease_is_short_until_its_job_starts(
     redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or the jobs of a claim whose answer was lost would be nobody's for a whole lease."""
+    """If the answer to a claim is lost, its jobs must soon be free again."""
     [job_id] = await enqueue(queue)
     begin = JobQueue.begin
 
@@ -144,17 +141,17 @@ async def test_a_claim_leases_for_a_moment_until_the_job_begins(
         score = await redis.zscore(keys.queue, job_id) or 0
         return low_ms < score - LEASED - 1000 * time.time() <= high_ms
 
-    async def in_vain(*args: Any, **kwargs: Any) -> bool:
+    async def fail(*args: Any, **kwargs: Any) -> bool:
         raise ConnectionError("gone")
 
-    monkeypatch.setattr(JobQueue, "begin", in_vain)
+    monkeypatch.setattr(JobQueue, "begin", fail)
     async with running(make_worker(redis, keys, never)):
         await eventually(partial(lease_ends_within, 0, CLAIM_LEASE_MS))
         monkeypatch.setattr(JobQueue, "begin", begin)
         await eventually(partial(lease_ends_within, 30_000, 60_000))
 
 
-async def test_a_job_that_was_lost_before_it_began_is_not_run(
+async def test_a_job_that_another_worker_owns_before_it_starts_is_not_run(
     redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = await enqueue(queue)
@@ -168,67 +165,61 @@ async def test_a_job_that_was_lost_before_it_began_is_not_run(
     monkeypatch.setattr(JobQueue, "begin", too_late)
     worker = make_worker(redis, keys, succeed)
     async with running(worker):
-
-        async def dropped() -> bool:
-            return JobQueue.begin is begin and not worker.held
-
-        await eventually(dropped)
+        await eventually(lambda: JobQueue.begin is begin and not worker.active)
     assert await queue.depth() == Depth(waiting=0, running=1)
     assert worker.jobs_complete == 0
 
 
-async def test_a_job_on_its_last_attempt_has_the_worker_for_itself(
+async def test_a_job_on_its_last_attempt_runs_alone(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     suspect, _other = await enqueue(queue, 2)
     await redis.hset(keys.record(suspect), "attempts", "2")
-    worker = make_worker(redis, keys, never)
+    num_claims = 0
+
+    def count_claims() -> bool:
+        nonlocal num_claims
+        num_claims += 1
+        return True
+
+    worker = make_worker(redis, keys, never, may_claim=count_claims)
     async with running(worker):
+        await started(worker, suspect)
+        before = num_claims
 
-        async def claimed() -> bool:
-            return suspect in worker.job_tasks
+        def claimed_again() -> bool:
+            worker.wake()
+            return num_claims > before + 2
 
-        await eventually(claimed)
-        await worker._claim()
-        assert list(worker.held) == [suspect]
+        await eventually(claimed_again)
+        assert list(worker.active) == [suspect]
 
 
-async def test_a_lost_job_is_stopped_and_nothing_is_written(
+async def test_a_revoked_job_is_stopped_and_nothing_is_written(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     [job_id] = await enqueue(queue)
     attempts: list[str] = []
     worker = make_worker(redis, keys, never, on_attempt=attempts.append)
     async with running(worker):
-
-        async def runs() -> bool:
-            return job_id in worker.job_tasks
-
-        await eventually(runs)
-        worker.lose(job_id, fence=worker.held[job_id].fence)
-
-        async def dropped() -> bool:
-            return not worker.held
-
-        await eventually(dropped)
-    assert await queue.depth() == Depth(waiting=0, running=1)  # as far as this worker knows
+        active = await started(worker, job_id)
+        worker.revoke(job_id, active.fence)
+        await eventually(lambda: not worker.active)
+    assert await queue.depth() == Depth(waiting=0, running=1)
     assert attempts == ["lost"]
 
 
-async def test_draining_hands_unfinished_jobs_back(
+async def test_a_drain_hands_unfinished_jobs_back(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     ids = await enqueue(queue, 3)
     attempts: list[str] = []
     worker = make_worker(redis, keys, never, on_attempt=attempts.append)
     async with running(worker):
-
-        async def all_run() -> bool:
-            return len(worker.held) == 3
-
-        await eventually(all_run)
+        for job_id in ids:
+            await started(worker, job_id)
         await worker.drain(grace_s=0)
-        assert not worker.held
+        assert not worker.active
     assert attempts == ["handed back"] * 3
     for job_id in ids:
         record = await queue.record(job_id)
@@ -236,7 +227,32 @@ async def test_draining_hands_unfinished_jobs_back(
         assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)
 
 
-async def test_a_claim_that_is_answered_when_jobs_are_handed_back_is_handed_back(
+async def test_a_drain_waits_for_jobs_until_its_grace_period_is_skipped(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    quick, slow = await enqueue(queue, 2)
+    may_end = asyncio.Event()
+
+    async def task(active: ActiveJob) -> Outcome:
+        await (may_end if active.job.id == quick else active.changed).wait()
+        return await succeed(active)
+
+    worker = make_worker(redis, keys, task)
+    async with running(worker):
+        for job_id in (quick, slow):
+            await started(worker, job_id)
+        draining = asyncio.create_task(worker.drain(grace_s=10 * WAIT_S))
+        [late] = await enqueue(queue)
+        may_end.set()
+        assert (await ended(queue, quick)).status is JobStatus.SUCCEEDED
+        worker.skip_grace_period()
+        await draining
+    for job_id in (slow, late):
+        record = await queue.record(job_id)
+        assert record is not None and record.status is JobStatus.QUEUED
+
+
+async def test_a_claim_answered_after_the_grace_period_is_handed_back(
     redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.jobs.leased_worker.LAST_CLAIM_S", 0.05)
@@ -244,16 +260,16 @@ async def test_a_claim_that_is_answered_when_jobs_are_handed_back_is_handed_back
     [stubborn] = await enqueue(queue)
     claim, is_handing_back, is_handed_back = JobQueue.claim, asyncio.Event(), asyncio.Event()
 
-    async def task(held: ActiveJob) -> Outcome:
+    async def task(active: ActiveJob) -> Outcome:
         try:
-            return await never(held)
+            return await never(active)
         finally:
             is_handing_back.set()
             await is_handed_back.wait()
 
     async def claim_slowly(*args: Any, **kwargs: Any) -> Claim:
         claimed = await claim(*args, **kwargs)
-        if claimed.jobs and stubborn in worker.held:
+        if claimed.jobs and stubborn in worker.active:
             asked.set()
             await is_handing_back.wait()
         return claimed
@@ -261,17 +277,14 @@ async def test_a_claim_that_is_answered_when_jobs_are_handed_back_is_handed_back
     monkeypatch.setattr(JobQueue, "claim", claim_slowly)
     worker, asked = make_worker(redis, keys, task), asyncio.Event()
     async with running(worker):
-
-        async def runs() -> bool:
-            return stubborn in worker.job_tasks
+        await started(worker, stubborn)
+        [late] = await enqueue(queue)
 
         async def waits_again() -> bool:
             record = await queue.record(late)
             return record is not None and record.status is JobStatus.QUEUED
 
-        await eventually(runs)
-        [late] = await enqueue(queue)
-        worker.nudge()
+        worker.wake()
         await asked.wait()
         draining = asyncio.create_task(worker.drain(grace_s=0))
         await eventually(waits_again)
@@ -288,14 +301,9 @@ async def test_a_cancellation_ends_the_job_that_it_names(
     [job_id] = await enqueue(queue)
     worker = make_worker(redis, keys, until_cancelled)
     async with running(worker):
-
-        async def runs() -> bool:
-            return job_id in worker.job_tasks
-
-        await eventually(runs)
-        held = worker.held[job_id]
+        active = await started(worker, job_id)
         worker.cancel("another")
-        assert not held.is_cancelled
+        assert not active.is_cancelled
         await queue.cancel(job_id)
         [cancelled] = await redis.lrange(keys.control("w1"), 0, -1)
         worker.cancel(cancelled.decode())
@@ -303,14 +311,14 @@ async def test_a_cancellation_ends_the_job_that_it_names(
     assert record.status is JobStatus.CANCELLED
 
 
-async def test_a_job_that_is_cancelled_while_its_claim_is_answered_stops_at_once(
+async def test_a_job_cancelled_between_claim_and_start_stops_at_once(
     redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = await enqueue(queue)
     begin = JobQueue.begin
 
     async def begin_late(*args: Any, **kwargs: Any) -> StartResult:
-        await queue.cancel(job_id)  # the worker reads of it before it knows the job
+        await queue.cancel(job_id)
         return await begin(*args, **kwargs)
 
     monkeypatch.setattr(JobQueue, "begin", begin_late)
@@ -331,33 +339,29 @@ async def test_a_worker_renews_its_leases_at_once_after_an_outage(
         await asyncio.wait_for(worker.renewal_due.wait(), WAIT_S)
 
 
-async def test_jobs_of_a_worker_whose_engine_died_keep_their_attempt(
+async def test_jobs_of_a_worker_whose_engine_died_count_the_attempt(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     [job_id] = await enqueue(queue)
     worker = make_worker(redis, keys, never)
     async with running(worker):
-
-        async def runs() -> bool:
-            return job_id in worker.job_tasks
-
-        await eventually(runs)
-        worker.abandon()
+        await started(worker, job_id)
+        worker.discard_all()
     assert await queue.depth() == Depth(waiting=0, running=1)  # until the lease ends
     assert await redis.get(keys.arq_retry(job_id)) == b"1"
 
 
-async def test_the_end_of_a_job_is_written_once_redis_is_back(
+async def test_an_outcome_is_written_once_redis_is_back(
     redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = await enqueue(queue)
     failures = [ConnectionError("gone"), OSError("refused"), TimeoutError()]
     finish = JobQueue.finish
 
-    async def flaky(*args: object, **kwargs: object) -> object:
+    async def flaky(*args: Any, **kwargs: Any) -> bool:
         if failures:
             raise failures.pop()
-        return await finish(*args, **kwargs)  # type: ignore[arg-type]  # passed through
+        return await finish(*args, **kwargs)
 
     monkeypatch.setattr(JobQueue, "finish", flaky)
     async with running(make_worker(redis, keys, succeed)):
@@ -365,7 +369,7 @@ async def test_the_end_of_a_job_is_written_once_redis_is_back(
     assert record.status is JobStatus.SUCCEEDED and not failures
 
 
-async def test_an_idle_worker_is_woken_by_a_job(
+async def test_a_job_wakes_an_idle_worker(
     redis: ArqRedis, redis_url: str, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -373,13 +377,14 @@ async def test_an_idle_worker_is_woken_by_a_job(
     )  # only a wake-up can be in time
     blocking = connect(redis_url, name="wake", block_s=BLOCK_S)
     worker = make_worker(redis, keys, succeed)
-    wake = asyncio.create_task(ListConsumer(blocking, keys.wake, lambda _: worker.nudge()).run())
     async with running(worker):
+        consumer = ListConsumer(blocking, keys.wake, lambda _: worker.wake())
+        consuming = asyncio.create_task(consumer.run())
         for _ in range(3):
             await asyncio.sleep(0.05)
             [job_id] = await enqueue(queue)
             assert (await ended(queue, job_id)).status is JobStatus.SUCCEEDED
-    await cancel_all([wake])
+        await cancel_all([consuming])
     await blocking.aclose()
 
 
@@ -398,23 +403,18 @@ async def test_the_cost_of_a_job_does_not_grow_with_the_number_of_workers(
 async def cost_of_a_job(
     redis: ArqRedis, keys: Keys, queue: JobQueue, num_workers: int
 ) -> tuple[float, float]:
-    """Commands, and µs of Redis time; those that scripts call are among them."""
+    """Return commands, those of scripts included, and µs of Redis time."""
     num_jobs = 320
     await enqueue(queue, num_jobs)
     await redis.config_resetstat()
     workers = [make_worker(redis, keys, succeed, name=f"w{i}") for i in range(num_workers)]
     async with running(*workers):
-
-        async def all_ended() -> bool:
-            return sum(worker.jobs_complete for worker in workers) == num_jobs and not any(
-                worker.held for worker in workers
+        await eventually(
+            lambda: (
+                sum(worker.jobs_complete for worker in workers) == num_jobs
+                and not any(worker.active for worker in workers)
             )
-
-        await eventually(all_ended)
+        )
     stats = await redis.info("commandstats")
     calls = sum(stat["calls"] for stat in stats.values())
     return calls / num_jobs, stats["cmdstat_evalsha"]["usec"] / num_jobs
-
-
-def test_what_arq_cannot_pack_does_not_stop_it() -> None:
-    assert deserialize(serialize({"r": ValueError("no")}))["r"] == "no"

@@ -1,4 +1,4 @@
-"""A worker that claims a job which it still holds: its lease ran out meanwhile."""
+"""A worker claims a job that it still runs: the lease expired meanwhile."""
 
 import asyncio
 from typing import Any
@@ -23,69 +23,67 @@ from tests.worker.jobs.workers import (
 )
 from worker.jobs.active_job import ActiveJob
 
+EXPIRED_LONG_AGO = LEASED + 1
 
-async def test_an_expired_lease_that_comes_back_to_its_worker_is_not_started_twice(
+
+@pytest.fixture(autouse=True)
+def frequent_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.jobs.leased_worker.POLL_S", 0.05)
+
+
+async def test_a_worker_that_reclaims_its_own_job_does_not_start_it_twice(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     [job_id] = await enqueue(queue)
     starts = []
-    go_on = asyncio.Event()
+    may_end = asyncio.Event()
 
-    async def task(held: ActiveJob) -> Outcome:
-        starts.append(held.fence)
-        await go_on.wait()
-        return await succeed(held)
+    async def task(active: ActiveJob) -> Outcome:
+        starts.append(active.fence)
+        await may_end.wait()
+        return await succeed(active)
 
     worker = make_worker(redis, keys, task)
     async with running(worker):
 
-        async def started() -> bool:
-            return bool(starts)
-
-        async def claimed_again() -> bool:
-            return worker.held[job_id].fence > starts[0]
-
-        async def is_no_death() -> bool:
+        async def counts_one_attempt() -> bool:
             record = await queue.record(job_id)
             return record is not None and record.attempts == 1
 
-        await eventually(started)
-        await redis.zadd(keys.queue, {job_id: LEASED + 1})  # its lease ran out long ago
-        await eventually(claimed_again)
-        await eventually(is_no_death)
-        go_on.set()
+        await eventually(lambda: bool(starts))
+        await redis.zadd(keys.queue, {job_id: EXPIRED_LONG_AGO})
+        await eventually(lambda: worker.active[job_id].fence > starts[0])
+        await eventually(counts_one_attempt)
+        may_end.set()
         record = await ended(queue, job_id)
     assert (len(starts), record.attempts) == (1, 1)
 
 
-async def test_a_job_that_comes_back_while_its_lost_run_still_ends_is_run_again(
+async def test_a_job_that_is_reclaimed_while_its_revoked_run_ends_runs_again(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     [job_id] = await enqueue(queue)
     fences: list[int] = []
     may_end = asyncio.Event()
 
-    async def task(held: ActiveJob) -> Outcome:
-        fences.append(held.fence)
+    async def task(active: ActiveJob) -> Outcome:
+        fences.append(active.fence)
         if len(fences) == 1:
             try:
-                await never(held)
+                await never(active)
             finally:
                 await may_end.wait()
-        return await succeed(held)
+        return await succeed(active)
 
     worker = make_worker(redis, keys, task)
     async with running(worker):
 
-        async def started() -> bool:
-            return bool(fences)
-
         async def claimed_again() -> bool:
             return int(await redis.hget(keys.record(job_id), "fencing_token") or 0) > fences[0]
 
-        await eventually(started)
-        worker.lose(job_id, fences[0])
-        await redis.zadd(keys.queue, {job_id: LEASED + 1})  # the other worker died at once
+        await eventually(lambda: bool(fences))
+        worker.revoke(job_id, fences[0])
+        await redis.zadd(keys.queue, {job_id: EXPIRED_LONG_AGO})  # the other worker died at once
         await eventually(claimed_again)
         may_end.set()
         record = await ended(queue, job_id)
@@ -93,14 +91,14 @@ async def test_a_job_that_comes_back_while_its_lost_run_still_ends_is_run_again(
 
 
 @pytest.mark.parametrize("is_computed", [False, True])
-async def test_a_streamed_job_that_another_worker_had_meanwhile_begins_anew(
+async def test_a_streamed_job_that_another_worker_ran_meanwhile_is_run_again(
     redis: ArqRedis,
     keys: Keys,
     queue: JobQueue,
     monkeypatch: pytest.MonkeyPatch,
     is_computed: bool,
 ) -> None:
-    """The other may have told tokens that this worker does not know."""
+    """The other worker may have written tokens that this worker does not know."""
     job_id = "streamed"
     await queue.enqueue(make_job(stream=True, id=job_id), reply_to=None, max_queued=10)
     fences: list[int] = []
@@ -109,44 +107,40 @@ async def test_a_streamed_job_that_another_worker_had_meanwhile_begins_anew(
     async def fence_of_record() -> int:
         return int(await redis.hget(keys.record(job_id), "fencing_token") or 0)
 
-    async def task(held: ActiveJob) -> Outcome:
-        fences.append(held.fence)
+    async def task(active: ActiveJob) -> Outcome:
+        fences.append(active.fence)
         if len(fences) == 1 and not is_computed:
-            await never(held)
-        return await succeed(held)
+            await never(active)
+        return await succeed(active)
 
-    async def finish_once_it_is_back(*args: object, **kwargs: object) -> object:
+    async def finish_after_reclaim(*args: Any, **kwargs: Any) -> bool:
         if await fence_of_record() <= fences[0] + 1:
             raise ConnectionError("gone")
-        return await finish(*args, **kwargs)  # type: ignore[arg-type]  # passed through
+        return await finish(*args, **kwargs)
 
-    monkeypatch.setattr(JobQueue, "finish", finish_once_it_is_back)
+    monkeypatch.setattr(JobQueue, "finish", finish_after_reclaim)
     async with running(make_worker(redis, keys, task)):
-
-        async def started() -> bool:
-            return bool(fences)
-
-        await eventually(started)
-        others = fences[0] + 1  # another worker had it, and died
+        await eventually(lambda: bool(fences))
+        others = fences[0] + 1  # another worker claimed it, and died
         await redis.hset(keys.record(job_id), "fencing_token", others)
-        await redis.zadd(keys.queue, {job_id: LEASED + 1})
+        await redis.zadd(keys.queue, {job_id: EXPIRED_LONG_AGO})
         record = await ended(queue, job_id)
     assert (record.status, len(fences)) == (JobStatus.SUCCEEDED, 2)
 
 
-async def test_an_end_is_written_though_its_worker_was_just_claiming_the_job_again(
+async def test_an_outcome_is_written_although_the_worker_was_just_reclaiming_the_job(
     redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis gets the claim first and refuses the old fence; the worker hears of the claim first."""
+    """Redis runs the claim first and refuses the old fencing token."""
     [job_id] = await enqueue(queue)
     claim, finish = JobQueue.claim, JobQueue.finish
     is_claimed, is_refused = asyncio.Event(), asyncio.Event()
     starts: list[int] = []
 
-    async def task(held: ActiveJob) -> Outcome:
-        starts.append(held.fence)
+    async def task(active: ActiveJob) -> Outcome:
+        starts.append(active.fence)
         await is_claimed.wait()
-        return await succeed(held)
+        return await succeed(active)
 
     async def claim_slowly(*args: Any, **kwargs: Any) -> Claim:
         claimed = await claim(*args, **kwargs)
@@ -159,22 +153,15 @@ async def test_an_end_is_written_though_its_worker_was_just_claiming_the_job_aga
         is_written = await finish(*args, **kwargs)
         if not is_written:
             is_refused.set()
-            await eventually(is_taken_over)
+            await eventually(lambda: worker.active[job_id].fence > starts[0])
         return is_written
-
-    async def is_taken_over() -> bool:
-        return worker.held[job_id].fence > starts[0]
 
     monkeypatch.setattr(JobQueue, "claim", claim_slowly)
     monkeypatch.setattr(JobQueue, "finish", finish_slowly)
     worker = make_worker(redis, keys, task)
     async with running(worker):
-
-        async def started() -> bool:
-            return bool(starts)
-
-        await eventually(started)
-        await redis.zadd(keys.queue, {job_id: LEASED + 1})
+        await eventually(lambda: bool(starts))
+        await redis.zadd(keys.queue, {job_id: EXPIRED_LONG_AGO})
         record = await ended(queue, job_id)
     assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 1)
     assert is_refused.is_set() and len(starts) == 1

@@ -1,4 +1,4 @@
-"""A chat job from lease to outcome, with an engine that has no model."""
+"""How a chat job runs and ends, with an engine that has no model."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -18,16 +18,15 @@ from tests.worker.fake_engine import BANNING, FAILING, FakeEngine
 from worker.engine_thread import EngineThread
 from worker.jobs.active_job import ActiveJob
 from worker.jobs.capacity import Capacity
-from worker.jobs.job_log import JobLog
 from worker.jobs.task import ChatTask
-from worker.jobs.token_log_writer import Outbox
+from worker.jobs.token_log_writer import JobTokens, TokenLogWriter
 
 NOW_MS = 1_000_000
 WAIT_S = 30.0
 
 
-class CollectingOutbox(Outbox):
-    """Keeps what was put; nothing is written. `earlier` is what it says was logged before."""
+class RecordingWriter(TokenLogWriter):
+    """Records appended deltas instead of writing them; `earlier` stands for a log's content."""
 
     def __init__(self) -> None:
         super().__init__(TokenLog(FakeAsyncRedis(), Keys()), "w1")
@@ -35,11 +34,17 @@ class CollectingOutbox(Outbox):
         self.deltas: list[Delta] = []
 
     @asynccontextmanager
-    async def open(self, held: ActiveJob) -> AsyncIterator[JobLog]:
-        yield JobLog(held, self.earlier)
+    async def open(self, active: ActiveJob) -> AsyncIterator[JobTokens]:
+        yield RecordingTokens(active, self.earlier, self.deltas)
 
-    def put(self, job_log: JobLog, delta: Delta) -> None:
-        self.deltas.append(delta)
+
+class RecordingTokens(JobTokens):
+    def __init__(self, active: ActiveJob, earlier: list[Delta], deltas: list[Delta]) -> None:
+        super().__init__(active, earlier, lambda _: None)
+        self._deltas = deltas
+
+    def append(self, delta: Delta) -> None:
+        self._deltas.append(delta)
 
 
 @pytest.fixture
@@ -48,25 +53,27 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def outbox() -> CollectingOutbox:
-    return CollectingOutbox()
+def writer() -> RecordingWriter:
+    return RecordingWriter()
 
 
 @pytest.fixture
-async def runtime(engine: FakeEngine) -> EngineThread:
+async def engine_thread(engine: FakeEngine) -> EngineThread:
     return EngineThread(engine)
 
 
 @pytest.fixture
-def task(runtime: EngineThread, engine: FakeEngine, outbox: CollectingOutbox) -> Iterator[ChatTask]:
+def task(
+    engine_thread: EngineThread, engine: FakeEngine, writer: RecordingWriter
+) -> Iterator[ChatTask]:
     encoder = PromptEncoder(make_card(), letter_tokenizer().to_str().encode())
-    runtime.start()
-    yield ChatTask(runtime, encoder, "card", outbox)
+    engine_thread.start()
+    yield ChatTask(engine_thread, encoder, "card", writer)
     engine.gate.set()
-    runtime.stop()
+    engine_thread.stop()
 
 
-def hold(job: ChatJob, *, time_left_s: float = WAIT_S) -> ActiveJob:
+def activate(job: ChatJob, *, time_left_s: float = WAIT_S) -> ActiveJob:
     claimed = ClaimedJob(
         job=job,
         worker_id="w1",
@@ -79,19 +86,19 @@ def hold(job: ChatJob, *, time_left_s: float = WAIT_S) -> ActiveJob:
         created_ms=NOW_MS - 50,
         started_ms=NOW_MS,
     )
-    return Capacity(rows=8, tokens=1000, max_attempts=3).hold(claimed)
+    return Capacity(rows=8, tokens=1000, max_attempts=3).activate(claimed)
 
 
 async def finished(task: ChatTask, job: ChatJob) -> Finished:
     async with asyncio.timeout(WAIT_S):
-        outcome = await task(hold(job))
+        outcome = await task(activate(job))
     assert isinstance(outcome, Finished), outcome
     return outcome
 
 
-async def failed(task: ChatTask, held: ActiveJob) -> Failed:
+async def failed(task: ChatTask, active: ActiveJob) -> Failed:
     async with asyncio.timeout(WAIT_S):
-        outcome = await task(held)
+        outcome = await task(active)
     assert isinstance(outcome, Failed), outcome
     return outcome
 
@@ -107,23 +114,23 @@ async def test_the_result_holds_text_usage_seed_and_batch(task: ChatTask) -> Non
     assert (outcome.batch.mean_rows, outcome.batch.max_rows) == (1.0, 1)
 
 
-async def test_every_sequence_follows_the_prompt_with_nothing_between(task: ChatTask) -> None:
+async def test_the_result_joins_prompt_and_text_of_each_sequence(task: ChatTask) -> None:
     job = make_job(generate_kwargs={"num_return_sequences": 2}, max_new_tokens=2)
     assert (await finished(task, job)).result.result == "HelloabHelloab"
 
 
-async def test_the_prompt_is_left_out_when_not_wanted(task: ChatTask) -> None:
+async def test_the_result_omits_the_prompt_without_return_full_text(task: ChatTask) -> None:
     job = make_job(max_new_tokens=2, return_full_text=False)
     assert (await finished(task, job)).result.result == "ab"
 
 
-async def test_a_conversation_gets_the_reply_alone(task: ChatTask) -> None:
+async def test_the_result_of_a_conversation_is_the_reply(task: ChatTask) -> None:
     prompt = Prompt(messages=(Message(role="user", content="Hi"),))
     job = make_job(prompt=prompt, max_new_tokens=2)
     assert (await finished(task, job)).result.result == "ab"
 
 
-async def test_the_prefix_is_never_echoed(task: ChatTask) -> None:
+async def test_the_result_omits_the_prefix(task: ChatTask) -> None:
     job = make_job(prompt=Prompt(text="Hello", prefix="Once. "), max_new_tokens=2)
     assert (await finished(task, job)).result.result == "Helloab"
 
@@ -131,7 +138,9 @@ async def test_the_prefix_is_never_echoed(task: ChatTask) -> None:
 @pytest.mark.parametrize(
     "asked", [{"output_scores": True}, {"return_dict_in_generate": True}, {"top_logprobs": 0}]
 )
-async def test_scores_come_only_when_asked_for(task: ChatTask, asked: dict[str, object]) -> None:
+async def test_scores_are_returned_only_on_request(
+    task: ChatTask, asked: dict[str, object]
+) -> None:
     plain = (await finished(task, make_job(max_new_tokens=2))).result.sequences[0]
     assert (plain.token_ids, plain.token_logprobs) == (None, None)
     job = make_job(max_new_tokens=2, generate_kwargs=asked)
@@ -139,20 +148,20 @@ async def test_scores_come_only_when_asked_for(task: ChatTask, asked: dict[str, 
     assert (scored.token_ids, scored.token_logprobs) == ([1, 2], [-0.5, -0.5])
 
 
-async def test_a_job_for_another_model_card_is_checked_again(task: ChatTask) -> None:
+async def test_a_job_checked_against_another_model_card_is_checked_again(task: ChatTask) -> None:
     job = make_job(card_hash="other", token_ids=[1] * 60, max_new_tokens=60)
     outcome = await finished(task, job)  # five letters, and what the context leaves
     assert outcome.result.usage.prompt_tokens == 5
 
 
-async def test_what_the_checks_refuse_fails_with_field_and_status(task: ChatTask) -> None:
+async def test_a_refused_job_fails_with_field_and_status(task: ChatTask) -> None:
     job = make_job(card_hash=None, generate_kwargs={"max_new_tokens": 500})
-    outcome = await failed(task, hold(job))
+    outcome = await failed(task, activate(job))
     assert (outcome.error.status_code, outcome.error.field) == (
         400,
         "generate_kwargs.max_new_tokens",
     )
-    outcome = await failed(task, hold(make_job(generate_kwargs={"trust_remote_code": True})))
+    outcome = await failed(task, activate(make_job(generate_kwargs={"trust_remote_code": True})))
     assert (outcome.error.status_code, outcome.error.field) == (
         422,
         "generate_kwargs.trust_remote_code",
@@ -162,11 +171,11 @@ async def test_what_the_checks_refuse_fails_with_field_and_status(task: ChatTask
 async def test_a_forced_token_that_is_suppressed_is_refused_with_its_field(task: ChatTask) -> None:
     for name, forced in (("forced_bos_token_id", 3), ("forced_eos_token_id", [3])):
         kwargs = {name: forced, "suppress_tokens": [3, 4]}
-        outcome = await failed(task, hold(make_job(generate_kwargs=kwargs)))
+        outcome = await failed(task, activate(make_job(generate_kwargs=kwargs)))
         assert (outcome.error.status_code, outcome.error.field) == (422, f"generate_kwargs.{name}")
 
 
-async def test_an_adapter_reaches_the_engine_with_its_job(
+async def test_the_adapter_of_a_job_is_passed_to_the_engine(
     task: ChatTask, engine: FakeEngine
 ) -> None:
     await finished(task, make_job(adapter="verse"))
@@ -174,48 +183,48 @@ async def test_an_adapter_reaches_the_engine_with_its_job(
     assert engine.adapters == ["verse", None]
 
 
-async def test_an_adapter_that_this_worker_lacks_is_refused_with_its_field(task: ChatTask) -> None:
-    outcome = await failed(task, hold(make_job(adapter="verse", card_hash="other")))
+async def test_an_unknown_adapter_is_refused_with_its_field(task: ChatTask) -> None:
+    outcome = await failed(task, activate(make_job(adapter="verse", card_hash="other")))
     assert (outcome.error.status_code, outcome.error.field) == (422, "adapter")
     assert outcome.error.message == "no adapter 'verse' with this model; there are: none"
 
 
-async def test_what_the_engine_refuses_is_the_callers_fault(task: ChatTask) -> None:
-    outcome = await failed(task, hold(make_job(token_ids=[1] * 1001)))
+async def test_a_request_that_the_engine_refuses_fails_with_status_400(task: ChatTask) -> None:
+    outcome = await failed(task, activate(make_job(token_ids=[1] * 1001)))
     assert outcome.error.status_code == 400
 
 
-async def test_what_fails_in_the_engine_is_not(task: ChatTask) -> None:
-    outcome = await failed(task, hold(make_job(token_ids=[FAILING])))
+async def test_a_request_that_fails_in_the_engine_fails_with_status_500(task: ChatTask) -> None:
+    outcome = await failed(task, activate(make_job(token_ids=[FAILING])))
     assert (outcome.error.status_code, outcome.status) == (500, JobStatus.FAILED)
 
 
-async def test_parameters_that_leave_no_token_are_the_callers_fault(task: ChatTask) -> None:
-    outcome = await failed(task, hold(make_job(token_ids=[BANNING])))
+async def test_parameters_that_ban_every_token_fail_with_status_422(task: ChatTask) -> None:
+    outcome = await failed(task, activate(make_job(token_ids=[BANNING])))
     assert (outcome.error.status_code, outcome.status) == (422, JobStatus.FAILED)
 
 
-async def test_a_streamed_job_sends_each_token(task: ChatTask, outbox: CollectingOutbox) -> None:
+async def test_a_streamed_job_logs_each_token(task: ChatTask, writer: RecordingWriter) -> None:
     outcome = await finished(task, make_job(max_new_tokens=3, stream=True))
     assert outcome.num_deltas == 3
-    assert [(delta.sequence, delta.text, delta.token_ids) for delta in outbox.deltas] == [
+    assert [(delta.sequence, delta.text, delta.token_ids) for delta in writer.deltas] == [
         (0, "a", [1]),
         (0, "b", [2]),
         (0, "c", [3]),
     ]
-    assert [delta.finish_reason for delta in outbox.deltas] == [None, None, "length"]
+    assert [delta.finish_reason for delta in writer.deltas] == [None, None, "length"]
 
 
-async def test_a_job_that_was_begun_elsewhere_goes_on_from_its_log(
-    task: ChatTask, outbox: CollectingOutbox
+async def test_a_later_attempt_continues_from_the_log(
+    task: ChatTask, writer: RecordingWriter
 ) -> None:
     kwargs = {"num_return_sequences": 2, "output_scores": True}
     job = make_job(max_new_tokens=3, stream=True, generate_kwargs=kwargs)
     whole = await finished(task, job)
-    outbox.earlier, outbox.deltas = outbox.deltas[:3], []
+    writer.earlier, writer.deltas = writer.deltas[:3], []
     resumed = await finished(task, job)
     assert resumed.result == whole.result
-    assert [(delta.sequence, delta.token_ids) for delta in outbox.deltas] == [
+    assert [(delta.sequence, delta.token_ids) for delta in writer.deltas] == [
         (1, [2]),
         (0, [3]),
         (1, [3]),
@@ -223,77 +232,73 @@ async def test_a_job_that_was_begun_elsewhere_goes_on_from_its_log(
     assert resumed.num_deltas == 6
 
 
-async def test_a_job_whose_log_is_complete_needs_only_its_end(
-    task: ChatTask, outbox: CollectingOutbox, engine: FakeEngine
+async def test_a_later_attempt_with_a_complete_log_does_not_use_the_engine(
+    task: ChatTask, writer: RecordingWriter, engine: FakeEngine
 ) -> None:
     job = make_job(max_new_tokens=3, stream=True)
     whole = await finished(task, job)
     engine.gate.clear()
-    outbox.earlier, outbox.deltas = outbox.deltas, []
+    writer.earlier, writer.deltas = writer.deltas, []
     resumed = await finished(task, job)
     assert resumed.result == whole.result
-    assert (resumed.batch.max_rows, outbox.deltas) == (0, [])
+    assert (resumed.batch.max_rows, writer.deltas) == (0, [])
 
 
-async def test_the_stream_of_a_beam_search_has_only_its_end(
-    task: ChatTask, outbox: CollectingOutbox
+async def test_a_streamed_beam_search_logs_no_token(
+    task: ChatTask, writer: RecordingWriter
 ) -> None:
     job = make_job(generate_kwargs={"num_beams": 2}, max_new_tokens=3, stream=True)
     outcome = await finished(task, job)
     assert (outcome.result.result, outcome.num_deltas) == ("Helloabc", 0)
-    assert outbox.deltas == []
+    assert writer.deltas == []
 
 
-async def test_a_job_that_is_not_streamed_sends_none(
-    task: ChatTask, outbox: CollectingOutbox
+async def test_a_job_that_is_not_streamed_logs_no_token(
+    task: ChatTask, writer: RecordingWriter
 ) -> None:
     assert (await finished(task, make_job())).num_deltas is None
-    assert outbox.deltas == []
+    assert writer.deltas == []
 
 
-async def test_a_cancelled_job_stops_and_leaves_the_engine(
-    task: ChatTask, engine: FakeEngine
-) -> None:
-    held = hold(make_job(max_new_tokens=10**9))
-    running = asyncio.create_task(failed(task, held))
+async def test_cancelling_a_job_aborts_its_request(task: ChatTask, engine: FakeEngine) -> None:
+    active = activate(make_job(max_new_tokens=10**9))
+    running = asyncio.create_task(failed(task, active))
     await asyncio.sleep(0.01)
-    held.cancel()
+    active.cancel()
     outcome = await running
     assert (outcome.status, outcome.error.status_code) == (JobStatus.CANCELLED, 499)
     await finished(task, make_job())
-    assert engine.aborted == [f"{held.job.id}:{held.fence}"]
+    assert engine.aborted == [f"{active.job.id}:{active.fence}"]
 
 
-async def test_a_job_cancelled_before_it_began_never_reaches_the_engine(
+async def test_a_job_cancelled_before_its_start_does_not_use_the_engine(
     task: ChatTask, engine: FakeEngine
 ) -> None:
     engine.gate.clear()
-    held = hold(make_job())
-    held.cancel()
-    assert (await failed(task, held)).status is JobStatus.CANCELLED
+    active = activate(make_job())
+    active.cancel()
+    assert (await failed(task, active)).status is JobStatus.CANCELLED
 
 
-async def test_a_deadline_stops_a_job_before_or_while_it_runs(task: ChatTask) -> None:
+async def test_a_job_expires_at_its_deadline_before_and_during_its_run(task: ChatTask) -> None:
     for time_left_s in (0.0, 0.02):
-        held = hold(make_job(max_new_tokens=10**9), time_left_s=time_left_s)
-        outcome = await failed(task, held)
+        active = activate(make_job(max_new_tokens=10**9), time_left_s=time_left_s)
+        outcome = await failed(task, active)
         assert (outcome.status, outcome.error.status_code) == (JobStatus.EXPIRED, 504)
 
 
-async def test_a_task_that_is_cancelled_leaves_the_engine(
-    task: ChatTask, engine: FakeEngine
-) -> None:
-    held = hold(make_job(max_new_tokens=10**9))
-    running = asyncio.create_task(task(held))
+async def test_cancelling_the_task_aborts_its_request(task: ChatTask, engine: FakeEngine) -> None:
+    active = activate(make_job(max_new_tokens=10**9))
+    running = asyncio.create_task(task(active))
     await asyncio.sleep(0.01)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     await finished(task, make_job())
-    assert engine.aborted == [f"{held.job.id}:{held.fence}"]
+    assert engine.aborted == [f"{active.job.id}:{active.fence}"]
 
 
-async def test_the_priority_of_a_job_is_that_of_its_request(
+async def test_the_priority_of_a_job_is_passed_to_the_engine(
     task: ChatTask, engine: FakeEngine
 ) -> None:
     await finished(task, make_job(priority=-3))

@@ -1,7 +1,8 @@
-"""Tokens on their way to Redis: in order, together, and known to be there."""
+"""Token logs are written in order, together, and completely."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import AsyncExitStack
 
 import pytest
 from fakeredis import FakeAsyncRedis
@@ -12,11 +13,11 @@ from shared.protocol import Delta
 from shared.queue.claims import Room
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
-from shared.queue.token_log import MAX_AT_ONCE, PAGE, Addition, TokenLog
+from shared.queue.token_log import MAX_AT_ONCE, PAGE, Tail, TokenLog
 from tests.factories import make_job
 from worker.jobs.active_job import ActiveJob
 from worker.jobs.capacity import Capacity
-from worker.jobs.token_log_writer import Outbox
+from worker.jobs.token_log_writer import TokenLogWriter
 
 WAIT_S = 30.0
 LEASE_MS = 60_000
@@ -27,31 +28,36 @@ def delta(token_id: int) -> Delta:
     return Delta(text="a", token_ids=[token_id])
 
 
-async def within_reason(awaited: Awaitable[object]) -> None:
+async def in_time(awaited: Awaitable[object]) -> None:
     await asyncio.wait_for(awaited, WAIT_S)
 
 
-class HaltingLog(TokenLog):
-    """A log whose writes wait until they are let through, and that keeps what was to be added."""
+class PausedLog(TokenLog):
+    """A log whose writes wait for a permit; records every call."""
 
     def __init__(self, redis: FakeAsyncRedis) -> None:
         super().__init__(redis, KEYS)
         self.begun = asyncio.Semaphore(0)
         self.permits = asyncio.Semaphore(0)
-        self.calls: list[Sequence[Addition]] = []
+        self.calls: list[Sequence[Tail]] = []
         self.failures: list[Exception] = []
 
-    def let_all_through(self) -> None:
+    def permit_all(self) -> None:
         for _ in range(1000):
             self.permits.release()
 
-    async def append(self, worker_id: str, additions: Sequence[Addition]) -> list[int | None]:
-        self.calls.append(additions)
+    async def append(self, worker_id: str, tails: Sequence[Tail]) -> list[int | None]:
+        self.calls.append(tails)
         self.begun.release()
         await self.permits.acquire()
         if self.failures:
             raise self.failures.pop()
-        return await super().append(worker_id, additions)
+        return await super().append(worker_id, tails)
+
+    @property
+    def sizes(self) -> list[list[int]]:
+        """Number of deltas of each job in each call."""
+        return [sorted(len(deltas) for *_, deltas in call) for call in self.calls]
 
 
 @pytest.fixture
@@ -60,15 +66,15 @@ def redis() -> FakeAsyncRedis:
 
 
 @pytest.fixture
-def token_log(redis: FakeAsyncRedis) -> HaltingLog:
-    return HaltingLog(redis)
+def token_log(redis: FakeAsyncRedis) -> PausedLog:
+    return PausedLog(redis)
 
 
 @pytest.fixture
-async def outbox(token_log: HaltingLog) -> AsyncIterator[Outbox]:
-    outbox = Outbox(token_log, "w1")
-    running = asyncio.create_task(outbox.run())
-    yield outbox
+async def writer(token_log: PausedLog) -> AsyncIterator[TokenLogWriter]:
+    writer = TokenLogWriter(token_log, "w1")
+    running = asyncio.create_task(writer.run())
+    yield writer
     await cancel_all([running])
 
 
@@ -77,152 +83,166 @@ def queue(redis: FakeAsyncRedis) -> JobQueue:
     return JobQueue(redis, KEYS)
 
 
-async def hold(queue: JobQueue, worker_id: str = "w1") -> ActiveJob:
-    """A new job, claimed."""
+async def new_job(queue: JobQueue) -> ActiveJob:
+    """Return a new job, claimed by w1."""
     await queue.enqueue(make_job(stream=True), reply_to=None, max_queued=10)
-    return await claim(queue, worker_id)
+    return await claim(queue, "w1")
 
 
 async def claim(queue: JobQueue, worker_id: str) -> ActiveJob:
     room = Room(rows=8, tokens=1000, running=0)
     [claimed] = (await queue.claim(worker_id, room, lease_ms=LEASE_MS)).jobs
-    return Capacity(rows=8, tokens=1000, max_attempts=3).hold(claimed)
+    return Capacity(rows=8, tokens=1000, max_attempts=3).activate(claimed)
 
 
-async def logged(token_log: TokenLog, held: ActiveJob) -> list[int]:
-    deltas = await token_log.read(held.job.id, 0)
+async def logged(token_log: TokenLog, active: ActiveJob) -> list[int]:
+    deltas = await token_log.read(active.job.id, 0)
     return [token_id for delta in deltas for token_id in delta.token_ids]
 
 
-async def test_what_comes_during_a_write_goes_with_the_next_for_all_jobs_at_once(
-    outbox: Outbox, token_log: HaltingLog, queue: JobQueue
+async def test_tokens_that_arrive_during_a_write_are_written_together_by_the_next(
+    writer: TokenLogWriter, token_log: PausedLog, queue: JobQueue
 ) -> None:
-    a, b = await hold(queue), await hold(queue)
-    async with outbox.open(a) as log_a, outbox.open(b) as log_b:
-        outbox.put(log_a, delta(0))
-        await within_reason(token_log.begun.acquire())
-        outbox.put(log_a, delta(1))
-        outbox.put(log_b, delta(2))
-        outbox.put(log_b, delta(3))
-        token_log.let_all_through()
-        await within_reason(outbox.written(log_a))
-        await within_reason(outbox.written(log_b))
-    assert [sorted(len(each.deltas) for each in call) for call in token_log.calls] == [[1], [1, 2]]
+    a, b = await new_job(queue), await new_job(queue)
+    async with writer.open(a) as log_a, writer.open(b) as log_b:
+        log_a.append(delta(0))
+        await in_time(token_log.begun.acquire())
+        log_a.append(delta(1))
+        log_b.append(delta(2))
+        log_b.append(delta(3))
+        token_log.permit_all()
+        await in_time(log_a.flush())
+        await in_time(log_b.flush())
+    assert token_log.sizes == [[1], [1, 2]]
     assert await logged(token_log, a) == [0, 1]
     assert await logged(token_log, b) == [2, 3]
 
 
-async def test_with_nothing_put_there_is_nothing_to_wait_for(
-    outbox: Outbox, queue: JobQueue
-) -> None:
-    async with outbox.open(await hold(queue)) as job_log:
-        await within_reason(outbox.written(job_log))
+async def test_flushing_an_empty_log_does_not_wait(writer: TokenLogWriter, queue: JobQueue) -> None:
+    async with writer.open(await new_job(queue)) as tokens:
+        await in_time(tokens.flush())
 
 
-async def test_a_neighbour_that_never_stops_is_not_waited_for(
-    outbox: Outbox, token_log: HaltingLog, queue: JobQueue
+async def test_flushing_does_not_wait_for_the_tokens_of_other_jobs(
+    writer: TokenLogWriter, token_log: PausedLog, queue: JobQueue
 ) -> None:
-    async with (
-        outbox.open(await hold(queue)) as mine,
-        outbox.open(await hold(queue)) as theirs,
-    ):
-        outbox.put(mine, delta(0))
-        await within_reason(token_log.begun.acquire())
-        waiting = asyncio.create_task(outbox.written(mine))
+    mine, theirs = await new_job(queue), await new_job(queue)
+    async with writer.open(mine) as my_log, writer.open(theirs) as their_log:
+        my_log.append(delta(0))
+        await in_time(token_log.begun.acquire())
+        flushing = asyncio.create_task(my_log.flush())
         await asyncio.sleep(0)  # it waits
-        outbox.put(theirs, delta(0))
+        their_log.append(delta(0))
         token_log.permits.release()
-        await within_reason(token_log.begun.acquire())  # theirs is under way, and stays so
-        await within_reason(waiting)
+        await in_time(token_log.begun.acquire())  # the write of their token begins, and hangs
+        await in_time(flushing)
 
 
-async def test_tokens_wait_while_redis_is_away(
-    outbox: Outbox, token_log: HaltingLog, queue: JobQueue
+async def test_tokens_wait_while_redis_is_unreachable(
+    writer: TokenLogWriter, token_log: PausedLog, queue: JobQueue
 ) -> None:
-    held = await hold(queue)
+    active = await new_job(queue)
     token_log.failures = [ConnectionError("gone"), OSError()]
-    token_log.let_all_through()
-    async with outbox.open(held) as job_log:
-        outbox.put(job_log, delta(0))
-        outbox.put(job_log, delta(1))
-        await within_reason(outbox.written(job_log))
+    token_log.permit_all()
+    async with writer.open(active) as tokens:
+        tokens.append(delta(0))
+        tokens.append(delta(1))
+        await in_time(tokens.flush())
     assert token_log.failures == []
-    assert await logged(token_log, held) == [0, 1]
+    assert await logged(token_log, active) == [0, 1]
 
 
-async def test_many_tokens_go_in_portions(
-    outbox: Outbox, token_log: HaltingLog, queue: JobQueue, redis: FakeAsyncRedis
+async def test_a_long_backlog_of_one_job_is_written_in_portions(
+    writer: TokenLogWriter, token_log: PausedLog, queue: JobQueue, redis: FakeAsyncRedis
 ) -> None:
-    held = await hold(queue)
+    active = await new_job(queue)
     count = MAX_AT_ONCE + 1
-    token_log.let_all_through()
-    async with outbox.open(held) as job_log:
+    token_log.permit_all()
+    async with writer.open(active) as tokens:
         for index in range(count):
-            outbox.put(job_log, delta(index))
-        await within_reason(outbox.written(job_log))
-    assert [len(call[0].deltas) for call in token_log.calls] == [MAX_AT_ONCE, 1]
-    assert await redis.llen(KEYS.token_log(held.job.id)) == count
+            tokens.append(delta(index))
+        await in_time(tokens.flush())
+    assert token_log.sizes == [[MAX_AT_ONCE], [1]]
+    assert await redis.llen(KEYS.token_log(active.job.id)) == count
 
 
-async def test_the_end_that_redis_lost_is_written_again(
-    outbox: Outbox, token_log: HaltingLog, queue: JobQueue, redis: FakeAsyncRedis
+async def test_a_long_backlog_of_several_jobs_is_written_in_portions(
+    writer: TokenLogWriter, token_log: PausedLog, queue: JobQueue
 ) -> None:
-    held = await hold(queue)
-    token_log.let_all_through()
-    async with outbox.open(held) as job_log:
+    half = MAX_AT_ONCE // 2
+    async with AsyncExitStack() as stack:
+        jobs = [await new_job(queue) for _ in range(5)]
+        logs = [await stack.enter_async_context(writer.open(job)) for job in jobs]
+        for tokens in logs:
+            for index in range(half):
+                tokens.append(delta(index))
+        token_log.permit_all()
+        for tokens in logs:
+            await in_time(tokens.flush())
+    assert token_log.sizes == [[half, half], [half, half], [half]]
+    for job in jobs:
+        assert await logged(token_log, job) == list(range(half))
+
+
+async def test_tokens_that_redis_lost_are_written_again(
+    writer: TokenLogWriter, token_log: PausedLog, queue: JobQueue, redis: FakeAsyncRedis
+) -> None:
+    active = await new_job(queue)
+    token_log.permit_all()
+    async with writer.open(active) as tokens:
         for index in range(5):
-            outbox.put(job_log, delta(index))
-        await within_reason(outbox.written(job_log))
-        await redis.ltrim(KEYS.token_log(held.job.id), 0, 1)
-        outbox.put(job_log, delta(5))
-        await within_reason(outbox.written(job_log))
-    assert await logged(token_log, held) == [0, 1, 2, 3, 4, 5]
+            tokens.append(delta(index))
+        await in_time(tokens.flush())
+        await redis.ltrim(KEYS.token_log(active.job.id), 0, 1)
+        tokens.append(delta(5))
+        await in_time(tokens.flush())
+    assert await logged(token_log, active) == [0, 1, 2, 3, 4, 5]
 
 
-async def test_another_worker_goes_on_from_what_was_written(
-    outbox: Outbox, token_log: HaltingLog, queue: JobQueue, redis: FakeAsyncRedis
+async def test_a_second_attempt_continues_the_log_of_the_first(
+    writer: TokenLogWriter, token_log: PausedLog, queue: JobQueue, redis: FakeAsyncRedis
 ) -> None:
     count = PAGE + 1
-    token_log.let_all_through()
-    first = await hold(queue)
-    async with outbox.open(first) as job_log:
+    token_log.permit_all()
+    first = await new_job(queue)
+    async with writer.open(first) as tokens:
         for index in range(count):
-            outbox.put(job_log, delta(index))
-        await within_reason(outbox.written(job_log))
+            tokens.append(delta(index))
+        await in_time(tokens.flush())
     await queue.release("w1", {first.job.id: first.fence})
     second = await claim(queue, "w1")
-    async with outbox.open(second) as job_log:
-        assert [d.token_ids[0] for d in job_log.earlier] == list(range(count))
-        outbox.put(job_log, delta(count))
-        await within_reason(outbox.written(job_log))
+    async with writer.open(second) as tokens:
+        assert [d.token_ids[0] for d in tokens.earlier] == list(range(count))
+        tokens.append(delta(count))
+        await in_time(tokens.flush())
     assert await redis.llen(KEYS.token_log(second.job.id)) == count + 1
 
 
-async def test_a_worker_that_lost_its_job_writes_nothing_and_waits_to_be_told(
-    outbox: Outbox, token_log: HaltingLog, queue: JobQueue
+async def test_a_worker_that_lost_its_job_writes_nothing_and_its_flush_waits(
+    writer: TokenLogWriter, token_log: PausedLog, queue: JobQueue
 ) -> None:
-    held = await hold(queue)
-    await queue.release("w1", {held.job.id: held.fence})
+    active = await new_job(queue)
+    await queue.release("w1", {active.job.id: active.fence})
     await claim(queue, "w2")
-    token_log.let_all_through()
-    async with outbox.open(held) as job_log:
-        outbox.put(job_log, delta(0))
+    token_log.permit_all()
+    async with writer.open(active) as tokens:
+        tokens.append(delta(0))
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(outbox.written(job_log), 0.5)
-    assert await logged(token_log, held) == []
-    assert len(token_log.calls) < 10  # it does not ask at every turn
+            await asyncio.wait_for(tokens.flush(), 0.5)
+    assert await logged(token_log, active) == []
+    assert len(token_log.calls) < 10  # it pauses between attempts
 
 
-async def test_a_worker_that_claims_its_own_job_anew_goes_on_writing(
-    outbox: Outbox, token_log: HaltingLog, queue: JobQueue
+async def test_a_worker_that_claims_its_own_job_again_continues_to_write(
+    writer: TokenLogWriter, token_log: PausedLog, queue: JobQueue
 ) -> None:
-    held = await hold(queue)
-    await queue.release("w1", {held.job.id: held.fence})
+    active = await new_job(queue)
+    await queue.release("w1", {active.job.id: active.fence})
     again = await claim(queue, "w1")
-    token_log.let_all_through()
-    async with outbox.open(held) as job_log:
-        outbox.put(job_log, delta(0))
-        await within_reason(token_log.begun.acquire())  # refused: it has the fence of old
-        held.fence = again.fence
-        await within_reason(outbox.written(job_log))
-    assert await logged(token_log, held) == [0]
+    token_log.permit_all()
+    async with writer.open(active) as tokens:
+        tokens.append(delta(0))
+        await in_time(token_log.begun.acquire())  # refused: the fencing token is the old one
+        active.fence = again.fence
+        await in_time(tokens.flush())
+    assert await logged(token_log, active) == [0]

@@ -1,4 +1,4 @@
-"""Workers without a model, the tasks they run, and what becomes of jobs."""
+"""Workers without a model, tasks for them to run, and waiting for the state of jobs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,8 +30,7 @@ def make_worker(
     may_claim: Callable[[], bool] = lambda: True,
 ) -> LeasedWorker:
     return LeasedWorker(
-        pool=redis,
-        keys=keys,
+        queue=JobQueue(redis, keys),
         worker_id=name,
         task=task,
         capacity=Capacity(rows=rows, tokens=10_000, max_attempts=3),
@@ -43,11 +42,13 @@ def make_worker(
 
 @asynccontextmanager
 async def running(*workers: LeasedWorker) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(worker.async_run()) for worker in workers]
+    """Run the workers; at the end, cancel every task that was started meanwhile."""
+    before = asyncio.all_tasks()
+    runs = [asyncio.create_task(worker.run()) for worker in workers]
     try:
         yield
     finally:
-        await cancel_all([*tasks, *(t for worker in workers for t in worker.tasks.values())])
+        await cancel_all([*runs, *(asyncio.all_tasks() - before)])
 
 
 async def enqueue(queue: JobQueue, count: int = 1) -> list[str]:
@@ -58,11 +59,20 @@ async def enqueue(queue: JobQueue, count: int = 1) -> list[str]:
     return ids
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+async def eventually(holds: Callable[[], Awaitable[bool] | bool]) -> None:
     deadline = asyncio.get_running_loop().time() + WAIT_S
-    while not await holds():
-        assert asyncio.get_running_loop().time() < deadline, "it never came about"
+    while True:
+        result = holds()
+        if result if isinstance(result, bool) else await result:
+            return
+        assert asyncio.get_running_loop().time() < deadline, "the condition never held"
         await asyncio.sleep(0.005)
+
+
+async def started(worker: LeasedWorker, job_id: str) -> ActiveJob:
+    """Wait until the worker runs the job."""
+    await eventually(lambda: job_id in worker.active and worker.active[job_id].run is not None)
+    return worker.active[job_id]
 
 
 async def ended(queue: JobQueue, job_id: str) -> JobRecord:
@@ -78,18 +88,18 @@ async def ended(queue: JobQueue, job_id: str) -> JobRecord:
     return records[-1]
 
 
-async def succeed(held: ActiveJob) -> Outcome:
-    return make_finished(held.job.id, attempt=held.attempt)
+async def succeed(active: ActiveJob) -> Outcome:
+    return make_finished(active.job.id, attempt=active.attempt)
 
 
-async def never(held: ActiveJob) -> Outcome:
-    await held.changed.wait()
-    raise AssertionError("nobody changed it")
+async def never(active: ActiveJob) -> Outcome:
+    await active.changed.wait()
+    raise AssertionError("the job must not change")
 
 
-async def until_cancelled(held: ActiveJob) -> Outcome:
-    await held.changed.wait()
-    assert held.is_cancelled
+async def until_cancelled(active: ActiveJob) -> Outcome:
+    await active.changed.wait()
+    assert active.is_cancelled
     return Failed(
-        job_id=held.job.id, attempt=held.attempt, status=JobStatus.CANCELLED, error=CANCELLED
+        job_id=active.job.id, attempt=active.attempt, status=JobStatus.CANCELLED, error=CANCELLED
     )

@@ -9,13 +9,12 @@ from functools import partial
 
 import torch
 
-from worker.byte_size import format_size
 from worker.engine.loading.backend import Executor, choose_executor
 from worker.engine.loading.lora import AdapterMode
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.quantization_support import check_quantization
 from worker.engine.memory.host_forecast import HostForecast, Way, forecast_host
-from worker.host_memory import FreeMemory, free_memory
+from worker.host_memory import FreeMemory, format_bytes, free_memory
 from worker.model.checkpoint.adapter_folders import AdapterFolder
 from worker.model.checkpoint.lora import find_weights
 from worker.model.checkpoint.weights import EMBEDDINGS, LM_HEAD, LoadingPlan
@@ -135,8 +134,8 @@ class _Choice:
 
 def _refusal(choice: _Choice, smallest: HostForecast, free: FreeMemory) -> str:
     needs = (
-        f"it needs {format_size(smallest.needed_bytes)} of memory with {smallest.way}, "
-        f"but {format_size(free.num_bytes)} are {free.bound}"
+        f"it needs {format_bytes(smallest.needed_bytes)} of memory with {smallest.way}, "
+        f"but {format_bytes(free.num_bytes)} are {free.bound}"
     )
     config = choice.options.config
     without_kv = replace(smallest, kv_bytes=0).needed_bytes
@@ -148,11 +147,11 @@ def _refusal(choice: _Choice, smallest: HostForecast, free: FreeMemory) -> str:
     others = list(choice.others()) if choice.device.type == "cpu" else []
     for other in others:
         if other.needed_bytes <= free.num_bytes:
-            return f"{needs}; {other.way} would fit, with {format_size(other.needed_bytes)}"
+            return f"{needs}; {other.way} would fit, with {format_bytes(other.needed_bytes)}"
     least = min([smallest, *others], key=lambda forecast: forecast.needed_bytes)
     if least.needed_bytes == smallest.needed_bytes:
         return f"{needs}; no other dtype, executor or quantization needs less"
-    return f"{needs}; even {least.way} needs {format_size(least.needed_bytes)}"
+    return f"{needs}; even {least.way} needs {format_bytes(least.needed_bytes)}"
 
 
 def wanted_dtypes(name: str | None, stored: torch.dtype, device: torch.device) -> list[torch.dtype]:

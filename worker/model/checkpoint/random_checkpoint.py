@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from worker.byte_size import format_size
-from worker.host_memory import free_memory
+from worker.host_memory import format_bytes, free_memory
 from worker.model.config import ModelConfig
 from worker.model.errors import CheckpointError
 
@@ -146,8 +145,8 @@ def _write(
     needed, free = config.num_parameters * dtype.itemsize + _SAVING_BYTES, free_memory()
     if needed > free.num_bytes:
         raise ValueError(
-            f"making it needs {format_size(needed)} of memory, "
-            f"but {format_size(free.num_bytes)} are {free.bound}"
+            f"making it needs {format_bytes(needed)} of memory, "
+            f"but {format_bytes(free.num_bytes)} are {free.bound}"
         )
     _save_model(directory, fields, seed, dtype, max_shard_size)
     if config.vocab_size >= len(SPECIAL_TOKENS) + NUM_BYTE_TOKENS:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ByteSize, TypeAdapter
 
 from worker import host_memory
-from worker.byte_size import parse_size
 from worker.engine import EngineConfig, Executor, Quantization
 from worker.engine.loading import load_plan as load_choice_module
 from worker.engine.loading.load_plan import choose_way, parse_dtype, wanted_dtypes
@@ -45,7 +45,7 @@ def choose(
     **options: Any,
 ) -> HostForecast:
     options = {"dtype": "auto", **options}
-    memory = FreeMemory(parse_size(free), "left in this test")
+    memory = FreeMemory(TypeAdapter(ByteSize).validate_python(free), "left in this test")
     return choose_way(plan, LoadOptions("x", **options), CPU, adapters, memory)
 
 
