@@ -1,8 +1,8 @@
-"""How much memory this process may still take: of the machine, of its control groups, of a limit.
+"""Compute how much host memory this process may still allocate.
 
-A container's limit is in its control groups (versions 2 and 1, Linux), not in what the machine has
-free. Sources: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. Knows nothing of
-models; imports neither torch nor the engine.
+The bounds are the machine, its control groups (Linux, versions 2 and 1: a container's limit) and a
+setting. Sources: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. Imports neither
+torch nor the engine.
 """
 
 from collections.abc import Iterator
@@ -17,16 +17,14 @@ UNLIMITED = "max"
 
 @dataclass(frozen=True, slots=True)
 class FreeMemory:
-    """Bytes that a process may still take, and what sets that bound."""
-
-    num_bytes: int
-    bound: str
+    num_bytes: int  # that the process may still allocate
+    bound: str  # what sets the limit, to follow "are"
 
 
 def free_memory(limit: int | None = None) -> FreeMemory:
-    """The tightest bound; `limit` is one on everything that this process takes.
+    """Return the tightest bound; `limit` bounds all memory of this process.
 
-    Pages of files, which the kernel drops when memory is short, count as free.
+    File pages count as free: the kernel drops them under memory pressure.
     """
     bounds = [FreeMemory(psutil.virtual_memory().available, "available on this machine")]
     if (left := memory_left()) is not None:
@@ -42,16 +40,16 @@ def format_bytes(num_bytes: int) -> str:
 
 
 def taken_bytes() -> int:
-    """What this process holds that the kernel cannot drop: not the pages of mapped files."""
+    """Return this process's memory without the pages of mapped files, which the kernel can drop."""
     memory = psutil.Process().memory_info()
     return int(memory.rss - getattr(memory, "shared", 0))  # only Linux counts the shared pages
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Where a version keeps its groups under the mount point, and what its files are called."""
+    """File names of a cgroup version."""
 
-    folder: str
+    folder: str  # of the groups, under the mount point
     limit: str
     usage: str
     cache: tuple[str, str]  # entries of memory.stat: file pages that the kernel can drop
@@ -69,7 +67,7 @@ V2 = Version("", "memory.max", "memory.current", ("inactive_file", "active_file"
 def memory_left(
     mount: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """Bytes until the tightest limit of the process's groups; None without limit or cgroups."""
+    """Return bytes until the tightest limit of the process's groups; None without a limit."""
     left = [
         left
         for version, folder in _groups(mount, membership)
@@ -79,9 +77,9 @@ def memory_left(
 
 
 def _groups(mount: Path, membership: Path) -> Iterator[tuple[Version, Path]]:
-    """The process's own groups and all above them: every one may set a limit.
+    """Yield the process's groups and their parents: each may set a limit.
 
-    In a container the path may be the host's, of which only the mount point itself is visible.
+    In a container, the path may be the host's; only the mount point is visible then.
     """
     try:
         lines = membership.read_text().splitlines()
@@ -98,9 +96,9 @@ def _groups(mount: Path, membership: Path) -> Iterator[tuple[Version, Path]]:
 
 
 def _left_in(group: Path, version: Version) -> int | None:
-    """Bytes that the group may still take, what it would give back included; None: no limit.
+    """Return bytes that the group may still allocate, droppable pages included; None: no limit.
 
-    Files that were read twice, such as the weights of a restarted worker, have active pages.
+    Files that were read twice have active pages, such as the weights of a restarted worker.
     """
     try:
         limit = (group / version.limit).read_text().strip()

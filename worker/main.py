@@ -1,4 +1,4 @@
-"""`falconer worker`: settings in, jobs served, an exit code out. Prints nothing but log lines."""
+"""`falconer worker`: load a model, serve jobs until a signal, return an exit code."""
 
 import asyncio
 import gc
@@ -23,31 +23,31 @@ log = structlog.get_logger(__name__)
 
 
 def main(settings: WorkerSettings) -> int:
-    """Run until a signal stops it: 0; 1 when the engine died. Raises SettingsError.
+    """Serve until a signal; return 0, or exit with 1 if the engine died. Raises SettingsError.
 
-    While the model loads, a signal ends it at once, with 128 and the signal's number.
+    While the model loads, a signal ends the process at once with exit code 128 + its number.
     """
     end_at_once_on_signals()
     configure_logs(settings.log_level, settings.log_format)
     try:
-        # A bad URL, a port that is taken: both show before minutes of loading.
+        # A bad URL or an occupied port must show before minutes of loading.
         connect(settings.redis_url, name="check")
         listener = listen_for_probes(settings)
         asyncio.run(announce_model(settings.redis_url, settings.queue, settings.model))
         log.info("loading model", model=settings.model)
         model = load_model(settings)
         log.info("model loaded", **model.engine.load_report.to_log())
-        gc.freeze()  # what loading made lives as long as the process: never look at it again
+        gc.freeze()  # loaded objects live as long as the process: do not scan them again
         asyncio.run(_run(settings, model, listener))
         return 0
     except (EngineStuck, EngineDied) as error:
-        log.critical("ending, other workers will run its jobs", reason=str(error))
+        log.critical("exiting; other workers will run the jobs", reason=str(error))
         logging.shutdown()
-        os._exit(1)  # a thread stuck in a device call would hold up an orderly end for ever
+        os._exit(1)  # a thread stuck in a device call would block a normal exit forever
 
 
 def listen_for_probes(settings: WorkerSettings) -> socket.socket | None:
-    """A bound socket, answered once the model is loaded; None where nobody wants to ask."""
+    """Return a bound socket, served once the model is loaded; None without a metrics port."""
     if settings.metrics_port is None:
         return None
     flags = "--metrics-host/--metrics-port"

@@ -1,4 +1,4 @@
-"""What the api must know of this worker's model: limits, special tokens, template, tokenizer."""
+"""Describe this worker's model for the api: limits, special tokens, chat template, tokenizer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from worker.model.tokenizer.special_tokens import SpecialTokens, load_special_to
 
 @dataclass(frozen=True, slots=True)
 class PromptFiles:
-    """What a checkpoint holds for prompts, checked against its embedding table."""
+    """A checkpoint's files about prompts, checked against its embedding table."""
 
     special: SpecialTokens
     chat_template: str | None
@@ -30,7 +30,7 @@ class PromptFiles:
 
 
 def read_prompt_files(checkpoint: Path) -> PromptFiles:
-    """Read special tokens and chat template, before any weight. Raises CheckpointError."""
+    """Read special tokens and chat template, but no weights. Raises CheckpointError."""
     template = load_chat_template(checkpoint)
     vocab_size = plan_loading(checkpoint).model.config.vocab_size
     tokens = load_template_tokens(checkpoint)
@@ -40,7 +40,7 @@ def read_prompt_files(checkpoint: Path) -> PromptFiles:
 
 
 def _shortest_conversation(template: str, tokens: Mapping[str, str]) -> str:
-    """Render one message of a user; empty where the template asks for another conversation."""
+    """Render one user message; return "" if the template refuses such a conversation."""
     try:
         return ChatTemplate(template, tokens).render((Message(role="user", content="a"),))
     except BadRequest:
@@ -50,9 +50,9 @@ def _shortest_conversation(template: str, tokens: Mapping[str, str]) -> str:
 def describe_model(
     model: str, files: PromptFiles, engine: Engine, merged: Sequence[MergedAdapter] = ()
 ) -> tuple[ModelCard, bytes]:
-    """The card of a loaded model and its tokenizer.json; `merged` adapters are in the weights.
+    """Return the card of a loaded model and its tokenizer.json.
 
-    `model` is what the settings say.
+    `model` is the name in the settings; `merged` lists the adapters in the weights.
     """
     special = files.special
     config = engine.model_config
@@ -96,7 +96,7 @@ def _digest(folder: AdapterFolder) -> str:
 
 
 def load_chat_template(checkpoint: Path) -> str | None:
-    """Read the checkpoint's chat template, if it has one, and see that it can be compiled.
+    """Read and compile the checkpoint's chat template; return None if it has none.
 
     Raises CheckpointError with file and line.
     """

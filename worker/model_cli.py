@@ -1,4 +1,4 @@
-"""`falconer model …`: make checkpoints and describe them, with errors a user can act on."""
+"""`falconer model …`: create and describe checkpoints."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,22 +29,22 @@ from worker.model.layers.quantization import Quantization
 from worker.model_loading import find_checkpoint
 
 GIB = 2**30
-MEMORY_GIB = (15, 22, 44, 79, 93, 139)  # what cards of 16, 24, 48, 80, 94 and 141 GB have
+MEMORY_GIB = (15, 22, 44, 79, 93, 139)  # usable on cards of 16, 24, 48, 80, 94 and 141 GB
 CONTEXTS = (512, 2048)
 MANY = 10**6  # rows: no limit
 
 
 def write_tiny(directory: Path) -> None:
-    with _clear_errors():
+    with _user_errors():
         print(copy_bundled(directory))
 
 
 def write_random(directory: Path, *, dtype: str, **shape: Any) -> None:
-    """`shape` as for `write_random_checkpoint`; `None` leaves a size at its default."""
+    """Write a random checkpoint; a `shape` value of None leaves its default."""
     if dtype not in DTYPES:
         raise FalconerError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     given = {name: value for name, value in shape.items() if value is not None}
-    with _clear_errors():
+    with _user_errors():
         print(write_random_checkpoint(directory, dtype=DTYPES[dtype], **given))
 
 
@@ -57,12 +57,12 @@ def show_info(
     device: str,
     config: EngineConfig,
 ) -> None:
-    """Print what a model is, and what fits: on cards in use, or of `config` in so much `memory`.
+    """Print a model's sizes and how many rows fit: on common cards, or into `memory`.
 
-    `dtype` None is what a worker takes by itself. Raises FalconerError in a worker's words where
-    quantization, device and dtype do not go together, or where `memory` cannot hold the model.
+    A `dtype` of None is the one that a worker chooses. Raises FalconerError if quantization, device
+    and dtype do not go together, or if the model does not fit into `memory`.
     """
-    with _clear_errors():
+    with _user_errors():
         target, rounding = parse_kind(device), _quantization(quantization)
         plan = plan_loading(find_checkpoint(source))
         num_bytes = None if memory is None else _parse_memory(memory)
@@ -117,7 +117,7 @@ def _on_gpu(info: ModelInfo, config: EngineConfig, memory: int | None) -> list[T
 
 
 def _ways(ways: list[HostForecast], free_bytes: int, chosen: HostForecast | None = None) -> Table:
-    """What each way of loading takes, the worker's process included."""
+    """Return the memory that each way of loading needs, the worker's process included."""
     table = Table("dtype", "executor", "loading peak", "then", "needs", "fits", box=None, title="")
     for forecast in ways:
         loading, resident, needed = (
@@ -155,7 +155,7 @@ def _facts(info: ModelInfo) -> Table:
 
 
 def _cards(info: ModelInfo) -> Table:
-    """How many sequences fit beside the weights, if a worker's settings allow so many rows."""
+    """Return how many sequences fit next to the weights, if the settings allow so many rows."""
     lengths = [length for length in CONTEXTS if length <= info.config.context_length]
     columns = (f"rows of {length:,} tokens" for length in lengths)
     table = Table("GPU memory", *columns, box=None, title="")
@@ -177,7 +177,7 @@ def _cards(info: ModelInfo) -> Table:
 
 
 def _plan(plan: MemoryPlan, config: EngineConfig, memory: int) -> Table:
-    """What a worker with these settings takes, and logs once it has loaded."""
+    """Return the sizes that a worker with these settings logs after loading."""
     table = Table(box=None, show_header=False, title="")
     for name, value in (
         ("memory", format_bytes(memory)),
@@ -207,7 +207,7 @@ def _quantization(name: str | None) -> Quantization | None:
 
 
 @contextmanager
-def _clear_errors() -> Iterator[None]:
+def _user_errors() -> Iterator[None]:
     try:
         yield
     except (CheckpointError, ValueError, OSError) as error:

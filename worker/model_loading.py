@@ -1,4 +1,4 @@
-"""From settings to a loaded engine with its model card; every failure is one line."""
+"""Load the engine and the model card that the settings name; report failures in one line."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ from worker.model_card import describe_merged, describe_model, read_prompt_files
 from worker.settings import WorkerSettings
 
 BUNDLED = "tiny"
-# On two cores what they let 16 rows wait for is at most about a decoding step.
+# On two cores, such a chunk delays 16 decoding rows by at most about one step.
 MAX_CHUNK_TOKENS = {"cpu": 32, "cuda": 512}
-# Tokens that a step computes in hardly more time than one. On a GPU by arithmetic, not measured:
-# until then it waits for the weights more than it computes.
+# Tokens that a step computes in hardly more time than one. The GPU's figure is arithmetic, not
+# measured: with fewer tokens, reading the weights takes longer than computing.
 MAX_DRAFTING_TOKENS = {"cpu": 16, "cuda": 64}
 
 
@@ -32,11 +32,11 @@ class LoadedModel:
 
 
 def load_model(settings: WorkerSettings) -> LoadedModel:
-    """Load what the settings name. Raises SettingsError when it cannot be served.
+    """Load the model that the settings name. Raises SettingsError if it cannot be served.
 
-    Loading takes one thread: a pool of threads belongs to the thread that first needed it, and a
-    second pool makes OpenMP put both to sleep between the parts of a step, which then takes twice
-    as long. The thread that will run the engine sets `engine.num_torch_threads` for itself.
+    Loading uses one thread. OpenMP keeps a pool per calling thread, and a second pool makes both
+    sleep between the parts of a step, which doubles its time. The engine's thread sets
+    `engine.num_torch_threads` for itself.
     """
     if settings.adapter_mode == "serve" and settings.adapters_dir is None:
         raise SettingsError("adapter_mode serve needs adapters_dir, the folder of the adapters")
@@ -46,7 +46,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
         checkpoint = find_checkpoint(settings.model)
         prompt_files = read_prompt_files(checkpoint)
         mode = AdapterMode(settings.adapter_mode)
-        # Before they are read: what is put into the folder later is not in the weights.
+        # List the folder before loading: adapters added meanwhile are not in the weights.
         folders = look_for_adapters(settings.adapters_dir) if mode is AdapterMode.MERGE else []
         merged = describe_merged(folders)
         engine = Engine.from_pretrained(
@@ -73,14 +73,14 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
 
 
 def choose_device(wanted: str) -> str:
-    """What `auto` stands for on this machine; other names as they are."""
+    """Resolve `auto` to a device of this machine; return other names unchanged."""
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def find_checkpoint(model: str) -> Path:
-    """The folder of a checkpoint. Raises CheckpointError."""
+    """Return the folder of a checkpoint. Raises CheckpointError."""
     return bundled_checkpoint() if model == BUNDLED else resolve_checkpoint(model)
 
 

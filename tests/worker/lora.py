@@ -1,4 +1,4 @@
-"""LoRA adapters as peft saves them, and peft's own model with them: the oracle."""
+"""Write LoRA adapters with peft, and load peft's model with them as an oracle."""
 
 import warnings
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ ALL_LINEARS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 
 
 def write_adapter(folder: Path, checkpoint: Path, *, seed: int = 0, **fields: Any) -> Path:
-    """An adapter with random weights, as large as those it changes: it says something else."""
+    """Write an adapter whose random weights are large enough to change the output."""
     defaults: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": [*ALL_LINEARS]}
     config = LoraConfig(task_type="CAUSAL_LM", **(defaults | fields))
-    with _patience_with_peft():
+    with _ignore_peft_warning():
         model: Any = get_peft_model(_load(checkpoint), config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -28,9 +28,9 @@ def write_adapter(folder: Path, checkpoint: Path, *, seed: int = 0, **fields: An
 
 
 def load_peft(checkpoint: Path, *adapters: Path) -> Any:
-    """peft's model with adapters named by their folders; `acting_as` says which one acts."""
+    """Load peft's model with adapters named after their folders; `acting_as` selects one."""
     first, *others = adapters
-    with _patience_with_peft():
+    with _ignore_peft_warning():
         model: Any = PeftModel.from_pretrained(_load(checkpoint), first, adapter_name=first.name)
         for other in others:
             model.load_adapter(other, adapter_name=other.name)
@@ -39,7 +39,7 @@ def load_peft(checkpoint: Path, *adapters: Path) -> Any:
 
 @contextmanager
 def acting_as(model: Any, adapter: str | None) -> Iterator[Any]:
-    """peft's model as one of its adapters, or as the model itself."""
+    """Yield the model with one adapter active, or with none."""
     if adapter is None:
         with model.disable_adapter():
             yield model
@@ -49,8 +49,8 @@ def acting_as(model: Any, adapter: str | None) -> Iterator[Any]:
 
 
 @contextmanager
-def _patience_with_peft() -> Iterator[None]:
-    """It asks transformers for what is called something else now."""
+def _ignore_peft_warning() -> Iterator[None]:
+    """Ignore that peft uses a name that transformers has deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield

@@ -1,4 +1,4 @@
-"""Memory limits of control groups, read from folders like the kernel's."""
+"""Memory limits of control groups, read from a copy of the kernel's folders."""
 
 import mmap
 from pathlib import Path
@@ -39,27 +39,25 @@ def mount(tmp_path: Path) -> Path:
     return tmp_path / "cgroup"
 
 
-def test_what_the_limit_leaves_counts_pages_that_would_be_given_back(
-    mount: Path, membership: Path
-) -> None:
-    """Those of files that were read twice, as by a worker that was restarted, are active."""
+def test_file_pages_count_as_free(mount: Path, membership: Path) -> None:
+    """Files that were read twice have active pages, such as those of a restarted worker."""
     make_group(mount / "pods/mine", limit=1000, usage=700, cache=150, active_cache=200)
     assert memory_left(mount, membership) == 650
 
 
-def test_the_tightest_limit_above_counts(mount: Path, membership: Path) -> None:
+def test_the_tightest_limit_of_all_parents_counts(mount: Path, membership: Path) -> None:
     make_group(mount / "pods/mine", limit=1000, usage=100)
     make_group(mount / "pods", limit=500, usage=300)
     assert memory_left(mount, membership) == 200
 
 
-def test_in_a_container_the_limit_stands_at_the_mount_point(mount: Path, membership: Path) -> None:
+def test_a_container_reads_its_limit_at_the_mount_point(mount: Path, membership: Path) -> None:
     membership.write_text("0::/\n")
     make_group(mount, limit=1000, usage=400)
     assert memory_left(mount, membership) == 600
 
 
-def test_version_one_has_files_of_its_own(mount: Path, membership: Path) -> None:
+def test_cgroup_version_1_is_read_from_its_own_files(mount: Path, membership: Path) -> None:
     membership.write_text("4:cpu,cpuacct:/a\n9:memory:/docker/abc\n1:name=systemd:/b\n")
     make_group(mount / "memory", limit=1000, usage=400, cache=50, files=V1_FILES, active_cache=7)
     assert memory_left(mount, membership) == 657
@@ -70,9 +68,7 @@ def test_a_group_over_its_limit_has_nothing_left(mount: Path, membership: Path) 
     assert memory_left(mount, membership) == 0
 
 
-def test_without_a_limit_or_cgroups_there_is_nothing_to_respect(
-    mount: Path, membership: Path
-) -> None:
+def test_without_a_limit_or_cgroups_there_is_no_bound(mount: Path, membership: Path) -> None:
     assert memory_left(mount, membership) is None
     make_group(mount / "pods/mine", limit="max", usage=100)
     assert memory_left(mount, membership) is None
@@ -92,8 +88,8 @@ def test_the_tightest_bound_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_memory(limit=50).num_bytes == 0
 
 
-def test_mapped_files_are_not_taken_memory(tmp_path: Path) -> None:
-    """Weights are read from mapped files, whose pages the kernel drops when memory is short."""
+def test_mapped_files_do_not_count_as_taken_memory(tmp_path: Path) -> None:
+    """Weights are read from mapped files, whose pages the kernel drops under pressure."""
     size = 64 * 2**20
     (tmp_path / "weights").write_bytes(bytes(size))
     before = taken_bytes()
@@ -102,7 +98,7 @@ def test_mapped_files_are_not_taken_memory(tmp_path: Path) -> None:
         assert sum(mapped[::4096]) == 0
         assert taken_bytes() < before + size // 2
         mapped.close()
-    # Anonymous memory of its own: an allocator would reuse what earlier tests have freed.
+    # A mapping, because an allocator could reuse memory that earlier tests freed.
     with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
         held.write(b"x" * size)
         assert taken_bytes() > before + size // 2

@@ -1,4 +1,4 @@
-"""What a worker's model card says of the adapters in its weights."""
+"""A worker's model card: adapters in the weights, special tokens, chat template."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ from worker.settings import WorkerSettings
 
 
 def make_folder(directory: Path, weights: str = "weights", alpha: int = 8) -> AdapterFolder:
-    """Files that only look like an adapter's."""
+    """Write files named like an adapter's."""
     folder = directory / "verse"
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(f'{{"lora_alpha": {alpha}}}')
@@ -35,23 +35,23 @@ def make_folder(directory: Path, weights: str = "weights", alpha: int = 8) -> Ad
     return AdapterFolder(folder)
 
 
-def test_an_adapter_is_the_same_wherever_it_lies_and_whatever_lies_beside_it(
+def test_the_digest_of_an_adapter_ignores_its_path_and_other_files(
     tmp_path: Path,
 ) -> None:
     here, there = make_folder(tmp_path / "here"), make_folder(tmp_path / "there")
-    (there.path / "README.md").write_text("of no weight")
+    (there.path / "README.md").write_text("not part of the adapter")
     assert describe_merged([here]) == describe_merged([there])
 
 
-def test_other_weights_or_another_scale_are_another_adapter(tmp_path: Path) -> None:
+def test_the_digest_of_an_adapter_depends_on_weights_and_scale(tmp_path: Path) -> None:
     folders = [
         make_folder(tmp_path / "a"),
         make_folder(tmp_path / "b", weights="others"),
         make_folder(tmp_path / "c", alpha=16),
     ]
-    told = describe_merged(folders)
-    assert {adapter.name for adapter in told} == {"verse"}
-    assert len({adapter.digest for adapter in told}) == 3
+    described = describe_merged(folders)
+    assert {adapter.name for adapter in described} == {"verse"}
+    assert len({adapter.digest for adapter in described}) == 3
 
 
 def load(adapters_dir: Path | None, mode: str = "merge", model: Path | None = None) -> LoadedModel:
@@ -63,7 +63,7 @@ def load(adapters_dir: Path | None, mode: str = "merge", model: Path | None = No
     return load_model(load_settings(WorkerSettings, flags))
 
 
-def test_workers_with_other_weights_by_their_adapters_have_another_model(
+def test_merged_adapters_and_their_strength_change_the_hash_of_the_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_adapter(tmp_path / "verse", bundled_checkpoint())
@@ -76,7 +76,7 @@ def test_workers_with_other_weights_by_their_adapters_have_another_model(
     assert [adapter.strength for adapter in weaker.card.merged_adapters or ()] == [0.5]
 
 
-def test_served_adapters_are_not_said_to_be_merged(tmp_path: Path) -> None:
+def test_served_adapters_are_not_listed_as_merged(tmp_path: Path) -> None:
     write_adapter(tmp_path / "verse", bundled_checkpoint())
     card = load(tmp_path, "serve").card
     assert (card.adapters, card.merged_adapters) == (("verse",), msgspec.UNSET)
@@ -86,10 +86,10 @@ def edit(file: Path, **fields: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
-def test_a_fine_tune_with_a_pad_token_beyond_the_table_answers_as_without_it(
+def test_a_pad_token_beyond_the_embedding_table_does_not_change_the_output(
     tmp_path: Path,
 ) -> None:
-    """QLoRA recipes add [PAD] to the tokenizer, resize nothing and name it in every file."""
+    """QLoRA recipes add [PAD] to the tokenizer without resizing the embeddings."""
     folder = write_random_checkpoint(tmp_path / "model")
     edit(folder / "config.json", pad_token_id=512)
     edit(folder / "generation_config.json", pad_token_id=512)
@@ -114,7 +114,7 @@ def test_a_fine_tune_with_a_pad_token_beyond_the_table_answers_as_without_it(
         encoder.prepare(Prompt(text="The falcon[PAD]"), kwargs)
 
 
-def test_a_model_that_could_never_end_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_a_model_whose_eos_tokens_have_no_embedding_is_refused(tmp_path: Path) -> None:
     folder = write_random_checkpoint(tmp_path / "model")
     edit(folder / "config.json", eos_token_id=512)
     edit(folder / "generation_config.json", eos_token_id=[512, 513])
@@ -132,7 +132,7 @@ def test_a_model_that_could_never_end_is_refused_in_a_line(tmp_path: Path) -> No
         "{{ raise_exception('a system message must come first') }}<|im_start|>",
     ],
 )
-def test_a_template_that_writes_such_a_token_into_every_conversation_is_refused(
+def test_a_template_that_always_writes_a_token_without_embedding_is_refused(
     template: str, tmp_path: Path
 ) -> None:
     folder = write_random_checkpoint(tmp_path / "model")

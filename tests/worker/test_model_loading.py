@@ -1,4 +1,4 @@
-"""What a worker's settings make of its engine."""
+"""Loading the model that the settings name."""
 
 import sys
 from pathlib import Path
@@ -15,23 +15,21 @@ from worker.settings import WorkerSettings
 
 
 @pytest.mark.parametrize(("flags", "expected"), [({}, None), ({"prompt_lookup": 7}, 7)])
-def test_drafts_are_off_unless_the_worker_is_told(
-    flags: dict[str, Any], expected: int | None
-) -> None:
+def test_prompt_lookup_is_off_by_default(flags: dict[str, Any], expected: int | None) -> None:
     settings = load_settings(WorkerSettings, {"device": "cpu", "executor": "torch", **flags})
     assert load_model(settings).engine.config.prompt_lookup_num_tokens == expected
 
 
-def test_adapters_to_serve_want_a_folder() -> None:
+def test_adapter_mode_serve_needs_a_folder() -> None:
     settings = load_settings(WorkerSettings, {"adapter_mode": "serve"})
     with pytest.raises(SettingsError, match="adapters_dir"):
         load_model(settings)
 
 
-def test_a_package_that_does_not_fit_is_told_in_one_line(
+def test_a_package_that_cannot_be_imported_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As an old peft with a new torch: it is found, and cannot be imported."""
+    """For example, an old peft is installed next to a new torch."""
     (tmp_path / "verse").mkdir()
     (tmp_path / "verse" / "adapter_config.json").write_text("{}")
     (tmp_path / "verse" / "adapter_model.safetensors").touch()
@@ -46,7 +44,7 @@ def test_a_package_that_does_not_fit_is_told_in_one_line(
     ("flags", "words"),
     [({}, "device_map auto needs device cuda"), ({"tensor_parallel": 2}, "give one of them")],
 )
-def test_layers_on_all_gpus_want_gpus_and_no_other_way_of_dividing(
+def test_device_map_needs_gpus_and_excludes_tensor_parallel(
     flags: dict[str, Any], words: str
 ) -> None:
     settings = load_settings(WorkerSettings, {"device": "cpu", "device_map": "auto", **flags})
@@ -65,10 +63,10 @@ def test_layers_on_all_gpus_want_gpus_and_no_other_way_of_dividing(
         ),
     ],
 )
-def test_a_broken_chat_template_stops_the_start_with_file_and_line(
+def test_a_broken_chat_template_is_reported_with_file_and_line(
     tmp_path: Path, file: str, content: str, words: str
 ) -> None:
-    """Before any weights are read: this checkpoint has none."""
+    """The check precedes loading: this checkpoint has no weights."""
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).symlink_to(bundled_checkpoint() / name)
     (tmp_path / file).write_text(content)
@@ -79,11 +77,11 @@ def test_a_broken_chat_template_stops_the_start_with_file_and_line(
 
 
 @pytest.mark.parametrize("num_parts", [1, 2])
-def test_what_does_not_fit_is_refused_before_a_weight_is_read_or_a_process_started(
+def test_a_model_that_does_not_fit_is_refused_before_loading(
     num_parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*args: Any, **kwargs: Any) -> None:
-        pytest.fail("it went on to load the model")
+        pytest.fail("the model was loaded")
 
     for place in ("loading.single_device.load_weights", "tensor_parallel.loading.Followers"):
         monkeypatch.setattr(f"worker.engine.{place}", never)

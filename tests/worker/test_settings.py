@@ -5,7 +5,7 @@ from shared.process.settings import load_settings
 from worker.settings import WorkerSettings
 
 
-def test_the_environment_sets_a_worker_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FALCONER_MAX_ROWS", "7")
     monkeypatch.setenv("FALCONER_LOG_FORMAT", "json")
     settings = load_settings(WorkerSettings)
@@ -32,13 +32,13 @@ def test_memory_is_a_size_in_any_unit() -> None:
         ("worker_id", "with:colon"),
         ("log_level", "loud"),
         ("max_attempts", "0"),
-        ("adapter_mode", "beside"),
+        ("adapter_mode", "next"),
         ("memory", "lots"),
         ("memory", "80gibs"),
         ("memory", "-1GiB"),
     ],
 )
-def test_a_wrong_value_is_named_in_one_line(name: str, value: str) -> None:
+def test_a_wrong_value_is_reported_in_one_line(name: str, value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(WorkerSettings, {name: value})
     assert name.replace("_", "-") in caught.value.message

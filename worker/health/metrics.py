@@ -1,6 +1,6 @@
-"""Prometheus metrics of one worker: its engine's steps and its jobs' attempts.
+"""Prometheus metrics of one worker: engine steps and attempts of jobs.
 
-What callers see (waits, tokens of answers) is the api's to tell.
+The api exports what clients see, such as latencies.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from worker.engine import StepReport
 from worker.engine_thread import EngineStats
 
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
-# A phase takes from microseconds (scheduling) to seconds (a long prompt on a CPU).
+# A phase takes between microseconds (scheduling) and seconds (a long prompt on a CPU).
 STEP_SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0),
@@ -21,7 +21,7 @@ STEP_SECONDS = (
 
 
 class WorkerMetrics:
-    """In a registry of its own; `note_step` is called by the engine's thread."""
+    """Keeps a registry of its own. The engine's thread calls `note_step`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -37,18 +37,18 @@ class WorkerMetrics:
         )
         self._computed_tokens = Counter(
             "falconer_computed_tokens",
-            "Tokens that went through the model, of prompts and of answers.",
+            "Tokens computed by the model, of prompts and of completions.",
             registry=self.registry,
         )
         self._draft_tokens = Counter(
             "falconer_draft_tokens",
-            "Tokens guessed by prompt lookup, by whether the model chose them.",
+            "Draft tokens of prompt lookup, by verification outcome.",
             ["outcome"],
             registry=self.registry,
         )
         self._attempts = Counter(
             "falconer_attempts",
-            "Runs of jobs on this worker, by how they ended.",
+            "Attempts of jobs on this worker, by outcome.",
             ["outcome"],
             registry=self.registry,
         )
@@ -56,7 +56,7 @@ class WorkerMetrics:
     def watch_engine(
         self, read_stats: Callable[[], EngineStats], *, total_kv_tokens: int, block_size: int
     ) -> None:
-        """Tell what `read_stats` says at each scrape."""
+        """Export the figures of `read_stats` at each scrape."""
         self.registry.register(
             _EngineCollector(read_stats, total_kv_tokens // block_size, block_size)
         )
@@ -97,11 +97,11 @@ class _EngineCollector(Collector):
         yield blocks
         yield CounterMetricFamily(
             "falconer_prefix_cache_hits",
-            "Tokens of prompts found in the KV cache instead of being computed.",
+            "Prompt tokens found in the KV cache.",
             value=stats.num_prefix_hit_tokens,
         )
         yield CounterMetricFamily(
             "falconer_preemptions",
-            "Times a running request had to give back its KV blocks and begin again.",
+            "Running requests that lost their KV blocks and were recomputed.",
             value=stats.num_preemptions,
         )

@@ -1,6 +1,6 @@
-"""HTTP for whoever looks after a worker: is it alive, is it ready, what does it do?
+"""Serve a worker's liveness, readiness and metrics over HTTP.
 
-Serves no job. Runs on the worker's event loop, so that a loop that is stuck answers no probe.
+Runs on the worker's event loop: if the loop is stuck, no probe is answered.
 """
 
 import asyncio
@@ -22,14 +22,13 @@ READY_TIMEOUT_S = 1.0
 
 
 class Probes:
-    """`is_alive`: the engine's steps end in time; `is_ready`: Redis lists this worker as live."""
-
     def __init__(
         self,
         metrics: WorkerMetrics,
         is_alive: Callable[[], bool],
         is_ready: Callable[[], Awaitable[bool]],
     ) -> None:
+        """`is_alive`: engine steps end in time. `is_ready`: Redis lists the worker as live."""
         self._metrics = metrics
         self._is_alive = is_alive
         self._is_ready = is_ready
@@ -57,7 +56,7 @@ class Probes:
             routes=[
                 Route("/livez", self._live),
                 Route("/readyz", self._ready),
-                Route("/metrics", self._tell),
+                Route("/metrics", self._export_metrics),
             ]
         )
 
@@ -71,17 +70,17 @@ class Probes:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 is_ready = await self._is_ready()
         except (RedisError, OSError):
-            return JSONResponse({"detail": "Redis is out of reach"}, 503)
+            return JSONResponse({"detail": "Redis is unreachable"}, 503)
         if is_ready:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"detail": "not registered yet"}, 503)
 
-    async def _tell(self, request: Request) -> Response:
+    async def _export_metrics(self, request: Request) -> Response:
         return Response(self._metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are the worker's: uvicorn would end the probes before the jobs."""
+        """Leave signals to the worker: uvicorn would stop the probes before the jobs."""
         yield

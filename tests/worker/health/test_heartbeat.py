@@ -1,4 +1,4 @@
-"""What a worker tells of itself, and that it goes on telling."""
+"""What a heartbeat reports, and that heartbeats continue after an outage."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ WAIT_S = 30.0
 
 
 class FakeRegistry:
-    """Answers reports in turn, the last answer for ever; exceptions are raised."""
+    """Answers reports in turn, the last answer repeatedly; raises exceptions."""
 
     def __init__(self, *answers: bool | Exception) -> None:
         self.answers = list(answers)
@@ -37,7 +37,7 @@ class FakeRegistry:
 
 
 class Counters:
-    """What a heartbeat reads from worker and runtime."""
+    """What a heartbeat reads from worker and engine thread."""
 
     jobs_complete = 5
     stats = EngineStats(running=3, waiting=2, used_kv_tokens=40, num_tokens=100)
@@ -55,7 +55,7 @@ def beats(registry: FakeRegistry) -> Heartbeat:
     return made
 
 
-async def test_a_beat_tells_who_the_worker_is_and_what_it_does() -> None:
+async def test_a_beat_reports_identity_and_load() -> None:
     registry = FakeRegistry(True)
     await beats(registry).beat()
     [info] = registry.reports
@@ -72,9 +72,9 @@ async def test_a_model_that_redis_lost_is_published_again() -> None:
 
 @pytest.mark.parametrize(
     ("interval_s", "num_beats"),
-    [(0.001, 4), (600.0, 3)],  # it goes on, and soon
+    [(0.001, 4), (600.0, 3)],  # after success, and soon after a failure
 )
-async def test_beats_go_on_soon_after_redis_was_away(
+async def test_beats_continue_soon_after_an_outage(
     monkeypatch: pytest.MonkeyPatch, interval_s: float, num_beats: int
 ) -> None:
     monkeypatch.setattr(heartbeat, "INTERVAL_S", interval_s)
@@ -86,7 +86,7 @@ async def test_beats_go_on_soon_after_redis_was_away(
     await cancel_all([running])
 
 
-def test_a_rate_nears_the_counters_speed() -> None:
+def test_a_rate_approaches_the_speed_of_its_counter() -> None:
     rate = Rate(measured=100.0)
     assert rate.update(10, 101.0) == pytest.approx(SMOOTHING * 10)
     for second in range(2, 60):
@@ -99,6 +99,6 @@ def test_a_rate_falls_while_nothing_is_counted() -> None:
     assert rate.update(10, 2.0) == pytest.approx((1 - SMOOTHING) * 8)
 
 
-def test_two_measures_at_one_instant_do_no_harm() -> None:
+def test_two_updates_at_one_instant_are_harmless() -> None:
     rate = Rate(count=10, measured=1.0, per_s=8.0)
     assert 0 <= rate.update(12, 1.0) <= 8

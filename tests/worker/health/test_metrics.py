@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus."""
+"""The Prometheus metrics of a worker."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -8,7 +8,7 @@ from worker.health.metrics import WorkerMetrics
 
 
 def samples(metrics: WorkerMetrics) -> dict[tuple[str, str], float]:
-    """By name and the value of its only label, if it has one."""
+    """Return samples by name and label value."""
     families = text_string_to_metric_families(metrics.text().decode())
     return {
         (sample.name, ",".join(sample.labels.values())): sample.value
@@ -17,49 +17,49 @@ def samples(metrics: WorkerMetrics) -> dict[tuple[str, str], float]:
     }
 
 
-def test_each_step_is_one_observation_of_rows_and_of_every_phase() -> None:
+def test_each_step_is_observed_once_in_rows_and_in_every_phase() -> None:
     metrics = WorkerMetrics()
     for _ in range(2):
         metrics.note_step(StepReport(3, 40, dict.fromkeys(Phase, 0.02)))
-    told = samples(metrics)
-    assert told["falconer_batch_rows_count", ""] == 2
-    assert told["falconer_batch_rows_sum", ""] == 6
-    assert told["falconer_computed_tokens_total", ""] == 80
+    exported = samples(metrics)
+    assert exported["falconer_batch_rows_count", ""] == 2
+    assert exported["falconer_batch_rows_sum", ""] == 6
+    assert exported["falconer_computed_tokens_total", ""] == 80
     for phase in Phase:
-        assert told["falconer_step_seconds_count", phase] == 2
+        assert exported["falconer_step_seconds_count", phase] == 2
 
 
-def test_drafts_are_counted_by_whether_they_proved_right() -> None:
+def test_drafts_are_counted_by_verification_outcome() -> None:
     metrics = WorkerMetrics()
     metrics.note_step(StepReport(1, 8, num_drafts=7, num_accepted_drafts=5))
-    told = samples(metrics)
-    assert told["falconer_draft_tokens_total", "accepted"] == 5
-    assert told["falconer_draft_tokens_total", "rejected"] == 2
+    exported = samples(metrics)
+    assert exported["falconer_draft_tokens_total", "accepted"] == 5
+    assert exported["falconer_draft_tokens_total", "rejected"] == 2
 
 
-def test_a_step_without_work_is_none() -> None:
+def test_a_step_without_rows_is_not_observed() -> None:
     metrics = WorkerMetrics()
     metrics.note_step(StepReport())
     assert samples(metrics)["falconer_batch_rows_count", ""] == 0
 
 
-def test_blocks_hits_and_preemptions_are_those_of_the_moment() -> None:
+def test_blocks_hits_and_preemptions_are_read_at_each_scrape() -> None:
     metrics = WorkerMetrics()
     stats = EngineStats()
     metrics.watch_engine(lambda: stats, total_kv_tokens=100, block_size=10)
     assert samples(metrics)["falconer_kv_blocks", "free"] == 10
     stats = EngineStats(used_kv_tokens=30, num_preemptions=2, num_prefix_hit_tokens=64)
-    told = samples(metrics)
-    assert told["falconer_kv_blocks", "used"] == 3
-    assert told["falconer_kv_blocks", "free"] == 7
-    assert told["falconer_prefix_cache_hits_total", ""] == 64
-    assert told["falconer_preemptions_total", ""] == 2
+    exported = samples(metrics)
+    assert exported["falconer_kv_blocks", "used"] == 3
+    assert exported["falconer_kv_blocks", "free"] == 7
+    assert exported["falconer_prefix_cache_hits_total", ""] == 64
+    assert exported["falconer_preemptions_total", ""] == 2
 
 
 def test_attempts_are_counted_by_outcome() -> None:
     metrics = WorkerMetrics()
     for outcome in ("succeeded", "succeeded", "failed"):
         metrics.note_attempt(outcome)
-    told = samples(metrics)
-    assert told["falconer_attempts_total", "succeeded"] == 2
-    assert told["falconer_attempts_total", "failed"] == 1
+    exported = samples(metrics)
+    assert exported["falconer_attempts_total", "succeeded"] == 2
+    assert exported["falconer_attempts_total", "failed"] == 1

@@ -1,4 +1,4 @@
-"""A worker's probes, asked over real HTTP."""
+"""A worker's probes, over real HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,16 +18,16 @@ from worker.health.probes import Probes
 class State:
     is_alive: bool = True
     is_registered: bool = True
-    is_redis_away: bool = False
+    is_redis_unreachable: bool = False
 
     async def is_ready(self) -> bool:
-        if self.is_redis_away:
+        if self.is_redis_unreachable:
             raise ConnectionError("no Redis")
         return self.is_registered
 
 
 @asynccontextmanager
-async def asked(state: State) -> AsyncIterator[httpx.AsyncClient]:
+async def serve(state: State) -> AsyncIterator[httpx.AsyncClient]:
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     probes = Probes(WorkerMetrics(), lambda: state.is_alive, state.is_ready)
@@ -39,37 +39,37 @@ async def asked(state: State) -> AsyncIterator[httpx.AsyncClient]:
         await cancel_all([serving])
 
 
-async def test_a_worker_that_works_is_alive_and_ready() -> None:
-    async with asked(State()) as client:
+async def test_a_healthy_worker_is_alive_and_ready() -> None:
+    async with serve(State()) as client:
         assert (await client.get("/livez")).status_code == 200
         assert (await client.get("/readyz")).status_code == 200
 
 
-async def test_an_engine_that_hangs_is_not_alive() -> None:
-    async with asked(State(is_alive=False)) as client:
-        answer = await client.get("/livez")
-    assert answer.status_code == 503
-    assert "engine step" in answer.json()["detail"]
+async def test_a_worker_whose_engine_hangs_is_not_alive() -> None:
+    async with serve(State(is_alive=False)) as client:
+        response = await client.get("/livez")
+    assert response.status_code == 503
+    assert "engine step" in response.json()["detail"]
 
 
-async def test_a_worker_that_redis_does_not_list_or_that_has_no_redis_is_not_ready() -> None:
-    async with asked(State(is_registered=False)) as client:
+async def test_a_worker_is_not_ready_while_unregistered_or_without_redis() -> None:
+    async with serve(State(is_registered=False)) as client:
         assert (await client.get("/readyz")).status_code == 503
-    async with asked(State(is_redis_away=True)) as client:
-        answer = await client.get("/readyz")
-    assert answer.status_code == 503
-    assert "Redis" in answer.json()["detail"]
+    async with serve(State(is_redis_unreachable=True)) as client:
+        response = await client.get("/readyz")
+    assert response.status_code == 503
+    assert "Redis" in response.json()["detail"]
 
 
 async def test_metrics_are_prometheus_text() -> None:
-    async with asked(State()) as client:
-        answer = await client.get("/metrics")
-    assert answer.headers["content-type"].startswith("text/plain")
-    assert "falconer_batch_rows_bucket" in answer.text
+    async with serve(State()) as client:
+        response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    assert "falconer_batch_rows_bucket" in response.text
 
 
-async def test_the_port_is_free_again_afterwards() -> None:
-    async with asked(State()) as client:
+async def test_the_port_is_free_after_shutdown() -> None:
+    async with serve(State()) as client:
         port = client.base_url.port
         assert (await client.get("/livez")).status_code == 200
     assert port is not None

@@ -18,7 +18,7 @@ from worker.jobs.conversion import clean_up, to_chat_result, to_delta, to_output
 
 
 def translate(**kwargs: Any) -> SamplingParams:
-    """As a worker sees them: after the trip over the wire."""
+    """Convert parameters after a round trip through msgpack."""
     sent = GenerateKwargs.model_validate(kwargs).model_dump(exclude_unset=True)
     received = msgspec.msgpack.decode(msgspec.msgpack.encode(sent))
     return to_sampling_params(
@@ -26,7 +26,7 @@ def translate(**kwargs: Any) -> SamplingParams:
     )
 
 
-def test_what_nobody_asked_for_is_the_contracts_default() -> None:
+def test_missing_parameters_get_the_documented_defaults() -> None:
     params = translate()
     assert (params.do_sample, params.top_k, params.temperature) == (True, 10, 1.0)
     assert (params.max_new_tokens, params.seed) == (5, 9)
@@ -36,7 +36,7 @@ def test_what_nobody_asked_for_is_the_contracts_default() -> None:
     ("kwargs", "expected"),
     [({}, (0,)), ({"eos_token_id": None}, ()), ({"eos_token_id": 7}, (7,))],
 )
-def test_the_end_is_the_models_unless_the_request_says_otherwise(
+def test_eos_tokens_are_the_models_unless_the_request_sets_them(
     kwargs: dict[str, Any], expected: tuple[int, ...]
 ) -> None:
     assert translate(**kwargs).eos_token_ids == expected
@@ -87,17 +87,17 @@ def test_the_end_is_the_models_unless_the_request_says_otherwise(
         ("top_logprobs", 4, "top_logprobs", 4),
     ],
 )
-def test_each_parameter_arrives(name: str, value: Any, field: str, expected: Any) -> None:
+def test_each_parameter_is_converted(name: str, value: Any, field: str, expected: Any) -> None:
     assert getattr(translate(**{name: value}), field) == expected
 
 
-def test_groups_of_beams_arrive() -> None:
+def test_beam_groups_are_converted() -> None:
     params = translate(num_beams=4, num_beam_groups=2, diversity_penalty=0.5, do_sample=False)
     assert (params.num_beams, params.num_beam_groups) == (4, 2)
 
 
-def test_no_parameter_of_the_engine_is_forgotten() -> None:
-    """Every field is set explicitly: none silently keeps the engine's own default."""
+def test_every_parameter_of_the_engine_is_set() -> None:
+    """No field may silently keep the engine's own default."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("worker.jobs.conversion.SamplingParams", dict)
         given: Any = to_sampling_params(
@@ -107,10 +107,11 @@ def test_no_parameter_of_the_engine_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("logprobs", "told"), [([-1.0, -2.0], [-1.0, -2.0]), ([-1.0, None], None), ([None, None], None)]
+    ("logprobs", "expected"),
+    [([-1.0, -2.0], [-1.0, -2.0]), ([-1.0, None], None), ([None, None], None)],
 )
-def test_log_probabilities_are_told_when_every_token_has_one(
-    logprobs: list[float | None], told: list[float] | None
+def test_log_probabilities_are_returned_if_every_token_has_one(
+    logprobs: list[float | None], expected: list[float] | None
 ) -> None:
     generation = Generation(1, asyncio.Event())
     generation.take(
@@ -122,10 +123,10 @@ def test_log_probabilities_are_told_when_every_token_has_one(
     )
     kwargs = GenerateKwargs(output_scores=True)
     result = to_chat_result(make_job(token_ids=[1]), kwargs, generation)
-    assert (result.sequences[0].token_ids, result.sequences[0].token_logprobs) == ([7, 7], told)
+    assert (result.sequences[0].token_ids, result.sequences[0].token_logprobs) == ([7, 7], expected)
 
 
-def test_the_score_of_a_beam_is_told_where_scores_are_asked_for() -> None:
+def test_the_score_of_a_beam_is_returned_on_request() -> None:
     generation = Generation(1, asyncio.Event())
     last = TokenOutput("r", sequence=0, token_id=7, text="x", score=-0.5)
     generation.take([TokenOutput("r", sequence=0, token_id=6, text="y"), last], rows=1)
@@ -135,7 +136,7 @@ def test_the_score_of_a_beam_is_told_where_scores_are_asked_for() -> None:
 
 
 @given(st.text(alphabet=" .?!,'nmsvtrea", max_size=30))
-def test_clean_up_is_transformers_own(text: str) -> None:
+def test_clean_up_equals_that_of_transformers(text: str) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=letter_tokenizer())
     assert clean_up(text) == tokenizer.clean_up_tokenization(text)
 
@@ -156,5 +157,5 @@ LOGPROBS = st.floats(max_value=0, allow_nan=False, allow_infinity=False)
         score=st.none(),
     )
 )
-def test_a_token_comes_back_from_the_log_as_it_was(output: TokenOutput) -> None:
+def test_a_token_survives_the_round_trip_through_the_log(output: TokenOutput) -> None:
     assert to_output("r", decode_delta(encode(to_delta(output)))) == output
