@@ -17,7 +17,7 @@ from shared.redis.client import COMMAND_TIMEOUT_S
 from shared.redis.retry import retry_until_reachable
 from worker.jobs.active_job import ActiveJob
 from worker.jobs.capacity import Capacity
-from worker.jobs.endings import JobLifecycle, failed
+from worker.jobs.lifecycle import JobLifecycle, failed
 
 POLL_S = 1.0  # without a wake-up, an expired lease is noticed after this time
 
