@@ -14,7 +14,7 @@ from shared.process.signals import end_at_once_on_signals, stop_signals
 from shared.process.sockets import listen
 from shared.queue.announcement import announce_model
 from shared.redis.client import connect
-from worker.jobs.lease_renewal import EngineStuck
+from worker.jobs.notifications import EngineStuck
 from worker.model_loading import LoadedModel, load_model
 from worker.process import EngineDied, WorkerProcess
 from worker.settings import WorkerSettings

@@ -34,9 +34,8 @@ from worker.health.heartbeat import Heartbeat
 from worker.health.metrics import WorkerMetrics
 from worker.health.probes import Probes
 from worker.jobs.capacity import Capacity
-from worker.jobs.lease_renewal import EngineStuck, LeaseRenewer
 from worker.jobs.leased_worker import LeasedWorker
-from worker.jobs.list_consumer import BLOCK_S, ListConsumer
+from worker.jobs.notifications import BLOCK_S, EngineStuck, LeaseRenewer, ListConsumer
 from worker.jobs.task import ChatTask
 from worker.jobs.token_log_writer import TokenLogWriter
 from worker.model_loading import LoadedModel

@@ -30,7 +30,7 @@ from tests.worker.jobs.workers import (
 )
 from worker.jobs.active_job import ActiveJob
 from worker.jobs.leased_worker import CLAIM_LEASE_MS
-from worker.jobs.list_consumer import BLOCK_S, ListConsumer
+from worker.jobs.notifications import BLOCK_S, ListConsumer
 
 
 async def test_jobs_run_and_end(redis: ArqRedis, keys: Keys, queue: JobQueue) -> None:

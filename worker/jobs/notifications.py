@@ -1,10 +1,11 @@
-"""Renew this worker's leases while its engine makes progress.
+"""Renew a worker's leases, and notify the worker of lost leases, cancellations and ready jobs."""
 
-A worker whose engine is stuck stops renewing and exits; other workers run its jobs once the leases
-expire.
-"""
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import cast
 
 import structlog
+from redis.asyncio import Redis
 
 from shared.process.asyncio_tasks import wait_at_most
 from shared.queue.job_queue import JobQueue
@@ -14,6 +15,7 @@ from worker.jobs.leased_worker import LeasedWorker
 
 RENEWALS_PER_LEASE = 3
 MAX_DELAY_S = 0.5  # between retries of a renewal
+BLOCK_S = 5  # a consumer's client needs a longer socket timeout
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +25,11 @@ class EngineStuck(Exception):
 
 
 class LeaseRenewer:
+    """Renews the leases of active jobs while the engine makes progress.
+
+    A worker whose engine is stuck exits; other workers run its jobs once the leases expire.
+    """
+
     def __init__(
         self,
         worker: LeasedWorker,
@@ -59,3 +66,38 @@ class LeaseRenewer:
             self._worker.cancel(job_id)
         for job_id in renewal.lost:
             self._worker.revoke(job_id, fences[job_id])
+
+
+class ListConsumer:
+    """Passes each element of a list to `handle`; continues after an outage of Redis.
+
+    `redis` is a client of its own that may block for BLOCK_S.
+    """
+
+    def __init__(self, redis: Redis, key: str, handle: Callable[[str], None]) -> None:
+        self._redis = redis
+        self._key = key
+        self._handle = handle
+        self._enabled = asyncio.Event()
+        self._enabled.set()
+
+    def enable(self, is_enabled: bool) -> None:
+        """Continue or pause; a pop that is under way is still handled."""
+        if is_enabled:
+            self._enabled.set()
+        else:
+            self._enabled.clear()
+
+    async def run(self) -> None:
+        """Consume until cancelled."""
+        bound = log.bind(key=self._key)
+        while True:
+            popped = await retry_until_reachable(self._pop, bound, "list consumer interrupted")
+            if popped is not None:
+                self._handle(popped[1].decode())
+
+    async def _pop(self) -> list[bytes] | None:
+        """Return key and element, or None if the list stayed empty for BLOCK_S."""
+        await self._enabled.wait()
+        popped = self._redis.blpop([self._key], timeout=BLOCK_S)
+        return await cast(Awaitable[list[bytes] | None], popped)  # redis-py types it as maybe not

@@ -11,7 +11,7 @@ from tests.worker.fake_engine import FakeEngine
 from worker.engine import Request, SamplingParams
 from worker.engine_thread import EngineThread
 from worker.generation import Generation
-from worker.jobs.lease_renewal import EngineStuck, LeaseRenewer
+from worker.jobs.notifications import EngineStuck, LeaseRenewer
 
 WAIT_S = 30.0
 
