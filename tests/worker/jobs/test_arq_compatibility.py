@@ -94,8 +94,8 @@ async def test_the_result_of_a_cancelled_job_raises(
     await queue.cancel(waiting)
     worker = make_worker(redis, keys, until_cancelled)
     async with running(worker):
-        worker_job = await started(worker, active)
-        worker.cancel(active, worker_job.fence)
+        await started(worker, active)
+        worker.cancel(active)
         await ended(queue, active)
     for job_id in (waiting, active):
         job = arq_job(redis, keys, job_id)
