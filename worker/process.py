@@ -237,7 +237,7 @@ async def _until_first(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 async def _close(client: ArqRedis) -> None:
-    """Close a client whose Redis may be unreachable."""
+    """Close a client, also while Redis is unreachable."""
     with suppress(*UNREACHABLE):
         await client.aclose()
 

@@ -14,7 +14,7 @@ ALL_LINEARS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 
 
 def write_adapter(folder: Path, checkpoint: Path, *, seed: int = 0, **fields: Any) -> Path:
-    """Write an adapter whose random weights are large enough to change the output."""
+    """Write an adapter with random weights that are large enough to change the output."""
     defaults: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": [*ALL_LINEARS]}
     config = LoraConfig(task_type="CAUSAL_LM", **(defaults | fields))
     with _ignore_peft_warning():

@@ -1,0 +1,1 @@
+"""Report how a worker is: `heartbeat` to the registry, `metrics` and `probes` over HTTP."""

@@ -29,7 +29,7 @@ def to_request(
     card: ModelCard,
     generated: tuple[tuple[int, ...], ...],
 ) -> Request:
-    """Return the request for a job whose prompt is tokenized.
+    """Return the engine's request for a job with a tokenized prompt.
 
     `generated` are the token ids of each sequence that an earlier attempt generated.
     """
@@ -122,7 +122,7 @@ def to_output(request_id: str, delta: Delta) -> TokenOutput:
 
 
 def to_chat_result(job: ChatJob, kwargs: GenerateKwargs, generation: Generation) -> ChatResult:
-    """Return the 200 body for a job whose generation is done."""
+    """Return the 200 body of a finished generation."""
     sequences = [_to_sequence_result(job, kwargs, outputs) for outputs in generation.sequences]
     echo = job.prompt.text or "" if job.return_full_text else ""
     num_prompt = len(job.token_ids or ())

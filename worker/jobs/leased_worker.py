@@ -209,7 +209,7 @@ class LeasedWorker:
             active.cancel()
 
     def revoke(self, job_id: str, fence: int) -> None:
-        """Stop a run whose lease with this fencing token is lost; write nothing about it."""
+        """Stop a run that lost its lease with this fencing token; write nothing about it."""
         active = self.active.get(job_id)
         if active is not None and active.fence == fence and active.outcome is None:
             log.warning("lost the lease of a job", job_id=job_id)

@@ -27,7 +27,7 @@ class EngineStuck(Exception):
 class LeaseRenewer:
     """Renews the leases of active jobs while the engine makes progress.
 
-    A worker whose engine is stuck exits; other workers run its jobs once the leases expire.
+    A worker with a stuck engine exits; other workers run its jobs once the leases expire.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """What a heartbeat reports, and that heartbeats continue after an outage."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError
@@ -43,14 +44,15 @@ class Counters:
     stats = EngineStats(running=3, waiting=2, used_kv_tokens=40, num_tokens=100)
 
 
-def beats(registry: FakeRegistry) -> Heartbeat:
-    made: Heartbeat = Heartbeat(
-        registry,  # type: ignore[arg-type]  # has what a heartbeat uses
+def beats(registry: Any) -> Heartbeat:
+    counters: Any = Counters()
+    made = Heartbeat(
+        registry,
         make_worker_info("w1"),
         make_card(),
         b"{}",
-        Counters(),  # type: ignore[arg-type]
-        Counters(),  # type: ignore[arg-type]
+        counters,
+        counters,
     )
     return made
 

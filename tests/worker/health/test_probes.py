@@ -45,7 +45,7 @@ async def test_a_healthy_worker_is_alive_and_ready() -> None:
         assert (await client.get("/readyz")).status_code == 200
 
 
-async def test_a_worker_whose_engine_hangs_is_not_alive() -> None:
+async def test_a_worker_with_a_stuck_engine_is_not_alive() -> None:
     async with serve(State(is_alive=False)) as client:
         response = await client.get("/livez")
     assert response.status_code == 503

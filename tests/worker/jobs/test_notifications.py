@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -70,11 +71,11 @@ async def engine_thread(engine: FakeEngine) -> AsyncIterator[EngineThread]:
 
 
 def renewer(
-    worker: FakeWorker, queue: FakeQueue, engine_thread: EngineThread, lease_ms: int = 30
+    worker: Any, queue: Any, engine_thread: EngineThread, lease_ms: int = 30
 ) -> LeaseRenewer:
     made: LeaseRenewer = LeaseRenewer(
-        worker,  # type: ignore[arg-type]  # has what the renewer uses
-        queue,  # type: ignore[arg-type]
+        worker,
+        queue,
         engine_thread,
         lease_ms=lease_ms,
         step_timeout_s=0.05,

@@ -15,6 +15,7 @@ from shared.request.prompt import PromptEncoder
 from tests.factories import make_card, make_job
 from tests.fakes_api import letter_tokenizer
 from tests.worker.fake_engine import BANNING, FAILING, FakeEngine
+from tests.worker.jobs.workers import eventually
 from worker.engine_thread import EngineThread
 from worker.jobs.active_job import ActiveJob
 from worker.jobs.capacity import Capacity
@@ -175,12 +176,12 @@ async def test_a_forced_token_that_is_suppressed_is_refused_with_its_field(task:
         assert (outcome.error.status_code, outcome.error.field) == (422, f"generate_kwargs.{name}")
 
 
-async def test_the_adapter_of_a_job_is_passed_to_the_engine(
+async def test_adapter_and_priority_of_a_job_are_passed_to_the_engine(
     task: ChatTask, engine: FakeEngine
 ) -> None:
     await finished(task, make_job(adapter="verse"))
-    await finished(task, make_job())
-    assert engine.adapters == ["verse", None]
+    await finished(task, make_job(priority=-3))
+    assert (engine.adapters, engine.priorities) == (["verse", None], [0, -3])
 
 
 async def test_an_unknown_adapter_is_refused_with_its_field(task: ChatTask) -> None:
@@ -263,7 +264,7 @@ async def test_a_job_that_is_not_streamed_logs_no_token(
 async def test_cancelling_a_job_aborts_its_request(task: ChatTask, engine: FakeEngine) -> None:
     active = activate(make_job(max_new_tokens=10**9))
     running = asyncio.create_task(failed(task, active))
-    await asyncio.sleep(0.01)
+    await eventually(lambda: engine.has_work)
     active.cancel()
     outcome = await running
     assert (outcome.status, outcome.error.status_code) == (JobStatus.CANCELLED, 499)
@@ -290,16 +291,9 @@ async def test_a_job_expires_at_its_deadline_before_and_during_its_run(task: Cha
 async def test_cancelling_the_task_aborts_its_request(task: ChatTask, engine: FakeEngine) -> None:
     active = activate(make_job(max_new_tokens=10**9))
     running = asyncio.create_task(task(active))
-    await asyncio.sleep(0.01)
+    await eventually(lambda: engine.has_work)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     await finished(task, make_job())
     assert engine.aborted == [f"{active.job.id}:{active.fence}"]
-
-
-async def test_the_priority_of_a_job_is_passed_to_the_engine(
-    task: ChatTask, engine: FakeEngine
-) -> None:
-    await finished(task, make_job(priority=-3))
-    assert engine.priorities == [-3]
