@@ -7,6 +7,7 @@ import pytest
 from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.redis.client import connect
 from tests.redis_server import RedisServer
@@ -51,3 +52,8 @@ async def harness(clock: Clock) -> AsyncIterator[QueueHarness]:
     redis = FakeAsyncRedis()
     yield QueueHarness(redis, clock)
     await redis.aclose()
+
+
+@pytest.fixture
+def queue(redis: Redis, keys: Keys) -> JobQueue:
+    return JobQueue(redis, keys)

@@ -1,23 +1,16 @@
 """Idempotency keys: which job a request with a known key gets."""
 
 import pytest
-from redis.asyncio import Redis
 
 from shared.errors import Conflict
 from shared.protocol import ChatJob
 from shared.queue.claims import Room
 from shared.queue.job_queue import Depth, Enqueued, IdempotencyKey, JobQueue
-from shared.queue.keys import Keys
 from tests.factories import make_finished, make_job
 
 KEY = IdempotencyKey("key", body_digest="body")
 SAME_KEY_OTHER_BODY = IdempotencyKey("key", body_digest="another body")
 OTHER_KEY = IdempotencyKey("another key", body_digest="body")
-
-
-@pytest.fixture
-def queue(redis: Redis, keys: Keys) -> JobQueue:
-    return JobQueue(redis, keys)
 
 
 async def enqueue(

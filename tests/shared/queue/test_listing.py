@@ -13,11 +13,6 @@ from tests.factories import make_finished, make_job
 WIDE = Room(rows=1000, tokens=1_000_000, running=0)
 
 
-@pytest.fixture
-def queue(redis: Redis, keys: Keys) -> JobQueue:
-    return JobQueue(redis, keys)
-
-
 async def enqueue(queue: JobQueue, **fields: object) -> ChatJob:
     job = make_job(**fields)
     await queue.enqueue(job, reply_to=None, max_queued=1000)

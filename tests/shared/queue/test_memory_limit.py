@@ -32,11 +32,6 @@ async def redis(tmp_path: Path) -> AsyncIterator[Redis]:
     server.stop()
 
 
-@pytest.fixture
-def queue(redis: Redis) -> JobQueue:
-    return JobQueue(redis, Keys())
-
-
 async def enqueue(queue: JobQueue) -> ChatJob:
     job = make_job(stream=True)
     await queue.enqueue(job, reply_to="api-1", max_queued=100)

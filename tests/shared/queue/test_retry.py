@@ -19,11 +19,6 @@ WIDE = Room(rows=1000, tokens=1_000_000, running=0)
 LEASE_MS = 60_000
 
 
-@pytest.fixture
-def queue(redis: Redis, keys: Keys) -> JobQueue:
-    return JobQueue(redis, keys)
-
-
 async def enqueue(queue: JobQueue, **fields: object) -> ChatJob:
     job = make_job(**fields)
     await queue.enqueue(job, reply_to="api-1", priority=job.priority, max_queued=1000)

@@ -2,7 +2,6 @@
 
 from random import Random
 
-import pytest
 from redis.asyncio import Redis
 
 from shared.protocol import ChatJob
@@ -15,11 +14,6 @@ from tests.factories import make_job, make_worker_info
 EXPIRED_AT_ONCE_MS = -1000  # the lease ended a second ago
 EMPTY = Room(rows=100, tokens=100_000, running=0)
 BUSY = Room(rows=9, tokens=1000, running=1)
-
-
-@pytest.fixture
-def queue(redis: Redis, keys: Keys) -> JobQueue:
-    return JobQueue(redis, keys)
 
 
 async def enqueue(queue: JobQueue) -> ChatJob:

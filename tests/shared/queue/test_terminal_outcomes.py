@@ -2,7 +2,6 @@
 
 import asyncio
 
-import pytest
 from redis.asyncio import Redis
 
 from shared.protocol import ChatJob, JobRecord, JobStatus
@@ -13,11 +12,6 @@ from tests.factories import make_finished, make_job
 
 ROOM = Room(rows=100, tokens=1_000_000, running=0)
 SOON_S = 0.02
-
-
-@pytest.fixture
-def queue(redis: Redis, keys: Keys) -> JobQueue:
-    return JobQueue(redis, keys)
 
 
 async def enqueue(queue: JobQueue, deadline_s: float | None = None) -> ChatJob:

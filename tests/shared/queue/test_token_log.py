@@ -35,11 +35,6 @@ def addition(lease: ClaimedJob, index: int, *token_ids: int) -> Tail:
 
 
 @pytest.fixture
-def queue(redis: Redis, keys: Keys) -> JobQueue:
-    return JobQueue(redis, keys)
-
-
-@pytest.fixture
 def log(redis: Redis, keys: Keys) -> TokenLog:
     return TokenLog(redis, keys)
 
