@@ -2,23 +2,23 @@
 
 `worker.engine` and `worker.model` must not import `shared` and define their own errors.
 
-FalconerError
-├── SettingsError           a setting is wrong: the process exits with this one line
-├── BrokenChatTemplate      the template cannot be parsed; carries `line` if one is at fault
-├── UnreadableJob           the payload is no job, or of a newer protocol version
-├── JobFailed               raised by stock arq's `Job.result()` for a job without a result
-├── ClientError             the client can correct it; carries `field` if one is at fault
-│   ├── BadRequest            400  a value that cannot be served (no prompt, too long)
-│   ├── InvalidParameter      422  a parameter outside its range, or unknown
-│   ├── NotFound              404  no such job
-│   ├── ModelNotFound         404  no such model or adapter
-│   ├── Conflict              409  idempotency key used with another body; nothing to retry
-│   ├── PayloadTooLarge       413
-│   ├── UnsupportedMediaType  415  the body is not JSON in UTF-8, or its coding is unknown
-│   ├── QueueFull             429  carries `retry_after_s`
-│   └── WaitTooLong           429  the deadline would pass first; carries `retry_after_s`
-├── ServiceUnavailable      503  Redis is unreachable, or a part is busy; carries `retry_after_s`
-└── WaitTimeout             504  the synchronous wait ended first; carries `job_id`
+    FalconerError
+    ├── SettingsError           a setting is wrong: the process exits with this one line
+    ├── BrokenChatTemplate      the template cannot be parsed; carries `line` if one is at fault
+    ├── UnreadableJob           the payload is no job, or of a newer protocol version
+    ├── JobFailed               raised by stock arq's `Job.result()` for a job without a result
+    ├── ClientError             the client can correct it; carries `field` if one is at fault
+    │   ├── BadRequest            400  a value that cannot be served (no prompt, too long)
+    │   ├── InvalidParameter      422  a parameter outside its range, or unknown
+    │   ├── NotFound              404  no such job
+    │   ├── ModelNotFound         404  no such model or adapter
+    │   ├── Conflict              409  idempotency key used with another body; nothing to retry
+    │   ├── PayloadTooLarge       413
+    │   ├── UnsupportedMediaType  415  the body is not JSON in UTF-8, or its coding is unknown
+    │   ├── QueueFull             429  carries `retry_after_s`
+    │   └── WaitTooLong           429  the deadline would pass first; carries `retry_after_s`
+    ├── ServiceUnavailable      503  Redis is unreachable, or a part busy; carries `retry_after_s`
+    └── WaitTimeout             504  the synchronous wait ended first; carries `job_id`
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The job queue in Redis, with leases, reply streams, token logs and the registry of workers.
 
 The api and the workers import `JobQueue` from `job_queue`, the data of its calls from `claims`,
-`backlog` and `listing`, and `Keys` from `keys`. Beside the queue stand `ReplyStream` in
-`reply_stream`, `TokenLog` in `token_log` and `Registry` in `worker_registry`. `scripts` and `lua`
-are internal: each change of the queue's state is one script.
+`backlog` and `listing`, and `Keys` from `keys`. They import `ReplyStream` from
+`reply_stream`, `TokenLog` from `token_log` and `Registry` from `worker_registry`. `scripts` and
+`lua` are internal: each change of the queue's state is one script.
 """

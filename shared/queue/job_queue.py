@@ -193,7 +193,7 @@ class JobQueue:
     async def page(
         self, statuses: Iterable[JobStatus], *, limit: int, after: Cursor | None = None
     ) -> JobPage:
-        """Return jobs in these statuses, the newest first; of finished ones the last LISTED_MAX."""
+        """Return jobs in these statuses, the newest first; at most LISTED_MAX finished jobs."""
         seen = ("", "") if after is None else (after.created_ms, after.job_id)
         return decode_page(await self._scripts.run(Script.LIST, limit, *seen, *statuses))
 

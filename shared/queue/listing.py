@@ -8,7 +8,7 @@ from shared.protocol import JobRecord, JobStatus
 from shared.queue.arq_format import decode_result
 from shared.queue.backlog import QueueEstimate, decode_estimate
 
-# Matched by pydantic (Rust) and here by Python, whose `\d` and `$` differ.
+# Matched by pydantic in Rust and here in Python: `\d` and `$` differ between them.
 CURSOR_PATTERN = "^[0-9]{1,13}-[0-9a-z-]{1,64}$"
 
 
@@ -33,7 +33,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    records: list[JobRecord]  # without results; jobs whose results have expired are left out
+    records: list[JobRecord]  # without results; expired jobs are left out
     cursor: Cursor | None  # None only on the last page; an earlier page may be short or empty
 
 

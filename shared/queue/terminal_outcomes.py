@@ -1,4 +1,4 @@
-"""Pack the terminal outcomes of jobs that scripts end: cancelled and expired ones."""
+"""Pack the outcomes of cancelled and expired jobs, for the scripts that end them."""
 
 import time
 
@@ -16,7 +16,7 @@ def pack_cancelled(job_id: str, queue: str) -> tuple[bytes, bytes]:
 
 
 def pack_expired(job_id: str, queue: str) -> tuple[bytes, bytes]:
-    """Return the result and the events of a job whose deadline passed in the queue."""
+    """Return the result and the events of a job that waited past its deadline."""
     return _pack_end(job_id, queue, JobStatus.EXPIRED, EXPIRED)
 
 

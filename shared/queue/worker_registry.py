@@ -105,7 +105,7 @@ class Registry:
 
 
 def _decode_report(data: bytes) -> WorkerInfo | None:
-    """Decode a heartbeat; None for a worker of another version whose fields do not match."""
+    """Decode a heartbeat; None if its fields are of another version."""
     try:
         return msgspec.msgpack.decode(data, type=WorkerInfo)
     except msgspec.DecodeError:

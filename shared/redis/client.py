@@ -34,7 +34,7 @@ from shared.redis.pool import (
 from shared.redis.url import RedisUrl, read_url
 
 CONNECT_TIMEOUT_S = 2.0
-COMMAND_TIMEOUT_S = 3.0  # a worker whose command fails still has time to renew a 10 s lease
+COMMAND_TIMEOUT_S = 3.0  # after a failed command, a worker can still renew a 10 s lease
 SENTINEL_TIMEOUT_S = 0.5  # leaves time to ask the next sentinel if one is dead
 RETRIES = 3
 
@@ -45,7 +45,7 @@ UNREACHABLE = (RedisError, OSError)
 def connect(url: str, *, name: str, block_s: float = 0.0) -> ArqRedis:
     """Return a client for `url` (see `shared.redis.url`); the first command opens a connection.
 
-    Blocking commands (BLPOP, XREAD) need a client of their own, whose `block_s` is their timeout:
+    Blocking commands (BLPOP, XREAD) need a client of their own, with their timeout as `block_s`:
     its socket then waits longer than Redis blocks. Raises SettingsError if `url` is not usable.
     """
     try:

@@ -77,7 +77,7 @@ class RedisUrl:
 
 
 def read_url(url: str) -> RedisUrl:
-    """Parse `url`. Raises ValueError, whose message contains no part of a password."""
+    """Parse `url`. Raises ValueError without any part of a password."""
     url = url.strip()  # a secret from a file often ends with a line break
     if not SCHEME.match(url):
         raise ValueError(

@@ -1,14 +1,14 @@
 -- Prelude of every script: the backlog of waiting jobs. Its drain rate gives the expected start of a job
 -- and the Retry-After of a refused client.
 -- Fields of the hash BACKLOG (times in Unix ms):
---   tokens             KV cache tokens of the waiting jobs; every script that adds or removes one updates it
---   stalled_since_ms   time of the last claim if it left jobs waiting for lack of capacity, else 0
---   drain_ms, drain_claims, drain_jobs, drain_tokens
---                      how long jobs waited before full claims, and what these claims took; decayed sums
---   drain_measured_ms  when these sums were last updated
---   retry_slot_ms      when the last refused client should retry
---   last_claim_ms      time of the last claim of any worker
---   grace_until_ms     until then expired leases stay with their workers, see claim.lua
+--   tokens: KV cache tokens of the waiting jobs; every script that adds or removes a job updates it.
+--   stalled_since_ms: time of the last claim if it left jobs waiting for lack of capacity, else 0.
+--   drain_ms, drain_claims, drain_jobs, drain_tokens: how long jobs waited before full claims, and what
+--     these claims took. These sums decay.
+--   drain_measured_ms: when these sums were last updated.
+--   retry_slot_ms: when the last refused client should retry.
+--   last_claim_ms: time of the last claim of any worker.
+--   grace_until_ms: until then expired leases stay with their workers, see claim.lua.
 
 local DECAY_MS = 10000 -- time constant of the drain sums
 local MAX_DECAY = 0.5 -- at one claim, as a power of e
@@ -70,7 +70,7 @@ local function recount_tokens(backlog)
   redis.call('HSET', BACKLOG, 'tokens', backlog.tokens)
 end
 
--- The first write of a script that may go on to accept a job. Redis at its memory limit refuses this
+-- The first write of a script that may later accept a job. Redis at its memory limit refuses this
 -- write; after a first write that only removes data, it would let all others pass.
 local function require_free_memory()
   redis.call('HINCRBY', BACKLOG, 'tokens', 0)

@@ -1,7 +1,7 @@
 -- Start the run of a claimed job: extend its lease to the full length, and count the death of its worker
 -- as an attempt from now on.
--- ARGV: id, worker, fencing token, lease in ms, attempts before this run: the worker may have claimed its
---       own running job again, and that claim counted the run as dead
+-- ARGV: id, worker, fencing token, lease in ms, attempts before this run. A claim counts a run as dead,
+--       also if the worker claims its own running job again; this corrects the count.
 -- Returns 0 if the worker no longer owns the lease, 1, or 2 if a client has cancelled the job.
 local id, worker, fencing_token, lease_ms, attempts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 

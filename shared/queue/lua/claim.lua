@@ -35,8 +35,8 @@ local function fits(rows, tokens, is_alone)
   return num_running == 0 or not is_alone and rows <= free_rows and tokens <= free_tokens
 end
 
--- Returns whether this busy worker is the one that claims nothing more until it is empty. Each of its
--- claims extends its turn; without claims the turn passes to another worker.
+-- Returns whether it is this busy worker's turn to claim nothing more until it is empty. Each of its claims
+-- extends the turn; without claims the turn passes to another worker.
 local function is_isolating()
   local isolating = redis.call('GET', ISOLATING)
   if isolating and isolating ~= worker then
@@ -95,8 +95,8 @@ local function claim_job(id, is_expired)
 end
 
 local num_passed_over = 0
--- Claims jobs whose scores lie in this range; jobs that are claimed or end leave it. Returns false once a
--- job does not fit.
+-- Claims jobs with scores in this range; claimed and finished jobs leave it. Returns false once a job does
+-- not fit.
 local function claim_between(low, high, is_expired)
   local offset = 0
   while #claimed < fair_share do

@@ -1,9 +1,10 @@
 -- Accept one job, unless its idempotency key is known or the backlog is too long. A job may retry an
 -- earlier one: each job has one retry, which takes over its idempotency key.
--- ARGV: id, payload, arq's job, cost in rows, cost in tokens, head start in ms, deadline in ms from now,
---       ttl of the result in ms, watcher or '', most jobs and most tokens that may wait, digest of the
---       idempotency key or '', digest of the body or '', id of the job to retry or '', latest time in ms
---       at which to accept the job
+-- ARGV: id, payload, arq's job, cost in rows, cost in tokens;
+--       head start in ms, deadline in ms from now, ttl of the result in ms, watcher or '';
+--       most jobs and most tokens that may wait;
+--       digests of the idempotency key and of the body, or '';
+--       id of the job to retry or '', latest time in ms at which to accept the job.
 -- Returns {'accepted', 'replayed' or 'conflict', id, created_ms, estimate}, again when it is sent twice;
 -- {'late', time in ms}; {'unknown'} if the job to retry has expired; or a refusal, see backlog.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]

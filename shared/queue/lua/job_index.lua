@@ -12,7 +12,7 @@ local function index_job(id, status, created_ms)
   redis.call('ZADD', JOB_INDEX, index_score(status, created_ms), id)
 end
 
--- At most LISTED_MAX finished jobs of each status stay in the index; the oldest ones leave it.
+-- At most LISTED_MAX finished jobs of each status stay in the index; the oldest jobs leave it.
 local function index_finished_job(id, status, created_ms)
   index_job(id, status, created_ms)
   local low, high = index_score(status, 0), index_score(status, LEASED - 1)

@@ -1,19 +1,18 @@
 -- Prelude of every script: the record of a job, its lease, and its end.
 -- A waiting job's score in QUEUE lies below LEASED; a running job's is LEASED + the end of its lease.
 -- Fields of the hash RECORD (times in Unix ms):
---   payload                    the ChatJob in msgpack, until the job ends
---   status                     queued, running, succeeded, failed, cancelled or expired
---   created_ms, started_ms, finished_ms
---   deadline_ms, ttl_ms        when a worker stops the job; how long its result is kept
---   cost_rows, cost_tokens     batch rows and KV cache tokens that the job needs
---   queue_score                its place in the backlog, for a worker that hands it back
---   watchers                   ids of api replicas that want its events, separated by spaces
---   idempotency                digest of its Idempotency-Key
---   worker, fencing_token      the worker of the latest lease, and its number: each lease has a higher one
---   attempts                   runs that died with their workers
---   cancel_result, cancel_events
---                              how the job ends if its worker dies: a client has cancelled it
---   retry_of, retried_as       id of the job that this one retries; id of the job that retries this one
+--   payload: the ChatJob in msgpack, until the job ends.
+--   status: queued, running, succeeded, failed, cancelled or expired.
+--   created_ms, started_ms, finished_ms.
+--   deadline_ms, ttl_ms: when a worker stops the job; how long its result is kept.
+--   cost_rows, cost_tokens: batch rows and KV cache tokens that the job needs.
+--   queue_score: its place in the backlog, for a worker that hands it back.
+--   watchers: ids of api replicas that want its events, separated by spaces.
+--   idempotency: digest of its Idempotency-Key.
+--   worker, fencing_token: worker and number of the latest lease; each lease has a higher number.
+--   attempts: runs that died with their workers.
+--   cancel_result, cancel_events: how the job ends if its worker dies; a client has cancelled it.
+--   retry_of, retried_as: id of the job that this job retries; id of its own retry.
 
 local function lease_score(lease_ms)
   return LEASED + math.floor(NOW) + tonumber(lease_ms)
@@ -109,15 +108,16 @@ local function finish_unowned(id, status, result, events)
   return false
 end
 
--- Ends a job that a client cancelled and whose worker died or handed it back. Returns whether it did.
+-- Ends a job that a client cancelled, after its worker died or handed it back. Returns whether it did.
 local function finish_cancelled(id)
   local result, events =
     unpack(redis.call('HMGET', RECORD .. id, 'cancel_result', 'cancel_events'))
   return result and events and finish_unowned(id, 'cancelled', result, events)
 end
 
--- Returns {fields, estimate or false, result or false}, which `shared/queue/listing.py` decodes; false if there
--- is no such job or its result has expired. With `is_brief`, the result of a succeeded job is ''.
+-- Returns {fields, estimate or false, result or false}, which `shared/queue/listing.py` decodes. Returns
+-- false if there is no such job or its result has expired. With `is_brief`, the result of a succeeded job
+-- is ''.
 local function read_record(id, is_brief)
   local fields = redis.call('HMGET', RECORD .. id,
     'status', 'created_ms', 'started_ms', 'finished_ms', 'worker', 'attempts', 'retry_of',

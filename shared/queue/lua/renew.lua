@@ -1,7 +1,6 @@
 -- Extend all leases of one worker.
 -- ARGV: worker, lease in ms, then id and fencing token of each job
--- Returns {lost, cancelled}: ids of jobs whose lease the worker no longer owns, and of jobs that a client
--- cancelled.
+-- Returns {lost, cancelled}: ids of jobs that the worker no longer owns, and of jobs that a client cancelled.
 local worker, lease_ms = ARGV[1], ARGV[2]
 local lost, cancelled = {}, {}
 

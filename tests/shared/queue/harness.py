@@ -1,4 +1,4 @@
-"""A queue in a fake Redis whose clock a test advances, and a worker with capacity for one job."""
+"""A queue in a fake Redis with a clock that tests advance, and a worker for one job at a time."""
 
 from typing import Any
 

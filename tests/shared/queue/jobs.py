@@ -1,4 +1,4 @@
-"""Steps in the life of a job that several tests of the queue take."""
+"""Steps of a job from enqueue to outcome, for several tests of the queue."""
 
 from redis.asyncio import Redis
 

@@ -142,7 +142,7 @@ async def test_a_lease_that_expires_before_its_run_starts_is_no_attempt(queue: J
 
 async def test_each_death_is_counted_once(queue: JobQueue, redis: Redis, keys: Keys) -> None:
     await enqueue_poison(queue, redis, keys, deaths=1)
-    for _ in range(3):  # taken by a worker that goes on with its run, or that never began one
+    for _ in range(3):  # claims by its own worker, or by a worker that never started it
         assert (await claim_one(queue, ms=EXPIRED_AT_ONCE_MS)).attempts == 1
 
 

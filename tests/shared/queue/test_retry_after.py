@@ -21,7 +21,7 @@ async def test_retries_are_spread_at_the_drain_rate(harness: QueueHarness) -> No
     assert retries == [retry_after_for(3.0 * number) for number in (1, 2, 3, 4, 5)]
 
 
-async def test_retries_on_time_are_accepted_when_nobody_else_calls(harness: QueueHarness) -> None:
+async def test_retries_on_time_are_accepted_without_new_requests(harness: QueueHarness) -> None:
     await with_backlog(harness, waiting=20, every_s=2.0)
     start_s = harness.clock.now_s
     retries = [(await harness.refused(max_queued=20)).retry_after_s for _ in range(10)]
@@ -42,7 +42,7 @@ async def test_an_empty_backlog_resets_the_spreading_of_retries(harness: QueueHa
     await with_backlog(harness, waiting=10, every_s=2.0)
     for _ in range(50):
         await harness.refused(max_queued=10)
-    await harness.drain(10, every_s=2.0)  # nobody retried
+    await harness.drain(10, every_s=2.0)  # no client retried
     for _ in range(11):
         await harness.submit()
     await harness.take()
@@ -54,7 +54,7 @@ async def test_retry_after_of_a_fast_queue_has_a_second_of_margin(harness: Queue
     assert (await harness.refused(max_queued=100)).retry_after_s == 2
 
 
-async def test_retries_that_are_overdue_do_not_delay_later_ones(harness: QueueHarness) -> None:
+async def test_overdue_retries_do_not_delay_later_retries(harness: QueueHarness) -> None:
     await with_backlog(harness, waiting=30, every_s=2.0)
     for _ in range(5):
         await harness.refused(max_queued=30)
@@ -105,7 +105,7 @@ class Clients:
             self.wait_ratios += [(now_s - at_s) / wait_s for at_s, wait_s in refusals]
 
 
-async def test_most_clients_wait_for_as_long_as_retry_after_said(harness: QueueHarness) -> None:
+async def test_retry_after_is_close_to_the_actual_wait(harness: QueueHarness) -> None:
     """Requests come at ten times the capacity; meanwhile the worker never runs out of jobs."""
     await with_backlog(harness, waiting=MAX_WAITING, every_s=JOB_S)
     began_s = harness.clock.now_s

@@ -1,4 +1,4 @@
-"""A job on its last attempt runs alone: it waits for an empty worker, and other jobs go on."""
+"""A job on its last attempt runs alone: it waits for an empty worker while other jobs run."""
 
 from random import Random
 

@@ -80,7 +80,7 @@ def test_an_incomplete_sentinel_url_is_an_error(url: str, said: str) -> None:
         "unix://u:p@/run/a%23b.sock",
     ],
 )
-def test_options_equal_those_of_redis_py(url: str) -> None:
+def test_options_equal_the_options_of_redis_py(url: str) -> None:
     assert read_url(url).options == dict(parse_url(url))
 
 
@@ -139,7 +139,7 @@ def test_a_password_without_percent_encoding_is_an_error(scheme: str, password: 
         *("host=elsewhere", "sentinel_password=x", "nonsense=1"),
     ],
 )
-def test_an_option_outside_the_allowed_ones_is_an_error_with_its_name(option: str) -> None:
+def test_an_unknown_option_is_an_error_with_its_name(option: str) -> None:
     name = option.partition("=")[0]
     with pytest.raises(ValueError, match=f"'{name}' is not allowed; these are: db, "):
         read_url(f"redis://h?{option}")
