@@ -20,87 +20,93 @@ class WorkerSettings(ProcessSettings):
     model: str = Field("tiny", description="Checkpoint: a folder, a hub id, or `tiny` (bundled).")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Of weights and KV cache; auto: on CPU float32, or bfloat16 where only that "
-        "fits, on GPU the checkpoint's.",
+        description="Of weights and KV cache. auto: on GPU the checkpoint's; on CPU float32, or "
+        "bfloat16 if only that fits.",
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:N or auto."
     )
     executor: Literal["auto", "torch", "openvino"] = Field(
         "auto",
-        description="What computes: torch, openvino (CPU, float32) or auto, the fastest that can "
-        "and fits.",
+        description="Backend: torch, openvino (CPU, float32) or auto (the fastest that fits).",
     )
     quantization: Literal["int8", "int8-weight-only", "fp8"] | None = Field(
-        None, description="8-bit weights, with other results; see docs/guides/quantization.md."
+        None,
+        description="8-bit weights, which change the results; see docs/guides/quantization.md.",
     )
     threads: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="CPU threads of a step; not given: as the model's size asks.",
+        description="CPU threads of a step. Unset: chosen by the size of the model.",
     )
     tensor_parallel: int = Field(
         1,
         ge=1,
         le=64,
-        description="Split the model over this many processes, each with a device of its own.",
+        description="Number of processes to split the model over, each with its own device.",
     )
     memory: ByteSize | None = Field(
         None,
-        description="Most host memory to take, as in 16GiB; not given: what is free.",
+        description="Limit of host memory, such as 16GiB. Unset: what is free.",
     )
     device_map: Literal["auto"] | None = Field(
         None,
-        description="auto: put the layers on all GPUs, where tensor_parallel cannot split them.",
+        description="auto: spread the layers over all GPUs, if tensor_parallel cannot split them.",
     )
     adapters_dir: str | None = Field(
-        None, description="Folder with LoRA adapters, a folder each; see docs/guides/adapters.md."
+        None, description="Folder with one LoRA adapter per subfolder; see docs/guides/adapters.md."
     )
     adapter_mode: Literal["merge", "serve"] = Field(
         "merge",
-        description="merge: all into the weights; serve: each to the requests that name it.",
+        description="merge: add all to the weights; serve: apply each to requests that name it.",
     )
-    max_rows: int = Field(32, ge=1, le=4096, description="Most sequences in one step.")
+    max_rows: int = Field(32, ge=1, le=4096, description="Maximum number of sequences in one step.")
     kv_tokens: int | None = Field(
-        None, ge=1, description="Size of the KV cache; not given: what the rows need, or what fits."
+        None, ge=1, description="Tokens in the KV cache. Unset: what max_rows needs, or what fits."
     )
     block_size: int = Field(32, ge=1, le=1024, description="Tokens per block of the KV cache.")
     max_step_tokens: int = Field(
-        512, ge=1, description="Most tokens one step computes; longer prompts come in chunks."
+        512,
+        ge=1,
+        description="Maximum number of tokens in one step; longer prompts are computed in chunks.",
     )
     max_chunk_tokens: int | None = Field(
         None,
         ge=1,
-        description="Most of them for one prompt while others decode; not given: 32 on CPU, 512.",
+        description="Maximum number of prompt tokens in a step while other requests decode. Unset: "
+        "32 on CPU, 512 on GPU.",
     )
     prompt_lookup: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="Tokens guessed per step where a request does not say; not given: none.",
+        description="Draft tokens per step for requests that set no number. Unset: none.",
     )
     lease_s: float = Field(
-        10.0, ge=0.5, le=3600, description="A worker that is silent this long loses its jobs."
+        10.0,
+        ge=0.5,
+        le=3600,
+        description="Lifetime of a lease: a worker that does not renew it loses the job.",
     )
     grace_s: float = Field(
-        30.0, ge=0, description="What a stop gives running jobs before they are handed back."
+        30.0, ge=0, description="Time that a shutdown gives running jobs before it hands them back."
     )
     max_attempts: int = Field(
-        3, ge=1, le=100, description="A job whose worker died this often is given up."
+        3, ge=1, le=100, description="A job fails after this many of its workers died."
     )
     step_timeout_s: float = Field(
-        120.0, gt=0, description="An engine step longer than this is stuck: the worker exits."
+        120.0, gt=0, description="An engine step that takes longer is stuck: the worker exits."
     )
     metrics_host: str = Field("127.0.0.1", description="Address for probes and metrics.")
     metrics_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="Port for /livez, /readyz and /metrics; 0 takes a free one, not given: none.",
+        description="Port for /livez, /readyz and /metrics; 0 picks a free one. Unset: none.",
     )
     worker_id: str | None = Field(
-        None, pattern=WORD, description="Name of this worker; not given: made from the host's."
+        None, pattern=WORD, description="Name of this worker. Unset: made from the host's name."
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error.")
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json.")
