@@ -21,6 +21,35 @@ CLEAN_UPS = (
     (" 're", "'re"),
 )
 
+# Parameters with the same name, type and meaning in a request and in the engine.
+SAME = (
+    "min_length",
+    "min_new_tokens",
+    "do_sample",
+    "num_return_sequences",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "num_beams",
+    "num_beam_groups",
+    "diversity_penalty",
+    "early_stopping",
+    "length_penalty",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "forced_bos_token_id",
+    "exponential_decay_length_penalty",
+    "remove_invalid_values",
+    "renormalize_logits",
+    "prompt_lookup_num_tokens",
+    "max_matching_ngram_size",
+)
+
 
 def to_request(
     request_id: str,
@@ -48,42 +77,20 @@ def to_request(
 def to_sampling_params(
     kwargs: GenerateKwargs, *, max_new_tokens: int, seed: int, card: ModelCard
 ) -> SamplingParams:
+    """Return the engine's parameters; those with the same name and type are copied."""
+    copied = {name: getattr(kwargs, name) for name in SAME}
     return SamplingParams(
+        **copied,
         max_new_tokens=max_new_tokens,
-        min_length=kwargs.min_length,
-        min_new_tokens=kwargs.min_new_tokens,
-        eos_token_ids=_eos_token_ids(kwargs, card),
-        stop_strings=tuple(kwargs.stop_strings or ()),
-        pad_token_id=card.pad_token_id if kwargs.pad_token_id is None else kwargs.pad_token_id,
-        do_sample=kwargs.do_sample,
-        num_return_sequences=kwargs.num_return_sequences,
         seed=seed,
-        temperature=kwargs.temperature,
-        top_k=kwargs.top_k,
-        top_p=kwargs.top_p,
-        min_p=kwargs.min_p,
-        typical_p=kwargs.typical_p,
-        epsilon_cutoff=kwargs.epsilon_cutoff,
-        eta_cutoff=kwargs.eta_cutoff,
-        num_beams=kwargs.num_beams,
-        num_beam_groups=kwargs.num_beam_groups,
-        diversity_penalty=kwargs.diversity_penalty,
-        early_stopping=kwargs.early_stopping,
-        length_penalty=kwargs.length_penalty,
-        repetition_penalty=kwargs.repetition_penalty,
-        no_repeat_ngram_size=kwargs.no_repeat_ngram_size,
-        encoder_no_repeat_ngram_size=kwargs.encoder_no_repeat_ngram_size,
+        eos_token_ids=_eos_token_ids(kwargs, card),
+        pad_token_id=card.pad_token_id if kwargs.pad_token_id is None else kwargs.pad_token_id,
+        stop_strings=tuple(kwargs.stop_strings or ()),
         bad_words_ids=tuple(tuple(word) for word in kwargs.bad_words_ids or ()),
         sequence_bias=tuple((tuple(ids), bias) for ids, bias in kwargs.sequence_bias or ()),
         suppress_tokens=tuple(kwargs.suppress_tokens or ()),
         begin_suppress_tokens=tuple(kwargs.begin_suppress_tokens or ()),
-        forced_bos_token_id=kwargs.forced_bos_token_id,
         forced_eos_token_ids=tuple(kwargs.forced_eos_token_id or ()),
-        exponential_decay_length_penalty=kwargs.exponential_decay_length_penalty,
-        remove_invalid_values=kwargs.remove_invalid_values,
-        renormalize_logits=kwargs.renormalize_logits,
-        prompt_lookup_num_tokens=kwargs.prompt_lookup_num_tokens,
-        max_matching_ngram_size=kwargs.max_matching_ngram_size,
         logprobs=kwargs.wants_scores,
         top_logprobs=kwargs.top_logprobs or 0,
     )

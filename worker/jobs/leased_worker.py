@@ -65,10 +65,9 @@ class LeasedWorker:
         self._on_attempt = on_attempt
         self._may_claim = may_claim
         self._background: set[asyncio.Task[object]] = set()  # jobs, and writes about them
-        self._is_waiting_for_wake_ups = False
-        self._is_draining = self._hands_back = False
-        self._woken, self._claims_ended = asyncio.Event(), asyncio.Event()
-        self._idle, self._grace_skipped = asyncio.Event(), asyncio.Event()
+        self._is_waiting_for_wake_ups = self._is_draining = self._hands_back = False
+        self._woken, self._idle = asyncio.Event(), asyncio.Event()
+        self._claims_ended, self._grace_skipped = asyncio.Event(), asyncio.Event()
         self._woken.set()
         self._idle.set()
 

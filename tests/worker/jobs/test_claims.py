@@ -1,16 +1,32 @@
-"""When a worker claims: not while its engine may be stuck, or while a job must run alone."""
+"""When a worker claims jobs, and how it starts, keeps and loses their leases."""
 
 import asyncio
+import time
+from functools import partial
+from typing import Any
 
+import pytest
 from arq.connections import ArqRedis
+from redis.exceptions import ConnectionError
 
 from shared.protocol import JobStatus, Outcome
 from shared.queue.claims import Room
-from shared.queue.job_queue import JobQueue
-from shared.queue.keys import Keys
+from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.keys import LEASED, Keys
 from tests.factories import make_finished
-from tests.worker.jobs.workers import ended, enqueue, eventually, make_worker, running, succeed
+from tests.worker.jobs.workers import (
+    WAIT_S,
+    ended,
+    enqueue,
+    eventually,
+    make_worker,
+    never,
+    running,
+    started,
+    succeed,
+)
 from worker.jobs.active_job import ActiveJob
+from worker.jobs.leased_worker import CLAIM_LEASE_MS
 
 EMPTY = Room(rows=8, tokens=10_000, running=0)
 
@@ -72,3 +88,94 @@ async def test_a_job_on_its_last_attempt_runs_alone_although_all_workers_are_bus
         callers.cancel()
     assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 3)
     assert num_active == [1]
+
+
+async def test_a_lease_is_short_until_its_job_starts(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the answer to a claim is lost, its jobs must soon be free again."""
+    [job_id] = await enqueue(queue)
+    begin = JobQueue.begin
+
+    async def lease_ends_within(low_ms: float, high_ms: float) -> bool:
+        score = await redis.zscore(keys.queue, job_id) or 0
+        return low_ms < score - LEASED - 1000 * time.time() <= high_ms
+
+    async def fail(*args: Any, **kwargs: Any) -> bool:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(JobQueue, "begin", fail)
+    async with running(make_worker(redis, keys, never)):
+        await eventually(partial(lease_ends_within, 0, CLAIM_LEASE_MS))
+        monkeypatch.setattr(JobQueue, "begin", begin)
+        await eventually(partial(lease_ends_within, 30_000, 60_000))
+
+
+async def test_a_job_that_another_worker_owns_before_it_starts_is_not_run(
+    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = await enqueue(queue)
+    begin = JobQueue.begin
+
+    async def too_late(*args: Any, **kwargs: Any) -> bool:
+        monkeypatch.setattr(JobQueue, "begin", begin)
+        await redis.set(keys.arq_in_progress(job_id), "w2:2")
+        return await begin(*args, **kwargs)
+
+    monkeypatch.setattr(JobQueue, "begin", too_late)
+    worker = make_worker(redis, keys, succeed)
+    async with running(worker):
+        await eventually(lambda: JobQueue.begin is begin and not worker.active)
+    assert await queue.depth() == Depth(waiting=0, running=1)
+    assert worker.jobs_complete == 0
+
+
+async def test_a_job_on_its_last_attempt_runs_alone(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    suspect, _other = await enqueue(queue, 2)
+    await redis.hset(keys.record(suspect), "attempts", "2")
+    num_claims = 0
+
+    def count_claims() -> bool:
+        nonlocal num_claims
+        num_claims += 1
+        return True
+
+    worker = make_worker(redis, keys, never, may_claim=count_claims)
+    async with running(worker):
+        await started(worker, suspect)
+        before = num_claims
+
+        def claimed_again() -> bool:
+            worker.wake()
+            return num_claims > before + 2
+
+        await eventually(claimed_again)
+        assert list(worker.active) == [suspect]
+
+
+async def test_a_revoked_job_is_stopped_and_nothing_is_written(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    [job_id] = await enqueue(queue)
+    attempts: list[str] = []
+    worker = make_worker(redis, keys, never, on_attempt=attempts.append)
+    async with running(worker):
+        active = await started(worker, job_id)
+        worker.revoke(job_id, active.fence)
+        await eventually(lambda: not worker.active)
+    assert await queue.depth() == Depth(waiting=0, running=1)
+    assert attempts == ["lost"]
+
+
+async def test_a_worker_renews_its_leases_at_once_after_an_outage(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    worker = make_worker(redis, keys, succeed)
+    async with running(worker):
+        [job_id] = await enqueue(queue)
+        await ended(queue, job_id)
+        assert not worker.renewal_due.is_set()
+        await redis.hset(keys.backlog, "last_claim_ms", 1)  # the last claim was long ago
+        await asyncio.wait_for(worker.renewal_due.wait(), WAIT_S)

@@ -1,8 +1,6 @@
 """How a worker claims, runs and ends jobs, with tasks that have no model."""
 
 import asyncio
-import time
-from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +9,9 @@ from redis.exceptions import ConnectionError
 
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import JobStatus, Outcome, encode
-from shared.queue.claims import Claim, StartResult
+from shared.queue.claims import StartResult
 from shared.queue.job_queue import Depth, JobQueue
-from shared.queue.keys import LEASED, Keys
+from shared.queue.keys import Keys
 from shared.redis.client import connect
 from tests.factories import make_job
 from tests.worker.jobs.workers import (
@@ -29,7 +27,6 @@ from tests.worker.jobs.workers import (
     until_cancelled,
 )
 from worker.jobs.active_job import ActiveJob
-from worker.jobs.leased_worker import CLAIM_LEASE_MS
 from worker.jobs.notifications import BLOCK_S, ListConsumer
 
 
@@ -130,171 +127,6 @@ async def test_a_stale_arq_retry_counter_is_no_attempt(
     assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 1)
 
 
-async def test_a_lease_is_short_until_its_job_starts(
-    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If the answer to a claim is lost, its jobs must soon be free again."""
-    [job_id] = await enqueue(queue)
-    begin = JobQueue.begin
-
-    async def lease_ends_within(low_ms: float, high_ms: float) -> bool:
-        score = await redis.zscore(keys.queue, job_id) or 0
-        return low_ms < score - LEASED - 1000 * time.time() <= high_ms
-
-    async def fail(*args: Any, **kwargs: Any) -> bool:
-        raise ConnectionError("gone")
-
-    monkeypatch.setattr(JobQueue, "begin", fail)
-    async with running(make_worker(redis, keys, never)):
-        await eventually(partial(lease_ends_within, 0, CLAIM_LEASE_MS))
-        monkeypatch.setattr(JobQueue, "begin", begin)
-        await eventually(partial(lease_ends_within, 30_000, 60_000))
-
-
-async def test_a_job_that_another_worker_owns_before_it_starts_is_not_run(
-    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    [job_id] = await enqueue(queue)
-    begin = JobQueue.begin
-
-    async def too_late(*args: Any, **kwargs: Any) -> bool:
-        monkeypatch.setattr(JobQueue, "begin", begin)
-        await redis.set(keys.arq_in_progress(job_id), "w2:2")
-        return await begin(*args, **kwargs)
-
-    monkeypatch.setattr(JobQueue, "begin", too_late)
-    worker = make_worker(redis, keys, succeed)
-    async with running(worker):
-        await eventually(lambda: JobQueue.begin is begin and not worker.active)
-    assert await queue.depth() == Depth(waiting=0, running=1)
-    assert worker.jobs_complete == 0
-
-
-async def test_a_job_on_its_last_attempt_runs_alone(
-    redis: ArqRedis, keys: Keys, queue: JobQueue
-) -> None:
-    suspect, _other = await enqueue(queue, 2)
-    await redis.hset(keys.record(suspect), "attempts", "2")
-    num_claims = 0
-
-    def count_claims() -> bool:
-        nonlocal num_claims
-        num_claims += 1
-        return True
-
-    worker = make_worker(redis, keys, never, may_claim=count_claims)
-    async with running(worker):
-        await started(worker, suspect)
-        before = num_claims
-
-        def claimed_again() -> bool:
-            worker.wake()
-            return num_claims > before + 2
-
-        await eventually(claimed_again)
-        assert list(worker.active) == [suspect]
-
-
-async def test_a_revoked_job_is_stopped_and_nothing_is_written(
-    redis: ArqRedis, keys: Keys, queue: JobQueue
-) -> None:
-    [job_id] = await enqueue(queue)
-    attempts: list[str] = []
-    worker = make_worker(redis, keys, never, on_attempt=attempts.append)
-    async with running(worker):
-        active = await started(worker, job_id)
-        worker.revoke(job_id, active.fence)
-        await eventually(lambda: not worker.active)
-    assert await queue.depth() == Depth(waiting=0, running=1)
-    assert attempts == ["lost"]
-
-
-async def test_a_drain_hands_unfinished_jobs_back(
-    redis: ArqRedis, keys: Keys, queue: JobQueue
-) -> None:
-    ids = await enqueue(queue, 3)
-    attempts: list[str] = []
-    worker = make_worker(redis, keys, never, on_attempt=attempts.append)
-    async with running(worker):
-        for job_id in ids:
-            await started(worker, job_id)
-        await worker.drain(grace_s=0)
-        assert not worker.active
-    assert attempts == ["handed back"] * 3
-    for job_id in ids:
-        record = await queue.record(job_id)
-        assert record is not None
-        assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)
-
-
-async def test_a_drain_waits_for_jobs_until_its_grace_period_is_skipped(
-    redis: ArqRedis, keys: Keys, queue: JobQueue
-) -> None:
-    quick, slow = await enqueue(queue, 2)
-    may_end = asyncio.Event()
-
-    async def task(active: ActiveJob) -> Outcome:
-        await (may_end if active.job.id == quick else active.changed).wait()
-        return await succeed(active)
-
-    worker = make_worker(redis, keys, task)
-    async with running(worker):
-        for job_id in (quick, slow):
-            await started(worker, job_id)
-        draining = asyncio.create_task(worker.drain(grace_s=10 * WAIT_S))
-        [late] = await enqueue(queue)
-        may_end.set()
-        assert (await ended(queue, quick)).status is JobStatus.SUCCEEDED
-        worker.skip_grace_period()
-        await draining
-    for job_id in (slow, late):
-        record = await queue.record(job_id)
-        assert record is not None and record.status is JobStatus.QUEUED
-
-
-async def test_a_claim_answered_after_the_grace_period_is_handed_back(
-    redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.jobs.leased_worker.LAST_CLAIM_S", 0.05)
-    monkeypatch.setattr("worker.jobs.leased_worker.HAND_BACK_S", WAIT_S)
-    [stubborn] = await enqueue(queue)
-    claim, is_handing_back, is_handed_back = JobQueue.claim, asyncio.Event(), asyncio.Event()
-
-    async def task(active: ActiveJob) -> Outcome:
-        try:
-            return await never(active)
-        finally:
-            is_handing_back.set()
-            await is_handed_back.wait()
-
-    async def claim_slowly(*args: Any, **kwargs: Any) -> Claim:
-        claimed = await claim(*args, **kwargs)
-        if claimed.jobs and stubborn in worker.active:
-            asked.set()
-            await is_handing_back.wait()
-        return claimed
-
-    monkeypatch.setattr(JobQueue, "claim", claim_slowly)
-    worker, asked = make_worker(redis, keys, task), asyncio.Event()
-    async with running(worker):
-        await started(worker, stubborn)
-        [late] = await enqueue(queue)
-
-        async def waits_again() -> bool:
-            record = await queue.record(late)
-            return record is not None and record.status is JobStatus.QUEUED
-
-        worker.wake()
-        await asked.wait()
-        draining = asyncio.create_task(worker.drain(grace_s=0))
-        await eventually(waits_again)
-        is_handed_back.set()
-        await draining
-    assert await queue.depth() == Depth(waiting=2, running=0)
-    record = await queue.record(late)
-    assert record is not None and record.attempts == 0
-
-
 async def test_a_cancellation_ends_the_job_that_it_names(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
@@ -325,30 +157,6 @@ async def test_a_job_cancelled_between_claim_and_start_stops_at_once(
     async with running(make_worker(redis, keys, until_cancelled)):
         record = await ended(queue, job_id)
     assert record.status is JobStatus.CANCELLED
-
-
-async def test_a_worker_renews_its_leases_at_once_after_an_outage(
-    redis: ArqRedis, keys: Keys, queue: JobQueue
-) -> None:
-    worker = make_worker(redis, keys, succeed)
-    async with running(worker):
-        [job_id] = await enqueue(queue)
-        await ended(queue, job_id)
-        assert not worker.renewal_due.is_set()
-        await redis.hset(keys.backlog, "last_claim_ms", 1)  # the last claim was long ago
-        await asyncio.wait_for(worker.renewal_due.wait(), WAIT_S)
-
-
-async def test_jobs_of_a_worker_whose_engine_died_count_the_attempt(
-    redis: ArqRedis, keys: Keys, queue: JobQueue
-) -> None:
-    [job_id] = await enqueue(queue)
-    worker = make_worker(redis, keys, never)
-    async with running(worker):
-        await started(worker, job_id)
-        worker.discard_all()
-    assert await queue.depth() == Depth(waiting=0, running=1)  # until the lease ends
-    assert await redis.get(keys.arq_retry(job_id)) == b"1"
 
 
 async def test_an_outcome_is_written_once_redis_is_back(
