@@ -50,18 +50,13 @@ EXCEPTIONS: dict[str, set[str]] = {
         "tests/shared/request/test_prompt.py",
         "tests/test_house.py",
         "tests/worker/engine/test_engine.py",
-        "tests/worker/jobs/test_leased_worker.py",
         "tests/worker/model/checkpoint/test_weights.py",
     },
     "long function": {
         "api/metrics.py",
         "shared/queue/job_queue.py",
-        "tests/worker/jobs/test_leased_worker.py",
-        "tests/worker/jobs/test_takeovers.py",
         "worker/engine/engine.py",
         "worker/engine/offline.py",
-        "worker/jobs/conversion.py",
-        "worker/jobs/leased_worker.py",
     },
     "suppression": {
         "api/app.py",

@@ -77,7 +77,7 @@ def to_request(
 def to_sampling_params(
     kwargs: GenerateKwargs, *, max_new_tokens: int, seed: int, card: ModelCard
 ) -> SamplingParams:
-    """Return the engine's parameters; those with the same name and type are copied."""
+    """Return the engine's parameters; parameters in SAME are copied."""
     copied = {name: getattr(kwargs, name) for name in SAME}
     return SamplingParams(
         **copied,

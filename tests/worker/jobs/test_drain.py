@@ -107,7 +107,7 @@ async def is_queued(queue: JobQueue, job_id: str) -> bool:
     return record is not None and (record.status, record.attempts) == (JobStatus.QUEUED, 0)
 
 
-async def test_jobs_of_a_worker_whose_engine_died_count_the_attempt(
+async def test_the_death_of_the_engine_counts_as_an_attempt_of_its_jobs(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     [job_id] = await enqueue(queue)
