@@ -381,9 +381,7 @@ async def test_the_same_key_and_body_return_the_same_job(service: FakeService) -
 async def test_two_requests_with_one_key_wait_for_one_job(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "api.jobs.job_handle.POLL_S", 3600
-    )  # the event must come, the record is not read
+    monkeypatch.setattr("api.jobs.job_handle.POLL_S", 3600)  # the record is not read
     service.worker.paused = True
     headers = {"Idempotency-Key": "k1"}
     calls = [

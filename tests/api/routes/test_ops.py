@@ -148,7 +148,7 @@ async def test_a_scrape_while_redis_hangs_has_the_metrics_of_the_process(
     assert "falconer_redis_up 1.0" in (await service.http.get("/metrics")).text
     monkeypatch.setattr(
         "api.jobs.redis_services.REDIS_TIMEOUT_S", 3600.0
-    )  # only the scrape's own timeout applies
+    )  # the scrape has its own timeout
     monkeypatch.setattr(service.services.redis.queue, "depth", asyncio.Event().wait)
     text = (await service.http.get("/metrics")).text
     assert "falconer_redis_up 0.0" in text
