@@ -15,8 +15,8 @@ from api.errors import failure_response, install_error_handlers
 from api.jobs.admission import Admission
 from api.jobs.job_client import JobClient
 from api.jobs.model_watcher import ModelWatcher
+from api.jobs.pending_cancellations import PendingCancellations
 from api.jobs.redis_services import Connect, RedisServices
-from api.jobs.withdrawals import Withdrawals
 from api.metrics import MeteredApp, Metrics
 from api.openapi import openapi_of
 from api.routes import chat, events, jobs, openai, ops
@@ -88,9 +88,9 @@ def make_services(settings: ApiSettings, connect: Connect) -> Services:
     redis, metrics = RedisServices(settings, connect), Metrics()
     models = ModelWatcher(redis.registry)
     admission = Admission(models, settings.max_ttl_s)
-    withdrawals = Withdrawals(redis.queue)
-    client = JobClient(redis, admission, withdrawals, metrics, settings)
-    return Services(settings, redis, models, withdrawals, metrics, client)
+    cancellations = PendingCancellations(redis.queue)
+    client = JobClient(redis, admission, cancellations, metrics, settings)
+    return Services(settings, redis, models, cancellations, metrics, client)
 
 
 @asynccontextmanager

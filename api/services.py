@@ -8,13 +8,13 @@ from fastapi import Request
 
 from api.jobs.job_client import JobClient
 from api.jobs.model_watcher import ModelWatcher
+from api.jobs.pending_cancellations import PendingCancellations
 from api.jobs.redis_services import RedisServices
-from api.jobs.withdrawals import Withdrawals
 from api.metrics import Metrics
 from api.settings import ApiSettings
 from shared.process.asyncio_tasks import cancel_all, wait_at_most
 
-LAST_CHANCE_S = 1.0  # for withdrawals, if Redis answers by then
+LAST_CHANCE_S = 1.0  # for cancellations, if Redis answers by then
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class Services:
     settings: ApiSettings
     redis: RedisServices
     models: ModelWatcher
-    withdrawals: Withdrawals
+    cancellations: PendingCancellations
     metrics: Metrics
     client: JobClient
     started_s: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
@@ -35,11 +35,11 @@ class Services:
         self.tasks = [
             asyncio.create_task(self.redis.replies.run(), name="replies"),
             asyncio.create_task(self.models.run(), name="model watch"),
-            asyncio.create_task(self.withdrawals.run(), name="withdrawals"),
+            asyncio.create_task(self.cancellations.run(), name="cancellations"),
         ]
 
     async def stop(self) -> None:
-        await wait_at_most(LAST_CHANCE_S, self.withdrawals.settle())
+        await wait_at_most(LAST_CHANCE_S, self.cancellations.settle())
         await cancel_all(self.tasks)
         await self.redis.close()
 

@@ -9,6 +9,7 @@ import structlog
 from api.http.disconnect import Client
 from api.jobs.admission import Admission
 from api.jobs.job_handle import JobHandle
+from api.jobs.pending_cancellations import PendingCancellations, may_have_arrived
 from api.jobs.redis_services import (
     REDIS_TIMEOUT_S,
     REDIS_UNREACHABLE,
@@ -16,7 +17,6 @@ from api.jobs.redis_services import (
     RedisServices,
     redis_timeout,
 )
-from api.jobs.withdrawals import Withdrawals, may_have_arrived
 from api.metrics import Metrics
 from api.schemas import ChatRequest
 from api.settings import ApiSettings
@@ -38,13 +38,13 @@ class JobClient:
         self,
         redis: RedisServices,
         admission: Admission,
-        withdrawals: Withdrawals,
+        cancellations: PendingCancellations,
         metrics: Metrics,
         settings: ApiSettings,
     ) -> None:
         self._redis = redis
         self._admission = admission
-        self._withdrawals = withdrawals
+        self._cancellations = cancellations
         self._metrics = metrics
         self._max_queued = settings.max_queued
         self._max_queued_tokens = settings.max_queued_tokens
@@ -79,7 +79,7 @@ class JobClient:
             handle.close()
             if may_have_arrived(error):
                 if idempotency_key is None:
-                    self._withdrawals.add(job.id)
+                    self._cancellations.add(job.id)
                 raise unanswered(job.id, idempotency_key) from error
             raise
         if enqueued.replayed:
@@ -184,7 +184,7 @@ class JobClient:
         try:
             await self.cancel(job_id)
         except ServiceUnavailable:
-            self._withdrawals.add(job_id)
+            self._cancellations.add(job_id)
         except NotFound as error:
             log.info("abandoned job not found", job_id=job_id, error=error.message)
 

@@ -16,7 +16,7 @@ from tests.chaos.scenarios.call_plans import CallerAction, call_number
 
 IDLE_TIMEOUT_S = 60.0  # from the last call until no job waits or runs
 CANCELLATION_S = 5.0  # from a disconnect to the end of its job, on a slow machine
-NEVER_RAN = (JobStatus.CANCELLED, JobStatus.EXPIRED)  # withdrawn, or accepted after the deadline
+NEVER_RAN = (JobStatus.CANCELLED, JobStatus.EXPIRED)  # cancelled, or accepted too late
 SPARE = 16  # connections that do not depend on the load; a leak is one per call
 EXPIRY_TOLERANCE_S = 1.0  # a job may expire this much before its deadline
 

@@ -25,7 +25,7 @@ def may_have_arrived(error: BaseException) -> bool:
     return isinstance(error, ServiceUnavailable) and not isinstance(error.__cause__, ResponseError)
 
 
-class Withdrawals:
+class PendingCancellations:
     """Queues cancellations until Redis answers."""
 
     def __init__(self, queue: JobQueue) -> None:
@@ -46,21 +46,21 @@ class Withdrawals:
     async def run(self) -> None:
         """Send one cancellation after the other, until this task is cancelled."""
         while True:
-            await self._withdraw(*await self._pending.get())
+            await self._cancel_late(*await self._pending.get())
             self._pending.task_done()
 
-    async def _withdraw(self, job_id: str, latest: float) -> None:
-        """Cancel the job once Redis answers; a second time if its enqueue may have come after."""
+    async def _cancel_late(self, job_id: str, latest: float) -> None:
+        """Cancel a job; again at `latest` if its enqueue may have arrived after the first time."""
         if not await self._cancel(job_id):
             await asyncio.sleep(latest - time.monotonic())
             await self._cancel(job_id)
 
     async def _cancel(self, job_id: str) -> bool:
-        """Return whether Redis has the job, as soon as Redis answers."""
+        """Cancel the job as soon as Redis answers; return whether Redis has the job."""
         return await retry_until_reachable(
             partial(self._try_to_cancel, job_id),
             log.bind(job_id=job_id),
-            "a withdrawal waits for Redis",
+            "a cancellation waits for Redis",
             on=(ServiceUnavailable,),
         )
 

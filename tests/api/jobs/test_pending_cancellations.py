@@ -12,7 +12,7 @@ from fakeredis import FakeAsyncRedis
 from redis.exceptions import TimeoutError
 
 from api.app import create_app, lifespan
-from api.jobs.withdrawals import Withdrawals
+from api.jobs.pending_cancellations import PendingCancellations
 from api.settings import ApiSettings
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import JobRecord
@@ -49,11 +49,11 @@ async def test_a_job_with_an_unanswered_enqueue_is_cancelled_after_the_outage(
     lose_the_next_answer(workerless, monkeypatch)
     response = await workerless.http.post(path, json={"prompt": "hello"})
     assert response.status_code == 503
-    told = re.search("job ([0-9a-f]+) was accepted", response.json()["detail"])
-    assert told is not None
+    named = re.search("job ([0-9a-f]+) was accepted", response.json()["detail"])
+    assert named is not None
     workerless.server.connected = True
     await workerless.until_queued(0)
-    record = await workerless.http.get(f"/jobs/{told[1]}")
+    record = await workerless.http.get(f"/jobs/{named[1]}")
     assert record.json()["status"] == "cancelled"
 
 
@@ -87,14 +87,14 @@ async def test_a_job_that_arrives_after_its_cancellation_is_cancelled_as_well(
         return record
 
     monkeypatch.setattr(queue, "cancel", noted_cancel)
-    withdrawals = Withdrawals(queue)
-    withdrawals.add(job.id)
-    withdrawing = asyncio.create_task(withdrawals.run())
+    cancellations = PendingCancellations(queue)
+    cancellations.add(job.id)
+    cancelling = asyncio.create_task(cancellations.run())
     await has_cancelled.wait()
     await queue.enqueue(job, reply_to=None, max_queued=9)
-    await withdrawals.settle()
+    await cancellations.settle()
     assert await queue.depth() == Depth(waiting=0, running=0)
-    await cancel_all([withdrawing])
+    await cancel_all([cancelling])
 
 
 async def test_an_unanswered_retry_is_returned_by_the_next_request(
@@ -122,7 +122,7 @@ def freezable_redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
-async def test_a_job_refused_by_a_frozen_redis_does_not_run_when_it_thaws(
+async def test_a_job_enqueued_at_a_frozen_redis_does_not_run_after_the_thaw(
     freezable_redis: RedisServer,
 ) -> None:
     """Redis then reads the job, after its deadline, and the cancellation, in any order."""
@@ -134,16 +134,16 @@ async def test_a_job_refused_by_a_frozen_redis_does_not_run_when_it_thaws(
         response = await http.post("/jobs", json={"prompt": "hello"}, timeout=30)
         freezable_redis.thaw()
         assert response.status_code == 503
-        await app.state.services.withdrawals.settle()
+        await app.state.services.cancellations.settle()
         queue: JobQueue = app.state.services.redis.queue
         assert await queue.depth() == Depth(waiting=0, running=0)
         assert await queue.totals() == {}
 
 
-async def test_a_job_refused_by_a_frozen_redis_does_not_run_though_its_api_has_ended(
+async def test_a_job_enqueued_at_a_frozen_redis_does_not_run_after_its_api_ended(
     freezable_redis: RedisServer,
 ) -> None:
-    """Thawed, Redis reads the job from a connection that nobody holds any more."""
+    """Redis then reads the job from a connection that is closed at its other end."""
     app = create_app(ApiSettings(redis_url=freezable_redis.url))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
@@ -158,10 +158,10 @@ async def test_a_job_refused_by_a_frozen_redis_does_not_run_though_its_api_has_e
     await redis.aclose()
 
 
-async def test_a_redis_without_memory_is_told_of_no_withdrawal(
+async def test_a_job_refused_for_lack_of_memory_is_not_cancelled(
     freezable_redis: RedisServer,
 ) -> None:
-    """It said that it refused; a note of each refusal would fill it further."""
+    """Redis replied that it refused the job, so the job cannot run."""
     app = create_app(ApiSettings(redis_url=freezable_redis.url))
     transport = httpx.ASGITransport(app)
     async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://api") as http:
@@ -171,6 +171,6 @@ async def test_a_redis_without_memory_is_told_of_no_withdrawal(
         assert response.status_code == 503
         assert "command not allowed when used memory > 'maxmemory'" in response.json()["detail"]
         assert "Retry-After" in response.headers
-        await app.state.services.withdrawals.settle()
+        await app.state.services.cancellations.settle()
         assert await redis.keys() == []
         await redis.aclose()
