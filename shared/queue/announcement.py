@@ -1,4 +1,4 @@
-"""Announce which model loads: the api stops checking requests against one that none serves."""
+"""Announce the model that a process loads, so that the api drops the card of an earlier model."""
 
 import asyncio
 from contextlib import suppress
@@ -12,13 +12,13 @@ from shared.queue.worker_registry import Registry
 from shared.redis.client import UNREACHABLE, connect, is_refusal
 from shared.redis.retry import retry_until_reachable
 
-ANNOUNCE_S = 2.0  # loading waits no longer for a Redis that is away
+ANNOUNCE_S = 2.0  # then loading starts without the announcement
 
 log = structlog.get_logger(__name__)
 
 
 async def announce_model(redis_url: str, queue: str, model: str) -> None:
-    """Announce `model`, as the settings name it; log where Redis gives no answer in time."""
+    """Announce `model`, as the settings name it; log a warning if Redis does not answer in time."""
     client = connect(redis_url, name="falconer-announcement")
     try:
         async with asyncio.timeout(ANNOUNCE_S):

@@ -1,7 +1,7 @@
-"""The token log of a job: a Redis list of its deltas, each at the place that its index names.
+"""The token log of a job: a Redis list of its deltas, in order.
 
-Whoever has the job's lease adds to it. Anybody reads it, from any index on, while the job runs and
-for as long as its result is kept. Knows nothing of text or tokens.
+The owner of the job's lease appends to it. Every api replica can read it from any index, until the
+result expires.
 """
 
 from collections.abc import Awaitable, Sequence
@@ -46,7 +46,7 @@ class TokenLog:
         return lengths
 
     async def read(self, job_id: str, start: int) -> list[Delta]:
-        """The deltas from `start` on, PAGE of them or as many as there are."""
+        """Return up to PAGE deltas from index `start`."""
         page = self._redis.lrange(self._keys.token_log(job_id), start, start + PAGE - 1)
         # redis-py types it as maybe not awaitable
         return [decode_delta(packed) for packed in await cast(Awaitable[list[bytes]], page)]

@@ -1,10 +1,11 @@
-"""Outcomes and cancellations of jobs, their events, and their form for arq."""
+"""Outcomes, cancellations and purges of jobs, and their events."""
 
 import asyncio
 
 from redis.asyncio import Redis
 
 from shared.protocol import (
+    ChatJob,
     Failed,
     Finished,
     JobStatus,
@@ -13,7 +14,7 @@ from shared.protocol import (
 )
 from shared.queue.arq_format import deserialize
 from shared.queue.claims import StartResult
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.job_queue import PURGED_AT_ONCE, Depth, JobQueue
 from shared.queue.keys import Keys
 from tests.factories import make_finished, make_job
 from tests.shared.queue.jobs import (
@@ -160,6 +161,69 @@ async def test_cancelling_a_finished_job_changes_nothing(queue: JobQueue) -> Non
     await finish(queue, await claim_one(queue))
     record = await queue.cancel(job.id)
     assert record is not None and record.status is JobStatus.SUCCEEDED
+
+
+# -- purge ------------------------------------------------------------------------------------
+
+
+async def purge(queue: JobQueue) -> int:
+    return sum([num async for num in queue.purge()])
+
+
+async def status_of(queue: JobQueue, job: ChatJob) -> JobStatus:
+    record = await queue.record(job.id)
+    assert record is not None
+    return record.status
+
+
+async def test_a_purge_cancels_only_waiting_jobs(queue: JobQueue, redis: Redis, keys: Keys) -> None:
+    running = await enqueue(queue)
+    await claim_one(queue)
+    waiting = [await enqueue(queue) for _ in range(PURGED_AT_ONCE + 5)]
+    assert await purge(queue) == len(waiting)
+    assert await queue.depth() == Depth(waiting=0, running=1)
+    entries = await redis.xrange(keys.replies("api-1"))
+    events = [event for _, fields in entries for event in decode_events(fields[b"events"])]
+    assert sorted(event.job_id for event in events) == sorted(job.id for job in waiting)
+    assert all(event.status is JobStatus.CANCELLED for event in events if isinstance(event, Failed))
+    assert await status_of(queue, running) is JobStatus.RUNNING
+    assert await redis.hget(keys.backlog, "tokens") == b"0"
+
+
+async def test_a_purge_of_an_empty_queue_cancels_no_job(queue: JobQueue) -> None:
+    assert await purge(queue) == 0
+
+
+async def test_a_purge_does_not_cancel_jobs_that_arrive_after_its_start(queue: JobQueue) -> None:
+    old = await enqueue(queue)
+    batches = queue.purge()
+    assert await anext(batches) == 0  # lists the waiting jobs
+    await until_a_later_ms(queue)
+    late = await enqueue(queue)
+    assert [num async for num in batches] == [1]
+    assert await status_of(queue, old) is JobStatus.CANCELLED
+    assert await status_of(queue, late) is JobStatus.QUEUED
+
+
+async def test_a_purge_ends_although_records_have_expired(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lost, job = await enqueue(queue), await enqueue(queue)
+    await redis.delete(keys.record(lost.id))
+    assert await purge(queue) == 1
+    assert await status_of(queue, job) is JobStatus.CANCELLED
+
+
+async def until_a_later_ms(queue: JobQueue) -> None:
+    probe = make_job()
+    first = await queue.enqueue(probe, reply_to=None, max_queued=9)
+    await queue.cancel(probe.id)
+    while True:
+        probe = make_job()
+        later = await queue.enqueue(probe, reply_to=None, max_queued=9)
+        await queue.cancel(probe.id)
+        if later.created_ms > first.created_ms:
+            return
 
 
 def test_results_are_plain_msgpack() -> None:

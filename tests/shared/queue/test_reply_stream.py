@@ -1,4 +1,4 @@
-"""Replies reach whoever subscribed, also across a dropped connection."""
+"""Reply streams: events reach their subscriptions, also after a dropped connection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ def token(job_id: str, index: int) -> TokenDeltas:
 
 
 async def write(redis: Redis, keys: Keys, *events: Event, replica_id: str = "api-1") -> None:
-    """One entry, in the form that the scripts give it."""
+    """Write an entry as the scripts do."""
     fields: dict[bytes, bytes] = {}
     for event in events:
         if isinstance(event, TokenDeltas):
@@ -61,7 +61,7 @@ async def test_every_subscriber_of_a_job_gets_its_events(
         assert await first.get(WAIT_S) == await second.get(WAIT_S) == token("a", 0)
 
 
-async def test_waiting_for_an_event_ends_when_told(reader: ReplyStream) -> None:
+async def test_waiting_for_an_event_ends_with_its_timeout(reader: ReplyStream) -> None:
     with reader.subscribe("a") as subscription, pytest.raises(TimeoutError):
         await subscription.get(0.01)
 

@@ -1,4 +1,4 @@
-"""A retry is a new job: a copy of one that ended without a result. And: purging the queue."""
+"""A retry is a new job: a copy of a job that ended without a result."""
 
 import asyncio
 from typing import Any
@@ -7,9 +7,9 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.errors import Conflict, NotFound, QueueFull
-from shared.protocol import ChatJob, Failed, JobError, JobRecord, JobStatus, decode_events
+from shared.protocol import ChatJob, Failed, JobError, JobRecord, JobStatus
 from shared.queue.claims import ClaimedJob, Room
-from shared.queue.job_queue import PURGED_AT_ONCE, Depth, Enqueued, IdempotencyKey, JobQueue
+from shared.queue.job_queue import Depth, Enqueued, IdempotencyKey, JobQueue
 from shared.queue.keys import PRIORITY_WINDOW_MS, Keys
 from shared.queue.scripts import Script, ScriptArg, Scripts
 from shared.queue.token_log import TokenLog
@@ -48,9 +48,6 @@ async def record_of(queue: JobQueue, job_id: str) -> JobRecord:
     record = await queue.record(job_id)
     assert record is not None
     return record
-
-
-# -- retry ------------------------------------------------------------------------------------
 
 
 async def test_a_retry_is_a_copy_of_the_job_under_a_new_id(queue: JobQueue) -> None:
@@ -150,7 +147,7 @@ async def test_a_job_that_waits_runs_or_succeeded_is_not_retried(queue: JobQueue
         await retry(queue, job.id)
 
 
-async def test_a_job_whose_data_is_gone_is_a_conflict(
+async def test_a_job_with_an_expired_payload_is_a_conflict(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     job = await enqueue(queue)
@@ -266,63 +263,3 @@ async def test_the_idempotency_key_of_a_job_finds_its_retry(
     assert await redis.pttl(keys.idempotency("key")) > 86_400_000
     await queue.cancel(retried.job_id)
     assert 0 < await redis.pttl(keys.idempotency("key")) <= 60_000
-
-
-# -- purge ------------------------------------------------------------------------------------
-
-
-async def purge(queue: JobQueue) -> int:
-    return sum([num async for num in queue.purge()])
-
-
-async def test_a_purge_cancels_what_waits_and_nothing_else(
-    queue: JobQueue, redis: Redis, keys: Keys
-) -> None:
-    running = await enqueue(queue)
-    await claim_one(queue)
-    waiting = [await enqueue(queue) for _ in range(PURGED_AT_ONCE + 5)]
-    assert await purge(queue) == len(waiting)
-    assert await queue.depth() == Depth(waiting=0, running=1)
-    entries = await redis.xrange(keys.replies("api-1"))
-    told = [event for _, fields in entries for event in decode_events(fields[b"events"])]
-    assert sorted(event.job_id for event in told) == sorted(job.id for job in waiting)
-    assert all(event.status is JobStatus.CANCELLED for event in told if isinstance(event, Failed))
-    record = await queue.record(running.id)
-    assert record is not None and record.status is JobStatus.RUNNING
-    assert await redis.hget(keys.backlog, "tokens") == b"0"
-
-
-async def test_a_purge_of_nothing_cancels_nothing(queue: JobQueue) -> None:
-    assert await purge(queue) == 0
-
-
-async def test_a_purge_leaves_alone_what_comes_after_its_start(queue: JobQueue) -> None:
-    old = await enqueue(queue)
-    batches = queue.purge()
-    assert await anext(batches) == 0  # names what waits
-    await _until_a_later_ms(queue)
-    late = await enqueue(queue)
-    assert [num async for num in batches] == [1]
-    statuses = [(await record_of(queue, job.id)).status for job in (old, late)]
-    assert statuses == [JobStatus.CANCELLED, JobStatus.QUEUED]
-
-
-async def test_a_purge_ends_though_records_are_gone(
-    queue: JobQueue, redis: Redis, keys: Keys
-) -> None:
-    gone, job = await enqueue(queue), await enqueue(queue)
-    await redis.delete(keys.record(gone.id))
-    assert await purge(queue) == 1
-    assert (await record_of(queue, job.id)).status is JobStatus.CANCELLED
-
-
-async def _until_a_later_ms(queue: JobQueue) -> None:
-    probe = make_job()
-    first = await queue.enqueue(probe, reply_to=None, max_queued=9)
-    await queue.cancel(probe.id)
-    while True:
-        probe = make_job()
-        later = await queue.enqueue(probe, reply_to=None, max_queued=9)
-        await queue.cancel(probe.id)
-        if later.created_ms > first.created_ms:
-            return

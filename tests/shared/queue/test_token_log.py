@@ -1,4 +1,4 @@
-"""The token log: who may write, what a repeated or late write does, and what watchers hear."""
+"""The token log: writes of the lease's owner, repeated and late writes, and events for watchers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -40,7 +40,7 @@ def log(redis: Redis, keys: Keys) -> TokenLog:
 
 
 async def begin(queue: JobQueue, reply_to: str | None = "api-1") -> ClaimedJob:
-    """A new job, claimed by w1."""
+    """Enqueue a job and let w1 claim it."""
     await queue.enqueue(make_job(stream=True), reply_to=reply_to, max_queued=1000)
     return await claim(queue, "w1")
 
@@ -51,7 +51,7 @@ async def claim(queue: JobQueue, worker_id: str, lease_ms: int = LONG_MS) -> Cla
 
 
 async def heard(redis: Redis, keys: Keys, replica_id: str) -> list[list[TokenDeltas]]:
-    """The new deltas in each entry of a replica's stream."""
+    """Return the new deltas in each entry of a replica's stream."""
     entries = await redis.xrange(keys.replies(replica_id))
     return [
         [decode_token_deltas(name.decode(), data) for name, data in fields.items()]
@@ -59,7 +59,7 @@ async def heard(redis: Redis, keys: Keys, replica_id: str) -> list[list[TokenDel
     ]
 
 
-async def test_what_was_appended_is_read_from_any_index_on(queue: JobQueue, log: TokenLog) -> None:
+async def test_a_log_is_read_from_any_index(queue: JobQueue, log: TokenLog) -> None:
     lease = await begin(queue)
     assert await log.append("w1", [addition(lease, 0, 10, 11)]) == [2]
     assert await log.append("w1", [addition(lease, 2, 12)]) == [3]
@@ -76,7 +76,7 @@ async def test_a_long_log_is_read_in_pages(queue: JobQueue, log: TokenLog) -> No
     assert await log.read(lease.job.id, PAGE) == deltas(PAGE, PAGE + 1, PAGE + 2)
 
 
-async def test_a_delta_keeps_all_that_a_result_needs(queue: JobQueue, log: TokenLog) -> None:
+async def test_a_delta_keeps_every_field_of_a_result(queue: JobQueue, log: TokenLog) -> None:
     lease = await begin(queue)
     delta = Delta(
         sequence=2,
@@ -90,7 +90,7 @@ async def test_a_delta_keeps_all_that_a_result_needs(queue: JobQueue, log: Token
     assert await log.read(lease.job.id, 0) == [delta]
 
 
-async def test_a_write_that_is_repeated_adds_nothing_and_is_told_once(
+async def test_a_repeated_write_adds_nothing_and_sends_one_event(
     queue: JobQueue, log: TokenLog, redis: Redis, keys: Keys
 ) -> None:
     lease = await begin(queue)
@@ -105,16 +105,14 @@ async def test_a_write_that_is_repeated_adds_nothing_and_is_told_once(
     ]
 
 
-async def test_a_log_that_lost_its_end_says_from_where_to_send(
-    queue: JobQueue, log: TokenLog
-) -> None:
+async def test_a_log_that_lost_its_end_returns_its_length(queue: JobQueue, log: TokenLog) -> None:
     lease = await begin(queue)
     await log.append("w1", [addition(lease, 0, 10)])
     assert await log.append("w1", [addition(lease, 3, 13)]) == [1]
     assert await log.read(lease.job.id, 0) == deltas(10)
 
 
-async def test_all_jobs_of_a_call_reach_each_replica_in_one_entry(
+async def test_each_replica_gets_one_entry_for_all_jobs_of_a_call(
     queue: JobQueue, log: TokenLog, redis: Redis, keys: Keys
 ) -> None:
     first, second, third = await begin(queue), await begin(queue), await begin(queue, "api-2")
@@ -127,7 +125,7 @@ async def test_all_jobs_of_a_call_reach_each_replica_in_one_entry(
         assert 0 < await redis.ttl(keys.replies(replica_id)) <= REPLIES_TTL_S
 
 
-async def test_who_has_lost_the_job_writes_nothing_and_the_others_of_the_call_do(
+async def test_jobs_with_a_lost_lease_get_no_deltas_and_the_others_do(
     queue: JobQueue, log: TokenLog, redis: Redis, keys: Keys
 ) -> None:
     lost, kept = await begin(queue), await begin(queue)
@@ -143,7 +141,7 @@ async def test_who_has_lost_the_job_writes_nothing_and_the_others_of_the_call_do
     assert await log.read(lost.job.id, 0) == deltas(1)
 
 
-async def test_a_log_lives_as_long_as_its_job_and_then_as_long_as_the_result(
+async def test_a_log_has_the_ttl_of_its_job_and_then_of_the_result(
     queue: JobQueue, log: TokenLog, redis: Redis, keys: Keys
 ) -> None:
     await queue.enqueue(make_job(stream=True, ttl_s=60), reply_to=None, max_queued=10)
@@ -155,7 +153,7 @@ async def test_a_log_lives_as_long_as_its_job_and_then_as_long_as_the_result(
     assert 0 < await redis.ttl(key) <= 60
 
 
-async def test_a_job_that_is_handed_back_keeps_its_log(queue: JobQueue, log: TokenLog) -> None:
+async def test_a_released_job_keeps_its_log(queue: JobQueue, log: TokenLog) -> None:
     lease = await begin(queue)
     await log.append("w1", [addition(lease, 0, 1)])
     await queue.release("w1", {lease.job.id: lease.fence})
@@ -163,9 +161,9 @@ async def test_a_job_that_is_handed_back_keeps_its_log(queue: JobQueue, log: Tok
 
 
 class LogMachine(RuleBasedStateMachine):
-    """One job whose token at each place is that place, workers that lose it, and a forgetful Redis.
+    """One job, workers that lose its lease, and a Redis that loses its last writes.
 
-    Who has no right to write would write other tokens.
+    The token at each index equals the index; a worker without the lease writes other tokens.
     """
 
     def __init__(self) -> None:
@@ -196,7 +194,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(overlap=st.integers(0, 3), count=st.integers(0, 4))
     def append(self, overlap: int, count: int) -> None:
-        """What is new, behind some that were sent before."""
+        """Append new deltas after some that were sent before."""
         first = max(0, self.num_made - overlap)
         self.num_made += count
         sent = addition(self.lease, first, *range(first, self.num_made))
@@ -266,7 +264,7 @@ async def test_one_command_can_address_the_largest_number_of_jobs(real_redis: Re
 
 
 async def test_the_cost_of_a_step(real_redis: Redis, capsys: pytest.CaptureFixture[str]) -> None:
-    """32 streamed rows of one worker for one api replica: one call, one entry."""
+    """A worker with 32 streamed rows makes one call; the api replica gets one entry."""
     redis, keys, steps = real_redis, Keys(), 200
     queue, log = JobQueue(redis, keys), TokenLog(redis, keys)
     leases = [await begin(queue) for _ in range(32)]
