@@ -1,4 +1,4 @@
-"""Assembles the FastAPI application from its routes and services."""
+"""Assemble the application from its routes, services and middleware."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -8,10 +8,13 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match, Mount, Route
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from api.errors import failure_response, install_error_handlers
+from api.http.body import BodyLength
+from api.http.paths import RoutePaths
 from api.jobs.admission import Admission
 from api.jobs.job_client import JobClient
 from api.jobs.model_watcher import ModelWatcher
@@ -24,6 +27,9 @@ from api.services import Services
 from api.settings import ApiSettings
 from shared.redis.client import connect as connect_redis
 from shared.version import falconer_version
+
+CORS_METHODS = ("GET", "HEAD", "POST", "DELETE")
+CORS_HEADERS = ("Location", "Retry-After", "Preference-Applied")
 
 ROUTERS = [module.router for module in (chat, jobs, events, openai, ops)]
 
@@ -47,6 +53,25 @@ def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastA
     app.add_middleware(MeteredApp, metrics=services.metrics)
     app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented hook
     return app
+
+
+def asgi_app(app: FastAPI, settings: ApiSettings) -> ASGIApp:
+    """Wrap the app in the middleware that the server runs.
+
+    FastAPI sends the response to an unexpected error outside of its own middleware. That response
+    needs the CORS headers too.
+    """
+    routed = RoutePaths(BodyLength(app), settings, paths_of(app))
+    if not settings.cors_origins:
+        return routed
+    return CORSMiddleware(
+        routed,
+        allow_origins=settings.cors_origins.split(","),
+        allow_methods=CORS_METHODS,
+        allow_headers=("*",),
+        allow_private_network=True,  # the operator named the origins, wherever they are
+        expose_headers=CORS_HEADERS,
+    )
 
 
 def all_routes(app: FastAPI) -> list[BaseRoute]:

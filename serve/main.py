@@ -1,4 +1,4 @@
-"""`falconer serve`: settings in, a running service out, one clear line when it cannot be."""
+"""Run `falconer serve`: check the settings, then start Redis, the api and the workers."""
 
 import asyncio
 import fcntl
@@ -23,12 +23,12 @@ from shared.redis.client import UNREACHABLE, connect
 from shared.redis.server_check import check_server
 from worker.host_memory import free_memory
 
-REDIS_S = 3.0  # what a Redis that is not ours gets to answer
-DRAIN_S = 3  # what a stop gives calls and jobs; the supervisor ends everything within five seconds
+REDIS_S = 3.0  # for the response of a Redis that the user runs
+DRAIN_S = 3  # grace period of api and workers; a shutdown takes at most five seconds
 
 
 def main(settings: ServeSettings) -> int:
-    """Run until Ctrl-C. Raises `SettingsError` for anything the user can mend."""
+    """Run until Ctrl-C. Raises SettingsError for problems that the user can fix."""
     screen = Screen()
     check_model(settings.model)
     check_port(settings.host, settings.port)
@@ -59,7 +59,7 @@ def greet(screen: Screen, settings: ServeSettings, supervisor: Supervisor) -> No
 
 
 def check_model(model: str) -> None:
-    """Refuse a folder that cannot be a checkpoint before anything starts."""
+    """Raise SettingsError for a folder that cannot be a checkpoint."""
     looks_like_path = model.startswith((".", "/", "~")) or Path(model).exists()
     if looks_like_path and not (Path(model).expanduser() / "config.json").is_file():
         raise SettingsError(f"--model (MODEL) = {model!r}: no checkpoint there (no config.json)")
@@ -79,7 +79,7 @@ def check_port(host: str, port: int) -> None:
 
 @contextmanager
 def state_folder(path: Path) -> Iterator[Path]:
-    """The state folder, locked: two services must not share an append-only file."""
+    """Lock the state folder: two services must not share an append-only file."""
     try:
         (path / "logs").mkdir(parents=True, exist_ok=True)
         lock = (path / "lock").open("w")
@@ -96,7 +96,7 @@ def state_folder(path: Path) -> Iterator[Path]:
 
 
 def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Supervisor:
-    """Describe the children; nothing starts here."""
+    """Return the supervisor of the child processes, which are not started yet."""
     logs = state_dir / "logs"
     embedded, url = None, settings.redis_url
     if url is None:
@@ -109,7 +109,7 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
     else:
         check_redis(url)
     env = {**os.environ, "FALCONER_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}
-    # -P: a folder named like one of our packages must not shadow it.
+    # -P: no folder in the working directory can shadow a package.
     falconer = [sys.executable, "-P", "-m", "falconer"]
     grace = ["--grace-s", str(DRAIN_S)]
     api = ["api", "--host", settings.host, "--port", str(settings.port), *grace]
@@ -135,9 +135,9 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
 
 
 def memory_share(num_workers: int) -> list[str]:
-    """An equal part of the free memory for each of several workers, unless the user set one.
+    """Return the flags that give each of several workers an equal part of the free memory.
 
-    They load at the same time: each would see the same memory as free.
+    The workers load at the same time, so each would count the same memory as free.
     """
     if num_workers == 1 or os.environ.get("FALCONER_MEMORY"):
         return []
@@ -145,12 +145,12 @@ def memory_share(num_workers: int) -> list[str]:
 
 
 def new_worker_ids(count: int) -> list[str]:
-    run = secrets.token_hex(3)  # Redis may remember the workers of an earlier run
+    run = secrets.token_hex(3)  # Redis may still list the workers of an earlier run
     return [f"worker-{number}-{run}" for number in range(1, count + 1)]
 
 
 def url_host(host: str) -> str:
-    """An address a browser can open: a wildcard listens on loopback too."""
+    """Return the host of a URL that a browser can open; a wildcard address includes loopback."""
     if host in ("0.0.0.0", "::"):
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host

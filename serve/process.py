@@ -1,7 +1,7 @@
-"""One supervised child process: start, notice its death, restart it with patience, stop it.
+"""Start, restart and stop one supervised child process.
 
-Children run in a session of their own, so that Ctrl-C reaches only the supervisor, which then
-stops them in order; on Linux the kernel ends them if the supervisor itself is killed.
+Each child has its own session: Ctrl-C reaches only the supervisor, which stops the children in
+order. On Linux the kernel kills them when the supervisor is killed.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-STABLE_AFTER_S = 60.0  # a child that lived this long starts again without waiting
+STABLE_AFTER_S = 60.0  # a child that ran for so long is restarted without a delay
 
 
 @dataclass(slots=True)
@@ -51,21 +51,21 @@ class Child:
 
     @property
     def returncode(self) -> int | None:
-        """`None` while it runs (or was never started)."""
+        """Return the exit code; None while the child runs or before its start."""
         return self.process.poll() if self.process else None
 
     @property
     def is_running(self) -> bool:
         return self.process is not None and self.returncode is None
 
-    def revive(self, say: Callable[[str], None]) -> None:
-        """Restart it if it died, later each time it dies young."""
+    def restart_if_dead(self, say: Callable[[str], None]) -> None:
+        """Restart the child if it exited, after a delay that grows with each early exit."""
         now = time.monotonic()
         if self.restart_at is None:
             if self.returncode is None:
                 return
-            lived_s = now - self.started_at
-            self.num_deaths = 0 if lived_s > STABLE_AFTER_S else self.num_deaths + 1
+            uptime_s = now - self.started_at
+            self.num_deaths = 0 if uptime_s > STABLE_AFTER_S else self.num_deaths + 1
             delay_s = BACKOFF_S[min(max(self.num_deaths - 1, 0), len(BACKOFF_S) - 1)]
             self.restart_at = now + delay_s
             wait = f" in {delay_s:.0f} s" if delay_s else ""
@@ -87,7 +87,7 @@ class Child:
             self.process.send_signal(signal.SIGTERM)
 
     def wait(self, deadline: float) -> None:
-        """Wait until `deadline` (monotonic), then kill."""
+        """Wait for the exit until `deadline` on the monotonic clock, then kill the child."""
         if self.process is None:
             return
         try:
@@ -97,9 +97,9 @@ class Child:
             self.process.wait()
 
     def last_line(self) -> str:
-        """The newest line of its log: what it said before it died."""
+        """Return the last line of the log."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "its log is empty"
 
 
 def _die_with_parent() -> Callable[[], None] | None:

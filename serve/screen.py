@@ -1,4 +1,4 @@
-"""What `falconer serve` prints: progress while it starts, then one screen to work from."""
+"""Print the progress of `falconer serve`, then its address and example requests."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ class Screen:
     is_quiet: bool = False
 
     def say(self, text: str) -> None:
-        """Print `text`. Without a reader (`| head -1`, a closed terminal), fall silent."""
+        """Print `text`; stop printing once stdout is closed, as by `| head -1`."""
         if self.is_quiet:
             return
         try:
@@ -52,7 +52,7 @@ class Screen:
 
 
 def curl_lines(url: str) -> list[str]:
-    """Three lines to paste: a prompt, a chat, a job to poll."""
+    """Return three commands: a prompt, a conversation, and a job to poll."""
     lines = [
         f"curl -s {url}/chat -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
         for body in EXAMPLES

@@ -1,7 +1,4 @@
-"""Runs Redis, api and workers as one service: starts them in order, keeps them alive, stops them.
-
-Knows processes, ports and readiness; nothing of jobs or models.
-"""
+"""Run Redis, the api and the workers as one service: start, restart and stop the processes."""
 
 import signal
 import time
@@ -16,19 +13,19 @@ from serve.screen import Screen
 from shared.errors import SettingsError
 from shared.process.signals import stop_signals
 
-STOP_AFTER_S = 4.5  # with Redis still to close, a stop takes less than five seconds
+STOP_AFTER_S = 4.5  # for api and workers; Redis stops after them, within five seconds in all
 POLL_S = 0.1
 
 
 class Supervisor:
-    """`workers` by the id they register under; `redis` is `None` when somebody else runs it."""
+    """Owns the child processes of one service."""
 
     def __init__(
         self,
         *,
-        redis: Child | None,
+        redis: Child | None,  # None: the user runs a Redis
         api: Child,
-        workers: dict[str, Child],
+        workers: dict[str, Child],  # by worker id
         before_api: Callable[[], None],
         url: str,
         screen: Screen,
@@ -50,51 +47,51 @@ class Supervisor:
             signal.signal(signum, self._request_stop)
 
     def _request_stop(self, _signum: int, _frame: FrameType | None) -> None:
-        if self.is_stopping:  # asked twice: do not drain
+        if self.is_stopping:  # the second signal: do not drain
             for child in self.children:
                 if child.process:
                     child.process.kill()
         self.is_stopping = True
 
     def start(self, timeout_s: float) -> None:
-        """Start every child and wait until the api answers and lists every worker.
+        """Start every child, and wait until the api responds and lists every worker.
 
-        Raises `SettingsError` with the dying child's last words if one ends before that.
+        Raises SettingsError with the last log line of a child that exits before that.
         """
         deadline = time.monotonic() + timeout_s
         for child in self.children:
             if child is self.api:
                 self.before_api()
             child.start()
-        self._wait_until("the api", self._api_answers, deadline)
+        self._wait_until("the api", self._api_responds, deadline)
         self.screen.say("  api is up; loading the model ...")
-        self._wait_until("the workers", self._workers_are_there, deadline)
+        self._wait_until("the workers", self._workers_are_listed, deadline)
 
-    def _wait_until(self, what: str, holds: Callable[[], bool], deadline: float) -> None:
+    def _wait_until(self, name: str, is_ready: Callable[[], bool], deadline: float) -> None:
         while not self.is_stopping:
-            self._refuse_early_deaths()
-            if holds():
+            self._check_children()
+            if is_ready():
                 return
             if time.monotonic() > deadline:
-                raise SettingsError(f"gave up waiting for {what}; see {self.api.log.parent}")
+                raise SettingsError(f"gave up waiting for {name}; see {self.api.log.parent}")
             time.sleep(POLL_S)
 
-    def _refuse_early_deaths(self) -> None:
+    def _check_children(self) -> None:
         for child in self.children:
             if not child.is_running:
                 raise SettingsError(f"{child.name} {child.death}: {child.last_line()}")
 
-    def _api_answers(self) -> bool:
+    def _api_responds(self) -> bool:
         return self._get("/livez") is not None
 
-    def _workers_are_there(self) -> bool:
-        """By their ids: workers of an earlier run may still be listed for some seconds."""
-        answer = self._get("/workers")
-        listed = {worker["id"] for worker in answer["workers"]} if answer else set()
+    def _workers_are_listed(self) -> bool:
+        """Compare ids: workers of an earlier run may still be listed for some seconds."""
+        body = self._get("/workers")
+        listed = {worker["id"] for worker in body["workers"]} if body else set()
         return self.workers.keys() <= listed
 
     def _get(self, path: str) -> dict[str, Any] | None:
-        """The answer as JSON; `None` unless it is a 200."""
+        """Return the JSON body of a 200 response, else None."""
         try:
             response = httpx.get(self.url + path, timeout=2, trust_env=False)
         except httpx.HTTPError:
@@ -102,14 +99,14 @@ class Supervisor:
         return response.json() if response.status_code == 200 else None
 
     def run(self) -> None:
-        """Until a signal asks to stop: restart whatever dies, and say so."""
+        """Restart children that exit, until a signal stops the service."""
         while not self.is_stopping:
             for child in self.children:
-                child.revive(self.screen.say)
+                child.restart_if_dead(self.screen.say)
             time.sleep(POLL_S)
 
     def stop(self) -> None:
-        """Drain api and workers together, so that open calls get their answers; then Redis."""
+        """Drain the api and the workers together; Redis stops after them."""
         deadline = time.monotonic() + STOP_AFTER_S
         _stop([self.api, *self.workers.values()], deadline)
         _stop([self.redis] if self.redis else [], deadline + 0.4)

@@ -20,8 +20,8 @@ from redis.asyncio import Redis
 from starlette.types import ASGIApp, Message
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from api.app import create_app, lifespan
-from api.http.asgi import asgi_app
+from api.app import asgi_app, create_app, lifespan
+
 from api.services import Services
 from api.settings import ApiSettings
 from shared.protocol import (

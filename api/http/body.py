@@ -1,4 +1,4 @@
-"""Reads a request body within bounds and turns it into a ChatRequest; knows no route."""
+"""Read a request body within limits, and validate it as a ChatRequest."""
 
 import asyncio
 from codecs import BOM_UTF8
@@ -7,8 +7,9 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.errors import describe
+from api.errors import describe, failure_response
 from api.http.content_coding import decoder_of
 from api.http.disconnect import run_until_stopping
 from api.http.headers import parameters, split
@@ -18,12 +19,35 @@ from shared.errors import BadRequest, InvalidParameter, PayloadTooLarge, Unsuppo
 BODY_TIMEOUT_S = 30.0
 JSON = "application/json"
 CHARSETS = {"utf-8", "utf8", "us-ascii"}  # ASCII is a part of UTF-8
+LENGTHS = {b"content-length", b"transfer-encoding"}
+
+
+class BodyLength:
+    """ASGI middleware that rejects a request with two body lengths.
+
+    A proxy that uses the other length passes on the rest of the body as another request.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http" and LENGTHS <= {name for name, _ in scope["headers"]}:
+            app = failure_response(
+                Request(scope),
+                400,
+                "must not be sent together with Transfer-Encoding",
+                field="Content-Length",
+                headers={"Connection": "close"},
+            )
+        await app(scope, receive, send)
 
 
 async def read_chat_request(
     request: Request, max_bytes: int, stopping: asyncio.Event
 ) -> ChatRequest:
-    """Raises a ClientError that names what is wrong with the body, or ServerStopping."""
+    """Return the valid request. Raises a ClientError that names the field, or ServerStopping."""
     check_content_type(content_type_of(request.headers))
     body = await run_until_stopping(read_body(request, max_bytes), stopping)
     try:
@@ -37,15 +61,15 @@ async def read_chat_request(
 
 
 def content_type_of(headers: Headers) -> str:
-    """Absent is JSON, except from a web page.
+    """Return the content type. The default is JSON, except for web pages.
 
-    Browsers let a page of any origin send a body without a type, and ask no preflight for it.
+    Browsers let a page of any origin send a body without a type, without a preflight request.
     """
     return headers.get("content-type") or (JSON if "origin" not in headers else "")
 
 
 def check_content_type(content_type: str) -> None:
-    """Accept JSON in UTF-8; curl's default for -d is a form."""
+    """Raise UnsupportedMediaType unless the type is JSON in UTF-8."""
     name, *rest = split(content_type, ";")
     media_type, charset = name.strip().lower(), parameters(rest).get("charset", "utf-8")
     if media_type != JSON and not media_type.endswith("+json"):
@@ -61,10 +85,7 @@ def check_content_type(content_type: str) -> None:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the decompressed body.
-
-    It has at most `max_bytes` compressed and decompressed, whether or not its length is announced.
-    """
+    """Return the decompressed body: at most `max_bytes`, compressed and decompressed."""
     decoder = decoder_of(request.headers.getlist("content-encoding"))
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > max_bytes):
@@ -81,11 +102,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
                     raise too_large(max_bytes)
                 chunks.append(chunk)
     except TimeoutError:
-        raise BadRequest(
-            f"the body did not arrive within {BODY_TIMEOUT_S:g} s", field="body"
-        ) from None
+        raise BadRequest(f"must arrive within {BODY_TIMEOUT_S:g} s", field="body") from None
     except ClientDisconnect:
-        raise BadRequest("the connection closed before its end", field="body") from None
+        raise BadRequest("must be complete, but the client disconnected", field="body") from None
     if decoder is not None:
         decoder.finish()
     return b"".join(chunks)

@@ -1,4 +1,4 @@
-"""Request bodies in a content coding (RFC 9110, 8.4): decoded piece by piece, within limits."""
+"""Decode a request body with a content coding (RFC 9110, 8.4), piece by piece and within limits."""
 
 import zlib
 
@@ -7,23 +7,23 @@ from shared.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 
 GZIP, DEFLATE, IDENTITY = "gzip", "deflate", "identity"
 ALIASES = {"x-gzip": GZIP}
-MAX_MEMBERS = {GZIP: 100, DEFLATE: 1}  # an empty one costs time and comes to nothing
+MAX_MEMBERS = {GZIP: 100, DEFLATE: 1}  # an empty member costs time and adds no bytes
 
 GZIP_WBITS = 16 + zlib.MAX_WBITS
 ZLIB_WBITS, RAW_WBITS = zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
 class Decoder:
-    """One coding. A gzip body may have several members; deflate comes with zlib's head or bare."""
+    """Decodes one body: gzip with several members, or deflate with or without zlib's header."""
 
     def __init__(self, coding: str) -> None:
         self._coding = coding
-        self._held = b""  # the first byte of a member: two of them show its form
+        self._held = b""  # the first byte of a member; its format shows in the first two
         self._member: zlib._Decompress | None = None
         self._num_members = 0
 
     def decode(self, piece: bytes, max_bytes: int) -> bytes:
-        """Return what `piece` adds. Raises PayloadTooLarge where that is more than `max_bytes`."""
+        """Return the decoded bytes of `piece`. Raises PayloadTooLarge beyond `max_bytes`."""
         data, self._held = self._held + piece, b""
         decoded = bytearray()
         while data:
@@ -38,9 +38,9 @@ class Decoder:
         return bytes(decoded)
 
     def finish(self) -> None:
-        """Raises BadRequest where the data ends too early."""
+        """Raise BadRequest if the data is incomplete."""
         if self._held or self._member or not self._num_members:
-            raise BadRequest(f"the {self._coding} data ended too early", field="body")
+            raise BadRequest(f"must be complete {self._coding} data", field="body")
 
     def _begin_member(self, data: bytes) -> "zlib._Decompress":
         most = MAX_MEMBERS[self._coding]
@@ -63,9 +63,10 @@ class Decoder:
 
 
 def decoder_of(headers: list[str]) -> Decoder | None:
-    """For all `Content-Encoding` headers of a request; several codings are refused.
+    """Return the decoder for the `Content-Encoding` headers of a request; None without a coding.
 
-    Nested ones would multiply the work that a small body causes, and clients send none.
+    Raises UnsupportedMediaType for nested codings: they multiply the work that a small body
+    causes, and clients send none.
     """
     names = [name.strip().lower() for header in headers for name in split(header, ",")]
     codings = [ALIASES.get(name, name) for name in names if name not in ("", IDENTITY)]

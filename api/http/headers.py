@@ -1,4 +1,4 @@
-"""Parse the request headers with a syntax: `Prefer`, `Accept` and `Idempotency-Key`."""
+"""Parse the request headers that have a syntax: `Prefer`, `Accept` and `Idempotency-Key`."""
 
 import re
 from collections.abc import Iterable

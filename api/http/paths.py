@@ -1,7 +1,7 @@
-"""Map the path that a client used to the path of a route, and back.
+"""Map the path of a request to the path of a route, and back.
 
-A proxy may show the API below a prefix, whether or not it removes the prefix from the path that
-it passes on: the application sees both in ASGI's form, with the prefix as `root_path`.
+A proxy may serve the API below a prefix, and may strip the prefix from the path or not. The
+application gets both in ASGI's form: `root_path` is the prefix, and `path` begins with it.
 """
 
 import re
@@ -37,7 +37,7 @@ class RoutePaths:
         await self._app(scope, receive, send)
 
     def _prefix_of(self, scope: Scope) -> str:
-        """Return the proxy's prefix, else the setting's. Each proxy of a chain adds its own."""
+        """Return the prefix that trusted proxies sent, joined, or that of the settings."""
         forwarded = Headers(scope=scope).getlist("x-forwarded-prefix")
         if not forwarded or not self._trusts(scope):
             return self._prefix
@@ -54,9 +54,9 @@ class RoutePaths:
         return any(address in network for network in self._proxies)
 
     def _without(self, prefix: str, path: str) -> str:
-        """Remove the prefix if the proxy did not.
+        """Return the path without the prefix, which the proxy may have stripped.
 
-        A prefix such as /chat, which begins a path of the API too, is taken to be removed already.
+        The proxy must strip a prefix such as /chat, which begins a path of the API too.
         """
         is_below = path == prefix or path.startswith(prefix + "/")
         if not prefix or not is_below or first_segment(prefix) in self._first_segments:
@@ -69,10 +69,10 @@ def first_segment(path: str) -> str:
 
 
 def route_path(scope: Scope) -> str:
-    """The path of a request as routes know it."""
+    """Return the path of the route, without the prefix."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def job_path(scope: Scope, job_id: str) -> str:
-    """Where the client of this request finds a job."""
+    """Return the path of a job for the client of this request."""
     return f"{scope.get('root_path', '')}/jobs/{job_id}"

@@ -1,4 +1,4 @@
-"""Waiting for a while, and ending asyncio tasks for certain."""
+"""Wait for a coroutine with a timeout, and cancel asyncio tasks reliably."""
 
 import asyncio
 from collections.abc import Awaitable, Iterable
@@ -8,18 +8,18 @@ from typing import Any
 RETRY_S = 0.1
 
 
-async def wait_at_most(seconds: float, happening: Awaitable[object]) -> None:
-    """Until it has happened, or for so long."""
+async def wait_at_most(seconds: float, work: Awaitable[object]) -> None:
+    """Run `work` for at most `seconds`, then cancel it."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await happening
+            await work
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel until every task has ended; their errors are not raised.
+    """Cancel the tasks until all have ended, and ignore their errors.
 
-    Once is not enough: redis-py 5.3 now and then swallows a cancellation that meets it while
-    connecting (about one in three in a tight test on Python 3.11).
+    One cancellation is not enough: redis-py 5.3 sometimes swallows it while it connects (one in
+    three times in a tight loop on Python 3.11).
     """
     pending = {task for task in tasks if not task.done()}
     while pending:
@@ -28,4 +28,4 @@ async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
         done, pending = await asyncio.wait(pending, timeout=RETRY_S)
         for task in done:
             if not task.cancelled():
-                task.exception()  # seen, so that asyncio does not report it
+                task.exception()  # else asyncio logs that it was never retrieved

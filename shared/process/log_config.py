@@ -1,6 +1,6 @@
-"""How both processes log: structlog over the standard library, JSON or for the console.
+"""Configure logging for a process: structlog on the standard library, as JSON or for the console.
 
-Lines carry job ids and numbers, never prompts or results.
+Log lines contain job ids and numbers, never prompts or results.
 """
 
 import logging
@@ -24,7 +24,7 @@ class LogLevel(StrEnum):
 
 
 def configure_logs(level: LogLevel = LogLevel.INFO, fmt: LogFormat = LogFormat.CONSOLE) -> None:
-    """Send this process's own lines and those of its libraries to stderr, one shape for all."""
+    """Send the log lines of the process and of its libraries to stderr, in one format."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -52,7 +52,7 @@ def _renderers(fmt: LogFormat) -> list[Processor]:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ]
-    # Tracebacks without local variables: those hold prompts.
+    # Tracebacks have no local variables: they would contain prompts.
     plain = structlog.dev.plain_traceback
     return [
         remove_meta,

@@ -1,6 +1,6 @@
-"""Settings of a process: environment variables, overridden by command-line flags of the same name.
+"""Load the settings of a process: environment variables, overridden by flags of the same name.
 
-One wrong value ends the start with one line that names the setting, the value and the rule.
+An invalid value is reported in one line that names the setting, the value and the rule.
 """
 
 import re
@@ -27,9 +27,9 @@ S = TypeVar("S", bound=ProcessSettings)
 
 
 def load_settings(settings_class: type[S], flags: dict[str, Any] | None = None) -> S:
-    """Read the environment, then `flags` (those that are not `None`) on top.
+    """Return the settings; `flags` that are not None override the environment.
 
-    Raises `SettingsError` with one line for the first value that does not hold.
+    Raises SettingsError for the first invalid value.
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     try:
@@ -49,7 +49,7 @@ def _describe(error: ValidationError) -> str:
 
 
 def _service_link_rule(variable: str) -> str:
-    """Explain a value such as `tcp://10.0.0.1:8000`, which no user wrote."""
+    """Explain a value such as `tcp://10.0.0.1:8000`, which the user did not write."""
     service = variable.removesuffix("_PORT").lower().replace("_", "-")
     return (
         f"Kubernetes sets this variable because a Service is named {service!r}: "

@@ -1,4 +1,4 @@
-"""Signals of a process: which ones stop it, and an end at once while it still starts."""
+"""Select the signals that stop a process, and exit on them while it starts."""
 
 import os
 import signal
@@ -10,23 +10,24 @@ SIGNAL_EXIT = 128  # shells add the signal's number: 130 for SIGINT, 143 for SIG
 def stop_signals() -> list[signal.Signals]:
     """Return the signals that must stop this process.
 
-    A process that was started with SIGHUP or SIGINT ignored (`nohup`, `&` in a script) goes on
-    ignoring them. SIGTERM always stops it: that is how supervisors end processes.
+    A process that was started with SIGHUP or SIGINT ignored (`nohup`, `&` in a script) continues
+    to ignore them. SIGTERM always stops it: supervisors use it.
     """
     optional = (signal.SIGINT, signal.SIGHUP)
-    heard = [each for each in optional if signal.getsignal(each) is not signal.SIG_IGN]
-    return [signal.SIGTERM, *heard]
+    handled = [each for each in optional if signal.getsignal(each) is not signal.SIG_IGN]
+    return [signal.SIGTERM, *handled]
 
 
 def end_at_once_on_signals() -> None:
-    """End at once on `stop_signals`, until the process installs handlers of its own.
+    """Exit at once on `stop_signals`, until the process installs its own handlers.
 
-    Not by the default action: the first process of a container never gets a signal that it does
-    not handle. Not by an exception either: imports would show it.
+    During startup there is no state to clean up. The default action does not suffice: the first
+    process of a container receives only signals that it handles. An exception would be printed
+    as a traceback of the imports.
     """
     for signum in stop_signals():
-        signal.signal(signum, _end)
+        signal.signal(signum, _exit)
 
 
-def _end(signum: int, frame: FrameType | None) -> None:
+def _exit(signum: int, frame: FrameType | None) -> None:
     os._exit(SIGNAL_EXIT + signum)

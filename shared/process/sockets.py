@@ -1,4 +1,4 @@
-"""A socket to serve on, bound before anything else: an address that is taken shows at once."""
+"""Bind a listening socket before anything else starts, so that a used address fails at once."""
 
 import socket
 
@@ -6,9 +6,9 @@ from shared.errors import SettingsError
 
 
 def listen(host: str, port: int, *, flags: str = "--host/--port") -> socket.socket:
-    """A bound socket that listens; port 0 takes a free one.
+    """Return a listening socket; port 0 selects a free port.
 
-    Raises SettingsError with one line, which names the `flags`, where the address cannot be used.
+    Raises SettingsError, which names the `flags`, if the address cannot be used.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

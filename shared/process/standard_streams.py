@@ -1,4 +1,4 @@
-"""Standard streams that cannot fail: closed ones, and encodings that lack a character."""
+"""Keep output from failing on a closed stream or on a character that its encoding lacks."""
 
 import io
 import os
@@ -7,10 +7,9 @@ from typing import TextIO
 
 
 def secure_standard_streams() -> None:
-    """Open closed standard streams on the null device, and escape what stdout cannot encode.
+    """Open closed standard streams on the null device, and escape characters on stdout.
 
-    A descriptor that is closed would be given to the next file or socket that is opened, and
-    output meant for the terminal would go there.
+    The next file or socket would otherwise get the closed descriptor, and the output with it.
     """
     for descriptor in range(3):
         try:
@@ -25,7 +24,7 @@ def secure_standard_streams() -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Send further output of `stream`, whose reader is gone, to the null device."""
+    """Redirect a stream whose reader has closed it to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)

@@ -44,7 +44,7 @@ def test_a_killed_child_is_restarted_and_the_line_names_the_signal(sleeper: Chil
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: not sleeper.is_running)
     said: list[str] = []
-    sleeper.revive(said.append)
+    sleeper.restart_if_dead(said.append)
     assert sleeper.is_running
     assert sleeper.pid != first
     assert "was killed by SIGKILL (as the kernel does when memory runs out)" in said[0]
@@ -54,7 +54,7 @@ def test_a_killed_child_is_restarted_and_the_line_names_the_signal(sleeper: Chil
 def test_a_living_child_is_left_alone(sleeper: Child) -> None:
     sleeper.start()
     first = sleeper.pid
-    sleeper.revive(lambda line: pytest.fail(line))
+    sleeper.restart_if_dead(lambda line: pytest.fail(line))
     assert sleeper.pid == first
 
 
@@ -63,9 +63,9 @@ def test_a_child_that_dies_young_again_waits_before_its_next_start(tmp_path: Pat
     said: list[str] = []
     child.start()
     wait_until(lambda: child.returncode == 3)
-    child.revive(said.append)
+    child.restart_if_dead(said.append)
     wait_until(lambda: child.returncode == 3)
-    child.revive(said.append)
+    child.restart_if_dead(said.append)
     assert not child.is_running
     assert "ended with exit code 3; restarting it in 1 s" in said[-1]
 
@@ -81,7 +81,7 @@ def test_standard_input_reaches_the_child_on_every_start(tmp_path: Path) -> None
     child = child_running("import sys; print(sys.stdin.read())", tmp_path / "log", stdin="secret")
     child.start()
     wait_until(lambda: child.returncode == 0)
-    child.revive(lambda _: None)
+    child.restart_if_dead(lambda _: None)
     wait_until(lambda: child.returncode == 0)
     assert (tmp_path / "log").read_text().split() == ["secret", "secret"]
 

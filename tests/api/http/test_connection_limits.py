@@ -66,7 +66,7 @@ async def test_a_body_that_does_not_arrive_in_time_is_refused(
     await caller.send(POST + b"Content-Length: 1000\r\n\r\n{")
     answer = await caller.answer()
     assert answer.startswith(b"HTTP/1.1 400")
-    assert b"did not arrive within 0.2 s" in answer
+    assert b"must arrive within 0.2 s" in answer
     assert await workerless.num_queued() == 0
 
 
