@@ -21,7 +21,6 @@ from starlette.types import ASGIApp, Message
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from api.app import asgi_app, create_app, lifespan
-
 from api.services import Services
 from api.settings import ApiSettings
 from shared.protocol import (

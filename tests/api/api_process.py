@@ -1,4 +1,4 @@
-"""`falconer api` as a process, and calls to it over real connections."""
+"""Run `falconer api` as a process, and send requests to it."""
 
 import http.client
 import json
@@ -26,7 +26,7 @@ def run_to_its_end(*flags: str) -> subprocess.CompletedProcess[str]:
 
 
 class ApiProcess:
-    """Ready once `probe` answers 200."""
+    """Starts, and returns once `probe` has status 200."""
 
     def __init__(self, redis_url: str, probe: str = "/readyz", *, grace_s: float = 0.5) -> None:
         self.port = free_port()
@@ -45,8 +45,8 @@ class ApiProcess:
         end(self.process)
 
     def status(self, path: str) -> int | None:
-        """None while nobody listens."""
-        assert self.process.poll() is None, "the api ended"
+        """Return the status; None while the port is closed."""
+        assert self.process.poll() is None, "the api exited"
         try:
             return self.get(path)[0]
         except OSError:
@@ -63,49 +63,49 @@ class ApiProcess:
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
 
     def open_chat(self, **fields: object) -> socket.socket:
-        """A `/chat` call whose answer is not read yet."""
+        """Send a `/chat` request on a new connection, and leave its response unread."""
         connection = self.connect()
-        connection.sendall(chat_call(**fields))
+        connection.sendall(chat_request(**fields))
         return connection
 
-    def open_half_a_chat(self) -> socket.socket:
-        """A `/chat` call whose body has only begun, and that the api has seen."""
+    def open_incomplete_chat(self) -> socket.socket:
+        """Send a `/chat` request whose body is incomplete, and wait until the api receives it."""
         connection = self.connect()
         connection.sendall(b'POST /chat HTTP/1.1\r\nHost: api\r\nContent-Length: 99\r\n\r\n{"')
-        self.catch_up()
+        self.wait_until_received()
         return connection
 
-    def catch_up(self) -> None:
-        """Wait until it has seen what was sent so far: calls are taken in order."""
+    def wait_until_received(self) -> None:
+        """Wait until the api has received what was sent so far: it reads connections in order."""
         for _ in range(3):
             self.get("/livez")
 
     def num_waiting(self) -> int:
         return self.metric('falconer_queue_depth{state="waiting"}')
 
-    def num_ended(self, status: str) -> int:
+    def num_jobs(self, status: str) -> int:
         return self.metric(f'falconer_jobs_total{{status="{status}"}}')
 
     def metric(self, name: str) -> int:
-        """0 where it is not there."""
+        """Return the value of a metric, 0 if it is missing."""
         text = self.get("/metrics")[1]
         return int(float(text.partition(name + " ")[2].partition("\n")[0] or 0))
 
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
-        """Its exit code."""
+        """Send the signal, and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signum)
         return self.process.wait(PATIENCE_S)
 
 
-def chat_call(**fields: object) -> bytes:
+def chat_request(**fields: object) -> bytes:
     body = json.dumps({"prompt": "hello"} | fields).encode()
     head = f"POST /chat HTTP/1.1\r\nHost: api\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
-def answer_to(connection: socket.socket) -> http.client.HTTPResponse:
-    """Its head; the body is still to be read."""
+def response_of(connection: socket.socket) -> http.client.HTTPResponse:
+    """Read the head of a response; the body is not read yet."""
     response = http.client.HTTPResponse(connection)
     response.begin()
     return response
@@ -114,5 +114,5 @@ def answer_to(connection: socket.socket) -> http.client.HTTPResponse:
 def eventually(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.02)

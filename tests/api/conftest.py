@@ -3,8 +3,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.api.api_process import ApiProcess
-from tests.api.caller import Caller, connected
 from tests.api.job_events import JobWriter, claim_job, submit
+from tests.api.raw_client import RawClient, connected
 from tests.fakes_api import FakeService, fake_service
 from tests.redis_server import RedisServer
 
@@ -24,9 +24,9 @@ async def workerless() -> AsyncIterator[FakeService]:
 
 
 @pytest.fixture
-async def caller(workerless: FakeService) -> AsyncIterator[Caller]:
-    async with connected(workerless) as caller:
-        yield caller
+async def client(workerless: FakeService) -> AsyncIterator[RawClient]:
+    async with connected(workerless) as client:
+        yield client
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What clients ask, and whether what they report is the whole answer."""
+"""The request of every client, and checks of the responses that the client reports."""
 
 import json
 from collections import defaultdict
@@ -12,7 +12,7 @@ Report = dict[str, list[str]]
 
 
 def parse_report(text: str) -> Report:
-    """Lines of a name, a tab and a text."""
+    """Parse lines of a name, a tab and a text."""
     report: Report = defaultdict(list)
     for line in text.splitlines():
         name, _, content = line.partition("\t")
@@ -29,7 +29,7 @@ def check_events(lines: list[str], expected: str) -> None:
 
 
 def check_calls(report: Report, expected: str) -> None:
-    """Of `/chat` plain and as a stream, of a job that was polled, and of a refused call."""
+    """Check a plain `/chat`, a stream, a polled job and a rejected request."""
     assert "failure" not in report, report["failure"]
     (chat,), (job,), (error,) = report["chat"], report["job"], report["error"]
     assert json.loads(chat)["sequences"][0]["text"] == expected

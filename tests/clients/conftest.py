@@ -1,4 +1,4 @@
-"""One service for the tests of all clients: a real Redis, api and worker on the bundled model."""
+"""One service for the tests of all clients: Redis, an api and a worker with the bundled model."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def pages() -> Iterator[PageServer]:
 
 @pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator[str]:
-    """The address of a service that the page at http://127.0.0.1:<port> may call."""
+    """Return the address of a service that pages of the page server may call."""
     folder = tmp_path_factory.mktemp("service")
     redis = RedisServer(folder)
     settings = {
@@ -67,7 +67,7 @@ def wait_until_healthy(address: str, folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def expected(url: str) -> str:
-    """The text that each client must get."""
+    """Return the text that each client must receive."""
     headers = {"Content-Type": "application/json"}
     call = urllib.request.Request(f"{url}/chat", json.dumps(REQUEST).encode(), headers)
     with urllib.request.urlopen(call, timeout=START_S) as answer:

@@ -1,4 +1,4 @@
-"""A web server of another origin than the api's: one page, which reports what it got."""
+"""A web server with another origin than the api: one page, which reports what it received."""
 
 import queue
 import threading
@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 class Pages(SimpleHTTPRequestHandler):
-    """Serves this folder and passes on what is posted to it."""
+    """Serves this folder, and puts posted reports into a queue."""
 
     extensions_map = SimpleHTTPRequestHandler.extensions_map | {".mjs": "text/javascript"}
 

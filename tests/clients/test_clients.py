@@ -1,4 +1,4 @@
-"""Clients that people really use, each against the same running service."""
+"""HTTP clients in common use, each against the same service."""
 
 import json
 import os
@@ -57,13 +57,13 @@ def output_of(*command: object, **options: Any) -> str:
 
 
 @needs("java", "default-jdk-headless")
-def test_java_s_http_client(url: str, expected: str) -> None:
+def test_java(url: str, expected: str) -> None:
     limits = ("-Xmx256m", "-XX:+UseSerialGC")
     check_calls(parse_report(output_of("java", *limits, HERE / "Client.java", url)), expected)
 
 
 @needs("node", "nodejs")
-def test_node_s_fetch(url: str, expected: str) -> None:
+def test_node_fetch(url: str, expected: str) -> None:
     check_calls(parse_report(output_of("node", HERE / "node.mjs", url)), expected)
 
 
@@ -72,13 +72,13 @@ def test_node_s_fetch(url: str, expected: str) -> None:
     not (PACKAGES / "node_modules" / "eventsource").exists(),
     reason="no eventsource package: make clients-test installs it",
 )
-def test_node_s_eventsource(url: str, expected: str) -> None:
+def test_node_eventsource(url: str, expected: str) -> None:
     report = parse_report(output_of("node", HERE / "node.mjs", url, PACKAGES))
     check_events(report["followed"], expected)
 
 
 class Answer(Protocol):
-    """What requests and httpx have in common."""
+    """The common interface of the responses of requests and httpx."""
 
     status_code: int
     text: str
@@ -101,7 +101,7 @@ def calls_of(
     post: Callable[[str, Any], Answer],
     lines: list[str],
 ) -> Report:
-    """Both speak alike, but for how they stream."""
+    """Return the report; the clients differ only in how they stream."""
     location = post(f"{url}/jobs", REQUEST).headers["Location"]
     error = post(f"{url}/chat", REQUEST | {"nonsense": 1})
     return {
@@ -160,14 +160,14 @@ def test_curl(url: str, expected: str, version: str) -> None:
 
 
 @needs("curl", "curl")
-def test_curl_with_the_service_as_its_proxy(url: str) -> None:
-    """It sends the whole URL in its request line."""
+def test_curl_with_the_api_as_its_proxy(url: str) -> None:
+    """curl sends an absolute target."""
     elsewhere = "http://elsewhere.example/livez"
     assert "alive" in output_of("curl", "-s", "--noproxy", "", "--proxy", url, elsewhere)
 
 
 def netcat() -> str | None:
-    """The OpenBSD netcat, which can close its writing side: other netcats lack -N."""
+    """Return the path of OpenBSD's netcat, which has -N to half-close the connection."""
     path = shutil.which("nc")
     if path is None:
         return None
@@ -192,7 +192,7 @@ def test_netcat_that_half_closes(url: str, expected: str, version: str, stream: 
 
 
 def browse(address: str, profile: Path, pages: PageServer) -> Report:
-    """What the page at the address reports."""
+    """Open a page in a browser, and return its report."""
     command = [str(CHROMIUM), *CHROMIUM_FLAGS, f"--user-data-dir={profile}", address]
     environment = os.environ | {"HOME": str(profile)}
     with (profile / "log").open("wb") as log:
@@ -206,7 +206,7 @@ def browse(address: str, profile: Path, pages: PageServer) -> Report:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt-get install chromium)")
-def test_a_browser_s_page_of_an_allowed_origin(
+def test_a_page_of_an_allowed_origin(
     url: str, expected: str, pages: PageServer, tmp_path: Path
 ) -> None:
     report = browse(f"http://127.0.0.1:{pages.port}/page.html?api={url}", tmp_path, pages)
@@ -215,9 +215,7 @@ def test_a_browser_s_page_of_an_allowed_origin(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt-get install chromium)")
-def test_a_browser_s_page_of_another_origin_is_kept_out(
-    url: str, pages: PageServer, tmp_path: Path
-) -> None:
+def test_a_page_of_another_origin_is_blocked(url: str, pages: PageServer, tmp_path: Path) -> None:
     report = browse(f"http://localhost:{pages.port}/page.html?api={url}", tmp_path, pages)
     assert set(report) == {"failure"}
     assert "Failed to fetch" in report["failure"][0]

@@ -1,4 +1,4 @@
-"""The Redis we start ourselves: a real one, private, and with a memory."""
+"""The embedded Redis: private, persistent and restricted."""
 
 import stat
 import subprocess
@@ -48,7 +48,7 @@ def wait_for(client: redis.Redis) -> None:
             time.sleep(0.02)
 
 
-def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_data_survives_a_restart(tmp_path: Path) -> None:
     with running(prepare(tmp_path / "a folder")) as client:
         client.set("kept", "yes")
         assert client.config_get("appendfsync") == {"appendfsync": "always"}
@@ -56,7 +56,7 @@ def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
         assert client.get("kept") == b"yes"
 
 
-def test_it_answers_nobody_without_the_password(tmp_path: Path) -> None:
+def test_clients_need_the_password(tmp_path: Path) -> None:
     server = prepare(tmp_path)
     with running(server), redis.Redis(port=server.port) as stranger:
         with pytest.raises(redis.AuthenticationError):
@@ -66,7 +66,7 @@ def test_it_answers_nobody_without_the_password(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ['quote"', "apostrophe'", "back\\slash", "percent%d", "line\nbreak", "#hash", "näme"]
 )
-def test_a_folder_s_name_may_hold_any_character(name: str, tmp_path: Path) -> None:
+def test_the_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
     directory = tmp_path / name / "redis"
     with running(prepare(directory)) as client:
         client.set("kept", "yes")
@@ -74,19 +74,19 @@ def test_a_folder_s_name_may_hold_any_character(name: str, tmp_path: Path) -> No
     assert any(directory.iterdir())
 
 
-def test_a_file_in_the_folders_place_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_a_file_with_the_name_of_the_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "redis").touch()
     with pytest.raises(SettingsError, match=r"--state-dir: cannot make .*/redis a private folder"):
         EmbeddedRedis.prepare(tmp_path / "redis")
 
 
-def test_other_users_cannot_read_its_files(tmp_path: Path) -> None:
-    (tmp_path / "redis").mkdir(mode=0o755)  # as earlier versions made it
+def test_other_users_cannot_read_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir(mode=0o755)  # readable to all, as with a common umask
     prepare(tmp_path / "redis")
     assert stat.S_IMODE((tmp_path / "redis").stat().st_mode) == 0o700
 
 
-def test_it_listens_on_loopback_and_refuses_modules_and_debugging(tmp_path: Path) -> None:
+def test_the_server_listens_on_loopback_and_rejects_modules_and_debugging(tmp_path: Path) -> None:
     with running(prepare(tmp_path)) as client:
         assert client.config_get("bind") == {"bind": "127.0.0.1"}
         assert client.config_get("protected-mode") == {"protected-mode": "yes"}
@@ -101,7 +101,7 @@ def redis_version(client: redis.Redis) -> int:
     return int(client.info("server")["redis_version"].split(".")[0])
 
 
-def test_without_a_wheel_a_server_on_the_path_is_taken(
+def test_without_the_package_a_server_on_the_path_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -111,7 +111,7 @@ def test_without_a_wheel_a_server_on_the_path_is_taken(
         assert find_redis_binary() == str(tmp_path / name)
 
 
-def test_without_any_binary_the_error_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_binary_the_error_names_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SettingsError, match="redis-url"):

@@ -1,4 +1,4 @@
-"""What stops `falconer serve` before it starts: one clear line on stderr and an exit code."""
+"""Startup errors of `falconer serve`: one line on stderr and exit code 2."""
 
 import os
 import socket
@@ -42,17 +42,17 @@ def assert_one_line(result: "subprocess.CompletedProcess[str]", *parts: str) -> 
         assert part in lines[0]
 
 
-def test_a_port_in_use_is_named_with_the_way_out(taken_port: int, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(taken_port: int, tmp_path: Path) -> None:
     result = serve("--port", str(taken_port), "--state-dir", str(tmp_path))
     assert_one_line(result, f"127.0.0.1:{taken_port}", "Address already in use", "PORT")
 
 
-def test_a_missing_model_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_model_folder_is_reported(tmp_path: Path) -> None:
     result = serve("--model", str(tmp_path / "nowhere"), "--state-dir", str(tmp_path))
     assert_one_line(result, "nowhere", "no config.json", "--model")
 
 
-def test_a_hub_id_that_cannot_be_had_ends_with_the_workers_own_words(tmp_path: Path) -> None:
+def test_an_unavailable_hub_id_is_reported_with_the_last_line_of_the_worker(tmp_path: Path) -> None:
     result = serve(
         "--model",
         "falconer-test/no-such-model",
@@ -65,7 +65,7 @@ def test_a_hub_id_that_cannot_be_had_ends_with_the_workers_own_words(tmp_path: P
     assert_one_line(result, "worker 1", "falconer-test/no-such-model")
 
 
-def test_a_model_that_does_not_fit_in_memory_ends_with_what_it_needs(tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_is_reported_with_the_memory_it_needs(tmp_path: Path) -> None:
     flags = ["--state-dir", str(tmp_path), "--port", str(free_port())]
     result = serve(*flags, FALCONER_MEMORY="16MiB")
     assert_one_line(
@@ -78,7 +78,7 @@ def test_a_model_that_does_not_fit_in_memory_ends_with_what_it_needs(tmp_path: P
     [
         (1, {}, []),
         (3, {}, ["--memory", "100"]),
-        (3, {"FALCONER_MEMORY": "1GiB"}, []),  # the workers read it themselves
+        (3, {"FALCONER_MEMORY": "1GiB"}, []),  # the workers read the variable
     ],
 )
 def test_several_workers_share_the_free_memory(
@@ -102,26 +102,26 @@ def test_several_workers_share_the_free_memory(
         ([], {"FALCONER_WORKERS": "none"}, ["FALCONER_WORKERS", "'none'", "valid integer"]),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value_and_rule(
+def test_an_invalid_setting_is_reported_with_its_value_and_rule(
     flags: list[str], env: dict[str, str], parts: list[str]
 ) -> None:
     assert_one_line(serve(*flags, **env), *parts)
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:{}/0", "redis+sentinel://127.0.0.1:{}/master"])
-def test_a_redis_that_does_not_answer_is_named(url: str, tmp_path: Path) -> None:
+def test_an_unreachable_redis_is_reported(url: str, tmp_path: Path) -> None:
     url = url.format(free_port())
     result = serve("--redis-url", url, "--state-dir", str(tmp_path), "--port", str(free_port()))
     assert_one_line(result, "--redis-url", "cannot reach Redis")
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0?foo=1", "http://127.0.0.1"])
-def test_a_redis_url_that_cannot_be_used_is_named(url: str, tmp_path: Path) -> None:
+def test_an_invalid_redis_url_is_reported(url: str, tmp_path: Path) -> None:
     result = serve("--redis-url", url, "--state-dir", str(tmp_path), "--port", str(free_port()))
     assert_one_line(result, "--redis-url")
 
 
-def test_a_redis_that_accepts_and_is_silent_is_given_up(tmp_path: Path) -> None:
+def test_a_redis_that_does_not_respond_is_reported(tmp_path: Path) -> None:
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
@@ -130,14 +130,14 @@ def test_a_redis_that_accepts_and_is_silent_is_given_up(tmp_path: Path) -> None:
         assert_one_line(serve(*flags), "--redis-url", "cannot reach Redis")
 
 
-def test_a_state_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+def test_a_state_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     result = serve("--state-dir", str(file), "--port", str(free_port()))
     assert_one_line(result, "--state-dir", str(file), "Not a directory")
 
 
-def test_a_folder_named_like_one_of_our_packages_does_not_get_in_the_way(tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_a_package_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "__init__.py").write_text("raise RuntimeError('not ours')")
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""A supervised child, tried on real processes."""
+"""The supervision of real child processes."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def child_running(code: str, log: Path, stdin: str | None = None) -> Child:
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, "waited too long"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.02)
 
 
@@ -32,45 +32,45 @@ def sleeper(tmp_path: Path) -> Iterator[Child]:
     child.wait(time.monotonic())
 
 
-def test_a_child_that_was_never_started_is_not_running(sleeper: Child) -> None:
+def test_a_child_is_not_running_before_its_start(sleeper: Child) -> None:
     assert not sleeper.is_running
     assert sleeper.returncode is None
 
 
-def test_a_killed_child_is_restarted_and_the_line_names_the_signal(sleeper: Child) -> None:
+def test_a_killed_child_is_restarted_and_the_message_names_the_signal(sleeper: Child) -> None:
     sleeper.start()
     first = sleeper.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: not sleeper.is_running)
-    said: list[str] = []
-    sleeper.restart_if_dead(said.append)
+    messages: list[str] = []
+    sleeper.restart_if_dead(messages.append)
     assert sleeper.is_running
     assert sleeper.pid != first
-    assert "was killed by SIGKILL (as the kernel does when memory runs out)" in said[0]
-    assert f"pid {sleeper.pid}" in said[1]
+    assert "was killed by SIGKILL (as the kernel does when memory runs out)" in messages[0]
+    assert f"pid {sleeper.pid}" in messages[1]
 
 
-def test_a_living_child_is_left_alone(sleeper: Child) -> None:
+def test_a_running_child_is_not_restarted(sleeper: Child) -> None:
     sleeper.start()
     first = sleeper.pid
     sleeper.restart_if_dead(lambda line: pytest.fail(line))
     assert sleeper.pid == first
 
 
-def test_a_child_that_dies_young_again_waits_before_its_next_start(tmp_path: Path) -> None:
+def test_a_child_that_exits_early_twice_is_restarted_after_a_delay(tmp_path: Path) -> None:
     child = child_running("raise SystemExit(3)", tmp_path / "log")
-    said: list[str] = []
+    messages: list[str] = []
     child.start()
     wait_until(lambda: child.returncode == 3)
-    child.restart_if_dead(said.append)
+    child.restart_if_dead(messages.append)
     wait_until(lambda: child.returncode == 3)
-    child.restart_if_dead(said.append)
+    child.restart_if_dead(messages.append)
     assert not child.is_running
-    assert "ended with exit code 3; restarting it in 1 s" in said[-1]
+    assert "ended with exit code 3; restarting it in 1 s" in messages[-1]
 
 
-def test_its_last_words_are_the_last_line_of_its_log(tmp_path: Path) -> None:
+def test_the_last_line_of_the_log_is_returned(tmp_path: Path) -> None:
     child = child_running("print('loading'); print('no such model')", tmp_path / "log")
     child.start()
     wait_until(lambda: child.returncode == 0)
@@ -99,7 +99,7 @@ def test_a_child_that_ignores_sigterm_is_killed_at_the_deadline(tmp_path: Path) 
     assert child.returncode == -signal.SIGKILL
 
 
-def test_a_child_dies_with_a_killed_supervisor(tmp_path: Path) -> None:
+def test_the_kernel_kills_a_child_with_its_supervisor(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("the kernel's parent-death signal is Linux's")
     script = (

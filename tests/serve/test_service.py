@@ -1,4 +1,4 @@
-"""`falconer serve` as a newcomer runs it: real processes, the bundled model, curl's requests."""
+"""`falconer serve` with real processes and the bundled model."""
 
 import os
 import re
@@ -34,7 +34,7 @@ class Service:
         return found
 
     def children(self) -> dict[int, bytes]:
-        """The command line of each child by its pid; one that has ended has none."""
+        """Return the command lines of the running children by pid."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         pids = [int(pid) for pid in children.read_text().split()]
         lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids}
@@ -66,7 +66,7 @@ class Service:
 
 @contextmanager
 def running(tmp_path: Path, *prefix: str, **env: str) -> Iterator[Service]:
-    """`falconer serve`, started by the command `prefix`; its output goes to a file."""
+    """Run `falconer serve` with the command `prefix` before it, and its output in a file."""
     port = free_port()
     output = tmp_path / "output"
     flags = ["--port", str(port), "--state-dir", str(tmp_path / "state")]
@@ -92,14 +92,14 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def background_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """As `nohup falconer serve | head -1 > output` starts it, where the locale is Latin-1."""
+    """Run `nohup falconer serve | head -1 > output` with a Latin-1 locale."""
     directory = tmp_path_factory.mktemp("background")
     pipe = ["bash", "-c", 'exec nohup "$@" > >(exec head -1)', "bash"]
     with running(directory, *pipe, PYTHONIOENCODING="latin-1") as service:
         yield service
 
 
-def test_a_newcomer_gets_a_screen_that_works_and_ctrl_c_drains(service: Service) -> None:
+def test_the_printed_address_works_and_ctrl_c_drains(service: Service) -> None:
     service.wait_for(r"Falconer is ready on http://127\.0\.0\.1:\d+")
     assert service.output.read_text().count("curl -s") == 3
     assert service.chat("Once upon a time").startswith("Once upon a time")
@@ -109,7 +109,7 @@ def test_a_newcomer_gets_a_screen_that_works_and_ctrl_c_drains(service: Service)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker through /proc")
-def test_a_killed_worker_is_restarted_and_the_service_answers_again(service: Service) -> None:
+def test_a_killed_worker_is_restarted(service: Service) -> None:
     service.wait_for("Falconer is ready")
     before = service.chat("The lighthouse")
     (worker,) = service.worker_pids()
@@ -121,7 +121,7 @@ def test_a_killed_worker_is_restarted_and_the_service_answers_again(service: Ser
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the children through /proc")
-def test_a_service_under_nohup_survives_its_terminal_and_its_reader(
+def test_a_service_under_nohup_survives_its_terminal_and_the_reader_of_its_output(
     background_service: Service,
 ) -> None:
     service = background_service
@@ -132,10 +132,12 @@ def test_a_service_under_nohup_survives_its_terminal_and_its_reader(
         os.kill(pid, signal.SIGHUP)
     assert service.chat("Once upon a time").startswith("Once upon a time")
     assert service.children() == children
-    assert service.output.read_text().count("\n") == 1  # the rest met a closed pipe
+    assert service.output.read_text().count("\n") == 1  # the reader closed the pipe
 
 
-def test_a_second_service_on_the_same_state_folder_is_refused(background_service: Service) -> None:
+def test_a_second_service_with_the_same_state_folder_is_rejected(
+    background_service: Service,
+) -> None:
     service = background_service
     service.wait_until_healthy()
     state_dir = service.output.parent / "state"
@@ -151,7 +153,7 @@ def test_a_second_service_on_the_same_state_folder_is_refused(background_service
     assert "another falconer serve uses" in second.stderr
 
 
-def test_a_stop_of_a_service_whose_output_nobody_reads_ends_with_0(
+def test_a_shutdown_with_a_closed_stdout_exits_with_0(
     background_service: Service,
 ) -> None:
     background_service.wait_until_healthy()

@@ -1,4 +1,4 @@
-"""A client says with `Accept` whether it wants events or JSON, and Prometheus text or JSON."""
+"""The `Accept` header selects events or JSON, and Prometheus text or JSON."""
 
 import httpx
 import pytest
@@ -50,13 +50,15 @@ async def test_a_client_that_prefers_events_gets_them(service: FakeService, acce
 
 
 @pytest.mark.parametrize("accept", PLAIN)
-async def test_a_client_that_does_not_gets_json(service: FakeService, accept: str) -> None:
+async def test_a_client_that_does_not_prefer_events_gets_json(
+    service: FakeService, accept: str
+) -> None:
     response = await chat(service, [accept])
     assert response.headers["content-type"] == "application/json"
     assert response.json()["Result"] == "hello HELLO"
 
 
-async def test_several_headers_are_one_list(service: FakeService) -> None:
+async def test_several_headers_form_one_list(service: FakeService) -> None:
     response = await chat(service, ["application/json;q=0.5", EVENTS])
     assert response.headers["content-type"].startswith(EVENTS)
 

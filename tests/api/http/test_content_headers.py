@@ -1,4 +1,4 @@
-"""What the headers of a body say is heeded: its media type, its charset and its coding."""
+"""The headers of a body: media type, charset and content coding."""
 
 import gzip
 import random
@@ -19,7 +19,7 @@ MAX_BYTES = 1000
 
 
 def deflated(content: bytes) -> bytes:
-    """Without zlib's head, as some clients understand the word."""
+    """Omit zlib's header, as some clients do."""
     compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return compressor.compress(content) + compressor.flush()
 
@@ -67,13 +67,13 @@ async def test_a_byte_order_mark_is_accepted(service: FakeService) -> None:
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "utf8", "us-ascii"])
-async def test_utf8_is_accepted_by_its_names(service: FakeService, charset: str) -> None:
+async def test_each_name_of_utf8_is_accepted(service: FakeService, charset: str) -> None:
     headers = {"Content-Type": f"application/json; Charset={charset}"}
     check_echo(service, await service.http.post("/chat", content=BODY, headers=headers))
 
 
 @pytest.mark.parametrize("charset", ["iso-8859-1", "UTF-16", '"windows-1252"', "utf-8x"])
-async def test_another_charset_is_refused_by_name(service: FakeService, charset: str) -> None:
+async def test_another_charset_is_rejected_by_name(service: FakeService, charset: str) -> None:
     headers = {"Content-Type": f"application/json;charset={charset}"}
     response = await service.http.post("/jobs", content=BODY, headers=headers)
     check_refusal(*status_and_text(response), 415, ["must be UTF-8", charset.strip('"')])
@@ -86,7 +86,7 @@ async def test_a_request_without_a_media_type_is_accepted(service: FakeService) 
     check_echo(service, response)
 
 
-async def test_the_form_that_curl_sends_by_itself_is_refused_with_the_way_out(
+async def test_the_form_type_that_curl_sends_is_rejected_with_a_hint(
     service: FakeService,
 ) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -100,7 +100,7 @@ async def test_the_form_that_curl_sends_by_itself_is_refused_with_the_way_out(
 
 
 @pytest.mark.parametrize("coding", CODED)
-async def test_a_body_in_a_known_coding_is_read(service: FakeService, coding: str) -> None:
+async def test_a_body_with_a_known_coding_is_decoded(service: FakeService, coding: str) -> None:
     content = CODED[coding]
     check_echo(service, await post(service, content, ("Content-Encoding", coding)))
     pieces = in_pieces(content, 1)
@@ -108,7 +108,7 @@ async def test_a_body_in_a_known_coding_is_read(service: FakeService, coding: st
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, br", "aws-chunked", "*"])
-async def test_an_unknown_coding_is_refused_with_those_there_are(
+async def test_an_unknown_coding_is_rejected_with_a_list_of_the_known(
     service: FakeService, coding: str
 ) -> None:
     response = await post(service, BODY, ("Content-Encoding", coding))
@@ -117,7 +117,7 @@ async def test_an_unknown_coding_is_refused_with_those_there_are(
     assert response.headers["accept-encoding"] == "gzip, deflate, identity"
 
 
-async def test_several_codings_are_refused(service: FakeService) -> None:
+async def test_several_codings_are_rejected(service: FakeService) -> None:
     """A small body in two codings could keep the api busy for minutes."""
     content = gzip.compress(gzip.compress(BODY))
     one, two = [("Content-Encoding", "gzip, gzip")], [("Content-Encoding", "gzip")] * 2
@@ -127,7 +127,7 @@ async def test_several_codings_are_refused(service: FakeService) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "Deflate"])
-async def test_a_body_that_ends_too_early_is_refused(service: FakeService, coding: str) -> None:
+async def test_an_incomplete_body_is_rejected(service: FakeService, coding: str) -> None:
     whole = CODED[coding]
     for content in (whole[:-1], whole[: len(whole) // 2], whole[:1], b""):
         response = await post(service, content, ("Content-Encoding", coding))
@@ -136,7 +136,7 @@ async def test_a_body_that_ends_too_early_is_refused(service: FakeService, codin
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-async def test_a_body_that_is_not_in_its_coding_is_refused(
+async def test_a_body_that_does_not_match_its_coding_is_rejected(
     service: FakeService, coding: str
 ) -> None:
     for content in (BODY, CODED[coding] + b"trailing", b"\xff" * 100):
@@ -149,7 +149,7 @@ async def test_a_body_that_is_not_in_its_coding_is_refused(
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-async def test_the_limit_holds_after_decompression(coding: str) -> None:
+async def test_the_limit_applies_after_decompression(coding: str) -> None:
     async with fake_service(ApiSettings(max_body_bytes=MAX_BYTES)) as service:
         for size, status in ((MAX_BYTES, 200), (MAX_BYTES + 1, 413), (10_000_000, 413)):
             content = body(prompt="a" * (size - len(body(prompt=""))))
@@ -163,7 +163,7 @@ async def test_the_limit_holds_after_decompression(coding: str) -> None:
                 assert f"must be at most {MAX_BYTES} bytes" in response.json()["detail"]
 
 
-async def test_the_limit_holds_before_decompression_too() -> None:
+async def test_the_limit_applies_before_decompression() -> None:
     noise = body(prompt=random.Random(0).randbytes(MAX_BYTES).hex())
     async with fake_service(ApiSettings(max_body_bytes=MAX_BYTES)) as service:
         content = in_pieces(gzip.compress(noise), 100)
@@ -171,8 +171,8 @@ async def test_the_limit_holds_before_decompression_too() -> None:
         check_refusal(*status_and_text(response), 413, [f"at most {MAX_BYTES} bytes"])
 
 
-async def test_members_are_limited_in_number(service: FakeService) -> None:
-    """Empty ones could go on for ever and come to nothing."""
+async def test_the_number_of_members_is_limited(service: FakeService) -> None:
+    """Empty members cost time and add no bytes."""
     empty = gzip.compress(b"")
     check_echo(
         service, await post(service, empty * 99 + CODED["gzip"], ("Content-Encoding", "gzip"))

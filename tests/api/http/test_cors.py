@@ -1,4 +1,4 @@
-"""Web pages of other origins may call the API where `--cors-origins` names them."""
+"""Web pages of the origins in `--cors-origins` may call the API."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ def preflight(origin: str, method: str = "POST") -> dict[str, str]:
     }
 
 
-async def test_every_answer_to_a_named_origin_may_be_read(open_service: FakeService) -> None:
+async def test_a_named_origin_may_read_every_response(open_service: FakeService) -> None:
     for method, path, body, status in CALLS:
         response = await open_service.http.request(
             method, path, json=body, headers={"Origin": PAGE}
@@ -61,7 +61,7 @@ async def test_every_answer_to_a_named_origin_may_be_read(open_service: FakeServ
         assert {"Location", "Retry-After"} <= set(exposed.split(", "))
 
 
-async def test_an_unexpected_failure_may_be_read_too(
+async def test_a_named_origin_may_read_the_response_to_an_unexpected_error(
     open_service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken() -> None:
@@ -73,14 +73,16 @@ async def test_an_unexpected_failure_may_be_read_too(
 
 
 @pytest.mark.parametrize(("method", "path"), PREFLIGHTS)
-async def test_preflights_are_answered(open_service: FakeService, method: str, path: str) -> None:
+async def test_preflight_requests_get_a_response(
+    open_service: FakeService, method: str, path: str
+) -> None:
     response = await open_service.http.options(path, headers=preflight(PAGE, method))
     assert (response.status_code, response.headers[ALLOWED]) == (200, PAGE)
     assert method in response.headers["access-control-allow-methods"]
     assert "idempotency-key" in response.headers["access-control-allow-headers"]
 
 
-async def test_a_page_may_reach_a_service_in_a_private_network(open_service: FakeService) -> None:
+async def test_a_page_may_call_a_service_in_a_private_network(open_service: FakeService) -> None:
     headers = preflight(PAGE) | {"Access-Control-Request-Private-Network": "true"}
     response = await open_service.http.options("/chat", headers=headers)
     assert response.headers["access-control-allow-private-network"] == "true"
@@ -95,7 +97,7 @@ async def test_other_origins_are_not_allowed(open_service: FakeService) -> None:
     assert ALLOWED not in refused.headers
 
 
-async def test_no_origin_is_allowed_unless_it_is_named(service: FakeService) -> None:
+async def test_by_default_no_origin_is_allowed(service: FakeService) -> None:
     response = await service.http.get("/jobs", headers={"Origin": PAGE})
     assert ALLOWED not in response.headers
     refused = await service.http.options("/chat", headers=preflight(PAGE))
@@ -110,7 +112,7 @@ async def test_a_star_allows_every_origin() -> None:
 
 
 async def test_a_disconnect_of_a_page_cancels_its_job(open_service: FakeService) -> None:
-    """The middleware must hand on both the stream and the news of the disconnect."""
+    """The middleware must pass on the stream and the disconnect."""
     open_service.worker.paused = True
     leave = asyncio.Event()
     body = {"prompt": "hello", "stream": True}
@@ -139,22 +141,22 @@ async def test_a_disconnect_of_a_page_cancels_its_job(open_service: FakeService)
         (",", None),
     ],
 )
-def test_origins_are_a_list_with_commas(given: str, origins: str | None) -> None:
+def test_origins_are_separated_by_commas(given: str, origins: str | None) -> None:
     assert load_settings(ApiSettings, {"cors_origins": given}).cors_origins == origins
 
 
 @pytest.mark.parametrize("wrong", ["app.example.com", "https://a.example.com/", "https://", "a b"])
-def test_what_no_browser_would_send_is_refused(wrong: str) -> None:
+def test_invalid_origins_are_rejected(wrong: str) -> None:
     with pytest.raises(
         SettingsError, match=r"--cors-origins .* must be an origin such as https://"
     ):
         load_settings(ApiSettings, {"cors_origins": f"https://b.example.com,{wrong}"})
 
 
-async def test_a_page_of_another_origin_can_queue_nothing_without_a_preflight(
+async def test_a_page_of_another_origin_cannot_enqueue_without_a_preflight(
     service: FakeService,
 ) -> None:
-    """Browsers send these types, and a body without a type, without asking first."""
+    """Browsers send these types, and a body without a type, without a preflight."""
     body = b'{"prompt": "hello"}'
     types = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", None]
     for path in ("/chat", "/jobs"):

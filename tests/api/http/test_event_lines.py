@@ -1,4 +1,4 @@
-"""Clients that read a stream by lines get each event whole, whatever the text holds."""
+"""Each event has one data line, for any line separators in the text."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -24,13 +24,13 @@ def address() -> Iterator[str]:
 
 
 @given(st.text(st.sampled_from(SEPARATORS) | st.characters(codec="utf-8")))
-def test_every_event_is_two_lines_however_they_are_counted(text: str) -> None:
+def test_an_event_has_two_lines_by_every_definition_of_a_line(text: str) -> None:
     data, end = event({"delta": text}).decode().splitlines()
     assert end == ""
     assert json.loads(data.removeprefix("data: ")) == {"delta": text}
 
 
-def test_the_separators_are_the_known_ones() -> None:
+def test_the_separators_include_those_outside_of_ascii() -> None:
     assert {"\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85"} < set(SEPARATORS)
     assert {"\u2028", "\u2029"} < set(SEPARATORS)
 
@@ -48,16 +48,14 @@ def read_by_requests(address: str, method: str, path: str, body: Any = None) -> 
 
 
 def events_in(lines: Iterable[str]) -> list[Any]:
-    """The data of each event; every line is one of the format's."""
+    """Return the data of each event; fail for a line that is not of the format."""
     kept = [line for line in lines if line and not line.startswith((":", "id: "))]
     assert all(line.startswith("data: ") for line in kept), kept
     return [json.loads(line.removeprefix("data: ")) for line in kept]
 
 
 @pytest.mark.parametrize("read", [read_by_httpx, read_by_requests])
-def test_a_stream_read_by_lines_has_the_text_with_all_its_separators(
-    address: str, read: Any
-) -> None:
+def test_line_based_clients_receive_text_with_line_separators(address: str, read: Any) -> None:
     expected = "".join(f" {word.upper()}" for word in TEXT.split(" "))
     *deltas, end = read(address, "POST", "/chat", {"prompt": TEXT, "stream": True})
     assert "".join(delta["delta"] for delta in deltas) == expected

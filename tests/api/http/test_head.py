@@ -1,4 +1,4 @@
-"""HEAD is answered like GET on every route, without the body and without waiting."""
+"""HEAD on every route: the response to GET, without the body and without waiting."""
 
 import httpx
 import pytest
@@ -61,7 +61,7 @@ async def test_head_of_a_running_job_neither_waits_nor_streams(service: FakeServ
         *[(page, "GET, HEAD") for page in PAGES],
     ],
 )
-async def test_a_refused_method_is_answered_with_those_there_are(
+async def test_a_405_lists_the_allowed_methods(
     service: FakeService, path: str, methods: str
 ) -> None:
     refused = ["PATCH"] if "HEAD" in methods else ["PATCH", "HEAD"]
@@ -71,6 +71,6 @@ async def test_a_refused_method_is_answered_with_those_there_are(
         assert response.headers["allow"] == methods
 
 
-def test_the_page_does_not_repeat_each_get_as_a_head(service: FakeService) -> None:
+def test_the_openapi_document_has_no_head_operations(service: FakeService) -> None:
     for methods in service.app.openapi()["paths"].values():
         assert "head" not in methods

@@ -1,4 +1,4 @@
-"""Callers of a real api who mean harm: each gets a 4xx, and the process stays as small as it is."""
+"""Hostile requests to an api process: each gets a 4xx, and the process keeps its size."""
 
 import gzip
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.api_process import ApiProcess, answer_to
+from tests.api.api_process import ApiProcess, response_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -31,13 +31,13 @@ def send_all(connection: socket.socket, piece: bytes) -> None:
         connection.sendall(piece)
 
 
-def answer(connection: socket.socket) -> tuple[int, str]:
-    response = answer_to(connection)
+def status_and_detail(connection: socket.socket) -> tuple[int, str]:
+    response = response_of(connection)
     return response.status, json.loads(response.read())["detail"]
 
 
 ENDLESS = [b"GET /", HEAD + b"X-Long: ", CHUNKED + b"0\r\nX-Long: "]
-NO_HTTP = [
+MALFORMED = [
     HEAD + b"Content-Length: -1\r\n\r\n",
     HEAD + b"Content-Length: 9999999999999999999999\r\n\r\n",
     HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
@@ -49,37 +49,40 @@ NO_HTTP = [
 ]
 
 
-def test_a_hundred_megabytes_are_refused_and_not_kept(api: ApiProcess) -> None:
-    before = peak_bytes(api)
+def test_a_body_of_a_hundred_megabytes_is_rejected_and_not_buffered(module_api: ApiProcess) -> None:
+    before = peak_bytes(module_api)
     for head, piece, end in [(ANNOUNCED, PIECE, b""), (CHUNKED, CHUNK, b"0\r\n\r\n")]:
-        with api.connect() as connection:
+        with module_api.connect() as connection:
             connection.sendall(head)
             send_all(connection, piece)
             connection.sendall(end)
-            assert answer(connection) == (413, "body: must be at most 1048576 bytes")
-    with api.connect() as connection:
+            assert status_and_detail(connection) == (413, "body: must be at most 1048576 bytes")
+    with module_api.connect() as connection:
         bomb = gzip.compress(bytes(SIZE))
         head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
         connection.sendall(HEAD + head + bomb)
-        assert answer(connection) == (413, "body: must be at most 1048576 bytes, decompressed")
-    assert peak_bytes(api) - before < 20 * MIB
-    assert api.num_ended("queued") == 0
+        assert status_and_detail(connection) == (
+            413,
+            "body: must be at most 1048576 bytes, decompressed",
+        )
+    assert peak_bytes(module_api) - before < 20 * MIB
+    assert module_api.num_jobs("queued") == 0
 
 
-def test_a_head_or_trailer_of_a_hundred_megabytes_is_cut_off(api: ApiProcess) -> None:
-    before = peak_bytes(api)
+def test_a_head_or_trailer_of_a_hundred_megabytes_is_cut_off(module_api: ApiProcess) -> None:
+    before = peak_bytes(module_api)
     for start in ENDLESS:
-        with api.connect() as connection:
+        with module_api.connect() as connection:
             connection.sendall(start)
             with pytest.raises(ConnectionError):
                 send_all(connection, PIECE)
-    assert peak_bytes(api) - before < 20 * MIB
-    assert api.get("/livez")[0] == 200
+    assert peak_bytes(module_api) - before < 20 * MIB
+    assert module_api.get("/livez")[0] == 200
 
 
-def test_what_is_no_http_is_refused(api: ApiProcess) -> None:
-    for head in NO_HTTP:
-        with api.connect() as connection:
+def test_malformed_http_is_rejected(module_api: ApiProcess) -> None:
+    for head in MALFORMED:
+        with module_api.connect() as connection:
             connection.sendall(head)
-            assert answer_to(connection).status in (400, 413), head
-    assert api.num_ended("queued") == 0
+            assert response_of(connection).status in (400, 413), head
+    assert module_api.num_jobs("queued") == 0

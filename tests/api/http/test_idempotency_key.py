@@ -1,4 +1,4 @@
-"""A repeated request with an Idempotency-Key finds its job, whatever has changed since."""
+"""A repeated request with an Idempotency-Key finds its job, even after a change of the model."""
 
 import json
 from typing import Any

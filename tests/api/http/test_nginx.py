@@ -1,4 +1,4 @@
-"""The api as a process behind a real nginx, by the configuration of the documentation."""
+"""An api process behind nginx with the configuration of the guide."""
 
 import asyncio
 import json
@@ -24,21 +24,6 @@ REMOVES = "proxy_pass http://falconer/;"
 KEEPS = "proxy_pass http://falconer;"
 
 pytestmark = [needs_nginx, pytest.mark.integration]
-
-
-@pytest.fixture(scope="module")
-def module_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def module_api(module_redis: RedisServer) -> Iterator[ApiProcess]:
-    process = ApiProcess(module_redis.url)
-    yield process
-    process.stop()
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +58,14 @@ async def echoing(redis: Redis) -> AsyncIterator[None]:
         await worker
 
 
-async def test_every_link_works_where_nginx_removes_the_prefix(
+async def test_every_link_works_if_nginx_strips_the_prefix(
     http: httpx.AsyncClient, redis: Redis
 ) -> None:
     async with echoing(redis):
         await check_prefix(http, "/falcon", keep=True)
 
 
-async def test_every_link_works_where_nginx_keeps_the_prefix(
+async def test_every_link_works_if_nginx_keeps_the_prefix(
     tmp_path_factory: pytest.TempPathFactory, module_api: ApiProcess, redis: Redis
 ) -> None:
     configuration = documented().replace(REMOVES, KEEPS)
@@ -94,7 +79,7 @@ async def test_every_link_works_where_nginx_keeps_the_prefix(
 async def running_stream(
     http: httpx.AsyncClient, redis: Redis
 ) -> AsyncIterator[tuple[AsyncIterator[str], JobWriter]]:
-    """A stream of `/chat` whose job is written by hand."""
+    """Request a stream, and yield its lines and the writer of its job."""
     body = {"prompt": "hello", "stream": True}
     async with http.stream("POST", "/falcon/chat", json=body) as response:
         assert response.status_code == 200
@@ -103,7 +88,7 @@ async def running_stream(
 
 
 async def data(lines: AsyncIterator[str]) -> dict[str, object]:
-    """The next event."""
+    """Return the data of the next event."""
     async with asyncio.timeout(PATIENCE_S):
         async for line in lines:
             if line.startswith("data: "):
@@ -117,7 +102,7 @@ async def test_each_event_of_a_stream_arrives_before_the_next_is_written(
     workerless: FakeService,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without keep-alive comments: each of them would push what nginx holds back."""
+    """Keep-alive comments are off: they would flush a buffer of nginx."""
     monkeypatch.setattr("api.http.sse.KEEP_ALIVE_S", 3600)
     async with served(workerless.asgi) as direct:
         port = direct.base_url.port
@@ -143,7 +128,7 @@ async def test_a_disconnect_behind_nginx_cancels_the_job(
     await writer.until_cancelled()
 
 
-async def test_a_body_over_the_limit_is_refused_by_the_api(http: httpx.AsyncClient) -> None:
+async def test_the_api_rejects_a_too_large_body(http: httpx.AsyncClient) -> None:
     response = await http.post("/falcon/chat", json={"prompt": "a" * 1_500_000})
     assert response.status_code == 413
     assert "1048576" in response.json()["detail"]
@@ -153,7 +138,7 @@ async def test_nginx_does_not_repeat_a_post(tmp_path_factory: pytest.TempPathFac
     methods = []
 
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take a request and hang up, as an api that is killed."""
+        """Read a request and close the connection, as a killed api does."""
         methods.append((await reader.readuntil(b"\r\n\r\n")).partition(b" ")[0])
         writer.close()
 
@@ -169,7 +154,7 @@ async def test_nginx_does_not_repeat_a_post(tmp_path_factory: pytest.TempPathFac
     assert b"GET" in methods[1:]
 
 
-def test_nginx_waits_longer_than_the_api() -> None:
+def test_nginx_has_a_longer_timeout_than_the_api() -> None:
     found = re.search(r"proxy_read_timeout (\d+)s;", documented())
     assert found
     assert int(found[1]) > ApiSettings().sync_timeout_s

@@ -1,4 +1,4 @@
-"""A path leads to its route with a trailing slash too, and behind a proxy with a prefix."""
+"""Paths with a trailing slash, and behind a proxy with a prefix."""
 
 import re
 from ipaddress import ip_network
@@ -16,16 +16,14 @@ FORWARDED = "X-Forwarded-Prefix"
 
 
 @pytest.mark.parametrize("path", ["/chat", "/jobs"])
-async def test_a_post_is_answered_with_a_slash_behind_its_path(
-    service: FakeService, path: str
-) -> None:
+async def test_a_trailing_slash_is_ignored_in_a_post(service: FakeService, path: str) -> None:
     plain = await service.http.post(path, json={"prompt": "hello"})
     slashed = await service.http.post(path + "/", json={"prompt": "hello"})
     assert plain.status_code == slashed.status_code
     assert plain.json().keys() == slashed.json().keys()
 
 
-async def test_every_get_is_answered_with_a_slash_behind_its_path(service: FakeService) -> None:
+async def test_a_trailing_slash_is_ignored_in_every_get(service: FakeService) -> None:
     job_id = await run_job(service)
     paths = [path for path, methods in service.app.openapi()["paths"].items() if "get" in methods]
     assert len(paths) >= 12
@@ -36,14 +34,14 @@ async def test_every_get_is_answered_with_a_slash_behind_its_path(service: FakeS
         assert plain.headers["content-type"] == slashed.headers["content-type"]
 
 
-async def test_the_other_methods_are_too(service: FakeService) -> None:
+async def test_a_trailing_slash_is_ignored_in_other_methods(service: FakeService) -> None:
     job_id = await run_job(service)
     assert (await service.http.delete(f"/jobs/{job_id}/")).json()["id"] == job_id
     assert (await service.http.post(f"/jobs/{job_id}/retry/")).status_code == 409
     assert (await service.http.delete("/jobs/?status=queued")).status_code == 200
 
 
-async def test_requests_are_counted_by_route_and_not_by_spelling(service: FakeService) -> None:
+async def test_metrics_count_requests_by_route(service: FakeService) -> None:
     await service.http.get("/jobs/")
     await service.http.get("/jobs")
     text = (await service.http.get("/metrics")).text
@@ -54,7 +52,7 @@ async def test_requests_are_counted_by_route_and_not_by_spelling(service: FakeSe
 
 
 async def check_prefix(http: httpx.AsyncClient, prefix: str, *, keep: bool) -> None:
-    """Follow every link of the API as a client of a proxy that keeps or removes the prefix."""
+    """Follow every link of the API behind a proxy that keeps or strips the prefix."""
 
     async def get(path: str) -> httpx.Response:
         assert path.startswith(prefix + "/"), path
@@ -79,15 +77,13 @@ async def check_prefix(http: httpx.AsyncClient, prefix: str, *, keep: bool) -> N
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("root_path", ["/falcon", "/models/falcon-7b/"])
-async def test_every_link_works_behind_the_prefix_of_the_setting(
-    root_path: str, keep: bool
-) -> None:
+async def test_every_link_works_with_the_prefix_of_the_settings(root_path: str, keep: bool) -> None:
     async with fake_service(load_settings(ApiSettings, {"root_path": root_path})) as service:
         await check_prefix(service.http, root_path.removesuffix("/"), keep=keep)
 
 
 @pytest.mark.parametrize("keep", [False, True])
-async def test_every_link_works_behind_the_prefix_that_a_proxy_names(
+async def test_every_link_works_with_the_prefix_of_a_proxy(
     service: FakeService, keep: bool
 ) -> None:
     service.http.headers[FORWARDED] = "/falcon"
@@ -95,21 +91,19 @@ async def test_every_link_works_behind_the_prefix_that_a_proxy_names(
 
 
 @pytest.mark.parametrize("prefix", ["/chat", "/v1", "/docs", "/jobs/all"])
-async def test_a_prefix_may_be_named_like_a_route_where_the_proxy_removes_it(
-    service: FakeService, prefix: str
-) -> None:
+async def test_a_stripped_prefix_may_equal_a_route(service: FakeService, prefix: str) -> None:
     service.http.headers[FORWARDED] = prefix
     await check_prefix(service.http, prefix, keep=False)
 
 
-async def test_the_proxys_word_goes_before_the_setting() -> None:
+async def test_the_prefix_of_a_proxy_overrides_the_setting() -> None:
     async with fake_service(ApiSettings(root_path="/inner")) as service:
         service.http.headers[FORWARDED] = "/outer"
         await check_prefix(service.http, "/outer", keep=False)
 
 
 @pytest.mark.parametrize("named", [["/a, /b/"], ["/a", "/b"]])
-async def test_the_prefixes_of_a_chain_of_proxies_add_up(
+async def test_the_prefixes_of_several_proxies_are_joined(
     service: FakeService, named: list[str]
 ) -> None:
     headers = [(FORWARDED, value) for value in named]
@@ -121,7 +115,7 @@ async def test_the_prefixes_of_a_chain_of_proxies_add_up(
     "prefix",
     ["//evil.example.com", "http://evil.example.com", "/a/../b", "/a?b", '/"><script>', "a"],
 )
-async def test_what_is_no_prefix_is_ignored(service: FakeService, prefix: str) -> None:
+async def test_an_invalid_prefix_is_ignored(service: FakeService, prefix: str) -> None:
     headers = {FORWARDED: prefix}
     response = await service.http.post("/jobs", json={"prompt": "hello"}, headers=headers)
     assert response.headers["location"] == f"/jobs/{response.json()['id']}"
@@ -139,7 +133,7 @@ async def test_what_is_no_prefix_is_ignored(service: FakeService, prefix: str) -
         ("11.1.2.3", "*", True),
     ],
 )
-async def test_the_word_of_a_trusted_proxy_alone_counts(
+async def test_only_the_prefix_of_a_trusted_proxy_is_used(
     client: str, trusted: str | None, counts: bool
 ) -> None:
     settings = load_settings(ApiSettings, {"forwarded_allow_ips": trusted})
@@ -150,7 +144,7 @@ async def test_the_word_of_a_trusted_proxy_alone_counts(
     assert ("servers" in answer.json()) is counts
 
 
-async def test_failures_below_v1_have_openais_form_behind_a_prefix_too(
+async def test_errors_below_v1_have_openais_form_behind_a_prefix(
     service: FakeService,
 ) -> None:
     for path in ("/v1/models/unknown", "/falcon/v1/models/unknown", "/falcon/v1/nowhere"):
@@ -168,18 +162,18 @@ async def test_the_bare_prefix_is_the_root(service: FakeService) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["falcon", "//falcon", "/fal con", "/../x", "https://x/falcon"])
-def test_a_wrong_root_path_is_refused(wrong: str) -> None:
+def test_an_invalid_root_path_is_rejected(wrong: str) -> None:
     with pytest.raises(SettingsError, match=r"--root-path .* must be a path such as /falcon"):
         load_settings(ApiSettings, {"root_path": wrong})
 
 
 @pytest.mark.parametrize("wrong", ["proxy.example.com", "10.0.0.0/33", "10.0.0.1/8"])
-def test_a_wrong_proxy_is_refused(wrong: str) -> None:
+def test_an_invalid_proxy_is_rejected(wrong: str) -> None:
     with pytest.raises(SettingsError, match=f"--forwarded-allow-ips .*{re.escape(wrong)}"):
         load_settings(ApiSettings, {"forwarded_allow_ips": f"127.0.0.1,{wrong}"})
 
 
-def test_a_slash_alone_is_no_prefix() -> None:
+def test_a_single_slash_is_an_empty_prefix() -> None:
     settings = load_settings(ApiSettings, {"root_path": "/", "forwarded_allow_ips": "10.0.0.0/8"})
     assert settings.root_path is None
     assert settings.proxies == [ip_network("10.0.0.0/8")]

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.api.caller import Caller
 from tests.api.http.nginx import Nginx, documented, needs_nginx
 from tests.api.http.served import serving
 from tests.api.job_events import claim_job
+from tests.api.raw_client import RawClient
 from tests.fakes_api import FakeService
 
 WORD = "a" * 1_000_000
@@ -21,18 +21,18 @@ pytestmark = needs_nginx
 @asynccontextmanager
 async def behind_nginx(
     service: FakeService, directory: Path, documented_line: str, shorter: str
-) -> AsyncIterator[tuple[Caller, Caller]]:
+) -> AsyncIterator[tuple[RawClient, RawClient]]:
     """Yield two connections to nginx, with one line of the documented configuration replaced."""
     configuration = documented()
     assert configuration.count(documented_line) == 1
     async with serving(service.asgi) as (_, port):
         with Nginx(directory, configuration.replace(documented_line, shorter), port) as nginx:
-            callers = [
-                Caller(*await asyncio.open_connection("127.0.0.1", nginx.port)) for _ in range(2)
+            clients = [
+                RawClient(*await asyncio.open_connection("127.0.0.1", nginx.port)) for _ in range(2)
             ]
-            yield callers[0], callers[1]
-            for caller in callers:
-                caller.close()
+            yield clients[0], clients[1]
+            for client in clients:
+                client.close()
 
 
 def chat(**fields: object) -> bytes:
@@ -45,17 +45,17 @@ async def test_nginx_closes_a_connection_whose_headers_are_slow(
     workerless: FakeService, tmp_path: Path
 ) -> None:
     times = "client_header_timeout 20s;", "client_header_timeout 1s;"
-    async with behind_nginx(workerless, tmp_path, *times) as (caller, _):
-        await caller.send(b"GET /falcon/ HTTP/1.1\r\nHo")
-        assert await caller.is_closed()
+    async with behind_nginx(workerless, tmp_path, *times) as (client, _):
+        await client.send(b"GET /falcon/ HTTP/1.1\r\nHo")
+        await client.until_closed()
 
 
 async def test_nginx_cuts_off_a_client_that_does_not_read_its_stream(
     workerless: FakeService, tmp_path: Path
 ) -> None:
     times = "send_timeout 60s;", "send_timeout 1s;"
-    async with behind_nginx(workerless, tmp_path, *times) as (caller, _):
-        await caller.send(chat(stream=True))
+    async with behind_nginx(workerless, tmp_path, *times) as (client, _):
+        await client.send(chat(stream=True))
         await workerless.until_queued(1)
         writer = await claim_job(workerless)
         await writer.write(*[WORD] * NUM_WORDS)
@@ -66,11 +66,11 @@ async def test_nginx_cancels_the_job_of_a_client_that_pipelines_and_disconnects(
     workerless: FakeService, tmp_path: Path
 ) -> None:
     unchanged = "client_body_timeout 30s;", "client_body_timeout 30s;"
-    async with behind_nginx(workerless, tmp_path, *unchanged) as (caller, _):
-        await caller.send(chat())
+    async with behind_nginx(workerless, tmp_path, *unchanged) as (client, _):
+        await client.send(chat())
         await workerless.until_queued(1)
-        await caller.send(chat())
-        caller.close()
+        await client.send(chat())
+        client.close()
         await workerless.until_queued(0)
 
 
@@ -82,4 +82,4 @@ async def test_nginx_limits_the_requests_of_one_address(
         await first.send(chat())
         await workerless.until_queued(1)
         await second.send(chat())
-        assert (await second.until(b"\r\n")).startswith(b"HTTP/1.1 429")
+        assert (await second.read_until(b"\r\n")).startswith(b"HTTP/1.1 429")

@@ -1,4 +1,4 @@
-"""A real api process that is told to stop: every caller gets an answer, and then it ends."""
+"""Graceful shutdown of an api process: every client gets a response."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ import uvicorn
 
 from api.http.connection_limits import LimitedHttpProtocol
 from api.server import ApiServer
-from tests.api.api_process import PATIENCE_S, ApiProcess, answer_to, command, eventually
+from tests.api.api_process import PATIENCE_S, ApiProcess, command, eventually, response_of
 from tests.fakes_api import FakeService
 from tests.redis_server import RedisServer
 
@@ -20,7 +20,7 @@ GET = b"GET /livez HTTP/1.1\r\nHost: api\r\n\r\n"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_stop_answers_open_calls_and_ends_with_exit_code_0(
+def test_a_shutdown_responds_to_open_requests_and_exits_with_0(
     api: ApiProcess, signum: signal.Signals
 ) -> None:
     with ExitStack() as stack:
@@ -28,18 +28,18 @@ def test_a_stop_answers_open_calls_and_ends_with_exit_code_0(
         eventually(lambda: api.num_waiting() == 100)
         assert api.stop(signum) == 0
         for connection in connections:
-            answer = answer_to(connection)
-            body = json.loads(answer.read())
-            assert (answer.status, answer.getheader("retry-after")) == (503, "1")
+            response = response_of(connection)
+            body = json.loads(response.read())
+            assert (response.status, response.getheader("retry-after")) == (503, "1")
             assert (
                 body["detail"] == f"the server is stopping; the job goes on, see /jobs/{body['id']}"
             )
 
 
-def test_an_api_that_was_started_to_ignore_signals_goes_on_ignoring_them(
+def test_signals_that_the_parent_ignores_stay_ignored(
     redis_server: RedisServer,
 ) -> None:
-    """uvicorn installs its own handlers whatever it was started with."""
+    """uvicorn alone installs its handlers for ignored signals too."""
     ignored = (signal.SIGINT, signal.SIGHUP)
     handlers = {signum: signal.signal(signum, signal.SIG_IGN) for signum in ignored}
     try:
@@ -53,36 +53,38 @@ def test_an_api_that_was_started_to_ignore_signals_goes_on_ignoring_them(
     assert api.stop(signal.SIGTERM) == 0
 
 
-def test_a_stop_ends_a_stream_with_a_last_event(api: ApiProcess) -> None:
+def test_a_shutdown_ends_a_stream_with_a_shutdown_event(api: ApiProcess) -> None:
     with api.open_chat(stream=True) as connection:
-        answer = answer_to(connection)
-        assert answer.status == 200
+        response = response_of(connection)
+        assert response.status == 200
         assert api.stop() == 0
-        events = answer.read().decode().strip().split("\n\n")
+        events = response.read().decode().strip().split("\n\n")
         assert "the server is stopping; the job goes on" in events[-1]
 
 
-def test_a_stop_answers_a_call_whose_body_is_still_to_come(api: ApiProcess) -> None:
-    with api.open_half_a_chat() as connection:
+def test_a_shutdown_responds_to_a_request_whose_body_is_incomplete(api: ApiProcess) -> None:
+    with api.open_incomplete_chat() as connection:
         assert api.stop() == 0
-        answer = answer_to(connection)
-    assert answer.status == 503
-    assert "close" in str(answer.getheader("connection"))
+        response = response_of(connection)
+    assert response.status == 503
+    assert "close" in str(response.getheader("connection"))
 
 
-def test_a_stop_does_not_wait_for_connections_without_a_call(redis_server: RedisServer) -> None:
+def test_a_shutdown_does_not_wait_for_idle_connections(redis_server: RedisServer) -> None:
     with (
         ApiProcess(redis_server.url, grace_s=10 * PATIENCE_S) as api,
         api.connect() as silent,
         api.connect() as idle,
     ):
         idle.sendall(GET)
-        assert answer_to(idle).status == 200
+        assert response_of(idle).status == 200
         assert api.stop() == 0
         assert silent.recv(1) == b""
 
 
-def test_an_api_that_says_it_listens_ends_in_order(redis_server: RedisServer) -> None:
+def test_an_api_that_has_logged_its_address_shuts_down_gracefully(
+    redis_server: RedisServer,
+) -> None:
     starting = command("--port", "0", "--redis-url", redis_server.url)
     with subprocess.Popen(starting, stderr=subprocess.PIPE, text=True) as api:
         assert api.stderr is not None
@@ -91,28 +93,28 @@ def test_an_api_that_says_it_listens_ends_in_order(redis_server: RedisServer) ->
         assert api.wait(PATIENCE_S) == 0
 
 
-class LateCallers(ApiServer):
-    """Calls that are on their way when a stop begins: their bytes are there, and not yet read."""
+class ServerWithBacklog(ApiServer):
+    """Receives requests at the moment of its shutdown, in the backlog and on an open connection."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         assert sockets is not None
-        self.callers = [socket.create_connection(sockets[0].getsockname()) for _ in range(50)]
-        for caller in [self.kept, *self.callers]:
-            caller.sendall(GET)
+        self.clients = [socket.create_connection(sockets[0].getsockname()) for _ in range(50)]
+        for client in [self.kept, *self.clients]:
+            client.sendall(GET)
         await super().shutdown(sockets)
 
     kept: socket.socket
-    callers: list[socket.socket]
+    clients: list[socket.socket]
 
 
-async def test_calls_on_their_way_to_a_server_that_stops_are_answered(
+async def test_requests_in_the_backlog_get_responses_at_a_shutdown(
     workerless: FakeService,
 ) -> None:
-    """Those that were not accepted yet, too; each is told to connect elsewhere next time."""
+    """Each response has `Connection: close`."""
     config = uvicorn.Config(
         workerless.app, http=LimitedHttpProtocol, lifespan="off", log_config=None
     )
-    server = LateCallers(config, workerless.services)
+    server = ServerWithBacklog(config, workerless.services)
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
         serving = asyncio.create_task(server.serve([listener]))
         server.kept = socket.create_connection(listener.getsockname())
@@ -120,29 +122,31 @@ async def test_calls_on_their_way_to_a_server_that_stops_are_answered(
         assert await asyncio.to_thread(status_and_connection, server.kept) == (200, None)
         server.should_exit = True
         await serving
-    for caller in [server.kept, *server.callers]:
-        with caller:
-            assert status_and_connection(caller) == (200, "close")
+    for client in [server.kept, *server.clients]:
+        with client:
+            assert status_and_connection(client) == (200, "close")
 
 
-def status_and_connection(caller: socket.socket) -> tuple[int, str | None]:
-    answer = answer_to(caller)
-    answer.read()
-    return answer.status, answer.getheader("connection")
+def status_and_connection(client: socket.socket) -> tuple[int, str | None]:
+    response = response_of(client)
+    response.read()
+    return response.status, response.getheader("connection")
 
 
-def test_a_call_that_ends_in_the_grace_period_gets_its_result(redis_server: RedisServer) -> None:
+def test_a_request_that_completes_in_the_grace_period_gets_its_result(
+    redis_server: RedisServer,
+) -> None:
     with (
         ApiProcess(redis_server.url, grace_s=PATIENCE_S) as api,
         api.open_chat(deadline_s=2) as connection,
     ):
         eventually(lambda: api.num_waiting() == 1)
         assert api.stop() == 0
-        assert answer_to(connection).status == 504  # the end of its job, as without a stop
+        assert response_of(connection).status == 504  # the job ran into its deadline
 
 
 @pytest.mark.parametrize("is_redis_there", [True, False])
-def test_asked_twice_it_does_not_wait_for_open_calls(
+def test_a_second_signal_does_not_wait_for_open_requests(
     redis_server: RedisServer, is_redis_there: bool
 ) -> None:
     with ApiProcess(redis_server.url, grace_s=10 * PATIENCE_S) as api, api.open_chat():
@@ -162,7 +166,9 @@ def accepts(api: ApiProcess) -> bool:
     return True
 
 
-def test_a_stop_while_redis_is_mute_answers_open_calls(redis_server: RedisServer) -> None:
+def test_a_shutdown_during_a_redis_outage_responds_to_open_requests(
+    redis_server: RedisServer,
+) -> None:
     with ApiProcess(redis_server.url) as api, api.open_chat() as connection:
         eventually(lambda: api.num_waiting() == 1)
         redis_server.freeze()
@@ -170,10 +176,10 @@ def test_a_stop_while_redis_is_mute_answers_open_calls(redis_server: RedisServer
             assert api.stop() == 0
         finally:
             redis_server.thaw()
-        assert answer_to(connection).status == 503
+        assert response_of(connection).status == 503
 
 
-def test_the_port_is_free_for_the_next_one_at_once(api: ApiProcess) -> None:
+def test_the_port_is_free_during_the_grace_period(api: ApiProcess) -> None:
     with api.open_chat() as connection:
         eventually(lambda: api.num_waiting() == 1)
         api.process.send_signal(signal.SIGTERM)
@@ -181,4 +187,4 @@ def test_the_port_is_free_for_the_next_one_at_once(api: ApiProcess) -> None:
         with socket.socket() as successor:
             successor.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             successor.bind(("127.0.0.1", api.port))
-        assert answer_to(connection).status == 503
+        assert response_of(connection).status == 503

@@ -1,4 +1,4 @@
-"""Settings from environment and flags, and the one line that a wrong one gets."""
+"""Settings from the environment and from flags, and the error for an invalid value."""
 
 from enum import StrEnum
 from typing import Literal
@@ -27,7 +27,7 @@ class ExampleSettings(ProcessSettings):
     colour: Colour = Field(Colour.RED, description="Which.")
 
 
-def test_a_flag_wins_over_the_environment_and_that_over_the_default(
+def test_a_flag_overrides_the_environment_and_the_environment_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert load_settings(ExampleSettings).max_rows == 32
@@ -36,12 +36,12 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(
     assert load_settings(ExampleSettings, {"max_rows": "4"}).max_rows == 4
 
 
-def test_an_empty_variable_counts_as_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FALCONER_MAX_ROWS", "")
     assert load_settings(ExampleSettings).max_rows == 32
 
 
-def test_a_wrong_value_is_named_with_flag_variable_value_and_rule() -> None:
+def test_an_invalid_value_is_reported_with_flag_variable_value_and_rule() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(ExampleSettings, {"max_rows": "0"})
     assert caught.value.message == (
@@ -53,7 +53,7 @@ def test_a_wrong_value_is_named_with_flag_variable_value_and_rule() -> None:
     ("variable", "service"),
     [("FALCONER_PORT", "falconer"), ("FALCONER_METRICS_PORT", "falconer-metrics")],
 )
-def test_a_port_that_kubernetes_set_is_explained(
+def test_a_port_variable_of_kubernetes_is_explained(
     variable: str, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "tcp://10.0.0.1:8000")
@@ -88,7 +88,7 @@ def cli() -> tuple[typer.Typer, list[ExampleSettings]]:
     return app, seen
 
 
-def test_every_field_is_a_flag_and_the_exit_code_is_the_commands(
+def test_every_field_is_a_flag_and_the_exit_code_is_passed_on(
     cli: tuple[typer.Typer, list[ExampleSettings]],
 ) -> None:
     app, seen = cli

@@ -1,4 +1,4 @@
-"""Which signals stop a process that was started with some of them ignored."""
+"""The signals that stop a process whose parent ignores some of them."""
 
 import signal
 import subprocess
@@ -23,7 +23,7 @@ PATIENCE_S = 60.0
         (["SIGTERM"], {"SIGTERM", "SIGINT", "SIGHUP"}),
     ],
 )
-def test_ignored_signals_stay_ignored_but_sigterm_always_stops(
+def test_ignored_signals_stay_ignored_except_sigterm(
     ignored: list[str], stopping: set[str]
 ) -> None:
     ignore = "; ".join(f"signal.signal(signal.{name}, signal.SIG_IGN)" for name in ignored)

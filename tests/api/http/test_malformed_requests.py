@@ -1,4 +1,4 @@
-"""Wrong headers, paths and queries are a 4xx that names them, whatever the body."""
+"""Malformed headers, paths and queries get a 4xx that names them."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.fakes_api import FakeService
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "x"])
-async def test_a_body_that_is_not_said_to_be_json_is_refused(
+async def test_a_body_without_a_json_type_is_rejected(
     service: FakeService, media_type: str
 ) -> None:
     headers = {"Content-Type": media_type}
@@ -16,7 +16,7 @@ async def test_a_body_that_is_not_said_to_be_json_is_refused(
 
 
 @pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "application/ld+json"])
-async def test_spellings_of_json_are_accepted(service: FakeService, media_type: str) -> None:
+async def test_each_json_type_is_accepted(service: FakeService, media_type: str) -> None:
     headers = {"Content-Type": media_type}
     response = await service.http.post("/chat", content=body(), headers=headers)
     assert response.status_code == 200
@@ -33,7 +33,7 @@ async def test_spellings_of_json_are_accepted(service: FakeService, media_type: 
         ({"Idempotency-Key": "k" * 256}, ["Idempotency-Key", "255"]),
     ],
 )
-async def test_a_malformed_header_is_refused_by_name(
+async def test_a_malformed_header_is_rejected_by_name(
     service: FakeService, headers: dict[str, str], names: list[str]
 ) -> None:
     response = await service.http.post("/chat", content=body(), headers=JSON | headers)
@@ -43,7 +43,7 @@ async def test_a_malformed_header_is_refused_by_name(
 
 
 @pytest.mark.parametrize("wait", ["-1", "soon", "3601", "nan", "inf", ""])
-async def test_a_malformed_wait_is_refused_by_name(service: FakeService, wait: str) -> None:
+async def test_a_malformed_wait_is_rejected_by_name(service: FakeService, wait: str) -> None:
     response = await service.http.get("/jobs/unknown", params={"wait": wait})
     check_refusal(response.status_code, response.text, 422, ["wait"])
 
@@ -57,7 +57,7 @@ async def test_an_unknown_job_is_not_found(service: FakeService, job_id: str) ->
 
 
 @pytest.mark.parametrize("path", ["/chat//", "/Chat", "//chat", "/chat/x"])
-async def test_a_path_that_is_almost_right_is_not_found(service: FakeService, path: str) -> None:
+async def test_a_similar_path_is_not_found(service: FakeService, path: str) -> None:
     response = await service.http.post(path, content=body(), headers=JSON)
     assert response.status_code in (404, 405)
     assert "detail" in response.json()

@@ -1,4 +1,4 @@
-"""Raw connections to an api in this process: every byte is the test's own."""
+"""A client that sends bytes to an api in this process, as the test gives them."""
 
 import asyncio
 import io
@@ -14,7 +14,7 @@ from tests.fakes_api import FakeService
 WAIT_S = 60.0
 
 
-class Caller:
+class RawClient:
     """One connection to the api."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -25,43 +25,42 @@ class Caller:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def answer(self) -> bytes:
-        """Up to the end of a JSON body."""
-        return await self.until(b"}")
+    async def read_json(self) -> bytes:
+        """Return the bytes up to the end of a JSON body without nested objects."""
+        return await self.read_until(b"}")
 
-    async def until(self, end: bytes) -> bytes:
+    async def read_until(self, end: bytes) -> bytes:
         async with asyncio.timeout(WAIT_S):
             return await self._reader.readuntil(end)
 
     @asynccontextmanager
-    async def another(self) -> "AsyncIterator[Caller]":
-        """A second connection to the same server."""
+    async def connect_again(self) -> "AsyncIterator[RawClient]":
+        """Open a second connection to the same server."""
         host, port = self._writer.get_extra_info("peername")
-        caller = Caller(*await asyncio.open_connection(host, port))
-        yield caller
-        caller.close()
+        client = RawClient(*await asyncio.open_connection(host, port))
+        yield client
+        client.close()
 
-    async def all_that_comes(self) -> bytes:
+    async def read_to_end(self) -> bytes:
         async with asyncio.timeout(WAIT_S):
             return await self._reader.read()
 
     async def read(self, num_bytes: int) -> bytes:
-        """All of them, or those before the end."""
+        """Return `num_bytes`, or fewer at the end of the stream."""
         try:
             async with asyncio.timeout(WAIT_S):
                 return await self._reader.readexactly(num_bytes)
         except asyncio.IncompleteReadError as error:
             return error.partial
 
-    async def is_closed(self) -> bool:
-        """By the api, within the time of a test; what it still says is left out."""
+    async def until_closed(self) -> None:
+        """Discard what the api sends until it closes the connection."""
         async with asyncio.timeout(WAIT_S):
             try:
                 while await self._reader.read(65536):
                     pass
             except ConnectionError:
                 pass
-            return True
 
     async def send_until_closed(self, data: bytes) -> None:
         async with asyncio.timeout(WAIT_S):
@@ -73,7 +72,7 @@ class Caller:
                 pass
 
     async def half_close(self) -> None:
-        """End what this side sends, and wait for the answers."""
+        """Close the sending side of the connection."""
         self._writer.write_eof()
         await self._writer.drain()
 
@@ -82,31 +81,31 @@ class Caller:
 
 
 @asynccontextmanager
-async def connected(service: FakeService, unread_s: float = UNREAD_S) -> AsyncIterator[Caller]:
+async def connected(service: FakeService, unread_s: float = UNREAD_S) -> AsyncIterator[RawClient]:
     """Serve the api, and open one connection to it."""
     async with serving(service.asgi, unread_s=unread_s, timeout_keep_alive=1) as address:
-        caller = Caller(*await asyncio.open_connection(*address))
-        yield caller
-        caller.close()
+        client = RawClient(*await asyncio.open_connection(*address))
+        yield client
+        client.close()
 
 
-class Answers(io.BytesIO):
-    """What a connection sent, read as HTTP by Python's own client."""
+class Responses(io.BytesIO):
+    """The received bytes, as a socket that `http.client` can read."""
 
-    def makefile(self, *_: Any, **__: Any) -> "Answers":
+    def makefile(self, *_: Any, **__: Any) -> "Responses":
         return self
 
     def close(self) -> None:
-        """Keep what follows the answer that was read."""
+        """Keep the bytes after the response that was read."""
 
 
-def parse_answers(raw: bytes, count: int) -> list[tuple[HTTPResponse, bytes]]:
-    """Return so many answers and their bodies; fails where there are more or fewer bytes."""
-    source: Any = Answers(raw)
-    answers = []
+def parse_responses(raw: bytes, count: int) -> list[tuple[HTTPResponse, bytes]]:
+    """Return `count` responses with their bodies; fail if there are more or fewer bytes."""
+    source: Any = Responses(raw)
+    responses = []
     for _ in range(count):
-        answer = HTTPResponse(source)
-        answer.begin()
-        answers.append((answer, answer.read()))
+        response = HTTPResponse(source)
+        response.begin()
+        responses.append((response, response.read()))
     assert source.read() == b""
-    return answers
+    return responses

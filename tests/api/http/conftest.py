@@ -1,0 +1,22 @@
+"""A Redis and an api process that the tests of one file share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.api.api_process import ApiProcess
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="module")
+def module_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def module_api(module_redis: RedisServer) -> Iterator[ApiProcess]:
+    with ApiProcess(module_redis.url) as process:
+        yield process
