@@ -51,7 +51,7 @@ def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastA
     install_error_handlers(app)
     name_allowed_methods(app)
     app.add_middleware(MeteredApp, metrics=services.metrics)
-    app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented hook
+    vars(app)["openapi"] = openapi_of(app)  # replaces the method, as FastAPI documents
     return app
 
 
@@ -101,7 +101,7 @@ def name_allowed_methods(app: FastAPI) -> None:
 
 
 def methods_at(scope: Scope, routes: Iterable[BaseRoute]) -> set[str]:
-    """Return the methods of the routes at this path; without a route, those of a file mount."""
+    """Return the methods of the routes at this path, or of the file mount without a route."""
     methods: set[str] = set()
     for route in routes:
         if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:

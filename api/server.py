@@ -20,8 +20,8 @@ from shared.process.log_config import configure_logs
 from shared.process.signals import stop_signals
 from shared.process.sockets import listen
 
-# Longer than those of clients and load balancers (5 to 60 s): the api never closes a connection
-# on which a request is on its way.
+# Clients and load balancers close idle connections after 5 to 60 s. The api waits longer, so it
+# never closes a connection on which a request is on its way.
 KEEP_ALIVE_S = 75
 UNREAD_S = 60.0  # in which a client must read some of the data that waits for it
 LINGER_S = 2.0  # for requests that are on their way when a shutdown begins
@@ -104,7 +104,7 @@ def drain_accept_queue(listener: socket.socket) -> Iterator[socket.socket]:
 
 
 def limit_unread_time(listener: socket.socket, seconds: float = UNREAD_S) -> None:
-    """Let Linux reset a connection whose client reads none of its pending data for `seconds`.
+    """Let Linux reset a connection if its client reads no pending data for `seconds`.
 
     Connections inherit the option from the socket that accepts them.
     """

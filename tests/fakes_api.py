@@ -1,6 +1,6 @@
-"""A whole service in one process for tests of the api: fake Redis, echo worker, ASGI client.
+"""A service in one process for tests of the api: fake Redis, echo worker, ASGI client.
 
-Knows no torch, so that tests of the api run without it.
+It imports no torch, so that tests of the api run without it.
 """
 
 import asyncio

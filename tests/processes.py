@@ -1,4 +1,4 @@
-"""Ends processes that tests started, whatever state a failed test left them in."""
+"""End the processes of tests, in any state that a failed test left them in."""
 
 import signal
 import subprocess
@@ -8,7 +8,7 @@ PATIENCE_S = 60.0
 
 
 def end(process: "subprocess.Popen[Any]", *, grace_s: float = PATIENCE_S) -> int:
-    """Ask the process to end, kill it if it does not, close its pipes; return its exit code."""
+    """Terminate the process, kill it after `grace_s`, close its pipes; return the exit code."""
     if process.poll() is None:
         process.terminate()
         process.send_signal(signal.SIGCONT)  # a frozen process would not see the other signal

@@ -14,11 +14,11 @@ from serve.embedded_redis import find_redis_binary
 from tests.processes import end
 
 START_TIMEOUT_S = 30.0
-PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
+PORTS = range(20_000, 32_000)  # below the ports that Linux gives to outgoing connections
 
 
 class RedisServer:
-    """`restart` keeps the port and, with `append_only`, what was written."""
+    """A restart keeps the port and, with `append_only`, the data."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class RedisServer:
         ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            self._wait_until_it_answers(self._process)
+            self._wait_until_ready(self._process)
         except BaseException:
             self.stop()
             raise
@@ -64,7 +64,7 @@ class RedisServer:
         self._process = None
 
     def freeze(self) -> None:
-        """Connections stay open and commands arrive, but nothing is answered until `thaw`."""
+        """Stop the process until `thaw`: connections stay open, and commands get no response."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -77,14 +77,14 @@ class RedisServer:
             end(self._process)
             self._process = None
 
-    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            assert process.poll() is None, "redis-server ended at once"
+        while not self._responds():
+            assert process.poll() is None, "redis-server exited"
             assert time.monotonic() < deadline, "redis-server did not start"
             time.sleep(0.01)
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
@@ -94,12 +94,12 @@ class RedisServer:
 
 
 def free_port() -> int:
-    """One that nobody has, nor gets for an outgoing connection before somebody listens on it."""
+    """Return a free port outside of the range for outgoing connections."""
     for port in secrets.SystemRandom().sample(PORTS, 100):
         with closing(socket.socket()) as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("a hundred ports tried, none is free")
+    raise AssertionError("a hundred ports are in use")
 
 
 def redis_binary() -> str:

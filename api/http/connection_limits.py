@@ -1,4 +1,4 @@
-"""Extend uvicorn's HTTP/1.1: a time limit for heads, and responses to half-closed connections.
+"""Extend uvicorn's HTTP/1.1: limit the time for heads, and respond to half-closed connections.
 
 Settings of uvicorn and of the listening socket give the other limits: see `api/server.py`.
 """
@@ -8,17 +8,21 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MAX_HEAD_BYTES = 65_536  # also of trailers
-HEAD_TIMEOUT_S = 20.0  # also for the rest of a body that the api has refused
-PROBE_S, PROBE_GROWTH = 0.1, 3  # the delay after the first probe, and each next one's factor
-STATUS_LINE = b"HTTP/1.1 "  # the first bytes of every response
-ZEROS = b"0" * 8  # valid before every chunk size; curl accepts 16 digits
+MAX_HEAD_BYTES = 65_536  # trailers have the same limit
+HEAD_TIMEOUT_S = 20.0  # the rest of a rejected body has the same limit
+
+PROBE_S = 0.1  # between the first two probes
+PROBE_GROWTH = 3  # factor of each further delay
+
+# Bytes that may be sent before the response is known. A chunk size may have 16 digits in curl.
+STATUS_LINE = b"HTTP/1.1 "
+ZEROS = b"0" * 8
 
 
 class ProbingConnection(h11.Connection):
-    """Sends bytes of a response ahead of time: a client that has disconnected answers a reset."""
+    """Sends bytes of a response ahead of time: a disconnected client answers them with a reset."""
 
-    _ahead = STATUS_LINE  # bytes that any continuation of the response starts with
+    _ahead = STATUS_LINE  # the next bytes to send, which every response continues with
     _is_chunked = False
 
     def probe(self) -> bytes:
@@ -26,7 +30,7 @@ class ProbingConnection(h11.Connection):
         return byte
 
     def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
-        """Return the bytes of an event without those that probes have sent."""
+        """Return the bytes of an event, except for the bytes that probes have sent."""
         parts = super().send_with_data_passthrough(event)
         if parts and isinstance(event, h11.Response | h11.InformationalResponse):
             parts[0] = parts[0][len(STATUS_LINE) - len(self._ahead) :]
@@ -53,7 +57,7 @@ class LimitedHttpProtocol(H11Protocol):
             self._start_head_timer()
 
     def eof_received(self) -> Any:
-        """Keep the connection while its client may wait for a response; probe whether it does."""
+        """Keep the connection while the client may wait for a response, and probe it."""
         if not self._is_responding() or self.cycle.more_body:
             return False
         self._is_half_closed = True
@@ -66,7 +70,7 @@ class LimitedHttpProtocol(H11Protocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Respond unless the application does: uvicorn logs a stack trace for a second response."""
+        """Respond unless the application has: uvicorn logs a stack trace for a second response."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
         self.transport.close()

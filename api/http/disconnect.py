@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The client of a request whose body has been read."""
+    """The client of a request, after its body has been read."""
 
     receive: Receive
     stopping: asyncio.Event  # set when the server ends the requests that are still open

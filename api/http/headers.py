@@ -18,7 +18,7 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 def split(text: str, separator: str) -> list[str]:
     """Return the parts between separators outside of quotes (RFC 9110, 5.6).
 
-    There is at least one part. Empty ones are left out.
+    There is at least one part. Empty parts are left out.
     """
     return re.findall(rf'(?:[^"{separator}]|{QUOTED})+', text) or [""]
 

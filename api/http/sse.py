@@ -95,7 +95,7 @@ class EventStream:
             sent_at = time.monotonic()
 
     def shutdown_event(self) -> bytes:
-        """Return the last event of a server that shuts down: it says that the job goes on.
+        """Return the last event of a server that shuts down: it says that the job continues.
 
         It has no id: a client that resumes after the last id it received misses no event.
         """

@@ -24,7 +24,7 @@ def secure_standard_streams() -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Redirect a stream whose reader has closed it to the null device."""
+    """Redirect a stream to the null device after its reader has closed it."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)

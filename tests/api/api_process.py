@@ -69,7 +69,7 @@ class ApiProcess:
         return connection
 
     def open_incomplete_chat(self) -> socket.socket:
-        """Send a `/chat` request whose body is incomplete, and wait until the api receives it."""
+        """Send a `/chat` request with an incomplete body, and wait until the api receives it."""
         connection = self.connect()
         connection.sendall(b'POST /chat HTTP/1.1\r\nHost: api\r\nContent-Length: 99\r\n\r\n{"')
         self.wait_until_received()

@@ -42,7 +42,7 @@ def post(
 
 @pytest.fixture
 async def echo_client(service: FakeService) -> AsyncIterator[RawClient]:
-    """Connect to an api whose worker answers at once."""
+    """Connect to an api with a worker, which completes every job at once."""
     async with connected(service) as client:
         yield client
 

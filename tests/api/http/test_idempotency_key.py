@@ -21,14 +21,14 @@ async def post(service: FakeService, body: dict[str, Any] = BODY, **headers: str
 
 
 async def replace_the_model(service: FakeService) -> None:
-    """Register a model without adapters, whose context is too short for the prompt."""
+    """Register a model without adapters and with a context that is too short for the prompt."""
     card = msgspec.structs.replace(letter_card(), context_length=8, adapters=())
     registry = Registry(service.redis, service.keys)
     await registry.publish_card(card, letter_tokenizer().to_str().encode())
     await service.services.models.refresh()
 
 
-async def test_a_repeated_request_finds_its_job_though_the_model_changed(
+async def test_a_repeated_request_returns_its_job_after_a_change_of_the_model(
     service: FakeService,
 ) -> None:
     first = await post(service)
@@ -53,7 +53,7 @@ async def test_another_body_another_key_and_no_key_are_checked_against_the_new_m
     assert len(service.worker.seen) == 1
 
 
-async def test_a_repeated_request_whose_job_is_gone_is_checked_against_the_new_model(
+async def test_a_repeated_request_for_an_expired_job_is_checked_against_the_new_model(
     service: FakeService,
 ) -> None:
     job_id = (await post(service)).json()["id"]
@@ -63,7 +63,7 @@ async def test_a_repeated_request_whose_job_is_gone_is_checked_against_the_new_m
 
 
 @pytest.mark.parametrize("path", ["/chat", "/jobs"])
-async def test_two_different_keys_are_refused_and_a_repeated_key_is_not(
+async def test_two_different_keys_are_rejected_and_a_repeated_key_is_accepted(
     service: FakeService, path: str
 ) -> None:
     names = ["a", "b"], ["a", "a"]

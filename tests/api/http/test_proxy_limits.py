@@ -41,7 +41,7 @@ def chat(**fields: object) -> bytes:
     return head.encode() + body
 
 
-async def test_nginx_closes_a_connection_whose_headers_are_slow(
+async def test_nginx_closes_a_connection_with_slow_headers(
     workerless: FakeService, tmp_path: Path
 ) -> None:
     times = "client_header_timeout 20s;", "client_header_timeout 1s;"

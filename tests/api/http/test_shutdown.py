@@ -62,7 +62,7 @@ def test_a_shutdown_ends_a_stream_with_a_shutdown_event(api: ApiProcess) -> None
         assert "the server is stopping; the job goes on" in events[-1]
 
 
-def test_a_shutdown_responds_to_a_request_whose_body_is_incomplete(api: ApiProcess) -> None:
+def test_a_shutdown_responds_to_a_request_with_an_incomplete_body(api: ApiProcess) -> None:
     with api.open_incomplete_chat() as connection:
         assert api.stop() == 0
         response = response_of(connection)

@@ -1,4 +1,4 @@
-"""The signals that stop a process whose parent ignores some of them."""
+"""The signals that stop a process if its parent ignores some of them."""
 
 import signal
 import subprocess
