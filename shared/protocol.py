@@ -124,10 +124,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One token of one sequence, with every field that the job's result needs.
-
-    A job without a token log yields one delta for each complete sequence after its end.
-    """
+    """One token of a sequence. A job without a token log has one delta for each sequence."""
 
     sequence: int = 0
     text: str = ""
@@ -153,9 +150,8 @@ class TokenDeltas(msgspec.Struct, frozen=True, kw_only=True):
         """Return the deltas from `index` on; None if there is none, or a gap before the first."""
         if not self.index <= index < self.end:
             return None
-        return TokenDeltas(
-            job_id=self.job_id, index=index, deltas=self.deltas[index - self.index :]
-        )
+        deltas = self.deltas[index - self.index :]
+        return TokenDeltas(job_id=self.job_id, index=index, deltas=deltas)
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
@@ -229,8 +225,8 @@ class MergedAdapter(msgspec.Struct, frozen=True, kw_only=True):
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of a model that the api needs to check requests.
 
-    The packed card is hashed together with the tokenizer.json. An optional field that is unset is
-    not packed, so a new field does not change the hashes of other models during an upgrade.
+    Card and tokenizer.json are hashed together. An unset optional field is not packed, so a new
+    field changes no hash of other models.
     """
 
     name: str
@@ -285,16 +281,13 @@ def decode_delta(data: bytes) -> Delta:
 
 def decode_token_deltas(job_id: str, data: bytes) -> TokenDeltas:
     """Decode a field of `append_tokens.lua`: the first index, a space, an array of deltas."""
-    index, _, deltas = data.partition(b" ")
-    return TokenDeltas(
-        job_id=job_id,
-        index=int(index),
-        deltas=msgspec.msgpack.decode(deltas, type=list[Delta]),
-    )
+    index, _, packed = data.partition(b" ")
+    deltas = msgspec.msgpack.decode(packed, type=list[Delta])
+    return TokenDeltas(job_id=job_id, index=int(index), deltas=deltas)
 
 
 def decode_job(data: bytes) -> ChatJob:
-    """Raises UnreadableJob."""
+    """Decode a job. Raises UnreadableJob."""
     try:
         job = msgspec.msgpack.decode(data, type=ChatJob)
     except msgspec.DecodeError as error:
