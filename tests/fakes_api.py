@@ -38,7 +38,7 @@ from shared.protocol import (
     WorkerInfo,
     encode,
 )
-from shared.queue.claims import ClaimedJob, Room
+from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import WORKER_TTL_S, Keys
 from shared.queue.token_log import TokenLog
@@ -46,7 +46,7 @@ from shared.queue.worker_registry import Registry
 from tests.factories import make_worker_info
 
 LEASE_MS = 60_000
-ROOM = Room(rows=100, tokens=1_000_000, running=0)
+FREE = FreeCapacity(rows=100, tokens=1_000_000, running=0)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
@@ -96,7 +96,7 @@ class EchoWorker:
 
     async def run(self) -> None:
         while True:
-            claim = await self._queue.claim("echo", ROOM, lease_ms=LEASE_MS)
+            claim = await self._queue.claim("echo", FREE, lease_ms=LEASE_MS)
             for claimed in claim.jobs:
                 self.seen.append(claimed.job)
                 self._running[claimed.job.id] = claimed
@@ -107,14 +107,14 @@ class EchoWorker:
             await asyncio.sleep(0.005)
 
     async def _stop_cancelled(self) -> None:
-        fences = {id_: claimed.fence for id_, claimed in self._running.items()}
-        renewal = await self._queue.renew("echo", fences, lease_ms=LEASE_MS)
+        fencing_tokens = {id_: claimed.fencing_token for id_, claimed in self._running.items()}
+        renewal = await self._queue.renew("echo", fencing_tokens, lease_ms=LEASE_MS)
         for job_id in renewal.cancelled:
             error = JobError(message="the job was cancelled", status_code=499)
             status = JobStatus.CANCELLED
             outcome = Failed(job_id=job_id, attempt=1, status=status, error=error)
             claimed = self._running.pop(job_id)
-            await self._queue.finish(claimed, outcome, fence=claimed.fence)
+            await self._queue.finish(claimed, outcome, fencing_token=claimed.fencing_token)
             self.stopped.append(job_id)
 
     async def _answer(self, claimed: ClaimedJob) -> None:
@@ -124,17 +124,17 @@ class EchoWorker:
             error = JobError(message="no room on the device", status_code=500)
             status = JobStatus.FAILED
             failed = Failed(job_id=job.id, attempt=1, status=status, error=error)
-            await self._queue.finish(claimed, failed, fence=claimed.fence)
+            await self._queue.finish(claimed, failed, fencing_token=claimed.fencing_token)
             return
         words = [f" {word.upper()}" for word in (job.prompt.text or "hello").split(" ")]
         for index, word in enumerate(words if job.stream else ()):
             await self._send(claimed, index, word)
-        await self._queue.finish(claimed, finished(job, words), fence=claimed.fence)
+        await self._queue.finish(claimed, finished(job, words), fencing_token=claimed.fencing_token)
 
     async def _send(self, claimed: ClaimedJob, index: int, word: str) -> None:
         """Twice, as a command does whose answer was lost."""
         delta = encode(Delta(text=word, token_ids=[index]))
-        addition = (claimed.job.id, claimed.fence, index, [delta])
+        addition = (claimed.job.id, claimed.fencing_token, index, [delta])
         for _ in range(2):
             await self._log.append(claimed.worker_id, [addition])
 

@@ -9,11 +9,11 @@ from shared.protocol import ChatJob, decode_job
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """Free capacity of a worker."""
+class FreeCapacity:
+    """What a worker can take in addition to its jobs."""
 
-    rows: int
-    tokens: int
+    rows: int  # of a batch
+    tokens: int  # of KV cache
     running: int  # jobs that the worker has
 
 
@@ -21,12 +21,12 @@ class Room:
 class Lease:
     """The right to run a job and to end it; `attempts` counts the runs that died before.
 
-    Each lease of a job has a higher fence; `earlier_fence` is that of the one before, 0 at first.
+    Each lease of a job has a higher fencing token.
     """
 
     worker_id: str
-    fence: int
-    earlier_fence: int
+    fencing_token: int
+    previous_token: int  # of the lease before this one; 0 at first
     attempts: int
     created_ms: int
     started_ms: int
@@ -83,12 +83,12 @@ def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
 
 
 def _decode_leased(worker_id: str, max_attempts: int, fields: list[Any]) -> ClaimedJob | DeadLetter:
-    job_id, payload, rows, tokens, attempts, fence, earlier_fence = fields[:7]
+    job_id, payload, rows, tokens, attempts, fencing_token, previous_token = fields[:7]
     created_ms, started_ms, time_left_ms = fields[7:]
     lease: dict[str, Any] = {
         "worker_id": worker_id,
-        "fence": fence,
-        "earlier_fence": earlier_fence,
+        "fencing_token": fencing_token,
+        "previous_token": previous_token,
         "attempts": attempts,
         "created_ms": int(created_ms),
         "started_ms": int(started_ms),

@@ -25,9 +25,9 @@ from shared.queue.arq_format import pack_job, pack_result
 from shared.queue.backlog import QueueEstimate, decode_estimate, decode_refusal
 from shared.queue.claims import (
     Claim,
+    FreeCapacity,
     Lease,
     Renewal,
-    Room,
     StartResult,
     decode_claim,
     first_attempt_alone,
@@ -211,7 +211,7 @@ class JobQueue:
     async def claim(
         self,
         worker_id: str,
-        room: Room,
+        free: FreeCapacity,
         *,
         lease_ms: int,
         max_attempts: int = 3,
@@ -225,44 +225,48 @@ class JobQueue:
             Script.CLAIM,
             worker_id,
             lease_ms,
-            room.rows,
-            room.tokens,
-            room.running,
+            free.rows,
+            free.tokens,
+            free.running,
             first_attempt_alone(max_attempts),
             max_attempts,
         )
         return decode_claim(worker_id, max_attempts, reply)
 
     async def begin(
-        self, worker_id: str, job_id: str, *, fence: int, lease_ms: int, attempts: int = 0
+        self, worker_id: str, job_id: str, *, fencing_token: int, lease_ms: int, attempts: int = 0
     ) -> StartResult:
         """Start or continue the run of a claimed job, after `attempts` runs that died.
 
         From now on the death of the worker counts as an attempt.
         """
         return StartResult(
-            await self._scripts.run(Script.BEGIN, job_id, worker_id, fence, lease_ms, attempts)
+            await self._scripts.run(
+                Script.BEGIN, job_id, worker_id, fencing_token, lease_ms, attempts
+            )
         )
 
-    async def renew(self, worker_id: str, fences: Mapping[str, int], *, lease_ms: int) -> Renewal:
-        """Extend all leases of a worker; `fences` maps job ids to fencing tokens."""
-        args = [part for lease in fences.items() for part in lease]
+    async def renew(
+        self, worker_id: str, fencing_tokens: Mapping[str, int], *, lease_ms: int
+    ) -> Renewal:
+        """Extend all leases of a worker; `fencing_tokens` maps job ids to fencing tokens."""
+        args = [part for lease in fencing_tokens.items() for part in lease]
         lost, cancelled = await self._scripts.run(Script.RENEW, worker_id, lease_ms, *args)
         return Renewal([id_.decode() for id_ in lost], [id_.decode() for id_ in cancelled])
 
     async def finish(
-        self, lease: Lease, outcome: Outcome, *, fence: int, is_dead_letter: bool = False
+        self, lease: Lease, outcome: Outcome, *, fencing_token: int, is_dead_letter: bool = False
     ) -> bool:
         """Write the outcome of a job and send it to the watchers; False if the lease is lost.
 
-        `fence` overrides the token of `lease`: the worker may have claimed the job again meanwhile.
+        `fencing_token` overrides the token of `lease`: the worker may have claimed the job again.
         """
         times = {"created_ms": lease.created_ms, "started_ms": lease.started_ms}
         written = await self._scripts.run(
             Script.FINISH,
             outcome.job_id,
             lease.worker_id,
-            fence,
+            fencing_token,
             outcome.status,
             outcome.attempt,
             pack_result(outcome, queue=self._keys.queue, **times),
@@ -271,9 +275,9 @@ class JobQueue:
         )
         return bool(written)
 
-    async def release(self, worker_id: str, fences: Mapping[str, int]) -> int:
+    async def release(self, worker_id: str, fencing_tokens: Mapping[str, int]) -> int:
         """Hand jobs back to their earlier place, without counting an attempt; return how many."""
-        args = [part for lease in fences.items() for part in lease]
+        args = [part for lease in fencing_tokens.items() for part in lease]
         released = await self._scripts.run(Script.RELEASE, worker_id, *args)
         return int(released)
 

@@ -40,8 +40,8 @@ class TokenLog:
         from there. Repeating a call changes nothing.
         """
         args: list[str | int | bytes] = []
-        for job_id, fence, index, deltas in tails:
-            args += [job_id, fence, index, len(deltas), *deltas]
+        for job_id, fencing_token, index, deltas in tails:
+            args += [job_id, fencing_token, index, len(deltas), *deltas]
         lengths: list[int | None] = await self._scripts.run(Script.APPEND, worker_id, *args)
         return lengths
 

@@ -14,7 +14,7 @@ from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
 from tests.api.routes.test_chat import events_of
-from tests.fakes_api import LEASE_MS, ROOM, FakeService, finished
+from tests.fakes_api import FREE, LEASE_MS, FakeService, finished
 
 LAST = "Last-Event-ID"
 
@@ -70,7 +70,7 @@ class JobWriter:
         packed = [encode(Delta(text=word, token_ids=[1])) for word in words]
         index = len(self._words)
         self._words += words
-        addition = (self.job.id, self._lease.fence, index, packed)
+        addition = (self.job.id, self._lease.fencing_token, index, packed)
         assert await self._log.append("w1", [addition]) == [len(self._words)]
 
     async def resend_from(self, index: int) -> None:
@@ -78,8 +78,8 @@ class JobWriter:
         await self.write(*words[index:])
 
     async def is_cancelled(self) -> bool:
-        fences = {self.job.id: self._lease.fence}
-        renewal = await self._queue.renew("w1", fences, lease_ms=LEASE_MS)
+        fencing_tokens = {self.job.id: self._lease.fencing_token}
+        renewal = await self._queue.renew("w1", fencing_tokens, lease_ms=LEASE_MS)
         return renewal.cancelled == [self.job.id]
 
     async def until_cancelled(self) -> None:
@@ -91,12 +91,16 @@ class JobWriter:
 
     async def finish(self) -> None:
         outcome = finished(self.job, self._words)
-        assert await self._queue.finish(self._lease, outcome, fence=self._lease.fence)
+        assert await self._queue.finish(
+            self._lease, outcome, fencing_token=self._lease.fencing_token
+        )
 
     async def fail(self) -> None:
         error = JobError(message="no room")
         outcome = Failed(job_id=self.job.id, attempt=1, status=JobStatus.FAILED, error=error)
-        assert await self._queue.finish(self._lease, outcome, fence=self._lease.fence)
+        assert await self._queue.finish(
+            self._lease, outcome, fencing_token=self._lease.fencing_token
+        )
 
 
 async def claim_job(service: FakeService) -> JobWriter:
@@ -105,7 +109,7 @@ async def claim_job(service: FakeService) -> JobWriter:
 
 
 async def claim_from(redis: Redis, keys: Keys) -> JobWriter:
-    claim = await JobQueue(redis, keys).claim("w1", ROOM, lease_ms=LEASE_MS)
+    claim = await JobQueue(redis, keys).claim("w1", FREE, lease_ms=LEASE_MS)
     return JobWriter(redis, keys, claim.jobs[0])
 
 

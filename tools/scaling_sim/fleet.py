@@ -6,7 +6,7 @@ They claim and finish as workers do, by the same scripts; only the model is miss
 import asyncio
 from dataclasses import dataclass, field
 
-from shared.queue.claims import ClaimedJob, Room
+from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.worker_registry import Registry
 from tests.factories import make_finished, make_worker_info
@@ -50,9 +50,11 @@ class Fleet:
 
     async def _retire(self, worker: SimWorker) -> None:
         """What it runs goes back to the queue at once."""
-        fences = {job_id: claimed.fence for job_id, (_, claimed) in worker.running.items()}
-        if fences:
-            await self._queue.release(worker.id, fences)
+        fencing_tokens = {
+            job_id: claimed.fencing_token for job_id, (_, claimed) in worker.running.items()
+        }
+        if fencing_tokens:
+            await self._queue.release(worker.id, fencing_tokens)
         await self._registry.remove(worker.id)
 
     async def step(self, now: float, accepted_at: dict[str, float]) -> None:
@@ -66,7 +68,10 @@ class Fleet:
     async def _finish_due(self, worker: SimWorker, now: float) -> None:
         due = [claimed for end, claimed in worker.running.values() if end <= now]
         written = await asyncio.gather(
-            *(self._queue.finish(one, make_finished(one.job.id), fence=one.fence) for one in due)
+            *(
+                self._queue.finish(one, make_finished(one.job.id), fencing_token=one.fencing_token)
+                for one in due
+            )
         )
         assert all(written)
         for one in due:
@@ -74,9 +79,9 @@ class Fleet:
             self.finished.append(one.job.id)
 
     async def _fill(self, worker: SimWorker, now: float, accepted_at: dict[str, float]) -> None:
-        while room := self._slots - len(worker.running):
+        while free := self._slots - len(worker.running):
             claim = await self._queue.claim(
-                worker.id, Room(room, PLENTY, len(worker.running)), lease_ms=LEASE_MS
+                worker.id, FreeCapacity(free, PLENTY, len(worker.running)), lease_ms=LEASE_MS
             )
             assert not claim.hopeless
             if not claim.jobs:

@@ -14,7 +14,7 @@ class ActiveJob:
 
     claimed: ClaimedJob
     job: ChatJob  # the claimed one; with token ids and lengths once this worker has checked it
-    fence: int  # changes when this worker claims its own expired lease again
+    fencing_token: int  # changes when this worker claims its own expired lease again
     rows: int  # of a batch, at most
     tokens: int  # of KV cache, at most
     runs_alone: bool
@@ -35,13 +35,13 @@ class ActiveJob:
 
     def is_outdated_by(self, lease: Lease) -> bool:
         """Return whether the job's log may hold tokens that another worker wrote since."""
-        return self.job.stream and lease.earlier_fence > self.fence
+        return self.job.stream and lease.previous_token > self.fencing_token
 
     def adopt(self, lease: Lease) -> None:
         """Continue under a new lease of this same worker."""
-        if lease.earlier_fence > self.fence:  # another worker died while it ran the job
+        if lease.previous_token > self.fencing_token:  # another worker died while it ran the job
             self.attempt = lease.attempts + 1
-        self.fence = lease.fence
+        self.fencing_token = lease.fencing_token
 
     def cancel(self) -> None:
         """Cancel on behalf of the client; the run ends with an outcome."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from shared.queue.claims import ClaimedJob, Room, first_attempt_alone
+from shared.queue.claims import ClaimedJob, FreeCapacity, first_attempt_alone
 from worker.jobs.active_job import ActiveJob
 
 
@@ -24,7 +24,7 @@ class Capacity:
         return ActiveJob(
             claimed=claimed,
             job=claimed.job,
-            fence=claimed.fence,
+            fencing_token=claimed.fencing_token,
             rows=claimed.rows,
             tokens=claimed.tokens,
             runs_alone=claimed.attempts >= first_attempt_alone(self.max_attempts),
@@ -32,10 +32,10 @@ class Capacity:
             deadline=time.monotonic() + claimed.time_left_s,
         )
 
-    def room(self, active: Collection[ActiveJob]) -> Room:
+    def left_by(self, active: Collection[ActiveJob]) -> FreeCapacity:
         """Return what is left if every active job grows to its full size."""
         rows = self.rows - sum(job.rows for job in active)
-        return Room(
+        return FreeCapacity(
             rows=0 if any(job.runs_alone for job in active) else rows,
             tokens=self.tokens - sum(job.tokens for job in active),
             running=len(active),

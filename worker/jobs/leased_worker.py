@@ -11,7 +11,7 @@ import structlog
 
 from shared.process.asyncio_tasks import cancel_all, wait_at_most
 from shared.protocol import Outcome
-from shared.queue.claims import ClaimedJob, Lease, Room
+from shared.queue.claims import ClaimedJob, FreeCapacity, Lease
 from shared.queue.job_queue import JobQueue
 from shared.redis.client import COMMAND_TIMEOUT_S
 from shared.redis.retry import retry_until_reachable
@@ -72,8 +72,8 @@ class LeasedWorker:
         self._idle.set()
 
     @property
-    def room(self) -> Room:
-        return self._capacity.room(self.active.values())
+    def free_capacity(self) -> FreeCapacity:
+        return self._capacity.left_by(self.active.values())
 
     # -- claiming ----------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ class LeasedWorker:
             return
         claim = await self._queue.claim(
             self.worker_id,
-            self.room,
+            self.free_capacity,
             lease_ms=self._claim_lease_ms,
             max_attempts=self._capacity.max_attempts,
         )
@@ -109,7 +109,7 @@ class LeasedWorker:
         for hopeless in claim.hopeless:
             if not self._reclaims_own_job(hopeless.job_id, hopeless):
                 self._spawn(self._lifecycle.give_up(hopeless))
-        self._set_waiting_for_wake_ups(self.room.rows > 0 and not claim.is_stalled)
+        self._set_waiting_for_wake_ups(self.free_capacity.rows > 0 and not claim.is_stalled)
 
     def _set_waiting_for_wake_ups(self, is_waiting: bool) -> None:
         self._is_waiting_for_wake_ups = is_waiting
@@ -125,23 +125,23 @@ class LeasedWorker:
             return False
         is_outdated = active.is_outdated_by(lease)
         if is_outdated:
-            self.revoke(job_id, active.fence)
+            self.revoke(job_id, active.fencing_token)
         if is_outdated or active.is_revoked or active.is_stopped:
-            self._spawn(self._release_after(active, lease.fence))
+            self._spawn(self._release_after(active, lease.fencing_token))
         else:
             active.adopt(lease)
             self._spawn(self._start(active))
         return True
 
-    async def _release_after(self, active: ActiveJob, fence: int) -> None:
+    async def _release_after(self, active: ActiveJob, fencing_token: int) -> None:
         """Release the new lease once the old run is over; before, this worker would claim it."""
         await active.ended.wait()
-        await self._lifecycle.release(active.job.id, fence)
+        await self._lifecycle.release(active.job.id, fencing_token)
 
     def _accept(self, claimed: ClaimedJob) -> None:
         job_id = claimed.job.id
         if self._hands_back:  # the answer came after the drain's grace period
-            self._spawn(self._lifecycle.release(job_id, claimed.fence))
+            self._spawn(self._lifecycle.release(job_id, claimed.fencing_token))
             return
         self.active[job_id] = active = self._capacity.activate(claimed)
         self._spawn(self._run(active))
@@ -163,7 +163,7 @@ class LeasedWorker:
         """Record the start, or the new lease of a run; return whether it may go on."""
         is_owner = await self._lifecycle.start(active)
         if not is_owner:
-            self.revoke(active.job.id, active.fence)
+            self.revoke(active.job.id, active.fencing_token)
         return is_owner
 
     async def _execute(self, active: ActiveJob) -> None:
@@ -183,7 +183,7 @@ class LeasedWorker:
             await self._lifecycle.finish(active, active.outcome)
             self._on_attempt(active.outcome.status)
         else:
-            await self._lifecycle.release(active.job.id, active.fence)
+            await self._lifecycle.release(active.job.id, active.fencing_token)
             self._on_attempt("handed back")
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
@@ -207,10 +207,10 @@ class LeasedWorker:
         if active := self.active.get(job_id):
             active.cancel()
 
-    def revoke(self, job_id: str, fence: int) -> None:
+    def revoke(self, job_id: str, fencing_token: int) -> None:
         """Stop a run that lost its lease with this fencing token; write nothing about it."""
         active = self.active.get(job_id)
-        if active is not None and active.fence == fence and active.outcome is None:
+        if active is not None and active.fencing_token == fencing_token and active.outcome is None:
             log.warning("lost the lease of a job", job_id=job_id)
             active.is_revoked = True
             active.stop()

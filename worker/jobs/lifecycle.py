@@ -31,16 +31,16 @@ class JobLifecycle:
 
         Mark the job cancelled if its client cancelled it meanwhile.
         """
-        begun = await self._write(active, lambda fence: self._begin(active, fence))
+        begun = await self._write(active, lambda fencing_token: self._begin(active, fencing_token))
         if begun is StartResult.CANCELLED:
             active.cancel()
         return bool(begun)
 
-    async def _begin(self, active: ActiveJob, fence: int) -> StartResult:
+    async def _begin(self, active: ActiveJob, fencing_token: int) -> StartResult:
         return await self._queue.begin(
             self._worker_id,
             active.job.id,
-            fence=fence,
+            fencing_token=fencing_token,
             lease_ms=self._lease_ms,
             attempts=active.attempt - 1,
         )
@@ -48,8 +48,8 @@ class JobLifecycle:
     async def finish(self, active: ActiveJob, outcome: Outcome) -> None:
         """Write the outcome, unless this worker no longer owns the job."""
 
-        def finish(fence: int) -> Awaitable[bool]:
-            return self._queue.finish(active.claimed, outcome, fence=fence)
+        def finish(fencing_token: int) -> Awaitable[bool]:
+            return self._queue.finish(active.claimed, outcome, fencing_token=fencing_token)
 
         _log_end(outcome, await self._write(active, finish))
 
@@ -57,14 +57,16 @@ class JobLifecycle:
         """Fail a job that no worker can run, and keep its id as a dead letter."""
         outcome = failed(job.job_id, job.attempts, job.reason)
         written = await _retry(
-            lambda: self._queue.finish(job, outcome, fence=job.fence, is_dead_letter=True),
+            lambda: self._queue.finish(
+                job, outcome, fencing_token=job.fencing_token, is_dead_letter=True
+            ),
             job.job_id,
         )
         _log_end(outcome, written)
 
-    async def release(self, job_id: str, fence: int) -> None:
+    async def release(self, job_id: str, fencing_token: int) -> None:
         """Hand the job back to the queue; the attempt does not count."""
-        await _retry(lambda: self._queue.release(self._worker_id, {job_id: fence}), job_id)
+        await _retry(lambda: self._queue.release(self._worker_id, {job_id: fencing_token}), job_id)
 
     async def _write(self, active: ActiveJob, write: Callable[[int], Awaitable[T]]) -> T:
         """Call `write` with the job's fencing token, again if the token changed meanwhile.
@@ -72,9 +74,9 @@ class JobLifecycle:
         A refused write may precede the news that this worker has claimed the job again.
         """
         while True:
-            fence = active.fence
-            result = await _retry(partial(write, fence), active.job.id)
-            if result or fence == active.fence:
+            fencing_token = active.fencing_token
+            result = await _retry(partial(write, fencing_token), active.job.id)
+            if result or fencing_token == active.fencing_token:
                 return result
 
 

@@ -58,14 +58,18 @@ class LeaseRenewer:
     async def _renew(self) -> None:
         if self._engine_thread.step_age_s > self._step_timeout_s:
             raise EngineStuck(f"an engine step took longer than {self._step_timeout_s:g} s")
-        fences = {job_id: active.fence for job_id, active in self._worker.active.items()}
-        if not fences:
+        fencing_tokens = {
+            job_id: active.fencing_token for job_id, active in self._worker.active.items()
+        }
+        if not fencing_tokens:
             return
-        renewal = await self._queue.renew(self._worker.worker_id, fences, lease_ms=self._lease_ms)
+        renewal = await self._queue.renew(
+            self._worker.worker_id, fencing_tokens, lease_ms=self._lease_ms
+        )
         for job_id in renewal.cancelled:
             self._worker.cancel(job_id)
         for job_id in renewal.lost:
-            self._worker.revoke(job_id, fences[job_id])
+            self._worker.revoke(job_id, fencing_tokens[job_id])
 
 
 class ListConsumer:

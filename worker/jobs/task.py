@@ -123,7 +123,7 @@ def _num_deltas(job: ChatJob, kwargs: GenerateKwargs, generation: Generation) ->
 
 def _request_id(active: ActiveJob) -> str:
     """Return an id that no other attempt has."""
-    return f"{active.job.id}:{active.fence}"
+    return f"{active.job.id}:{active.fencing_token}"
 
 
 def _check_kwargs(job: ChatJob) -> GenerateKwargs:

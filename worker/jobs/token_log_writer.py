@@ -54,7 +54,12 @@ class JobTokens:
     def tail(self, limit: int) -> Tail:
         """Return the next deltas to write, at most `limit`, under the current fencing token."""
         start = self._num_stored
-        return self._active.job.id, self._active.fence, start, self._packed[start : start + limit]
+        return (
+            self._active.job.id,
+            self._active.fencing_token,
+            start,
+            self._packed[start : start + limit],
+        )
 
     def note_length(self, length: int) -> bool:
         """Record the log's length in Redis, smaller than before if Redis lost its end.
@@ -86,7 +91,7 @@ class TokenLogWriter:
             self._grown.pop(tokens, None)
 
     async def _earlier(self, active: ActiveJob) -> list[Delta]:
-        if active.claimed.earlier_fence == 0:  # the job's first lease
+        if active.claimed.previous_token == 0:  # the job's first lease
             return []
         job_id = active.job.id
         return await retry_until_reachable(

@@ -45,7 +45,7 @@ end
 
 local i = 2
 while i <= #ARGV do
-  local id, fencing_token, index, num = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local id, fencing token, index, num = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   lengths[#lengths + 1] = owns_lease(id, worker, fencing_token) and append(id, index, i + 4, i + 3 + num)
   i = i + 4 + num
 end

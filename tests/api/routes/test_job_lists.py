@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from api.settings import ApiSettings
-from shared.queue.claims import Room
+from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.worker_registry import Registry
 from tests.factories import make_finished, make_worker_info
@@ -183,6 +183,8 @@ async def drain_slowly(service: FakeService) -> None:
     await Registry(service.redis, service.keys).report(make_worker_info("slow"))
     queue = JobQueue(service.redis, service.keys)
     for _ in range(20):
-        room = Room(rows=1, tokens=1_000_000, running=0)
-        [claimed] = (await queue.claim("slow", room, lease_ms=60_000)).jobs
-        await queue.finish(claimed, make_finished(claimed.job.id), fence=claimed.fence)
+        free = FreeCapacity(rows=1, tokens=1_000_000, running=0)
+        [claimed] = (await queue.claim("slow", free, lease_ms=60_000)).jobs
+        await queue.finish(
+            claimed, make_finished(claimed.job.id), fencing_token=claimed.fencing_token
+        )

@@ -27,7 +27,7 @@ class Takeover:
 @dataclass(frozen=True, slots=True)
 class LeasedJob:
     job_id: str
-    fence: int
+    fencing_token: int
 
 
 class TakeoverWatch:
@@ -44,20 +44,20 @@ class TakeoverWatch:
             ids = await self._redis.zrangebyscore(self._keys.queue, LEASED, "+inf")
             fields = [await self._fields(job_id.decode()) for job_id in ids]
             return [
-                LeasedJob(job_id.decode(), int(fence))
-                for job_id, (worker, fence, _, _) in zip(ids, fields, strict=True)
-                if fence is not None and worker == worker_id.encode()
+                LeasedJob(job_id.decode(), int(fencing_token))
+                for job_id, (worker, fencing_token, _, _) in zip(ids, fields, strict=True)
+                if fencing_token is not None and worker == worker_id.encode()
             ]
         return []
 
     async def watch(self, leased: list[LeasedJob]) -> None:
         """Wait until each job was taken over or is in a terminal state, at most WATCH_S."""
         lost_at, lost_ms = time.monotonic(), 1000 * time.time()
-        waiting = {job.job_id: job.fence for job in leased}
+        waiting = {job.job_id: job.fencing_token for job in leased}
         while waiting and time.monotonic() - lost_at < WATCH_S:
-            for job_id, fence in list(waiting.items()):
+            for job_id, fencing_token in list(waiting.items()):
                 with suppress(*UNREACHABLE):
-                    started_ms = await self._restarted_ms(job_id, fence)
+                    started_ms = await self._restarted_ms(job_id, fencing_token)
                     if started_ms is not None:
                         waited_s = (started_ms - lost_ms) / 1000
                         self.takeovers.append(Takeover(job_id, lost_at, waited_s))
@@ -66,10 +66,10 @@ class TakeoverWatch:
             await asyncio.sleep(POLL_S)
         self.takeovers += [Takeover(job_id, lost_at, None) for job_id in waiting]
 
-    async def _restarted_ms(self, job_id: str, fence: int) -> int | None:
+    async def _restarted_ms(self, job_id: str, fencing_token: int) -> int | None:
         """Return when a run under a later lease started in Unix ms, or None."""
         _, latest, _, started_ms = await self._fields(job_id)
-        is_restarted = latest is not None and int(latest) > fence and started_ms is not None
+        is_restarted = latest is not None and int(latest) > fencing_token and started_ms is not None
         return int(started_ms) if is_restarted and started_ms else None
 
     async def _has_ended(self, job_id: str) -> bool:

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from shared.errors import QueueFull
 from shared.protocol import ChatJob
-from shared.queue.claims import Room
+from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Enqueued, JobQueue
 from shared.queue.keys import Keys
 from shared.queue.worker_registry import Registry
@@ -58,10 +58,12 @@ class QueueHarness:
     async def take(self, rows: int = 1) -> list[ChatJob]:
         """Claim as many jobs as fit, and end them at once."""
         await self.registry.report(make_worker_info("w1"))
-        room = Room(rows=rows, tokens=rows * TOKENS, running=1)
-        claim = await self.queue.claim("w1", room, lease_ms=60_000)
+        free = FreeCapacity(rows=rows, tokens=rows * TOKENS, running=1)
+        claim = await self.queue.claim("w1", free, lease_ms=60_000)
         for claimed in claim.jobs:
-            await self.queue.finish(claimed, make_finished(claimed.job.id), fence=claimed.fence)
+            await self.queue.finish(
+                claimed, make_finished(claimed.job.id), fencing_token=claimed.fencing_token
+            )
         return [claimed.job for claimed in claim.jobs]
 
     async def drain(self, num: int, every_s: float, *, rows: int = 1) -> None:

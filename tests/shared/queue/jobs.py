@@ -3,14 +3,14 @@
 from redis.asyncio import Redis
 
 from shared.protocol import ChatJob, Failed, JobError, JobStatus
-from shared.queue.claims import Claim, ClaimedJob, Room
+from shared.queue.claims import Claim, ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from tests.factories import make_finished, make_job
 
 LEASE_MS = 60_000
 EXPIRED_AT_ONCE_MS = -1000  # the lease ended a second ago
-WIDE = Room(rows=100, tokens=100_000, running=0)
+WIDE = FreeCapacity(rows=100, tokens=100_000, running=0)
 
 
 async def enqueue(queue: JobQueue, job: ChatJob | None = None, priority: int = 0) -> ChatJob:
@@ -20,19 +20,21 @@ async def enqueue(queue: JobQueue, job: ChatJob | None = None, priority: int = 0
 
 
 async def claim(
-    queue: JobQueue, worker: str = "w1", room: Room = WIDE, ms: int = LEASE_MS
+    queue: JobQueue, worker: str = "w1", free: FreeCapacity = WIDE, ms: int = LEASE_MS
 ) -> Claim:
-    return await queue.claim(worker, room, lease_ms=ms)
+    return await queue.claim(worker, free, lease_ms=ms)
 
 
 async def claim_one(queue: JobQueue, worker: str = "w1", ms: int = LEASE_MS) -> ClaimedJob:
-    claimed = await queue.claim(worker, Room(rows=1, tokens=1000, running=0), lease_ms=ms)
+    claimed = await queue.claim(worker, FreeCapacity(rows=1, tokens=1000, running=0), lease_ms=ms)
     assert len(claimed.jobs) == 1
     return claimed.jobs[0]
 
 
 async def finish(queue: JobQueue, claimed: ClaimedJob) -> bool:
-    return await queue.finish(claimed, make_finished(claimed.job.id), fence=claimed.fence)
+    return await queue.finish(
+        claimed, make_finished(claimed.job.id), fencing_token=claimed.fencing_token
+    )
 
 
 def ids(claimed: Claim) -> list[str]:

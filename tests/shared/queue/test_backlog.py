@@ -3,13 +3,13 @@
 import pytest
 
 from shared.errors import WaitTooLong
-from shared.queue.claims import Room
+from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Depth
 from shared.queue.keys import JOB_KEPT_S
 from tests.factories import make_finished, make_job, make_worker_info
 from tests.shared.queue.harness import TOKENS, QueueHarness, retry_after_for, with_backlog
 
-WIDE = Room(rows=100, tokens=100_000, running=0)
+WIDE = FreeCapacity(rows=100, tokens=100_000, running=0)
 
 
 # -- limits -----------------------------------------------------------------------------------
@@ -74,10 +74,12 @@ async def test_the_sum_of_tokens_is_exact_after_redis_lost_a_claim(
         await harness.redis.restore(key, 0, value)
     assert (await harness.queue.depth(), await harness.tokens()) == (Depth(1, 0), TOKENS)
     if returns == "renew":
-        fences = {job.job_id: claimed.fence}
-        await harness.queue.renew("w1", fences, lease_ms=60_000)
+        fencing_tokens = {job.job_id: claimed.fencing_token}
+        await harness.queue.renew("w1", fencing_tokens, lease_ms=60_000)
     else:
-        await harness.queue.finish(claimed, make_finished(job.job_id), fence=claimed.fence)
+        await harness.queue.finish(
+            claimed, make_finished(job.job_id), fencing_token=claimed.fencing_token
+        )
     assert ((await harness.queue.depth()).waiting, await harness.tokens()) == (0, 0)
 
 

@@ -7,7 +7,7 @@ from shared.protocol import (
     JobStatus,
     encode,
 )
-from shared.queue.claims import Room
+from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import LEASED, Keys
 from shared.queue.worker_registry import Registry
@@ -38,7 +38,11 @@ async def test_a_claim_returns_the_job_and_its_lease(queue: JobQueue) -> None:
     job = await enqueue(queue)
     claimed = await claim_one(queue)
     assert claimed.job == job
-    assert (claimed.fence, claimed.earlier_fence, claimed.attempts) == (claimed.started_ms, 0, 0)
+    assert (claimed.fencing_token, claimed.previous_token, claimed.attempts) == (
+        claimed.started_ms,
+        0,
+        0,
+    )
     assert claimed.started_ms >= claimed.created_ms > 0
     record = await queue.record(job.id)
     assert record is not None
@@ -68,23 +72,25 @@ async def test_a_claim_that_leaves_ready_jobs_wakes_the_next_worker(
     assert await redis.llen(keys.wake) == 0
 
 
-@pytest.mark.parametrize("room", [Room(rows=2, tokens=1000, running=1), Room(9, 20, 1)])
-async def test_a_claim_stays_within_the_free_capacity(queue: JobQueue, room: Room) -> None:
+@pytest.mark.parametrize(
+    "free", [FreeCapacity(rows=2, tokens=1000, running=1), FreeCapacity(9, 20, 1)]
+)
+async def test_a_claim_stays_within_the_free_capacity(queue: JobQueue, free: FreeCapacity) -> None:
     jobs = [await enqueue(queue) for _ in range(3)]  # 1 row and 10 tokens each
-    claimed = await claim(queue, room=room)
+    claimed = await claim(queue, free=free)
     assert ids(claimed) == [job.id for job in jobs[:2]]
 
 
 async def test_a_job_that_does_not_fit_is_not_overtaken(queue: JobQueue) -> None:
     await enqueue(queue, make_job(generate_kwargs={"num_return_sequences": 4}))
     await enqueue(queue)
-    claimed = await claim(queue, room=Room(rows=3, tokens=1000, running=1))
+    claimed = await claim(queue, free=FreeCapacity(rows=3, tokens=1000, running=1))
     assert (claimed.jobs, claimed.is_stalled) == ([], True)
 
 
 async def test_an_empty_worker_claims_a_job_of_any_size(queue: JobQueue) -> None:
     large = await enqueue(queue, make_job(generate_kwargs={"num_return_sequences": 4}))
-    claimed = await claim(queue, room=Room(rows=3, tokens=10, running=0))
+    claimed = await claim(queue, free=FreeCapacity(rows=3, tokens=10, running=0))
     assert ids(claimed) == [large.id]
 
 
@@ -99,7 +105,7 @@ async def test_expired_leases_are_claimed_before_the_backlog(queue: JobQueue) ->
     waiting = await enqueue(queue)
     claimed = await claim(queue, "w2")
     assert ids(claimed) == [lost.id, waiting.id]
-    assert claimed.jobs[0].fence > claimed.jobs[0].earlier_fence == first.fence
+    assert claimed.jobs[0].fencing_token > claimed.jobs[0].previous_token == first.fencing_token
 
 
 async def test_a_valid_lease_is_not_claimed(queue: JobQueue) -> None:
@@ -113,7 +119,7 @@ async def test_a_job_on_its_last_attempt_runs_alone(
 ) -> None:
     suspect = await enqueue_poison(queue, redis, keys, deaths=2)
     other = await enqueue(queue)
-    busy = await claim(queue, room=Room(rows=9, tokens=1000, running=1))
+    busy = await claim(queue, free=FreeCapacity(rows=9, tokens=1000, running=1))
     assert (busy.jobs, busy.is_stalled) == ([], True)
     assert ids(await claim(queue)) == [suspect.id]
     assert ids(await claim(queue, "w2")) == [other.id]
@@ -124,7 +130,7 @@ async def test_a_job_out_of_attempts_is_leased_as_a_dead_letter(
 ) -> None:
     poison = await enqueue_poison(queue, redis, keys, deaths=3)
     next_job = await enqueue(queue)
-    claimed = await claim(queue, room=Room(rows=1, tokens=10, running=1))
+    claimed = await claim(queue, free=FreeCapacity(rows=1, tokens=10, running=1))
     assert ids(claimed) == [next_job.id]
     [given_up] = claimed.hopeless
     assert (given_up.job_id, given_up.attempts) == (poison.id, 3)
@@ -133,11 +139,11 @@ async def test_a_job_out_of_attempts_is_leased_as_a_dead_letter(
 
 async def test_a_lease_that_expires_before_its_run_starts_is_no_attempt(queue: JobQueue) -> None:
     await enqueue(queue)
-    earlier_fence = 0
+    previous_token = 0
     for _ in range(4):
         claimed = await claim_one(queue, ms=EXPIRED_AT_ONCE_MS)
-        assert (claimed.earlier_fence, claimed.attempts) == (earlier_fence, 0)
-        earlier_fence = claimed.fence
+        assert (claimed.previous_token, claimed.attempts) == (previous_token, 0)
+        previous_token = claimed.fencing_token
 
 
 async def test_each_death_is_counted_once(queue: JobQueue, redis: Redis, keys: Keys) -> None:
@@ -156,7 +162,7 @@ async def test_a_job_without_a_record_is_leased_as_a_dead_letter(
     [hopeless] = claimed.hopeless
     assert hopeless.job_id == lost.id
     assert "waited for too long, or Redis lost it" in hopeless.reason
-    assert await queue.finish(hopeless, failed(lost.id), fence=hopeless.fence)
+    assert await queue.finish(hopeless, failed(lost.id), fencing_token=hopeless.fencing_token)
     record = await queue.record(lost.id)
     assert record is not None and record.status is JobStatus.FAILED
     assert await queue.depth() == Depth(waiting=0, running=1)

@@ -36,7 +36,7 @@ async def test_a_finished_job_shows_its_result(queue: JobQueue) -> None:
     job = await enqueue(queue)
     claimed = await claim_one(queue)
     outcome = make_finished(job.id)
-    assert await queue.finish(claimed, outcome, fence=claimed.fence)
+    assert await queue.finish(claimed, outcome, fencing_token=claimed.fencing_token)
     record = await queue.record(job.id)
     assert record is not None
     assert (record.status, record.attempts, record.worker) == (JobStatus.SUCCEEDED, 1, "w1")
@@ -100,7 +100,9 @@ async def test_a_dead_letter_is_listed(queue: JobQueue, redis: Redis, keys: Keys
     job = await enqueue(queue)
     claimed = await claim_one(queue)
     outcome = failed(job.id)
-    assert await queue.finish(claimed, outcome, fence=claimed.fence, is_dead_letter=True)
+    assert await queue.finish(
+        claimed, outcome, fencing_token=claimed.fencing_token, is_dead_letter=True
+    )
     assert await redis.lrange(keys.dead_letters, 0, -1) == [job.id.encode()]
     record = await queue.record(job.id)
     assert record is not None and (record.status, record.error) == (
@@ -139,9 +141,9 @@ async def test_the_worker_of_a_cancelled_running_job_is_informed(
     record = await queue.cancel(job.id)
     assert record is not None and record.status is JobStatus.RUNNING
     assert await redis.lrange(keys.control("w1"), 0, -1) == [job.id.encode()]
-    renewal = await queue.renew("w1", {job.id: claimed.fence}, lease_ms=LEASE_MS)
+    renewal = await queue.renew("w1", {job.id: claimed.fencing_token}, lease_ms=LEASE_MS)
     assert renewal.cancelled == [job.id]
-    begun = await queue.begin("w1", job.id, fence=claimed.fence, lease_ms=LEASE_MS)
+    begun = await queue.begin("w1", job.id, fencing_token=claimed.fencing_token, lease_ms=LEASE_MS)
     assert begun is StartResult.CANCELLED
 
 

@@ -26,7 +26,7 @@ from tests.shared.queue.jobs import (
 async def test_a_renewed_lease_is_not_claimed(queue: JobQueue) -> None:
     job = await enqueue(queue)
     claimed = await claim_one(queue, "w1", ms=EXPIRED_AT_ONCE_MS)
-    renewal = await queue.renew("w1", {job.id: claimed.fence}, lease_ms=LEASE_MS)
+    renewal = await queue.renew("w1", {job.id: claimed.fencing_token}, lease_ms=LEASE_MS)
     assert (renewal.lost, renewal.cancelled) == ([], [])
     assert ids(await claim(queue, "w2")) == []
 
@@ -37,15 +37,15 @@ async def test_a_renewal_reports_a_lease_that_another_worker_owns(queue: JobQueu
     second = await claim_one(queue, "w2")
     third = await claim_one(queue, "w1")
     assert (first.job.id, second.job.id, third.job.id) == (mine.id, mine.id, kept.id)
-    fences = {mine.id: first.fence, kept.id: third.fence}
-    assert (await queue.renew("w1", fences, lease_ms=LEASE_MS)).lost == [mine.id]
+    fencing_tokens = {mine.id: first.fencing_token, kept.id: third.fencing_token}
+    assert (await queue.renew("w1", fencing_tokens, lease_ms=LEASE_MS)).lost == [mine.id]
 
 
 async def test_a_renewal_reports_a_finished_job_as_lost(queue: JobQueue) -> None:
     job = await enqueue(queue)
     claimed = await claim_one(queue)
     await finish(queue, claimed)
-    assert (await queue.renew("w1", {job.id: claimed.fence}, lease_ms=9)).lost == [job.id]
+    assert (await queue.renew("w1", {job.id: claimed.fencing_token}, lease_ms=9)).lost == [job.id]
     assert await queue.depth() == Depth(waiting=0, running=0)
 
 
@@ -53,7 +53,7 @@ async def test_a_renewal_restores_a_lease_that_redis_lost(queue: JobQueue, redis
     job = await enqueue(queue)
     claimed = await claim_one(queue)
     await redis.flushall()
-    renewal = await queue.renew("w1", {job.id: claimed.fence}, lease_ms=LEASE_MS)
+    renewal = await queue.renew("w1", {job.id: claimed.fencing_token}, lease_ms=LEASE_MS)
     assert renewal.lost == []
     assert await queue.depth() == Depth(waiting=0, running=1)
     assert await finish(queue, claimed)
@@ -65,10 +65,10 @@ async def test_a_job_that_redis_lost_ends_if_its_worker_dies(queue: JobQueue, re
     job = await enqueue(queue)
     claimed = await claim_one(queue)
     await redis.flushall()
-    await queue.renew("w1", {job.id: claimed.fence}, lease_ms=EXPIRED_AT_ONCE_MS)
+    await queue.renew("w1", {job.id: claimed.fencing_token}, lease_ms=EXPIRED_AT_ONCE_MS)
     [hopeless] = (await claim(queue, "w2")).hopeless
-    assert (hopeless.job_id, hopeless.earlier_fence) == (job.id, claimed.fence)
-    assert await queue.finish(hopeless, failed(job.id), fence=hopeless.fence)
+    assert (hopeless.job_id, hopeless.previous_token) == (job.id, claimed.fencing_token)
+    assert await queue.finish(hopeless, failed(job.id), fencing_token=hopeless.fencing_token)
     record = await queue.record(job.id)
     assert record is not None and record.status is JobStatus.FAILED
 
@@ -77,9 +77,9 @@ async def test_a_renewal_does_not_restore_an_older_fencing_token(queue: JobQueue
     job = await enqueue(queue)
     frozen = await claim_one(queue, "w1", ms=EXPIRED_AT_ONCE_MS)
     second = await claim_one(queue, "w2")
-    await queue.release("w2", {job.id: second.fence})
-    assert (await queue.renew("w1", {job.id: frozen.fence}, lease_ms=0)).lost == [job.id]
-    assert (await claim_one(queue, "w2")).earlier_fence == second.fence
+    await queue.release("w2", {job.id: second.fencing_token})
+    assert (await queue.renew("w1", {job.id: frozen.fencing_token}, lease_ms=0)).lost == [job.id]
+    assert (await claim_one(queue, "w2")).previous_token == second.fencing_token
 
 
 async def test_a_worker_frozen_for_longer_than_the_ttl_finishes_no_job_again(
@@ -91,7 +91,7 @@ async def test_a_worker_frozen_for_longer_than_the_ttl_finishes_no_job_again(
     await redis.delete(keys.arq_result(job.id))  # as its ttl does
     assert await redis.pttl(keys.record(job.id)) > 60_000
     assert await queue.record(job.id) is None
-    assert (await queue.renew("w1", {job.id: frozen.fence}, lease_ms=9)).lost == [job.id]
+    assert (await queue.renew("w1", {job.id: frozen.fencing_token}, lease_ms=9)).lost == [job.id]
     assert not await finish(queue, frozen)
     assert await redis.xlen(keys.replies("api-1")) == 1
 
@@ -103,12 +103,12 @@ async def test_an_old_lease_of_a_job_without_a_record_finishes_no_job_again(
     job = await enqueue(queue)
     claimed = await claim_one(queue, "w1")
     await redis.flushall()
-    old = claimed.fence - 1000 * TOMBSTONE_S
-    assert not await queue.begin("w1", job.id, fence=old, lease_ms=LEASE_MS)
+    old = claimed.fencing_token - 1000 * TOMBSTONE_S
+    assert not await queue.begin("w1", job.id, fencing_token=old, lease_ms=LEASE_MS)
     assert (await queue.renew("w1", {job.id: old}, lease_ms=LEASE_MS)).lost == [job.id]
     log = TokenLog(redis, keys)
     assert await log.append("w1", [(job.id, old, 0, [b"a"])]) == [None]
-    assert not await queue.finish(claimed, make_finished(job.id), fence=old)
+    assert not await queue.finish(claimed, make_finished(job.id), fencing_token=old)
     assert await redis.keys() == []
 
 
@@ -125,7 +125,7 @@ async def test_a_released_job_returns_to_its_place_without_an_attempt(
     assert record is not None and record.attempts == 1
     later = await enqueue(queue)
     await redis.delete(keys.wake)
-    assert await queue.release("w1", {job.id: claimed.fence}) == 1
+    assert await queue.release("w1", {job.id: claimed.fencing_token}) == 1
     record = await queue.record(job.id)
     assert record is not None
     assert (record.status, record.attempts, record.position) == (JobStatus.QUEUED, 0, 1)
@@ -139,8 +139,8 @@ async def test_a_late_renewal_does_not_claim_a_released_job(
 ) -> None:
     job = await enqueue(queue)
     claimed = await claim_one(queue)
-    await queue.release("w1", {job.id: claimed.fence})
-    renewal = await queue.renew("w1", {job.id: claimed.fence}, lease_ms=LEASE_MS)
+    await queue.release("w1", {job.id: claimed.fencing_token})
+    renewal = await queue.renew("w1", {job.id: claimed.fencing_token}, lease_ms=LEASE_MS)
     assert renewal.lost == [job.id]
     assert not await finish(queue, claimed)
     assert await queue.depth() == Depth(waiting=1, running=0)
@@ -150,7 +150,7 @@ async def test_only_the_owner_of_the_lease_can_release_a_job(queue: JobQueue) ->
     job = await enqueue(queue)
     frozen = await claim_one(queue, "w1", ms=EXPIRED_AT_ONCE_MS)
     await claim_one(queue, "w2")
-    assert await queue.release("w1", {job.id: frozen.fence}) == 0
+    assert await queue.release("w1", {job.id: frozen.fencing_token}) == 0
     assert await queue.depth() == Depth(waiting=0, running=1)
 
 
@@ -198,7 +198,9 @@ async def test_a_lease_renewed_after_an_outage_stays_valid(harness: QueueHarness
     [claimed] = (await claim(harness.queue, "owner")).jobs
     harness.clock.now_s += 120.0
     await claim(harness.queue, "other")
-    renewal = await harness.queue.renew("owner", {job.job_id: claimed.fence}, lease_ms=LEASE_MS)
+    renewal = await harness.queue.renew(
+        "owner", {job.job_id: claimed.fencing_token}, lease_ms=LEASE_MS
+    )
     assert renewal.lost == []
     assert await claim_each_second(harness, "other", 9) == []
 

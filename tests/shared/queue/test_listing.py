@@ -4,13 +4,13 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.protocol import ChatJob, JobStatus
-from shared.queue.claims import Room
+from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.listing import Cursor, JobPage
 from tests.factories import make_finished, make_job
 
-WIDE = Room(rows=1000, tokens=1_000_000, running=0)
+WIDE = FreeCapacity(rows=1000, tokens=1_000_000, running=0)
 
 
 async def enqueue(queue: JobQueue, **fields: object) -> ChatJob:
@@ -21,9 +21,11 @@ async def enqueue(queue: JobQueue, **fields: object) -> ChatJob:
 
 async def run(queue: JobQueue, *, num: int) -> None:
     """Let the first `num` waiting jobs succeed."""
-    room = Room(rows=num, tokens=1_000_000, running=1)
-    for claimed in (await queue.claim("w1", room, lease_ms=60_000)).jobs:
-        await queue.finish(claimed, make_finished(claimed.job.id), fence=claimed.fence)
+    free = FreeCapacity(rows=num, tokens=1_000_000, running=1)
+    for claimed in (await queue.claim("w1", free, lease_ms=60_000)).jobs:
+        await queue.finish(
+            claimed, make_finished(claimed.job.id), fencing_token=claimed.fencing_token
+        )
 
 
 def ids(page: JobPage) -> list[str]:
@@ -74,7 +76,7 @@ async def test_a_listing_by_status_shows_only_that_status(queue: JobQueue) -> No
     jobs = [await enqueue(queue) for _ in range(6)]
     await run(queue, num=2)
     await queue.cancel(jobs[2].id)
-    await queue.claim("w2", Room(rows=1, tokens=1000, running=1), lease_ms=60_000)
+    await queue.claim("w2", FreeCapacity(rows=1, tokens=1000, running=1), lease_ms=60_000)
     expected = {
         JobStatus.SUCCEEDED: jobs[:2],
         JobStatus.CANCELLED: jobs[2:3],

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from shared.protocol import ChatJob, Delta, JobStatus, encode
-from shared.queue.claims import ClaimedJob, Room
+from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
@@ -39,8 +39,8 @@ async def enqueue(queue: JobQueue) -> ChatJob:
 
 
 async def claim(queue: JobQueue, rows: int) -> list[ClaimedJob]:
-    room = Room(rows=rows, tokens=1_000_000, running=0)
-    return (await queue.claim("w1", room, lease_ms=LEASE_MS)).jobs
+    free = FreeCapacity(rows=rows, tokens=1_000_000, running=0)
+    return (await queue.claim("w1", free, lease_ms=LEASE_MS)).jobs
 
 
 async def fill(redis: Redis) -> None:
@@ -68,13 +68,17 @@ async def test_accepted_jobs_run_to_their_end(redis: Redis, queue: JobQueue) -> 
     jobs = [await enqueue(queue) for _ in range(3)]
     await fill(redis)
     for job in await claim(queue, rows=3):
-        assert await queue.begin("w1", job.job.id, fence=job.fence, lease_ms=LEASE_MS)
-        assert (await queue.renew("w1", {job.job.id: job.fence}, lease_ms=LEASE_MS)).lost == []
+        assert await queue.begin(
+            "w1", job.job.id, fencing_token=job.fencing_token, lease_ms=LEASE_MS
+        )
+        assert (
+            await queue.renew("w1", {job.job.id: job.fencing_token}, lease_ms=LEASE_MS)
+        ).lost == []
         log = TokenLog(redis, Keys())
         packed = [encode(Delta(text=text, token_ids=[1])) for text in "ab"]
-        assert await log.append("w1", [(job.job.id, job.fence, 0, packed)]) == [2]
+        assert await log.append("w1", [(job.job.id, job.fencing_token, 0, packed)]) == [2]
         assert [delta.text for delta in await log.read(job.job.id, 1)] == ["b"]
-        assert await queue.finish(job, make_finished(job.job.id), fence=job.fence)
+        assert await queue.finish(job, make_finished(job.job.id), fencing_token=job.fencing_token)
     assert [await status(queue, job) for job in jobs] == [JobStatus.SUCCEEDED] * 3
     assert await redis.xlen(Keys().replies("api-1")) == 6  # deltas and the end of each
 
@@ -86,7 +90,7 @@ async def test_workers_can_start_and_stop(redis: Redis, queue: JobQueue) -> None
     card_hash = await registry.publish_card(make_card(), b"{}")
     assert await registry.report(make_worker_info("w1", card_hash=card_hash))
     (claimed,) = await claim(queue, rows=1)
-    assert await queue.release("w1", {job.id: claimed.fence}) == 1
+    assert await queue.release("w1", {job.id: claimed.fencing_token}) == 1
     await registry.remove("w1")
     assert await queue.depth() == Depth(waiting=1, running=0)
 
@@ -100,7 +104,7 @@ async def test_clients_can_watch_and_cancel(redis: Redis, queue: JobQueue) -> No
         assert await queue.watch(job.id, "api-2") is not None
         await queue.cancel(job.id)
     assert await status(queue, waiting) is JobStatus.CANCELLED
-    renewal = await queue.renew("w1", {running.id: claimed.fence}, lease_ms=LEASE_MS)
+    renewal = await queue.renew("w1", {running.id: claimed.fencing_token}, lease_ms=LEASE_MS)
     assert renewal.cancelled == [running.id]
 
 
@@ -111,7 +115,7 @@ async def test_jobs_are_accepted_again_once_results_have_expired(
         await queue.enqueue(make_job(ttl_s=1), reply_to=None, max_queued=100)
     for claimed in await claim(queue, rows=50):
         long = make_finished(claimed.job.id, text=20_000 * "x")  # in two places of the result
-        assert await queue.finish(claimed, long, fence=claimed.fence)
+        assert await queue.finish(claimed, long, fencing_token=claimed.fencing_token)
     used = (await redis.info("memory"))["used_memory"]
     await redis.config_set("maxmemory", used - 1_000_000)
     with pytest.raises(ResponseError, match="command not allowed"):

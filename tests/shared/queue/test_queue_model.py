@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from shared.errors import Conflict, QueueFull
 from shared.protocol import JobStatus, decode_events
-from shared.queue.claims import ClaimedJob, Room
+from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
 from tests.factories import make_finished, make_job
@@ -69,7 +69,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.keys = Keys()
         self.queue = JobQueue(self.redis, self.keys)
         self.jobs: dict[str, ModelJob] = {}
-        self.fences: set[tuple[str, int]] = set()
+        self.fencing_tokens: set[tuple[str, int]] = set()
 
     def teardown(self) -> None:
         self.do(self.redis.aclose())
@@ -93,7 +93,7 @@ class QueueMachine(RuleBasedStateMachine):
         )
 
     def owns(self, lease: ClaimedJob) -> bool:
-        return self.jobs[lease.job.id].owner == (lease.worker_id, lease.fence)
+        return self.jobs[lease.job.id].owner == (lease.worker_id, lease.fencing_token)
 
     @rule(priority=st.integers(-10, 10), tokens=st.integers(1, 30))
     def enqueue(self, priority: int, tokens: int) -> None:
@@ -115,8 +115,8 @@ class QueueMachine(RuleBasedStateMachine):
         lease_ms=st.sampled_from([LONG_MS, EXPIRED_AT_ONCE_MS]),
     )
     def claim(self, worker: str, rows: int, tokens: int, running: int, lease_ms: int) -> Any:
-        room = Room(rows=rows, tokens=tokens, running=running)
-        claimed = self.do(self.queue.claim(worker, room, lease_ms=lease_ms)).jobs
+        free = FreeCapacity(rows=rows, tokens=tokens, running=running)
+        claimed = self.do(self.queue.claim(worker, free, lease_ms=lease_ms)).jobs
         expired = [
             job_id for job_id, job in self.jobs.items() if job.is_expired and not job.is_cancelled
         ]
@@ -124,9 +124,9 @@ class QueueMachine(RuleBasedStateMachine):
             job = self.jobs[lease.job.id]
             assert job.status is JobStatus.QUEUED or job.is_expired
             assert not (job.is_expired and job.is_cancelled)
-            assert (lease.job.id, lease.fence) not in self.fences
-            self.fences.add((lease.job.id, lease.fence))
-            job.status, job.owner = JobStatus.RUNNING, (worker, lease.fence)
+            assert (lease.job.id, lease.fencing_token) not in self.fencing_tokens
+            self.fencing_tokens.add((lease.job.id, lease.fencing_token))
+            job.status, job.owner = JobStatus.RUNNING, (worker, lease.fencing_token)
             job.is_expired = lease_ms == EXPIRED_AT_ONCE_MS
         self.note_jobs_that_the_claim_ended()
         costs = [lease.job.cost_tokens for lease in claimed]
@@ -148,7 +148,7 @@ class QueueMachine(RuleBasedStateMachine):
     def renew(self, lease: ClaimedJob) -> None:
         job_id, job = lease.job.id, self.jobs[lease.job.id]
         renewal = self.do(
-            self.queue.renew(lease.worker_id, {job_id: lease.fence}, lease_ms=LONG_MS)
+            self.queue.renew(lease.worker_id, {job_id: lease.fencing_token}, lease_ms=LONG_MS)
         )
         assert renewal.lost == ([] if self.owns(lease) else [job_id])
         if not renewal.lost:
@@ -159,13 +159,16 @@ class QueueMachine(RuleBasedStateMachine):
     def finish(self, lease: ClaimedJob) -> None:
         outcome = make_finished(lease.job.id)
         expected = self.owns(lease)
-        assert self.do(self.queue.finish(lease, outcome, fence=lease.fence)) == expected
+        assert (
+            self.do(self.queue.finish(lease, outcome, fencing_token=lease.fencing_token))
+            == expected
+        )
         if expected:
             self.jobs[lease.job.id].end(JobStatus.SUCCEEDED)
 
     @rule(lease=leases)
     def release(self, lease: ClaimedJob) -> None:
-        released = self.do(self.queue.release(lease.worker_id, {lease.job.id: lease.fence}))
+        released = self.do(self.queue.release(lease.worker_id, {lease.job.id: lease.fencing_token}))
         assert released == self.owns(lease)
         if released:
             job = self.jobs[lease.job.id]

@@ -7,7 +7,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from shared.protocol import Delta, Failed, JobError, JobStatus, encode
-from shared.queue.claims import Room
+from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import IdempotencyKey, JobQueue
 from shared.queue.keys import (
     BACKLOG_FIELDS,
@@ -137,22 +137,24 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
     await queue.enqueue(second, reply_to="api", max_queued=9)
     await observer.look()
 
-    one_row = Room(rows=1, tokens=10, running=0)
+    one_row = FreeCapacity(rows=1, tokens=10, running=0)
     [claimed] = (await queue.claim("w1", one_row, lease_ms=LEASE_MS)).jobs
-    assert await queue.begin("w1", first.id, fence=claimed.fence, lease_ms=LEASE_MS)
-    addition = (first.id, claimed.fence, 0, [encode(Delta(token_ids=[1]))])
+    assert await queue.begin("w1", first.id, fencing_token=claimed.fencing_token, lease_ms=LEASE_MS)
+    addition = (first.id, claimed.fencing_token, 0, [encode(Delta(token_ids=[1]))])
     await TokenLog(redis, keys).append("w1", [addition])
     await queue.cancel(first.id)
     await observer.look()
 
     error = JobError(message="given up")
     outcome = Failed(job_id=first.id, attempt=1, status=JobStatus.FAILED, error=error)
-    assert await queue.finish(claimed, outcome, fence=claimed.fence, is_dead_letter=True)
+    assert await queue.finish(
+        claimed, outcome, fencing_token=claimed.fencing_token, is_dead_letter=True
+    )
     await observer.look()
     assert await queue.retry(first.id, max_queued=9)
 
     await redis.hset(keys.record(second.id), "attempts", "1")  # its last attempt must run alone
-    busy = Room(rows=9, tokens=1000, running=1)
+    busy = FreeCapacity(rows=9, tokens=1000, running=1)
     assert (await queue.claim("w1", busy, lease_ms=LEASE_MS, max_attempts=2)).is_stalled
     await observer.look()
 

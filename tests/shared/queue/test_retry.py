@@ -8,14 +8,14 @@ from redis.asyncio import Redis
 
 from shared.errors import Conflict, NotFound, QueueFull
 from shared.protocol import ChatJob, Failed, JobError, JobRecord, JobStatus
-from shared.queue.claims import ClaimedJob, Room
+from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import Depth, Enqueued, IdempotencyKey, JobQueue
 from shared.queue.keys import PRIORITY_WINDOW_MS, Keys
 from shared.queue.scripts import Script, ScriptArg, Scripts
 from shared.queue.token_log import TokenLog
 from tests.factories import make_finished, make_job
 
-WIDE = Room(rows=1000, tokens=1_000_000, running=0)
+WIDE = FreeCapacity(rows=1000, tokens=1_000_000, running=0)
 LEASE_MS = 60_000
 
 
@@ -37,7 +37,9 @@ async def fail(queue: JobQueue, claimed: ClaimedJob, *, is_dead_letter: bool = F
         status=JobStatus.FAILED,
         error=JobError(message="no room on the device"),
     )
-    return await queue.finish(claimed, outcome, fence=claimed.fence, is_dead_letter=is_dead_letter)
+    return await queue.finish(
+        claimed, outcome, fencing_token=claimed.fencing_token, is_dead_letter=is_dead_letter
+    )
 
 
 async def retry(queue: JobQueue, job_id: str) -> Enqueued:
@@ -59,9 +61,9 @@ async def test_a_retry_is_a_copy_of_the_job_under_a_new_id(queue: JobQueue) -> N
     new = await claim_one(queue)
     assert new.job.id == retried.job_id
     assert {**_fields(new.job), "id": job.id} == _fields(job)
-    assert (new.attempts, new.earlier_fence) == (0, 0)
+    assert (new.attempts, new.previous_token) == (0, 0)
     assert 50 < new.time_left_s <= 100
-    assert await queue.finish(new, make_finished(new.job.id), fence=new.fence)
+    assert await queue.finish(new, make_finished(new.job.id), fencing_token=new.fencing_token)
     assert (await record_of(queue, new.job.id)).status is JobStatus.SUCCEEDED
 
 
@@ -86,7 +88,7 @@ async def test_the_records_of_a_job_and_its_retry_name_each_other(queue: JobQueu
 async def test_the_retried_job_stays_as_it_ended(queue: JobQueue, redis: Redis, keys: Keys) -> None:
     job, log = await enqueue(queue, stream=True), TokenLog(redis, keys)
     claimed = await claim_one(queue)
-    await log.append("w1", [(job.id, claimed.fence, 0, [b"a delta"])])
+    await log.append("w1", [(job.id, claimed.fencing_token, 0, [b"a delta"])])
     await fail(queue, claimed)
     before = await record_of(queue, job.id)
     retried = await retry(queue, job.id)
@@ -142,7 +144,7 @@ async def test_a_job_that_waits_runs_or_succeeded_is_not_retried(queue: JobQueue
     claimed = await claim_one(queue)
     with pytest.raises(Conflict, match="it is running"):
         await retry(queue, job.id)
-    await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
+    await queue.finish(claimed, make_finished(job.id), fencing_token=claimed.fencing_token)
     with pytest.raises(Conflict, match="it is succeeded"):
         await retry(queue, job.id)
 

@@ -5,15 +5,15 @@ from random import Random
 from redis.asyncio import Redis
 
 from shared.protocol import ChatJob
-from shared.queue.claims import Claim, Room
+from shared.queue.claims import Claim, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import WORKER_TTL_S, Keys
 from shared.queue.worker_registry import Registry
 from tests.factories import make_job, make_worker_info
 
 EXPIRED_AT_ONCE_MS = -1000  # the lease ended a second ago
-EMPTY = Room(rows=100, tokens=100_000, running=0)
-BUSY = Room(rows=9, tokens=1000, running=1)
+EMPTY = FreeCapacity(rows=100, tokens=100_000, running=0)
+BUSY = FreeCapacity(rows=9, tokens=1000, running=1)
 
 
 async def enqueue(queue: JobQueue) -> ChatJob:
@@ -22,8 +22,10 @@ async def enqueue(queue: JobQueue) -> ChatJob:
     return job
 
 
-async def claim(queue: JobQueue, worker: str, room: Room = EMPTY, ms: int = 60_000) -> Claim:
-    return await queue.claim(worker, room, lease_ms=ms)
+async def claim(
+    queue: JobQueue, worker: str, free: FreeCapacity = EMPTY, ms: int = 60_000
+) -> Claim:
+    return await queue.claim(worker, free, lease_ms=ms)
 
 
 def ids(claimed: Claim) -> list[str]:
@@ -36,9 +38,13 @@ async def die_twice(queue: JobQueue, count: int) -> None:
         claimed = await claim(queue, worker, ms=EXPIRED_AT_ONCE_MS)
         assert len(claimed.jobs) == count
         for held in claimed.jobs:
-            fence, job_id = held.fence, held.job.id
+            fencing_token, job_id = held.fencing_token, held.job.id
             await queue.begin(
-                worker, job_id, fence=fence, lease_ms=EXPIRED_AT_ONCE_MS, attempts=held.attempts
+                worker,
+                job_id,
+                fencing_token=fencing_token,
+                lease_ms=EXPIRED_AT_ONCE_MS,
+                attempts=held.attempts,
             )
 
 
@@ -53,11 +59,11 @@ async def test_one_worker_at_a_time_becomes_empty_for_an_isolated_job(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     suspect = await enqueue_suspect(queue)
-    assert (await claim(queue, "w1", room=BUSY)).is_stalled
+    assert (await claim(queue, "w1", free=BUSY)).is_stalled
     for _ in range(3):
         other = await enqueue(queue)
-        assert (await claim(queue, "w1", room=BUSY)).is_stalled
-        claimed = await claim(queue, "w2", room=BUSY)
+        assert (await claim(queue, "w1", free=BUSY)).is_stalled
+        claimed = await claim(queue, "w2", free=BUSY)
         assert (ids(claimed), claimed.is_stalled) == ([other.id], False)
     assert ids(await claim(queue, "w1")) == [suspect.id]
 
@@ -66,20 +72,20 @@ async def test_any_empty_worker_claims_an_isolated_job(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     suspect, other = await enqueue_suspect(queue), await enqueue(queue)
-    assert (await claim(queue, "w1", room=BUSY)).is_stalled
+    assert (await claim(queue, "w1", free=BUSY)).is_stalled
     assert ids(await claim(queue, "w2")) == [suspect.id]
-    assert ids(await claim(queue, "w1", room=BUSY)) == [other.id]
+    assert ids(await claim(queue, "w1", free=BUSY)) == [other.id]
 
 
 async def test_another_worker_becomes_empty_once_the_first_stops_claiming(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     await enqueue_suspect(queue)
-    assert (await claim(queue, "w1", room=BUSY)).is_stalled
+    assert (await claim(queue, "w1", free=BUSY)).is_stalled
     assert 0 < await redis.pttl(keys.isolating) <= 1000 * WORKER_TTL_S
     await redis.delete(keys.isolating)  # as it expires
-    assert (await claim(queue, "w2", room=BUSY)).is_stalled
-    assert not (await claim(queue, "w1", room=BUSY)).is_stalled
+    assert (await claim(queue, "w2", free=BUSY)).is_stalled
+    assert not (await claim(queue, "w1", free=BUSY)).is_stalled
 
 
 async def test_jobs_behind_isolated_jobs_are_claimed(
@@ -90,10 +96,10 @@ async def test_jobs_behind_isolated_jobs_are_claimed(
     for worker in ("w1", "w2", "w3"):  # each claims a third of the ready jobs
         await Registry(redis, keys).report(make_worker_info(worker))
     others = [await enqueue(queue) for _ in range(2)]
-    await claim(queue, "w1", room=BUSY)
-    assert ids(await claim(queue, "w2", room=BUSY)) == [other.id for other in others]
+    await claim(queue, "w1", free=BUSY)
+    assert ids(await claim(queue, "w2", free=BUSY)) == [other.id for other in others]
     await redis.delete(keys.wake)
-    assert ids(await claim(queue, "w2", room=BUSY)) == []
+    assert ids(await claim(queue, "w2", free=BUSY)) == []
     assert await redis.llen(keys.wake) == 0, "the worker would wake itself for ever"
 
 
@@ -109,8 +115,8 @@ async def test_an_isolated_job_starts_under_constant_load(
             ends[:] = [left - 1 for left in ends if left > 1] or ([1] if not ends else [])
             for _ in range(4):
                 await enqueue(queue)
-            room = Room(rows=4 - len(ends), tokens=1000, running=len(ends))
-            claimed = await claim(queue, worker, room=room)
+            free = FreeCapacity(rows=4 - len(ends), tokens=1000, running=len(ends))
+            claimed = await claim(queue, worker, free=free)
             if suspect.id in ids(claimed):
                 assert sum(map(len, held.values())) >= 2, "the other workers must go on"
                 return

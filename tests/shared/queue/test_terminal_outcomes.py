@@ -5,12 +5,12 @@ import asyncio
 from redis.asyncio import Redis
 
 from shared.protocol import ChatJob, JobRecord, JobStatus
-from shared.queue.claims import ClaimedJob, Room
+from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
 from tests.factories import make_finished, make_job
 
-ROOM = Room(rows=100, tokens=1_000_000, running=0)
+FREE = FreeCapacity(rows=100, tokens=1_000_000, running=0)
 SOON_S = 0.02
 
 
@@ -21,7 +21,7 @@ async def enqueue(queue: JobQueue, deadline_s: float | None = None) -> ChatJob:
 
 
 async def claim_one(queue: JobQueue, lease_ms: int) -> ClaimedJob:
-    (claimed,) = (await queue.claim("w1", ROOM, lease_ms=lease_ms)).jobs
+    (claimed,) = (await queue.claim("w1", FREE, lease_ms=lease_ms)).jobs
     return claimed
 
 
@@ -57,14 +57,16 @@ async def test_an_expired_job_of_a_dead_worker_ends(queue: JobQueue) -> None:
     job = await enqueue(queue, deadline_s=SOON_S)
     claimed = await claim_one(queue, lease_ms=1)
     assert (await record_after_the_deadline(queue, job)).status is JobStatus.EXPIRED
-    assert not await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
+    assert not await queue.finish(
+        claimed, make_finished(job.id), fencing_token=claimed.fencing_token
+    )
 
 
 async def test_a_running_job_after_its_deadline_is_left_to_its_worker(queue: JobQueue) -> None:
     job = await enqueue(queue, deadline_s=SOON_S)
     claimed = await claim_one(queue, lease_ms=60_000)
     assert (await record_after_the_deadline(queue, job)).status is JobStatus.RUNNING
-    assert await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
+    assert await queue.finish(claimed, make_finished(job.id), fencing_token=claimed.fencing_token)
     assert (await record_after_the_deadline(queue, job)).status is JobStatus.SUCCEEDED
 
 
@@ -87,7 +89,7 @@ async def test_cancelling_an_unknown_job_writes_nothing(
 async def cancel_running(queue: JobQueue, *, lease_ms: int) -> tuple[ChatJob, ClaimedJob]:
     job = await enqueue(queue)
     claimed = await claim_one(queue, lease_ms=lease_ms)
-    assert await queue.begin("w1", job.id, fence=claimed.fence, lease_ms=lease_ms)
+    assert await queue.begin("w1", job.id, fencing_token=claimed.fencing_token, lease_ms=lease_ms)
     record = await queue.cancel(job.id)
     assert record is not None and record.status is JobStatus.RUNNING
     return job, claimed
@@ -103,7 +105,9 @@ async def test_a_cancelled_job_of_a_dead_worker_ends_without_another_worker(
     assert record.attempts == 1
     for replica in ("api-1", "api-2"):
         assert await redis.xlen(keys.replies(replica)) == 1
-    assert not await queue.finish(claimed, make_finished(job.id), fence=claimed.fence)
+    assert not await queue.finish(
+        claimed, make_finished(job.id), fencing_token=claimed.fencing_token
+    )
 
 
 async def test_the_next_claim_ends_a_cancelled_job_of_a_dead_worker(
@@ -111,7 +115,7 @@ async def test_the_next_claim_ends_a_cancelled_job_of_a_dead_worker(
 ) -> None:
     job, _ = await cancel_running(queue, lease_ms=60_000)
     await redis.zincrby(keys.queue, -120_000, job.id)
-    claim = await queue.claim("w2", ROOM, lease_ms=60_000, max_attempts=1)
+    claim = await queue.claim("w2", FREE, lease_ms=60_000, max_attempts=1)
     assert (claim.jobs, claim.hopeless) == ([], [])
     record = await queue.record(job.id)
     assert record is not None and record.status is JobStatus.CANCELLED
@@ -124,7 +128,7 @@ async def test_a_cancelled_job_that_is_released_ends(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     job, claimed = await cancel_running(queue, lease_ms=60_000)
-    await queue.release("w1", {job.id: claimed.fence})
+    await queue.release("w1", {job.id: claimed.fencing_token})
     assert await queue.depth() == Depth(waiting=0, running=0)
     record = await queue.record(job.id)
     assert record is not None and record.status is JobStatus.CANCELLED
@@ -142,7 +146,7 @@ async def test_every_outcome_is_counted_once(queue: JobQueue) -> None:
     claimed = await claim_one(queue, lease_ms=60_000)
     waiting, late = await enqueue(queue), await enqueue(queue, deadline_s=SOON_S)
     for _ in range(2):
-        await queue.finish(claimed, make_finished(done.id), fence=claimed.fence)
+        await queue.finish(claimed, make_finished(done.id), fencing_token=claimed.fencing_token)
         await queue.cancel(waiting.id)
         await record_after_the_deadline(queue, late)
     assert await queue.totals() == {

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from redis.asyncio import Redis
 
 from shared.protocol import Delta, TokenDeltas, decode_token_deltas, encode
-from shared.queue.claims import ClaimedJob, Room
+from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import JOB_KEPT_S, REPLIES_TTL_S, Keys
 from shared.queue.token_log import MAX_AT_ONCE, PAGE, Tail, TokenLog
@@ -21,7 +21,7 @@ from tests.factories import make_finished, make_job
 from tests.redis_server import RedisServer
 
 T = TypeVar("T")
-ROOM = Room(rows=100, tokens=10_000, running=0)
+FREE = FreeCapacity(rows=100, tokens=10_000, running=0)
 LONG_MS = 600_000
 
 
@@ -31,7 +31,7 @@ def deltas(*token_ids: int) -> list[Delta]:
 
 def addition(lease: ClaimedJob, index: int, *token_ids: int) -> Tail:
     packed = [encode(delta) for delta in deltas(*token_ids)]
-    return (lease.job.id, lease.fence, index, packed)
+    return (lease.job.id, lease.fencing_token, index, packed)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def begin(queue: JobQueue, reply_to: str | None = "api-1") -> ClaimedJob:
 
 
 async def claim(queue: JobQueue, worker_id: str, lease_ms: int = LONG_MS) -> ClaimedJob:
-    [claimed] = (await queue.claim(worker_id, ROOM, lease_ms=lease_ms)).jobs
+    [claimed] = (await queue.claim(worker_id, FREE, lease_ms=lease_ms)).jobs
     return claimed
 
 
@@ -86,7 +86,7 @@ async def test_a_delta_keeps_every_field_of_a_result(queue: JobQueue, log: Token
         top_logprobs={7: -0.25, 9: -1.5},
         finish_reason="stop",
     )
-    await log.append("w1", [(lease.job.id, lease.fence, 0, [encode(delta)])])
+    await log.append("w1", [(lease.job.id, lease.fencing_token, 0, [encode(delta)])])
     assert await log.read(lease.job.id, 0) == [delta]
 
 
@@ -129,14 +129,14 @@ async def test_jobs_with_a_lost_lease_get_no_deltas_and_the_others_do(
     queue: JobQueue, log: TokenLog, redis: Redis, keys: Keys
 ) -> None:
     lost, kept = await begin(queue), await begin(queue)
-    await queue.release("w1", {lost.job.id: lost.fence})
+    await queue.release("w1", {lost.job.id: lost.fencing_token})
     both = [addition(lost, 0, 66), addition(kept, 0, 1)]
     assert await log.append("w1", both) == [None, 1]
-    again = await claim(queue, "w1")  # the same worker, with another fence
+    again = await claim(queue, "w1")  # the same worker, with another fencing_token
     assert await log.append("w1", both) == [None, 1]
     assert await log.append("w2", [addition(again, 0, 66)]) == [None]
     assert await log.append("w1", [addition(again, 0, 1)]) == [1]
-    await queue.finish(again, make_finished(again.job.id), fence=again.fence)
+    await queue.finish(again, make_finished(again.job.id), fencing_token=again.fencing_token)
     assert await log.append("w1", [addition(again, 1, 66)]) == [None]
     assert await log.read(lost.job.id, 0) == deltas(1)
 
@@ -149,14 +149,14 @@ async def test_a_log_has_the_ttl_of_its_job_and_then_of_the_result(
     key = keys.token_log(lease.job.id)
     await log.append("w1", [addition(lease, 0, 1)])
     assert JOB_KEPT_S - 60 < await redis.ttl(key) <= JOB_KEPT_S
-    await queue.finish(lease, make_finished(lease.job.id), fence=lease.fence)
+    await queue.finish(lease, make_finished(lease.job.id), fencing_token=lease.fencing_token)
     assert 0 < await redis.ttl(key) <= 60
 
 
 async def test_a_released_job_keeps_its_log(queue: JobQueue, log: TokenLog) -> None:
     lease = await begin(queue)
     await log.append("w1", [addition(lease, 0, 1)])
-    await queue.release("w1", {lease.job.id: lease.fence})
+    await queue.release("w1", {lease.job.id: lease.fencing_token})
     assert await log.read(lease.job.id, 0) == deltas(1)
 
 
@@ -187,7 +187,9 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(worker_id=st.sampled_from(["w1", "w2"]))
     def another_lease(self, worker_id: str) -> None:
-        self.do(self.queue.release(self.lease.worker_id, {self.lease.job.id: self.lease.fence}))
+        self.do(
+            self.queue.release(self.lease.worker_id, {self.lease.job.id: self.lease.fencing_token})
+        )
         self.former.append(self.lease)
         self.lease = self.do(claim(self.queue, worker_id))
         self.num_made = len(self.do(self.log.read(self.lease.job.id, 0)))
@@ -255,8 +257,8 @@ async def test_one_command_can_address_the_largest_number_of_jobs(real_redis: Re
     queue, log = JobQueue(real_redis, keys), TokenLog(real_redis, keys)
     for _ in range(count):
         await queue.enqueue(make_job(stream=True), reply_to="api-1", max_queued=count)
-    room = Room(rows=count, tokens=10 * count, running=0)
-    leases = (await queue.claim("w1", room, lease_ms=LONG_MS)).jobs
+    free = FreeCapacity(rows=count, tokens=10 * count, running=0)
+    leases = (await queue.claim("w1", free, lease_ms=LONG_MS)).jobs
     lengths = await log.append("w1", [addition(lease, 0, 1) for lease in leases])
     assert lengths == [1] * count
     [entry] = await heard(real_redis, keys, "api-1")

@@ -10,7 +10,7 @@ from arq.connections import ArqRedis
 from redis.exceptions import ConnectionError
 
 from shared.protocol import JobStatus, Outcome
-from shared.queue.claims import Room
+from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import LEASED, Keys
 from tests.factories import make_finished
@@ -28,7 +28,7 @@ from tests.worker.jobs.workers import (
 from worker.jobs.active_job import ActiveJob
 from worker.jobs.leased_worker import CLAIM_LEASE_MS
 
-EMPTY = Room(rows=8, tokens=10_000, running=0)
+EMPTY = FreeCapacity(rows=8, tokens=10_000, running=0)
 
 
 async def test_a_worker_whose_engine_may_be_stuck_claims_nothing(
@@ -64,7 +64,11 @@ async def test_a_job_on_its_last_attempt_runs_alone_although_all_workers_are_bus
     for worker in ("dead-1", "dead-2"):
         [claimed] = (await queue.claim(worker, EMPTY, lease_ms=-1000)).jobs
         await queue.begin(
-            worker, suspect, fence=claimed.fence, lease_ms=-1000, attempts=claimed.attempts
+            worker,
+            suspect,
+            fencing_token=claimed.fencing_token,
+            lease_ms=-1000,
+            attempts=claimed.attempts,
         )
     num_active: list[int] = []
 
@@ -163,7 +167,7 @@ async def test_a_revoked_job_is_stopped_and_nothing_is_written(
     worker = make_worker(redis, keys, never, on_attempt=attempts.append)
     async with running(worker):
         active = await started(worker, job_id)
-        worker.revoke(job_id, active.fence)
+        worker.revoke(job_id, active.fencing_token)
         await eventually(lambda: not worker.active)
     assert await queue.depth() == Depth(waiting=0, running=1)
     assert attempts == ["lost"]

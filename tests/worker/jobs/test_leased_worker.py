@@ -43,7 +43,7 @@ async def test_no_more_is_claimed_than_fits(redis: ArqRedis, keys: Keys, queue: 
     await enqueue(queue, 5)
     worker = make_worker(redis, keys, never, rows=3)
     async with running(worker):
-        await eventually(lambda: worker.room.rows == 0)
+        await eventually(lambda: worker.free_capacity.rows == 0)
         assert await queue.depth() == Depth(waiting=2, running=3)
 
 

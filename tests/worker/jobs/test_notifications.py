@@ -18,7 +18,7 @@ WAIT_S = 30.0
 
 
 class Active:
-    fence = 3
+    fencing_token = 3
 
 
 class FakeWorker:
@@ -34,8 +34,8 @@ class FakeWorker:
     def cancel(self, job_id: str) -> None:
         self.calls.append(("cancel", job_id))
 
-    def revoke(self, job_id: str, fence: int) -> None:
-        self.calls.append(("revoke", job_id, str(fence)))
+    def revoke(self, job_id: str, fencing_token: int) -> None:
+        self.calls.append(("revoke", job_id, str(fencing_token)))
 
 
 class FakeQueue:
@@ -45,8 +45,10 @@ class FakeQueue:
         self.answers = list(answers)
         self.renewed = asyncio.Semaphore(0)
 
-    async def renew(self, worker_id: str, fences: dict[str, int], *, lease_ms: int) -> Renewal:
-        assert (worker_id, fences) == ("w1", {"a": 3})
+    async def renew(
+        self, worker_id: str, fencing_tokens: dict[str, int], *, lease_ms: int
+    ) -> Renewal:
+        assert (worker_id, fencing_tokens) == ("w1", {"a": 3})
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer

@@ -39,7 +39,7 @@ async def test_a_worker_that_reclaims_its_own_job_does_not_start_it_twice(
     may_end = asyncio.Event()
 
     async def task(active: ActiveJob) -> Outcome:
-        starts.append(active.fence)
+        starts.append(active.fencing_token)
         await may_end.wait()
         return await succeed(active)
 
@@ -52,7 +52,7 @@ async def test_a_worker_that_reclaims_its_own_job_does_not_start_it_twice(
 
         await eventually(lambda: bool(starts))
         await redis.zadd(keys.queue, {job_id: EXPIRED_LONG_AGO})
-        await eventually(lambda: worker.active[job_id].fence > starts[0])
+        await eventually(lambda: worker.active[job_id].fencing_token > starts[0])
         await eventually(counts_one_attempt)
         may_end.set()
         record = await ended(queue, job_id)
@@ -63,12 +63,12 @@ async def test_a_job_that_is_reclaimed_while_its_revoked_run_ends_runs_again(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
     [job_id] = await enqueue(queue)
-    fences: list[int] = []
+    fencing_tokens: list[int] = []
     may_end = asyncio.Event()
 
     async def task(active: ActiveJob) -> Outcome:
-        fences.append(active.fence)
-        if len(fences) == 1:
+        fencing_tokens.append(active.fencing_token)
+        if len(fencing_tokens) == 1:
             try:
                 await never(active)
             finally:
@@ -79,15 +79,17 @@ async def test_a_job_that_is_reclaimed_while_its_revoked_run_ends_runs_again(
     async with running(worker):
 
         async def claimed_again() -> bool:
-            return int(await redis.hget(keys.record(job_id), "fencing_token") or 0) > fences[0]
+            return (
+                int(await redis.hget(keys.record(job_id), "fencing_token") or 0) > fencing_tokens[0]
+            )
 
-        await eventually(lambda: bool(fences))
-        worker.revoke(job_id, fences[0])
+        await eventually(lambda: bool(fencing_tokens))
+        worker.revoke(job_id, fencing_tokens[0])
         await redis.zadd(keys.queue, {job_id: EXPIRED_LONG_AGO})  # the other worker died at once
         await eventually(claimed_again)
         may_end.set()
         record = await ended(queue, job_id)
-    assert (record.status, len(fences)) == (JobStatus.SUCCEEDED, 2)
+    assert (record.status, len(fencing_tokens)) == (JobStatus.SUCCEEDED, 2)
 
 
 @pytest.mark.parametrize("is_computed", [False, True])
@@ -101,31 +103,31 @@ async def test_a_streamed_job_that_another_worker_ran_meanwhile_is_run_again(
     """The other worker may have written tokens that this worker does not know."""
     job_id = "streamed"
     await queue.enqueue(make_job(stream=True, id=job_id), reply_to=None, max_queued=10)
-    fences: list[int] = []
+    fencing_tokens: list[int] = []
     finish = JobQueue.finish
 
-    async def fence_of_record() -> int:
+    async def token_of_record() -> int:
         return int(await redis.hget(keys.record(job_id), "fencing_token") or 0)
 
     async def task(active: ActiveJob) -> Outcome:
-        fences.append(active.fence)
-        if len(fences) == 1 and not is_computed:
+        fencing_tokens.append(active.fencing_token)
+        if len(fencing_tokens) == 1 and not is_computed:
             await never(active)
         return await succeed(active)
 
     async def finish_after_reclaim(*args: Any, **kwargs: Any) -> bool:
-        if await fence_of_record() <= fences[0] + 1:
+        if await token_of_record() <= fencing_tokens[0] + 1:
             raise ConnectionError("gone")
         return await finish(*args, **kwargs)
 
     monkeypatch.setattr(JobQueue, "finish", finish_after_reclaim)
     async with running(make_worker(redis, keys, task)):
-        await eventually(lambda: bool(fences))
-        others = fences[0] + 1  # another worker claimed it, and died
+        await eventually(lambda: bool(fencing_tokens))
+        others = fencing_tokens[0] + 1  # another worker claimed it, and died
         await redis.hset(keys.record(job_id), "fencing_token", others)
         await redis.zadd(keys.queue, {job_id: EXPIRED_LONG_AGO})
         record = await ended(queue, job_id)
-    assert (record.status, len(fences)) == (JobStatus.SUCCEEDED, 2)
+    assert (record.status, len(fencing_tokens)) == (JobStatus.SUCCEEDED, 2)
 
 
 async def test_an_outcome_is_written_although_the_worker_was_just_reclaiming_the_job(
@@ -138,7 +140,7 @@ async def test_an_outcome_is_written_although_the_worker_was_just_reclaiming_the
     starts: list[int] = []
 
     async def task(active: ActiveJob) -> Outcome:
-        starts.append(active.fence)
+        starts.append(active.fencing_token)
         await is_claimed.wait()
         return await succeed(active)
 
@@ -153,7 +155,7 @@ async def test_an_outcome_is_written_although_the_worker_was_just_reclaiming_the
         is_written = await finish(*args, **kwargs)
         if not is_written:
             is_refused.set()
-            await eventually(lambda: worker.active[job_id].fence > starts[0])
+            await eventually(lambda: worker.active[job_id].fencing_token > starts[0])
         return is_written
 
     monkeypatch.setattr(JobQueue, "claim", claim_slowly)

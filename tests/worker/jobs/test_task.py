@@ -78,8 +78,8 @@ def activate(job: ChatJob, *, time_left_s: float = WAIT_S) -> ActiveJob:
     claimed = ClaimedJob(
         job=job,
         worker_id="w1",
-        fence=NOW_MS,
-        earlier_fence=0,
+        fencing_token=NOW_MS,
+        previous_token=0,
         attempts=0,
         rows=job.cost_rows,
         tokens=job.cost_tokens,
@@ -269,7 +269,7 @@ async def test_cancelling_a_job_aborts_its_request(task: ChatTask, engine: FakeE
     outcome = await running
     assert (outcome.status, outcome.error.status_code) == (JobStatus.CANCELLED, 499)
     await finished(task, make_job())
-    assert engine.aborted == [f"{active.job.id}:{active.fence}"]
+    assert engine.aborted == [f"{active.job.id}:{active.fencing_token}"]
 
 
 async def test_a_job_cancelled_before_its_start_does_not_use_the_engine(
@@ -296,4 +296,4 @@ async def test_cancelling_the_task_aborts_its_request(task: ChatTask, engine: Fa
     with pytest.raises(asyncio.CancelledError):
         await running
     await finished(task, make_job())
-    assert engine.aborted == [f"{active.job.id}:{active.fence}"]
+    assert engine.aborted == [f"{active.job.id}:{active.fencing_token}"]

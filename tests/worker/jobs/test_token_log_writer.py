@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError
 
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import Delta
-from shared.queue.claims import Room
+from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.token_log import MAX_AT_ONCE, PAGE, Tail, TokenLog
@@ -90,8 +90,8 @@ async def new_job(queue: JobQueue) -> ActiveJob:
 
 
 async def claim(queue: JobQueue, worker_id: str) -> ActiveJob:
-    room = Room(rows=8, tokens=1000, running=0)
-    [claimed] = (await queue.claim(worker_id, room, lease_ms=LEASE_MS)).jobs
+    free = FreeCapacity(rows=8, tokens=1000, running=0)
+    [claimed] = (await queue.claim(worker_id, free, lease_ms=LEASE_MS)).jobs
     return Capacity(rows=8, tokens=1000, max_attempts=3).activate(claimed)
 
 
@@ -209,7 +209,7 @@ async def test_a_second_attempt_continues_the_log_of_the_first(
         for index in range(count):
             tokens.append(delta(index))
         await in_time(tokens.flush())
-    await queue.release("w1", {first.job.id: first.fence})
+    await queue.release("w1", {first.job.id: first.fencing_token})
     second = await claim(queue, "w1")
     async with writer.open(second) as tokens:
         assert [d.token_ids[0] for d in tokens.earlier] == list(range(count))
@@ -222,7 +222,7 @@ async def test_a_worker_that_lost_its_job_writes_nothing_and_its_flush_waits(
     writer: TokenLogWriter, token_log: PausedLog, queue: JobQueue
 ) -> None:
     active = await new_job(queue)
-    await queue.release("w1", {active.job.id: active.fence})
+    await queue.release("w1", {active.job.id: active.fencing_token})
     await claim(queue, "w2")
     token_log.permit_all()
     async with writer.open(active) as tokens:
@@ -237,12 +237,12 @@ async def test_a_worker_that_claims_its_own_job_again_continues_to_write(
     writer: TokenLogWriter, token_log: PausedLog, queue: JobQueue
 ) -> None:
     active = await new_job(queue)
-    await queue.release("w1", {active.job.id: active.fence})
+    await queue.release("w1", {active.job.id: active.fencing_token})
     again = await claim(queue, "w1")
     token_log.permit_all()
     async with writer.open(active) as tokens:
         tokens.append(delta(0))
         await in_time(token_log.begun.acquire())  # refused: the fencing token is the old one
-        active.fence = again.fence
+        active.fencing_token = again.fencing_token
         await in_time(tokens.flush())
     assert await logged(token_log, active) == [0]
