@@ -2,7 +2,8 @@
 -- per api replica, with one field per job. The field's name is the job's id; its value is the index
 -- of the first delta, a space, and an array of deltas.
 -- Deltas that a log has already are skipped, so the command may be repeated.
--- ARGV: worker, then for each job: id, fencing token, index of the first delta, number of deltas, the deltas
+-- ARGV: worker, then for each job: id, fencing token, index of the first delta, number of deltas,
+-- the deltas
 -- Returns the length of each log; false where the worker does not hold the lease. A log that is
 -- shorter than the index lost its end with Redis: nothing is added, and the worker resends from the
 -- length that it gets.
@@ -45,7 +46,8 @@ end
 
 local i = 2
 while i <= #ARGV do
-  local id, fencing token, index, num = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local id, fencing_token = ARGV[i], ARGV[i + 1]
+  local index, num = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   lengths[#lengths + 1] = owns_lease(id, worker, fencing_token) and append(id, index, i + 4, i + 3 + num)
   i = i + 4 + num
 end
