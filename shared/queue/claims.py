@@ -51,7 +51,7 @@ class DeadLetter(Lease):
 @dataclass(frozen=True, slots=True)
 class Claim:
     jobs: list[ClaimedJob]
-    hopeless: list[DeadLetter]
+    dead_letters: list[DeadLetter]
     is_stalled: bool  # a job is ready that the worker has no capacity for
     is_after_outage: bool  # expired leases stay with their workers for a moment: renew them now
 
@@ -76,7 +76,7 @@ def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
     jobs = [_decode_leased(worker_id, max_attempts, fields) for fields in leased]
     return Claim(
         jobs=[job for job in jobs if isinstance(job, ClaimedJob)],
-        hopeless=[job for job in jobs if isinstance(job, DeadLetter)],
+        dead_letters=[job for job in jobs if isinstance(job, DeadLetter)],
         is_stalled=bool(is_stalled),
         is_after_outage=bool(is_after_outage),
     )

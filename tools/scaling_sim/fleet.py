@@ -83,7 +83,7 @@ class Fleet:
             claim = await self._queue.claim(
                 worker.id, FreeCapacity(free, PLENTY, len(worker.running)), lease_ms=LEASE_MS
             )
-            assert not claim.hopeless
+            assert not claim.dead_letters
             if not claim.jobs:
                 return
             for one in claim.jobs:

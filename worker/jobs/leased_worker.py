@@ -106,9 +106,9 @@ class LeasedWorker:
         for claimed in claim.jobs:
             if not self._reclaims_own_job(claimed.job.id, claimed):
                 self._accept(claimed)
-        for hopeless in claim.hopeless:
-            if not self._reclaims_own_job(hopeless.job_id, hopeless):
-                self._spawn(self._lifecycle.give_up(hopeless))
+        for dead in claim.dead_letters:
+            if not self._reclaims_own_job(dead.job_id, dead):
+                self._spawn(self._lifecycle.give_up(dead))
         self._set_waiting_for_wake_ups(self.free_capacity.rows > 0 and not claim.is_stalled)
 
     def _set_waiting_for_wake_ups(self, is_waiting: bool) -> None:

@@ -31,7 +31,7 @@ class JobLifecycle:
 
         Mark the job cancelled if its client cancelled it meanwhile.
         """
-        begun = await self._write(active, lambda fencing_token: self._begin(active, fencing_token))
+        begun = await self._write(active, partial(self._begin, active))
         if begun is StartResult.CANCELLED:
             active.cancel()
         return bool(begun)

@@ -132,7 +132,7 @@ async def test_a_job_out_of_attempts_is_leased_as_a_dead_letter(
     next_job = await enqueue(queue)
     claimed = await claim(queue, free=FreeCapacity(rows=1, tokens=10, running=1))
     assert ids(claimed) == [next_job.id]
-    [given_up] = claimed.hopeless
+    [given_up] = claimed.dead_letters
     assert (given_up.job_id, given_up.attempts) == (poison.id, 3)
     assert given_up.reason == "the worker running this job died 3 times; given up"
 
@@ -159,10 +159,10 @@ async def test_a_job_without_a_record_is_leased_as_a_dead_letter(
     await redis.delete(keys.record(lost.id))
     claimed = await claim(queue)
     assert ids(claimed) == [job.id]
-    [hopeless] = claimed.hopeless
-    assert hopeless.job_id == lost.id
-    assert "waited for too long, or Redis lost it" in hopeless.reason
-    assert await queue.finish(hopeless, failed(lost.id), fencing_token=hopeless.fencing_token)
+    [dead] = claimed.dead_letters
+    assert dead.job_id == lost.id
+    assert "waited for too long, or Redis lost it" in dead.reason
+    assert await queue.finish(dead, failed(lost.id), fencing_token=dead.fencing_token)
     record = await queue.record(lost.id)
     assert record is not None and record.status is JobStatus.FAILED
     assert await queue.depth() == Depth(waiting=0, running=1)
@@ -183,8 +183,8 @@ async def test_an_unreadable_job_does_not_block_other_jobs(
     await redis.hset(keys.record(strange.id), "payload", payload)
     claimed = await claim(queue)
     assert ids(claimed) == [job.id]
-    [hopeless] = claimed.hopeless
-    assert hopeless.job_id == strange.id and reason in hopeless.reason
+    [dead] = claimed.dead_letters
+    assert dead.job_id == strange.id and reason in dead.reason
 
 
 async def test_a_claim_returns_the_time_until_the_deadline(

@@ -66,9 +66,9 @@ async def test_a_job_that_redis_lost_ends_if_its_worker_dies(queue: JobQueue, re
     claimed = await claim_one(queue)
     await redis.flushall()
     await queue.renew("w1", {job.id: claimed.fencing_token}, lease_ms=EXPIRED_AT_ONCE_MS)
-    [hopeless] = (await claim(queue, "w2")).hopeless
-    assert (hopeless.job_id, hopeless.previous_token) == (job.id, claimed.fencing_token)
-    assert await queue.finish(hopeless, failed(job.id), fencing_token=hopeless.fencing_token)
+    [dead] = (await claim(queue, "w2")).dead_letters
+    assert (dead.job_id, dead.previous_token) == (job.id, claimed.fencing_token)
+    assert await queue.finish(dead, failed(job.id), fencing_token=dead.fencing_token)
     record = await queue.record(job.id)
     assert record is not None and record.status is JobStatus.FAILED
 

@@ -116,7 +116,7 @@ async def test_the_next_claim_ends_a_cancelled_job_of_a_dead_worker(
     job, _ = await cancel_running(queue, lease_ms=60_000)
     await redis.zincrby(keys.queue, -120_000, job.id)
     claim = await queue.claim("w2", FREE, lease_ms=60_000, max_attempts=1)
-    assert (claim.jobs, claim.hopeless) == ([], [])
+    assert (claim.jobs, claim.dead_letters) == ([], [])
     record = await queue.record(job.id)
     assert record is not None and record.status is JobStatus.CANCELLED
     assert record.attempts == 1
