@@ -219,8 +219,8 @@ def record_of(enqueued: Enqueued, *, retry_of: str | None = None) -> JobRecord:
         id=enqueued.job_id,
         status=JobStatus.QUEUED,
         created_ms=enqueued.created_ms,
-        position=enqueued.outlook.position,
-        expected_start_s=enqueued.outlook.expected_start_s,
-        lacks_worker=not enqueued.outlook.has_worker,
+        position=enqueued.estimate.position,
+        expected_start_s=enqueued.estimate.expected_start_s,
+        lacks_worker=not enqueued.estimate.has_worker,
         retry_of=retry_of,
     )

@@ -1,4 +1,4 @@
-"""Data of a claim: the worker's free capacity, the leased jobs, and jobs that it must give up."""
+"""Data of a claim: a worker's free capacity, the leased jobs, and the dead letters."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,15 +19,12 @@ class FreeCapacity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right to run a job and to end it; `attempts` counts the runs that died before.
-
-    Each lease of a job has a higher fencing token.
-    """
+    """The right to run a job and to write its outcome."""
 
     worker_id: str
-    fencing_token: int
+    fencing_token: int  # each lease of a job has a higher one
     previous_token: int  # of the lease before this one; 0 at first
-    attempts: int
+    attempts: int  # runs that died with their workers
     created_ms: int
     started_ms: int
 
@@ -71,7 +68,7 @@ class Renewal:
 
 
 def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
-    """Decode the reply of `claim.lua`; a job that cannot be decoded is given up, the others run."""
+    """Decode the reply of `claim.lua`; a job that cannot be decoded becomes a dead letter."""
     is_stalled, leased, is_after_outage = reply
     jobs = [_decode_leased(worker_id, max_attempts, fields) for fields in leased]
     return Claim(
@@ -110,7 +107,7 @@ def _job_or_reason(payload: bytes | None, attempts: int, max_attempts: int) -> C
     if attempts >= max_attempts:
         return f"the worker running this job died {attempts} times; given up"
     if payload is None:
-        return "the job's data is gone: it waited for too long, or Redis lost it"
+        return "the job's data has expired: it waited for too long, or Redis lost it"
     try:
         return decode_job(payload)
     except UnreadableJob as error:

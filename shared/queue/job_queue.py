@@ -54,7 +54,7 @@ class Enqueued:
     """An accepted job."""
 
     job_id: str
-    outlook: QueueEstimate
+    estimate: QueueEstimate
     created_ms: int
     replayed: bool  # an earlier command enqueued it: the same idempotency key, or the same retry
 
@@ -283,11 +283,11 @@ class JobQueue:
 
 
 def _decode_enqueued(reply: list[Any]) -> Enqueued:
-    verdict, job_id, created_ms, outlook = reply
+    verdict, job_id, created_ms, estimate = reply
     if verdict == b"conflict":
         raise Conflict("Idempotency-Key was already used with a different request body")
     replayed = verdict == b"replayed"
-    return Enqueued(job_id.decode(), decode_estimate(outlook), int(created_ms), replayed)
+    return Enqueued(job_id.decode(), decode_estimate(estimate), int(created_ms), replayed)
 
 
 def _time_ms(job: ChatJob) -> int:

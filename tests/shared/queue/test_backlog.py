@@ -91,7 +91,7 @@ async def test_the_expected_start_follows_the_measured_rate(
     harness: QueueHarness, every_s: float, rows: int
 ) -> None:
     await with_backlog(harness, waiting=40, every_s=every_s, rows=rows)
-    start_s = (await harness.submit()).outlook.expected_start_s
+    start_s = (await harness.submit()).estimate.expected_start_s
     assert start_s == pytest.approx(40 * every_s / rows, rel=0.05)
 
 
@@ -99,7 +99,7 @@ async def test_the_drain_rate_follows_a_change(harness: QueueHarness) -> None:
     await with_backlog(harness, waiting=400, every_s=0.1)
     await harness.drain(60, every_s=0.5)
     waiting = (await harness.queue.depth()).waiting
-    start_s = (await harness.submit()).outlook.expected_start_s
+    start_s = (await harness.submit()).estimate.expected_start_s
     assert start_s == pytest.approx(waiting * 0.5, rel=0.25)
 
 
@@ -113,7 +113,7 @@ async def test_idle_time_does_not_change_the_drain_rate(harness: QueueHarness) -
     for _ in range(11):
         await harness.submit()
     await harness.take()
-    start_s = (await harness.submit()).outlook.expected_start_s
+    start_s = (await harness.submit()).estimate.expected_start_s
     assert start_s == pytest.approx(10 * 1.0, rel=0.05)
 
 
@@ -128,9 +128,9 @@ async def test_a_burst_to_idle_workers_does_not_change_the_drain_rate(
         34,
         6,
     ]  # 34: its fair share
-    assert (await harness.submit()).outlook.expected_start_s is None
+    assert (await harness.submit()).estimate.expected_start_s is None
     await harness.drain(2, every_s=1.0)
-    assert (await harness.submit()).outlook.expected_start_s == pytest.approx(27, rel=0.05)
+    assert (await harness.submit()).estimate.expected_start_s == pytest.approx(27, rel=0.05)
 
 
 async def test_the_first_job_of_an_empty_backlog_has_no_expected_start(
@@ -138,7 +138,7 @@ async def test_the_first_job_of_an_empty_backlog_has_no_expected_start(
 ) -> None:
     await with_backlog(harness, waiting=1, every_s=1.0)
     await harness.drain(1, every_s=1.0)
-    assert (await harness.submit()).outlook.expected_start_s is None
+    assert (await harness.submit()).estimate.expected_start_s is None
 
 
 async def test_an_old_drain_rate_expires(harness: QueueHarness) -> None:
@@ -148,7 +148,7 @@ async def test_an_old_drain_rate_expires(harness: QueueHarness) -> None:
     for _ in range(3):
         await harness.submit()
     await harness.take()
-    assert (await harness.submit()).outlook.expected_start_s is None
+    assert (await harness.submit()).estimate.expected_start_s is None
 
 
 async def test_the_drain_rate_sinks_while_no_job_leaves(harness: QueueHarness) -> None:
@@ -157,18 +157,18 @@ async def test_the_drain_rate_sinks_while_no_job_leaves(harness: QueueHarness) -
     for pause_s in (0, 1, 10, 100):
         harness.clock.now_s += pause_s
         await harness.registry.report(make_worker_info("w1"))
-        starts.append((await harness.submit()).outlook.expected_start_s or 0.0)
+        starts.append((await harness.submit()).estimate.expected_start_s or 0.0)
     assert starts == sorted(starts)
     assert starts[-1] > 50 * starts[0]
 
 
 async def test_without_a_live_worker_there_is_no_expected_start(harness: QueueHarness) -> None:
     await with_backlog(harness, waiting=10, every_s=0.1)
-    assert (await harness.submit()).outlook.has_worker
+    assert (await harness.submit()).estimate.has_worker
     harness.clock.now_s += 60
     enqueued = await harness.submit()
-    assert not enqueued.outlook.has_worker
-    assert enqueued.outlook.expected_start_s is None
+    assert not enqueued.estimate.has_worker
+    assert enqueued.estimate.expected_start_s is None
     record = await harness.queue.record(enqueued.job_id)
     assert record is not None and record.lacks_worker
 
@@ -191,7 +191,7 @@ async def test_only_jobs_ahead_of_a_job_count_for_its_deadline(harness: QueueHar
     await with_backlog(harness, waiting=30, every_s=1.0)
     urgent = make_job(deadline_s=10.0)
     enqueued = await harness.queue.enqueue(urgent, reply_to=None, priority=10, max_queued=1000)
-    assert enqueued.outlook.position == 1
+    assert enqueued.estimate.position == 1
 
 
 async def test_every_deadline_is_accepted_without_a_drain_rate(harness: QueueHarness) -> None:

@@ -19,7 +19,7 @@ async def test_enqueue_returns_the_position(queue: JobQueue) -> None:
     positions = []
     for _ in range(3):
         enqueued = await queue.enqueue(make_job(), reply_to=None, max_queued=10)
-        positions.append(enqueued.outlook.position)
+        positions.append(enqueued.estimate.position)
     assert positions == [1, 2, 3]
 
 
