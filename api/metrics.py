@@ -20,7 +20,7 @@ GAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.
 
 
 class JobTotals(Collector):
-    """A counter whose values come from Redis."""
+    """A counter with values from Redis."""
 
     def __init__(self) -> None:
         self.totals: Mapping[JobStatus, int] = {}

@@ -18,7 +18,7 @@ from shared.protocol import ADAPTERS_SINCE, ChatJob
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import Prepared, check_prompt
 
-LONG_TEXT_CHARS = 8_000  # a longer text is tokenized in a thread, so that other requests go on
+LONG_TEXT_CHARS = 8_000  # a longer text is tokenized in a thread, so other requests continue
 TOKENIZATION_SLOTS = 2  # threads for long texts
 SLOT_TIMEOUT_S = 10.0  # for a slot; a long text may take seconds, and others may be waiting
 

@@ -146,7 +146,7 @@ class JobHandle:
             async with redis_timeout():
                 record = await self._queue.watch(self.job_id, self._replica_id)
         except ServiceUnavailable:
-            return None  # the job goes on, and so does the wait
+            return None  # the job and the wait continue
         return lost(self.job_id) if record is None else record.outcome
 
     async def _logged(self, start: int, end: float) -> AsyncIterator[TokenDeltas | None]:

@@ -21,7 +21,7 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A request whose job is accepted."""
+    """A request with an accepted job."""
 
     handle: JobHandle
     wants_stream: bool  # a stream of events instead of the result

@@ -98,7 +98,7 @@ async def list_jobs(
 
 @router.delete("/jobs", summary="Purge the queue", responses={200: PURGED, **PARAMETER_ERRORS})
 async def purge(request: Request, status: Literal["queued"]) -> Response:
-    """Cancel all queued jobs. Running jobs go on."""
+    """Cancel all queued jobs. Running jobs continue."""
     return json_response(Purged(cancelled=await services_of(request).client.purge()))
 
 
@@ -137,7 +137,7 @@ async def cancel(request: Request, job_id: str) -> Response:
 async def retry(request: Request, job_id: str) -> Response:
     """Run a job that failed, expired or was cancelled again, as a new job with a new id.
 
-    `retry_of` names the old job, whose record gets `retried_as`. A job has one retry: a repeated
+    `retry_of` names the old job; its record gets `retried_as`. A job has one retry: a repeated
     request returns it. If the retry fails, retry the new job. The `Idempotency-Key` of the old job
     finds the new job from then on.
     """

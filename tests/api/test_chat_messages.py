@@ -99,7 +99,7 @@ async def test_an_answer_of_openais_client_is_a_valid_message(service: FakeServi
         ({"prompt": None, "messages": [user()]}, Prompt(messages=(Message("user", "x"),))),
     ],
 )
-async def test_an_empty_prompt_or_empty_messages_beside_the_other_are_ignored(
+async def test_an_empty_prompt_or_empty_messages_are_ignored(
     service: FakeService, fields: dict[str, Any], expected: Prompt
 ) -> None:
     assert await submitted(service, **fields) == expected

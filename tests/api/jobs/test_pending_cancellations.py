@@ -1,4 +1,4 @@
-"""A job whose enqueue got no answer is cancelled, or found by its idempotency key."""
+"""After an enqueue without an answer, the job is cancelled, or found by its idempotency key."""
 
 import asyncio
 import re

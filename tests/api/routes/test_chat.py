@@ -88,7 +88,7 @@ async def test_the_job_names_an_adapter_of_the_model_card(service: FakeService) 
 
 
 @pytest.mark.parametrize("route", ["/chat", "/jobs"])
-async def test_the_error_for_an_unknown_adapter_lists_the_known_ones(
+async def test_the_error_for_an_unknown_adapter_lists_the_known_adapters(
     service: FakeService, route: str
 ) -> None:
     response = await service.http.post(route, json={"prompt": "abc", "adapter": "prose"})
@@ -144,7 +144,7 @@ async def test_concurrent_requests_each_get_their_own_result(service: FakeServic
     assert [a.json()["Result"] for a in answers] == [f"call {i} CALL {i}" for i in range(20)]
 
 
-async def test_a_request_that_times_out_gets_504_and_the_job_goes_on() -> None:
+async def test_a_request_that_times_out_gets_504_and_the_job_continues() -> None:
     async with fake_service(IMPATIENT) as service:
         service.worker.paused = True
         response = await service.http.post("/chat", json={"prompt": "hello"})
