@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from worker.engine import (
         AdapterMode,
-        Blame,
         Completion,
         Engine,
         EngineBroken,
         EngineConfig,
         Executor,
+        FailureCause,
         FinishReason,
         GenerationFailed,
         Output,
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterMode",
-    "Blame",
     "Completion",
     "Engine",
     "EngineBroken",
     "EngineConfig",
     "Executor",
+    "FailureCause",
     "FinishReason",
     "GenerationFailed",
     "Output",

@@ -1,4 +1,4 @@
-"""Stand-ins for the heavy parts: a runner without a model, a tokenizer of single bytes.
+"""Fakes of the heavy parts: a runner without a model, a tokenizer of single bytes.
 
 FakeRunner is strict: it keeps its own paged cache and refuses a plan that the real one would
 compute wrongly.
@@ -36,23 +36,22 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def hashed_letter(context: list[int]) -> int:
-    """A next token, an ASCII letter, that depends on every token before it."""
+    """Return an ASCII letter that depends on every token of the context."""
     return ord("a") + zlib.crc32(array("q", context).tobytes()) % 26
 
 
 def stutter(context: list[int]) -> int:
-    """One of three letters, by the last two tokens: what was said comes again before long."""
+    """Return one of three letters, by the last two tokens: the text repeats soon."""
     return ord("a") + zlib.crc32(array("q", context[-2:]).tobytes()) % 3
 
 
 class FakeRunner:
     """A model that is a rule: the next token is `next_token(context)`.
 
-    A slot remembers the token that was written to it and a digest of all the tokens before and of
-    the adapter, as keys and values do. What earlier plans left there must be what the sequence
-    says: a wrong prefix, a missed copy or a write to another's block shows.
-    A context that holds `crash_token` makes the whole step raise; one that holds `nan_token` has
-    logits of nan.
+    A slot holds the token that was written to it and a digest of all tokens before it and of the
+    adapter, as keys and values do. Slots that a plan reads must match its sequence: a wrong prefix,
+    a missed copy or a write to another sequence's block raises AssertionError.
+    A context with `crash_token` makes the whole step raise; one with `nan_token` has logits of nan.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class FakeRunner:
             self._slots[self._slot(chunk, position)] = (token_id, digest)
 
     def _read(self, chunk: Chunk, num_tokens: int) -> int:
-        """Check what the cache holds of the first `num_tokens`; returns their digest."""
+        """Check the slots of the first `num_tokens`; return their digest."""
         digest = hash(chunk.sequence.adapter)
         for position, token_id in enumerate(_tokens(chunk)[:num_tokens]):
             digest = hash((digest, token_id))
@@ -137,7 +136,7 @@ def fake_engine(
     adapters: tuple[str, ...] = (),
     prompt_lookup_num_tokens: int | None = None,
 ) -> Engine:
-    """An engine over `runner`, or over a FakeRunner of 64 blocks."""
+    """Make an engine with `runner`, or with a FakeRunner of 64 blocks."""
     shape = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
     model_config = ModelConfig.from_dict(
         {

@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from shared.protocol import JobError
-from worker.engine import Blame, Output, Request, RequestFailed, StepReport, TokenOutput
+from worker.engine import FailureCause, Output, Request, RequestFailed, StepReport, TokenOutput
 from worker.generation import Generation
 
 JOIN_TIMEOUT_S = 1.0
@@ -234,5 +234,5 @@ class EngineThread:
 
 
 def _to_error(failed: RequestFailed) -> JobError:
-    status_code = 422 if failed.blame is Blame.PARAMETERS else 500
+    status_code = 422 if failed.cause is FailureCause.PARAMETERS else 500
     return JobError(message=failed.message, status_code=status_code)

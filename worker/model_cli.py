@@ -12,12 +12,17 @@ from rich.table import Table
 
 from shared.errors import FalconerError
 from worker.engine import EngineConfig
-from worker.engine.loading.load_plan import AUTO_DTYPE, choose_way, forecast_ways, parse_dtype
+from worker.engine.loading.executor import check_combination
+from worker.engine.loading.load_plan import (
+    AUTO_DTYPE,
+    choose_variant,
+    forecast_variants,
+    parse_dtype,
+)
 from worker.engine.loading.options import LoadOptions
-from worker.engine.loading.quantization_support import check_combination
 from worker.engine.loading.single_device import parse_kind
 from worker.engine.memory.host_forecast import PROCESS_BYTES, HostForecast
-from worker.engine.memory.memory_plan import MemoryPlan, forecast_cpu, forecast_gpu
+from worker.engine.memory.kv_cache_size import MemoryPlan, forecast_cpu, forecast_gpu
 from worker.host_memory import FreeMemory, format_bytes, free_memory
 from worker.model.checkpoint.info import ModelInfo, describe_plan
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
@@ -81,14 +86,14 @@ def show_info(
 
 def _on_cpu(plan: LoadingPlan, options: LoadOptions, memory: int | None) -> list[Table]:
     cpu = torch.device("cpu")
-    ways = forecast_ways(plan, options, cpu)
+    ways = forecast_variants(plan, options, cpu)
     if memory is None:
-        info = describe_plan(plan, ways[0].way.dtype, options.quantization)
+        info = describe_plan(plan, ways[0].variant.dtype, options.quantization)
         return [_facts(info), _ways(ways, free_memory().num_bytes)]
     left = f"left of {format_bytes(memory)} by the process itself"
     free = FreeMemory(max(0, memory - PROCESS_BYTES), left)
-    chosen = choose_way(plan, options, cpu, free=free)
-    info = describe_plan(plan, chosen.way.dtype, options.quantization)
+    chosen = choose_variant(plan, options, cpu, free=free)
+    info = describe_plan(plan, chosen.variant.dtype, options.quantization)
     shared = forecast_cpu(
         info.config,
         options.config,
@@ -129,10 +134,10 @@ def _ways(ways: list[HostForecast], free_bytes: int, chosen: HostForecast | None
             )
         )
         fits = "yes" if forecast.needed_bytes <= free_bytes else "no"
-        if chosen is not None and forecast.way == chosen.way:
+        if chosen is not None and forecast.variant == chosen.variant:
             fits = "chosen"
-        dtype = str(forecast.way.dtype).removeprefix("torch.")
-        table.add_row(dtype, forecast.way.executor, loading, resident, needed, fits)
+        dtype = str(forecast.variant.dtype).removeprefix("torch.")
+        table.add_row(dtype, forecast.variant.executor, loading, resident, needed, fits)
     return table
 
 

@@ -20,11 +20,11 @@ DenseLayers = Callable[[int, int], None]
 def dense_layers(runner: Runner, *, threads: int) -> DenseLayers:
     """Those of the runner's model, its weights shared."""
     if isinstance(runner, ModelRunner):
-        return torch_layers(runner._model)
+        return torch_layers(runner.model)
     from worker.engine.execution.openvino_runner import OpenVinoRunner
 
     assert isinstance(runner, OpenVinoRunner), "a runner of a kind that has come since"
-    return openvino_layers(runner._model, threads=threads)
+    return openvino_layers(runner.model, threads=threads)
 
 
 def torch_layers(model: FalconForCausalLM) -> DenseLayers:

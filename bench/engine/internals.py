@@ -47,7 +47,7 @@ def measure_internals(
     vocab_size = engine.model_config.vocab_size
     make = partial(to_request, encoder)
     items = drawn_lengths(GREEDY, vocab_size=vocab_size, num_requests=requests)
-    breakdown = StepBreakdown(engine, dense_layers(engine._runner, threads=threads))
+    breakdown = StepBreakdown(engine, dense_layers(engine.runner, threads=threads))
     figures = {
         "step_breakdown": breakdown.measure([make(str(i), item) for i, item in enumerate(items)]),
         "parameters": measure_parameter_cost(engine, make, vocab_size=vocab_size, rounds=rounds),

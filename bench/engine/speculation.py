@@ -15,6 +15,7 @@ import typer
 
 from bench.engine.engine_bench import EngineBench
 from worker.engine import Engine, Request, SamplingParams, generate
+from worker.engine.sampling.logits_processors.base import LogitsPipeline
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.engine.sequence import Sequence
 from worker.engine.sequence_group import SequenceGroup
@@ -52,7 +53,7 @@ def step_seconds(engine: Engine, *, rounds: int) -> dict[int, float]:
     """
     token_ids = [1 + i % 50 for i in range(CONTEXT + 1)]
     request = Request(request_id="cost", prompt_token_ids=token_ids, params=SamplingParams())
-    sequence = Sequence.of(request, index=0, arrival=0)
+    sequence = Sequence.of(request, index=0, arrival=0, pipeline=LogitsPipeline())
     block_size = engine.config.block_size
     sequence.block_table = list(range(-(-(CONTEXT + max(STEP_TOKENS)) // block_size)))
     seconds: dict[int, list[float]] = {count: [] for count in STEP_TOKENS}
@@ -61,7 +62,7 @@ def step_seconds(engine: Engine, *, rounds: int) -> dict[int, float]:
             drafts = (2,) * (count - 1)
             chunk = Chunk(SequenceGroup([sequence]), sequence, CONTEXT, count, drafts=drafts)
             started = time.perf_counter()
-            engine._runner.forward(StepPlan((chunk,)))
+            engine.runner.forward(StepPlan((chunk,)))
             seconds[count].append(time.perf_counter() - started)
     return {count: statistics.median(values) for count, values in seconds.items()}
 

@@ -55,7 +55,7 @@ class StepBreakdown:
         """Run all of the requests; seconds are sums over all steps."""
         with self._phases_watched(), self._steps_followed():
             replay(self._engine, requests, len(requests))
-        if not isinstance(self._engine._runner, ModelRunner):
+        if not isinstance(self._engine.runner, ModelRunner):
             self._book_operators()
         engine_s = sum(self._watch.seconds.values())
         return {
@@ -69,12 +69,12 @@ class StepBreakdown:
     @contextmanager
     def _phases_watched(self) -> Iterator[None]:
         engine = self._engine
-        runner: Any = engine._runner
+        runner: Any = engine.runner
         places: list[tuple[Any, str, str]] = [
             (engine, "step", OUTPUT),
-            (engine._scheduler, "schedule", SCHEDULING),
-            (engine._scheduler, "update", SCHEDULING),
-            (engine._scheduler, "finish", SCHEDULING),
+            (engine.scheduler, "schedule", SCHEDULING),
+            (engine.scheduler, "record_computed", SCHEDULING),
+            (engine.scheduler, "finish_group", SCHEDULING),
             (runner, "forward", FORWARD),
             (engine, "_compute", SAMPLING),  # the forward pass inside it counts for itself
             (TextStream, "push", DETOKENIZATION),
@@ -82,7 +82,7 @@ class StepBreakdown:
         if isinstance(runner, ModelRunner):
             places += torch_places(runner)
         else:
-            places.append((runner._request, "infer", GRAPH))
+            places.append((runner.infer_request, "infer", GRAPH))
         with ExitStack() as stack:
             for owner, name, phase in places:
                 stack.enter_context(self._watch.watching(owner, name, phase))
@@ -90,7 +90,7 @@ class StepBreakdown:
 
     @contextmanager
     def _steps_followed(self) -> Iterator[None]:
-        step, forward = self._engine.step, self._engine._runner.forward
+        step, forward = self._engine.step, self._engine.runner.forward
 
         def step_and_follow() -> list[Output]:
             outputs = step()
@@ -104,7 +104,7 @@ class StepBreakdown:
 
         with (
             replaced(self._engine, "step", step_and_follow),
-            replaced(self._engine._runner, "forward", forward_and_note),
+            replaced(self._engine.runner, "forward", forward_and_note),
         ):
             yield
 
@@ -117,8 +117,8 @@ class StepBreakdown:
 
     def _book_operators(self) -> None:
         """Tell the parts of a compiled forward pass apart by the runtime's own counters."""
-        runner: Any = self._engine._runner
-        shares, graph_s = read_shares(runner._request), self._watch.seconds[GRAPH]
+        runner: Any = self._engine.runner
+        shares, graph_s = read_shares(runner.infer_request), self._watch.seconds[GRAPH]
         self._watch.move(GRAPH, DENSE, shares.dense_layers * graph_s)
         self._watch.move(GRAPH, ATTENTION, shares.attention * graph_s)
         self._watch.move(GRAPH, HEAD, shares.head * graph_s)
@@ -127,7 +127,7 @@ class StepBreakdown:
 
 def torch_places(runner: ModelRunner) -> list[tuple[Any, str, str]]:
     """Where the parts of torch's forward pass can be told apart: owner, method, phase."""
-    model = runner._model
+    model = runner.model
     layers = [
         (module, "forward", DENSE)
         for name, module in model.transformer.named_modules()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from worker.engine import Engine, Request, SamplingParams
+from worker.engine.sampling.logits_processors.base import LogitsPipeline
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.engine.sequence import Sequence
 from worker.engine.sequence_group import SequenceGroup
@@ -62,11 +63,11 @@ def _steps(engine: Engine, token_ids: list[int]) -> Iterator[tuple[int, torch.Te
         rows = [
             _row(request, position, blocks) for position in positions[start : start + ROWS_PER_STEP]
         ]
-        yield start, engine._runner.forward(StepPlan(tuple(rows)))
+        yield start, engine.runner.forward(StepPlan(tuple(rows)))
 
 
 def _row(request: Request, position: int, blocks: list[int]) -> Chunk:
     """The token at `position` alone, as if it were the last of its text."""
-    sequence = Sequence(request, 0, 0, request.prompt_token_ids[: position + 1])
+    sequence = Sequence(request, 0, 0, request.prompt_token_ids[: position + 1], LogitsPipeline())
     sequence.block_table = blocks
     return Chunk(SequenceGroup([sequence]), sequence, start=position, num_tokens=1)

@@ -124,8 +124,8 @@ def _score_texts(bench: EngineBench, lines: list[str]) -> TextScores:
 def _load_emulated(bench: EngineBench) -> tuple[Engine, PromptEncoder]:
     """The whole engine with other layers where a worker has those of fp8: all but the head."""
     engine, encoder = replace(bench, quantization=None).load()
-    runner: Any = engine._runner
-    replace_linears(runner._model.transformer, EmulatedFloat8Linear)
+    runner: Any = engine.runner
+    replace_linears(runner.model.transformer, EmulatedFloat8Linear)
     return engine, encoder
 
 

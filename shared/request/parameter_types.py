@@ -8,22 +8,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-MAX_INT = 2**31 - 1
-MAX_SEED = 2**63 - 1
+from shared.request.limits import MAX_BIAS, MAX_INT, MAX_SEED
+
 MAX_LIST = 1024  # entries of a list of token ids, words or biases
-MAX_BEAM_EOS = 16  # eos ids in beam search: each is one more candidate per beam and step
 MAX_NGRAM = 256  # token ids of one banned or biased sequence
-MAX_LOOKUP_NGRAM = 16  # tokens that a draft is looked up by
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 1024
-
-# Bounds that keep float32 logits finite, whatever a request combines: a bias divided by the least
-# penalty and the least temperature, 1024 times over, stays below 3.4e38. None limits any real use.
-MIN_SCALE = 1e-6  # of what divides logits
-MAX_SCALE = 1e6
-MAX_BIAS = 1e20
 MAX_DECAY = 100.0  # growth per token
-MAX_LENGTH_POWER = 10.0
 
 
 def whole(value: Any) -> Any:

@@ -9,14 +9,17 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from shared.request.base_model import OptionalFieldsModel
-from shared.request.parameter_types import (
+from shared.request.limits import (
     MAX_BEAM_EOS,
     MAX_BIAS,
     MAX_INT,
     MAX_LENGTH_POWER,
     MAX_LOOKUP_NGRAM,
     MAX_SCALE,
+    MAX_TOP_LOGPROBS,
     MIN_SCALE,
+)
+from shared.request.parameter_types import (
     WHOLE,
     Biases,
     Count,
@@ -200,7 +203,7 @@ class GenerateKwargs(OptionalFieldsModel):
         default=False, description="Return log-probabilities of chosen tokens."
     )
     return_dict_in_generate: bool = Field(default=False, description="Same as output_scores.")
-    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = Field(
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), WHOLE] | None = Field(
         default=None,
         description="Also return the k best log-probabilities of each step.",
     )

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from api.openapi import component_schemas
 from api.schemas import ChatRequest
-from shared.request.parameter_types import MAX_SEED
+from shared.request.limits import MAX_SEED
 from tests.api.refusals import JSON, check_refusal
 from tests.fakes_api import FakeService
 

@@ -14,11 +14,11 @@ from worker.engine import EngineConfig, Executor
 from worker.engine.memory.host_forecast import (
     PROCESS_BYTES,
     HostForecast,
-    Way,
+    LoadVariant,
     forecast_host,
     meta_model,
 )
-from worker.engine.memory.memory_plan import forecast_gpu
+from worker.engine.memory.kv_cache_size import forecast_gpu
 from worker.model.checkpoint.random_checkpoint import config_fields
 from worker.model.checkpoint.tiny import bundled_checkpoint
 from worker.model.config import ModelConfig
@@ -28,10 +28,10 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LENGTHS = (512, 1024, 2048)
 ROW = re.compile(r"^\| (\d+) GiB \|[^|]*\|(.+)\|$", flags=re.MULTILINE)
 CPU_ROW = re.compile(r"^\| falcon-(rw|7b|11b|40b)(?:-1b)? \|(.+)\|$", flags=re.MULTILINE)
-CPU_WAYS = (
-    Way(torch.float32, Executor.OPENVINO),
-    Way(torch.float32, Executor.TORCH),
-    Way(torch.bfloat16, Executor.TORCH),
+CPU_VARIANTS = (
+    LoadVariant(torch.float32, Executor.OPENVINO),
+    LoadVariant(torch.float32, Executor.TORCH),
+    LoadVariant(torch.bfloat16, Executor.TORCH),
 )
 # What CUDA, its libraries and torch hold of the host's memory: an estimate, no card was at hand.
 CUDA_PROCESS_BYTES = 6 * GIB
@@ -79,7 +79,7 @@ def test_there_is_a_table() -> None:
 @pytest.mark.parametrize(("like", "cells"), CPU_ROW.findall(sizing_page()))
 def test_a_worker_on_cpus_needs_what_the_page_says(like: str, cells: str) -> None:
     model = meta_model(published(like))
-    needed = [forecast_host(way, model, EngineConfig(), device=CPU) for way in CPU_WAYS]
+    needed = [forecast_host(variant, model, EngineConfig(), device=CPU) for variant in CPU_VARIANTS]
     told = [f"{(PROCESS_BYTES + forecast.needed_bytes) / GIB:.1f}" for forecast in needed]
     if model.config.alibi:
         told[0] = ""  # not on OpenVINO
@@ -109,10 +109,10 @@ def needed_by(container: dict[str, Any]) -> HostForecast:
     name = variables["FALCONER_MODEL"]
     if name == "tiny":
         model = meta_model(ModelConfig.from_checkpoint(bundled_checkpoint()))
-        return forecast_host(CPU_WAYS[0], model, config, device=CPU)
+        return forecast_host(CPU_VARIANTS[0], model, config, device=CPU)
     like = re.fullmatch(r"tiiuae/falcon-(\w+)-instruct", name)
     assert like is not None
-    return forecast_host(CPU_WAYS[2], meta_model(published(like[1])), config, device=CUDA)
+    return forecast_host(CPU_VARIANTS[2], meta_model(published(like[1])), config, device=CUDA)
 
 
 def parse_memory(quantity: str) -> int:

@@ -4,7 +4,7 @@ import threading
 import time
 
 from worker.engine import (
-    Blame,
+    FailureCause,
     FinishReason,
     Output,
     Request,
@@ -76,9 +76,9 @@ class FakeEngine:
         if request.prompt_token_ids[0] == CRASHING:
             raise RuntimeError("the device is gone")
         if request.prompt_token_ids[0] == FAILING:
-            return [RequestFailed(request_id, "its logits are invalid", Blame.MODEL)]
+            return [RequestFailed(request_id, "its logits are invalid", FailureCause.MODEL)]
         if request.prompt_token_ids[0] == BANNING:
-            return [RequestFailed(request_id, "every token is banned", Blame.PARAMETERS)]
+            return [RequestFailed(request_id, "every token is banned", FailureCause.PARAMETERS)]
         done += 1
         is_last = done == request.params.max_new_tokens
         if not is_last:

@@ -42,7 +42,10 @@ def test_a_package_that_cannot_be_imported_is_reported_in_one_line(
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [({}, "device_map auto needs device cuda"), ({"tensor_parallel": 2}, "give one of them")],
+    [
+        ({}, "device_map auto needs device cuda"),
+        ({"tensor_parallel": 2}, "must not be given together"),
+    ],
 )
 def test_device_map_needs_gpus_and_excludes_tensor_parallel(
     flags: dict[str, Any], words: str
@@ -83,7 +86,7 @@ def test_a_model_that_does_not_fit_is_refused_before_loading(
     def never(*args: Any, **kwargs: Any) -> None:
         pytest.fail("the model was loaded")
 
-    for place in ("loading.single_device.load_weights", "tensor_parallel.loading.Followers"):
+    for place in ("loading.single_device.load_weights", "tensor_parallel.loading.RankProcesses"):
         monkeypatch.setattr(f"worker.engine.{place}", never)
     model = write_random_checkpoint(tmp_path, like="40b")
     flags = {"device": "cpu", "model": str(model), "memory": "1MiB", "tensor_parallel": num_parts}

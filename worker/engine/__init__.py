@@ -1,12 +1,15 @@
-"""The continuous-batching engine: `Engine.add`, `.abort`, `.step`; `generate` for scripts."""
+"""The continuous-batching engine: `Engine.add`, `.abort`, `.step`; `generate` for scripts.
+
+Other packages import the names in `__all__`.
+"""
 
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
 from worker.engine.fault_isolation import EngineBroken
-from worker.engine.loading.backend import Executor
+from worker.engine.loading.executor import Executor
 from worker.engine.loading.lora import AdapterMode
 from worker.engine.offline import Completion, GenerationFailed, generate
-from worker.engine.outputs import Blame, FinishReason, Output, RequestFailed, TokenOutput
+from worker.engine.outputs import FailureCause, FinishReason, Output, RequestFailed, TokenOutput
 from worker.engine.request import Request
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.step_report import Phase, StepReport
@@ -14,12 +17,12 @@ from worker.model.layers.quantization import Quantization
 
 __all__ = [
     "AdapterMode",
-    "Blame",
     "Completion",
     "Engine",
     "EngineBroken",
     "EngineConfig",
     "Executor",
+    "FailureCause",
     "FinishReason",
     "GenerationFailed",
     "Output",

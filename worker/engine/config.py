@@ -1,28 +1,24 @@
-"""How much the engine may run at once. Knows nothing of models, devices or memory."""
+"""Limits of what one engine runs at once."""
 
 from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """Limits of one engine; a wrong combination raises ValueError.
+    """Raises ValueError for a wrong combination."""
 
-    `max_rows`: sequences in one step. `num_blocks` blocks of `block_size` tokens: the KV
-    cache; `None` takes what `max_rows` sequences of full length need, or what fits in free memory.
-    `max_step_tokens`: tokens one step may compute, so that long prompts come in chunks.
-    `max_chunk_tokens`: how many of them one prompt may get while others decode, whose next tokens
-    the step holds up; half as many once 1,024 of its tokens are computed.
-    `prompt_lookup_num_tokens`: drafts per step for whoever does not say; `None` is none.
-    `max_drafting_tokens`: drafts fill a step up to so many tokens, those that cost it little.
-    """
-
-    max_rows: int = 32
+    max_rows: int = 32  # sequences in one step
+    # Blocks of the KV cache. None: as many as `max_rows` sequences of full length need, or as many
+    # as fit in free memory.
     num_blocks: int | None = None
-    block_size: int = 32
-    max_step_tokens: int = 512
+    block_size: int = 32  # tokens per block
+    max_step_tokens: int = 512  # tokens that one step computes: longer prompts come in chunks
+    # Tokens of one prompt in a step while other sequences decode: a chunk delays their next tokens.
+    # The limit is halved once 1,024 tokens of the prompt are computed.
     max_chunk_tokens: int = 32
+    # Draft tokens per sequence and step, for requests that do not say. None: no drafts.
     prompt_lookup_num_tokens: int | None = None
-    max_drafting_tokens: int = 16
+    max_drafting_tokens: int = 16  # drafts fill a step up to this many tokens, which are cheap
 
     def __post_init__(self) -> None:
         for field in fields(self):

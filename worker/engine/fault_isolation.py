@@ -1,7 +1,7 @@
-"""Tells a broken request from a broken model: runs a request that cannot be to blame.
+"""Fault isolation: distinguishes a request that fails from a model that fails on every request.
 
-After a sticky device error every forward pass raises. Whoever is in the batch would be blamed in
-turn, and an engine that lived on would fail all that its worker claims.
+After a sticky device error every forward pass raises. An engine that kept running would fail every
+request in the batch, and then all jobs that its worker claims.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from traceback import clear_frames
 import torch
 
 from worker.engine.request import Request
+from worker.engine.sampling.logits_processors.base import LogitsPipeline
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.scheduling.block_manager import BlockManager
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
@@ -20,15 +21,15 @@ PROBE = Request(request_id="probe", prompt_token_ids=[0], params=SamplingParams(
 
 
 class EngineBroken(Exception):
-    """The model computes nothing more, for nobody; its process must end."""
+    """The model fails on every request; its process must exit."""
 
 
 def probe_model(compute: Callable[[StepPlan], object], block_manager: BlockManager) -> None:
-    """Run one token through `compute`; raises EngineBroken when even that fails.
+    """Run one token through `compute`. Raises EngineBroken if even that fails.
 
-    Needs a free block. Out of memory is no proof: another process may have taken it for a while.
+    Needs a free block. Out of memory proves nothing: another process may hold it for a while.
     """
-    probe = Sequence.of(PROBE, index=0, arrival=0)
+    probe = Sequence.of(PROBE, index=0, arrival=0, pipeline=LogitsPipeline())
     block_manager.allocate(probe)
     try:
         compute(StepPlan((Chunk(SequenceGroup([probe]), probe, 0, probe.num_tokens),)))
@@ -40,11 +41,11 @@ def probe_model(compute: Callable[[StepPlan], object], block_manager: BlockManag
         block_manager.free(probe)
 
 
-def let_go_of_tensors(error: BaseException) -> None:
-    """Empty the frames that a failure came through: what they hold leaves the next try no room.
+def release_tensors(error: BaseException) -> None:
+    """Clear the frames of an error's traceback: their tensors take the memory of the next try.
 
-    After an out-of-memory on a GPU, what torch keeps of freed memory goes back to the device, too:
-    in pieces cut for the failed step it may be of no use to a smaller one.
+    After a GPU runs out of memory, also return torch's cached blocks to the device: their sizes fit
+    the failed step and may be useless for a smaller one.
     """
     cause: BaseException | None = error
     while cause is not None:

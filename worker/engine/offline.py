@@ -1,4 +1,4 @@
-"""All at once and to the end: for scripts and notebooks, where nobody waits for single tokens."""
+"""Offline generation for scripts and notebooks: all prompts at once, to the end."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,17 +13,17 @@ from worker.engine.sampling_params import SamplingParams
 
 
 class GenerationFailed(Exception):
-    """A request failed while it ran; the message is fit for its caller."""
+    """A request failed while it ran; the message is for the caller."""
 
 
 @dataclass(slots=True)
 class Completion:
-    """One continuation of a prompt. `score` is that of a beam search."""
+    """One continuation of a prompt."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
-    score: float | None = None
+    score: float | None = None  # of a beam search
 
     def take(self, output: TokenOutput) -> None:
         self.text += output.text
@@ -39,33 +39,29 @@ def generate(
     *,
     adapter: str | None = None,
 ) -> list[list[Completion]]:
-    """Continue each prompt `params.num_return_sequences` times, all of them together.
+    """Continue each prompt `params.num_return_sequences` times, in one batch.
 
-    `adapter` is one that the engine serves; None is the model itself.
-    Drives an idle engine: whatever else was added to it would be lost, so it raises RuntimeError
-    when there is any. Raises ValueError when a prompt can never run, GenerationFailed when one
-    fails; the engine is idle again then, too. Raises TypeError for a single string. Steps run on
-    `engine.num_torch_threads` threads; the caller's number of them is restored.
+    `adapter` names an adapter of the engine; None is the model itself. Steps run on
+    `engine.num_torch_threads` threads; the number of torch threads is restored afterwards.
+
+    Raises RuntimeError if the engine has other requests, ValueError if a prompt can never run,
+    GenerationFailed if a request fails, TypeError for a single string. The engine is idle
+    afterwards in any case.
     """
     if isinstance(prompts, str):
-        raise TypeError("prompts must be several strings, such as a list of one, not a string")
+        raise TypeError("prompts must be a list of strings, not one string")
     if engine.has_work:
-        raise RuntimeError("the engine has requests of somebody else")
+        raise RuntimeError("the engine must be idle; it has other requests")
     params = params or SamplingParams()
     completions: dict[str, list[Completion]] = {}
     try:
-        for prompt in prompts:
-            request_id = str(len(completions))
-            completions[request_id] = [Completion() for _ in range(params.num_return_sequences)]
+        for number, prompt in enumerate(prompts):
+            completions[str(number)] = [Completion() for _ in range(params.num_return_sequences)]
             token_ids = engine.tokenizer.encode(prompt).ids
-            engine.add(
-                Request(
-                    request_id=request_id,
-                    prompt_token_ids=token_ids,
-                    params=params,
-                    adapter=adapter,
-                )
+            request = Request(
+                request_id=str(number), prompt_token_ids=token_ids, params=params, adapter=adapter
             )
+            engine.add(request)
         with _torch_threads(engine.num_torch_threads):
             while engine.has_work:
                 _take_step(engine, completions)

@@ -11,42 +11,38 @@ class FinishReason(StrEnum):
 
 @dataclass(slots=True)
 class TokenOutput:
-    """One new token.
+    """One new token of one sequence.
 
-    `text` is what it adds to the sequence's text: "" while a UTF-8 character is incomplete; the
-    last output of a sequence, the one with a `finish_reason`, flushes what is left.
-    `logprob` is the log-probability of the token under the processed scores, and `top_logprobs`
-    those of the likeliest tokens, best first; both only where the request asked for them, and
-    where the scores form a distribution: they do not when every token is banned.
-    A beam search reports all tokens of all its sequences at its end, with its processed scores as
-    they are, not normalized: they add up to the `score` of the sequence, which its last output
-    has, once divided by length ** length_penalty.
+    A beam search reports all tokens of all its sequences at its end.
     """
 
     request_id: str
-    sequence: int
+    sequence: int  # index among the sequences of the request
     token_id: int
+    # What the token adds to the text of the sequence: "" while a UTF-8 character is incomplete.
     text: str
+    # The log-probability under the processed scores, where the request asked for it and the scores
+    # form a distribution: they do not when every token is banned. Beam searches report processed
+    # scores, not normalized.
     logprob: float | None = None
-    top_logprobs: dict[int, float] | None = None
-    finish_reason: FinishReason | None = None
+    top_logprobs: dict[int, float] | None = None  # the same of the likeliest tokens, best first
+    finish_reason: FinishReason | None = None  # of the last token; its text flushes what is left
+    # On the last token of a beam: the sum of its log-probabilities / length ** length_penalty.
     score: float | None = None
 
 
-class Blame(Enum):
-    """What made a request fail."""
-
+class FailureCause(Enum):
     MODEL = auto()
-    PARAMETERS = auto()  # the caller can mend them
+    PARAMETERS = auto()  # the client can correct them
 
 
 @dataclass(slots=True)
 class RequestFailed:
-    """The request is over, all its sequences with it; `message` is fit for its caller."""
+    """The request has ended, with all its sequences."""
 
     request_id: str
-    message: str
-    blame: Blame = Blame.MODEL
+    message: str  # for the client
+    cause: FailureCause = FailureCause.MODEL
 
 
 Output = TokenOutput | RequestFailed

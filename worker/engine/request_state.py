@@ -1,49 +1,52 @@
-"""How a request begins: its groups of sequences, each with what makes text of its tokens."""
+"""The state of a request: its groups of sequences, each with its text or its beam search."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
 from worker.engine.beam.output import BeamStream
 from worker.engine.request import Request
-from worker.engine.sampling.logits_processors import active_processors
+from worker.engine.sampling.logits_processors import make_pipeline
 from worker.engine.sequence import Sequence
 from worker.engine.sequence_group import SequenceGroup
+from worker.engine.speculation.drafts import PromptLookup
 from worker.engine.text.detokenizer import TokenBytes
 from worker.engine.text.text_stream import TextStream
 
 Stream = TextStream | BeamStream
 
 
-def begin(
+def create_groups(
     request: Request, arrivals: Iterator[int], token_bytes: TokenBytes, num_drafts: int | None
 ) -> dict[SequenceGroup, Stream]:
-    """The groups that a request is run as; none when an earlier attempt completed it.
+    """Create the groups that run a request; none if an earlier attempt completed it.
 
-    Every sequence takes one of `arrivals`, the order among equals. Drafts are `num_drafts` per step
-    where the request does not say.
+    Each sequence takes the next of `arrivals`. `num_drafts` per step is the default for requests
+    that do not say.
     """
     if request.params.num_beams > 1:
-        return _search(request, arrivals, token_bytes)
-    return _continue(request, arrivals, token_bytes, num_drafts)
+        return _create_search(request, arrivals, token_bytes)
+    return _create_sequences(request, arrivals, token_bytes, num_drafts)
 
 
-def _continue(
+def _create_sequences(
     request: Request, arrivals: Iterator[int], token_bytes: TokenBytes, num_drafts: int | None
 ) -> dict[SequenceGroup, Stream]:
-    """A group for each sequence that is not complete."""
-    processors = active_processors(request.params)
+    """Create a group for each sequence that is not complete."""
+    params, pipeline = request.params, make_pipeline(request.params)
     sequences = [
-        Sequence.of(request, index, next(arrivals), processors, num_drafts)
-        for index in range(request.params.num_return_sequences)
+        Sequence.of(
+            request, index, next(arrivals), pipeline, PromptLookup.of(params, default=num_drafts)
+        )
+        for index in range(params.num_return_sequences)
     ]
     streams = ((SequenceGroup([s]), TextStream(s, token_bytes)) for s in sequences)
     return {group: stream for group, stream in streams if stream.finish_reason is None}
 
 
-def _search(
+def _create_search(
     request: Request, arrivals: Iterator[int], token_bytes: TokenBytes
 ) -> dict[SequenceGroup, Stream]:
-    """One group for all beams, from the start."""
-    processors = active_processors(request.params)
-    prompt = Sequence.of(replace(request, generated=()), 0, next(arrivals), processors)
+    """Create one group for all beams, which start from the prompt."""
+    pipeline = make_pipeline(request.params)
+    prompt = Sequence.of(replace(request, generated=()), 0, next(arrivals), pipeline)
     return {SequenceGroup([prompt], request.params.num_beams): BeamStream(request, token_bytes)}

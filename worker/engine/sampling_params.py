@@ -1,26 +1,18 @@
-"""How one request wants its tokens chosen: the engine's own view of the generation parameters.
+"""The generation parameters of one request, as the engine sees them."""
 
-Knows nothing of HTTP or JSON; values arrive validated, from the wire by `worker/jobs/conversion.py`.
-"""
-
-import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
-from worker.engine.sampling.token_sequences import WordIndex
 
-
-@dataclass(frozen=True, kw_only=True)  # no slots: they leave no room for cached properties
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """Semantics of each field are those of transformers' `GenerationConfig`, one unpadded prompt.
+    """Each field means what it means in transformers' `GenerationConfig`, for one unpadded prompt.
 
-    `None` and the neutral value (1.0, 0) both switch a field off. Lengths count tokens;
-    `min_length` counts the prompt, `max_new_tokens` and `min_new_tokens` do not.
+    `None` and the neutral value (1.0, 0) both switch a field off.
     """
 
     max_new_tokens: int = 20
-    min_length: int = 0
+    min_length: int = 0  # in tokens, with the prompt
     min_new_tokens: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
@@ -56,7 +48,7 @@ class SamplingParams:
     remove_invalid_values: bool = False
     renormalize_logits: bool = False
 
-    prompt_lookup_num_tokens: int | None = None  # None: as the engine has it, 0: off
+    prompt_lookup_num_tokens: int | None = None  # None: the engine's default, 0: off
     max_matching_ngram_size: int = 2
 
     logprobs: bool = False
@@ -68,23 +60,12 @@ class SamplingParams:
 
     @property
     def min_tokens_to_keep(self) -> int:
-        """Tokens that warpers leave at least: beams need one beside every eos to go on with."""
+        """The least tokens that warpers keep: a beam needs one besides every eos to continue."""
         if self.num_beams == 1:
             return 1
         return 1 + (len(self.eos_token_ids) or 1)
 
     @property
     def num_candidates(self) -> int | None:
-        """`top_k`, or as many as must be kept where that is more; None where it is off."""
+        """`top_k`, but at least `min_tokens_to_keep`; None if top-k is off."""
         return max(self.top_k, self.min_tokens_to_keep) if self.top_k else None
-
-    @cached_property
-    def biased_words(self) -> WordIndex:
-        """`sequence_bias`; of a word given twice the last bias counts."""
-        return WordIndex(dict(self.sequence_bias))
-
-    @cached_property
-    def banned_words(self) -> WordIndex:
-        """`bad_words_ids`; an eos alone is no bad word."""
-        allowed = {(eos,) for eos in self.eos_token_ids}
-        return WordIndex({word: -math.inf for word in self.bad_words_ids if word not in allowed})

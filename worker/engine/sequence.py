@@ -1,46 +1,54 @@
-"""One row of the batch: its tokens, its blocks, and how far the KV cache has caught up.
-
-Plain Python; knows nothing of tensors, text or who else runs.
-"""
+"""One sequence of the batch: its tokens, its blocks, and how much of it is in the KV cache."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from worker.engine.request import Request
 from worker.engine.sampling.token_history import TokenHistory
 from worker.engine.sampling_params import SamplingParams
-from worker.engine.scheduling.prefix_cache import EMPTY_PREFIX, PrefixId
-from worker.engine.speculation.prompt_lookup import PromptLookup
 
-if TYPE_CHECKING:  # a sequence only carries them; they, and torch with them, know sequences
-    from worker.engine.sampling.logits_processors.base import Processor
+if TYPE_CHECKING:  # it imports torch, and a sequence only carries it
+    from worker.engine.sampling.logits_processors.base import LogitsPipeline
+
+PrefixId = int | str
+EMPTY_PREFIX = 0  # of the model itself; that of an adapter is its name
+
+
+class DraftProposer(Protocol):
+    """Proposes tokens that may follow a sequence, for a step to verify."""
+
+    def is_ready(self, num_tokens: int) -> bool:
+        """Return whether to propose drafts for the sequence at this length."""
+
+    def propose(self, token_ids: list[int], limit: int) -> list[int]:
+        """Return up to `limit` tokens that may follow `token_ids`."""
+
+    def record(self, num_accepted: int, num_tokens: int) -> None:
+        """Record how many drafts were accepted; the sequence has `num_tokens` tokens now."""
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Continuation number `index` of a request; `arrival` orders groups of equal priority.
+    """One continuation of a request.
 
-    `num_computed_tokens` of its `num_tokens` have keys and values in the cache. There is no
-    prefill and no decode: each step computes some of the rest, and a step that computes the last
-    of them yields logits for the next token, which `processors` go over. `lookup`, if it has one,
-    proposes what may come after that.
-
-    The block manager keeps the rest: the `block_table`, whose first `num_filed_blocks`, ending the
-    prefix called `prefix_id`, others can find; the first `num_sound_blocks` are known to be sound.
+    There is no prefill and no decode phase: each step computes some of the tokens that are not in
+    the KV cache. A step that computes the last of them yields logits for the next token.
     """
 
     request: Request
-    index: int
-    arrival: int
-    token_ids: list[int]
-    processors: tuple["Processor", ...] = ()
-    num_computed_tokens: int = 0
-    block_table: list[int] = field(default_factory=list)
+    index: int  # among the continuations of the request
+    arrival: int  # orders groups of equal priority
+    token_ids: list[int]  # prompt first
+    pipeline: "LogitsPipeline" = field(repr=False)
+    num_computed_tokens: int = 0  # with keys and values in the KV cache
     history: TokenHistory = field(default_factory=TokenHistory, repr=False)
-    lookup: PromptLookup | None = field(default=None, repr=False)
-    num_filed_blocks: int = 0
-    num_sound_blocks: int = 0
-    prefix_id: PrefixId = field(init=False)
+    proposer: DraftProposer | None = field(default=None, repr=False)
+
+    # Kept by the block manager.
+    block_table: list[int] = field(default_factory=list)
+    num_cached_blocks: int = 0  # the first blocks, which other sequences can find
+    num_verified_blocks: int = 0  # of these, the blocks that led to valid logits
+    prefix_id: PrefixId = field(init=False)  # of the prefix that the cached blocks hold
 
     def __post_init__(self) -> None:
         self.prefix_id = self.prefix_root
@@ -51,33 +59,32 @@ class Sequence:
         request: Request,
         index: int,
         arrival: int,
-        processors: tuple["Processor", ...] = (),
-        num_drafts: int | None = None,
+        pipeline: "LogitsPipeline",
+        proposer: DraftProposer | None = None,
     ) -> "Sequence":
-        """Drafts are `num_drafts` per step where the request does not say."""
+        """Make sequence `index` of a request, with the tokens that were generated before."""
         generated = request.generated[index] if index < len(request.generated) else ()
         token_ids = [*request.prompt_token_ids, *generated]
-        lookup = PromptLookup.of(request.params, num_drafts)
-        return cls(request, index, arrival, token_ids, processors, lookup=lookup)
+        return cls(request, index, arrival, token_ids, pipeline, proposer=proposer)
 
     def append(self, token_id: int) -> None:
-        """Take the next token."""
-        self.vouch()
+        """Append the next token. Call it once its logits turned out valid."""
+        self.mark_verified()
         self.token_ids.append(token_id)
 
     def child(self, index: int, token_id: int) -> "Sequence":
-        """Its tokens and the next one, as another sequence of its group; no blocks yet."""
-        self.vouch()
-        child = self.ahead((token_id,))
+        """Return a successor with one more token for the same group; it has no blocks yet."""
+        self.mark_verified()
+        child = self.extended_by((token_id,))
         child.index = index
         return child
 
-    def ahead(self, token_ids: tuple[int, ...]) -> "Sequence":
-        """What it would be with these tokens as well; no blocks."""
+    def extended_by(self, token_ids: tuple[int, ...]) -> "Sequence":
+        """Return a copy without blocks that has these tokens as well."""
         tokens = [*self.token_ids, *token_ids]
-        ahead = Sequence(self.request, self.index, self.arrival, tokens, self.processors)
-        ahead.history = self.history.fork()
-        return ahead
+        copy = Sequence(self.request, self.index, self.arrival, tokens, self.pipeline)
+        copy.history = self.history.fork()
+        return copy
 
     @property
     def request_id(self) -> str:
@@ -89,7 +96,7 @@ class Sequence:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Who goes first: the smaller rank."""
+        """Sort key: the smaller rank runs first."""
         return (-self.request.priority, self.arrival)
 
     @property
@@ -110,7 +117,7 @@ class Sequence:
 
     @property
     def max_length(self) -> int:
-        """Tokens it may reach, prompt included: `max_length` in transformers' words."""
+        """The most tokens it may have, prompt included: `max_length` of transformers."""
         return self.num_prompt_tokens + self.params.max_new_tokens
 
     @property
@@ -118,17 +125,17 @@ class Sequence:
         return self.request.adapter
 
     @property
-    def keeps_to_itself(self) -> bool:
-        """Whether nobody may use what it computes: it may hide invalid values by repairing them."""
-        return self.params.remove_invalid_values
+    def is_cacheable(self) -> bool:
+        """Whether others may use its blocks: repaired logits may hide invalid values in them."""
+        return not self.params.remove_invalid_values
 
     @property
     def prefix_root(self) -> PrefixId:
-        """The id of its empty prefix, shared with those whose keys and values are the same."""
-        if self.keeps_to_itself:
+        """Id of its empty prefix; equal for sequences with the same keys and values."""
+        if not self.is_cacheable:
             return -1 - self.arrival
         return EMPTY_PREFIX if self.adapter is None else self.adapter
 
-    def vouch(self) -> None:
-        """Note that what is computed is sound: its logits, which depend on all of it, were."""
-        self.num_sound_blocks = self.num_filed_blocks
+    def mark_verified(self) -> None:
+        """Mark the cached blocks as verified: logits that depend on all of them were valid."""
+        self.num_verified_blocks = self.num_cached_blocks

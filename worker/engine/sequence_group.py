@@ -1,7 +1,4 @@
-"""Sequences that take every step together: one alone, or the beams of a search.
-
-Plain Python; knows nothing of blocks, queues or how a search chooses.
-"""
+"""Sequences that take every step together: one alone, or the beams of a search."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -17,15 +14,15 @@ class GroupStatus(Enum):
 
 @dataclass(slots=True, eq=False)
 class SequenceGroup:
-    """What the scheduler admits, runs and sends back as a whole; all of one request.
+    """The unit that the scheduler admits, runs and preempts; its sequences are of one request.
 
-    A sampled or greedy sequence is a group of one. A beam search is a group of up to `num_rows`
-    sequences: one that computes the prompt, then those that `Scheduler.replace` puts in its place.
-    All of them get their next tokens in the same step, or none does.
+    A sampled or greedy sequence is a group of one. A beam search is one group: first a sequence
+    that computes the prompt, then its successors (`Scheduler.replace_sequences`). All sequences
+    get their next tokens in the same step, or none does.
     """
 
     sequences: list[Sequence]
-    num_rows: int = 1
+    num_rows: int = 1  # sequences that it may come to have
     status: GroupStatus = GroupStatus.WAITING
 
     @property
@@ -34,15 +31,14 @@ class SequenceGroup:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Who goes first: the smaller rank."""
+        """Sort key: the smaller rank runs first."""
         return self.sequences[0].rank
 
     def due(self) -> list[tuple[Sequence, int]]:
-        """Who computes in the next step, and at most how many tokens each.
+        """Return the sequences that compute in the next step, each with the most tokens it may.
 
-        In step, beams compute their one last token each. After a preemption they catch up first,
-        up to it and one after the other, so that each finds in the prefix cache what it has in
-        common with those before it.
+        Beams compute one last token each. After a preemption they first catch up to it, one after
+        the other, so that each finds the common prefix in the prefix cache.
         """
         if len(self.sequences) == 1:
             [sequence] = self.sequences
@@ -53,7 +49,7 @@ class SequenceGroup:
         return [(sequence, 1) for sequence in self.sequences]
 
     def max_blocks(self, block_size: int) -> int:
-        """Blocks it may ever hold at once: the prompt's full ones are shared, all others are not.
+        """Return the most blocks it may hold at once: full blocks of the prompt are shared.
 
         The last token of a sequence is never computed.
         """

@@ -1,29 +1,40 @@
-"""What one step did: how many rows and tokens it computed, and how long each phase of it took."""
+"""The report of one step: rows, tokens and drafts, and the seconds of each phase."""
 
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 
-from worker.engine.timing import timed
+P = TypeVar("P", bound=StrEnum)
 
 
 class Phase(StrEnum):
     SCHEDULE = "schedule"
     FORWARD = "forward"
     SAMPLE = "sample"
-    COMMIT = "commit"  # blocks filed, text made, sequences ended
+    COMMIT = "commit"  # cache blocks, make text, end sequences
 
 
 @dataclass(slots=True)
 class StepReport:
-    """A step with nothing to compute has no rows."""
-
-    num_rows: int = 0
-    num_tokens: int = 0  # of prompts and of sequences that go on, their drafts included
+    num_rows: int = 0  # 0: there was nothing to compute
+    num_tokens: int = 0  # of prompts and of decoding sequences, with drafts
     seconds: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(Phase, 0.0))
-    num_drafts: int = 0  # tokens that were guessed
+    num_drafts: int = 0
     num_accepted_drafts: int = 0
 
     def timed(self, phase: Phase) -> AbstractContextManager[None]:
-        """Add the time of what is inside, also if it fails: a failed step is repeated in parts."""
+        """Add the time of the block to a phase, also if it raises: a failed step is repeated."""
         return timed(self.seconds, phase)
+
+
+@contextmanager
+def timed(seconds: dict[P, float], phase: P) -> Iterator[None]:
+    """Add the time of the block to the seconds of a phase, also if it raises."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] += time.perf_counter() - started

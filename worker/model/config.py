@@ -1,8 +1,4 @@
-"""What a Falcon checkpoint's config.json says about the network, checked and in our own terms.
-
-Owns the shapes and everything that follows from them alone (parameters, KV bytes). Knows nothing
-of weights, devices or files other than config.json.
-"""
+"""The shape of a Falcon network, parsed and checked from config.json, and the sizes it implies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +12,14 @@ from worker.model.checkpoint.json_fields import JsonFields, read_json
 
 
 class BlockStyle(StrEnum):
-    """How attention and MLP of a decoder layer hang together."""
+    """The order of attention and MLP in a decoder layer."""
 
     PARALLEL = "parallel"  # both read one layer norm: falcon-7b, falcon-11b
     PARALLEL_TWO_NORMS = "parallel, two norms"  # each reads its own: falcon-40b
     SEQUENTIAL = "sequential"  # MLP after attention, as in GPT-2: falcon-rw
 
 
-# Rotary variants whose frequencies do not depend on the length of the sequence, within the context
+# Rotary variants with frequencies that do not depend on the length of the sequence, in the context
 # that the configuration states ("dynamic" rescales only beyond it).
 STATIC_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
 
@@ -36,27 +32,23 @@ DTYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Shape of one Falcon network.
-
-    `num_kv_heads` are the heads that keys and values really have: 1 in falcon-7b, 8 in
-    falcon-40b, all of them in falcon-rw. `context_length` counts tokens, prompt included.
-    """
+    """Shape of one Falcon network."""
 
     vocab_size: int
     hidden_size: int
     num_layers: int
     num_heads: int
-    num_kv_heads: int
+    num_kv_heads: int  # that keys and values really have: falcon-7b 1, falcon-40b 8, falcon-rw all
     ffn_hidden_size: int
     block_style: BlockStyle
-    context_length: int
+    context_length: int  # in tokens, with the prompt
     layer_norm_epsilon: float
     activation: str
     bias: bool
     alibi: bool
     rope_parameters: Mapping[str, Any]  # "rope_type", "rope_theta" and what the type needs
     tie_word_embeddings: bool
-    dtype: torch.dtype | None  # what the checkpoint says it is in
+    dtype: torch.dtype | None  # that config.json states
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> "ModelConfig":
@@ -69,7 +61,7 @@ class ModelConfig:
 
         Raises CheckpointError.
         """
-        fields = JsonFields("config.json", _in_todays_names(raw))
+        fields = JsonFields("config.json", _with_current_names(raw))
         _check_family(fields)
         hidden_size = fields.integer("hidden_size", 4544)
         num_heads = fields.integer("num_attention_heads", 71)
@@ -132,12 +124,12 @@ class ModelConfig:
         return hidden * (qkv + hidden + 2 * ffn) + biases + num_norms * 2 * hidden
 
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
-        """Bytes of KV cache one token takes over all layers."""
+        """Return the bytes of KV cache that one token takes over all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
 
 
-# model_type of the first releases, which came with code of their own: falcon-40b's, then that of
-# falcon-7b and falcon-rw.
+# model_type of the first releases, which had their own code: falcon-40b's, then that of falcon-7b
+# and falcon-rw.
 LEGACY_GROUPED, LEGACY = "RefinedWeb", "RefinedWebModel"
 _LEGACY_NAMES = {
     "n_layer": "num_hidden_layers",
@@ -147,28 +139,28 @@ _LEGACY_NAMES = {
 
 
 def is_legacy(raw: Mapping[str, Any]) -> bool:
-    """Whether a config.json is one of the first releases'."""
+    """Return whether a config.json is of the first releases."""
     return raw.get("model_type") in (LEGACY_GROUPED, LEGACY)
 
 
-def _in_todays_names(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename what the first releases named otherwise, and state what their code took for granted.
+def _with_current_names(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the fields of the first releases, and add the defaults of their code.
 
-    Weights are the same: only config.json changed when transformers took Falcon in.
+    The weights are the same: only config.json changed when transformers adopted Falcon.
     """
-    today = {**raw}
+    current = {**raw}
     if raw.get("n_embed") is not None:
-        today["hidden_size"] = raw["n_embed"]  # as in transformers, it wins
+        current["hidden_size"] = raw["n_embed"]  # it takes precedence, as in transformers
     if not is_legacy(raw):
-        return today
+        return current
     for legacy, name in _LEGACY_NAMES.items():
-        if today.get(name) is None:
-            today[name] = raw.get(legacy)
-    if raw["model_type"] == LEGACY_GROUPED or today["num_kv_heads"] is not None:
+        if current.get(name) is None:
+            current[name] = raw.get(legacy)
+    if raw["model_type"] == LEGACY_GROUPED or current["num_kv_heads"] is not None:
         defaults = {"new_decoder_architecture": True, "parallel_attn": True}
     else:
         defaults = {"multi_query": False, "parallel_attn": False}
-    return defaults | {n: v for n, v in today.items() if v is not None} | {"model_type": "falcon"}
+    return defaults | {n: v for n, v in current.items() if v is not None} | {"model_type": "falcon"}
 
 
 def _check_family(fields: JsonFields) -> None:
@@ -218,7 +210,7 @@ def _block_style(fields: JsonFields) -> BlockStyle:
 
 
 def _rope_parameters(fields: JsonFields) -> dict[str, Any]:
-    """Bring the spellings in use (`rope_parameters`, `rope_scaling`, neither) to one."""
+    """Unify the spellings in use: `rope_parameters`, `rope_scaling`, or neither."""
     given = fields.mapping("rope_scaling")
     if not given.raw:
         given = fields.mapping("rope_parameters")

@@ -1,4 +1,4 @@
-"""Which device holds what of a network whose decoder layers lie on several."""
+"""The placement of a network with decoder layers on several devices."""
 
 import re
 from collections.abc import Mapping
@@ -11,9 +11,7 @@ _IN_LAYER = re.compile(r"transformer\.h\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class DeviceMap:
-    """`main` holds everything but the decoder layers that `layers` gives to others."""
-
-    main: torch.device
+    main: torch.device  # holds everything but the decoder layers in `layers`
     layers: Mapping[range, torch.device] = field(default_factory=dict)
 
     def of_layer(self, layer: int) -> torch.device:

@@ -1,4 +1,4 @@
-"""What can be wrong with a model."""
+"""Errors of checkpoints."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be served; the message says what is wrong and what would help."""
+    """A checkpoint cannot be served; the message says what is wrong and what would help."""
 
 
 def unreadable(file: Path, error: object) -> CheckpointError:
-    """Say why a file cannot be read; a Git LFS pointer in its place is named as such."""
+    """Return the error for a file that cannot be read; it names Git LFS pointers as such."""
     if is_lfs_pointer(file):
         return CheckpointError(
             f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder"

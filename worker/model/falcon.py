@@ -1,7 +1,6 @@
-"""The Falcon network on packed tokens: many sequences in one row of tokens, no padding.
+"""The Falcon network on packed tokens: sequences end to end, without padding.
 
-Modules carry the names of the published checkpoints (Almazrouei et al. 2023). Knows nothing of
-requests, scheduling or files.
+Modules have the names of the published checkpoints (Almazrouei et al. 2023).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,12 +22,12 @@ from worker.model.tensor_parallel import TensorParallel
 WHOLE = TensorParallel()
 NO_ADAPTERS = AdapterRows()
 
-# What `PagedAttention` does, in one layer: query, key and value in, contexts out.
+# Attention of one layer: query, key and value in, contexts out.
 LayerAttention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class FalconLinear(nn.Linear):
-    """A linear layer whose product is rounded before the bias is added, as in training."""
+    """A linear layer that rounds the product before it adds the bias, as in training."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         output = input @ self.weight.T
@@ -36,10 +35,7 @@ class FalconLinear(nn.Linear):
 
 
 class FalconEmbedding(nn.Embedding):
-    """A table whose weights come from a checkpoint.
-
-    They are not drawn at random first: on the meta device, torch would import its compiler.
-    """
+    """An embedding table without random initialization, which would import torch's compiler."""
 
     def reset_parameters(self) -> None:
         pass
@@ -71,10 +67,10 @@ class FalconAttention(nn.Module):
         return updates.add("dense", context, self.dense(context))
 
     def split_heads(self, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query [num_tokens, num_heads, head_dim], key and value [num_tokens, num_kv_heads, …].
+        """Split into query [num_tokens, num_heads, head_dim], key and value [num_tokens, kv, …].
 
-        One layout serves every style: for each KV head its query heads, then its key, then its
-        value. falcon-7b has one KV head, falcon-rw one query head to each.
+        All styles have one layout: for each KV head its query heads, its key, its value. falcon-7b
+        has one KV head; falcon-rw has one query head per KV head.
         """
         group = self.config.num_heads_per_kv_head
         heads = fused.view(-1, self.num_kv_heads, group + 2, self.config.head_dim)
@@ -98,7 +94,7 @@ class FalconMLP(nn.Module):
 def _activation(name: str) -> nn.Module:
     if name == "gelu":
         return nn.GELU()
-    from transformers.activations import ACT2FN  # two seconds that few checkpoints need
+    from transformers.activations import ACT2FN  # takes two seconds; few checkpoints need it
 
     if name not in ACT2FN:
         raise CheckpointError(f"config.json: unknown activation {name!r}")
@@ -107,7 +103,7 @@ def _activation(name: str) -> nn.Module:
 
 
 class FalconDecoderLayer(nn.Module):
-    # Those that the block style has; see `_layer_norm_names`.
+    # Each block style has some of these; see `_layer_norm_names`.
     input_layernorm: LayerNorm
     post_attention_layernorm: LayerNorm
     ln_attn: LayerNorm
@@ -183,7 +179,7 @@ class FalconModel(nn.Module):
         if self.rotary_emb is not None:
             rotary = self.rotary_emb(positions, embedded.dtype)
         layers = enumerate(self.h)
-        for kv_cache in kv_caches:  # of the next layers, on their device, which may be another
+        for kv_cache in kv_caches:  # one for each run of layers on one device
             device = kv_cache.keys.device
             hidden_states, adapters = hidden_states.to(device), adapters.to(device)
             if rotary is not None:
@@ -198,12 +194,12 @@ class FalconModel(nn.Module):
 
 
 class FalconForCausalLM(nn.Module):
-    """Falcon with its language-model head; with `parallel`, one process's part of it."""
+    """Falcon with its language-model head, or one rank's part of it."""
 
     def __init__(self, config: ModelConfig, parallel: TensorParallel = WHOLE) -> None:
         super().__init__()
         self.config = config
-        self.num_kv_heads = parallel.share(config.num_kv_heads)  # that it computes and caches
+        self.num_kv_heads = parallel.share(config.num_kv_heads)  # of this part
         self.transformer = FalconModel(config, parallel)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -217,9 +213,9 @@ class FalconForCausalLM(nn.Module):
     ) -> torch.Tensor:
         """Run one packed step and write its keys and values into the caches.
 
-        `kv_caches`: one, or one for each run of decoder layers on a device, in their order.
-        `input_ids` and `positions`: int64 [num_tokens]; a position counts from 0 in its own
-        sequence. Returns the last hidden states, [num_tokens, hidden_size] in the model's dtype.
+        `kv_caches`: one for each run of decoder layers on one device, in order. `input_ids` and
+        `positions`: int64 [num_tokens]; positions count from 0 in each sequence. Returns the last
+        hidden states, [num_tokens, hidden_size] in the model's dtype.
         """
         hidden_states: torch.Tensor = self.transformer(
             input_ids, positions, kv_caches, metadata, adapters

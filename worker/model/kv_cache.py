@@ -1,7 +1,7 @@
-"""Where keys and values live: one pool of fixed-size blocks per layer, shared by all sequences.
+"""The paged KV cache: one pool of fixed-size blocks per layer, shared by all sequences.
 
-Owns the tensors and nothing else; who holds which block is the engine's business
-(`worker/engine/scheduling/block_manager.py`). Paging follows PagedAttention (Kwon et al. 2023, vLLM).
+The block manager of the engine decides which sequence holds which block. Paging follows
+PagedAttention (Kwon et al. 2023, vLLM).
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ import torch
 class AttentionMetadata:
     """Shape of one packed forward pass over `num_seqs` sequences and `num_tokens` new tokens.
 
-    The new tokens of sequence i are rows `cu_seqlens_q[i]:cu_seqlens_q[i+1]` of the packed input
-    and are the last of its `context_lens[i]` tokens; position p of it lives in slot
+    The new tokens of sequence i are rows `cu_seqlens_q[i]:cu_seqlens_q[i+1]` of the packed input,
+    and the last of its `context_lens[i]` tokens. Its position p is in slot
     `block_tables[i, p // block_size] * block_size + p % block_size`.
     """
 
     cu_seqlens_q: list[int]  # [num_seqs + 1]
-    context_lens: list[int]  # [num_seqs], this step's tokens included
+    context_lens: list[int]  # [num_seqs], with this step's tokens
     slot_mapping: torch.Tensor  # int64 [num_tokens]
     block_tables: torch.Tensor  # int64 [num_seqs, max_blocks]; rows padded with any valid block
 
@@ -33,7 +33,7 @@ class AttentionMetadata:
 
 
 class KVCache:
-    """Keys and values of every layer on a device, with the model's own KV heads: none is repeated.
+    """Keys and values of all layers on a device; KV heads are not repeated for query heads.
 
     `keys[layer]` and `values[layer]`: [num_blocks * block_size, num_kv_heads, head_dim].
     """
@@ -57,7 +57,7 @@ class KVCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
     def copy_blocks(self, block_copies: Sequence[tuple[int, int]]) -> None:
-        """Copy whole blocks in all layers: (source, destination) each; none is both."""
+        """Copy blocks in all layers, each (source, destination); no block is both."""
         if not block_copies:
             return
         pairs = torch.tensor(block_copies, dtype=torch.int64, device=self.keys.device)

@@ -1,7 +1,7 @@
-"""Low-rank updates of linear layers (LoRA, Hu et al. 2021): merged into them, or beside them.
+"""Low-rank updates of linear layers (LoRA, Hu et al. 2021): merged into the weights, or served.
 
-Beside them, each adapter's update is added to its own rows of a packed step, as in S-LoRA (Sheng
-et al. 2023) and Punica (Chen et al. 2023). Knows nothing of files or requests.
+Served updates are added to each adapter's rows of a packed step, as in S-LoRA (Sheng et al. 2023)
+and Punica (Chen et al. 2023).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,16 @@ from worker.model.device_map import DeviceMap
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """What an adapter adds to the weight of one linear layer: `up @ down`.
+    """An adapter's update of the weight of one linear layer: `up @ down`."""
 
-    `down` [rank, in_features], `up` [out_features, rank]; every scale is already in `up`.
-    """
-
-    down: torch.Tensor
-    up: torch.Tensor
+    down: torch.Tensor  # [rank, in_features]
+    up: torch.Tensor  # [out_features, rank], multiplied by all scales
 
     def to(self, dtype: torch.dtype, device: torch.device) -> "LowRank":
         return LowRank(self.down.to(device, dtype), self.up.to(device, dtype))
 
     def apply(self, input: torch.Tensor) -> torch.Tensor:
-        """What it adds to the layer's output: [n, in_features] → [n, out_features]."""
+        """Return what it adds to the output: [n, in_features] → [n, out_features]."""
         return (input @ self.down.T) @ self.up.T
 
 
@@ -36,7 +33,7 @@ LoraAdapter = Mapping[str, LowRank]  # by the name of the linear layer in the ne
 
 @torch.no_grad()
 def merge_adapters(model: nn.Module, adapters: Sequence[LoraAdapter]) -> None:
-    """Add all updates to the weights of `model`, in place; summed in float32, rounded once."""
+    """Add all updates to the weights of `model`, in place: summed in float32, rounded once."""
     for name in {name: None for adapter in adapters for name in adapter}:
         weight = model.get_submodule(name).get_parameter("weight")
         total = weight.float()  # the one copy: the largest matrix of falcon-40b takes 1 GiB
@@ -49,18 +46,17 @@ def merge_adapters(model: nn.Module, adapters: Sequence[LoraAdapter]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LayerUpdates:
-    """What the adapters of a step add within one decoder layer.
+    """The updates of a step's adapters in one decoder layer."""
 
-    Each of `parts`: an adapter's updates by the name of the linear layer in the decoder layer, and
-    its rows of the packed step, int64 [n]. No row has two adapters.
-    """
-
+    # For each adapter: its updates by the name of the linear layer, and its rows of the packed
+    # step, int64 [n]. No row has two adapters.
     parts: Sequence[tuple[Mapping[str, LowRank], torch.Tensor]] = ()
 
     def add(self, linear: str, input: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Add to `output`, in place, what belongs to its rows; `input` is what made it.
+        """Add the updates of a linear layer to `output`, in place; return it.
 
-        [num_tokens, in_features] and [num_tokens, out_features]. Other rows are not touched.
+        `input` [num_tokens, in_features] is the input of the layer, `output`
+        [num_tokens, out_features] its output. Rows without an adapter stay as they are.
         """
         for updates, rows in self.parts:
             update = updates.get(linear)
@@ -70,7 +66,7 @@ class LayerUpdates:
 
 
 class ServedAdapter:
-    """An adapter beside a network of decoder layers, in its dtype and where each layer lies."""
+    """An adapter in the dtype of the network, with each layer's updates on its device."""
 
     def __init__(
         self, adapter: LoraAdapter, num_layers: int, dtype: torch.dtype, device_map: DeviceMap
@@ -84,7 +80,7 @@ class ServedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class AdapterRows:
-    """Which rows of a packed step belong to which adapter; those of the network alone to none."""
+    """The rows of a packed step that belong to each adapter."""
 
     parts: Sequence[tuple[ServedAdapter, torch.Tensor]] = ()
 

@@ -1,7 +1,7 @@
-"""The Falcon network as one OpenVINO graph: what `FalconForCausalLM` computes, in fp32 on a CPU.
+"""The Falcon network as one OpenVINO graph: computes what `FalconForCausalLM` does, on CPUs.
 
-OpenVINO fuses the element-wise work into its oneDNN matrix products and brings an attention kernel
-that reads paged keys and values. Owns the graph; knows nothing of requests or of who holds a block.
+OpenVINO fuses the element-wise work into oneDNN matrix products and has an attention kernel that
+reads paged keys and values.
 """
 
 from typing import Any
@@ -17,22 +17,22 @@ from worker.model.config import BlockStyle, ModelConfig
 from worker.model.falcon import FalconDecoderLayer, FalconForCausalLM
 from worker.model.layers.quantization import Quantization, quantize_rows
 
-BLOCK_SIZE = 32  # tokens; the CPU kernel knows no other
+BLOCK_SIZE = 32  # tokens; the CPU kernel supports no other
 
-Node = Any  # openvino's nodes and outputs stand for each other everywhere
+Node = Any  # openvino takes nodes and outputs interchangeably
 
 
 def why_unsupported(config: ModelConfig) -> str | None:
-    """What keeps a model from running as such a graph, if anything does."""
+    """Return why a model cannot run as such a graph; None if it can."""
     if config.alibi:
         return "alibi slopes are rounded to bfloat16, which its attention cannot do"
     if config.activation != "gelu":
-        return f"activation {config.activation!r} is not one that its graph has"
+        return f"activation {config.activation!r} is not supported by its graph"
     return None
 
 
 def build_graph(model: FalconForCausalLM, quantization: Quantization | None) -> ov.Model:
-    """A graph from packed tokens to logits; `model` is in float32, on the CPU.
+    """Build a graph from packed tokens to logits; `model` is in float32, on the CPU.
 
     Inputs, by name: `input_ids`, `positions`: int64 [num_tokens]; `sampled`: int64 [n], the rows
     that need logits; `past_lens` [num_seqs], `subsequence_begins` [num_seqs + 1], `block_indices`,
@@ -40,9 +40,9 @@ def build_graph(model: FalconForCausalLM, quantization: Quantization | None) -> 
     them; `key_cache.N` and `value_cache.N`: float32 [num_blocks, num_kv_heads, 32, head_dim],
     written in place. Output: logits, float32 [n, vocab_size].
 
-    The graph shares the memory of the model's weights, some of which it lays together for that.
-    Both int8 kinds of `quantization` round the linear layers' weights, one scale to an output row,
-    in copies; what is done with their inputs is up to the runtime's settings.
+    The graph shares the memory of the model's weights, some of which it joins for that. Both int8
+    kinds of `quantization` quantize copies of the linear layers' weights, one scale per output row;
+    the runtime's settings decide about their inputs.
     """
     return _GraphBuilder(model, quantization).build()
 
@@ -119,7 +119,7 @@ class _GraphBuilder:
         )
 
     def _heads(self, fused: Node) -> Node:
-        """For each KV head its query heads, its key, its value: [num_tokens, kv, heads, dim]."""
+        """Reshape to [num_tokens, kv, heads, dim]: per KV head its query heads, key and value."""
         config = self._config
         shape = [0, config.num_kv_heads, config.num_heads_per_kv_head + 2, config.head_dim]
         return op.reshape(fused, _int64(shape), special_zero=True)
@@ -142,7 +142,7 @@ class _GraphBuilder:
         return op.multiply(op.cos(angles), scaling), op.multiply(op.sin(angles), scaling)
 
     def _rotate(self, heads: Node, rotary: tuple[Node, Node]) -> Node:
-        """In the very form that the runtime knows and replaces by one operator, RoPE."""
+        """Rotate in the form that the runtime recognizes and replaces by one operator, RoPE."""
         half = self._config.head_dim // 2
         halves = op.variadic_split(heads, _int64(3), _int64([half, half]))
         negated = op.multiply(halves.output(1), op.constant(np.float32(-1)))
@@ -170,7 +170,7 @@ class _GraphBuilder:
         return self._product(hidden, self._weight(linear.weight), linear.bias)
 
     def _sum_of_linears(self, terms: list[tuple[Node, Linear]]) -> Node:
-        """Several layers whose outputs are added up, as one product."""
+        """Compute the sum of several layers as one product."""
         weight = _side_by_side([linear for _, linear in terms])
         biases: list[torch.Tensor] = [linear.bias for _, linear in terms if linear.bias is not None]
         bias = torch.stack(biases).sum(dim=0) if biases else None
@@ -182,11 +182,11 @@ class _GraphBuilder:
         return product if bias is None else op.add(product, _shared(bias))
 
     def _weight(self, weight: torch.Tensor) -> Node:
-        return _shared(weight) if self._quantization is None else _rounded(weight)
+        return _shared(weight) if self._quantization is None else _quantized(weight)
 
     def _head_weight(self) -> Node:
         weight = self._model.lm_head.weight
-        return _rounded(weight) if self._quantization is Quantization.INT8 else _shared(weight)
+        return _quantized(weight) if self._quantization is Quantization.INT8 else _shared(weight)
 
     def _parameter(self, name: str, shape: list[int], dtype: type[np.generic]) -> Node:
         parameter = op.parameter(shape, dtype, name=name)
@@ -195,13 +195,13 @@ class _GraphBuilder:
         return parameter
 
 
-def _rounded(weight: torch.Tensor) -> Node:
-    rounded, scale = quantize_rows(weight)
-    return op.multiply(op.convert(op.constant(rounded.numpy()), "f32"), _shared(scale))
+def _quantized(weight: torch.Tensor) -> Node:
+    quantized, scale = quantize_rows(weight)
+    return op.multiply(op.convert(op.constant(quantized.numpy()), "f32"), _shared(scale))
 
 
 def _side_by_side(linears: list[Linear]) -> torch.Tensor:
-    """The weights as one tensor, of which each layer keeps its columns: none is there twice."""
+    """Join the weights in one tensor; each layer keeps its columns as a view."""
     weight = torch.cat([linear.weight for linear in linears], dim=1)
     parts = torch.split(weight, [linear.in_features for linear in linears], dim=1)
     for linear, part in zip(linears, parts, strict=True):
@@ -229,7 +229,7 @@ def _unused_features() -> list[Node]:
 
 
 def _none(dtype: type[np.generic]) -> Node:
-    """How the operator is told to do without an input."""
+    """Return the constant that stands for an absent input."""
     return op.constant(np.zeros(0, dtype=dtype))
 
 

@@ -1,8 +1,8 @@
-"""One network over several processes: which part of each weight one holds, and how they add up.
+"""Tensor parallelism: which part of each weight a process holds, and the sums over all processes.
 
-The split is that of Megatron-LM (Shoeybi et al. 2019): KV heads with their query heads, and units
-of the MLP, are dealt out, so that a layer needs one sum over all processes (a sequential one, two).
-Embeddings, norms and head are whole in each.
+The split is that of Megatron-LM (Shoeybi et al. 2019). KV heads with their query heads, and MLP
+units, are divided, so that a layer needs one sum over all processes (a sequential one, two). Each
+process holds embeddings, norms and head whole.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from worker.model.config import ModelConfig
 
 
 class _Split(Enum):
-    ROWS = 0  # of the weight: each process makes some of the outputs
+    ROWS = 0  # of the weight: each process computes some of the outputs
     COLUMNS = 1  # each reads some of the inputs; the outputs are added up
 
 
@@ -30,13 +30,13 @@ _SPLITS = {
 
 @dataclass(frozen=True, slots=True)
 class TensorParallel:
-    """Process `rank` of `size`; a size of 1 is the whole network, without torch.distributed."""
+    """The part of rank `rank` among `size`; size 1 is the whole network."""
 
     rank: int = 0
     size: int = 1
 
     def check(self, config: ModelConfig) -> None:
-        """Raise ValueError where the network does not divide by `size`."""
+        """Raise ValueError if the network does not divide by `size`."""
         for name, count in (
             ("KV heads", config.num_kv_heads),
             ("MLP units", config.ffn_hidden_size),
@@ -47,29 +47,29 @@ class TensorParallel:
                 )
 
     def share(self, count: int) -> int:
-        """How many of `count` heads or units each process has."""
+        """Return how many of `count` heads or units each process has."""
         return count // self.size
 
     def own(self, values: torch.Tensor) -> torch.Tensor:
-        """Its share of what there is one of per head, in their order."""
+        """Return this rank's share of values that exist once per head."""
         return values.chunk(self.size)[self.rank]
 
     def own_update(
         self, linear: str, down: torch.Tensor, up: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Its part of `up @ down`, which is added to the weight of the linear layer `linear`.
+        """Return this rank's part of `up @ down`, an update of the linear layer `linear`.
 
-        down [rank, in_features], up [out_features, rank]: whole ones in, its rows of `up` or its
-        columns of `down` out.
+        down [rank, in_features] and up [out_features, rank] are whole; the result has some rows of
+        `up` or some columns of `down`.
         """
         if _SPLITS[linear] is _Split.ROWS:
             return down, self.own(up)
         return self.own(down.T).T.contiguous(), up
 
     def read(self, name: str, stored: Any) -> torch.Tensor:
-        """Its part of the parameter `name`, from a slice of safetensors: no more is read.
+        """Read this rank's part, and no more, of the parameter `name` from a slice of safetensors.
 
-        A bias that is added to a sum belongs to the first process; to the others it is zero.
+        A bias that is added to a sum belongs to rank 0; on other ranks it is zero.
         """
         *_, module, kind = name.split(".")
         shape = stored.get_shape()
@@ -86,7 +86,7 @@ class TensorParallel:
         return part
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, in place; each must call it, with equal shapes."""
+        """Sum over all processes, in place; each must call it, with equal shapes."""
         if self.size > 1:
             distributed.all_reduce(partial)
         return partial

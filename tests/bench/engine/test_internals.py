@@ -34,7 +34,7 @@ def requests_of(engine: Engine, encoder: PromptEncoder, num_new: int) -> list[Re
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_every_phase_takes_time_and_all_of_them_make_up_the_steps(executor: str) -> None:
     engine, encoder = load(executor)
-    breakdown = StepBreakdown(engine, dense_layers(engine._runner, threads=1))
+    breakdown = StepBreakdown(engine, dense_layers(engine.runner, threads=1))
     figures = breakdown.measure(requests_of(engine, encoder, num_new=12))
     assert figures["steps"] >= 12
     assert set(figures["phases_s"]) == set(PHASES)
@@ -46,11 +46,11 @@ def test_every_phase_takes_time_and_all_of_them_make_up_the_steps(executor: str)
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_looking_leaves_the_engine_as_it_was(executor: str) -> None:
     engine, encoder = load(executor)
-    before = set(vars(engine)), set(vars(engine._runner))
-    StepBreakdown(engine, dense_layers(engine._runner, threads=1)).measure(
+    before = set(vars(engine)), set(vars(engine.runner))
+    StepBreakdown(engine, dense_layers(engine.runner, threads=1)).measure(
         requests_of(engine, encoder, num_new=2)
     )
-    assert (set(vars(engine)), set(vars(engine._runner))) == before
+    assert (set(vars(engine)), set(vars(engine.runner))) == before
     assert not engine.has_work
 
 
@@ -87,6 +87,6 @@ def test_what_hits_the_same_step_of_all_rounds_is_the_engines() -> None:
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_the_dense_layers_alone_take_any_number_of_rows(executor: str) -> None:
     engine, _ = load(executor)
-    compute = dense_layers(engine._runner, threads=1)
+    compute = dense_layers(engine.runner, threads=1)
     for num_tokens, num_logit_rows in ((1, 1), (40, 3), (7, 0)):
         compute(num_tokens, num_logit_rows)

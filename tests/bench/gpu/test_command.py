@@ -47,5 +47,5 @@ def test_the_command_checks_and_measures_all_there_is(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_one_line() -> None:
     result = run("--device", "cuda:99")
     assert result.returncode == 2
-    assert result.stderr.startswith("bench.gpu: --device cuda:99 is not there: this machine has ")
+    assert result.stderr.startswith("bench.gpu: --device cuda:99 does not exist: this machine has ")
     assert result.stderr.count("\n") == 1

@@ -1,6 +1,6 @@
 """Small random checkpoints of the three styles, and transformers' model on the same weights.
 
-After every test of the folder, engines that it made must have given all their blocks back.
+After every test of the folder, its engines must have freed all their blocks.
 """
 
 import multiprocessing
@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import distributed
 
-from tests.worker.engine.oracle import Judge, make_judge
+from tests.worker.engine.oracle import Oracle, make_oracle
 from worker.engine import Engine
 
-# Helpers whose assertions shall tell what they compared, as those of tests do.
-pytest.register_assert_rewrite("tests.worker.engine.verdict", "tests.worker.engine.company")
+# The assertions of these helpers report the compared values.
+pytest.register_assert_rewrite("tests.worker.engine.comparison", "tests.worker.engine.workload")
 
 STYLES = ("7b", "40b", "rw")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Models this small only lose time to threads, all the more where cores are shared."""
+    """Use one thread: models this small only lose time to more."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -31,21 +31,21 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def judges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Judge]:
-    """One of each style."""
-    return {style: make_judge(tmp_path_factory.mktemp(style), style) for style in STYLES}
+def oracles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Oracle]:
+    """One oracle of each style."""
+    return {style: make_oracle(tmp_path_factory.mktemp(style), style) for style in STYLES}
 
 
 @pytest.fixture(scope="session", params=STYLES)
-def judge(request: pytest.FixtureRequest, judges: dict[str, Judge]) -> Judge:
+def oracle(request: pytest.FixtureRequest, oracles: dict[str, Oracle]) -> Oracle:
     """Each style in turn."""
     style: str = request.param
-    return judges[style]
+    return oracles[style]
 
 
 @pytest.fixture(autouse=True)
 def no_engine_leaks_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever a test left undone is aborted; then nobody may hold a block."""
+    """Abort what a test left running; assert that no block is held afterwards."""
     engines: WeakSet[Engine] = WeakSet()
     make_engine = Engine.__init__
 
@@ -56,18 +56,18 @@ def no_engine_leaks_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Engine, "__init__", make_and_remember)
     yield
     for engine in engines:
-        for request_id in list(engine._streams):
-            engine.abort(request_id)
+        for group in engine.scheduler.groups:
+            engine.abort(group.request_id)
         assert engine.used_kv_tokens == 0
-        engine._block_manager.check_integrity([])
+        engine.scheduler.block_manager.check_integrity([])
 
 
 @pytest.fixture
-def no_follower_is_left() -> Iterator[None]:
-    """For tests of a network in parts: the next one finds no process and no group of theirs."""
+def no_process_is_left() -> Iterator[None]:
+    """End the processes and the process group of a tensor-parallel network after the test."""
     yield
     if distributed.is_initialized():
         distributed.destroy_process_group()
-    for follower in multiprocessing.active_children():
-        follower.kill()  # a frozen one hears nothing else
-        follower.join()
+    for process in multiprocessing.active_children():
+        process.kill()  # a frozen process takes no other signal
+        process.join()

@@ -1,4 +1,4 @@
-"""transformers as the judge: `generate`, and the processors it would use, for one prompt alone."""
+"""The oracle: transformers' `generate`, and the processors it would use, for one prompt alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 END_OF_TEXT_ID = 11
 
-# Parameters that both sides call the same and that are off at SamplingParams' default.
+# Parameters with the same name on both sides that are off at SamplingParams' default.
 SAME_NAMES = (
     "max_new_tokens",
     "min_length",
@@ -45,8 +45,8 @@ SAME_NAMES = (
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A checkpoint and the oracle that was loaded from it."""
+class Oracle:
+    """A checkpoint and transformers' model of it."""
 
     path: Path
     model: Any
@@ -60,22 +60,22 @@ class Judge:
 
 @dataclass(frozen=True)
 class Answer:
-    """One continuation; `score` is that of a beam. `logprobs` hold nan where nothing was left."""
+    """One continuation; `score` is that of a beam. `logprobs` are nan if no token was left."""
 
     token_ids: list[int]
     logprobs: list[float]
     score: float | None = None
 
 
-def make_judge(directory: Path, style: str) -> Judge:
-    """A small random checkpoint in `directory` and transformers' model on the same weights."""
+def make_oracle(directory: Path, style: str) -> Oracle:
+    """Write a small random checkpoint and load transformers' model from it."""
     silence()
     path = write_random_checkpoint(directory, like=style)
-    return Judge(path, *load_judge(path))
+    return Oracle(path, *load_oracle(path))
 
 
 def to_generate_kwargs(params: SamplingParams) -> dict[str, Any]:
-    """The same wishes in the words of `GenerationConfig`; what is off is left out."""
+    """Return the fields of `GenerationConfig`; without fields that are off."""
     default = SamplingParams()
     kwargs = {name: getattr(params, name) for name in SAME_NAMES}
     kwargs = {
@@ -84,7 +84,7 @@ def to_generate_kwargs(params: SamplingParams) -> dict[str, Any]:
         if value != getattr(default, name) or name in ("max_new_tokens", "do_sample")
     }
     if params.do_sample and params.top_k is None:
-        kwargs["top_k"] = 0  # unset would mean transformers' own default, 50
+        kwargs["top_k"] = 0  # transformers' default is 50
     if params.num_beams > 1:
         kwargs["num_return_sequences"] = params.num_return_sequences
     if params.bad_words_ids:
@@ -100,17 +100,17 @@ def to_generate_kwargs(params: SamplingParams) -> dict[str, Any]:
 def generate(
     model: Any, prompt: list[int], params: SamplingParams, tokenizer: Any = None
 ) -> list[int]:
-    """The continuation that transformers makes of one unpadded prompt."""
+    """Return transformers' continuation of one unpadded prompt."""
     output = _generate(model, prompt, params, tokenizer)
     continuation: list[int] = output.sequences[0, len(prompt) :].tolist()
     return continuation
 
 
-def answers(judge: Judge, prompt: list[int], params: SamplingParams) -> list[Answer]:
-    """What transformers' greedy or beam search makes of one unpadded prompt, the best first."""
-    output = _generate(judge.model, prompt, params, judge.tokenizer)
+def answers(oracle: Oracle, prompt: list[int], params: SamplingParams) -> list[Answer]:
+    """Return the results of transformers' greedy or beam search, the best first."""
+    output = _generate(oracle.model, prompt, params, oracle.tokenizer)
     beams = getattr(output, "beam_indices", None)
-    logprobs = judge.model.compute_transition_scores(
+    logprobs = oracle.model.compute_transition_scores(
         output.sequences.clamp(min=0),  # short beams may be padded with -1, which it cannot take
         output.scores,
         beams,
@@ -119,7 +119,7 @@ def answers(judge: Judge, prompt: list[int], params: SamplingParams) -> list[Ans
     continuations = output.sequences[:, len(prompt) :].tolist()
     if beams is None:
         return [Answer(continuations[0], logprobs[0].tolist())]
-    lengths = (beams >= 0).sum(dim=-1).tolist()  # what follows is padding
+    lengths = (beams >= 0).sum(dim=-1).tolist()  # padding follows
     scores = output.sequences_scores.tolist()
     return [
         Answer(token_ids[:length], row[:length], score)
@@ -142,7 +142,7 @@ def _generate(model: Any, prompt: list[int], params: SamplingParams, tokenizer: 
 
 
 def process(model: Any, sequence: Sequence, logits: torch.Tensor) -> torch.Tensor:
-    """The scores [vocab] that `generate` would make of this row's logits [vocab]."""
+    """Process one row's logits [vocab] as `generate` would."""
     processors = _processors(model, sequence.request.prompt_token_ids, sequence.params)
     return _apply(processors, torch.tensor([sequence.token_ids]), logits)
 
@@ -151,9 +151,9 @@ def process(model: Any, sequence: Sequence, logits: torch.Tensor) -> torch.Tenso
 def next_scores(
     model: Any, prompt: list[int], params: SamplingParams, token_ids: list[int]
 ) -> torch.Tensor:
-    """From what `generate` would draw the token after each prefix of `token_ids`, the whole too.
+    """Return the scores that `generate` would sample from after each prefix of `token_ids`.
 
-    Processed scores, [len(token_ids) + 1, vocab].
+    Processed scores, [len(token_ids) + 1, vocab]; the last row is for the whole.
     """
     whole = torch.tensor([prompt + token_ids])
     logits = model(whole, attention_mask=torch.ones_like(whole)).logits[0, len(prompt) - 1 :]
@@ -166,7 +166,7 @@ def next_scores(
 
 
 def _apply(processors: Any, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Processed scores [vocab]; nan where eta_cutoff raises because nothing is left to cut."""
+    """Return processed scores [vocab]; nan where eta_cutoff raises because no token is left."""
     try:
         scores: torch.Tensor = processors(input_ids, logits[None].clone())
     except ValueError:
@@ -175,7 +175,7 @@ def _apply(processors: Any, input_ids: torch.Tensor, logits: torch.Tensor) -> to
 
 
 def _processors(model: Any, prompt: list[int], params: SamplingParams) -> Any:
-    """The list of processors that `generate` would apply to this prompt's continuation."""
+    """Return the processors that `generate` would apply to this prompt's continuation."""
     config, _ = model._prepare_generation_config(None, **to_generate_kwargs(params))
     model._prepare_special_tokens(config, True, device="cpu")
     input_ids = torch.tensor([prompt])
@@ -197,22 +197,22 @@ def _processors(model: Any, prompt: list[int], params: SamplingParams) -> Any:
 
 
 @contextmanager
-def nudged(model: Any, seed: int, size: float = 1e-5) -> Iterator[None]:
-    """Move every logit by at most `size`: what transformers says then, it says within rounding."""
+def perturbed(model: Any, seed: int, size: float = 1e-5) -> Iterator[None]:
+    """Move every logit by at most `size`, as rounding may."""
     generator = torch.Generator().manual_seed(seed)
 
-    def nudge(_module: object, _inputs: object, logits: torch.Tensor) -> torch.Tensor:
+    def perturb(_module: object, _inputs: object, logits: torch.Tensor) -> torch.Tensor:
         return logits + (torch.rand(logits.shape, generator=generator) * 2 - 1) * size
 
-    hook = model.lm_head.register_forward_hook(nudge)
+    hook = model.lm_head.register_forward_hook(perturb)
     try:
         yield
     finally:
         hook.remove()
 
 
-def load_judge(path: Path) -> tuple[Any, Any]:
-    """transformers' model and tokenizer of a checkpoint; no defaults of its own come in."""
+def load_oracle(path: Path) -> tuple[Any, Any]:
+    """Load transformers' model and tokenizer, without defaults of its own."""
     model_class: Any = FalconForCausalLM  # transformers' methods are decorated out of any type
     model = model_class.from_pretrained(path, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None
@@ -220,7 +220,7 @@ def load_judge(path: Path) -> tuple[Any, Any]:
 
 
 def silence() -> None:
-    """No progress bars, no advice about flags: the oracle is asked odd things on purpose."""
+    """Switch off progress bars and advice: unusual parameters are used on purpose."""
     logging: Any = transformers_logging
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -9,14 +9,14 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from shared.request.limits import MAX_BEAM_EOS
 from tests.worker.engine.oracle import END_OF_TEXT_ID
 from worker.engine import SamplingParams
-from worker.engine.request import MAX_DRAWN_EOS
 from worker.model.checkpoint.random_checkpoint import SMALL_SIZE
 
 VOCAB_SIZE = SMALL_SIZE["vocab_size"]
 OUTSIDE = VOCAB_SIZE + 88  # an eos that the vocabulary does not have
-LAST = -1  # in a word: the last token of the prompt, whichever it is
+LAST = -1  # in a sequence: the last token of the prompt
 
 Options = dict[str, SearchStrategy[Any]]
 Prompt = tuple[int, ...]
@@ -36,7 +36,7 @@ def prompts(draw: st.DrawFn, min_size: int = 1, max_size: int = 20) -> Prompt:
 
 @st.composite
 def spans(draw: st.DrawFn, max_size: int) -> tuple[int, ...]:
-    """Many token ids out of three numbers: enough of them hit what the model would say."""
+    """Many token ids from three numbers: some of them hit the model's likely tokens."""
     start, step = draw(token_ids), draw(st.integers(1, 9))
     size = draw(st.integers(1, max_size))
     return tuple(dict.fromkeys((start + step * i) % VOCAB_SIZE for i in range(size)))
@@ -51,12 +51,12 @@ words = (
 
 @st.composite
 def biases(draw: st.DrawFn) -> tuple[tuple[tuple[int, ...], float], ...]:
-    """Words with few different biases, in turn."""
+    """Token sequences with few different biases, in turn."""
     values = draw(st.lists(st.floats(-20, 20), min_size=1, max_size=3))
     return tuple((word, values[i % len(values)]) for i, word in enumerate(draw(words)))
 
 
-# What acts whatever the decoding.
+# Parameters of every decoding mode.
 RULES: Options = {
     "min_length": st.integers(0, 40),
     "min_new_tokens": st.integers(0, 14),
@@ -88,7 +88,7 @@ WARPERS: Options = {
     "eta_cutoff": st.sampled_from([1e-4, 0.5, 0.99]) | st.floats(0, 0.99),
 }
 
-# The ends of what a request may ask. They blow rounding up: to compare where logits are the same.
+# The ends of the allowed ranges. They magnify rounding: for comparisons of equal logits.
 EXTREMES: Options = {
     "temperature": st.sampled_from([1e-6, 1e3]),
     "repetition_penalty": st.sampled_from([1e-6, 1e6]),
@@ -113,7 +113,7 @@ DRAWS = st.fixed_dictionaries({"do_sample": st.just(True), "seed": st.integers(0
 
 @st.composite
 def mixes(draw: st.DrawFn, options: Options, max_size: int) -> dict[str, Any]:
-    """Values for some of the options, whichever they are."""
+    """Values for some of the options."""
     names = st.lists(st.sampled_from(sorted(options)), unique=True, max_size=max_size)
     return {name: draw(options[name]) for name in draw(names)}
 
@@ -136,13 +136,13 @@ def group_counts(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def join(*parts: SearchStrategy[dict[str, Any]]) -> Params:
-    """Parameters of all the parts, of which the later ones prevail."""
+    """Join the parameters of all parts; later parts take precedence."""
     return st.tuples(FRAME, *parts).map(
         lambda dicts: SamplingParams(**{n: v for part in dicts for n, v in part.items()})
     )
 
 
-GREEDY = join(mixes(RULES, 6), mixes(WARPERS, 2))  # warpers, too, which must not act
+GREEDY = join(mixes(RULES, 6), mixes(WARPERS, 2))  # with warpers, which must not act
 SAMPLING = join(
     DRAWS,
     mixes({"num_return_sequences": st.integers(2, 3)}, 1),
@@ -152,7 +152,7 @@ SAMPLING = join(
 EXTREME_SAMPLING = join(DRAWS, mixes(RULES, 3), mixes(WARPERS, 3), mixes(EXTREMES, 2))
 BEAMS = join(beam_counts(), SEARCH, mixes(RULES, 4))
 FEW_EOS = st.fixed_dictionaries(
-    {"eos_token_ids": st.sampled_from([(), (END_OF_TEXT_ID,), (OUTSIDE,)]) | spans(MAX_DRAWN_EOS)}
+    {"eos_token_ids": st.sampled_from([(), (END_OF_TEXT_ID,), (OUTSIDE,)]) | spans(MAX_BEAM_EOS)}
 )
 BEAM_SAMPLING = join(DRAWS, FEW_EOS, beam_counts(), SEARCH, mixes(RULES, 2), mixes(WARPERS, 2))
 DIVERSE_BEAMS = join(group_counts(), SEARCH, mixes(RULES, 3))
@@ -160,10 +160,10 @@ ANY = GREEDY | SAMPLING | BEAMS
 
 
 def after(prompt: Prompt, params: SamplingParams) -> SamplingParams:
-    """The parameters made fit for a prompt and for transformers.
+    """Adapt parameters to a prompt and to transformers.
 
-    There is no decay without an eos, no forced token that is suppressed; and which of several
-    forced tokens, all of score 0, top_p and typical_p keep is up to torch's unstable sort.
+    Removes a decay without an eos and suppressed forced tokens. Keeps one forced token with top_p
+    and typical_p: which of several equal tokens they keep depends on torch's unstable sort.
     """
     forced_eos = params.forced_eos_token_ids
     if params.do_sample and min(params.top_p, params.typical_p) < 1:

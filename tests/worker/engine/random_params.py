@@ -1,6 +1,6 @@
 """Random mixes of generation parameters, many of them extreme, for a vocabulary of any size.
 
-For tests of single parts on many rows; param_strategies.py is for those that must shrink.
+For tests of single parts on many rows; param_strategies.py is for tests that must shrink.
 """
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ def random_greedy_params(random: Random, vocab_size: int) -> SamplingParams:
     )
     options = _greedy_options(random, vocab_size)
     if not params.eos_token_ids:
-        del options["exponential_decay_length_penalty"]  # transformers cannot do it without eos
+        del options["exponential_decay_length_penalty"]  # transformers needs an eos for it
     chosen = random.sample(sorted(options), k=random.randint(0, 4))
     return replace(params, **{name: options[name] for name in chosen})
 
@@ -56,7 +56,7 @@ def _greedy_options(random: Random, vocab_size: int) -> dict[str, Any]:
         "sequence_bias": tuple((word, random.uniform(-8.0, 8.0)) for word in biased),
         "suppress_tokens": _ids(random, vocab_size - 1, 60),
         "begin_suppress_tokens": _ids(random, vocab_size, 200),
-        # Transformers refuses to force what is suppressed.
+        # transformers refuses to force a suppressed token.
         "forced_bos_token_id": vocab_size - 1,
         "forced_eos_token_ids": (END_OF_TEXT_ID, vocab_size - 1)[random.randint(0, 1) :],
         "exponential_decay_length_penalty": (random.randint(0, 6), random.uniform(1.01, 1.8)),

@@ -17,7 +17,7 @@ from worker.engine import (
 )
 from worker.model.checkpoint.tiny import bundled_checkpoint
 
-PAGE = Path(__file__).parents[3] / "docs" / "engine.md"
+PAGE = Path(__file__).parents[3] / "docs" / "concepts" / "engine.md"
 NAN = 2
 
 
@@ -44,7 +44,7 @@ def test_beams_come_with_their_scores(tiny: Engine) -> None:
 
 
 def test_a_prompt_that_can_never_run_is_refused_and_leaves_the_engine_idle(tiny: Engine) -> None:
-    with pytest.raises(ValueError, match="exceed the model's context"):
+    with pytest.raises(ValueError, match="must be at most 2048, the model's context"):
         generate(tiny, ["fine", "too long"], SamplingParams(max_new_tokens=100_000))
     assert not tiny.has_work
 
@@ -56,20 +56,20 @@ def test_a_failure_is_raised_and_leaves_the_engine_idle() -> None:
     assert not engine.has_work
 
 
-def test_an_engine_that_works_for_somebody_else_is_left_alone(tiny: Engine) -> None:
+def test_generate_refuses_an_engine_with_other_requests(tiny: Engine) -> None:
     tiny.add(Request(request_id="else", prompt_token_ids=[5], params=SamplingParams()))
-    with pytest.raises(RuntimeError, match="requests of somebody else"):
+    with pytest.raises(RuntimeError, match="must be idle"):
         generate(tiny, ["hello"])
     tiny.abort("else")
 
 
-def test_a_string_is_no_list_of_prompts(tiny: Engine) -> None:
-    with pytest.raises(TypeError, match="not a string"):
+def test_a_single_string_is_refused_as_prompts(tiny: Engine) -> None:
+    with pytest.raises(TypeError, match="not one string"):
         generate(tiny, "abc")
     assert not tiny.has_work
 
 
-def test_steps_use_the_engines_threads_and_the_callers_number_comes_back(
+def test_steps_use_the_engines_threads_and_the_callers_number_is_restored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = torch.get_num_threads()

@@ -1,7 +1,7 @@
 """Random traffic through the whole engine over a strict fake model.
 
 Whatever arrives, whatever is cancelled, however little room there is: every sequence gets exactly
-the tokens it would get alone, blocks are never shared or lost, and nobody waits for ever.
+the tokens it would get alone, blocks are never mixed up or lost, and no request starves.
 """
 
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ class Driver:
         self.aborted: set[str] = set()
         self.num_accepted_drafts = 0
 
-    def play(self) -> None:
+    def run(self) -> None:
         for arrival in self.arrivals:
             for _ in range(arrival.after):
                 self.step()
@@ -96,7 +96,7 @@ class Driver:
         # The first in line gains a token in every step: no run can be longer than this.
         for _ in range(self.num_tokens_left()):
             self.step()
-        assert not self.engine.has_work, "somebody starves"
+        assert not self.engine.has_work, "a request starves"
 
     def step(self) -> None:
         for output in self.engine.step():
@@ -115,33 +115,32 @@ class Driver:
         self.tokens.setdefault((output.request_id, output.sequence), []).append(output.token_id)
 
     def check_blocks(self) -> None:
-        scheduler = self.engine._scheduler
-        groups = [*scheduler.running, *scheduler.waiting]
-        self.engine._block_manager.check_integrity(s for group in groups for s in group.sequences)
+        scheduler = self.engine.scheduler
+        sequences = (s for group in scheduler.groups for s in group.sequences)
+        scheduler.block_manager.check_integrity(sequences)
 
     def num_tokens_left(self) -> int:
-        scheduler = self.engine._scheduler
-        groups = [*scheduler.running, *scheduler.waiting]
+        groups = self.engine.scheduler.groups
         return sum(s.max_length for group in groups for s in group.sequences)
 
 
 def alone(engine: Engine, request: Request) -> list[int]:
-    assert isinstance(engine._runner, FakeRunner)
+    assert isinstance(engine.runner, FakeRunner)
     context = list(request.prompt_token_ids)
     for _ in range(request.params.max_new_tokens):
-        context.append(engine._runner.next_token(context))
+        context.append(engine.runner.next_token(context))
     return context[len(request.prompt_token_ids) :]
 
 
-def test_everybody_gets_the_tokens_they_would_get_alone() -> None:
+def test_every_request_gets_the_tokens_it_would_get_alone() -> None:
     num_accepted_drafts = 0
 
     @settings(max_examples=150)
     @given(engines(), traffic(faults=False))
-    def play(engine: Engine, arrivals: list[Arrival]) -> None:
+    def check(engine: Engine, arrivals: list[Arrival]) -> None:
         nonlocal num_accepted_drafts
         driver = Driver(engine, arrivals)
-        driver.play()
+        driver.run()
         expected = {
             (arrival.request.request_id, index): alone(engine, arrival.request)
             for arrival in arrivals
@@ -151,15 +150,15 @@ def test_everybody_gets_the_tokens_they_would_get_alone() -> None:
         assert engine.used_kv_tokens == 0
         num_accepted_drafts += driver.num_accepted_drafts
 
-    play()
+    check()
     assert num_accepted_drafts > 100
 
 
 @settings(max_examples=150)
 @given(engines(), traffic(faults=True))
-def test_faults_and_aborts_touch_nobody_else(engine: Engine, arrivals: list[Arrival]) -> None:
+def test_faults_and_aborts_affect_no_other_request(engine: Engine, arrivals: list[Arrival]) -> None:
     driver = Driver(engine, arrivals)
-    driver.play()
+    driver.run()
     for arrival in arrivals:
         request = arrival.request
         is_faulty = request.prompt_token_ids[0] in (CRASH, NAN)
@@ -188,5 +187,4 @@ def test_the_oldest_sequence_makes_progress_in_every_step(
 
 
 def _unfinished(engine: Engine) -> list[Sequence]:
-    groups = [*engine._scheduler.running, *engine._scheduler.waiting]
-    return [sequence for group in groups for sequence in group.sequences]
+    return [sequence for group in engine.scheduler.groups for sequence in group.sequences]

@@ -24,15 +24,15 @@ def add_beams(
     arrival = len(scheduler.waiting) + len(scheduler.running)
     params = SamplingParams(max_new_tokens=max_new_tokens)
     group = SequenceGroup([make_sequence(prompt, params, arrival=arrival)], num_rows=num_beams)
-    scheduler.add(group)
+    scheduler.add_group(group)
     return group
 
 
 def run(scheduler: Scheduler) -> StepPlan:
-    """One step; each search that gets logits goes on with different tokens for each beam."""
+    """One step; each search that gets logits continues with different tokens for each beam."""
     plan = scheduler.schedule()
     groups = plan.sampled_groups
-    scheduler.update(plan)
+    scheduler.record_computed(plan)
     for group in groups:
         go_on(scheduler, group)
     return plan
@@ -40,11 +40,11 @@ def run(scheduler: Scheduler) -> StepPlan:
 
 def go_on(scheduler: Scheduler, group: SequenceGroup) -> None:
     parents = (group.sequences * group.num_rows)[: group.num_rows]
-    scheduler.replace(group, [(parent, slot) for slot, parent in enumerate(parents)])
+    scheduler.replace_sequences(group, [(parent, slot) for slot, parent in enumerate(parents)])
 
 
 def num_held(scheduler: Scheduler) -> int:
-    manager = scheduler._block_manager
+    manager = scheduler.block_manager
     manager.check_integrity(s for group in scheduler.running for s in group.sequences)
     return manager.num_blocks - manager.num_free_blocks
 
@@ -67,13 +67,13 @@ def test_one_sequence_computes_the_prompt_then_all_beams_go_in_step() -> None:
     assert [s.token_ids[20:] for s in group.sequences] == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
 
 
-def test_replace_returns_the_children_in_order_with_their_tokens() -> None:
+def test_replace_sequences_returns_the_new_sequences_in_order() -> None:
     scheduler = make_scheduler()
     group = add_beams(scheduler, [7, 7], 3)
     run(scheduler)
     first, _, third = group.sequences
-    scheduler.update(scheduler.schedule())
-    children = scheduler.replace(group, [(third, 5), (first, 6), (third, 8)])
+    scheduler.record_computed(scheduler.schedule())
+    children = scheduler.replace_sequences(group, [(third, 5), (first, 6), (third, 8)])
     assert children == group.sequences
     assert [child.token_ids for child in children] == [[7, 7, 2, 5], [7, 7, 0, 6], [7, 7, 2, 8]]
     assert [child.index for child in children] == [0, 1, 2]
@@ -99,20 +99,20 @@ def test_beams_that_are_dropped_give_their_blocks_back() -> None:
     group = add_beams(scheduler, [7] * 8, 4)
     for _ in range(5):
         run(scheduler)
-    scheduler.update(scheduler.schedule())
+    scheduler.record_computed(scheduler.schedule())
     held = num_held(scheduler)
-    scheduler.replace(group, [(group.sequences[1], 1)])
+    scheduler.replace_sequences(group, [(group.sequences[1], 1)])
     assert (held, num_held(scheduler)) == (2 + 4 * 2, 2 + 2)
 
 
-def test_a_search_enters_only_with_room_for_all_its_rows() -> None:
+def test_a_beam_search_is_admitted_only_if_all_its_rows_fit() -> None:
     scheduler = make_scheduler(max_rows=4)
     add_beams(scheduler, [1], 2)
     late = add_beams(scheduler, [2], 3)
     run(scheduler)
     assert late.status is GroupStatus.WAITING
     assert (scheduler.num_running_rows, scheduler.num_waiting_rows) == (2, 3)
-    scheduler.finish(scheduler.running[0])
+    scheduler.finish_group(scheduler.running[0])
     run(scheduler)
     assert late.status is GroupStatus.RUNNING
 
@@ -122,7 +122,7 @@ def test_finishing_a_search_frees_every_beam() -> None:
     group = add_beams(scheduler, [7] * 10, 3)
     for _ in range(5):
         run(scheduler)
-    scheduler.finish(group)
+    scheduler.finish_group(group)
     assert num_held(scheduler) == 0
     assert not scheduler.schedule()
 
@@ -132,8 +132,8 @@ def preempted(scheduler: Scheduler) -> SequenceGroup:
     group = add_beams(scheduler, [7] * 10, 3)
     for _ in range(5):
         run(scheduler)
-    scheduler._preempt(group)
-    manager = scheduler._block_manager
+    scheduler.preempt(group)
+    manager = scheduler.block_manager
     thief = make_sequence([9] * manager.num_blocks * BLOCK_SIZE)
     manager.allocate(thief)
     manager.free(thief)
@@ -162,20 +162,20 @@ def test_beams_that_need_the_whole_cache_catch_up_in_it() -> None:
     assert group.max_blocks(BLOCK_SIZE) == num_blocks
     for _ in range(6):
         run(scheduler)
-    scheduler._preempt(group)
+    scheduler.preempt(group)
     thief = make_sequence([9] * num_blocks * BLOCK_SIZE)
-    scheduler._block_manager.allocate(thief)
-    scheduler._block_manager.free(thief)
+    scheduler.block_manager.allocate(thief)
+    scheduler.block_manager.free(thief)
     while not run(scheduler).sampled:
         assert scheduler.num_preemptions == 1
     assert num_held(scheduler) == num_blocks
 
 
-def test_beams_that_find_all_they_need_go_on_at_once() -> None:
+def test_preempted_beams_with_cached_blocks_continue_at_once() -> None:
     scheduler = make_scheduler()
     group = add_beams(scheduler, [7] * 12, 3)
     run(scheduler)
-    scheduler._preempt(group)
+    scheduler.preempt(group)
     assert shares(run(scheduler)) == [(0, 12, 1), (1, 12, 1), (2, 12, 1)]
 
 
@@ -184,14 +184,14 @@ def test_a_search_preempted_while_it_catches_up_starts_again() -> None:
     group = preempted(scheduler)
     run(scheduler)
     run(scheduler)
-    scheduler._preempt(group)
+    scheduler.preempt(group)
     assert num_held(scheduler) == 0
     while not run(scheduler).sampled:
         assert group.status is GroupStatus.RUNNING
     assert {sequence.num_tokens for sequence in group.sequences} == {16}
 
 
-def test_a_copy_is_not_made_for_beams_that_were_sent_back() -> None:
+def test_no_block_is_copied_for_preempted_beams() -> None:
     scheduler = make_scheduler(num_blocks=5)
     old, young = add_beams(scheduler, [1] * 4, 1), add_beams(scheduler, [2] * 6, 3)
     assert run(scheduler).sampled_groups == [old, young]
@@ -215,7 +215,7 @@ def test_the_most_blocks_a_search_may_need_are_enough_and_no_fewer(
     add_beams(scheduler, [7] * num_prompt_tokens, num_beams, max_new_tokens=max_new_tokens)
     most = 0
     for _ in range(max_new_tokens):
-        scheduler.update(scheduler.schedule())
+        scheduler.record_computed(scheduler.schedule())
         most = max(most, num_held(scheduler))
         go_on(scheduler, scheduler.running[0])
     assert scheduler.num_preemptions == 0

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return path if path.exists() else write_random_checkpoint(path, like=like)
 
     return get
+
+
+@pytest.fixture
+def folder(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A checkpoint of the 7b style that the test may change."""
+    return shutil.copytree(checkpoint("7b"), tmp_path / "model")
 
 
 @pytest.fixture(scope="session", params=STYLES)

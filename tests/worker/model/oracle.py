@@ -1,4 +1,4 @@
-"""transformers' Falcon, one unpadded prompt at a time: what our own network must equal."""
+"""The oracle of the network: transformers' Falcon, one unpadded prompt at a time."""
 
 from pathlib import Path
 from typing import Any

@@ -34,7 +34,7 @@ def make_kv_cache(model: FalconForCausalLM, num_blocks: int) -> KVCache:
 def scatter(
     prompts: list[list[int]], *, max_length: int, rng: random.Random
 ) -> tuple[list[PagedSequence], int]:
-    """Sequences whose blocks lie in random order over the cache, and the number of blocks."""
+    """Sequences with blocks in random order over the cache, and the number of blocks."""
     per_sequence = -(-max_length // BLOCK_SIZE)
     blocks = list(range(per_sequence * len(prompts)))
     rng.shuffle(blocks)

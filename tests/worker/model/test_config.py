@@ -167,7 +167,7 @@ def test_the_first_releases_configs_mean_what_todays_do(
     assert ModelConfig.from_dict(legacy | unused) == ModelConfig.from_dict(today)
 
 
-def test_what_a_config_leaves_out_has_the_defaults_of_falcon_7b() -> None:
+def test_missing_fields_of_a_config_have_the_defaults_of_falcon_7b() -> None:
     config = ModelConfig.from_dict({"model_type": "falcon"})
     assert config == ModelConfig.from_dict(FALCON_7B | {"torch_dtype": None})
     assert config.context_length == 2048
@@ -227,7 +227,7 @@ def test_the_stated_dtype_is_read_under_both_of_its_names(key: str) -> None:
         ({"rope_theta": 0}, "rope_theta must be a positive number, got 0"),
     ],
 )
-def test_a_config_we_cannot_run_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+def test_an_unsupported_config_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         ModelConfig.from_dict(FALCON_7B | changes)
 

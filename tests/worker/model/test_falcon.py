@@ -80,7 +80,7 @@ def test_chunks_and_single_tokens_mix_in_one_step(pair: Pair) -> None:
         assert_close(torch.cat(parts[id(sequence)]), oracle_logits(oracle, prompt))
 
 
-def test_greedy_continuations_in_company_are_those_of_the_oracle_alone(pair: Pair) -> None:
+def test_greedy_continuations_in_a_batch_equal_the_oracle_alone(pair: Pair) -> None:
     model, oracle = pair
     rng = random.Random(5)
     prompts = random_prompts(5, [rng.randint(1, 24) for _ in range(32)])
@@ -112,7 +112,7 @@ def test_how_a_sequence_is_cut_into_steps_does_not_matter(pair: Pair, data: st.D
         assert_close(last[id(sequence)], prefill(model, prompt)[-1])
 
 
-def test_nan_in_the_blocks_of_a_broken_sequence_spoils_no_other(pair: Pair) -> None:
+def test_nan_in_the_blocks_of_a_failed_sequence_affects_no_other(pair: Pair) -> None:
     model, oracle = pair
     prompts = random_prompts(6, [12, 4, 27])
     sequences, num_blocks = scatter(prompts, max_length=40, rng=random.Random(6))

@@ -27,13 +27,13 @@ def test_each_row_gets_the_update_of_its_own_adapter_and_others_stay_bit_for_bit
     assert torch.equal(after[untouched], before[untouched])
 
 
-def test_a_layer_that_an_adapter_leaves_alone_is_left_alone() -> None:
+def test_a_layer_without_an_update_stays_as_it_is() -> None:
     updates = LayerUpdates([({"dense": random_update(2, seed=0)}, torch.tensor([0, 1]))])
     before = torch.randn(2, 5)
     assert torch.equal(updates.add("query_key_value", torch.randn(2, 6), before.clone()), before)
 
 
-def test_what_is_not_finite_in_one_row_stays_in_it() -> None:
+def test_infinite_values_stay_in_their_row() -> None:
     updates = LayerUpdates([({"dense": random_update(2, seed=0)}, torch.tensor([0, 1]))])
     input = torch.ones(3, 6)
     input[0] = torch.nan

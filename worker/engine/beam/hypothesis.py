@@ -1,7 +1,4 @@
-"""What beam searches are made of: continuations that grow by a token, and how they are told.
-
-Knows no rules of a search, no tensors and no KV cache.
-"""
+"""Beams and hypotheses: the continuations that a beam search grows and returns."""
 
 from copy import copy
 from dataclasses import dataclass
@@ -12,52 +9,52 @@ from worker.engine.text.detokenizer import StopStrings
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One token of a beam; its processed score, and the best ones beside it where asked for."""
+class BeamToken:
+    """One token of a beam."""
 
     token_id: int
-    logprob: float
-    top_logprobs: dict[int, float] | None = None
+    logprob: float  # its processed score
+    top_logprobs: dict[int, float] | None = None  # the best scores, where asked for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Beam:
-    """A continuation of the prompt; `finish_reason` is None while it may go on."""
+    """A continuation of the prompt."""
 
-    steps: tuple[Step, ...]
+    tokens: tuple[BeamToken, ...]
     stop_strings: StopStrings
-    finish_reason: FinishReason | None = None
+    finish_reason: FinishReason | None = None  # None while it may continue
 
     @property
     def length(self) -> int:
         """In tokens, without the prompt."""
-        return len(self.steps)
+        return len(self.tokens)
 
-    def grown(self, step: Step, params: SamplingParams) -> "Beam":
-        """The beam with one token more; this one stays as it is."""
+    def grown(self, token: BeamToken, params: SamplingParams) -> "Beam":
+        """Return a copy with one more token."""
         stop_strings = copy(self.stop_strings)
-        is_stopped = stop_strings.push(step.token_id) or step.token_id in params.eos_token_ids
+        is_stopped = stop_strings.push(token.token_id) or token.token_id in params.eos_token_ids
         is_full = self.length + 1 == params.max_new_tokens
         reason = FinishReason.STOP if is_stopped else FinishReason.LENGTH if is_full else None
-        return Beam((*self.steps, step), stop_strings, reason)
+        return Beam((*self.tokens, token), stop_strings, reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Successor:
-    """A row of the next step: row `parent` of this one, and the token that follows."""
+    """A row of the next step."""
 
-    parent: int
-    token_id: int
+    parent: int  # the row of this step that it continues
+    token_id: int  # its new token
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A result. `score`: the sum of its steps' log-probabilities over length ** length_penalty."""
+    """A finished beam."""
 
     beam: Beam
-    score: float
+    score: float  # the sum of its tokens' log-probabilities / length ** length_penalty
 
 
 def length_divisor(length: int, params: SamplingParams) -> float:
-    """What a sum of log-probabilities is divided by; positive penalties favour length."""
+    """Return the divisor of a sum of log-probabilities; positive penalties favour length."""
     return float(length**params.length_penalty)

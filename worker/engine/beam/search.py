@@ -1,7 +1,6 @@
 """Beam search and beam-sample by the rules of transformers 5 (`_beam_search`), for one prompt.
 
-Small tensors live on the CPU in float32, so that every tie and rounding falls as it does there.
-Knows nothing of KV cache or batch.
+Small tensors stay on the CPU in float32, to get the same ties and roundings.
 """
 
 from typing import Protocol
@@ -11,35 +10,36 @@ import torch
 from worker.engine.beam.candidates import IMPOSSIBLE, Candidates, first_scores, grow
 from worker.engine.beam.hypothesis import Beam, Hypothesis, Successor, length_divisor
 from worker.engine.sampling.logits_processors import process
+from worker.engine.sampling.logits_processors.base import Rows
 from worker.engine.sampling_params import SamplingParams
-from worker.engine.sequence import Sequence
 
 
 class Search(Protocol):
-    """A state machine: the rows' logits in, the rows of the next step out."""
+    """A state machine: logits of the rows in, rows of the next step out."""
 
-    def propose(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Candidates]:
-        """What may follow the present rows, by their float32 `logits` [n, vocab]; changes nothing.
+    def propose(self, logits: torch.Tensor, sequences: Rows) -> list[Candidates]:
+        """Propose continuations of the rows, by their float32 `logits` [n, vocab].
 
-        The first step has one row, the prompt; each later one those that the last `advance` told.
-        Empty where the processed scores form no distribution to draw from.
+        Changes no state. The first step has one row, the prompt; each later step has the rows that
+        `advance` returned. Returns none if the scores form no distribution to sample from.
         """
 
     def advance(self, proposals: list[Candidates]) -> list[Successor]:
-        """Take a step by what `propose` returned; the rows that follow, none at the end."""
+        """Take a step with the result of `propose`; return the next rows, none at the end."""
 
     def hypotheses(self) -> list[Hypothesis]:
-        """At the end: `num_return_sequences` results, best first.
+        """Return the `num_return_sequences` results after the end, best first.
 
-        One without tokens stands for a beam that never came to be.
+        A hypothesis without tokens stands for a beam that did not come about.
         """
 
 
 class BeamSearch:
-    """Keeps the `num_beams` best beams that run, and as many of those that ended.
+    """Keeps the `num_beams` best running beams, and as many ended beams.
 
-    `early_stopping` False and "never" stop when no running beam can beat the worst ended one, by
-    its score at the present length or at the best length. True stops once `num_beams` have ended.
+    With `early_stopping` False or "never", the search ends when no running beam can beat the worst
+    ended beam: by its score at its present length, or at the best length. With True, it ends once
+    `num_beams` beams have ended.
     """
 
     def __init__(self, params: SamplingParams, root: Beam) -> None:
@@ -51,7 +51,7 @@ class BeamSearch:
         self._has_ended = torch.zeros(params.num_beams, dtype=torch.bool)  # each of `_ended`
         self._can_improve = True
 
-    def propose(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Candidates]:
+    def propose(self, logits: torch.Tensor, sequences: Rows) -> list[Candidates]:
         scores = process(logits.log_softmax(dim=-1), sequences)
         if self._params.do_sample and not scores.amax() < torch.inf:
             return []
@@ -60,7 +60,7 @@ class BeamSearch:
     def advance(self, proposals: list[Candidates]) -> list[Successor]:
         [candidates] = proposals
         ends = torch.tensor([beam.finish_reason is not None for beam in candidates.beams])
-        successors = self._go_on(candidates, ends)
+        successors = self._continue(candidates, ends)
         self._keep_ended(candidates, ends)
         self._can_improve = self._can_improve and self._may_improve()
         is_over = not self._can_improve or self._is_full or bool(ends.all())
@@ -73,18 +73,18 @@ class BeamSearch:
 
     @property
     def _is_full(self) -> bool:
-        """Whether `early_stopping` lets no more beams end."""
+        """Whether `early_stopping` True has as many ended beams as it takes."""
         return self._params.early_stopping is True and bool(self._has_ended.all())
 
-    def _go_on(self, candidates: Candidates, ends: torch.Tensor) -> list[Successor]:
-        """Run on with the best that have not ended."""
+    def _continue(self, candidates: Candidates, ends: torch.Tensor) -> list[Successor]:
+        """Continue with the best beams that have not ended."""
         scores = candidates.scores + ends.float() * IMPOSSIBLE
         self._running_scores, best = scores.topk(self._params.num_beams)
         self._running = [candidates.beams[rank] for rank in best.tolist()]
         return candidates.successors(best.tolist())
 
     def _keep_ended(self, candidates: Candidates, ends: torch.Tensor) -> None:
-        """Keep the best of all that ended; only the first `num_beams` candidates may join them."""
+        """Keep the best ended beams; only the first `num_beams` candidates may join them."""
         num_beams = self._params.num_beams
         joins = ends & (torch.arange(len(ends)) < num_beams)
         scores = candidates.scores / length_divisor(candidates.beams[0].length, self._params)
@@ -97,7 +97,7 @@ class BeamSearch:
         self._ended = [beams[index] for index in best.tolist()]
 
     def _may_improve(self) -> bool:
-        """Whether the best running beam could beat the worst ended one, as far as one can say."""
+        """Return whether the best running beam could still beat the worst ended one."""
         params = self._params
         at_full_length = params.early_stopping == "never" and params.length_penalty > 0
         length = params.max_new_tokens if at_full_length else self._running[0].length

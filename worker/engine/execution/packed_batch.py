@@ -1,7 +1,4 @@
-"""Lays a step's chunks end to end, without padding, as arrays that any runner can take.
-
-Plain numpy: knows nothing of devices or of how attention is computed.
-"""
+"""Packs the chunks of a step end to end, without padding, as numpy arrays for any runner."""
 
 from dataclasses import dataclass
 from itertools import accumulate, chain
@@ -15,22 +12,26 @@ Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
 
 
+WARM_UP_ROWS = (1, 2)  # libraries compute one row and several in different ways
+WARM_UP_TOKENS = 256  # a GPU has other kernels for a prompt's products and its attention
+
+
 @dataclass(frozen=True, slots=True)
 class PackedStep:
-    """One step over `num_seqs` chunks and `num_tokens` new tokens.
+    """One step of `num_seqs` chunks and `num_tokens` new tokens.
 
-    The tokens of chunk i are rows `cu_seqlens_q[i]:cu_seqlens_q[i+1]`. Its blocks, those that
-    hold its context, are `block_indices[block_begins[i]:block_begins[i+1]]`.
+    Chunk i has the tokens `cu_seqlens_q[i]:cu_seqlens_q[i+1]`. The blocks of its context are
+    `block_indices[block_begins[i]:block_begins[i+1]]`.
     """
 
     token_ids: Int64s  # [num_tokens]
-    positions: Int64s  # [num_tokens], each in its own sequence
-    sampled: Int64s  # [n]: the rows after which a token is chosen
+    positions: Int64s  # [num_tokens], in its own sequence
+    sampled: Int64s  # [n]: the packed tokens after which a token is sampled
     past_lens: Int32s  # [num_seqs], tokens in the cache before this step
     cu_seqlens_q: Int32s  # [num_seqs + 1]
     block_indices: Int32s
     block_begins: Int32s  # [num_seqs + 1]
-    adapters: list[str | None]  # [num_seqs], by name; None is the model itself
+    adapters: list[str | None]  # [num_seqs], names; None: the model itself
 
     @classmethod
     def of(cls, plan: StepPlan, block_size: int) -> "PackedStep":
@@ -53,7 +54,7 @@ class PackedStep:
 
     @classmethod
     def of_first_tokens(cls, num_seqs: int) -> "PackedStep":
-        """A step that computes the first token, number 0, of sequences that all use block 0."""
+        """Make a warm-up step: token 0 as the first one of sequences that all use block 0."""
         zeros = np.zeros(num_seqs, dtype=np.int32)
         begins = np.arange(num_seqs + 1, dtype=np.int32)
         return cls(
@@ -69,7 +70,7 @@ class PackedStep:
 
     @classmethod
     def of_first_chunk(cls, num_tokens: int, block_size: int) -> "PackedStep":
-        """A step that computes the first tokens, all number 0, of one sequence in blocks from 0."""
+        """Make a warm-up step: one sequence of tokens 0 in blocks from 0 on."""
         num_blocks = -(-num_tokens // block_size)
         return cls(
             token_ids=np.zeros(num_tokens, dtype=np.int64),
@@ -84,16 +85,16 @@ class PackedStep:
 
     @property
     def context_lens(self) -> Int32s:
-        """Tokens of each sequence in the cache after this step, int32 [num_seqs]."""
+        """Tokens of each sequence in the KV cache after this step, int32 [num_seqs]."""
         lengths: Int32s = self.past_lens + np.diff(self.cu_seqlens_q)
         return lengths
 
     def owners(self) -> Int64s:
-        """The chunk of each packed token, int64 [num_tokens]."""
+        """Return the chunk of each packed token, int64 [num_tokens]."""
         return np.repeat(np.arange(len(self.past_lens)), np.diff(self.cu_seqlens_q))
 
     def adapter_rows(self) -> dict[str, Int64s]:
-        """The packed tokens of each adapter that some chunk names, int64 [n] in their order."""
+        """Return the packed tokens of each adapter, int64 [n], ascending."""
         chunks: dict[str, list[int]] = {}
         for chunk, name in enumerate(self.adapters):
             if name is not None:
@@ -102,15 +103,27 @@ class PackedStep:
         return {name: np.flatnonzero(np.isin(owners, own)) for name, own in chunks.items()}
 
     def block_tables(self) -> Int64s:
-        """Each chunk's blocks as a row, int64 [num_seqs, max_blocks]; padded with block 0."""
+        """Return the blocks of each chunk, int64 [num_seqs, max_blocks], padded with block 0."""
         lengths = np.diff(self.block_begins)
         tables = np.zeros((len(lengths), lengths.max()), dtype=np.int64)
         tables[np.arange(lengths.max()) < lengths[:, None]] = self.block_indices
         return tables
 
 
+def warm_up_steps(device_type: str, *, num_blocks: int, block_size: int) -> list[PackedStep]:
+    """Make steps that load a device's kernels; their tokens belong to no sequence.
+
+    On a GPU, one of them is a chunk of a prompt, at most as long as the KV cache.
+    """
+    steps = [PackedStep.of_first_tokens(num_rows) for num_rows in WARM_UP_ROWS]
+    if device_type == "cuda":
+        num_tokens = min(WARM_UP_TOKENS, num_blocks * block_size)
+        steps.append(PackedStep.of_first_chunk(num_tokens, block_size))
+    return steps
+
+
 def _last_rows(ends: Int32s, counts: list[int]) -> Int64s:
-    """The last `counts[i]` rows before each of `ends`."""
+    """Return the last `counts[i]` indices before each of `ends`."""
     spans = (range(end - n, end) for end, n in zip(ends.tolist(), counts, strict=True))
     return np.fromiter(chain.from_iterable(spans), dtype=np.int64)
 

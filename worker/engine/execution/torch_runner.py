@@ -1,6 +1,6 @@
-"""Runs a step's plan through the model: packs the chunks into tensors, returns logits.
+"""Runs a step's plan on torch: packs the chunks into tensors, returns logits.
 
-Owns model and KV cache. Never pads: sequences lie end to end. Knows nothing of requests' wishes.
+Owns model and KV cache. Never pads: the tokens of sequences lie end to end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,7 @@ from typing import Protocol
 
 import torch
 
-from worker.engine.execution.packed_batch import Int64s, PackedStep
-from worker.engine.execution.warm_up import warm_up_steps
+from worker.engine.execution.packed_batch import Int64s, PackedStep, warm_up_steps
 from worker.engine.scheduling.step_plan import BlockCopy, StepPlan
 from worker.model.falcon import FalconForCausalLM
 from worker.model.kv_cache import AttentionMetadata, KVCache
@@ -18,19 +17,19 @@ from worker.model.lora import AdapterRows, ServedAdapter
 
 
 class Runner(Protocol):
-    """What the engine needs of a model."""
+    """The interface of a model that the engine needs."""
 
     num_blocks: int
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
-        """Compute the plan; float32 logits [len(plan.sampled), vocab] of last tokens and drafts."""
+        """Compute a plan; return float32 logits [len(plan.sampled), vocab]."""
 
 
 class ModelRunner:
-    """A Falcon, its KV caches and the adapters that sequences may name.
+    """A Falcon, its KV caches and the adapters that requests may name.
 
-    There is a cache for each run of decoder layers on one device: one, but for a spread model.
-    Running a plan again overwrites the same slots: it may be.
+    A model that is spread over devices has one cache for each run of layers on one device. A plan
+    may be run again: it overwrites the same slots.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class ModelRunner:
         self.num_blocks = kv_caches[0].num_blocks
         self.block_size = kv_caches[0].block_size
         self.kv_caches = kv_caches
-        self._model = model
+        self.model = model
         self._adapters = adapters or {}
         self._device = model.device
 
@@ -55,7 +54,7 @@ class ModelRunner:
         block_size: int,
         adapters: Mapping[str, ServedAdapter] | None = None,
     ) -> "ModelRunner":
-        """Allocate the caches beside the layers, in their dtype and on their devices."""
+        """Allocate the caches in the dtype of the layers and on their devices."""
         kv_caches = [
             KVCache(
                 num_layers=len(list(layers)),
@@ -75,19 +74,21 @@ class ModelRunner:
         return self.compute_logits(self.run_layers(step, plan.block_copies), step)
 
     def warm_up(self) -> None:
-        """Compute what nobody asked for, so that no caller waits while kernels are loaded."""
+        """Compute the warm-up steps, so that no request waits while kernels are loaded."""
         for step in self.warm_up_steps():
             self.compute_logits(self.run_layers(step, []), step)
 
     def warm_up_steps(self) -> list[PackedStep]:
-        return warm_up_steps(self._device, num_blocks=self.num_blocks, block_size=self.block_size)
+        return warm_up_steps(
+            self._device.type, num_blocks=self.num_blocks, block_size=self.block_size
+        )
 
     @torch.inference_mode()
     def run_layers(self, step: PackedStep, block_copies: list[BlockCopy]) -> torch.Tensor:
-        """The last hidden states of the step's tokens, [num_tokens, hidden_size]."""
+        """Compute the last hidden states of the step's tokens, [num_tokens, hidden_size]."""
         for kv_cache in self.kv_caches:
             kv_cache.copy_blocks(block_copies)
-        hidden_states: torch.Tensor = self._model(
+        hidden_states: torch.Tensor = self.model(
             self._tensor(step.token_ids),
             self._tensor(step.positions),
             self.kv_caches,
@@ -98,7 +99,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def compute_logits(self, hidden_states: torch.Tensor, step: PackedStep) -> torch.Tensor:
-        return self._model.compute_logits(hidden_states[self._tensor(step.sampled)])
+        return self.model.compute_logits(hidden_states[self._tensor(step.sampled)])
 
     def _metadata(self, step: PackedStep) -> AttentionMetadata:
         block_tables = step.block_tables()

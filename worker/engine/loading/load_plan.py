@@ -1,7 +1,4 @@
-"""Chooses how a network is loaded, by what fits in memory, or refuses it before it is read.
-
-Knows settings and forecasts; reads no weight.
-"""
+"""Chooses dtype, executor and quantization by what fits in memory, before a weight is read."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +6,10 @@ from functools import partial
 
 import torch
 
-from worker.engine.loading.backend import Executor, choose_executor
+from worker.engine.loading.executor import Executor, check_quantization, choose_executor
 from worker.engine.loading.lora import AdapterMode
 from worker.engine.loading.options import LoadOptions
-from worker.engine.loading.quantization_support import check_quantization
-from worker.engine.memory.host_forecast import HostForecast, Way, forecast_host
+from worker.engine.memory.host_forecast import HostForecast, LoadVariant, forecast_host
 from worker.host_memory import FreeMemory, format_bytes, free_memory
 from worker.model.checkpoint.adapter_folders import AdapterFolder
 from worker.model.checkpoint.lora import find_weights
@@ -22,26 +18,25 @@ from worker.model.config import DTYPES
 from worker.model.layers.quantization import Quantization
 
 AUTO_DTYPE = "auto"
-# In the order of preference. The second also for checkpoints in float16, which CPUs multiply six
-# times slower.
+# In the order of preference. Also for checkpoints in float16, which CPUs multiply six times slower.
 CPU_DTYPES = (torch.float32, torch.bfloat16)
-# Of the memory that is free, this much is left to others where a smaller way allows it.
+# The share of free memory to leave to other processes, if a smaller variant allows it.
 _SHARE_LEFT = 0.1
 
 
-def choose_way(
+def choose_variant(
     plan: LoadingPlan,
     options: LoadOptions,
     device: torch.device,
     adapters: Sequence[AdapterFolder] = (),
     free: FreeMemory | None = None,
 ) -> HostForecast:
-    """The first way that `options` allow and that fits, the most exact and fastest before others.
+    """Choose the first variant that `options` allow and that fits; most exact and fastest first.
 
-    `free` None asks the machine. Raises ValueError when there is none: in one line that says what
-    would fit.
+    `free` None reads the free memory of the machine. Raises ValueError, in one line that says what
+    would fit, if no variant fits.
     """
-    choice = _Choice(plan, options, device, adapters)
+    choice = _VariantChoice(plan, options, device, adapters)
     forecasts = choice.allowed()
     free = free or free_memory(options.memory)
     for forecast in forecasts:
@@ -54,47 +49,51 @@ def choose_way(
     return smallest
 
 
-def forecast_ways(
+def forecast_variants(
     plan: LoadingPlan, options: LoadOptions, device: torch.device
 ) -> list[HostForecast]:
-    """All that `options` allow, in the order of preference. Raises ValueError if there is none."""
-    return _Choice(plan, options, device, ()).allowed()
+    """Forecast the variants that `options` allow, best first. Raises ValueError if none."""
+    return _VariantChoice(plan, options, device, ()).allowed()
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class _VariantChoice:
     plan: LoadingPlan
     options: LoadOptions
     device: torch.device
     adapters: Sequence[AdapterFolder]
 
     def allowed(self) -> list[HostForecast]:
-        """At least one. Raises ValueError for what goes together nowhere."""
+        """Forecast the variants of the options. Raises ValueError if there is none."""
         options = self.options
-        ways: dict[Way, None] = {}
+        variants: dict[LoadVariant, None] = {}
         obstacles: list[ValueError] = []
         for dtype in wanted_dtypes(options.dtype, self.plan.dtype, self.device):
             try:
                 check_quantization(options.quantization, dtype=dtype, device=self.device)
-                ways |= dict.fromkeys(self._ways(dtype, options.executor, options.quantization))
+                variants |= dict.fromkeys(
+                    self._variants(dtype, options.executor, options.quantization)
+                )
             except ValueError as obstacle:
                 obstacles.append(obstacle)
-        if not ways:
+        if not variants:
             raise obstacles[0]
-        return [self._forecast(way) for way in ways]
+        return [self._forecast(variant) for variant in variants]
 
     def others(self) -> Iterator[HostForecast]:
-        """What other settings would allow, those nearest to the given ones first."""
+        """Forecast variants of other settings, the most similar first."""
         kinds = dict.fromkeys([self.options.quantization, None, Quantization.INT8_WEIGHT_ONLY])
         for quantization in kinds:
             for dtype in CPU_DTYPES:
                 if self._is_possible(dtype, quantization):
-                    yield from map(self._forecast, self._ways(dtype, Executor.AUTO, quantization))
+                    yield from map(
+                        self._forecast, self._variants(dtype, Executor.AUTO, quantization)
+                    )
 
-    def _forecast(self, way: Way) -> HostForecast:
+    def _forecast(self, variant: LoadVariant) -> HostForecast:
         plan = self.plan
         return forecast_host(
-            way,
+            variant,
             plan.model,
             self.options.config,
             device=self.device,
@@ -110,10 +109,10 @@ class _Choice:
             return False
         return True
 
-    def _ways(
+    def _variants(
         self, dtype: torch.dtype, executor: Executor, quantization: Quantization | None
-    ) -> Iterator[Way]:
-        """The fastest first."""
+    ) -> Iterator[LoadVariant]:
+        """Yield the variants of a dtype, the fastest first."""
         options = self.options
         if options.tensor_parallel > 1 or options.device_map is not None:
             executor = Executor.TORCH
@@ -127,14 +126,14 @@ class _Choice:
             config=options.config,
             serves_adapters=is_served,
         )
-        yield Way(dtype, choose(executor), quantization)
+        yield LoadVariant(dtype, choose(executor), quantization)
         if executor is Executor.AUTO:
-            yield Way(dtype, Executor.TORCH, quantization)
+            yield LoadVariant(dtype, Executor.TORCH, quantization)
 
 
-def _refusal(choice: _Choice, smallest: HostForecast, free: FreeMemory) -> str:
+def _refusal(choice: _VariantChoice, smallest: HostForecast, free: FreeMemory) -> str:
     needs = (
-        f"it needs {format_bytes(smallest.needed_bytes)} of memory with {smallest.way}, "
+        f"it needs {format_bytes(smallest.needed_bytes)} of memory with {smallest.variant}, "
         f"but {format_bytes(free.num_bytes)} are {free.bound}"
     )
     config = choice.options.config
@@ -147,15 +146,15 @@ def _refusal(choice: _Choice, smallest: HostForecast, free: FreeMemory) -> str:
     others = list(choice.others()) if choice.device.type == "cpu" else []
     for other in others:
         if other.needed_bytes <= free.num_bytes:
-            return f"{needs}; {other.way} would fit, with {format_bytes(other.needed_bytes)}"
+            return f"{needs}; {other.variant} would fit, with {format_bytes(other.needed_bytes)}"
     least = min([smallest, *others], key=lambda forecast: forecast.needed_bytes)
     if least.needed_bytes == smallest.needed_bytes:
         return f"{needs}; no other dtype, executor or quantization needs less"
-    return f"{needs}; even {least.way} needs {format_bytes(least.needed_bytes)}"
+    return f"{needs}; even {least.variant} needs {format_bytes(least.needed_bytes)}"
 
 
 def wanted_dtypes(name: str | None, stored: torch.dtype, device: torch.device) -> list[torch.dtype]:
-    """What `name` allows for a checkpoint in `stored`; None and "auto" as in LoadOptions."""
+    """Return the dtypes that `name` allows for a checkpoint in `stored`; see LoadOptions."""
     if name is None or (name == AUTO_DTYPE and device.type != "cpu"):
         return [stored]
     return list(CPU_DTYPES) if name == AUTO_DTYPE else [parse_dtype(name)]

@@ -1,4 +1,4 @@
-"""What an engine does with the adapters it is given: merge them, or serve them side by side."""
+"""LoRA adapters of an engine: merged into the weights, or served side by side."""
 
 import logging
 import os
@@ -24,10 +24,10 @@ class AdapterMode(StrEnum):
 
 
 def look_for_adapters(directory: str | None) -> list[AdapterFolder]:
-    """What there is to load, before anything is; none without a directory.
+    """Find the adapters in a directory; none without a directory.
 
-    Strengths come from the environment. Raises CheckpointError for an empty directory, and where
-    peft is not installed.
+    Strengths come from the environment. Raises CheckpointError for an empty directory, or if peft
+    is not installed.
     """
     if directory is None:
         return []
@@ -42,12 +42,10 @@ def load_adapters(
     device_map: DeviceMap,
     parallel: TensorParallel = WHOLE,
 ) -> dict[str, ServedAdapter]:
-    """Read adapters for a model, or one process's part of it; returns those to serve, by name.
+    """Read adapters for a model, or for one rank's part of it; return those to serve, by name.
 
-    They go to `device_map`, where the model will be.
-
-    Call it while its linear layers are as they were loaded. Merged adapters are in its weights
-    then, and none is returned. Raises CheckpointError.
+    With mode MERGE they are added to the weights and none is returned. Served adapters go to the
+    devices of `device_map`. Call it before linear layers are replaced. Raises CheckpointError.
     """
     adapters = _read_adapters(folders, model, parallel)
     for folder in folders:
@@ -67,7 +65,7 @@ def _read_adapters(
 ) -> Mapping[str, LoraAdapter]:
     if not folders:
         return {}
-    with torch.device("meta"):  # its shapes are the whole network's, those of a part are not
+    with torch.device("meta"):  # for the shapes of the whole network
         whole = FalconForCausalLM(model.config)
     return {folder.name: _own_part(read_adapter(folder, whole), parallel) for folder in folders}
 

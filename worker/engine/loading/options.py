@@ -1,10 +1,10 @@
-"""What to load, and how: the options that every way of loading a network understands."""
+"""The options for loading a network."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from worker.engine.config import EngineConfig
-from worker.engine.loading.backend import Executor
+from worker.engine.loading.executor import Executor
 from worker.engine.loading.lora import AdapterMode
 from worker.model.device_map import DeviceMap
 from worker.model.layers.quantization import Quantization
@@ -12,26 +12,22 @@ from worker.model.layers.quantization import Quantization
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """`source` is a local folder or hub id.
+    """Nothing is checked here: the loader raises ValueError for what it cannot use."""
 
-    `dtype` None takes the checkpoint's; "auto" does so on a GPU, and on a CPU takes float32, or
-    bfloat16 where only that fits. `memory` bounds what this process and its followers take of the
-    host's memory, in bytes; None takes what is free.
-
-    `num_threads` None leaves the choice to the way of loading; `tensor_parallel` is a number of
-    processes; `adapters_dir` is a folder of LoRA adapters. Nothing is checked here: whoever loads
-    raises ValueError for what it cannot use.
-    """
-
-    source: str
+    source: str  # a local folder or a hub id
     config: EngineConfig = field(default_factory=EngineConfig)
+    # None: the checkpoint's. "auto": the checkpoint's on a GPU; on a CPU float32, or bfloat16 where
+    # only that fits.
     dtype: str | None = None
-    device: str = "cpu"
+    device: str = "cpu"  # cpu, cuda or cuda:N
     executor: Executor = Executor.AUTO
     quantization: Quantization | None = None
-    num_threads: int | None = None
-    tensor_parallel: int = 1
+    num_threads: int | None = None  # of a step on a CPU; None: all, or one for a small model
+    tensor_parallel: int = 1  # number of processes, each with its part on a device of its own
+    # Spreads the layers over devices of this process; "auto" takes all GPUs.
     device_map: Literal["auto"] | DeviceMap | None = None
-    adapters_dir: str | None = None
+    adapters_dir: str | None = None  # folder of LoRA adapters
     adapter_mode: AdapterMode = AdapterMode.MERGE
+    # Bytes of the host's memory that this process and its ranks may take; None: what is free. A
+    # model that does not fit is refused before a weight is read.
     memory: int | None = None

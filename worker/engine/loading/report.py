@@ -1,4 +1,4 @@
-"""What loading an engine did: how long each phase of it took, and how the memory was shared out."""
+"""The report of loading an engine: seconds of each phase, and the use of memory."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -8,29 +8,27 @@ import torch
 
 from worker.engine.config import EngineConfig
 from worker.engine.memory.host_forecast import HostForecast
-from worker.engine.memory.memory_plan import MemoryPlan
-from worker.engine.timing import timed
+from worker.engine.memory.kv_cache_size import MemoryPlan
+from worker.engine.step_report import timed
 from worker.model.config import ModelConfig
 
 
 class LoadPhase(StrEnum):
-    """In their order."""
-
     RESOLVE = "resolve"  # find the folder, or download it
     HEADERS = "headers"  # config.json and the headers of the weights
-    WEIGHTS = "weights"  # read them, convert them, bring them to the device
-    PREPARE = "prepare"  # lay them out for the device, compile
+    WEIGHTS = "weights"  # read, convert and move to the device
+    PREPARE = "prepare"  # pack or quantize weights, compile
     KV_CACHE = "kv_cache"
-    WARM_UP = "warm_up"  # a first pass: libraries load kernels and allocate
+    WARM_UP = "warm_up"  # first steps: libraries load kernels and allocate
 
 
 @dataclass(slots=True)
 class LoadReport:
-    """Empty for an engine that was given its runner. Bytes of weights, in files and as loaded."""
+    """Empty for an engine that was given its runner."""
 
     seconds: dict[LoadPhase, float] = field(default_factory=lambda: dict.fromkeys(LoadPhase, 0.0))
-    read_bytes: int = 0
-    weight_bytes: int = 0
+    read_bytes: int = 0  # of weights, in files
+    weight_bytes: int = 0  # as loaded
     forecast: HostForecast | None = None
     memory: MemoryPlan | None = None
 
@@ -46,7 +44,7 @@ class LoadReport:
         num_blocks: int,
         num_parts: int = 1,
     ) -> None:
-        """How the memory was shared out, once weights and KV cache are there."""
+        """Record the use of memory, once weights and KV cache are allocated."""
         self.memory = MemoryPlan.of(
             model_config,
             config,
@@ -57,7 +55,7 @@ class LoadReport:
         )
 
     def to_log(self) -> dict[str, int | float | str]:
-        """The figures as fields of one log line; rates in bytes per second / 10⁹."""
+        """Return the figures as fields of one log line; GB are 10⁹ bytes."""
         fields: dict[str, int | float | str] = {
             f"{phase}_s": round(seconds, 3) for phase, seconds in self.seconds.items()
         }
@@ -67,7 +65,7 @@ class LoadReport:
             fields["read_gb_per_s"] = round(gigabytes / self.seconds[LoadPhase.WEIGHTS], 3)
         if self.forecast:
             fields |= {
-                "way": str(self.forecast.way),
+                "variant": str(self.forecast.variant),
                 "forecast_bytes": self.forecast.needed_bytes,
             }
         if self.memory:

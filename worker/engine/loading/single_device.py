@@ -1,8 +1,7 @@
-"""From a checkpoint to a runner: device, dtype, executor, weights and a KV cache beside them.
+"""Loads a checkpoint onto one device: weights, KV cache and runner."""
 
-Knows nothing of scheduling.
-"""
-
+import ctypes
+import platform
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -10,13 +9,12 @@ from dataclasses import dataclass, field
 import torch
 
 from worker.engine.execution.torch_runner import ModelRunner, Runner
-from worker.engine.loading import allocator
-from worker.engine.loading.backend import Executor
-from worker.engine.loading.load_plan import choose_way
+from worker.engine.loading.executor import Executor
+from worker.engine.loading.load_plan import choose_variant
 from worker.engine.loading.lora import load_adapters, look_for_adapters
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.report import LoadPhase, LoadReport
-from worker.engine.memory.host_forecast import HostForecast, Way
+from worker.engine.memory.host_forecast import HostForecast, LoadVariant
 from worker.engine.memory.kv_cache_size import choose_num_blocks, free_memory
 from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.checkpoint.weights import LoadingPlan, load_weights, plan_loading
@@ -25,57 +23,59 @@ from worker.model.device_map import DeviceMap
 from worker.model.falcon import WHOLE, FalconForCausalLM
 from worker.model.layers.packed_linear import PackedLinear, can_pack, replace_linears
 from worker.model.layers.quantization import Quantization
-from worker.model.layers.quantize import drop_rounded_weights, round_linears, saved_bytes
+from worker.model.layers.quantize import drop_quantized_weights, quantize_linears, saved_bytes
 from worker.model.lora import ServedAdapter
 from worker.model.tensor_parallel import TensorParallel
 
-# torch's own choice, read before anybody narrows it for a thread.
+# torch's own choice, read before a thread narrows it.
 _DEFAULT_NUM_THREADS = torch.get_num_threads()
-SMALL_MODEL = 20_000_000  # parameters; below, threads wait for each other longer than they work
+SMALL_MODEL = 20_000_000  # parameters; below, threads wait longer than they compute
+
+# By default glibc's malloc returns to the system each freed buffer above a threshold that grows
+# with use, up to 32 MiB. Loading then keeps the memory of temporary copies, up to the size of the
+# model; a step pays a page fault for every 4 KiB of each new large buffer.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGE_BYTES = 2**20
+_KEPT_BYTES = 2**30
+_MOST_OF_OLD_GLIBC = 2**25  # what versions before 2.35 take for the threshold at most
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedRunner:
-    """`num_torch_threads` is what torch should use in the thread that runs the steps.
-
-    `adapters` are the names that requests may give. `lost` is resolved, with the reason, when
-    another process that the runner needs is lost.
-    """
-
     runner: Runner
     model_config: ModelConfig
-    num_torch_threads: int
+    num_torch_threads: int  # for the thread that runs the steps
     report: LoadReport
-    adapters: tuple[str, ...] = ()
-    lost: Future[str] = field(default_factory=Future)
+    adapters: tuple[str, ...] = ()  # names that requests may give
+    lost: Future[str] = field(default_factory=Future)  # the reason, once a process is lost
 
 
 def load_runner(options: LoadOptions) -> LoadedRunner:
-    """Load a whole network onto one device; its threads are what torch has, one for a small model.
+    """Load a whole network onto one device.
 
-    Raises CheckpointError, or ValueError for a dtype, device or executor that cannot be had and
-    for what the host's memory cannot hold, before a weight is read.
+    Raises CheckpointError; ValueError, before a weight is read, for an unsupported dtype, device or
+    executor, and for a model that the host's memory cannot hold.
     """
     target, report = parse_device(options.device), LoadReport()
     device_map = DeviceMap(target)
     folders = look_for_adapters(options.adapters_dir)
     plan = plan_model(options.source, report)
-    report.forecast = forecast = choose_way(plan, options, target, folders)
-    model = read_model(plan, forecast.way, report, device_map)
+    report.forecast = forecast = choose_variant(plan, options, target, folders)
+    model = read_model(plan, forecast.variant, report, device_map)
     adapters = load_adapters(folders, options.adapter_mode, model, device_map)
-    if forecast.way.executor is Executor.OPENVINO:
+    if forecast.variant.executor is Executor.OPENVINO:
         loaded = _load_openvino(model, options, forecast, report)
     else:
         with report.timed(LoadPhase.PREPARE):
             prepare_model(model, options.quantization, target)
         loaded = load_torch(model, options, forecast, adapters, report)
     if target.type == "cpu":
-        allocator.keep_freed_memory()  # of the steps, not that of whole weights
+        keep_freed_memory()  # of the steps, not of whole weights
     return loaded
 
 
 def plan_model(source: str, report: LoadReport) -> LoadingPlan:
-    """Find a checkpoint and check its headers, with the time of each phase in the report."""
+    """Find a checkpoint and check its headers; record the time of both phases."""
     with report.timed(LoadPhase.RESOLVE):
         folder = resolve_checkpoint(source)
     with report.timed(LoadPhase.HEADERS):
@@ -84,19 +84,19 @@ def plan_model(source: str, report: LoadReport) -> LoadingPlan:
 
 def read_model(
     plan: LoadingPlan,
-    way: Way,
+    variant: LoadVariant,
     report: LoadReport,
     device_map: DeviceMap,
     parallel: TensorParallel = WHOLE,
 ) -> FalconForCausalLM:
-    """Read what the plan names; weights to be rounded stay on the host, no device holds them."""
-    allocator.return_freed_memory()
-    target = DeviceMap(torch.device("cpu")) if way.quantization else device_map
+    """Read the weights of a plan. Weights to be quantized stay on the host until then."""
+    return_freed_memory()
+    target = DeviceMap(torch.device("cpu")) if variant.quantization else device_map
     with report.timed(LoadPhase.WEIGHTS):
-        model = load_weights(plan, dtype=way.dtype, device_map=target, parallel=parallel)
+        model = load_weights(plan, dtype=variant.dtype, device_map=target, parallel=parallel)
     report.read_bytes = plan.num_read_bytes(model)
     whole_bytes = sum(parameter.nbytes for parameter in model.parameters())
-    report.weight_bytes = whole_bytes - saved_bytes(model, model.dtype, way.quantization)
+    report.weight_bytes = whole_bytes - saved_bytes(model, model.dtype, variant.quantization)
     return model
 
 
@@ -107,7 +107,7 @@ def load_torch(
     adapters: Mapping[str, ServedAdapter],
     report: LoadReport,
 ) -> LoadedRunner:
-    """The KV cache beside a network that is in its place, and a runner for both."""
+    """Allocate the KV cache of a network that is on its device; return a runner for both."""
     config = options.config
     with report.timed(LoadPhase.KV_CACHE):
         num_blocks = choose_num_blocks(
@@ -131,12 +131,12 @@ def load_torch(
 def prepare_model(
     model: FalconForCausalLM, quantization: Quantization | None, device: torch.device
 ) -> None:
-    """Put the model on `device`, weights laid out as it multiplies them best, rounded if wanted."""
+    """Move the model to `device`, quantize it if asked to, and pack its weights for the device."""
     if quantization:
-        round_linears(model, quantization, device)
+        quantize_linears(model, quantization, device)
     model.to(device)
     if device.type == "cpu" and model.dtype == torch.float32 and can_pack():
-        replace_linears(model, PackedLinear)  # those that are left
+        replace_linears(model, PackedLinear)  # the unquantized layers
 
 
 def _load_openvino(
@@ -149,7 +149,7 @@ def _load_openvino(
     with report.timed(LoadPhase.PREPARE):
         graph = OpenVinoRunner.compile(model, num_threads=num_threads, quantization=quantization)
         if quantization:
-            drop_rounded_weights(model, quantization)  # the graph has its own
+            drop_quantized_weights(model, quantization)  # the graph has its own
     with report.timed(LoadPhase.KV_CACHE):
         num_blocks = choose_num_blocks(
             config,
@@ -163,7 +163,7 @@ def _load_openvino(
     with report.timed(LoadPhase.WARM_UP):
         runner.warm_up()
     report.note_memory(model.config, config, torch.float32, num_blocks=num_blocks)
-    # OpenVINO has threads of its own: a second pool would take the cores from them.
+    # OpenVINO has its own threads; a second pool would compete for their cores.
     return LoadedRunner(runner, model.config, num_torch_threads=1, report=report)
 
 
@@ -173,16 +173,34 @@ def _choose_num_threads(options: LoadOptions, model_config: ModelConfig) -> int:
 
 
 def parse_device(name: str) -> torch.device:
+    """Parse cpu, cuda or cuda:N. Raises ValueError if this machine has no such device."""
     device = parse_kind(name)
     num_devices = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= num_devices:
-        raise ValueError(f"device {name} is not there: this machine has {num_devices} of its kind")
+        raise ValueError(
+            f"device {name} does not exist: this machine has {num_devices} of its kind"
+        )
     return device
 
 
 def parse_kind(name: str) -> torch.device:
-    """Like `parse_device`, of a device that need not be there."""
+    """Parse the name of a device that this machine need not have."""
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or not (index.isdecimal() or name == kind):
         raise ValueError(f"device must be cpu, cuda or cuda:N, not {name}")
     return torch.device(name)
+
+
+def return_freed_memory() -> None:
+    """Make malloc return every freed buffer above 1 MiB, where libc is glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep up to a gigabyte of freed memory, where libc is glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        if not libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES):
+            libc.mallopt(_M_MMAP_THRESHOLD, _MOST_OF_OLD_GLIBC)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -1,7 +1,6 @@
-"""Forecasts what a network takes of the host's memory, from its shapes: before a weight is read.
+"""Forecasts the host memory that a network takes, from its shapes, before a weight is read.
 
-`_weight_bytes` is the table of ways to load it; docs/reference/sizing.md compares measured peaks.
-Knows nothing of how much memory there is.
+`_weight_bytes` is the table by variant; docs/reference/sizing.md compares measured peaks.
 """
 
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from worker.engine.config import EngineConfig
-from worker.engine.loading.backend import Executor
+from worker.engine.loading.executor import Executor
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
 from worker.model.layers.packed_linear import can_pack
@@ -21,35 +20,35 @@ from worker.model.tensor_parallel import TensorParallel
 _MIB = 2**20
 # A worker before it loads a model: Python, torch, the queue. Measured: 147 to 170 MiB.
 PROCESS_BYTES = 192 * _MIB
-# What loading adds beside weights: libraries, kernels, compiled code, the tokenizer.
+# What loading adds to the weights: libraries, kernels, compiled code, the tokenizer.
 _LIBRARY_BYTES = 128 * _MIB
-# Rounding a layer holds its weight twice in float32 and once in 8 bits.
-_ROUNDING_BYTES = 9
+# Quantizing a layer holds its weight twice in float32 and once in 8 bits.
+_QUANTIZING_BYTES = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How a network is loaded; `executor` is never AUTO."""
+class LoadVariant:
+    """The dtype, executor and quantization that a network is loaded with."""
 
     dtype: torch.dtype
-    executor: Executor
+    executor: Executor  # never AUTO
     quantization: Quantization | None = None
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        rounded = f", quantization {self.quantization}" if self.quantization else ""
-        return f"dtype {dtype}, executor {self.executor}{rounded}"
+        quantized = f", quantization {self.quantization}" if self.quantization else ""
+        return f"dtype {dtype}, executor {self.executor}{quantized}"
 
 
 @dataclass(frozen=True, slots=True)
 class HostForecast:
-    """Bytes beyond what the process takes before it loads."""
+    """Bytes that loading adds to the process."""
 
-    way: Way
+    variant: LoadVariant
     loading_bytes: int  # the peak of loading
-    resident_bytes: int  # what stays, without the KV cache
-    step_bytes: int  # what the largest step takes in passing
-    kv_bytes: int  # of the KV cache that was asked for, else of one block
+    resident_bytes: int  # after loading, without the KV cache
+    step_bytes: int  # temporary memory of the largest step
+    kv_bytes: int  # of the configured KV cache, else of one block
     row_bytes: int  # of a sequence of full length in the KV cache
 
     @property
@@ -58,7 +57,7 @@ class HostForecast:
 
 
 def forecast_host(
-    way: Way,
+    variant: LoadVariant,
     model: FalconForCausalLM,
     config: EngineConfig,
     *,
@@ -67,36 +66,36 @@ def forecast_host(
     adapter_bytes: int = 0,
     stores_head: bool = False,
 ) -> HostForecast:
-    """What loading `model`, a whole one on the meta device, in `way` will take on this machine.
+    """Forecast what loading `model`, a whole one on the meta device, takes on this machine.
 
-    In `num_parts` processes, each with its part. `adapter_bytes` are those of their files.
-    `stores_head`: the files hold the head apart from the embeddings it is tied to.
+    It is loaded in `num_parts` processes. `adapter_bytes` is the size of the adapters' files.
+    `stores_head`: the checkpoint holds the head apart from the embeddings it is tied to.
     """
     part = _part(model, num_parts)
-    loading, resident = _weight_bytes(way, part)
+    loading, resident = _weight_bytes(variant, part)
     largest = max(linear.weight.numel() for linear in _linears(part))
     adapters = 3 * adapter_bytes + (4 * largest if adapter_bytes else 0)
     loading += adapters
     if stores_head and model.config.tie_word_embeddings:
-        loading += model.lm_head.weight.numel() * way.dtype.itemsize
+        loading += model.lm_head.weight.numel() * variant.dtype.itemsize
     if device.type != "cpu":
-        # Weights go from the mapped file to the device, but for those that are rounded here.
-        loading = loading if way.quantization else adapters
-        return HostForecast(way, num_parts * loading, 0, 0, 0, 0)
+        # Weights go from the mapped file to the device, except weights to quantize.
+        loading = loading if variant.quantization else adapters
+        return HostForecast(variant, num_parts * loading, 0, 0, 0, 0)
     fixed = num_parts * _LIBRARY_BYTES + (num_parts - 1) * PROCESS_BYTES
-    kv_bytes_per_token = model.config.kv_bytes_per_token(way.dtype)
+    kv_bytes_per_token = model.config.kv_bytes_per_token(variant.dtype)
     return HostForecast(
-        way,
+        variant,
         loading_bytes=num_parts * loading + fixed,
         resident_bytes=num_parts * resident + fixed + 2 * adapter_bytes,
-        step_bytes=_step_bytes(way, model.config, config),
+        step_bytes=_step_bytes(variant, model.config, config),
         kv_bytes=(config.num_blocks or 1) * config.block_size * kv_bytes_per_token,
         row_bytes=model.config.context_length * kv_bytes_per_token,
     )
 
 
 def meta_model(model_config: ModelConfig) -> FalconForCausalLM:
-    """A network without weights, for its shapes."""
+    """Make a network on the meta device, for its shapes."""
     with torch.device("meta"):
         return FalconForCausalLM(model_config)
 
@@ -108,48 +107,48 @@ def _part(model: FalconForCausalLM, num_parts: int) -> FalconForCausalLM:
         return FalconForCausalLM(model.config, TensorParallel(0, num_parts))
 
 
-def _weight_bytes(way: Way, model: FalconForCausalLM) -> tuple[int, int]:
-    """The peak while weights are read and laid out, and what stays of them, on a CPU."""
-    size = way.dtype.itemsize
+def _weight_bytes(variant: LoadVariant, model: FalconForCausalLM) -> tuple[int, int]:
+    """Return the peak while weights are read and packed, and what stays of them, on a CPU."""
+    size = variant.dtype.itemsize
     head = model.lm_head.weight.numel()
     tied = head if model.config.tie_word_embeddings else 0
     whole = (sum(weight.numel() for weight in model.parameters()) - tied) * size
-    left = whole - saved_bytes(model, way.dtype, way.quantization)
+    left = whole - saved_bytes(model, variant.dtype, variant.quantization)
     linears = [linear.weight.numel() for linear in _linears(model)]
     body = [linear.weight.numel() for linear in _linears(model.transformer)]
-    packs = way.dtype == torch.float32 and can_pack()
-    match way.executor, way.quantization:
+    packs = variant.dtype == torch.float32 and can_pack()
+    match variant.executor, variant.quantization:
         case Executor.TORCH, None if packs:
-            # One layer at a time is there twice; a head that was tied stays so.
+            # One layer at a time exists twice; a tied head stays tied.
             return whole + tied * size + max(body if tied else linears) * size, whole + tied * size
         case Executor.TORCH, None:
             return whole, whole
         case Executor.TORCH, Quantization.INT8:
-            return whole + _ROUNDING_BYTES * max(linears), left
+            return whole + _QUANTIZING_BYTES * max(linears), left
         case Executor.TORCH, _:
             packed_head = tied * size if packs else 0
-            return whole + _ROUNDING_BYTES * max(body), left + packed_head
+            return whole + _QUANTIZING_BYTES * max(body), left + packed_head
         case _, None:  # OpenVINO keeps a copy of each layer, and shares only the embeddings
             copied = whole + sum(linears) * size
             return copied, copied
         case _, Quantization.INT8:
-            rounded, whole_copy = linears, 0
+            quantized, whole_copy = linears, 0
         case _:
-            rounded, whole_copy = body, head * size
+            quantized, whole_copy = body, head * size
     # The graph's constants, and its compiled copies of them.
-    constants = whole + sum(rounded) + _ROUNDING_BYTES * max(rounded)
-    compiled = whole + 2 * sum(rounded) + whole_copy
-    return max(constants, compiled), left + sum(rounded) + whole_copy
+    constants = whole + sum(quantized) + _QUANTIZING_BYTES * max(quantized)
+    compiled = whole + 2 * sum(quantized) + whole_copy
+    return max(constants, compiled), left + sum(quantized) + whole_copy
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:
     return [module for module in model.modules() if isinstance(module, nn.Linear)]
 
 
-def _step_bytes(way: Way, model_config: ModelConfig, config: EngineConfig) -> int:
-    """Activations of the largest step, in float32, over one layer, and the choice of tokens."""
+def _step_bytes(variant: LoadVariant, model_config: ModelConfig, config: EngineConfig) -> int:
+    """Return the bytes of one layer's activations in the largest step, and of sampling."""
     num_tokens, context = config.max_step_tokens, model_config.context_length
     per_token = 2 * model_config.ffn_hidden_size + 6 * model_config.hidden_size
-    if way.executor is Executor.TORCH:  # scores of all keys, before and after the softmax
+    if variant.executor is Executor.TORCH:  # scores of all keys, before and after the softmax
         per_token += 2 * model_config.num_heads * context
     return 4 * (num_tokens * per_token + 4 * config.max_rows * model_config.vocab_size)

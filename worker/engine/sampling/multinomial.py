@@ -1,7 +1,7 @@
-"""Draws columns by inverse CDF: one uniform number per row, the columns in their order.
+"""Multinomial sampling by inverse CDF: one uniform number per row selects a column.
 
-Columns without weight add nothing, so a draw depends on the weights that a row has, not on how
-wide the matrix is nor on its other rows. A row that is no distribution gets any column.
+Columns without weight add nothing: the result depends on the weights of the row, not on the width
+of the matrix nor on other rows. A row that is no distribution gets any column.
 """
 
 import torch
@@ -9,15 +9,18 @@ import torch
 from worker.engine.sampling.tiled_scores import TILE_WIDTH, tiled
 
 
-def draw(scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Columns int64 [n] from softmax(`scores` float32 [n, width]), by `uniform` [n] in [0, 1)."""
+def multinomial(scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Sample columns int64 [n] from softmax(`scores` float32 [n, width]).
+
+    `uniform` float64 [n] in [0, 1) decides.
+    """
     return _invert(scores.double().softmax(dim=-1), uniform)[0]
 
 
-def draw_wide(scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """As `draw`, for rows so wide that float64 sums over all their columns would cost too much.
+def multinomial_tiled(scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """As `multinomial`, for rows so wide that float64 sums over all columns would cost too much.
 
-    First a tile is drawn, by the weight of its columns, then a column of it.
+    The number selects a tile by the weight of its columns, then a column of that tile.
     """
     tiles = tiled(scores.softmax(dim=-1), 0.0)
     tile, rest = _invert(tiles.sum(dim=-1), uniform)
@@ -26,9 +29,9 @@ def draw_wide(scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 
 def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The column [n] where the running sum passes `uniform` of the total, and how far into it.
+    """Return the column [n] where the running sum passes `uniform` of the total, and a remainder.
 
-    The latter, in [0, 1) of the column's weight, is uniform again.
+    The remainder [n], how far into the column's weight the sum passes, is uniform in [0, 1) again.
     """
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     # At most (1 - 2**-53) of the total, which rounds to less than it: some column exceeds that.

@@ -1,4 +1,4 @@
-"""Philox4x32-10: random numbers computed from a key and a counter, with no state to keep.
+"""Philox4x32-10: random numbers computed from a key and a counter, without state.
 
 Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -30,7 +30,7 @@ def philox4x32(counter: Words, key: Words) -> Words:
 def uniforms(
     seeds: Sequence[int], sequences: Sequence[int], positions: Sequence[int]
 ) -> NDArray[np.float64]:
-    """One float64 in [0, 1) with 53 random bits for each (seed, sequence, position).
+    """Return a float64 in [0, 1) with 53 random bits for each (seed, sequence, position).
 
     The seed, below 2**64, is the key; (position, sequence, 0, 0) is the counter.
     """

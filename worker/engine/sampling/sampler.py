@@ -1,23 +1,22 @@
-"""Chooses the next token of each row from its logits.
+"""Samples the next token of each row from its logits.
 
-Owns no state: a choice depends on the row's logits, parameters, seed and tokens alone, to the last
-bit, never on the batch it is in.
+Stateless: a token depends on the row's logits, parameters, seed and tokens alone, to the last bit,
+never on other rows of the batch.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import Enum, auto
 
 import torch
 
-from worker.engine.outputs import Blame
+from worker.engine.outputs import FailureCause
 from worker.engine.sampling.logits_processors import edit, shape
-from worker.engine.sampling.logits_processors.base import Edit, Shaper, count_per_row, per_row
-from worker.engine.sampling.multinomial import draw, draw_wide
+from worker.engine.sampling.logits_processors.base import Row, Rows, count_per_row, per_row
+from worker.engine.sampling.multinomial import multinomial, multinomial_tiled
 from worker.engine.sampling.philox import uniforms
-from worker.engine.sampling.sampled_token import Choice, NoChoice, Options
+from worker.engine.sampling.sampled_token import CandidateTokens, SampledToken, SamplingFailure
 from worker.engine.sampling.tiled_scores import TiledScores
-from worker.engine.sequence import Sequence
 
 INVALID_LOGITS = "the model's logits contain nan or inf; remove_invalid_values would repair them"
 NOTHING_TO_SAMPLE = (
@@ -25,108 +24,101 @@ NOTHING_TO_SAMPLE = (
 )
 
 
-class _Way(Enum):
-    """How a row comes to its token; rows that go the same way go together."""
+class SamplingPath(Enum):
+    """How rows get their tokens from the edited scores; rows on one path go together."""
 
-    BEST = auto()
-    BEST_SHAPED = auto()
-    DRAWN_FROM_FEW = auto()  # top-k leaves so few columns that the others need no look
-    DRAWN_FROM_ALL = auto()
+    GREEDY = auto()
+    GREEDY_PROCESSED = auto()
+    TOP_K = auto()  # top-k keeps so few columns that the others need no look
+    FULL = auto()
 
     @classmethod
-    def of(cls, sequence: Sequence, scores: TiledScores) -> "_Way":
+    def of(cls, sequence: Row, scores: TiledScores) -> "SamplingPath":
         if not sequence.params.do_sample:
-            is_shaped = any(isinstance(processor, Shaper) for processor in sequence.processors)
-            return cls.BEST_SHAPED if is_shaped else cls.BEST
+            return cls.GREEDY_PROCESSED if sequence.pipeline.shapers else cls.GREEDY
         count = sequence.params.num_candidates
-        is_short = count is not None and count <= scores.num_tiles
-        return cls.DRAWN_FROM_FEW if is_short else cls.DRAWN_FROM_ALL
+        return cls.TOP_K if count is not None and count <= scores.num_tiles else cls.FULL
 
 
 @torch.inference_mode()
-def choose_tokens(logits: torch.Tensor, sequences: list[Sequence]) -> list[Choice | NoChoice]:
-    """The next token of each sequence from float32 `logits` [n, vocab]; never raises for one row.
+def sample_tokens(logits: torch.Tensor, sequences: Rows) -> list[SampledToken | SamplingFailure]:
+    """Sample the next token of each sequence from float32 `logits` [n, vocab].
 
-    A row with nan or inf has no choice, unless its request repairs them; its neighbours do.
-    `logits` are spent: penalties and bans work in place.
+    A row with nan or inf fails, unless its request repairs them; other rows do not notice. The
+    contents of `logits` are lost: penalties and bans work in place.
     """
     if not sequences:
         return []
     scores = TiledScores(logits)
-    choices: dict[int, Choice | NoChoice] = {}
-    problems = _find_invalid(scores, sequences)
+    sampled: dict[int, SampledToken | SamplingFailure] = {}
+    failures = _find_invalid(scores, sequences)
     scores = _edited(scores, sequences)
-    for way, rows in _rows_by_way(scores, sequences).items():
+    for path, rows in _rows_by_path(scores, sequences).items():
         members = [sequences[row] for row in rows]
-        choices |= zip(rows, _CHOOSERS[way](scores, rows, members), strict=True)
-    return [problems.get(row) or choices[row] for row in range(len(sequences))]
+        sampled |= zip(rows, _sample(path, scores, rows, members), strict=True)
+    return [failures.get(row) or sampled[row] for row in range(len(sequences))]
 
 
-def _find_invalid(logits: TiledScores, sequences: list[Sequence]) -> dict[int, NoChoice]:
-    """Rows with nan or +inf that nobody will repair."""
+def _find_invalid(logits: TiledScores, sequences: Rows) -> dict[int, SamplingFailure]:
+    """Find rows with nan or +inf, unless their requests repair them."""
     return {
-        row: NoChoice(INVALID_LOGITS, Blame.MODEL)
+        row: SamplingFailure(INVALID_LOGITS, FailureCause.MODEL)
         for row, best in enumerate(logits.best().tolist())
         if not best < torch.inf and not sequences[row].params.remove_invalid_values
     }
 
 
-def _edited(scores: TiledScores, sequences: list[Sequence]) -> TiledScores:
-    """The scores after the edits, which work in place."""
-    if not any(isinstance(processor, Edit) for s in sequences for processor in s.processors):
+def _edited(scores: TiledScores, sequences: Rows) -> TiledScores:
+    """Apply the edits, in place; return the tiles of the result."""
+    if not any(sequence.pipeline.edits for sequence in sequences):
         return scores
     edit(scores.scores, sequences)
     return TiledScores(scores.scores)
 
 
-def _rows_by_way(scores: TiledScores, sequences: list[Sequence]) -> dict[_Way, list[int]]:
-    rows_of: defaultdict[_Way, list[int]] = defaultdict(list)
+def _rows_by_path(scores: TiledScores, sequences: Rows) -> dict[SamplingPath, list[int]]:
+    rows_of: defaultdict[SamplingPath, list[int]] = defaultdict(list)
     for row, sequence in enumerate(sequences):
-        rows_of[_Way.of(sequence, scores)].append(row)
+        rows_of[SamplingPath.of(sequence, scores)].append(row)
     return rows_of
 
 
-def _choose_best(scores: TiledScores, rows: list[int], sequences: list[Sequence]) -> list[Choice]:
-    return Options(scores.scores).choices(rows, scores.argmax(scores.index(rows)), sequences)
+def _sample(
+    path: SamplingPath, scores: TiledScores, rows: list[int], sequences: Rows
+) -> Iterable[SampledToken | SamplingFailure]:
+    match path:
+        case SamplingPath.GREEDY:
+            return _take_best(scores, rows, sequences)
+        case SamplingPath.GREEDY_PROCESSED:
+            shaped = TiledScores(shape(scores.rows(rows), sequences))
+            return _take_best(shaped, list(range(len(rows))), sequences)
+        case SamplingPath.TOP_K:
+            return _sample_top_k(scores, rows, sequences)
+        case SamplingPath.FULL:
+            candidates = CandidateTokens(shape(scores.rows(rows), sequences))
+            columns = multinomial_tiled(candidates.scores, _uniforms(scores, sequences))
+            return _take_if_possible(candidates, columns, sequences)
 
 
-def _choose_best_shaped(
-    scores: TiledScores, rows: list[int], sequences: list[Sequence]
-) -> list[Choice]:
-    shaped = TiledScores(shape(scores.rows(rows), sequences))
-    return _choose_best(shaped, list(range(len(rows))), sequences)
+def _take_best(scores: TiledScores, rows: list[int], sequences: Rows) -> list[SampledToken]:
+    return CandidateTokens(scores.scores).take(rows, scores.argmax(scores.index(rows)), sequences)
 
 
-def _draw_from_few(
-    scores: TiledScores, rows: list[int], sequences: list[Sequence]
-) -> list[Choice | NoChoice]:
-    few = scores.shortlist(
+def _sample_top_k(
+    scores: TiledScores, rows: list[int], sequences: Rows
+) -> list[SampledToken | SamplingFailure]:
+    shortlist = scores.shortlist(
         scores.index(rows),
         count_per_row(scores.scores, (s.params.num_candidates or 0 for s in sequences)),
         per_row(scores.scores, (s.params.temperature for s in sequences)),
     )
-    options = Options(shape(few.scores, sequences), few.token_ids)
-    return _if_possible(options, draw(options.scores, _uniforms(scores, sequences)), sequences)
+    candidates = CandidateTokens(shape(shortlist.scores, sequences), shortlist.token_ids)
+    columns = multinomial(candidates.scores, _uniforms(scores, sequences))
+    return _take_if_possible(candidates, columns, sequences)
 
 
-def _draw_from_all(
-    scores: TiledScores, rows: list[int], sequences: list[Sequence]
-) -> list[Choice | NoChoice]:
-    options = Options(shape(scores.rows(rows), sequences))
-    return _if_possible(options, draw_wide(options.scores, _uniforms(scores, sequences)), sequences)
-
-
-_Chooser = Callable[[TiledScores, list[int], list[Sequence]], Iterable[Choice | NoChoice]]
-_CHOOSERS: dict[_Way, _Chooser] = {
-    _Way.BEST: _choose_best,
-    _Way.BEST_SHAPED: _choose_best_shaped,
-    _Way.DRAWN_FROM_FEW: _draw_from_few,
-    _Way.DRAWN_FROM_ALL: _draw_from_all,
-}
-
-
-def _uniforms(scores: TiledScores, sequences: list[Sequence]) -> torch.Tensor:
-    """The random number that each sequence has for its next token, float64 [n]."""
+def _uniforms(scores: TiledScores, sequences: Rows) -> torch.Tensor:
+    """Return the random number of each sequence's next token, float64 [n]."""
     uniform = uniforms(
         [sequence.params.seed for sequence in sequences],
         [sequence.index for sequence in sequences],
@@ -135,14 +127,13 @@ def _uniforms(scores: TiledScores, sequences: list[Sequence]) -> torch.Tensor:
     return torch.from_numpy(uniform).to(scores.maxima.device)
 
 
-def _if_possible(
-    options: Options, columns: torch.Tensor, sequences: list[Sequence]
-) -> list[Choice | NoChoice]:
-    """The drawn columns as choices, but for rows whose scores form no distribution."""
-    choices = options.choices(list(range(len(sequences))), columns, sequences)
-    is_possible = options.scores.amax(dim=-1).isfinite().tolist()
-    nothing = NoChoice(NOTHING_TO_SAMPLE, Blame.PARAMETERS)
+def _take_if_possible(
+    candidates: CandidateTokens, columns: torch.Tensor, sequences: Rows
+) -> list[SampledToken | SamplingFailure]:
+    """Return the tokens in `columns`; a failure for rows without a distribution."""
+    tokens = candidates.take(list(range(len(sequences))), columns, sequences)
+    is_possible = candidates.scores.amax(dim=-1).isfinite().tolist()
+    failure = SamplingFailure(NOTHING_TO_SAMPLE, FailureCause.PARAMETERS)
     return [
-        choice if possible else nothing
-        for choice, possible in zip(choices, is_possible, strict=True)
+        token if possible else failure for token, possible in zip(tokens, is_possible, strict=True)
     ]

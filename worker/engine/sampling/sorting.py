@@ -1,7 +1,7 @@
-"""Sorts and searches the columns of score matrices. Knows nothing of what they mean.
+"""Sorts and searches the columns of score matrices.
 
-On CPU by numpy where torch takes several times as long on rows of 65,024: it sorts values together
-with their places, and neither compares nor looks for true values by vector instructions.
+On CPUs by numpy, where torch takes several times as long on rows of 65,024: torch sorts values
+together with their indices, and compares and finds true values without vector instructions.
 """
 
 import numpy as np
@@ -11,31 +11,31 @@ _INDEX_BITS = 32
 
 
 def ascending(values: torch.Tensor) -> torch.Tensor:
-    """The values of each row in order, [n, width]; nan last."""
+    """Sort the values of each row, [n, width]; nan comes last."""
     if values.device.type != "cpu":
         return values.sort(dim=-1).values
     return torch.from_numpy(np.sort(values.numpy(), axis=-1))
 
 
 def kth_best(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Of each row the score that at least `counts` int64 [n, 1] columns reach, [n, 1]."""
+    """Return the score of each row that at least `counts` int64 [n, 1] columns reach, [n, 1]."""
     if int(counts.max()) == 1:
         return scores.amax(dim=-1, keepdim=True)
     return ascending(scores).gather(-1, scores.shape[1] - counts)
 
 
 def below(values: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
-    """`values < floor` of two matrices, either of which may be a column [n, 1]; bool [n, width]."""
+    """Return `values < floor`, bool [n, width]; either matrix may be a column [n, 1]."""
     if values.device.type != "cpu":
         return values < floor
     return torch.from_numpy(values.numpy() < floor.numpy())
 
 
 def order_of_distances(distances: torch.Tensor) -> torch.Tensor:
-    """Columns of each row by ascending distance, int64 [n, width]; equal ones by column.
+    """Sort the columns of each row by distance, then by column; int64 [n, width].
 
-    `distances` are float32, not negative: their bits order as integers, so that one integer may
-    hold a distance and its column.
+    `distances` are float32 and not negative: their bits sort like integers, so one integer holds a
+    distance and its column.
     """
     keys = distances.view(torch.int32).long().bitwise_left_shift_(_INDEX_BITS)
     keys |= torch.arange(distances.shape[1], device=distances.device)
@@ -47,7 +47,7 @@ def order_of_distances(distances: torch.Tensor) -> torch.Tensor:
 
 
 def places_of(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and columns, int64 [k] each, of what is true in bool `mask` [n, width], in order."""
+    """Return rows and columns, int64 [k] each, of the true values in bool `mask` [n, width]."""
     if mask.device.type != "cpu":
         rows, columns = mask.nonzero(as_tuple=True)
         return rows, columns

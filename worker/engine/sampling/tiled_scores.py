@@ -1,7 +1,7 @@
-"""Finds the best columns of wide score matrices after one quick pass over them.
+"""Finds the best columns of wide score matrices with one quick pass over them.
 
-The pass takes the maximum of each tile of neighbouring columns; what is looked for lies in a few
-tiles, and only those are read again. Exact, ties included. Knows no requests.
+The pass takes the maximum of each tile of adjacent columns. The best columns lie in a few tiles,
+and only those are read again. Exact, ties included.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,15 @@ from torch.nn.functional import pad
 from worker.engine.sampling.sorting import below, kth_best, places_of
 
 TILE_WIDTH = 128
-_MIN_WIDTH = 64  # a multiple of any vector's width: padding then cannot change how a row adds up
+_MIN_WIDTH = 64  # a multiple of any SIMD width: padding cannot change the order of a row's sum
 
 
 @dataclass(frozen=True, slots=True)
 class Shortlist:
-    """Scores float32 [n, width] and the tokens int64 [n, width] they are of, by ascending id.
+    """The best columns of each row, by ascending token id; shorter rows are padded with -inf."""
 
-    Columns beyond a row's own tokens hold -inf.
-    """
-
-    scores: torch.Tensor
-    token_ids: torch.Tensor
+    scores: torch.Tensor  # float32 [n, width]
+    token_ids: torch.Tensor  # int64 [n, width]
 
 
 class TiledScores:
@@ -39,33 +36,34 @@ class TiledScores:
         return self.maxima.shape[1]
 
     def index(self, rows: list[int]) -> torch.Tensor:
-        """The rows as an index, int64 [m]."""
+        """Return the rows as an index tensor, int64 [m]."""
         return torch.tensor(rows, device=self.scores.device)
 
     def rows(self, rows: list[int]) -> torch.Tensor:
-        """A copy of some rows, [m, vocab]."""
+        """Return a copy of some rows, [m, vocab]."""
         return self.scores.index_select(0, self.index(rows))
 
     def best(self) -> torch.Tensor:
-        """The best score of each row, [n]; nan where the row holds one."""
+        """Return the best score of each row, [n]; nan where the row holds nan."""
         return self.maxima.amax(dim=-1)
 
     def argmax(self, rows: torch.Tensor) -> torch.Tensor:
-        """The first of the best columns of each of `rows` int64 [m], int64 [m]."""
+        """Return the first of the best columns of each of `rows` int64 [m], int64 [m]."""
         tile = self.maxima[rows].argmax(dim=-1)
         return tile * TILE_WIDTH + self.tiles[rows, tile].argmax(dim=-1)
 
     def shortlist(
         self, rows: torch.Tensor, counts: torch.Tensor, temperature: torch.Tensor
     ) -> Shortlist:
-        """The columns that may be among the `counts` best of `rows` int64 [m] and all their ties.
+        """Return the columns that may be among the `counts` best of `rows` int64 [m], with ties.
 
-        `counts` int64 [m, 1] is at most `num_tiles`. Best after division by `temperature` [m, 1],
-        which may round lower scores onto equal ones; the scores returned are not divided.
+        `counts` int64 [m, 1] is at most `num_tiles`. The order is that after division by
+        `temperature` [m, 1], which may round different scores to the same; the returned scores
+        are not divided.
         """
         maxima = self.maxima[rows] / temperature
-        # As many columns as wanted reach the maximum of the tile that comes in at that place.
-        # Tokens that were ruled out are below any floor.
+        # At least k columns reach the k-th best of the tiles' maxima. Banned tokens are below any
+        # floor.
         floor = kth_best(maxima, counts).clamp_(min=torch.finfo(maxima.dtype).min)
         owners, tile = places_of(~below(maxima, floor))
         scores = self.tiles.flatten(0, 1).index_select(0, rows[owners] * self.num_tiles + tile)
@@ -75,7 +73,7 @@ class TiledScores:
 
 
 def tiled(matrix: torch.Tensor, filler: float) -> torch.Tensor:
-    """View [n, width] as [n, num_tiles, TILE_WIDTH], filled up with `filler` where it must be."""
+    """View [n, width] as [n, num_tiles, TILE_WIDTH], padded with `filler`."""
     if missing := -matrix.shape[1] % TILE_WIDTH:
         matrix = pad(matrix, (0, missing), value=filler)
     return matrix.view(len(matrix), -1, TILE_WIDTH)
@@ -84,7 +82,7 @@ def tiled(matrix: torch.Tensor, filler: float) -> torch.Tensor:
 def _pack(
     owners: torch.Tensor, token_ids: torch.Tensor, scores: torch.Tensor, num_rows: int
 ) -> Shortlist:
-    """Entries [k], sorted by row `owners` and token, as rows of equal width."""
+    """Arrange entries [k], sorted by row (`owners`) and token, as rows of equal width."""
     counts = owners.bincount(minlength=num_rows)
     width = -(-int(counts.max()) // _MIN_WIDTH) * _MIN_WIDTH or _MIN_WIDTH
     starts = counts.cumsum(0) - counts

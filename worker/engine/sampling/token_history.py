@@ -1,6 +1,6 @@
-"""What the tokens of a growing sequence have shown so far, kept up as it grows.
+"""Incremental indexes of a growing sequence: its distinct tokens and its n-grams.
 
-Plain Python. Reading the whole context anew at every step would cost more the longer it gets.
+Reading the whole context again at every step would cost more the longer it gets.
 """
 
 from array import array
@@ -9,9 +9,9 @@ from copy import copy
 
 
 class TokenHistory:
-    """Follows one list of tokens; all it has been asked about must still be there.
+    """Indexes one list of tokens, which may only grow.
 
-    Nothing is built before it is asked for: most sequences need neither index.
+    An index is built when it is first used: most sequences need none.
     """
 
     __slots__ = ("_distinct", "_num_read", "_own_ngrams", "_prompt_ngrams", "_seen")
@@ -24,7 +24,7 @@ class TokenHistory:
         self._prompt_ngrams: NgramIndex | None = None
 
     def fork(self) -> "TokenHistory":
-        """The same history, from where another sequence goes on."""
+        """Return a copy for another sequence that begins with the same tokens."""
         other = copy(self)
         other._distinct = self._distinct[:]
         other._seen = self._seen.copy()
@@ -32,7 +32,7 @@ class TokenHistory:
         return other
 
     def distinct(self, token_ids: list[int]) -> "array[int]":
-        """Each token of the sequence once."""
+        """Return each token of the sequence once."""
         for token_id in token_ids[self._num_read :]:
             if token_id not in self._seen:
                 self._seen.add(token_id)
@@ -41,24 +41,24 @@ class TokenHistory:
         return self._distinct
 
     def repeating(self, token_ids: list[int], size: int) -> "array[int]":
-        """Tokens that would complete an n-gram of `size` that the sequence holds."""
+        """Return tokens that would complete an n-gram of `size` that the sequence holds."""
         if self._own_ngrams is None:
             self._own_ngrams = NgramIndex(size)
         self._own_ngrams.read(token_ids)
         return self._own_ngrams.successors(token_ids)
 
     def repeating_prompt(
-        self, prompt_token_ids: list[int], token_ids: list[int], size: int
+        self, token_ids: list[int], num_prompt_tokens: int, size: int
     ) -> "array[int]":
-        """Tokens that would complete an n-gram of `size` that the prompt holds."""
+        """Return tokens that would complete an n-gram of `size` that the prompt holds."""
         if self._prompt_ngrams is None:
             self._prompt_ngrams = NgramIndex(size)
-            self._prompt_ngrams.read(prompt_token_ids)
+            self._prompt_ngrams.read(token_ids[:num_prompt_tokens])
         return self._prompt_ngrams.successors(token_ids)
 
 
 class NgramIndex:
-    """The tokens that end an n-gram, by the n - 1 tokens before them."""
+    """The last tokens of n-grams, by the n - 1 tokens before them."""
 
     __slots__ = ("_is_forked", "_num_before", "_num_read", "_successors")
 
@@ -69,23 +69,23 @@ class NgramIndex:
         self._is_forked = False
 
     def fork(self) -> "NgramIndex":
-        """The same index, to read on in another text that begins alike."""
+        """Return a copy for another text that begins with the tokens read so far."""
         self._is_forked = True
         other = copy(self)
         other._successors = self._successors.copy()
         return other
 
     def read(self, text: list[int]) -> None:
-        """Take in what `text` holds beyond its length at the last call."""
+        """Index the tokens that `text` has gained since the last call."""
         for end in range(self._num_read, len(text)):
             before = tuple(text[end - self._num_before : end])
-            if self._is_forked:  # the tokens known so far may be another's as well
+            if self._is_forked:  # another fork may share this array
                 self._successors[before] = self._successors[before][:]
             self._successors[before].append(text[end])
         self._num_read = max(self._num_read, len(text))
 
     def successors(self, token_ids: list[int]) -> "array[int]":
-        """What followed the end of `token_ids` before, repetitions included."""
+        """Return what followed the end of `token_ids` before, with repetitions."""
         before = tuple(token_ids[len(token_ids) - self._num_before :])
         return self._successors.get(before) or _no_tokens()
 

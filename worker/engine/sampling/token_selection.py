@@ -1,7 +1,4 @@
-"""Chooses how each group goes on from a step's logits: by tokens, or by new beams.
-
-Knows nothing of KV cache or text.
-"""
+"""Selects how each group continues from a step's logits: verified tokens, or beam candidates."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,21 +9,21 @@ import torch
 from worker.engine.beam.candidates import Candidates
 from worker.engine.beam.output import BeamStream
 from worker.engine.request_state import Stream
-from worker.engine.sampling.sampled_token import NoChoice
-from worker.engine.sampling.sampler import choose_tokens
+from worker.engine.sampling.sampled_token import SamplingFailure
+from worker.engine.sampling.sampler import sample_tokens
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.engine.sequence_group import SequenceGroup
-from worker.engine.speculation.verification import NextTokens, verified
+from worker.engine.speculation.verification import VerifiedTokens, verify_drafts
 
-GroupChoice = NextTokens | list[Candidates] | NoChoice
+GroupSelection = VerifiedTokens | list[Candidates] | SamplingFailure
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keeps torch to the calling thread.
+    """Keep torch to the calling thread.
 
-    It would share each of many operations, of microseconds, with other threads, and wait for
-    milliseconds wherever somebody else has their cores.
+    Sampling runs many operations of microseconds. Shared among threads, each would wait for
+    milliseconds whenever another process has one of the cores.
     """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -38,13 +35,15 @@ def _one_thread() -> Iterator[None]:
 
 @torch.inference_mode()
 @_one_thread()
-def choose(logits: torch.Tensor, plan: StepPlan, streams: list[Stream | None]) -> list[GroupChoice]:
-    """One choice for each of `plan.sampled_groups` from the plan's float32 `logits` [n, vocab].
+def select_tokens(
+    logits: torch.Tensor, plan: StepPlan, streams: list[Stream | None]
+) -> list[GroupSelection]:
+    """Select how each of `plan.sampled_groups` continues, from float32 `logits` [n, vocab].
 
-    Groups with a beam search get candidates; for the rows of all others, one and one more for each
-    draft, one call chooses. `logits` are spent.
+    A beam search gets candidates. All other groups get tokens from one call of the sampler, with a
+    row for the sequence and one for each draft. The contents of `logits` are lost.
     """
-    choices: dict[SequenceGroup, GroupChoice] = {}
+    selections: dict[SequenceGroup, GroupSelection] = {}
     single: list[Chunk] = []
     rows: list[int] = []
     row = 0
@@ -53,21 +52,21 @@ def choose(logits: torch.Tensor, plan: StepPlan, streams: list[Stream | None]) -
         members = list(chunks)
         end = row + sum(chunk.num_sampled for chunk in members)
         if isinstance(stream, BeamStream):
-            choices[group] = stream.propose(logits[row:end], group.sequences)
+            selections[group] = stream.propose(logits[row:end], group.sequences)
         else:
             single += members
             rows += range(row, end)
         row = end
     index = torch.tensor(rows, dtype=torch.int64, device=logits.device)
-    choices.update(_choose_tokens(logits[index] if choices else logits, single))
-    return [choices[group] for group in plan.sampled_groups]
+    selections.update(_verified_tokens(logits[index] if selections else logits, single))
+    return [selections[group] for group in plan.sampled_groups]
 
 
-def _choose_tokens(
+def _verified_tokens(
     logits: torch.Tensor, chunks: list[Chunk]
-) -> Iterator[tuple[SequenceGroup, NextTokens | NoChoice]]:
-    """What follows each chunk of a group of one, from the `logits` of just these."""
-    chosen = iter(choose_tokens(logits, [s for chunk in chunks for s in chunk.sampled]))
+) -> Iterator[tuple[SequenceGroup, VerifiedTokens | SamplingFailure]]:
+    """Yield what follows each chunk of a group of one, from the `logits` of just these chunks."""
+    sampled = iter(sample_tokens(logits, [s for chunk in chunks for s in chunk.sampled]))
     for chunk in chunks:
-        own = list(islice(chosen, chunk.num_sampled))
-        yield chunk.group, verified(own, chunk.drafts)
+        own = list(islice(sampled, chunk.num_sampled))
+        yield chunk.group, verify_drafts(own, chunk.drafts)

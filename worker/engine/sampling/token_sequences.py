@@ -1,17 +1,18 @@
-"""Finds which of many words a text is about to complete, without looking at each of them.
+"""Finds the token sequences that one more token would complete, without a look at each of them.
 
-A word is a sequence of token ids. Plain Python; made once per request, asked at every step.
+Plain Python. An index is built once per request and read at every step.
 """
 
 from array import array
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """The last tokens of words, each once, and what completing the words adds, in float32."""
+    """The last tokens of sequences, each once, and the bias for completing them, in float32."""
 
     token_ids: "array[int]" = field(default_factory=lambda: array("q"))
     biases: "array[float]" = field(default_factory=lambda: array("f"))
@@ -30,10 +31,10 @@ class Completions:
         return completions
 
 
-class WordIndex:
-    """Words of one token, ready to be handed out, and longer ones by what comes before the last."""
+class TokenSequenceIndex:
+    """Biases of token sequences, found by the last token but one."""
 
-    def __init__(self, biases: Mapping[tuple[int, ...], float]) -> None:
+    def __init__(self, biases: Mapping[tuple[int, ...], float] = MappingProxyType({})) -> None:
         rounded = zip(biases, array("f", biases.values()), strict=True)
         single: list[tuple[int, float]] = []
         self._by_previous: defaultdict[int, list[tuple[list[int], int, float]]] = defaultdict(list)

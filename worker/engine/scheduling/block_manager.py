@@ -1,4 +1,4 @@
-"""Who holds which block of the KV cache. Plain Python: counts and ids, no tensors, no policy."""
+"""Ownership of the blocks of the KV cache. Plain Python: counts and ids, no tensors, no policy."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
@@ -9,12 +9,11 @@ from worker.engine.sequence import Sequence
 
 
 class BlockManager:
-    """Gives blocks of `block_size` tokens to sequences; their `block_table` is the only record.
+    """Allocates blocks of `block_size` tokens; the `block_table` of a sequence is the only record.
 
-    Several sequences may hold a block: forks of one another, and those with a prefix in common.
-    A shared block is read only. A table only ever changes from the block of the first token on
-    that is not computed. A full block that nobody holds stays findable until its room is needed;
-    the one that was left longest ago goes first.
+    Forks, and sequences with a common prefix, share blocks. A shared block is read only. A table
+    changes only from the block of the first uncomputed token on. A full block that no sequence
+    holds stays in the prefix cache until it is evicted, the least recently freed one first.
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
@@ -23,27 +22,33 @@ class BlockManager:
         self.num_prefix_hit_tokens = 0
         self._num_holders = [0] * num_blocks
         self._free_blocks = list(range(num_blocks))
-        self._evictable_blocks: OrderedDict[int, None] = OrderedDict()  # held by nobody, cached
+        self._evictable_blocks: OrderedDict[int, None] = (
+            OrderedDict()
+        )  # held by no sequence, cached
         self._prefix_cache = PrefixCache(block_size)
 
     @property
     def num_free_blocks(self) -> int:
-        """Blocks that nobody holds, whether or not they can still be found by their tokens."""
+        """Blocks that no sequence holds, with cached blocks."""
         return len(self._free_blocks) + len(self._evictable_blocks)
+
+    @property
+    def num_held_blocks(self) -> int:
+        return self.num_blocks - self.num_free_blocks
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
     def can_allocate(self, sequence: Sequence, *, spare_blocks: int = 0) -> bool:
-        """Whether every token the sequence has now can get a slot, and `spare_blocks` stay free."""
+        """Return whether all its tokens can get slots while `spare_blocks` blocks stay free."""
         return self._num_needed_blocks(sequence) + spare_blocks <= self.num_free_blocks
 
     def allocate(self, sequence: Sequence) -> BlockCopy | None:
-        """Give all the sequence's tokens a slot, which `can_allocate` said there is.
+        """Allocate slots for all tokens of a sequence; `can_allocate` must be true.
 
-        Blocks that others have computed meanwhile take the place of its own and count as computed.
-        A block that others hold as well and that it will write to becomes its own; the copy that
-        this takes is returned, and must be made before the next forward pass.
+        Cached blocks that other sequences have computed replace its own and count as computed. A
+        shared block that the sequence will write to is replaced by a copy. Returns that copy, to be
+        made before the next forward pass.
         """
         self._use_cached_blocks(sequence)
         block_copy = self._unshare_next_block(sequence)
@@ -53,52 +58,52 @@ class BlockManager:
         return block_copy
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
-        """Let `child`, whose tokens begin with all computed ones of `parent`, share its blocks."""
+        """Share the blocks of `parent` with `child`; its tokens begin with the computed tokens."""
         child.block_table = parent.block_table[: self.num_blocks_for(parent.num_computed_tokens)]
         for block in child.block_table:
             self._num_holders[block] += 1
         child.num_computed_tokens = parent.num_computed_tokens
-        child.num_filed_blocks = parent.num_filed_blocks
-        child.num_sound_blocks = parent.num_sound_blocks
+        child.num_cached_blocks = parent.num_cached_blocks
+        child.num_verified_blocks = parent.num_verified_blocks
         child.prefix_id = parent.prefix_id
 
-    def file_computed(self, sequence: Sequence) -> None:
-        """Make the full blocks that the sequence has computed findable for others."""
-        while (sequence.num_filed_blocks + 1) * self.block_size <= sequence.num_computed_tokens:
-            block = sequence.block_table[sequence.num_filed_blocks]
+    def cache_full_blocks(self, sequence: Sequence) -> None:
+        """Add the full blocks that the sequence has computed to the prefix cache."""
+        while (sequence.num_cached_blocks + 1) * self.block_size <= sequence.num_computed_tokens:
+            block = sequence.block_table[sequence.num_cached_blocks]
             sequence.prefix_id = self._prefix_cache.add(self._next_key(sequence), block)
-            sequence.num_filed_blocks += 1
+            sequence.num_cached_blocks += 1
 
     def next_shareable(self, sequence: Sequence) -> BlockKey | None:
-        """What the next block will hold, if the sequence could just as well use another's."""
-        end = (sequence.num_filed_blocks + 1) * self.block_size
+        """Return the key of the block that comes next, if a cached block could replace it."""
+        end = (sequence.num_cached_blocks + 1) * self.block_size
         return self._next_key(sequence) if end < sequence.num_tokens else None
 
     def free(self, sequence: Sequence) -> None:
-        """Let go of every block. What is not known to be sound is not found any more.
+        """Free all blocks; unverified blocks leave the prefix cache.
 
-        Nor is what has a prefix of its own: hardly anybody could, and it would push others out.
+        So do blocks of an uncacheable sequence: no other could use them.
         """
-        num_kept = 0 if sequence.keeps_to_itself else sequence.num_sound_blocks
+        num_kept = sequence.num_verified_blocks if sequence.is_cacheable else 0
         for block in sequence.block_table[num_kept:]:
             self._prefix_cache.remove(block)
         for block in reversed(sequence.block_table):  # so that a prefix outlives what follows it
-            self._let_go(block)
+            self._release(block)
         sequence.block_table = []
         sequence.num_computed_tokens = 0
-        sequence.num_filed_blocks = sequence.num_sound_blocks = 0
+        sequence.num_cached_blocks = sequence.num_verified_blocks = 0
         sequence.prefix_id = sequence.prefix_root
 
     def check_integrity(self, sequences: Iterable[Sequence]) -> None:
-        """Assert that tables, counts and cache agree, where `sequences` are all that hold blocks.
+        """Assert that tables, counts and cache agree; `sequences` are all that hold blocks.
 
-        Every block is free, evictable or held; what is shared was computed by all its holders.
+        Every block is free, evictable or held. A shared block holds computed tokens only.
         """
         sequences = list(sequences)
         holders = Counter(block for sequence in sequences for block in sequence.block_table)
         assert holders == {b: count for b, count in enumerate(self._num_holders) if count}
-        loose = [*self._free_blocks, *self._evictable_blocks]
-        assert sorted([*holders, *loose]) == list(range(self.num_blocks))
+        unheld = [*self._free_blocks, *self._evictable_blocks]
+        assert sorted([*holders, *unheld]) == list(range(self.num_blocks))
         assert all(block in self._prefix_cache for block in self._evictable_blocks)
         assert not any(block in self._prefix_cache for block in self._free_blocks)
         for sequence in sequences:
@@ -114,35 +119,35 @@ class BlockManager:
         return num_blocks - len(sequence.block_table) + self._shares_next_block(sequence)
 
     def _next_key(self, sequence: Sequence) -> BlockKey:
-        start = sequence.num_filed_blocks * self.block_size
+        start = sequence.num_cached_blocks * self.block_size
         token_ids = sequence.token_ids[start : start + self.block_size]
         return BlockKey(sequence.prefix_id, tuple(token_ids))
 
     def _cached_blocks(self, sequence: Sequence) -> list[CachedBlock]:
-        """What can be found of the blocks that the sequence has not filled yet."""
-        start = sequence.num_filed_blocks * self.block_size
+        """Return the cached blocks that follow the blocks of the sequence itself."""
+        start = sequence.num_cached_blocks * self.block_size
         return self._prefix_cache.match(sequence.prefix_id, sequence.token_ids, start)
 
     def _use_cached_blocks(self, sequence: Sequence) -> None:
         cached = self._cached_blocks(sequence)
         if not cached:
             return
-        first, end = sequence.num_filed_blocks, sequence.num_filed_blocks + len(cached)
+        first, end = sequence.num_cached_blocks, sequence.num_cached_blocks + len(cached)
         for block, _ in cached:
             self._evictable_blocks.pop(block, None)
             self._num_holders[block] += 1
         for block in sequence.block_table[first:end]:
-            self._let_go(block)
+            self._release(block)
         sequence.block_table[first:end] = [hit.block for hit in cached]
-        if sequence.num_sound_blocks == first:  # who computed the others vouches for them
-            sequence.num_sound_blocks = end
-        sequence.num_filed_blocks = end
+        if sequence.num_verified_blocks == first:  # cached blocks of others are verified
+            sequence.num_verified_blocks = end
+        sequence.num_cached_blocks = end
         sequence.prefix_id = cached[-1].prefix_id
         self.num_prefix_hit_tokens += end * self.block_size - sequence.num_computed_tokens
         sequence.num_computed_tokens = end * self.block_size
 
     def _shares_next_block(self, sequence: Sequence) -> bool:
-        """Whether others hold the block of the first token that is not computed yet."""
+        """Return whether other sequences hold the block of its first uncomputed token."""
         index = sequence.num_computed_tokens // self.block_size
         table = sequence.block_table
         return index < len(table) and self._num_holders[table[index]] > 1
@@ -165,7 +170,7 @@ class BlockManager:
         self._num_holders[block] = 1
         return block
 
-    def _let_go(self, block: int) -> None:
+    def _release(self, block: int) -> None:
         self._num_holders[block] -= 1
         if self._num_holders[block] > 0:
             return

@@ -1,4 +1,4 @@
-"""What one step computes: a chunk of tokens per sequence. Plain data from scheduler to runner."""
+"""The plan of one step, from the scheduler to the runner: a chunk of tokens per sequence."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from worker.engine.sequence_group import SequenceGroup
 
 
 class BlockCopy(NamedTuple):
-    """Keys and values of all layers that must be copied before a step computes anything."""
+    """A copy of a block's keys and values, to be made before the step computes anything."""
 
     source: int
     destination: int
@@ -16,18 +16,14 @@ class BlockCopy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens `start` to `start + num_tokens` of a group's member, all before them being computed.
-
-    `block_copy` gives the sequence its own copy of a block that it shared and will now write to.
-    `drafts`, which count among the tokens, are guesses at what follows the sequence's last one.
-    """
+    """Tokens `start` to `start + num_tokens` of a sequence; all before them are computed."""
 
     group: SequenceGroup
-    sequence: Sequence
+    sequence: Sequence  # of the group
     start: int
-    num_tokens: int
-    block_copy: BlockCopy | None = None
-    drafts: tuple[int, ...] = ()
+    num_tokens: int  # with the drafts
+    block_copy: BlockCopy | None = None  # of a shared block that the chunk writes to
+    drafts: tuple[int, ...] = ()  # proposed tokens after the last one of the sequence
 
     @property
     def token_ids(self) -> list[int]:
@@ -40,34 +36,31 @@ class Chunk:
 
     @property
     def context_len(self) -> int:
-        """The same with the drafts, which are in the cache until others take their place."""
+        """`end` with the drafts: they stay in the KV cache until other tokens overwrite them."""
         return self.start + self.num_tokens
 
     @property
     def yields_token(self) -> bool:
-        """Whether the chunk reaches the sequence's last token, so that the next one follows."""
+        """Whether the chunk reaches the last token of the sequence, so that a token is sampled."""
         return self.end == self.sequence.num_tokens
 
     @property
     def num_sampled(self) -> int:
-        """Next tokens that are chosen, one after each draft and one before, if it yields any."""
+        """Number of tokens to sample: one, and one more after each draft; 0 in mid-prompt."""
         return 1 + len(self.drafts) if self.yields_token else 0
 
     @property
     def sampled(self) -> list[Sequence]:
-        """What they are chosen for: the sequence as it is, and as more and more drafts make it."""
-        ahead = (self.sequence.ahead(self.drafts[:n]) for n in range(1, self.num_sampled))
-        return [self.sequence, *ahead]
+        """The sequences to sample for: itself, and itself with each prefix of the drafts."""
+        drafted = (self.sequence.extended_by(self.drafts[:n]) for n in range(1, self.num_sampled))
+        return [self.sequence, *drafted]
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One forward pass; an empty plan means that there is nothing to do.
+    """One forward pass; an empty plan means that there is nothing to do."""
 
-    The chunks of a group follow each other, in the order of its sequences.
-    """
-
-    chunks: tuple[Chunk, ...]
+    chunks: tuple[Chunk, ...]  # chunks of a group are adjacent, in the order of its sequences
 
     def __bool__(self) -> bool:
         return bool(self.chunks)
@@ -78,9 +71,9 @@ class StepPlan:
 
     @property
     def block_copies(self) -> list[BlockCopy]:
-        """To be made before the forward pass; to make them again before running again is safe.
+        """Copies to make before the forward pass. A repeated step may make them again.
 
-        No destination is a source, and the blocks' holders write only behind what is copied.
+        No destination is a source, and the sequences write only after the copied tokens.
         """
         return [chunk.block_copy for chunk in self.chunks if chunk.block_copy is not None]
 
@@ -90,12 +83,12 @@ class StepPlan:
 
     @property
     def sampled(self) -> list[Sequence]:
-        """What next tokens are chosen for in this step, in the order of the logits."""
+        """The sequences that tokens are sampled for in this step, in the order of the logits."""
         return [sequence for chunk in self.sampled_chunks for sequence in chunk.sampled]
 
     @property
     def sampled_groups(self) -> list[SequenceGroup]:
-        """The groups that get next tokens, each once and with all its sequences, in that order."""
+        """The groups that get tokens, each once, in the order of the logits."""
         return list(dict.fromkeys(chunk.group for chunk in self.sampled_chunks))
 
     @property
@@ -107,17 +100,17 @@ class StepPlan:
         return list(dict.fromkeys(chunk.group for chunk in self.chunks))
 
     def without_drafts(self) -> "StepPlan":
-        """The same work without its guesses."""
+        """Return the same plan without drafts."""
         return StepPlan(
             tuple(replace(c, drafts=(), num_tokens=c.end - c.start) for c in self.chunks)
         )
 
     def only(self, groups: list[SequenceGroup]) -> "StepPlan":
-        """What the plan computes for some of its groups."""
+        """Return the chunks of some groups."""
         return StepPlan(tuple(chunk for chunk in self.chunks if chunk.group in groups))
 
     def halves(self) -> tuple["StepPlan", "StepPlan"]:
-        """The same work in two steps: how a failing forward pass finds the group to blame."""
+        """Split the plan in two, by groups, to isolate the group that makes a step fail."""
         groups = self.groups
         middle = len(groups) // 2
         return self.only(groups[:middle]), self.only(groups[middle:])

@@ -1,42 +1,39 @@
-"""What a step gives a sequence: the drafts that proved right, and one token more.
-
-Knows no model, no way of choosing and none of drafting.
-"""
+"""Verification of drafts: which of a step's sampled tokens a sequence keeps."""
 
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from worker.engine.outputs import TokenOutput
-from worker.engine.sampling.sampled_token import Choice, NoChoice
+from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure
 from worker.engine.sequence import Sequence
 from worker.engine.text.text_stream import TextStream
 
 
 @dataclass(frozen=True, slots=True)
-class NextTokens:
-    """The choices that stand, at least one; `problem` is why there is none after them, if so."""
+class VerifiedTokens:
+    """The tokens that a step adds to a sequence: accepted drafts and the token after them."""
 
-    choices: list[Choice]
+    tokens: list[SampledToken]  # at least one
     num_drafts: int = 0
-    problem: NoChoice | None = None
+    failure: SamplingFailure | None = None  # why there is no token after the accepted drafts
 
     @property
     def num_accepted(self) -> int:
-        """Drafts that proved right."""
-        return len(self.choices) - (self.problem is None)
+        """Number of drafts that were accepted."""
+        return len(self.tokens) - (self.failure is None)
 
-    def told(self, sequence: Sequence, stream: TextStream) -> list[TokenOutput]:
-        """The tokens of `sequence` with what they add to its text, up to one that ends it."""
+    def to_outputs(self, sequence: Sequence, stream: TextStream) -> list[TokenOutput]:
+        """Push the tokens to `stream` until the sequence ends; return their outputs."""
         outputs = []
-        for choice in self.choices:
+        for token in self.tokens:
             output = TokenOutput(
                 request_id=sequence.request_id,
                 sequence=sequence.index,
-                token_id=choice.token_id,
-                text=stream.push(choice.token_id),
-                logprob=choice.logprob,
-                top_logprobs=choice.top_logprobs,
+                token_id=token.token_id,
+                text=stream.push(token.token_id),
+                logprob=token.logprob,
+                top_logprobs=token.top_logprobs,
                 finish_reason=stream.finish_reason,
             )
             outputs.append(output)
@@ -45,17 +42,19 @@ class NextTokens:
         return outputs
 
 
-def verified(choices: list[Choice | NoChoice], drafts: Ordered[int]) -> NextTokens | NoChoice:
-    """What stands of the choices for a sequence as it is and as each more of its `drafts` makes it.
+def verify_drafts(
+    sampled: list[SampledToken | SamplingFailure], drafts: Ordered[int]
+) -> VerifiedTokens | SamplingFailure:
+    """Return the tokens to keep, where `sampled[i]` follows the first i of `drafts`.
 
-    A draft is accepted where it is what was chosen in its place. Then the next choice is the very
-    one that a step for the longer sequence would have made, whether it was drawn or the best.
+    A draft is accepted if it equals the token sampled in its place. The token after it is then the
+    token that a step of the longer sequence would have sampled, in greedy mode and otherwise.
     """
-    standing: list[Choice] = []
-    for choice, draft in zip_longest(choices, drafts):
-        if isinstance(choice, NoChoice):
-            return NextTokens(standing, len(drafts), choice) if standing else choice
-        standing.append(choice)
-        if choice.token_id != draft:
+    kept: list[SampledToken] = []
+    for token, draft in zip_longest(sampled, drafts):
+        if isinstance(token, SamplingFailure):
+            return VerifiedTokens(kept, len(drafts), token) if kept else token
+        kept.append(token)
+        if token.token_id != draft:
             break
-    return NextTokens(standing, len(drafts))
+    return VerifiedTokens(kept, len(drafts))

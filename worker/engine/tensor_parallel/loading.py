@@ -1,6 +1,6 @@
-"""Loads a network in parts, one to a process and device, behind one runner.
+"""Loads a network with tensor parallelism: one part per process and device, behind one runner.
 
-For models that one device cannot hold, and for more speed than one has: falcon-40b on 2, 4 or 8.
+For models that one device cannot hold or runs too slowly: falcon-40b on 2, 4 or 8 GPUs.
 """
 
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from functools import partial
 import torch
 
 from worker.engine.execution.torch_runner import ModelRunner
-from worker.engine.loading import allocator
-from worker.engine.loading.backend import Executor
-from worker.engine.loading.load_plan import choose_way
+from worker.engine.loading.executor import Executor
+from worker.engine.loading.load_plan import choose_variant
 from worker.engine.loading.lora import load_adapters, look_for_adapters
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.report import LoadPhase, LoadReport
 from worker.engine.loading.single_device import (
     LoadedRunner,
+    keep_freed_memory,
     parse_device,
     plan_model,
     prepare_model,
@@ -24,23 +24,23 @@ from worker.engine.loading.single_device import (
 )
 from worker.engine.memory.host_forecast import HostForecast
 from worker.engine.memory.kv_cache_size import choose_num_blocks, free_memory
-from worker.engine.tensor_parallel.processes import Followers, free_port
-from worker.engine.tensor_parallel.runner import LEADER, LeadingRunner, follow
-from worker.engine.tensor_parallel.worker_process import HELLO, READY, LeaderLink, Meeting
+from worker.engine.tensor_parallel.processes import RankProcesses, free_port
+from worker.engine.tensor_parallel.runner import DRIVER, TensorParallelRunner, run_steps
+from worker.engine.tensor_parallel.worker_process import READY, STARTED, DriverLink, Rendezvous
 from worker.model.checkpoint.adapter_folders import AdapterFolder
 from worker.model.device_map import DeviceMap
 from worker.model.falcon import FalconForCausalLM
 from worker.model.lora import ServedAdapter
 from worker.model.tensor_parallel import TensorParallel
 
-# The thread that samples is not the one that computes the layers: a second pool of OpenMP threads
-# would slow down both (decision 0006).
+# The thread that samples does not compute the layers: a second pool of OpenMP threads would slow
+# down both (decision 0006).
 SAMPLING_THREADS = 1
 
 
 @dataclass(frozen=True, slots=True)
 class PartLoader:
-    """What every process needs to load its part; sent to the followers."""
+    """Loads the part of one rank; sent to every process."""
 
     options: LoadOptions
     forecast: HostForecast
@@ -51,22 +51,22 @@ class PartLoader:
     def load(
         self, parallel: TensorParallel, report: LoadReport
     ) -> tuple[FalconForCausalLM, dict[str, ServedAdapter]]:
-        """The part of the network, and of the adapters that are served beside it."""
+        """Load this rank's part of the network and of the adapters that are served."""
         name = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
         device = parse_device(name)
         device_map = DeviceMap(device)
         plan = plan_model(self.options.source, report)
-        model = read_model(plan, self.forecast.way, report, device_map, parallel)
+        model = read_model(plan, self.forecast.variant, report, device_map, parallel)
         mode = self.options.adapter_mode
         adapters = load_adapters(self.adapters, mode, model, device_map, parallel)
         with report.timed(LoadPhase.PREPARE):
             prepare_model(model, self.options.quantization, device)
         if self.device_type == "cpu":
-            allocator.keep_freed_memory()
+            keep_freed_memory()
         return model, adapters
 
     def count_blocks(self, model: FalconForCausalLM, size: int) -> int:
-        """How many blocks of KV cache fit beside this part of `size`."""
+        """Return how many KV cache blocks fit with this part of `size` parts."""
         config = self.options.config
         return choose_num_blocks(
             config,
@@ -90,52 +90,59 @@ class PartLoader:
 
 
 def load_parallel(options: LoadOptions) -> LoadedRunner:
-    """`load_runner` for a network in parts: the first here, a process for each other one.
+    """Load a network in parts: the first in this process, each other one in a process of its own.
 
-    `device` is a kind of device, of which part i takes number i; `num_threads` are those of each
-    process, None takes one. Raises ValueError, too, where the network does not divide, and
-    ProcessLost with the words of a process that could not load its part, ended or froze.
+    `device` is a kind of device; rank i takes number i. `num_threads` is per process, None is one.
+    Raises as `load_runner`, ValueError if the network does not divide, and ProcessLost, with the
+    error, if a process could not load its part, ended or froze.
     """
-    target, size = parse_device(options.device), options.tensor_parallel
-    if options.executor is Executor.OPENVINO or target.index is not None:
-        raise ValueError("tensor_parallel needs executor torch and a device without a number")
-    plan = plan_model(options.source, LoadReport())
-    TensorParallel(size=size).check(plan.model.config)
-    folders = look_for_adapters(options.adapters_dir)
-    forecast = choose_way(plan, options, target, folders)
-    loader = PartLoader(options, forecast, target.type, options.num_threads or 1, folders)
-    meeting = Meeting(free_port(), size, "gloo" if target.type == "cpu" else "nccl")
-    followers, report = Followers(partial(_serve, loader), meeting), LoadReport()
-    report.forecast = forecast
+    loader, size = _plan(options), options.tensor_parallel
+    rendezvous = Rendezvous(free_port(), size, "gloo" if loader.device_type == "cpu" else "nccl")
+    processes, report = RankProcesses(partial(_serve, loader), rendezvous), LoadReport()
+    report.forecast = loader.forecast
     try:
-        followers.expect(HELLO)
-        followers.run(partial(torch.set_num_threads, loader.num_threads))
-        followers.run(partial(meeting.join, LEADER))
-        model, adapters = followers.run(partial(loader.load, TensorParallel(LEADER, size), report))
-        counts = followers.expect(READY)
+        processes.wait_for(STARTED)
+        processes.run(partial(torch.set_num_threads, loader.num_threads))
+        processes.run(partial(rendezvous.join, DRIVER))
+        model, adapters = processes.run(partial(loader.load, TensorParallel(DRIVER, size), report))
+        counts = processes.wait_for(READY)
         with report.timed(LoadPhase.KV_CACHE):
             num_blocks = min(loader.count_blocks(model, size), *counts)
-            followers.send(num_blocks)
-            runner = LeadingRunner(loader.make_runner(model, adapters, num_blocks), followers)
+            processes.send(num_blocks)
+            runner = TensorParallelRunner(
+                loader.make_runner(model, adapters, num_blocks), processes
+            )
         with report.timed(LoadPhase.WARM_UP):
             runner.warm_up()
     except BaseException:
-        followers.stop()
+        processes.stop()
         raise
     report.note_memory(
         model.config, options.config, model.dtype, num_blocks=runner.num_blocks, num_parts=size
     )
     return LoadedRunner(
-        runner, model.config, SAMPLING_THREADS, report, tuple(adapters), followers.lost
+        runner, model.config, SAMPLING_THREADS, report, tuple(adapters), processes.lost
     )
 
 
+def _plan(options: LoadOptions) -> PartLoader:
+    """Check the options and the headers of the checkpoint, before a process is started."""
+    target = parse_device(options.device)
+    if options.executor is Executor.OPENVINO or target.index is not None:
+        raise ValueError("tensor_parallel needs executor torch and a device without a number")
+    plan = plan_model(options.source, LoadReport())
+    TensorParallel(size=options.tensor_parallel).check(plan.model.config)
+    folders = look_for_adapters(options.adapters_dir)
+    forecast = choose_variant(plan, options, target, folders)
+    return PartLoader(options, forecast, target.type, options.num_threads or 1, folders)
+
+
 def _serve(
-    loader: PartLoader, parallel: TensorParallel, meeting: Meeting, link: LeaderLink
+    loader: PartLoader, parallel: TensorParallel, rendezvous: Rendezvous, link: DriverLink
 ) -> None:
-    """The work of a follower, from its first import to the leader's end."""
+    """The work of a rank above 0, until the driver ends."""
     torch.set_num_threads(loader.num_threads)
-    meeting.join(parallel.rank)
+    rendezvous.join(parallel.rank)
     model, adapters = loader.load(parallel, LoadReport())
-    link.ready(loader.count_blocks(model, parallel.size))
-    follow(loader.make_runner(model, adapters, link.receive()), link)
+    link.send_ready(loader.count_blocks(model, parallel.size))
+    run_steps(loader.make_runner(model, adapters, link.receive()), link)

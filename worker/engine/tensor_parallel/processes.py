@@ -1,7 +1,7 @@
-"""Starts the processes that hold the other parts of a network, and notices when one is lost.
+"""Starts the processes of ranks 1 and above, and detects when one is lost.
 
-A process is lost when it ends, fails, or stops sending heartbeats. Calls that may wait for the
-others run in a thread of their own: whatever blocks that thread, its caller learns of the loss.
+A process is lost when it ends, fails, or stops sending heartbeats. Calls that may wait for other
+ranks run in a thread of their own, so that a blocked call does not hide the loss from its caller.
 """
 
 import atexit
@@ -23,18 +23,18 @@ from threading import Lock, Thread
 from typing import Any, TypeVar
 
 from worker.engine.tensor_parallel.worker_process import (
-    BEAT,
-    BEAT_S,
     FAILED,
-    HELLO,
+    HEARTBEAT,
+    HEARTBEAT_S,
     READY,
-    Meeting,
+    STARTED,
+    Rendezvous,
     Serve,
-    run_follower,
+    run_rank,
 )
 
-# For how long a process may be silent: while it starts, which imports torch, and later, when a
-# thread of its own sends a heartbeat every second. A long step is no silence.
+# How long a process may be silent while it starts, which imports torch, and afterwards. Its
+# heartbeats come every second, also during a long step.
 START_LIMIT_S = 300.0
 SILENCE_LIMIT_S = 30.0
 NOTICE_S = 1.0
@@ -45,36 +45,36 @@ _Call = tuple[Callable[[], Any], "Future[Any]"]
 
 
 class ProcessLost(RuntimeError):
-    """A process of this network ended, failed or froze: there is no going on without it."""
+    """A process of this network ended, failed or froze; the network cannot run without it."""
 
 
 @dataclass(slots=True, eq=False)
-class _Part:
-    """A follower as its leader knows it; `silent_s` is time in which the leader itself ran."""
+class _RankProcess:
+    """One process, as the driver sees it."""
 
     rank: int
     process: BaseProcess
     pipe: "Connection[Any, Any]"
-    said: dict[str, "Future[Any]"] = field(
-        default_factory=lambda: {HELLO: Future(), READY: Future()}
+    reports: dict[str, "Future[Any]"] = field(
+        default_factory=lambda: {STARTED: Future(), READY: Future()}
     )
-    silent_s: float = 0.0
+    silent_s: float = 0.0  # without a message, while the driver itself ran
 
     @property
     def silence_limit_s(self) -> float:
-        return SILENCE_LIMIT_S if self.said[HELLO].done() else START_LIMIT_S
+        return SILENCE_LIMIT_S if self.reports[STARTED].done() else START_LIMIT_S
 
     def read(self) -> str | None:
-        """Take in what the process said; returns why it is lost, if it is."""
-        is_alive = self.process.is_alive()  # asked first: its last words are in the pipe by then
+        """Read the messages of the process; return the reason if it is lost."""
+        is_alive = self.process.is_alive()  # before its messages, so that the last one is read
         try:
             while self.pipe.poll():
-                word, content = self.pipe.recv()
+                message, content = self.pipe.recv()
                 self.silent_s = 0.0
-                if word == FAILED:
+                if message == FAILED:
                     return str(content)
-                if word != BEAT:
-                    self.said[word].set_result(content)
+                if message != HEARTBEAT:
+                    self.reports[message].set_result(content)
         except (EOFError, OSError):
             is_alive = False
             self.process.join(JOIN_S)
@@ -87,43 +87,45 @@ class _Part:
 
 def _describe_exit(code: int | None) -> str:
     if code is None:
-        return "it has yet to tell how"
+        return "exit code not known yet"
     if code >= 0:
         return f"exit code {code}"
     return f"killed by {signal.Signals(-code).name}"
 
 
-class Followers:
-    """Processes of rank 1 to size - 1; they end with this process, or all once one is lost.
+class RankProcesses:
+    """The processes of ranks 1 to size - 1. All end with this one, or as soon as one is lost.
 
-    `lost` is resolved, with the reason, when one is lost or all are stopped.
+    `lost` gets the reason as its result when a process is lost or all are stopped.
     """
 
-    def __init__(self, serve: Serve, meeting: Meeting) -> None:
-        self.meeting = meeting
+    def __init__(self, serve: Serve, rendezvous: Rendezvous) -> None:
+        self.rendezvous = rendezvous
         self.lost: Future[str] = Future()
         self._losing = Lock()
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         context = multiprocessing.get_context("spawn")
-        self._parts = [_start(context, serve, rank, meeting) for rank in range(1, meeting.size)]
+        self._ranks = [
+            _start(context, serve, rank, rendezvous) for rank in range(1, rendezvous.size)
+        ]
         atexit.register(self.stop)  # before multiprocessing would wait for a frozen one
         for target in (self._watch, self._run_calls):
-            Thread(target=target, name="followers", daemon=True).start()
+            Thread(target=target, name="rank-processes", daemon=True).start()
 
-    def expect(self, word: str) -> list[Any]:
-        """Wait until each has said `word`; returns what came with it. Raises ProcessLost."""
-        return [self._result(part.said[word]) for part in self._parts]
+    def wait_for(self, message: str) -> list[Any]:
+        """Wait until each rank has sent `message`; return the contents. Raises ProcessLost."""
+        return [self._result(rank.reports[message]) for rank in self._ranks]
 
     def send(self, message: object) -> None:
-        """Send a message to each. Waits for a process that does not read: see `run`."""
+        """Send a message to each rank. Blocks while a process does not read: see `run`."""
         pickled = ForkingPickler.dumps(message)
-        for part in self._parts:
-            part.pipe.send_bytes(pickled)
+        for rank in self._ranks:
+            rank.pipe.send_bytes(pickled)
 
     def run(self, call: Callable[[], T]) -> T:
-        """Run `call` in the thread that may be given up. Raises ProcessLost as soon as one is lost.
+        """Run `call` in the thread for blocking calls. Raises ProcessLost once a process is lost.
 
-        A thread that is blocked then stays so until torch's own timeout; nothing waits for it.
+        If the thread is blocked then, it stays so until torch's own timeout; nothing waits for it.
         """
         future: Future[T] = Future()
         if not self.lost.done():
@@ -131,32 +133,32 @@ class Followers:
         return self._result(future)
 
     def stop(self) -> None:
-        """End all processes. Calls that wait for them raise ProcessLost."""
-        self.lose("its processes were stopped")
+        """Kill all processes. Calls that wait for them raise ProcessLost."""
+        self.fail("its processes were stopped")
         atexit.unregister(self.stop)  # it would keep the pipes open
         deadline = time.monotonic() + JOIN_S
-        for part in self._parts:
-            part.process.join(max(0.0, deadline - time.monotonic()))
+        for rank in self._ranks:
+            rank.process.join(max(0.0, deadline - time.monotonic()))
 
-    def lose(self, reason: str) -> None:
-        """Give the network up, unless that was done already: end all processes, tell the callers.
+    def fail(self, reason: str) -> None:
+        """Kill all processes and resolve `lost`; without effect after the first call.
 
-        A part that is left would wait in a sum, on a GPU with all its memory.
+        A process that is left would wait in a sum, on a GPU with all its memory.
         """
         with self._losing:
             if self.lost.done():
                 return
-            for part in self._parts:
-                part.process.kill()  # a frozen process takes no other signal
+            for rank in self._ranks:
+                rank.process.kill()  # a frozen process takes no other signal
             self.lost.set_result(reason)
             self._calls.put(None)
 
-    def give_up(self, reason: str) -> None:
-        """As `lose`; a process that is found to be lost within a second is the better reason."""
+    def fail_after_notice(self, reason: str) -> None:
+        """As `fail`, but prefer the reason of a process that is found lost within a second."""
         try:
             self.lost.result(NOTICE_S)
         except TimeoutError:
-            self.lose(reason)
+            self.fail(reason)
 
     def _result(self, future: "Future[T]") -> T:
         either: tuple[Future[Any], ...] = (future, self.lost)
@@ -177,36 +179,36 @@ class Followers:
 
     def _watch(self) -> None:
         while not self.lost.done():
-            self._wait_for_news()
-            for part in self._parts:
-                if problem := part.read():
-                    self.lose(f"part {part.rank} of {self.meeting.size} failed: {problem}")
+            self._wait_for_messages()
+            for rank in self._ranks:
+                if problem := rank.read():
+                    self.fail(f"rank {rank.rank} of {self.rendezvous.size} failed: {problem}")
 
-    def _wait_for_news(self) -> None:
-        """Wait for a heartbeat's time at most, and count it.
+    def _wait_for_messages(self) -> None:
+        """Wait for a message, at most one heartbeat interval, and count the time as silence.
 
-        By what this process could see: after a suspension of the whole machine none is silent.
+        A wait that took longer counts as two intervals: the whole machine was suspended.
         """
         started = time.monotonic()
-        ends = [part.process.sentinel for part in self._parts]
-        wait([*ends, *(part.pipe for part in self._parts)], BEAT_S)
-        waited_s = min(time.monotonic() - started, 2 * BEAT_S)
-        for part in self._parts:
-            part.silent_s += waited_s
+        ends = [rank.process.sentinel for rank in self._ranks]
+        wait([*ends, *(rank.pipe for rank in self._ranks)], HEARTBEAT_S)
+        waited_s = min(time.monotonic() - started, 2 * HEARTBEAT_S)
+        for rank in self._ranks:
+            rank.silent_s += waited_s
 
 
-def _start(context: SpawnContext, serve: Serve, rank: int, meeting: Meeting) -> _Part:
+def _start(context: SpawnContext, serve: Serve, rank: int, rendezvous: Rendezvous) -> _RankProcess:
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=run_follower, args=(serve, rank, meeting, theirs), name=f"part {rank}", daemon=True
+        target=run_rank, args=(serve, rank, rendezvous, theirs), name=f"rank {rank}", daemon=True
     )
     process.start()
     theirs.close()
-    return _Part(rank, process, ours)
+    return _RankProcess(rank, process, ours)
 
 
 def free_port() -> int:
-    """One that nobody listens on right now."""
+    """Return a TCP port that is free right now."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,6 +1,6 @@
-"""Runs a step's plan on several processes that hold a part of the network each.
+"""Runs a step's plan on the processes of a tensor-parallel network, each with its part of it.
 
-The first one leads: it tells the others what to compute, and samples. They follow until it ends.
+Rank 0, the driver, sends every step to the other ranks and samples. They compute until it ends.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ import torch
 from worker.engine.execution.packed_batch import PackedStep
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.engine.scheduling.step_plan import BlockCopy, StepPlan
-from worker.engine.tensor_parallel.processes import Followers
-from worker.engine.tensor_parallel.worker_process import LeaderLink
+from worker.engine.tensor_parallel.processes import RankProcesses
+from worker.engine.tensor_parallel.worker_process import DriverLink
 
-LEADER = 0
+DRIVER = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +23,17 @@ class _Work:
     block_copies: list[BlockCopy]
 
 
-class LeadingRunner:
-    """What the engine of the leading process runs its plans on.
+class TensorParallelRunner:
+    """The runner of the driver's engine.
 
-    The work goes to the followers over their pipes, sums of tensors through torch's default group.
-    Once a process is lost, every pass raises ProcessLost, the one that waits for it too.
+    Steps go to the other ranks over their pipes; sums of tensors go through torch's default group.
+    Once a process is lost, every forward pass raises ProcessLost, also if it waits already.
     """
 
-    def __init__(self, runner: ModelRunner, followers: Followers) -> None:
+    def __init__(self, runner: ModelRunner, processes: RankProcesses) -> None:
         self.num_blocks = runner.num_blocks
         self.runner = runner
-        self.followers = followers
+        self.processes = processes
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
         step = PackedStep.of(plan, self.runner.block_size)
@@ -45,27 +45,30 @@ class LeadingRunner:
             self._compute(_Work(step, []))
 
     def _compute(self, work: _Work) -> torch.Tensor:
-        return self.followers.run(partial(self._lead, work))
+        return self.processes.run(partial(self._compute_logits, work))
 
-    def _lead(self, work: _Work) -> torch.Tensor:
+    def _compute_logits(self, work: _Work) -> torch.Tensor:
         hidden_states = self._run_layers(work)
         logits = self.runner.compute_logits(hidden_states, work.step)
-        if logits.is_cuda:  # sums of NCCL block the stream: here, not whoever reads the logits
+        if logits.is_cuda:  # sums of NCCL block the stream: wait here, not where logits are read
             torch.cuda.current_stream(logits.device).synchronize()
         return logits
 
     def _run_layers(self, work: _Work) -> torch.Tensor:
-        """A failure leaves others in a sum, which a later step's sum must not complete."""
+        """Run the layers on all ranks; a failure here stops every process.
+
+        The other ranks may wait in a sum, which a sum of a later step must not complete.
+        """
         try:
-            self.followers.send(work)
+            self.processes.send(work)
             return self.runner.run_layers(work.step, work.block_copies)
         except Exception as error:
-            self.followers.give_up(f"part {LEADER} failed in a step: {error}")
+            self.processes.fail_after_notice(f"rank {DRIVER} failed in a step: {error}")
             raise
 
 
-def follow(runner: ModelRunner, leader: LeaderLink) -> None:
-    """Compute what the leader sends until it ends."""
+def run_steps(runner: ModelRunner, driver: DriverLink) -> None:
+    """Compute the steps that the driver sends, until it ends."""
     while True:
-        work: _Work = leader.receive()
+        work: _Work = driver.receive()
         runner.run_layers(work.step, work.block_copies)

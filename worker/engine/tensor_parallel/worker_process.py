@@ -1,6 +1,6 @@
-"""One follower: a process that holds a part of a network and computes what its leader sends.
+"""A process of rank 1 or above: it holds a part of a network and computes what the driver sends.
 
-A thread of its own tells the leader that the process lives, however long a step takes.
+A thread of its own sends heartbeats to the driver, however long a step takes.
 """
 
 import os
@@ -19,23 +19,23 @@ from torch import distributed
 
 from worker.model.tensor_parallel import TensorParallel
 
-# Ends what a lost process leaves behind in gloo or NCCL. The leader does not wait for it.
+# Ends the calls that wait in gloo or NCCL for a lost process. The driver does not wait for it.
 SUM_TIMEOUT = timedelta(minutes=5)
-BEAT_S = 1.0
-HELLO, READY, FAILED, BEAT = "hello", "ready", "failed", "beat"
+HEARTBEAT_S = 1.0
+STARTED, READY, FAILED, HEARTBEAT = "started", "ready", "failed", "heartbeat"
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
-    """Where the processes of one network meet, on this machine, and over what they add up."""
+class Rendezvous:
+    """The group of processes of one network, all on this machine."""
 
     port: int
-    size: int
-    backend: str  # "gloo" or "nccl"
+    size: int  # number of ranks
+    backend: str  # "gloo" or "nccl": how tensors are summed
     sum_timeout: timedelta = SUM_TIMEOUT
 
     def join(self, rank: int) -> None:
-        """Wait for all processes; sums go through torch's default group from then on."""
+        """Wait for all ranks, then make them torch's default group."""
         distributed.init_process_group(
             self.backend,
             init_method=f"tcp://127.0.0.1:{self.port}",
@@ -45,59 +45,59 @@ class Meeting:
         )
 
 
-class LeaderLink:
-    """A follower's end of the pipe to its leader."""
+class DriverLink:
+    """A rank's end of the pipe to the driver."""
 
     def __init__(self, pipe: "Connection[Any, Any]") -> None:
         self.is_ready = False
         self._pipe = pipe
         self._lock = Lock()
 
-    def say(self, word: str, content: object = None) -> None:
+    def send(self, message: str, content: object = None) -> None:
         with self._lock:
-            self._pipe.send((word, content))
+            self._pipe.send((message, content))
 
-    def ready(self, content: object = None) -> None:
-        """Tell that this part is loaded; `content` is what the leader wants to know of it."""
+    def send_ready(self, content: object = None) -> None:
+        """Report that this rank's part is loaded; `content` depends on the loader."""
         self.is_ready = True
-        self.say(READY, content)
+        self.send(READY, content)
 
     def receive(self) -> Any:
-        """Wait for what the leader sends; ends the process once the leader has ended."""
+        """Wait for a message from the driver. Exits if the driver has ended."""
         try:
             return self._pipe.recv()
         except (EOFError, OSError):
             sys.exit(1)
 
-    def beat(self) -> None:
-        """Tell for ever that this process lives; ends it once the leader has ended."""
+    def send_heartbeats(self) -> None:
+        """Send heartbeats until the process ends. Exits if the driver has ended."""
         try:
             while True:
-                self.say(BEAT)
-                time.sleep(BEAT_S)
+                self.send(HEARTBEAT)
+                time.sleep(HEARTBEAT_S)
         except OSError:
             os._exit(1)  # the other thread may be blocked in a sum
 
 
-# What a follower does: load its part, call `ready`, compute until the end.
-Serve = Callable[[TensorParallel, Meeting, LeaderLink], None]
+# The work of a rank: load its part, call `send_ready`, compute until the end.
+Serve = Callable[[TensorParallel, Rendezvous, DriverLink], None]
 
 
-def run_follower(serve: Serve, rank: int, meeting: Meeting, pipe: "Connection[Any, Any]") -> None:
-    """Run `serve` as process `rank`. The leader reports an error that comes before `ready`."""
+def run_rank(serve: Serve, rank: int, rendezvous: Rendezvous, pipe: "Connection[Any, Any]") -> None:
+    """Run `serve` as process `rank`. The driver reports errors raised before `send_ready`."""
     for signum in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # no handler would run while it waits in a sum
-    leader = LeaderLink(pipe)
+    driver = DriverLink(pipe)
     try:
-        leader.say(HELLO)
-    except OSError:  # the leader ended meanwhile
+        driver.send(STARTED)
+    except OSError:  # the driver ended meanwhile
         sys.exit(1)
-    Thread(target=leader.beat, name="heartbeat", daemon=True).start()
+    Thread(target=driver.send_heartbeats, name="heartbeat", daemon=True).start()
     try:
-        serve(TensorParallel(rank, meeting.size), meeting, leader)
+        serve(TensorParallel(rank, rendezvous.size), rendezvous, driver)
     except Exception as error:  # the process's border
         with suppress(OSError):
-            leader.say(FAILED, f"{type(error).__name__}: {error}")
-        if leader.is_ready:
+            driver.send(FAILED, f"{type(error).__name__}: {error}")
+        if driver.is_ready:
             raise  # the log says where

@@ -1,7 +1,7 @@
 """Token ids to text, one token at a time: UTF-8 safe, with stop strings across token borders.
 
-Byte-level BPE spells every token in bytes, so the text of a sequence is the UTF-8 of its tokens'
-bytes: an incremental UTF-8 decoder is exact and costs the same for every token. Knows no torch.
+In byte-level BPE every token stands for bytes, and the text of a sequence is the UTF-8 of its
+tokens' bytes. An incremental UTF-8 decoder is therefore exact, at a constant cost per token.
 """
 
 import codecs
@@ -16,7 +16,7 @@ _MAX_UTF8_BYTES = 4
 class TokenBytes:
     """The bytes that each token of a byte-level tokenizer stands for.
 
-    Raises ValueError for a tokenizer of another kind: every Falcon has a byte-level one.
+    Raises ValueError for another kind of tokenizer: every Falcon has a byte-level one.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -31,13 +31,13 @@ class TokenBytes:
         self._known: dict[int, bytes] = {}
 
     def spell(self, token_id: int) -> bytes:
-        """Bytes of any token, a special one's name included; b"" for an id without a token."""
+        """Return the bytes of a token, of a special one its name; b"" for an unknown id."""
         if token_id not in self._known:
             self._known[token_id] = self._look_up(token_id)
         return self._known[token_id]
 
     def text_of(self, token_id: int) -> bytes:
-        """Bytes that the token adds to the text; special tokens add none."""
+        """Return the bytes that the token adds to the text; special tokens add none."""
         return b"" if token_id in self._special else self.spell(token_id)
 
     def _look_up(self, token_id: int) -> bytes:
@@ -54,8 +54,8 @@ class TokenBytes:
 class Detokenizer:
     """Turns the tokens that follow `context` into text.
 
-    The pieces and the last `flush()`, joined, are what decoding all tokens at once adds to the
-    decoded context. Bytes that form no UTF-8 become U+FFFD, as soon as that is certain.
+    All pieces and the last `flush()`, joined, are the text that decoding all tokens at once adds to
+    the decoded context. Bytes that are not UTF-8 become U+FFFD as soon as that is certain.
     """
 
     def __init__(self, token_bytes: TokenBytes, context: Sequence[int]) -> None:
@@ -65,19 +65,19 @@ class Detokenizer:
         self._decoder.decode(_tail(map(token_bytes.text_of, reversed(context)), _MAX_UTF8_BYTES))
 
     def push(self, token_id: int) -> str:
-        """Text that is now certain: "" while the token leaves a character incomplete."""
+        """Return the text that is certain by now: "" while a character is incomplete."""
         return self._decoder.decode(self._token_bytes.text_of(token_id))
 
     def flush(self) -> str:
-        """Text of the bytes still held back; nothing follows."""
+        """Return the text of the bytes that are still held back. Call it once, at the end."""
         return self._decoder.decode(b"", final=True)
 
 
 class StopStrings:
-    """Tells when a token completes one of the stop strings.
+    """Detects the token that completes one of the stop strings.
 
-    Like transformers' StopStringCriteria: the string may begin in the context and the token may
-    go on beyond it, but the token must hold its end; special tokens count by their names.
+    As in transformers' StopStringCriteria, the string may begin in the context, and the token may
+    continue after it, but must hold its end. Special tokens count by their names.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class StopStrings:
         self._tail = _tail(map(token_bytes.spell, reversed(context)), self._reach)
 
     def push(self, token_id: int) -> bool:
-        """Whether the text up to this token holds a stop string that this token completed."""
+        """Push the next token; return whether it completes a stop string."""
         if not self._needles:
             return False
         text = self._tail + self._token_bytes.spell(token_id)
@@ -101,7 +101,7 @@ class StopStrings:
 
 
 def _tail(pieces_from_the_end: Iterable[bytes], num_bytes: int) -> bytes:
-    """The last `num_bytes` bytes of a text whose pieces come last one first."""
+    """Return the last `num_bytes` bytes of a text; its pieces come in reverse order."""
     tail = b""
     for piece in pieces_from_the_end:
         if len(tail) >= num_bytes:
@@ -115,7 +115,7 @@ def _last(data: bytes, num_bytes: int) -> bytes:
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """GPT-2's spelling of bytes: printable ones stand for themselves, the rest from U+0100 on."""
+    """Return GPT-2's character of each byte: itself if printable, the rest from U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = (byte for byte in range(256) if byte not in printable)
     alphabet = {byte: chr(byte) for byte in printable}

@@ -1,4 +1,4 @@
-"""The text of one sequence as it grows, and the token that ends it. Knows no tensors."""
+"""The text of one sequence as it grows, and the token that ends it."""
 
 from worker.engine.outputs import FinishReason
 from worker.engine.sequence import Sequence
@@ -6,10 +6,10 @@ from worker.engine.text.detokenizer import Detokenizer, StopStrings, TokenBytes
 
 
 class TextStream:
-    """Follows one sequence token by token.
+    """Detokenizes one sequence and detects its end.
 
-    Tokens made by an earlier attempt are replayed in silence; `finish_reason` is set where they
-    already end the sequence.
+    Tokens of an earlier attempt are pushed without output; if they already end the sequence,
+    `finish_reason` is set.
     """
 
     def __init__(self, sequence: Sequence, token_bytes: TokenBytes) -> None:
@@ -24,7 +24,7 @@ class TextStream:
             self.push(token_id)
 
     def push(self, token_id: int) -> str:
-        """Take the next token; return the text that is now certain, all of it at the end."""
+        """Push the next token; return the text that is certain by now, all of it at the end."""
         self._num_tokens_left -= 1
         text = self._detokenizer.push(token_id)
         self.finish_reason = self._reason_to_finish(token_id)

@@ -1,7 +1,4 @@
-"""Which adapters a folder holds, and how strong each is meant to be: KAITO's convention.
-
-Knows nothing of what an adapter is made of.
-"""
+"""Finds the adapters in a folder and their strengths, by KAITO's convention."""
 
 import math
 from collections.abc import Mapping
@@ -15,10 +12,10 @@ CONFIG_FILE = "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class AdapterFolder:
-    """An adapter as peft saved it, named by its folder; its updates count `strength` times."""
+    """An adapter as peft saved it; the folder is its name."""
 
     path: Path
-    strength: float = 1.0
+    strength: float = 1.0  # factor of its updates
 
     @property
     def name(self) -> str:
@@ -29,10 +26,10 @@ class AdapterFolder:
 
 
 def find_adapters(directory: Path, environment: Mapping[str, str]) -> list[AdapterFolder]:
-    """Every folder in `directory` with an adapter_config.json, by name.
+    """Find the folders in `directory` that hold an adapter_config.json, sorted by name.
 
-    Its strength is the environment variable that is called like it, else 1. Raises CheckpointError
-    when there is no such folder, or for a strength that is no finite number.
+    The environment variable with the folder's name is its strength, 1 by default. Raises
+    CheckpointError if there is no such folder or a strength is not a finite number.
     """
     try:
         paths = sorted(path for path in directory.iterdir() if (path / CONFIG_FILE).is_file())

@@ -1,4 +1,4 @@
-"""The folder a model comes in: finding it, or downloading it from the hub."""
+"""Finds the folder of a checkpoint, or downloads it from the hub."""
 
 import re
 from pathlib import Path
@@ -16,15 +16,15 @@ DOWNLOADED_FILES = (
     "additional_chat_templates/*.jinja",
     *TOKENIZER_FILES,
 )
-# Only where a repository has no safetensors: most have both, and each takes as long as the other.
+# Only if a repository has no safetensors: most have both, of the same size.
 TORCH_WEIGHTS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def resolve_checkpoint(source: str) -> Path:
-    """Find the folder of `source`, a local path or a hub id, which is downloaded if need be.
+    """Return the folder of `source`, a local path or a hub id; download the latter if needed.
 
-    Raises CheckpointError when there is no such folder, and no such model on the hub either.
+    Raises CheckpointError if there is neither such a folder nor such a model on the hub.
     """
     if not source:
         raise CheckpointError("no model given: name a folder or a hub id")

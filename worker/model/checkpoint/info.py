@@ -1,7 +1,4 @@
-"""What can be told of a checkpoint without loading it: its style and its sizes.
-
-Reads config.json and the headers of the weights, never a weight.
-"""
+"""Describes a checkpoint from config.json and the headers of its weights, without loading it."""
 
 from dataclasses import dataclass
 
@@ -16,11 +13,9 @@ from worker.model.layers.quantize import saved_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """`dtype` is what it is loaded in; sizes in bytes are those in it, or in 8 bits."""
-
     config: ModelConfig
-    dtype: torch.dtype
-    weight_bytes: int  # tied embeddings count once
+    dtype: torch.dtype  # that it is loaded in
+    weight_bytes: int  # in that dtype or 8 bits; tied embeddings count once
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -30,7 +25,7 @@ class ModelInfo:
 def describe(
     source: str, dtype: torch.dtype | None = None, quantization: Quantization | None = None
 ) -> ModelInfo:
-    """Describe a local folder or hub id; `dtype` None takes what it is loaded in by itself.
+    """Describe a local folder or hub id; `dtype` None takes the checkpoint's.
 
     Raises CheckpointError as loading it would.
     """
@@ -40,7 +35,7 @@ def describe(
 def describe_plan(
     plan: LoadingPlan, dtype: torch.dtype | None = None, quantization: Quantization | None = None
 ) -> ModelInfo:
-    """`describe` for a checkpoint whose headers have been read."""
+    """Describe a checkpoint by its plan."""
     dtype = dtype or plan.dtype
     whole_bytes = plan.model.config.num_parameters * dtype.itemsize
     return ModelInfo(

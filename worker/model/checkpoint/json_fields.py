@@ -1,4 +1,4 @@
-"""Typed reading of the JSON files of a checkpoint; every complaint names the file and the field."""
+"""Typed reading of a checkpoint's JSON files; every error names the file and the field."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from worker.model.errors import CheckpointError, unreadable
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object in any Unicode encoding, with or without a byte order mark.
 
-    Raises CheckpointError when it is absent or not one.
+    Raises CheckpointError if the file is absent or holds no object.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_optional(path: Path) -> dict[str, Any]:
-    """Read a JSON object, empty where there is no such file. Raises CheckpointError."""
+    """Read a JSON object, empty if there is no such file. Raises CheckpointError."""
     return read_json(path) if path.is_file() else {}
 
 
@@ -46,7 +46,7 @@ class JsonFields:
         return value
 
     def number(self, name: str, default: float) -> float:
-        """A positive number; Python's JSON has NaN and Infinity, which are none."""
+        """A positive number; NaN and Infinity, which Python's JSON reads, are refused."""
         value = self._value(name, default)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 < value < math.inf:

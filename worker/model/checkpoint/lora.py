@@ -1,6 +1,6 @@
-"""Reading a LoRA adapter that peft saved, strictly: what it asks for is followed, or refused.
+"""Reads a LoRA adapter that peft saved, strictly: what is not supported is refused.
 
-peft, an optional extra, knows its own fields and their defaults.
+Needs the optional extra peft, for its fields and their defaults.
 """
 
 import math
@@ -18,26 +18,26 @@ from worker.model.checkpoint.shards import open_shard
 from worker.model.errors import CheckpointError
 from worker.model.lora import LoraAdapter, LowRank
 
-WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there
+WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the first that exists
 
-# Fields of adapter_config.json that are followed here, or change nothing in a saved adapter. What
-# an adapter says of any other field must be peft's default.
-_FOLLOWED = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights"}
+# Fields of adapter_config.json that are supported, or that change nothing in a saved adapter. Any
+# other field must have peft's default.
+_SUPPORTED = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights"}
 _STORED = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
 _OF_TRAINING = {"lora_dropout", "inference_mode", "task_type", "megatron_config", "megatron_core"}
 _PROVENANCE = {"base_model_name_or_path", "revision", "auto_mapping", "peft_version"}
-# Of an initialisation that `init_lora_weights` names, or of a variant that another field turns on.
+# Of an initialization that `init_lora_weights` names, or of a variant that another field enables.
 _OF_REFUSED = {"eva_config", "corda_config", "lora_ga_config", "loftq_config", "qalora_group_size"}
 _OF_REFUSED |= {"ensure_weight_tying"}
 _OF_RUNTIME = {"runtime_config", "merge_weights"}  # written by older releases
-_OF_CONV1D = {"fan_in_fan_out"}  # peft sets it right for the linear layers that Falcon has
+_OF_CONV1D = {"fan_in_fan_out"}  # peft corrects it for the linear layers that Falcon has
 _IGNORED = _STORED | _OF_TRAINING | _PROVENANCE | _OF_REFUSED | _OF_RUNTIME | _OF_CONV1D
-# The others begin by changing the weights that they adapt.
+# All other initializations change the weights that they adapt.
 _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def check_peft() -> None:
-    """Raise CheckpointError, naming the extra, where peft is not installed."""
+    """Raise CheckpointError, naming the extra, if peft is not installed."""
     if find_spec("peft") is None:
         raise CheckpointError(
             "adapters need the package peft, which the extra lora brings: "
@@ -46,10 +46,10 @@ def check_peft() -> None:
 
 
 def read_adapter(folder: AdapterFolder, model: nn.Module) -> LoraAdapter:
-    """The updates of an adapter for `model`, float32 on the CPU, its strength included.
+    """Read the updates of an adapter for `model`, float32 on the CPU, times its strength.
 
-    Raises CheckpointError, naming folder and field or tensor, for what is not understood and for
-    what does not fit the linear layers of `model`.
+    Raises CheckpointError, naming folder and field or tensor, for what is not supported or does not
+    fit the linear layers of `model`.
     """
     fields = _read_config(folder)
     file = find_weights(folder)
@@ -75,7 +75,7 @@ def _read_config(folder: AdapterFolder) -> JsonFields:
     defaults = vars(LoraConfig())
     for name, value in fields.raw.items():
         is_default = (value or None) == (defaults.get(name) or None)
-        if not is_default and name not in _FOLLOWED | _IGNORED:
+        if not is_default and name not in _SUPPORTED | _IGNORED:
             raise fields.error(f"{name} is {value!r}, which is not supported")
     init = fields.raw.get("init_lora_weights")
     if init not in _PLAIN_INITS:
@@ -87,23 +87,23 @@ def _read_config(folder: AdapterFolder) -> JsonFields:
 
 
 def find_weights(folder: AdapterFolder) -> Path:
-    """The weights file of an adapter. Raises CheckpointError when there is none."""
+    """Return the weights file of an adapter. Raises CheckpointError if there is none."""
     files = [folder.path / name for name in WEIGHTS_FILES]
     for file in files:
         if file.is_file():
             return file
-    raise folder.error(f"neither {files[0].name} nor {files[1].name} is there")
+    raise folder.error(f"neither {files[0].name} nor {files[1].name} exists")
 
 
 def _adaptable(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear layers of the decoder layers, by name."""
+    """Yield the linear layers of the decoder layers, by name."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name.startswith("transformer.h."):
             yield name, module
 
 
 def _key(linear: str, side: str) -> str:
-    """What peft calls one of the two matrices of a linear layer's update."""
+    """Return peft's name for one of the two matrices of a linear layer's update."""
     return f"base_model.model.{linear}.lora_{side}.weight"
 
 
@@ -130,7 +130,7 @@ def _read_update(
 
 
 def _rank_and_scale(fields: JsonFields, name: str) -> tuple[int, float]:
-    """The rank of a linear layer's update and what peft multiplies it by."""
+    """Return the rank of a linear layer's update and its scale."""
     from peft.utils.other import get_pattern_key
 
     ranks, alphas = fields.mapping("rank_pattern"), fields.mapping("alpha_pattern")

@@ -16,7 +16,7 @@ from worker.host_memory import format_bytes, free_memory
 from worker.model.config import ModelConfig
 from worker.model.errors import CheckpointError
 
-# Ids 0 to 11 of the published tokenizer, in its order.
+# Ids 0 to 11 of the published tokenizer.
 SPECIAL_TOKENS = (
     ">>TITLE<<",
     ">>ABSTRACT<<",
@@ -33,9 +33,9 @@ SPECIAL_TOKENS = (
 )
 END_OF_TEXT_ID = 11
 NUM_BYTE_TOKENS = 256
-_SAVING_BYTES = 192 * 2**20  # beside the weights: transformers and what it writes with
+_SAVING_BYTES = 192 * 2**20  # besides the weights: transformers and its libraries
 
-# What makes each style, at any size, in the words of config.json.
+# The fields of config.json that define each style, at any size.
 STYLES: dict[str, dict[str, Any]] = {
     "7b": {"multi_query": True, "parallel_attn": True},
     "40b": {"new_decoder_architecture": True, "num_ln_in_parallel_attn": 2},
@@ -95,10 +95,10 @@ def write_random_checkpoint(
 ) -> Path:
     """Write config, weights and a byte-level tokenizer of a Falcon `like` 7b, 40b, 11b or rw.
 
-    Sizes not given are small ones, or the published ones when `full_size`; `num_kv_heads` is for
-    the styles that group heads (40b, 11b). The same arguments give the same weights. A vocabulary
-    too small for every byte gets no tokenizer. Raises ValueError for impossible sizes and for a
-    folder that is not empty.
+    Sizes that are not given are small, or published with `full_size`. `num_kv_heads` is
+    for the styles that group heads (40b, 11b). The same arguments give the same weights. A
+    vocabulary too small for every byte gets no tokenizer. Raises ValueError for impossible sizes
+    and for a folder that is not empty.
     """
     sizes = {
         "hidden_size": hidden_size,
@@ -116,7 +116,7 @@ def write_random_checkpoint(
 
 
 def config_fields(like: str, *, full_size: bool) -> dict[str, Any]:
-    """The config.json of a style, small or as published. Raises ValueError for another style."""
+    """Return the config.json of a style, small or published. Raises ValueError for others."""
     if like not in STYLES:
         raise ValueError(f"like must be one of {', '.join(STYLES)}, got {like!r}")
     size = {"vocab_size": 65024} | PUBLISHED_SIZES[like] if full_size else SMALL_SIZE
@@ -159,8 +159,8 @@ def _save_model(
 ) -> None:
     from transformers import FalconConfig, FalconForCausalLM
 
-    with torch.device("meta"):  # no time for weights that are thrown away
-        model: Any = FalconForCausalLM(FalconConfig(**fields))  # its `to` hides its type
+    with torch.device("meta"):  # takes no time for weights that are replaced
+        model: Any = FalconForCausalLM(FalconConfig(**fields))  # its `to` has no type
     model.to(dtype).to_empty(device="cpu")
     model.tie_weights()
     _randomize(model, torch.Generator().manual_seed(seed))
@@ -169,18 +169,18 @@ def _save_model(
 
 @torch.no_grad()
 def _randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Draw every weight at the scale of its kind, in the order of the network."""
+    """Randomize every weight at the scale of its kind, in the order of the network."""
     for name, parameter in model.named_parameters():
         mean = 1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0  # layer norms
         parameter.normal_(mean, _std(name, parameter), generator=generator)
 
 
 def _std(name: str, parameter: torch.Tensor) -> float:
-    """A scale that keeps logits some units apart and lets the whole prompt matter.
+    """Return a scale that keeps logits some units apart and makes the whole prompt matter.
 
-    Attention must pick (queries and keys of gain 2) and be heard over the residual (gain 3).
-    Embeddings stay small beside what layers add: tied to the head, larger ones would have every
-    token predict itself.
+    Attention must be selective (queries and keys of gain 2) and strong against the residual (gain
+    3). Embeddings stay small against the layers' outputs: tied to the head, larger embeddings
+    would make every token predict itself.
     """
     if parameter.dim() == 1:
         return 0.1
@@ -213,6 +213,6 @@ def _save_tokenizer(directory: Path, config: ModelConfig) -> None:
 
 
 def _rank(token: str) -> int:
-    """Place among the commonest characters of English (Ġ is the space); the rest come after."""
+    """Return the rank among the most common English characters (Ġ is the space)."""
     rank = "Ġetaoinsrhldcum".find(token)
     return rank if rank >= 0 else NUM_BYTE_TOKENS

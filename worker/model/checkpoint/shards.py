@@ -1,7 +1,7 @@
-"""The files that hold weights, of a checkpoint or an adapter: safetensors, or torch's own.
+"""The weight files of a checkpoint or an adapter, in safetensors or torch's format.
 
-Owns which files of a folder hold its weights, and access to one tensor at a time. torch's files
-go through its restricted unpickler, which runs no code. Files are mapped, not read whole.
+Finds the files in a folder and reads one tensor at a time. torch's files go through its restricted
+unpickler, which runs no code. Files are mapped, not read whole.
 """
 
 import os
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from worker.model.checkpoint.json_fields import JsonFields, read_json
 from worker.model.errors import CheckpointError, unreadable
 
-# In the order of preference, which is that of transformers.
+# In the order of preference, as in transformers.
 _STEMS = (("model", "safetensors"), ("pytorch_model", "bin"))
 _NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})\.")
 MAX_NAMED = 5  # files or tensors listed in an error
@@ -41,10 +41,10 @@ _DTYPES = {
 
 
 class Shard(Protocol):
-    """One open file. A slice, indexed like a tensor, reads no more than it is asked for."""
+    """One open file. A slice is indexed like a tensor and reads only what is indexed."""
 
     def names(self) -> list[str]:
-        """The tensors in the order of the file."""
+        """Return the names of the tensors, in the order of the file."""
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
@@ -55,7 +55,7 @@ class Shard(Protocol):
 
 @contextmanager
 def open_shard(file: Path) -> Iterator[Shard]:
-    """Open a weights file by its format. Raises CheckpointError where it cannot be read."""
+    """Open a weights file by its format. Raises CheckpointError if it cannot be read."""
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, framework="pt") as opened:
@@ -128,21 +128,23 @@ def _load_torch_file(file: Path) -> Mapping[str, torch.Tensor]:
         raise unreadable(
             file, "it holds more than tensors, and unpickling that may run code"
         ) from error
-    except Exception as error:  # of a broken file: whatever its readers come across
+    except Exception as error:  # a broken file may raise anything
         raise unreadable(file, str(error).strip().partition("\n")[0] or repr(error)) from error
     if not isinstance(tensors, Mapping):
         raise unreadable(file, "it holds no state dict")
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise unreadable(file, f"a state dict must hold tensors alone, and {name!r} is none")
+            raise unreadable(
+                file, f"a state dict must hold tensors alone, but {name!r} is not a tensor"
+            )
     return tensors
 
 
 def find_shards(path: Path) -> list[Path]:
-    """The weights files of a folder. Raises CheckpointError when there are none, or not all."""
+    """Return the weights files of a folder. Raises CheckpointError unless all are there."""
     for stem, suffix in _STEMS:
         single, index = path / f"{stem}.{suffix}", path / f"{stem}.{suffix}.index.json"
-        if single.is_file():  # of both, the one that transformers takes
+        if single.is_file():  # it takes precedence, as in transformers
             return [single]
         if index.is_file():
             return _indexed_files(index)
@@ -169,7 +171,7 @@ def _indexed_files(index: Path) -> list[Path]:
 
 
 def _beside(index: Path, name: Any) -> Path:
-    """The file that an index names: in its folder, also where it gives another machine's path."""
+    """Return the file that an index names, in its folder even if it names another path."""
     if not isinstance(name, str) or not (parts := PurePosixPath(name).parts):
         raise CheckpointError(f"{index.name}: weight_map names {name!r}, no file")
     if ".." in parts or PurePosixPath(name).is_absolute():
@@ -178,7 +180,7 @@ def _beside(index: Path, name: Any) -> Path:
 
 
 def _numbered_files(path: Path, stem: str, suffix: str) -> list[Path]:
-    """The parts of a checkpoint without an index, which number themselves."""
+    """Return the numbered files of a checkpoint without an index."""
     files = sorted(path.glob(f"{stem}-?????-of-?????.{suffix}"))
     numbers = [match for file in files if (match := _NUMBERED.search(file.name))]
     if not numbers:
@@ -192,9 +194,9 @@ def _numbered_files(path: Path, stem: str, suffix: str) -> list[Path]:
 
 
 def read_ahead(file: Path) -> None:
-    """Have the kernel (Linux) read a whole file into its cache, meanwhile.
+    """Make the kernel (Linux) read a whole file into its cache in the background.
 
-    Left to page faults it reads a little at a time and waits in between.
+    By page faults alone it reads a little at a time and waits in between.
     """
     if not hasattr(os, "posix_fadvise"):
         return
@@ -203,6 +205,6 @@ def read_ahead(file: Path) -> None:
 
 
 def listed(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """Format the first names of a list, and how many more there are."""
     more = len(names) - MAX_NAMED
     return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

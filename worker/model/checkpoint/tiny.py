@@ -1,6 +1,6 @@
-"""Where the tiny Falcon in the box lies, and how to take it out; knows nothing of its contents.
+"""The bundled tiny Falcon.
 
-How it was made: `tools/tiny_falcon/` in the source tree, and the README.md beside the weights.
+`tools/tiny_falcon/` and the README.md in its folder say how it was made.
 """
 
 import shutil
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def bundled_checkpoint() -> Path:
-    """Folder of the checkpoint that ships with Falconer: Hugging Face layout, 4 MB."""
+    """Return the folder of the bundled checkpoint: Hugging Face layout, 4 MB."""
     return Path(__file__).parents[1] / "bundled" / "falcon-tiny"
 
 
 def copy_bundled(directory: Path) -> Path:
-    """Copy the bundled checkpoint into `directory`, which is made where it is missing.
+    """Copy the bundled checkpoint into `directory`, which is created if it does not exist.
 
-    Raises FileExistsError where `directory` holds anything already, or is a file.
+    Raises FileExistsError if `directory` is a file or not empty.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} exists and is not an empty folder: name a new one")

@@ -1,11 +1,15 @@
-"""Strict loading of weights: every tensor of the network in its shape, and none that it lacks.
+"""Strict loading of weights: every tensor of the network, in its shape, and no other.
 
-Owns the match of files and network, and tied embeddings. Headers are checked before the first
-weight is read.
+Matches files and network, and handles tied embeddings. Headers are checked before the first weight
+is read.
+
+Trainers wrap networks and save them whole: `module.transformer.h.0…`, `base_model.model.…`, or
+without `transformer.`. Files may also hold other heads and saved buffers.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +17,6 @@ import torch
 
 from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.checkpoint.shards import find_shards, listed, open_shard, read_ahead
-from worker.model.checkpoint.tensor_names import TensorNames, is_stray
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
 from worker.model.errors import CheckpointError
@@ -24,13 +27,20 @@ logger = logging.getLogger(__name__)
 
 EMBEDDINGS = "transformer.word_embeddings.weight"
 LM_HEAD = "lm_head.weight"
+_BODY = "transformer."
+_HEAD = "lm_head."
+_ANCHOR = "ln_f.weight"  # once in every Falcon, at the root of its body
+_BODY_ROOTS = ("word_embeddings.", "h.", "ln_f.")
+
+_BUFFERS = re.compile(
+    r"\.(inv_freq|masked_bias|causal_mask|position_ids|cos_cached|sin_cached|alibi|slopes"
+    r"|(self_attention|attention|attn)\.bias)$"
+)
 STORED_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """Where one tensor lies and what it looks like."""
-
     file: Path
     stored_name: str
     shape: tuple[int, ...]
@@ -39,20 +49,20 @@ class TensorHeader:
 
 @dataclass(frozen=True, slots=True)
 class LoadingPlan:
-    """A checkpoint whose weights are known to fit its configuration."""
+    """A checkpoint with weights that fit its configuration."""
 
     model: FalconForCausalLM  # on the meta device
     headers: dict[str, TensorHeader]
     origins: dict[str, str]  # parameter → the stored tensor it takes
-    notes: tuple[str, ...] = ()  # what an operator should know of it
+    notes: tuple[str, ...] = ()  # warnings for the operator
 
     @property
     def dtype(self) -> torch.dtype:
-        """What config.json states, else what the embeddings are stored in."""
+        """The dtype that config.json states, else that of the stored embeddings."""
         return self.model.config.dtype or self.headers[self.origins[EMBEDDINGS]].dtype
 
     def num_read_bytes(self, loaded: FalconForCausalLM) -> int:
-        """Bytes of the files that a network, or a part of one, was read from."""
+        """Return the bytes of the tensors that a network, or a part of one, was read from."""
         sizes = {self.origins[name]: t.numel() for name, t in loaded.state_dict().items()}
         return sum(size * self.headers[name].dtype.itemsize for name, size in sizes.items())
 
@@ -64,11 +74,10 @@ def load_model(
     device: torch.device,
     parallel: TensorParallel = WHOLE,
 ) -> FalconForCausalLM:
-    """Load a local folder or hub id onto `device`, ready for inference: its part, if `parallel`.
+    """Load a local folder or hub id, or the part of a rank, onto `device` for inference.
 
-    `dtype` None takes what config.json states, else what the embeddings are stored in. Raises
-    CheckpointError naming what is missing, unexpected or of a wrong shape, ValueError where the
-    network cannot be split.
+    `dtype` None takes that of `LoadingPlan`. Raises CheckpointError, naming missing, unexpected and
+    misshapen tensors; ValueError if the network cannot be split.
     """
     plan = plan_loading(resolve_checkpoint(source))
     return load_weights(plan, dtype=dtype, device_map=DeviceMap(device), parallel=parallel)
@@ -81,7 +90,7 @@ def load_weights(
     device_map: DeviceMap,
     parallel: TensorParallel = WHOLE,
 ) -> FalconForCausalLM:
-    """The second half of `load_model`: read what the plan names."""
+    """Read the weights of a plan."""
     parallel.check(plan.model.config)
     for note in plan.notes if parallel.rank == 0 else ():
         logger.warning(note)
@@ -114,7 +123,7 @@ def plan_loading(path: Path) -> LoadingPlan:
 
 
 def _count_rows(config: ModelConfig, headers: Mapping[str, TensorHeader]) -> int:
-    """The size of the vocabulary by its tables: config.json may not know that they were resized."""
+    """Return the vocabulary size of the tables, which may have been resized after config.json."""
     tables = {headers[name].shape for name in (EMBEDDINGS, LM_HEAD) if name in headers}
     match [*tables]:
         case [(num_rows, config.hidden_size)]:
@@ -123,20 +132,43 @@ def _count_rows(config: ModelConfig, headers: Mapping[str, TensorHeader]) -> int
 
 
 def read_headers(path: Path) -> dict[str, TensorHeader]:
-    """Every tensor of a checkpoint folder, by its name in the network, without its data."""
+    """Return the header of every tensor in a checkpoint folder, by its name in the network."""
     stored: dict[str, TensorHeader] = {}
     for file in find_shards(path):
         with open_shard(file) as shard:
             for name in shard.names():
                 stored[name] = TensorHeader(file, name, shard.shape(name), shard.dtype(name))
-    names = TensorNames(stored)
+    names = _TensorNames(stored)
     return {names.translate(name): header for name, header in stored.items()}
 
 
-def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader]) -> dict[str, str]:
-    """Which stored tensor each parameter of `model` takes: itself, save for tied embeddings.
+class _TensorNames:
+    """Translates the names of one checkpoint to names of the network."""
 
-    Raises CheckpointError listing the missing, the unexpected and the wrongly shaped; strays are
+    def __init__(self, stored: Collection[str]) -> None:
+        anchors = [name for name in stored if f".{name}".endswith(f".{_ANCHOR}")]
+        whole = min(anchors, key=lambda name: (name != _BODY + _ANCHOR, len(name)), default=None)
+        self._body = _BODY if whole is None else whole.removesuffix(_ANCHOR)
+        self._outer = self._body.removesuffix(_BODY)
+
+    def translate(self, stored: str) -> str:
+        """Return the name in the network; other names are returned unchanged."""
+        if stored.startswith(self._body) and self._body:
+            return _BODY + stored.removeprefix(self._body)
+        if not self._body and stored.startswith(_BODY_ROOTS):
+            return _BODY + stored
+        return stored.removeprefix(self._outer)
+
+
+def _is_stray(name: str) -> bool:
+    """Return whether a tensor can be ignored: it belongs to another head, or is a buffer."""
+    return not name.startswith((_BODY, _HEAD)) or _BUFFERS.search(name) is not None
+
+
+def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader]) -> dict[str, str]:
+    """Return the stored tensor of each parameter of `model`: another one if embeddings are tied.
+
+    Raises CheckpointError, listing missing, unexpected and misshapen tensors. Stray tensors are
     ignored.
     """
     parameters = model.state_dict()
@@ -145,7 +177,7 @@ def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader])
     if missing := sorted(set(origins.values()) - headers.keys()):
         problems.append(f"missing: {listed(missing)}")
     others = headers.keys() - set(origins.values())
-    if unexpected := sorted(name for name in others if not is_stray(name)):
+    if unexpected := sorted(name for name in others if not _is_stray(name)):
         problems.append(f"unexpected: {listed(unexpected)}")
     misshapen = [
         f"{name} is {list(headers[origin].shape)}, config.json asks for {list(tensor.shape)}"
@@ -163,7 +195,7 @@ def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader])
 
 
 def _find_origins(model: FalconForCausalLM, headers: Mapping[str, TensorHeader]) -> dict[str, str]:
-    """A tied checkpoint stores one of the pair, or both."""
+    """Map parameters to stored tensors; a tied checkpoint stores one of the pair, or both."""
     origins = {name: name for name in model.state_dict()}
     if model.config.tie_word_embeddings:
         for absent, other in ((LM_HEAD, EMBEDDINGS), (EMBEDDINGS, LM_HEAD)):
@@ -185,9 +217,9 @@ def _check_dtypes(headers: Iterable[TensorHeader]) -> None:
 def _read_tensors(
     plan: LoadingPlan, dtype: torch.dtype, device_map: DeviceMap, parallel: TensorParallel
 ) -> dict[str, torch.Tensor]:
-    """Read and convert tensor by tensor, so that only one is ever held in both dtypes.
+    """Read and convert tensor by tensor, so that only one is held in both dtypes.
 
-    In the order of the file, which the kernel is told to read ahead.
+    Reads in the order of the file, which the kernel reads ahead.
     """
     stored: dict[str, torch.Tensor] = {}
     wanted = {plan.headers[name].stored_name: name for name in plan.origins.values()}
@@ -202,9 +234,9 @@ def _read_tensors(
 
 
 def _take(part: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Copy what a shard hands out, once: it is the mapped file, which others may overwrite.
+    """Copy a tensor out of the mapped file, which other processes may overwrite.
 
-    Another device takes it straight from there, and converts it faster than this one would.
+    Another device copies it straight from the file, and converts it faster than this one.
     """
     if device.type == "cpu":
         return part.to(dtype=dtype, copy=True)
@@ -212,13 +244,13 @@ def _take(part: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch
 
 
 def _tie_equal_embeddings(model: FalconForCausalLM) -> None:
-    """Keep one copy of embeddings stored twice; unequal ones stay apart, whatever config says."""
+    """Tie the head to equal embeddings; different embeddings stay apart, whatever the config."""
     if torch.equal(model.lm_head.weight, model.transformer.word_embeddings.weight):
         model.lm_head.weight = model.transformer.word_embeddings.weight
 
 
 def _move_buffers(model: FalconForCausalLM, device: torch.device) -> None:
-    """What is in no file; the decoder layers, which may lie elsewhere, have none."""
+    """Move the buffers, which are in no file. Decoder layers have none."""
     for module in model.transformer.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))

@@ -1,8 +1,4 @@
-"""Attention of packed tokens over the paged cache: the plain reference that others must equal.
-
-Owns the gathering of blocks, the mask and the softmax. Knows nothing of projections or rotary
-embeddings.
-"""
+"""Attention of packed tokens over the paged cache: the plain reference for other kernels."""
 
 import math
 from collections import defaultdict
@@ -16,18 +12,18 @@ from worker.model.layers.rotary import alibi_bias
 
 @dataclass(slots=True)
 class _Group:
-    """Sequences with equally many new tokens and similar contexts, computed together."""
+    """Sequences with the same number of new tokens and similar contexts, computed together."""
 
     rows: torch.Tensor  # int64 [num_seqs, num_new]: rows of the packed input
-    slots: torch.Tensor  # int64 [num_seqs, max_context]: where the keys lie in the cache
+    slots: torch.Tensor  # int64 [num_seqs, max_context]: slots of the keys in the cache
     bias: torch.Tensor  # float32 [num_seqs, 1 | num_kv_heads, 1 | group, num_new, max_context]
 
 
 @dataclass(slots=True)
 class PagedAttention:
-    """Attention of one forward pass; planned once, called by every layer.
+    """Attention of one forward pass: planned once, called by every layer.
 
-    Softmax and both products are in float32 whatever the cache's dtype.
+    Softmax and both products are in float32, whatever the dtype of the cache.
     """
 
     kv_cache: KVCache
@@ -38,7 +34,7 @@ class PagedAttention:
     def plan(
         cls, kv_cache: KVCache, metadata: AttentionMetadata, alibi_slopes: torch.Tensor | None
     ) -> "PagedAttention":
-        """Work out masks and slots; `alibi_slopes` as `rotary.alibi_slopes` gives them."""
+        """Compute masks and slots; `alibi_slopes` come from `rotary.alibi_slopes`."""
         groups = [
             _plan_group(kv_cache, metadata, seqs, alibi_slopes) for seqs in _by_shape(metadata)
         ]
@@ -71,7 +67,7 @@ def _attend(
     q = query.float().transpose(1, 2) / math.sqrt(head_dim)
     k = keys.float().transpose(1, 2)
     v = values.float().transpose(1, 2)
-    # Query heads that share a KV head stand in one matrix, so that its keys are read once.
+    # Query heads that share a KV head form one matrix, so that its keys are read once.
     q = q.reshape(num_seqs, num_kv_heads, -1, head_dim)
     scores = (q @ k.transpose(-1, -2)).view(num_seqs, num_kv_heads, -1, num_new, k.shape[2])
     weights = scores.add_(bias).softmax(dim=-1).flatten(2, 3)
@@ -109,19 +105,19 @@ def _slots(
     positions: torch.Tensor,
     context_lens: torch.Tensor,
 ) -> torch.Tensor:
-    """Where each sequence has its keys, [num_seqs, max_context].
+    """Return the slots of each sequence's keys, [num_seqs, max_context].
 
-    Columns past the end of a sequence name its last key again. The mask gives them weight 0, but
-    0 x nan is nan: they must not reach into slots that other sequences have left behind.
+    Columns past the end of a sequence repeat its last slot. The mask gives them weight 0, but
+    0 x nan is nan: they must not point to slots that other sequences have left.
     """
     positions = positions.minimum(context_lens[:, None] - 1)
     return block_tables.gather(1, positions // block_size) * block_size + positions % block_size
 
 
 def _by_shape(metadata: AttentionMetadata) -> list[list[int]]:
-    """Indices of the sequences, in groups of equally many new tokens and contexts alike.
+    """Group the sequences by their number of new tokens and the magnitude of their context.
 
-    A group is computed as wide as its longest context, so none is to be twice another.
+    A group is computed as wide as its longest context, so no context may be twice another.
     """
     groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for i, context_len in enumerate(metadata.context_lens):

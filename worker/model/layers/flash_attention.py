@@ -1,7 +1,6 @@
-"""Attention on a GPU by torch's own flash-attention kernel, over packed queries and gathered keys.
+"""Attention on a GPU by torch's flash-attention kernel, over packed queries and gathered keys.
 
-Only where that kernel serves; `plan_attention` takes the plain reference elsewhere. No GPU was at
-hand yet: what goes into the kernel is tested, the kernel itself has not been run from here.
+`plan_attention` takes the plain reference where the kernel does not apply.
 """
 
 import inspect
@@ -16,15 +15,15 @@ from worker.model.layers.attention import PagedAttention
 
 _HALF_PRECISION = (torch.float16, torch.bfloat16)
 _HEAD_DIM_MULTIPLE, _MAX_HEAD_DIM = 8, 256  # of flash-attention 2 (Dao 2023)
-_AMPERE = (8, 0)  # the oldest GPUs that it runs on
+_AMPERE = (8, 0)  # the oldest GPUs that it supports
 _SEES_ALL, _SEES_PAST = (-1, -1), (-1, 0)  # windows of keys left and right of a query; -1: no end
 
 
 class VarlenKernel(Protocol):
-    """`torch.nn.attention.varlen.varlen_attn`: attention in many sequences that lie end to end.
+    """`torch.nn.attention.varlen.varlen_attn`: attention in many sequences, packed end to end.
 
-    Query i of a sequence's n sees the keys up to position i + context - n, or all of them,
-    as `window_size` says; scores are scaled by 1 / sqrt(head_dim).
+    By `window_size`, query i of a sequence with n queries sees the keys up to position
+    i + context - n, or all keys. Scores are scaled by 1 / sqrt(head_dim).
     """
 
     def __call__(
@@ -43,11 +42,11 @@ class VarlenKernel(Protocol):
 
 @dataclass(slots=True)
 class FlashAttention:
-    """Attention of one forward pass; planned once, called by every layer."""
+    """Attention of one forward pass: planned once, called by every layer."""
 
     kv_cache: KVCache
     slot_mapping: torch.Tensor
-    context_slots: torch.Tensor  # int64 [sum of contexts]: where all the keys lie in the cache
+    context_slots: torch.Tensor  # int64 [sum of contexts]: slots of all keys in the cache
     cu_seqlens_q: torch.Tensor
     cu_seqlens_k: torch.Tensor
     max_q: int
@@ -76,10 +75,10 @@ class FlashAttention:
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        """What `PagedAttention` does, in the kernel's precision: products in half, sums in float32.
+        """As `PagedAttention`, with products in half precision and sums in float32.
 
-        A lone query is its sequence's last token and sees every key. Said without a window, the
-        kernel lets query heads share the keys that they have in common (71 of falcon-7b's do).
+        A single query is the last token of its sequence and sees every key. Without a window, the
+        kernel lets query heads share the keys of a KV head (falcon-7b has 71 per KV head).
         """
         self.kv_cache.write(layer, key, value, self.slot_mapping)
         return self.kernel(
@@ -100,7 +99,7 @@ Attention = PagedAttention | FlashAttention
 def plan_attention(
     kv_cache: KVCache, metadata: AttentionMetadata, alibi_slopes: torch.Tensor | None
 ) -> Attention:
-    """The fastest attention that the model and its device allow, ready for one forward pass."""
+    """Plan the fastest attention that model and device support, for one forward pass."""
     *_, head_dim = kv_cache.keys.shape
     device, dtype = kv_cache.keys.device, kv_cache.keys.dtype
     is_new_enough = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _AMPERE
@@ -110,25 +109,25 @@ def plan_attention(
 
 
 def kernel_serves(dtype: torch.dtype, head_dim: int, *, alibi: bool) -> bool:
-    """Falcon's alibi is rounded to bfloat16, which the kernel's own is not."""
+    """Return whether the kernel supports a model; its alibi is not rounded as Falcon's is."""
     fits = head_dim % _HEAD_DIM_MULTIPLE == 0 and head_dim <= _MAX_HEAD_DIM
     return dtype in _HALF_PRECISION and fits and not alibi
 
 
 @cache
 def flash_kernel() -> VarlenKernel:
-    """torch 2.11 lets heads share keys unasked; later versions want to be told."""
+    """Return the kernel. Later torch than 2.11 needs an argument for heads that share keys."""
     from torch.nn.attention.varlen import varlen_attn  # imports torch's compiler: two seconds
 
-    is_asked = "enable_gqa" in inspect.signature(varlen_attn).parameters
-    kernel = partial(varlen_attn, enable_gqa=True) if is_asked else varlen_attn
-    return cast(VarlenKernel, kernel)  # it returns a pair, too, when asked for more than output
+    has_option = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    kernel = partial(varlen_attn, enable_gqa=True) if has_option else varlen_attn
+    return cast(VarlenKernel, kernel)  # it can also return a pair
 
 
 def _context_slots(metadata: AttentionMetadata, block_size: int) -> torch.Tensor:
-    """Slot of each position of each sequence, one sequence after the other.
+    """Return the slots of all positions, one sequence after the other.
 
-    All on the device, which is told the size: nobody waits for it.
+    Computed on the device with a known output size, so the host does not wait for it.
     """
     device, num_keys = metadata.block_tables.device, sum(metadata.context_lens)
     context_lens = torch.tensor(metadata.context_lens).to(device)

@@ -1,6 +1,6 @@
-"""Linear layers in 8-bit floats, through torchao, for GPUs that multiply those.
+"""Linear layers in 8-bit floats, through the optional extra torchao, for GPUs that multiply them.
 
-The one module that knows torchao, an optional extra. Inference only.
+Inference only.
 """
 
 import torch
@@ -9,15 +9,15 @@ from torch.nn import functional
 from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
 from torchao.utils import TorchAOBaseTensor
 
-_TINY = 1e-12  # a row of zeros would have a scale of zero, and turn into nan
+_TINY = 1e-12  # the least scale: a row of zeros would become nan
 
 
 class Float8Linear(nn.Module):
-    """A linear layer of e4m3 weights; each row of the input is rounded to e4m3 on the fly.
+    """A linear layer of e4m3 weights; each row of the input is quantized to e4m3.
 
-    A scale per row of the input, as in `Int8Linear`, keeps a row's result free of its company. The
-    product is rounded before the bias is added. Takes bfloat16; raises ValueError where the sizes
-    are no multiples of 16.
+    With a scale per row of the input, the result of a row does not depend on other rows. The
+    product is rounded before the bias is added. Takes bfloat16. Raises ValueError if a size is not
+    a multiple of 16.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -30,7 +30,9 @@ class Float8Linear(nn.Module):
         )
         quantize_(linear, config)
         self.weight = linear.weight
-        if not isinstance(self.weight.data, TorchAOBaseTensor):  # left as it was, without a word
+        if not isinstance(
+            self.weight.data, TorchAOBaseTensor
+        ):  # torchao leaves it as it was, without an error
             sizes = f"{linear.out_features} x {linear.in_features}"
             raise ValueError(f"quantization fp8 needs sizes that are multiples of 16, not {sizes}")
 

@@ -1,6 +1,6 @@
-"""Linear layers for the CPU: weights laid out once the way the matrix product reads them.
+"""Linear layers for CPUs, with weights packed once in the layout of the matrix product.
 
-torch re-orders a plain weight on every call, which at a few dozen rows takes longer than the
+torch re-orders a plain weight on every call; for a few dozen rows that takes longer than the
 product. Inference only.
 """
 
@@ -11,15 +11,15 @@ from torch import nn
 
 from worker.model.layers.quantization import quantize_rows
 
-# Inputs get 7 bits, without a sign: CPUs that lack VNNI add up pairs of products in 16 bits, and
-# twice 127 x 127 is the most that fits. With a sign, oneDNN has no fast way at all.
+# Inputs get 7 bits, unsigned: CPUs without VNNI add pairs of products in 16 bits, and twice
+# 127 x 127 is the most that fits. For signed inputs oneDNN has no fast kernel.
 _INPUT_MAX = 63
 _ZERO_POINT = 64
-_TINY = 1e-30  # a row of zeros has no scale
+_TINY = 1e-30  # the least scale: a row of zeros has none
 
 
 class PackedLinear(nn.Module):
-    """`input @ weight.T + bias` in float32, by the oneDNN calls that torch.compile makes too."""
+    """`input @ weight.T + bias` in float32, by the oneDNN calls of torch.compile."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -34,9 +34,9 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with 8-bit weights; each row of the input is rounded to 7 bits on the fly.
+    """A linear layer with 8-bit weights; each row of the input is quantized to 7 bits.
 
-    A scale per row of the input keeps a row's result free of its company.
+    With a scale per row of the input, the result of a row does not depend on other rows.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -49,9 +49,9 @@ class Int8Linear(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         scale = input.abs().amax(dim=-1, keepdim=True).clamp_(min=_TINY) / _INPUT_MAX
-        rounded = (input / scale).round_().add_(_ZERO_POINT).to(torch.uint8)
+        quantized = (input / scale).round_().add_(_ZERO_POINT).to(torch.uint8)
         product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            *(rounded, 1.0, _ZERO_POINT),
+            *(quantized, 1.0, _ZERO_POINT),
             *(self._weight, self._weight_scale, self._weight_zero_point, None),
             *(1.0, 0, torch.float32, "none", [], ""),
         )
@@ -60,7 +60,7 @@ class Int8Linear(nn.Module):
 
 
 def replace_linears(model: nn.Module, kind: Callable[[nn.Linear], nn.Module]) -> None:
-    """Swap every linear layer of a module, in place; each old weight is freed before the next."""
+    """Replace every linear layer of a module, in place; free each weight before the next."""
     # A list of all modules would hold the old layers, and with them the model twice.
     parents = [module for module in model.modules() if not isinstance(module, nn.Linear)]
     for parent in parents:
@@ -71,5 +71,5 @@ def replace_linears(model: nn.Module, kind: Callable[[nn.Linear], nn.Module]) ->
 
 
 def can_pack() -> bool:
-    """Whether this build of torch has oneDNN's packed weights."""
+    """Return whether this build of torch has oneDNN's packed weights."""
     return hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

@@ -1,4 +1,4 @@
-"""Which layers of a network get 8-bit weights, what computes them, and how small it becomes."""
+"""Replaces the linear layers of a network by quantized layers; computes the saved bytes."""
 
 from collections.abc import Callable
 
@@ -10,23 +10,23 @@ from worker.model.layers.packed_linear import Int8Linear, replace_linears
 from worker.model.layers.quantization import Quantization
 from worker.model.layers.weight_only_linear import WeightOnlyLinear
 
-_FLOAT32_BYTES = 4  # of a scale, where it does not have the model's dtype
+_FLOAT32_BYTES = 4  # of a scale, unless it has the model's dtype
 
 
-def round_linears(
+def quantize_linears(
     model: FalconForCausalLM, quantization: Quantization, device: torch.device
 ) -> None:
-    """Swap layers for ones with 8-bit weights on `device`, in place and one at a time.
+    """Replace linear layers by quantized layers on `device`, in place and one at a time.
 
-    Raises ValueError for sizes that cannot be had, ImportError where fp8's package is missing.
+    Raises ValueError for unsupported sizes, ImportError if the package for fp8 is missing.
     """
     kind = _layer_kind(quantization)
-    replace_linears(_rounded_part(model, quantization), lambda linear: kind(linear.to(device)))
+    replace_linears(_quantized_part(model, quantization), lambda linear: kind(linear.to(device)))
 
 
-def drop_rounded_weights(model: FalconForCausalLM, quantization: Quantization) -> None:
-    """Let go of whole weights that a runtime has rounded copies of: no layer computes any more."""
-    for module in _rounded_part(model, quantization).modules():
+def drop_quantized_weights(model: FalconForCausalLM, quantization: Quantization) -> None:
+    """Drop weights of which a runtime has quantized copies: the layers cannot compute any more."""
+    for module in _quantized_part(model, quantization).modules():
         if isinstance(module, nn.Linear):
             module.register_parameter("weight", None)
 
@@ -34,16 +34,16 @@ def drop_rounded_weights(model: FalconForCausalLM, quantization: Quantization) -
 def saved_bytes(
     model: FalconForCausalLM, dtype: torch.dtype, quantization: Quantization | None
 ) -> int:
-    """Bytes that a network in `dtype`, which may lie on the meta device, loses by rounding.
+    """Return the bytes that quantization saves in a network in `dtype`; meta devices will do.
 
-    A head that is rounded no longer shares the memory of the embeddings it is tied to.
+    A quantized head no longer shares the memory of the embeddings it is tied to.
     """
     if quantization is None:
         return 0
     saved = 0
     weight_only = quantization is Quantization.INT8_WEIGHT_ONLY
     scale_bytes = dtype.itemsize if weight_only else _FLOAT32_BYTES
-    for module in _rounded_part(model, quantization).modules():
+    for module in _quantized_part(model, quantization).modules():
         if isinstance(module, nn.Linear):
             saved -= module.weight.numel() + module.out_features * scale_bytes
             if module is not model.lm_head or not model.config.tie_word_embeddings:
@@ -51,7 +51,7 @@ def saved_bytes(
     return saved
 
 
-def _rounded_part(model: FalconForCausalLM, quantization: Quantization) -> nn.Module:
+def _quantized_part(model: FalconForCausalLM, quantization: Quantization) -> nn.Module:
     return model if quantization is Quantization.INT8 else model.transformer
 
 

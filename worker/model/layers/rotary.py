@@ -1,6 +1,6 @@
-"""Where a token stands: rotary embeddings (Su et al. 2021) and ALiBi biases (Press et al. 2022).
+"""Positions: rotary embeddings (Su et al. 2021) and ALiBi biases (Press et al. 2022).
 
-Both to the bit as transformers' Falcon computes them, roundings included.
+Both equal transformers' Falcon to the last bit, with the same roundings.
 """
 
 import math
@@ -13,7 +13,7 @@ from worker.model.errors import CheckpointError
 
 
 class RotaryEmbedding(nn.Module):
-    """Cosines and sines of every position, for a configuration of a static rope type."""
+    """Cosines and sines of positions, for a static rope type."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -38,12 +38,12 @@ def apply_rotary(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) ->
 
 
 def compute_inv_freq(config: ModelConfig) -> tuple[torch.Tensor, float]:
-    """Angular frequencies, float32 [head_dim / 2] on the CPU, and the factor on cos and sin.
+    """Return angular frequencies, float32 [head_dim / 2] on the CPU, and the factor of cos and sin.
 
-    Raises CheckpointError when the scaling lacks a parameter that its type needs.
+    Raises CheckpointError if the scaling lacks a parameter that its type needs.
     """
     parameters = config.rope_parameters
-    with torch.device("cpu"):  # whatever device the network is being laid out on
+    with torch.device("cpu"):  # also when the network is made on another device
         if parameters["rope_type"] not in ("default", "dynamic"):
             return _scaled_inv_freq(config)
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
@@ -69,10 +69,10 @@ def _scaled_inv_freq(config: ModelConfig) -> tuple[torch.Tensor, float]:
 
 
 def alibi_slopes(num_heads: int) -> torch.Tensor:
-    """bfloat16 [num_heads] on the CPU: how fast each head's attention falls with distance.
+    """Return how fast each head's attention falls with distance, bfloat16 [num_heads] on the CPU.
 
     The published models were trained with slopes, and products of slope and position, rounded to
-    bfloat16; exact ones would change what they generate.
+    bfloat16. Exact values would change their output.
     """
     power_of_2 = 2 ** math.floor(math.log2(num_heads))
     with torch.device("cpu"):
@@ -84,7 +84,7 @@ def alibi_slopes(num_heads: int) -> torch.Tensor:
 
 
 def _geometric(num_heads: int, powers: torch.Tensor) -> torch.Tensor:
-    """The slopes that `num_heads` heads, a power of 2, would have; those of `powers`."""
+    """Return the slopes at `powers` of a network with `num_heads` heads, a power of 2."""
     base = torch.tensor(2 ** (-(2 ** -(math.log2(num_heads) - 3))))
     return torch.pow(base, powers.int())
 
@@ -92,10 +92,10 @@ def _geometric(num_heads: int, powers: torch.Tensor) -> torch.Tensor:
 def alibi_bias(
     slopes: torch.Tensor, num_positions: int, head_dim: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """What ALiBi adds to scaled scores of keys at positions 0…: [num_heads, num_positions].
+    """Return ALiBi's bias of scaled scores for keys at positions 0…: [num_heads, num_positions].
 
-    In terms of the key's position alone: the query's part is the same for all keys, and softmax
-    does not see it.
+    It depends on the key's position alone: the query's part is the same for all keys, and softmax
+    ignores it.
     """
     positions = torch.arange(num_positions, device=slopes.device)
     return (slopes[:, None] * positions).to(dtype) / math.sqrt(head_dim)

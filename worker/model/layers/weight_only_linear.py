@@ -1,6 +1,6 @@
-"""Linear layers with 8-bit weights and inputs as they are: half the memory of 16-bit weights.
+"""Linear layers with 8-bit weights and unquantized inputs: half the memory of 16-bit weights.
 
-Knows nothing of which layers a model gives them. Inference only.
+Inference only.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import nn
 
 from worker.model.layers.quantization import quantize_rows
 
-# torch's kernel reads so many numbers at once, from aligned addresses.
+# torch's kernel reads this many numbers at once, from aligned addresses.
 _KERNEL_MULTIPLE = 16
 
 
@@ -37,32 +37,32 @@ Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def _choose_product(weight: torch.Tensor) -> Product:
-    """What multiplies input [n, columns] by 8-bit weights [rows, columns] with scales [rows]."""
+    """Choose the product of input [n, columns] and 8-bit weights [rows, columns] with scales."""
     if _has_kernel(weight):
         return _packed
     return _scaled_first if weight.dtype == torch.float16 else _scaled_last
 
 
 def _has_kernel(weight: torch.Tensor) -> bool:
-    """Whether torch multiplies by 8-bit weights without writing them out in 16 bits first.
+    """Return whether torch has a fast kernel that does not first convert the weights to 16 bits.
 
-    It does for other dtypes too, but in plain loops, and on CUDA a thread to each sum.
+    For other dtypes it has plain loops; on CUDA it uses one thread per sum.
     """
     is_aligned = weight.shape[1] % _KERNEL_MULTIPLE == 0
     return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and is_aligned
 
 
 def _packed(input: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """In bfloat16; sums in float32, each row's in the same order whatever rows there are."""
+    """Multiply in bfloat16 with float32 sums; their order does not depend on other rows."""
     product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(input, weight, scale)
     return product
 
 
 def _scaled_last(input: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """As torchao has it: the weights are written out in the input's dtype in each call."""
+    """Convert the weights to the input's dtype in each call, as torchao does."""
     return (input @ weight.to(input.dtype).T) * scale
 
 
 def _scaled_first(input: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """For float16, which could not hold sums of products with integers up to 127."""
+    """Scale the weights first: float16 cannot hold sums of products with integers up to 127."""
     return input @ (weight.to(input.dtype) * scale[:, None]).T

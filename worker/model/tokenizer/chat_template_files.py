@@ -1,7 +1,4 @@
-"""Finds a checkpoint's chat template and the tokens it may name, as transformers does.
-
-Compiles nothing: `shared/request/chat_template.py` owns what a template may do.
-"""
+"""Finds a checkpoint's chat template and the special tokens it may name, as transformers does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,23 +8,20 @@ from typing import Any
 from worker.model.checkpoint.json_fields import read_optional
 from worker.model.errors import CheckpointError, is_lfs_pointer, unreadable
 
-DEFAULT = "default"  # the name of the template for chat, where a checkpoint has several
+DEFAULT = "default"  # the name of the chat template, if a checkpoint has several templates
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateFile:
-    """A template's source and the place it was read from, for messages."""
-
     source: str
-    place: str
+    place: str  # where it was read from, for messages
 
 
 def find_chat_template(folder: Path) -> TemplateFile | None:
-    """Find the template for chat: in files of its own, else in tokenizer_config.json.
+    """Find the chat template: in files of its own, else in tokenizer_config.json.
 
-    chat_template.json, which processors of older versions wrote, comes last. None where there is
-    no template, or where several have names and none of them is "default".
-    Raises CheckpointError.
+    chat_template.json, which processors of older versions wrote, comes last. Returns None if there
+    is no template, or if all templates have names other than "default". Raises CheckpointError.
     """
     if files := _template_files(folder):
         file = files.get(DEFAULT)
@@ -41,7 +35,7 @@ def find_chat_template(folder: Path) -> TemplateFile | None:
 
 
 def load_template_tokens(folder: Path) -> dict[str, str]:
-    """Special tokens by the names that a template may use: `bos_token`, `eos_token` and others."""
+    """Load the special tokens by the names for templates: `bos_token`, `eos_token` and others."""
     config = read_optional(folder / "tokenizer_config.json")
     tokens = _named_tokens(config)
     if "added_tokens_decoder" not in config:  # of a tokenizer of an older version
@@ -50,14 +44,14 @@ def load_template_tokens(folder: Path) -> dict[str, str]:
 
 
 def _template_files(folder: Path) -> dict[str, Path]:
-    """Template files by name; where there are any, templates in JSON files do not count."""
+    """Return the template files by name; if there are any, templates in JSON files do not count."""
     main = folder / "chat_template.jinja"
     others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
     return ({DEFAULT: main} if main.is_file() else {}) | {file.stem: file for file in others}
 
 
 def _read(file: Path) -> str:
-    if is_lfs_pointer(file):  # it would do as a template
+    if is_lfs_pointer(file):  # it would pass as a template
         raise unreadable(file, "it is a pointer")
     try:
         return file.read_text(encoding="utf-8-sig")
@@ -77,7 +71,7 @@ def _default_of(template: Any, file: str) -> str | None:
 
 
 def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Every `..._token` with a text, and those that `extra_special_tokens` names."""
+    """Return every `..._token` with a text, and the tokens in `extra_special_tokens`."""
     extra = config.get("extra_special_tokens")
     named = {key: value for key, value in config.items() if key.endswith("_token")}
     named |= extra if isinstance(extra, dict) else {}

@@ -1,4 +1,4 @@
-"""Ids that a checkpoint gives a meaning, checked against the rows of its embedding table."""
+"""The special token ids of a checkpoint, checked against the rows of its embedding table."""
 
 import logging
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from worker.model.tokenizer.tokenizer_files import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-# The defaults of the first releases' own code, which meant BLOOM's tokens.
+# The defaults of the first releases' code, which are BLOOM's tokens.
 _LEGACY_DEFAULTS = {"bos_token_id": 1, "eos_token_id": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialTokens:
-    """Several tokens may end a text. Each id is a row of the embedding table."""
+    """Each id is a row of the embedding table."""
 
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
@@ -30,12 +30,11 @@ class SpecialTokens:
 
 
 def load_special_tokens(path: Path, vocab_size: int, conversation: str = "") -> SpecialTokens:
-    """Special token ids from generation_config.json, else config.json, else the tokenizer's files.
+    """Load special token ids from generation_config.json, config.json or the tokenizer's files.
 
-    An id beyond the `vocab_size` rows of the embedding table is ignored where nothing needs it.
-    Raises CheckpointError where something does: no other token could end a text, the tokenizer
-    puts it into every prompt, or the chat template into `conversation`, a sample of its text; and
-    when a file is broken.
+    An id beyond the `vocab_size` rows of the embedding table is ignored if nothing needs it. Raises
+    CheckpointError if a file is broken or such an id is needed: no other token can end a text, the
+    tokenizer puts it into every prompt, or the chat template puts it into `conversation`, a sample.
     """
     tokenizer = load_tokenizer(path) if (path / "tokenizer.json").is_file() else None
     if tokenizer is not None:
@@ -55,13 +54,13 @@ def load_special_tokens(path: Path, vocab_size: int, conversation: str = "") -> 
 def _choose(
     name: str, sources: Sequence[JsonFields], vocab_size: int, *, is_needed: bool
 ) -> tuple[int, ...]:
-    """The ids of the first source that names one in the table."""
-    complaints: list[CheckpointError] = []
+    """Return the ids of the first source with an id in the table."""
+    problems: list[CheckpointError] = []
     chosen: tuple[int, ...] = ()
     for source in sources:
         ids = source.token_ids(name)
         chosen = tuple(token_id for token_id in ids if token_id < vocab_size)
-        complaints += [
+        problems += [
             source.error(
                 f"{name} must be less than {vocab_size}, the rows of the embedding table, "
                 f"got {token_id}"
@@ -71,10 +70,10 @@ def _choose(
         ]
         if chosen:
             break
-    if complaints and is_needed and not chosen:
-        raise complaints[0]
-    for complaint in complaints:
-        logger.warning("ignored: %s", complaint)
+    if problems and is_needed and not chosen:
+        raise problems[0]
+    for problem in problems:
+        logger.warning("ignored: %s", problem)
     return chosen
 
 
@@ -101,7 +100,7 @@ def _without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_prompts(tokenizer: Tokenizer, vocab_size: int, conversation: str) -> None:
-    """Raise CheckpointError where prompts would hold a token that has no embedding."""
+    """Raise CheckpointError if prompts would hold a token without an embedding."""
     for origin, encoding in (
         ("the chat template", tokenizer.encode(conversation, add_special_tokens=False)),
         ("tokenizer.json", tokenizer.encode("")),

@@ -1,7 +1,7 @@
 """The tokenizer of a checkpoint: tokenizer.json, and the tokens that other files add to it.
 
-transformers reads added_tokens.json, tokenizer_config.json and special_tokens_map.json, too: a
-token that only they name is one token of a prompt there, so it must be one here.
+transformers also reads added_tokens.json, tokenizer_config.json and special_tokens_map.json. A
+token that only they name is a single token there, so it must be one here.
 """
 
 import json
@@ -25,7 +25,7 @@ _FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read the tokenizer of a folder. Raises CheckpointError when it is absent or broken."""
+    """Read the tokenizer of a folder. Raises CheckpointError if it is absent or broken."""
     file = path / "tokenizer.json"
     if not file.is_file():
         raise CheckpointError(
@@ -43,16 +43,16 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def _add_missing(tokenizer: Tokenizer, path: Path) -> None:
-    """Add what tokenizer.json lacks, by id: tokenizers counts on from its own tokens."""
+    """Add tokens that tokenizer.json lacks, by id: new tokens get the next free ids."""
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    for token in _tokens_beside(path):
+    for token in _tokens_of_other_files(path):
         if token.content and token.content not in known:
             add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
             add([token])
             known.add(token.content)
 
 
-def _tokens_beside(path: Path) -> Iterator[AddedToken]:
+def _tokens_of_other_files(path: Path) -> Iterator[AddedToken]:
     by_id = read_optional(path / "tokenizer_config.json").get("added_tokens_decoder")
     if isinstance(by_id, Mapping):
         yield from (_added(by_id[key]) for key in sorted(by_id, key=_number))
@@ -64,7 +64,7 @@ def _tokens_beside(path: Path) -> Iterator[AddedToken]:
 
 
 def _unnamed(path: Path) -> Iterator[str]:
-    """Special tokens without a role; transformers 4 and 5 call the list differently."""
+    """Yield special tokens without a role; transformers 4 and 5 name the list differently."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         for field in ("additional_special_tokens", "extra_special_tokens"):
             tokens = read_optional(path / name).get(field)
@@ -85,8 +85,8 @@ def _content(token: Any) -> str | None:
 
 
 def _number(token_id: Any) -> int:
-    """An id as a file has it. Raises CheckpointError."""
+    """Parse a token id. Raises CheckpointError."""
     try:
         return int(token_id)
-    except (TypeError, ValueError, OverflowError):  # JSON of Python has an Infinity
+    except (TypeError, ValueError, OverflowError):  # Python's JSON reads Infinity
         raise CheckpointError(f"added tokens: {token_id!r} must be a token id") from None

@@ -1,4 +1,4 @@
-"""Records what transformers 4.37, the last with diverse beam search in it, makes of random wishes.
+"""Records diverse beam searches of transformers 4.37, the last version with them.
 
 Runs in an environment of its own and imports nothing of this project. In the project's root:
 
@@ -29,7 +29,7 @@ Fields = dict[str, Any]
 def main(checkpoints: Path) -> None:
     silent: Any = logging  # untyped
     silent.set_verbosity_error()
-    warnings.simplefilter("ignore")  # lengths that cannot be had are asked for on purpose
+    warnings.simplefilter("ignore")  # impossible lengths are requested on purpose
     torch.set_num_threads(1)
     random = Random(437)
     cases = [
@@ -49,10 +49,10 @@ def load(checkpoint: Path) -> Any:
 
 
 def record(model: Any, style: str, random: Random) -> Fields:
-    """A prompt, what is asked of it in the words of SamplingParams, and the answers, best first."""
+    """Return a prompt, fields of SamplingParams, and the results, best first."""
     palette = random.sample(range(VOCAB_SIZE), 6)  # few distinct tokens, so that n-grams repeat
     prompt = random.choices(palette, k=random.randint(1, 16))
-    # Groups that are done go on with pads: only one that others want too shows in the result.
+    # Groups that are done continue with pads; a pad that other groups want shows in the result.
     likely = generate(model, prompt, {"max_new_tokens": 12}).sequences[0, len(prompt) :].tolist()
     pad = random.choice([None, *likely])
     params = {**groups(random), "pad_token_id": pad, **others(random)}
@@ -78,7 +78,7 @@ def generate(model: Any, prompt: list[int], kwargs: Fields) -> Any:
 
 
 def without_padding(row: list[int], eos_token_ids: list[int]) -> list[int]:
-    """Up to the first eos: beams never go on after one. `beam_indices` are wrong in 4.37."""
+    """Up to the first eos: beams end with it. `beam_indices` are wrong in 4.37."""
     end = next((index for index, token_id in enumerate(row) if token_id in eos_token_ids), len(row))
     return row[: end + 1]
 

@@ -1,4 +1,4 @@
-"""Diverse beams: what transformers 4.37 made of the same wishes, by record_diverse_beams.py."""
+"""Diverse beam search gives the results of transformers 4.37 (record_diverse_beams.py)."""
 
 import json
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.worker.engine.company import Guest, Result, play
 from tests.worker.engine.conftest import STYLES
-from tests.worker.engine.oracle import Judge
+from tests.worker.engine.oracle import Oracle
 from tests.worker.engine.sampling.rows import make_sequence
+from tests.worker.engine.workload import Result, ScheduledRequest, run_all
 from worker.engine import Engine, EngineConfig, SamplingParams
 from worker.engine.sequence_group import SequenceGroup
 
@@ -54,12 +54,19 @@ def num_blocks_alone(case: Case, block_size: int) -> int:
     return SequenceGroup([sequence], case.params.num_beams).max_blocks(block_size)
 
 
-def play_all(judge: Judge, config: EngineConfig, cases: list[Case]) -> tuple[Engine, list[Result]]:
+def play_all(
+    oracle: Oracle, config: EngineConfig, cases: list[Case]
+) -> tuple[Engine, list[Result]]:
     """Three cases come in each step, with a greedy request among them."""
-    engine = Engine.from_pretrained(str(judge.path), dtype="float32", config=config)
-    guests = [Guest(c.prompt, c.params, arrives=n // 3) for n, c in enumerate(cases)]
-    others = [Guest(c.prompt, SamplingParams(), arrives=n // 3) for n, c in enumerate(cases[::3])]
-    return engine, play(engine, (*guests, *others))[: len(cases)]
+    engine = Engine.from_pretrained(str(oracle.path), dtype="float32", config=config)
+    scheduled_requests = [
+        ScheduledRequest(c.prompt, c.params, arrives=n // 3) for n, c in enumerate(cases)
+    ]
+    others = [
+        ScheduledRequest(c.prompt, SamplingParams(), arrives=n // 3)
+        for n, c in enumerate(cases[::3])
+    ]
+    return engine, run_all(engine, (*scheduled_requests, *others))[: len(cases)]
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -71,21 +78,23 @@ def play_all(judge: Judge, config: EngineConfig, cases: list[Case]) -> tuple[Eng
     ],
     ids=["few at once", "many at once"],
 )
-def test_diverse_beams_are_those_of_transformers_4_37(
-    judges: dict[str, Judge], style: str, config: EngineConfig
+def test_diverse_beams_equal_transformers_4_37(
+    oracles: dict[str, Oracle], style: str, config: EngineConfig
 ) -> None:
     cases = load_cases(style)
-    _, results = play_all(judges[style], config, cases)
+    _, results = play_all(oracles[style], config, cases)
     for case, result in zip(cases, results, strict=True):
         check(case, result)
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_preempted_beams_end_where_they_would_have(judges: dict[str, Judge], style: str) -> None:
+def test_preemption_does_not_change_the_results_of_a_beam_search(
+    oracles: dict[str, Oracle], style: str
+) -> None:
     cases = load_cases(style)
     num_blocks = max(num_blocks_alone(case, block_size=4) for case in cases)
     config = EngineConfig(max_rows=64, num_blocks=num_blocks, block_size=4, max_step_tokens=64)
-    engine, results = play_all(judges[style], config, cases)
-    assert engine._scheduler.num_preemptions > 0
+    engine, results = play_all(oracles[style], config, cases)
+    assert engine.scheduler.num_preemptions > 0
     for case, result in zip(cases, results, strict=True):
         check(case, result)

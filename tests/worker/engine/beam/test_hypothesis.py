@@ -1,4 +1,4 @@
-"""Beam searches in the engine, over a fake model: how they are told, and how they end otherwise."""
+"""Beam searches in the engine, over a fake model: results, failures, aborts."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from tests.fakes import END_OF_TEXT_ID, VOCAB_SIZE, FakeRunner, fake_engine
-from tests.worker.engine.company import Guest, Result, play
+from tests.worker.engine.workload import Result, ScheduledRequest, run_all
 from worker.engine import (
-    Blame,
     Engine,
+    FailureCause,
     FinishReason,
     Request,
     RequestFailed,
@@ -42,7 +42,7 @@ def spell(text: str) -> FakeRunner:
 
 
 def search_alone(prompt: list[int], params: SamplingParams) -> Result:
-    [result] = play(fake_engine(), (Guest(tuple(prompt), params),))
+    [result] = run_all(fake_engine(), (ScheduledRequest(tuple(prompt), params),))
     return result
 
 
@@ -70,7 +70,7 @@ def test_log_probabilities_add_up_to_the_score() -> None:
             assert outputs[-1].score == pytest.approx(total / 6**length_penalty)
 
 
-def test_log_probabilities_are_told_only_where_they_are_asked_for() -> None:
+def test_log_probabilities_are_returned_only_on_request() -> None:
     silent = search_alone([A], replace(BEAMS, logprobs=False)).outputs[0]
     assert [(output.logprob, output.top_logprobs) for output in silent] == [(None, None)] * 6
     for outputs in search_alone([A], replace(BEAMS, top_logprobs=3)).outputs.values():
@@ -82,13 +82,15 @@ def test_log_probabilities_are_told_only_where_they_are_asked_for() -> None:
 
 
 def test_the_pieces_of_text_keep_characters_whole() -> None:
-    [result] = play(fake_engine(spell("hé!")), (Guest((A,), replace(BEAMS, max_new_tokens=4)),))
+    [result] = run_all(
+        fake_engine(spell("hé!")), (ScheduledRequest((A,), replace(BEAMS, max_new_tokens=4)),)
+    )
     assert [output.text for output in result.outputs[0]] == ["h", "", "é", "!"]
 
 
 def test_a_beam_ends_with_eos_and_says_so() -> None:
     params = replace(BEAMS, eos_token_ids=(END_OF_TEXT_ID,), early_stopping=True)
-    [result] = play(fake_engine(spell("hi")), (Guest((A,), params),))
+    [result] = run_all(fake_engine(spell("hi")), (ScheduledRequest((A,), params),))
     assert result.token_ids(0) == [*b"hi", END_OF_TEXT_ID]
     assert result.outputs[0][-1].finish_reason is FinishReason.STOP
     assert result.outputs[0][-1].text == ""
@@ -103,7 +105,7 @@ def test_a_beam_ends_with_the_token_that_completes_a_stop_string(num_groups: int
         max_new_tokens=20,
         stop_strings=("two",),
     )
-    [result] = play(fake_engine(spell("one two three")), (Guest((A,), params),))
+    [result] = run_all(fake_engine(spell("one two three")), (ScheduledRequest((A,), params),))
     assert bytes(result.token_ids(0)) == b"one two"
     assert result.outputs[0][-1].finish_reason is FinishReason.STOP
 
@@ -126,19 +128,23 @@ def test_rows_are_counted_as_beams() -> None:
     assert rows == [1, 3, 3, 3, 3, 3] * 2
 
 
-def test_company_and_preemption_change_nothing() -> None:
-    guests = tuple(
-        Guest((A + n % 3, B, B), replace(BEAMS, num_beams=3 + n % 2, max_new_tokens=12), arrives=n)
+def test_batching_and_preemption_do_not_change_tokens() -> None:
+    scheduled_requests = tuple(
+        ScheduledRequest(
+            (A + n % 3, B, B), replace(BEAMS, num_beams=3 + n % 2, max_new_tokens=12), arrives=n
+        )
         for n in range(8)
     )
-    alone = [search_alone(list(guest.prompt), guest.params) for guest in guests]
+    alone = [
+        search_alone(list(scheduled.prompt), scheduled.params) for scheduled in scheduled_requests
+    ]
     engine = fake_engine(FakeRunner(num_blocks=16), max_rows=16)
-    for result, expected in zip(play(engine, guests), alone, strict=True):
+    for result, expected in zip(run_all(engine, scheduled_requests), alone, strict=True):
         assert result.outputs.keys() == expected.outputs.keys()
         assert [result.token_ids(rank) for rank in range(3)] == [
             expected.token_ids(rank) for rank in range(3)
         ]
-    assert engine._scheduler.num_preemptions > 0
+    assert engine.scheduler.num_preemptions > 0
 
 
 def test_an_aborted_search_is_silent_and_its_blocks_are_free_at_once() -> None:
@@ -157,12 +163,12 @@ def test_a_search_with_invalid_logits_fails_alone() -> None:
     outputs = run(engine, request("bad", [A, NAN]), request("good", [A]))
     [failed] = outputs["bad"]
     assert isinstance(failed, RequestFailed)
-    assert failed.blame is Blame.MODEL
+    assert failed.cause is FailureCause.MODEL
     assert len(outputs["good"]) == 18
 
 
 def test_a_search_that_crashes_the_model_fails_alone() -> None:
-    """The step is computed again for the others, who propose again."""
+    """The step is computed again for the others, which propose again."""
     engine = fake_engine(FakeRunner(crash_token=CRASH))
     outputs = run(engine, request("good", [A]), request("bad", [CRASH]), request("other", [B]))
     assert isinstance(outputs["bad"][0], RequestFailed)
@@ -171,17 +177,17 @@ def test_a_search_that_crashes_the_model_fails_alone() -> None:
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
-def test_parameters_that_leave_no_token_are_to_blame(do_sample: bool) -> None:
+def test_parameters_that_ban_every_token_fail_with_cause_parameters(do_sample: bool) -> None:
     everything = tuple(range(VOCAB_SIZE))
     bad = request("bad", [A], suppress_tokens=everything, do_sample=do_sample)
     outputs = run(fake_engine(), bad, request("good", [A]))
     [failed] = outputs["bad"]
     assert isinstance(failed, RequestFailed)
-    assert failed.blame is Blame.PARAMETERS
+    assert failed.cause is FailureCause.PARAMETERS
     assert len(outputs["good"]) == 18
 
 
-def test_scores_without_end_are_not_told() -> None:
+def test_infinite_scores_are_not_returned() -> None:
     """A decay that overflows makes an eos infinitely good."""
     params = replace(
         BEAMS, eos_token_ids=(END_OF_TEXT_ID,), exponential_decay_length_penalty=(1, 1e300)
@@ -191,7 +197,7 @@ def test_scores_without_end_are_not_told() -> None:
     assert last.logprob is last.score is None
 
 
-def test_a_draw_from_scores_without_end_fails_for_its_parameters() -> None:
+def test_sampling_from_infinite_scores_fails_with_cause_parameters() -> None:
     params = replace(
         BEAMS,
         do_sample=True,
@@ -200,10 +206,10 @@ def test_a_draw_from_scores_without_end_fails_for_its_parameters() -> None:
     )
     failure = search_alone([A], params).failure
     assert failure is not None
-    assert failure.blame is Blame.PARAMETERS
+    assert failure.cause is FailureCause.PARAMETERS
 
 
-def test_a_resumed_search_begins_anew() -> None:
+def test_a_resumed_beam_search_starts_over() -> None:
     engine = fake_engine()
     resumed = replace(request("r", [A]), generated=((A, B), (B,)))
     assert run(engine, resumed) == run(fake_engine(), request("r", [A]))
@@ -221,9 +227,9 @@ def test_a_resumed_search_begins_anew() -> None:
             {"num_beam_groups": 3, "diversity_penalty": 1.0, "do_sample": True},
             "do_sample must be off with num_beam_groups > 1",
         ),
-        ({"length_penalty": 21.0}, r"length_penalty must lie in \[-20, 20\], not 21.0"),
+        ({"length_penalty": 10.5}, r"length_penalty must lie in \[-10.0, 10.0\], not 10.5"),
         ({"length_penalty": float("nan")}, "length_penalty must lie in"),
-        ({"pad_token_id": VOCAB_SIZE}, f"pad_token_id holds token id {VOCAB_SIZE}"),
+        ({"pad_token_id": VOCAB_SIZE}, f"pad_token_id must hold .*, not {VOCAB_SIZE}"),
         ({"num_beams": 9}, "num_beams must be at most 8, the rows of a step, not 9"),
         ({"max_new_tokens": 90}, "3 sequences of 90 tokens cannot be held"),
     ],

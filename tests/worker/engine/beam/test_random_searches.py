@@ -1,7 +1,7 @@
 """Random searches among plain sequences, over a strict fake model, with hardly enough blocks.
 
-Searches drop, fork and permute their beams as they like; whoever is sent back catches up. Every
-step reads the right keys and values, a search gets its tokens all at once, and nobody starves.
+Searches drop, fork and permute their beams at random; preempted beams catch up. Every step reads
+the right keys and values, a search gets its tokens all at once, and no group starves.
 """
 
 from random import Random
@@ -49,28 +49,28 @@ class Driver:
         self.scheduler = Scheduler(config, self.manager)
         self.runner = FakeRunner(num_blocks=num_blocks, block_size=BLOCK_SIZE)
 
-    def play(self, groups: list[SequenceGroup], *, every: int) -> None:
-        """Add a group every few steps, and go on until all have ended."""
+    def run(self, groups: list[SequenceGroup], *, every: int) -> None:
+        """Add a group every few steps, and continue until all have ended."""
         for group in groups:
-            self.scheduler.add(group)
+            self.scheduler.add_group(group)
             for _ in range(every):
                 self.step()
         # The first in line computes something in every step: no run can be longer than this.
         num_steps = sum(group.num_rows * group.sequences[0].max_length for group in groups)
         for _ in range(num_steps):
             self.step()
-        assert not self.scheduler.running + self.scheduler.waiting, "somebody starves"
+        assert not self.scheduler.running + self.scheduler.waiting, "a group starves"
         assert self.manager.num_free_blocks == self.manager.num_blocks
 
     def step(self) -> None:
         plan = self.scheduler.schedule()
         if not plan:
-            assert not self.scheduler.waiting, "nobody runs, but somebody waits"
+            assert not self.scheduler.waiting, "no group runs, but one waits"
             return
         self.check()
         assert plan.chunks[0].group is self.scheduler.running[0], "the first in line stands still"
         self.runner.forward(plan)
-        self.scheduler.update(plan)
+        self.scheduler.record_computed(plan)
         sampled = [sequence for group in plan.sampled_groups for sequence in group.sequences]
         assert plan.sampled == sampled, "a search got some of its tokens"
         assert len(plan.chunks) <= MAX_ROWS
@@ -82,13 +82,13 @@ class Driver:
     def go_on(self, group: SequenceGroup) -> None:
         first = group.sequences[0]
         if first.num_tokens + 1 >= first.max_length:
-            self.scheduler.finish(group)
+            self.scheduler.finish_group(group)
         elif group.num_rows == 1:
             first.append(self.random.randint(1, 2))
         else:
             parents = self.random.choices(group.sequences, k=self.random.randint(1, group.num_rows))
             children = [(parent, self.random.randint(1, 2)) for parent in parents]
-            self.scheduler.replace(group, children)
+            self.scheduler.replace_sequences(group, children)
 
     def check(self) -> None:
         running = self.scheduler.running
@@ -100,10 +100,10 @@ class Driver:
 def test_searches_and_plain_sequences_all_read_what_they_wrote_and_end(
     groups: list[SequenceGroup], spare_blocks: int, every: int, seed: int
 ) -> None:
-    Driver(groups, spare_blocks=spare_blocks, seed=seed).play(groups, every=every)
+    Driver(groups, spare_blocks=spare_blocks, seed=seed).run(groups, every=every)
 
 
-def test_searches_that_crowd_each_other_out_all_end() -> None:
+def test_beam_searches_that_preempt_each_other_all_end() -> None:
     """One long run with many preemptions, so that catching up is not left to chance."""
     random = Random(0)
     groups = [
@@ -121,6 +121,6 @@ def test_searches_that_crowd_each_other_out_all_end() -> None:
         for arrival in range(200)
     ]
     driver = Driver(groups, spare_blocks=2, seed=0)
-    driver.play(groups, every=1)
+    driver.run(groups, every=1)
     assert driver.scheduler.num_preemptions > 50
     assert driver.manager.num_prefix_hit_tokens > 500

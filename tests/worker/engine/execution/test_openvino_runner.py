@@ -1,4 +1,4 @@
-"""The network on OpenVINO: the same tokens as transformers, whatever the company."""
+"""The network on OpenVINO: the same tokens as transformers, whatever the workload."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import FalconConfig, FalconForCausalLM
 
-from tests.worker.engine.oracle import generate, load_judge, silence
+from tests.worker.engine.oracle import generate, load_oracle, silence
 from tests.worker.engine.sampling.rows import make_sequence
 from worker.engine import (
     Engine,
@@ -31,7 +31,7 @@ from worker.engine.sequence_group import SequenceGroup
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 GREEDY = SamplingParams(max_new_tokens=16)
-CROWDED = EngineConfig(max_rows=8, num_blocks=9, max_step_tokens=24)
+SMALL_CACHE = EngineConfig(max_rows=8, num_blocks=9, max_step_tokens=24)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Falcon:
 def falcon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Falcon:
     silence()
     path = write_random_checkpoint(tmp_path_factory.mktemp(request.param), like=request.param)
-    return Falcon(path, load_judge(path)[0])
+    return Falcon(path, load_oracle(path)[0])
 
 
 def load(
@@ -57,8 +57,8 @@ def load(
         quantization=quantization,
         config=config,
     )
-    assert isinstance(engine._runner, OpenVinoRunner)
-    return engine, engine._runner
+    assert isinstance(engine.runner, OpenVinoRunner)
+    return engine, engine.runner
 
 
 def prompts(falcon: Falcon, count: int) -> list[list[int]]:
@@ -82,25 +82,25 @@ def run(
     return list(token_ids.values())
 
 
-def test_greedy_equals_generate_in_a_crowd_with_too_little_room(falcon: Falcon) -> None:
-    engine, _ = load(falcon, CROWDED)
+def test_greedy_equals_generate_in_a_batch_with_preemptions(falcon: Falcon) -> None:
+    engine, _ = load(falcon, SMALL_CACHE)
     wishes = prompts(falcon, 16)
     long = SamplingParams(max_new_tokens=50)
     expected = [generate(falcon.oracle, prompt, long) for prompt in wishes]
     assert run(engine, wishes, long) == expected
-    assert engine._scheduler.num_preemptions > 0
+    assert engine.scheduler.num_preemptions > 0
 
 
-def test_what_others_left_in_the_cache_is_never_read(falcon: Falcon) -> None:
+def test_blocks_that_other_sequences_left_are_never_read(falcon: Falcon) -> None:
     wishes = prompts(falcon, 6)
-    engine, runner = load(falcon, CROWDED)
+    engine, runner = load(falcon, SMALL_CACHE)
     for cache in runner._caches.values():
         cache[:] = np.nan
     assert run(engine, wishes) == [generate(falcon.oracle, prompt, GREEDY) for prompt in wishes]
 
 
 def test_a_copied_block_holds_what_its_source_holds_in_every_layer(falcon: Falcon) -> None:
-    engine, runner = load(falcon, CROWDED)
+    engine, runner = load(falcon, SMALL_CACHE)
     run(engine, prompts(falcon, 1))
     before = {name: cache.copy() for name, cache in runner._caches.items()}
     source = next(block for block in range(9) if before["key_cache.0"][block].any())
@@ -129,7 +129,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_logits_are_those_of_our_own_network(shape: str, bias: bool, tmp_path: Path) -> None:
+def test_logits_equal_our_own_network(shape: str, bias: bool, tmp_path: Path) -> None:
     """Also in shapes that no published Falcon has: rotary and sequential, or with biases."""
     write_falcon(tmp_path, bias=bias, **SHAPES[shape])
     sequence = make_sequence([7, 3, 250, 8, 8, 1] * 9)
@@ -159,7 +159,7 @@ def write_falcon(path: Path, **shape: Any) -> None:
 def test_the_kv_cache_is_in_memory_before_the_first_step(falcon: Falcon) -> None:
     _, runner = load(falcon, EngineConfig(num_blocks=4096))
     assert all(is_resident(cache) for cache in runner._caches.values())
-    assert not is_resident(np.zeros(2**26))  # what a cache must not be: promised, not yet given
+    assert not is_resident(np.zeros(2**26))  # reserved, but not in memory yet
 
 
 def is_resident(array: np.ndarray[Any, Any]) -> bool:
@@ -175,8 +175,8 @@ def is_resident(array: np.ndarray[Any, Any]) -> bool:
 
 
 def test_the_runtime_takes_each_rotation_for_one_operator(falcon: Falcon) -> None:
-    """It knows them by their very form: one that it does not know costs it six operators."""
-    engine, runner = load(falcon, CROWDED)
-    graph = runner._request.get_compiled_model().get_runtime_model()
+    """It recognizes the exact form; any other form costs six operators."""
+    engine, runner = load(falcon, SMALL_CACHE)
+    graph = runner.infer_request.get_compiled_model().get_runtime_model()
     kinds = [node.get_rt_info()["layerType"].value for node in graph.get_ops()]
     assert kinds.count("RoPE") == engine.model_config.num_layers

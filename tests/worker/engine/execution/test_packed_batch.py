@@ -1,11 +1,18 @@
-"""How a step's chunks lie in the arrays that a runner takes."""
+"""The arrays that a step's chunks are packed into, and the warm-up steps."""
 
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
 
 from tests.worker.engine.sampling.rows import make_sequence
-from worker.engine.execution.packed_batch import PackedStep
+from worker.engine.execution.packed_batch import WARM_UP_TOKENS, PackedStep, warm_up_steps
+from worker.engine.execution.torch_runner import ModelRunner
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.engine.sequence_group import SequenceGroup
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.weights import load_model
 
 BLOCK_SIZE = 4
 
@@ -22,7 +29,7 @@ def pack() -> PackedStep:
     return PackedStep.of(StepPlan((prefilling, decoding)), BLOCK_SIZE)
 
 
-def test_tokens_lie_end_to_end_with_their_places_in_their_own_sequences() -> None:
+def test_tokens_are_packed_end_to_end_with_positions_in_their_own_sequences() -> None:
     step = pack()
     assert step.token_ids.tolist() == [104, 105, 106, 51]
     assert step.positions.tolist() == [4, 5, 6, 1]
@@ -34,38 +41,58 @@ def test_only_rows_that_reach_the_end_of_their_sequence_are_sampled() -> None:
     assert pack().sampled.tolist() == [3]
 
 
-def test_drafts_lie_behind_the_last_token_and_are_sampled_with_it() -> None:
-    guessing = make_chunk([50, 51], start=1, num_tokens=3, blocks=[3])
-    guessing = replace(guessing, drafts=(60, 61))
-    step = PackedStep.of(StepPlan((guessing, guessing)), BLOCK_SIZE)
+def test_drafts_follow_the_last_token_and_are_sampled_with_it() -> None:
+    drafted = make_chunk([50, 51], start=1, num_tokens=3, blocks=[3])
+    drafted = replace(drafted, drafts=(60, 61))
+    step = PackedStep.of(StepPlan((drafted, drafted)), BLOCK_SIZE)
     assert step.token_ids.tolist() == [51, 60, 61] * 2
     assert step.positions.tolist() == [1, 2, 3] * 2
     assert step.sampled.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_contexts_count_what_was_there_and_what_comes() -> None:
+def test_context_lengths_count_cached_and_new_tokens() -> None:
     step = pack()
     assert step.past_lens.tolist() == [4, 1]
     assert step.context_lens.tolist() == [7, 2]
 
 
-def test_blocks_behind_the_context_are_left_out() -> None:
+def test_blocks_after_the_context_are_left_out() -> None:
     step = pack()
     assert step.block_indices.tolist() == [7, 2, 3]
     assert step.block_begins.tolist() == [0, 2, 3]
     assert step.block_tables().tolist() == [[7, 2], [3, 0]]
 
 
-def test_first_tokens_of_nobody_use_one_block() -> None:
+def test_warm_up_tokens_use_one_block() -> None:
     step = PackedStep.of_first_tokens(3)
     assert step.context_lens.tolist() == [1, 1, 1]
     assert step.owners().tolist() == step.sampled.tolist() == [0, 1, 2]
     assert step.block_tables().tolist() == [[0], [0], [0]]
 
 
-def test_a_first_chunk_of_nobody_uses_as_many_blocks_as_it_fills() -> None:
+def test_a_warm_up_chunk_uses_as_many_blocks_as_it_fills() -> None:
     step = PackedStep.of_first_chunk(10, BLOCK_SIZE)
     assert step.positions.tolist() == list(range(10))
     assert step.context_lens.tolist() == [10]
     assert step.sampled.tolist() == [9]
     assert step.block_tables().tolist() == [[0, 1, 2]]
+
+
+def test_a_cpu_warms_up_with_one_row_and_two() -> None:
+    steps = warm_up_steps("cpu", num_blocks=100, block_size=BLOCK_SIZE)
+    assert [len(step.token_ids) for step in steps] == [1, 2]
+
+
+@pytest.mark.parametrize("num_blocks", [3, 100])
+def test_the_warm_up_chunk_of_a_gpu_fits_the_kv_cache_and_can_be_computed(
+    num_blocks: int, tmp_path: Path
+) -> None:
+    *_, chunk = warm_up_steps("cuda", num_blocks=num_blocks, block_size=BLOCK_SIZE)
+    assert len(chunk.token_ids) == min(WARM_UP_TOKENS, num_blocks * BLOCK_SIZE)
+    runner = ModelRunner.with_cache(
+        load_model(str(write_random_checkpoint(tmp_path)), device=torch.device("cpu")),
+        num_blocks=num_blocks,
+        block_size=BLOCK_SIZE,
+    )
+    logits = runner.compute_logits(runner.run_layers(chunk, []), chunk)
+    assert logits.isfinite().all()

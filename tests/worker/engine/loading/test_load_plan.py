@@ -1,4 +1,4 @@
-"""What is loaded where memory is short, and what a refusal says: nothing has been read by then."""
+"""The variant that is loaded when memory is short, and the refusals before anything is read."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from pydantic import ByteSize, TypeAdapter
 from worker import host_memory
 from worker.engine import EngineConfig, Executor, Quantization
 from worker.engine.loading import load_plan as load_choice_module
-from worker.engine.loading.load_plan import choose_way, parse_dtype, wanted_dtypes
+from worker.engine.loading.load_plan import choose_variant, parse_dtype, wanted_dtypes
 from worker.engine.loading.lora import AdapterMode
 from worker.engine.loading.options import LoadOptions
 from worker.engine.memory.host_forecast import PROCESS_BYTES, HostForecast, meta_model
@@ -46,7 +46,7 @@ def choose(
 ) -> HostForecast:
     options = {"dtype": "auto", **options}
     memory = FreeMemory(TypeAdapter(ByteSize).validate_python(free), "left in this test")
-    return choose_way(plan, LoadOptions("x", **options), CPU, adapters, memory)
+    return choose_variant(plan, LoadOptions("x", **options), CPU, adapters, memory)
 
 
 @pytest.mark.parametrize(
@@ -58,30 +58,32 @@ def choose(
         ("14.2GiB", torch.bfloat16, Executor.TORCH),
     ],
 )
-def test_auto_takes_what_fits(free: str, dtype: torch.dtype, executor: Executor) -> None:
+def test_auto_takes_the_best_variant_that_fits(
+    free: str, dtype: torch.dtype, executor: Executor
+) -> None:
     """falcon-7b: float32 on OpenVINO takes 53 GiB, on torch 28; bfloat16 14."""
-    way = choose(free).way
-    assert (way.dtype, way.executor) == (dtype, executor)
+    variant = choose(free).variant
+    assert (variant.dtype, variant.executor) == (dtype, executor)
 
 
-def test_auto_does_not_take_the_last_of_the_memory_where_less_will_do() -> None:
+def test_auto_leaves_memory_free_if_a_smaller_variant_fits() -> None:
     needed = choose("40GiB").needed_bytes
-    assert choose(f"{needed}", executor=Executor.TORCH).way.dtype is torch.bfloat16
-    assert choose(f"{needed}", dtype="float32").way.executor is Executor.TORCH
+    assert choose(f"{needed}", executor=Executor.TORCH).variant.dtype is torch.bfloat16
+    assert choose(f"{needed}", dtype="float32").variant.executor is Executor.TORCH
 
 
 def test_small_models_get_what_is_exact_and_fast() -> None:
     small = published("7b", hidden_size=64, num_hidden_layers=2, num_attention_heads=8)
-    way = choose("1GiB", small).way
-    assert (way.dtype, way.executor) == (torch.float32, Executor.OPENVINO)
+    variant = choose("1GiB", small).variant
+    assert (variant.dtype, variant.executor) == (torch.float32, Executor.OPENVINO)
 
 
 def test_float16_checkpoints_are_served_in_bfloat16_where_float32_does_not_fit() -> None:
-    """CPUs multiply in float16 several times slower; whoever asks for it gets it."""
+    """CPUs multiply float16 several times slower; only an explicit request gets it."""
     plan = published("7b", torch_dtype="float16")
-    assert choose("21GiB", plan).way.dtype is torch.bfloat16
-    assert choose("21GiB", plan, dtype=None).way.dtype is torch.float16
-    assert choose("21GiB", plan, dtype="float16").way.dtype is torch.float16
+    assert choose("21GiB", plan).variant.dtype is torch.bfloat16
+    assert choose("21GiB", plan, dtype=None).variant.dtype is torch.float16
+    assert choose("21GiB", plan, dtype="float16").variant.dtype is torch.float16
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_a_refusal_names_a_kv_cache_of_whole_blocks() -> None:
         choose(f"{one_block - 5 * per_token}", dtype="bfloat16", config=too_large)
 
 
-def test_where_nothing_fits_the_least_is_named() -> None:
+def test_if_no_variant_fits_the_error_names_the_smallest() -> None:
     with pytest.raises(ValueError, match=r"; even dtype bfloat16, executor torch.* needs 1\d\.\d"):
         choose("10GiB", dtype="float32")
     with pytest.raises(ValueError, match="no other dtype, executor or quantization needs less"):
@@ -151,9 +153,9 @@ def test_adapters_count_and_keep_openvino_away_where_they_are_served(tmp_path: P
     adapters = (AdapterFolder(tmp_path),)
     merged = choose("400GiB", adapters=adapters)
     served = choose("400GiB", adapters=adapters, adapter_mode=AdapterMode.SERVE)
-    assert merged.way.executor is Executor.OPENVINO
+    assert merged.variant.executor is Executor.OPENVINO
     assert merged.loading_bytes > choose("400GiB").loading_bytes + GIB
-    assert served.way.executor is Executor.TORCH
+    assert served.variant.executor is Executor.TORCH
 
 
 def test_a_head_that_is_stored_twice_is_read_twice() -> None:
@@ -165,12 +167,12 @@ def test_a_head_that_is_stored_twice_is_read_twice() -> None:
 @pytest.mark.parametrize(
     ("quantization", "least"), [(None, 0), (Quantization.INT8_WEIGHT_ONLY, 13)]
 )
-def test_on_a_gpu_only_weights_that_are_rounded_come_through_the_hosts_memory(
+def test_on_a_gpu_only_quantized_weights_pass_through_the_hosts_memory(
     quantization: Quantization | None, least: int
 ) -> None:
     options = LoadOptions("x", device="cuda", quantization=quantization)
     free = FreeMemory(400 * GIB, "left in this test")
-    forecast = choose_way(FALCON_7B, options, torch.device("cuda"), free=free)
+    forecast = choose_variant(FALCON_7B, options, torch.device("cuda"), free=free)
     assert forecast.needed_bytes // GIB in range(least, least + 2)
 
 
@@ -178,10 +180,10 @@ def test_the_limits_of_container_and_setting_bound_what_is_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(ValueError, match="left by the setting memory"):
-        choose_way(FALCON_7B, LoadOptions("x", memory=PROCESS_BYTES), CPU)
+        choose_variant(FALCON_7B, LoadOptions("x", memory=PROCESS_BYTES), CPU)
     monkeypatch.setattr(host_memory, "memory_left", lambda: 5)
     with pytest.raises(ValueError, match="5 bytes are left by the memory limit of the control"):
-        choose_way(FALCON_7B, LoadOptions("x"), CPU)
+        choose_variant(FALCON_7B, LoadOptions("x"), CPU)
     assert load_choice_module.free_memory().num_bytes == 5
 
 

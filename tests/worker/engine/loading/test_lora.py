@@ -1,4 +1,4 @@
-"""Adapters in an engine: peft's answers, whether merged or served, alone or side by side."""
+"""Adapters in an engine give peft's output, merged or served, alone or side by side."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.worker.engine.company import Guest, play
-from tests.worker.engine.company_strategies import examples, guests
 from tests.worker.engine.conftest import STYLES
-from tests.worker.engine.court import Court
-from tests.worker.engine.oracle import Judge, generate
+from tests.worker.engine.oracle import Oracle, generate
+from tests.worker.engine.oracle_check import OracleCheck
 from tests.worker.engine.param_strategies import BEAMS, GREEDY, SAMPLING, prompts
 from tests.worker.engine.sampling.rows import make_sequence
+from tests.worker.engine.workload import ScheduledRequest, run_all
+from tests.worker.engine.workload_strategies import examples, scheduled_requests
 from tests.worker.lora import acting_as, load_peft, write_adapter
 from worker.engine import (
     AdapterMode,
@@ -51,15 +51,15 @@ class Bench:
     It has one more: "merged", the exact sum of both by `STRENGTHS`.
     """
 
-    judge: Judge
+    oracle: Oracle
     adapters_dir: Path
     peft: Any
 
     def load(self, mode: AdapterMode, **options: Any) -> LoadedRunner:
-        return load_runner(LoadOptions(str(self.judge.path), **self._options(mode) | options))
+        return load_runner(LoadOptions(str(self.oracle.path), **self._options(mode) | options))
 
     def engine(self, mode: AdapterMode = AdapterMode.SERVE, **options: Any) -> Engine:
-        return Engine.from_pretrained(str(self.judge.path), **self._options(mode) | options)
+        return Engine.from_pretrained(str(self.oracle.path), **self._options(mode) | options)
 
     def _options(self, mode: AdapterMode) -> dict[str, Any]:
         return {
@@ -73,35 +73,35 @@ class Bench:
         """A new one, with nothing in its prefix cache."""
         return Engine(
             runner=loaded.runner,
-            tokenizer=load_tokenizer(self.judge.path),
+            tokenizer=load_tokenizer(self.oracle.path),
             model_config=loaded.model_config,
             config=CONFIG,
             adapters=loaded.adapters,
         )
 
-    def court(self) -> Court:
-        """Judges what was said with an adapter while `peft` acts as it."""
-        return Court({"peft": replace(self.judge, model=self.peft)})
+    def checker(self) -> OracleCheck:
+        """Compare the output with an adapter while `peft` acts as that adapter."""
+        return OracleCheck({"peft": replace(self.oracle, model=self.peft)})
 
 
 @pytest.fixture(scope="module", params=STYLES)
 def bench(
     request: pytest.FixtureRequest,
-    judges: dict[str, Judge],
+    oracles: dict[str, Oracle],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Bench:
-    judge, directory = judges[request.param], tmp_path_factory.mktemp("adapters")
-    verse = write_adapter(directory / "verse", judge.path, seed=1)
+    oracle, directory = oracles[request.param], tmp_path_factory.mktemp("adapters")
+    verse = write_adapter(directory / "verse", oracle.path, seed=1)
     tales = write_adapter(
-        directory / "tales", judge.path, seed=2, r=2, target_modules=["query_key_value", "dense"]
+        directory / "tales", oracle.path, seed=2, r=2, target_modules=["query_key_value", "dense"]
     )
-    peft = load_peft(judge.path, verse, tales)
+    peft = load_peft(oracle.path, verse, tales)
     peft.add_weighted_adapter([*STRENGTHS], [*STRENGTHS.values()], "merged", "cat")
-    return Bench(judge, directory, peft)
+    return Bench(oracle, directory, peft)
 
 
 def random_prompts(count: int, *, seed: int = 0) -> list[list[int]]:
-    """They all begin alike, so that blocks could be mistaken."""
+    """They all begin similar_prompts, so that blocks could be mistaken."""
     draw = Random(seed)
     return [
         [7, 8, 9, 10, 11, 12] + [draw.randrange(20, 200) for _ in range(draw.randint(1, 20))]
@@ -128,7 +128,7 @@ def peft_logits(bench: Bench, prompt: list[int], adapter: str | None) -> torch.T
     return logits
 
 
-def test_logits_of_a_batch_of_both_adapters_and_the_model_itself_are_those_of_peft(
+def test_logits_of_a_batch_of_both_adapters_and_the_model_itself_equal_peft(
     bench: Bench,
 ) -> None:
     runner = bench.load(AdapterMode.SERVE).runner
@@ -139,88 +139,91 @@ def test_logits_of_a_batch_of_both_adapters_and_the_model_itself_are_those_of_pe
     torch.testing.assert_close(logits, expected, rtol=CLOSE, atol=CLOSE)
 
 
-def test_whoever_names_an_adapter_gets_what_peft_gives_with_it_alone(bench: Bench) -> None:
+def test_a_request_with_an_adapter_gets_the_output_of_peft(bench: Bench) -> None:
     """Chunked prompts, rows that come and go, and too few blocks for all."""
     engine = bench.engine(config=replace(CONFIG, num_blocks=24))
-    guests = [
-        Guest(tuple(prompt), GREEDILY, arrives=i // 3, adapter=NAMES[i % 3])
+    scheduled_requests = [
+        ScheduledRequest(tuple(prompt), GREEDILY, arrives=i // 3, adapter=NAMES[i % 3])
         for i, prompt in enumerate(random_prompts(18))
     ]
-    told = [result.token_ids(0) for result in play(engine, guests)]
-    assert told == [peft_greedy(bench, guest) for guest in guests]
+    ours = [result.token_ids(0) for result in run_all(engine, scheduled_requests)]
+    assert ours == [peft_greedy(bench, scheduled) for scheduled in scheduled_requests]
     assert engine.num_preemptions > 0
 
 
-def peft_greedy(bench: Bench, guest: Guest) -> list[int]:
-    with acting_as(bench.peft, guest.adapter) as model:
-        return generate(model, list(guest.prompt), guest.params)
+def peft_greedy(bench: Bench, scheduled: ScheduledRequest) -> list[int]:
+    with acting_as(bench.peft, scheduled.adapter) as model:
+        return generate(model, list(scheduled.prompt), scheduled.params)
 
 
-def test_greedy_sampled_and_beams_are_each_as_with_peft_in_one_company(bench: Bench) -> None:
-    engine, court = bench.engine(), bench.court()
-    results = play(engine, everybody(), lambda step: send_somebody_back(engine, step))
-    for guest, result in zip(everybody(), results, strict=True):
-        with acting_as(bench.peft, guest.adapter):
-            court.judge("peft", guest, result)
+def test_greedy_sampled_and_beam_requests_in_one_batch_equal_peft(bench: Bench) -> None:
+    engine, checker = bench.engine(), bench.checker()
+    results = run_all(engine, mixed_requests(), lambda step: preempt_one(engine, step))
+    for scheduled, result in zip(mixed_requests(), results, strict=True):
+        with acting_as(bench.peft, scheduled.adapter):
+            checker.compare("peft", scheduled, result)
     assert engine.num_preemptions > 5
-    assert len(court.ties) <= 1, court.ties
+    assert len(checker.ties) <= 1, checker.ties
 
 
-def test_an_answer_is_the_same_alone_and_in_company(bench: Bench) -> None:
-    loaded, party = bench.load(AdapterMode.SERVE), everybody()
-    together = play(bench.engine_around(loaded), party)
-    alone = [play(bench.engine_around(loaded), [replace(guest, arrives=0)])[0] for guest in party]
+def test_an_answer_is_the_same_alone_and_in_a_batch(bench: Bench) -> None:
+    loaded, requests = bench.load(AdapterMode.SERVE), mixed_requests()
+    together = run_all(bench.engine_around(loaded), requests)
+    alone = [
+        run_all(bench.engine_around(loaded), [replace(scheduled, arrives=0)])[0]
+        for scheduled in requests
+    ]
     assert [one.failure is None for one in together] == [one.failure is None for one in alone]
     differing = [
-        guest
-        for guest, one, other in zip(party, together, alone, strict=True)
-        if one.failure is None and one.told != other.told
+        scheduled
+        for scheduled, one, other in zip(requests, together, alone, strict=True)
+        if one.failure is None and one.text != other.text
     ]
     assert not differing
 
 
-def everybody() -> list[Guest]:
-    """Some of each manner, whose prompts are the same under every adapter."""
+def mixed_requests() -> list[ScheduledRequest]:
+    """Requests of each decoding mode, with the same prompts under every adapter."""
     mixed = [
-        guest
+        scheduled
         for manner in (GREEDY, SAMPLING, BEAMS)
-        for guest in examples(guests(manner, prompts()), 4)
+        for scheduled in examples(scheduled_requests(manner, prompts()), 4)
     ]
     return [
         replace(
-            guest,
-            params=replace(guest.params, logprobs=True),
+            scheduled,
+            params=replace(scheduled.params, logprobs=True),
             arrives=number // 2,
             adapter=adapter,
         )
-        for number, guest in enumerate(mixed)
+        for number, scheduled in enumerate(mixed)
         for adapter in NAMES
     ]
 
 
-def send_somebody_back(engine: Engine, step: int) -> None:
-    if step in range(2, 80, 2) and engine._scheduler.running:
-        engine._scheduler._preempt(engine._scheduler.running[-1])
+def preempt_one(engine: Engine, step: int) -> None:
+    if step in range(2, 80, 2) and engine.scheduler.running:
+        engine.scheduler.preempt(engine.scheduler.running[-1])
 
 
 def test_a_warm_cache_serves_the_same_adapter_only(bench: Bench) -> None:
     engine = bench.engine()
     prompt = tuple(random_prompts(1)[0] + [5] * 8)
     for name in NAMES:
-        guest = Guest(prompt, GREEDILY, adapter=name)
+        scheduled = ScheduledRequest(prompt, GREEDILY, adapter=name)
         before = engine.num_prefix_hit_tokens
-        [cold] = play(engine, [guest])
+        [cold] = run_all(engine, [scheduled])
         assert engine.num_prefix_hit_tokens == before
-        [warm] = play(engine, [guest])
+        [warm] = run_all(engine, [scheduled])
         assert engine.num_prefix_hit_tokens > before
-        assert cold.token_ids(0) == warm.token_ids(0) == peft_greedy(bench, guest)
+        assert cold.token_ids(0) == warm.token_ids(0) == peft_greedy(bench, scheduled)
 
 
 @pytest.mark.parametrize("executor", [Executor.TORCH, Executor.OPENVINO])
 def test_merged_adapters_are_pefts_sum_of_them_by_their_strengths(
     bench: Bench, executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if executor is Executor.OPENVINO and bench.judge.model.config.alibi:
+    if executor is Executor.OPENVINO and bench.oracle.model.config.alibi:
         pytest.skip("OpenVINO runs no alibi")
     for name, strength in STRENGTHS.items():
         monkeypatch.setenv(name, str(strength))
@@ -243,7 +246,7 @@ def test_a_served_adapter_is_as_strong_as_the_environment_says(
     torch.testing.assert_close(as_verse, as_itself)
 
 
-def test_adapters_are_served_beside_8_bit_weights(bench: Bench) -> None:
+def test_adapters_are_served_with_8_bit_weights(bench: Bench) -> None:
     """As far from the model in 8 bits as the adapter is from the model, not where it would be."""
     runner = bench.load(AdapterMode.SERVE, quantization=Quantization.INT8).runner
     assert isinstance(runner, ModelRunner)
@@ -262,11 +265,13 @@ def test_openvino_leaves_served_adapters_to_torch(bench: Bench) -> None:
         bench.load(AdapterMode.SERVE, config=config, executor=Executor.OPENVINO)
 
 
-def test_an_adapter_that_is_not_there_is_refused_with_those_that_are(bench: Bench) -> None:
+def test_an_unknown_adapter_is_refused_with_the_names_of_the_others(bench: Bench) -> None:
     for mode, names in ((AdapterMode.SERVE, "tales, verse"), (AdapterMode.MERGE, "none")):
         engine = bench.engine(mode)
         request = Request(request_id="r", prompt_token_ids=[1], params=GREEDILY, adapter="prose")
-        with pytest.raises(ValueError, match=f"adapter 'prose' is not served; there are: {names}"):
+        with pytest.raises(
+            ValueError, match=rf"must be one of those served \({names}\), not 'prose'"
+        ):
             engine.add(request)
         assert not engine.has_work
 
@@ -275,10 +280,10 @@ def test_a_script_names_an_adapter_for_all_its_prompts(bench: Bench) -> None:
     engine = bench.engine()
     [[completion]] = generate_offline(engine, ["Hello"], GREEDILY, adapter="verse")
     prompt = engine.tokenizer.encode("Hello").ids
-    guest = Guest(tuple(prompt), GREEDILY, adapter="verse")
-    assert completion.token_ids == peft_greedy(bench, guest)
+    scheduled = ScheduledRequest(tuple(prompt), GREEDILY, adapter="verse")
+    assert completion.token_ids == peft_greedy(bench, scheduled)
 
 
-def test_without_adapters_in_the_folder_nothing_is_loaded(judge: Judge, tmp_path: Path) -> None:
+def test_without_adapters_in_the_folder_nothing_is_loaded(oracle: Oracle, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no folder with an adapter_config\.json"):
-        Engine.from_pretrained(str(judge.path), adapters_dir=str(tmp_path))
+        Engine.from_pretrained(str(oracle.path), adapters_dir=str(tmp_path))

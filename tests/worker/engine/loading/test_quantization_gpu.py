@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from tests.worker.engine.oracle import generate
-from tests.worker.engine.rounded import GREEDY, guests, rounded_judge, told
+from tests.worker.engine.quantized_oracle import (
+    GREEDY,
+    generate_all,
+    quantized_oracle,
+    scheduled_requests,
+)
 from worker.engine import Engine, EngineConfig, Quantization
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.falcon import FalconLinear
@@ -25,12 +30,12 @@ def load(path: Path, **options: Any) -> Engine:
     return Engine.from_pretrained(str(path), device="cuda", config=config, **options)
 
 
-def test_weight_only_equals_generate_with_the_rounded_weights(tmp_path: Path) -> None:
+def test_weight_only_equals_generate_with_the_quantized_weights(tmp_path: Path) -> None:
     path = write_random_checkpoint(tmp_path)
-    judge, company = rounded_judge(path), guests(6)
+    oracle, workload = quantized_oracle(path), scheduled_requests(6)
     engine = load(path, dtype="float32", quantization=Quantization.INT8_WEIGHT_ONLY)
-    expected = [generate(judge, list(guest.prompt), GREEDY) for guest in company]
-    assert told(engine, company) == expected
+    expected = [generate(oracle, list(scheduled.prompt), GREEDY) for scheduled in workload]
+    assert generate_all(engine, workload) == expected
 
 
 @needs_float8
@@ -61,7 +66,7 @@ def test_rows_of_all_sizes_share_no_scale() -> None:
 
 
 @needs_float8
-def test_an_engine_in_fp8_answers_everybody(tmp_path: Path) -> None:
+def test_an_engine_in_fp8_answers_every_request(tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     path = write_random_checkpoint(tmp_path, dtype=torch.bfloat16)
-    assert all(told(load(path, quantization=Quantization.FP8), guests(8)))
+    assert all(generate_all(load(path, quantization=Quantization.FP8), scheduled_requests(8)))

@@ -1,4 +1,4 @@
-"""What an engine tells of how it was loaded."""
+"""The load report of an engine."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_the_log_has_a_field_for_each_phase_and_the_pace_of_reading() -> None:
     assert fields["kv_blocks"] * engine.config.block_size == fields["kv_tokens"]
 
 
-def test_an_engine_that_was_given_its_runner_tells_of_no_load() -> None:
+def test_the_load_report_of_an_engine_that_was_given_its_runner_is_empty() -> None:
     report = fake_engine().load_report
     assert report.memory is None
     assert set(report.to_log().values()) == {0.0}

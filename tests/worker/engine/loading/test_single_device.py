@@ -17,6 +17,6 @@ def test_a_device_of_no_known_name_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cuda:512", "cpu:1"])
-def test_a_device_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"device {name} is not there"):
+def test_a_device_that_does_not_exist_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"device {name} does not exist"):
         parse_device(name)

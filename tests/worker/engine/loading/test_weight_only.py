@@ -1,4 +1,4 @@
-"""A model with 8-bit weights in the engine says what transformers says with the rounded weights."""
+"""The engine with 8-bit weights gives the output of transformers with the quantized weights."""
 
 from pathlib import Path
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from tests.worker.engine.oracle import generate, load_judge
-from tests.worker.engine.rounded import (
+from tests.worker.engine.oracle import generate, load_oracle
+from tests.worker.engine.quantized_oracle import (
     GREEDY,
-    RoundSummed,
+    QuantizeSummed,
     both_as_one,
     each_alone,
-    guests,
+    generate_all,
     in_halves,
-    rounded_judge,
-    told,
+    quantized_oracle,
+    scheduled_requests,
 )
 from worker.engine import Engine, EngineConfig, Executor, Quantization, SamplingParams
 from worker.engine.execution.openvino_runner import OpenVinoRunner
@@ -25,47 +25,47 @@ from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.layers.weight_only_linear import WeightOnlyLinear
 
 SAMPLING = SamplingParams(max_new_tokens=16, do_sample=True, top_k=20, seed=1)
-CROWDED = EngineConfig(max_rows=8, num_blocks=9, max_step_tokens=24)
+SMALL_CACHE = EngineConfig(max_rows=8, num_blocks=9, max_step_tokens=24)
 
-pytestmark = pytest.mark.usefixtures("no_follower_is_left")
+pytestmark = pytest.mark.usefixtures("no_process_is_left")
 
 
-def load(path: Path, config: EngineConfig = CROWDED, **options: Any) -> Engine:
+def load(path: Path, config: EngineConfig = SMALL_CACHE, **options: Any) -> Engine:
     return Engine.from_pretrained(
         str(path), config=config, quantization=Quantization.INT8_WEIGHT_ONLY, **options
     )
 
 
 @pytest.mark.parametrize(
-    ("like", "executor", "round_summed"),
+    ("like", "executor", "quantize_summed"),
     [
         *((like, Executor.TORCH, each_alone) for like in ("7b", "40b", "11b", "rw")),
         *((like, Executor.OPENVINO, both_as_one) for like in ("7b", "40b", "11b")),
     ],
 )
-def test_greedy_equals_generate_with_the_rounded_weights(
-    like: str, executor: Executor, round_summed: RoundSummed, tmp_path: Path
+def test_greedy_equals_generate_with_the_quantized_weights(
+    like: str, executor: Executor, quantize_summed: QuantizeSummed, tmp_path: Path
 ) -> None:
     path = write_random_checkpoint(tmp_path, like=like)
-    judge, company = rounded_judge(path, round_summed), guests(12)
+    oracle, workload = quantized_oracle(path, quantize_summed), scheduled_requests(12)
     engine = load(path, dtype="float32", executor=executor)
-    expected = [generate(judge, list(guest.prompt), GREEDY) for guest in company]
-    assert told(engine, company) == expected
-    whole = load_judge(path)[0]
-    assert expected != [generate(whole, list(guest.prompt), GREEDY) for guest in company]
+    expected = [generate(oracle, list(scheduled.prompt), GREEDY) for scheduled in workload]
+    assert generate_all(engine, workload) == expected
+    whole = load_oracle(path)[0]
+    assert expected != [generate(whole, list(scheduled.prompt), GREEDY) for scheduled in workload]
 
 
-def test_by_itself_float32_runs_on_openvino(tmp_path: Path) -> None:
+def test_auto_runs_float32_on_openvino(tmp_path: Path) -> None:
     engine = load(write_random_checkpoint(tmp_path), dtype="float32")
-    assert isinstance(engine._runner, OpenVinoRunner)
+    assert isinstance(engine.runner, OpenVinoRunner)
 
 
 @pytest.mark.parametrize("like", ["7b", "40b", "11b", "rw"])
-def test_the_weights_take_as_much_memory_as_foretold(like: str, tmp_path: Path) -> None:
+def test_the_weights_take_as_much_memory_as_forecast(like: str, tmp_path: Path) -> None:
     path = write_random_checkpoint(tmp_path, like=like, dtype=torch.bfloat16)
-    runner = load(path)._runner
+    runner = load(path).runner
     assert isinstance(runner, ModelRunner)
-    model = runner._model
+    model = runner.model
     tensors: set[torch.Tensor] = set(model.parameters())
     for layer in model.modules():
         if isinstance(layer, WeightOnlyLinear):
@@ -76,35 +76,35 @@ def test_the_weights_take_as_much_memory_as_foretold(like: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.INT8_WEIGHT_ONLY])
-def test_whole_weights_are_let_go_once_openvino_has_rounded_them(
+def test_unquantized_weights_are_freed_once_openvino_has_quantized_them(
     quantization: Quantization, tmp_path: Path
 ) -> None:
     path = write_random_checkpoint(tmp_path)
     engine = Engine.from_pretrained(
         str(path), dtype="float32", executor=Executor.OPENVINO, quantization=quantization
     )
-    assert isinstance(engine._runner, OpenVinoRunner)
-    model = engine._runner._model
+    assert isinstance(engine.runner, OpenVinoRunner)
+    model = engine.runner.model
     assert not [name for name, weight in model.transformer.h.named_parameters() if weight.ndim > 1]
-    assert told(engine, guests(1)) != [[]]
+    assert generate_all(engine, scheduled_requests(1)) != [[]]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("params", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
-def test_tokens_are_the_same_alone_and_among_others(
+def test_tokens_are_the_same_alone_and_together(
     dtype: str, params: SamplingParams, tmp_path: Path
 ) -> None:
     path = write_random_checkpoint(tmp_path)
     roomy = EngineConfig(max_rows=16)
-    company = guests(16, params)
-    among_others = told(load(path, roomy, dtype=dtype), company)
-    assert among_others == [told(load(path, roomy, dtype=dtype), [one])[0] for one in company]
+    workload = scheduled_requests(16, params)
+    together = generate_all(load(path, roomy, dtype=dtype), workload)
+    assert together == [generate_all(load(path, roomy, dtype=dtype), [one])[0] for one in workload]
 
 
 @pytest.mark.parametrize("like", ["40b", "rw"])
-def test_in_two_parts_each_rounds_what_it_holds(like: str, tmp_path: Path) -> None:
+def test_each_of_two_ranks_quantizes_its_own_part(like: str, tmp_path: Path) -> None:
     path = write_random_checkpoint(tmp_path, like=like)
-    judge, company = rounded_judge(path, in_halves), guests(6)
+    oracle, workload = quantized_oracle(path, in_halves), scheduled_requests(6)
     engine = load(path, dtype="float32", device="cpu", tensor_parallel=2)
-    expected = [generate(judge, list(guest.prompt), GREEDY) for guest in company]
-    assert told(engine, company) == expected
+    expected = [generate(oracle, list(scheduled.prompt), GREEDY) for scheduled in workload]
+    assert generate_all(engine, workload) == expected

@@ -1,9 +1,10 @@
 """Sequences for tests of the engine's parts."""
 
 from worker.engine.request import Request
-from worker.engine.sampling.logits_processors import active_processors
+from worker.engine.sampling.logits_processors import make_pipeline
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.sequence import Sequence
+from worker.engine.speculation.drafts import PromptLookup
 
 
 def make_sequence(
@@ -24,4 +25,5 @@ def make_sequence(
         priority=priority,
         adapter=adapter,
     )
-    return Sequence.of(request, index, arrival, active_processors(request.params))
+    proposer = PromptLookup.of(request.params, default=None)
+    return Sequence.of(request, index, arrival, make_pipeline(request.params), proposer)

@@ -1,4 +1,4 @@
-"""Tokens drawn by the engine, with many seeds, come in the shares that transformers gives them."""
+"""The engine samples tokens with the probabilities of transformers."""
 
 from collections import Counter
 from dataclasses import replace
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.worker.engine.company import Guest, Result, play
 from tests.worker.engine.conftest import STYLES
-from tests.worker.engine.court import Court
-from tests.worker.engine.oracle import END_OF_TEXT_ID, Judge, next_scores
+from tests.worker.engine.oracle import END_OF_TEXT_ID, Oracle, next_scores
+from tests.worker.engine.oracle_check import OracleCheck
 from tests.worker.engine.sampling.chi_square import p_value
+from tests.worker.engine.workload import Result, ScheduledRequest, run_all
 from worker.engine import EngineConfig, SamplingParams
 
 NUM_REQUESTS = 300
@@ -44,64 +44,62 @@ MIXES: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(court: Court, style: str, params: SamplingParams) -> list[Result]:
-    """Sequences of many requests, each with its own seed."""
-    guests = tuple(
-        Guest(PROMPT, replace(params, seed=seed, num_return_sequences=NUM_SEQUENCES))
+def sample(checker: OracleCheck, style: str, params: SamplingParams) -> list[Result]:
+    """Return the results of many requests, each with its own seed."""
+    scheduled_requests = tuple(
+        ScheduledRequest(PROMPT, replace(params, seed=seed, num_return_sequences=NUM_SEQUENCES))
         for seed in range(NUM_REQUESTS)
     )
-    return play(court.engine(style, CONFIG), guests)
+    return run_all(checker.engine(style, CONFIG), scheduled_requests)
 
 
-def shares(judge: Judge, params: SamplingParams, generated: tuple[int, ...] = ()) -> torch.Tensor:
-    """The probabilities [vocab], float64, with which transformers would draw the next token."""
-    scores = next_scores(judge.model, list(PROMPT), params, list(generated))[-1]
+def shares(oracle: Oracle, params: SamplingParams, generated: tuple[int, ...] = ()) -> torch.Tensor:
+    """Return the probabilities [vocab], float64, of transformers for the next token."""
+    scores = next_scores(oracle.model, list(PROMPT), params, list(generated))[-1]
     return scores.double().softmax(dim=-1)
 
 
 @pytest.mark.parametrize(("style", "mix"), list(zip(cycle(STYLES), MIXES, strict=False)))
-def test_tokens_are_drawn_in_transformers_shares(
-    judges: dict[str, Judge], style: str, mix: str
+def test_tokens_are_sampled_as_often_as_by_transformers(
+    oracles: dict[str, Oracle], style: str, mix: str
 ) -> None:
     params = SamplingParams(do_sample=True, max_new_tokens=1, **MIXES[mix])
-    results = draw(Court(judges), style, params)
-    drawn = [r.token_ids(index)[0] for r in results for index in range(NUM_SEQUENCES)]
-    counts = torch.bincount(torch.tensor(drawn), minlength=judges[style].vocab_size)
-    assert p_value(counts, shares(judges[style], params)) > 0.001
-    unprocessed = shares(judges[style], SamplingParams(do_sample=True, max_new_tokens=1))
-    assert p_value(counts, unprocessed) < 1e-6, "too few draws to tell"
+    results = sample(OracleCheck(oracles), style, params)
+    sampled = [r.token_ids(index)[0] for r in results for index in range(NUM_SEQUENCES)]
+    counts = torch.bincount(torch.tensor(sampled), minlength=oracles[style].vocab_size)
+    assert p_value(counts, shares(oracles[style], params)) > 0.001
+    unprocessed = shares(oracles[style], SamplingParams(do_sample=True, max_new_tokens=1))
+    assert p_value(counts, unprocessed) < 1e-6, "too few samples to detect a difference"
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_pairs_of_tokens_are_drawn_in_transformers_shares(
-    judges: dict[str, Judge], style: str
+def test_pairs_of_tokens_are_sampled_as_often_as_by_transformers(
+    oracles: dict[str, Oracle], style: str
 ) -> None:
-    """The second token's shares depend on the first; together they show draws that are no draws."""
+    """The second token depends on the first; pairs show random numbers that are not independent."""
     params = SamplingParams(do_sample=True, max_new_tokens=2, top_k=5, repetition_penalty=1.5)
-    judge = judges[style]
-    results = draw(Court(judges), style, params)
-    drawn = Counter(tuple(r.token_ids(i)) for r in results for i in range(NUM_SEQUENCES))
+    oracle = oracles[style]
+    results = sample(OracleCheck(oracles), style, params)
+    sampled = Counter(tuple(r.token_ids(i)) for r in results for i in range(NUM_SEQUENCES))
     expected = {
         (first, second): (p * q).item()
-        for first, p in enumerate(shares(judge, params))
+        for first, p in enumerate(shares(oracle, params))
         if p > 0
-        for second, q in enumerate(shares(judge, params, (first,)))
+        for second, q in enumerate(shares(oracle, params, (first,)))
         if q > 0
     }
-    assert set(drawn) <= set(expected)
-    counts = torch.tensor([drawn[pair] for pair in expected])
+    assert set(sampled) <= set(expected)
+    counts = torch.tensor([sampled[pair] for pair in expected])
     assert p_value(counts, torch.tensor(list(expected.values()))) > 0.001
 
 
-# Of tables: the 95 % and 99.9 % quantiles for one and for four degrees of freedom.
+# From tables: the 95 % and 99.9 % quantiles for one and four degrees of freedom.
 @pytest.mark.parametrize(
     ("num_cells", "statistic", "expected"),
     [(2, 3.841, 0.05), (2, 10.828, 0.001), (5, 9.488, 0.05), (5, 18.467, 0.001)],
 )
-def test_p_values_are_those_of_the_tables(
-    num_cells: int, statistic: float, expected: float
-) -> None:
-    """Equal cells, of which the first has as much too many as the second has too few."""
+def test_p_values_equal_the_tables(num_cells: int, statistic: float, expected: float) -> None:
+    """Equal cells; the excess of the first is the deficit of the second."""
     excess = (statistic * 10_000 / 2) ** 0.5
     counts = torch.full((num_cells,), 10_000.0, dtype=torch.float64)
     counts[0], counts[1] = counts[0] + excess, counts[1] - excess
@@ -110,12 +108,12 @@ def test_p_values_are_those_of_the_tables(
     )
 
 
-def test_what_is_impossible_is_not_plausible() -> None:
+def test_counts_of_impossible_outcomes_have_p_value_0() -> None:
     assert p_value(torch.tensor([50, 49, 1]), torch.tensor([0.5, 0.5, 0.0])) == 0.0
 
 
 def test_rare_outcomes_share_a_cell() -> None:
-    """A thousand outcomes that are expected once each: one by one, none of their counts is odd."""
+    """A thousand outcomes that are expected once each."""
     counts = torch.cat([torch.tensor([1000]), torch.ones(1000, dtype=torch.int64)])
     counts[1] += 3
     counts[2:5] = 0

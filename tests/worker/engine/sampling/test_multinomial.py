@@ -1,16 +1,16 @@
-"""Draws by inverse CDF: where the uniform points, never at what cannot be, and in proportion."""
+"""Inverse CDF sampling: the right column, never an impossible one, in proportion."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from worker.engine.sampling.multinomial import draw, draw_wide
+from worker.engine.sampling.multinomial import multinomial, multinomial_tiled
 from worker.engine.sampling.tiled_scores import TILE_WIDTH
 
 Draw = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 BELOW_ONE = 1.0 - 2.0**-53
-BOTH = pytest.mark.parametrize("draw_by", [draw, draw_wide])
+BOTH = pytest.mark.parametrize("draw_by", [multinomial, multinomial_tiled])
 
 
 def rows(num_rows: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -39,7 +39,7 @@ def test_the_running_sum_of_probabilities_passes_the_number_at_the_column(
 
 @BOTH
 @pytest.mark.parametrize(("uniform", "expected"), [(0.0, 150), (BELOW_ONE, 799)])
-def test_what_was_ruled_out_is_not_drawn_at_the_edges_either(
+def test_banned_columns_are_not_sampled_at_the_edges(
     draw_by: Draw, uniform: float, expected: int
 ) -> None:
     scores = rows(100, 1000)
@@ -48,14 +48,14 @@ def test_what_was_ruled_out_is_not_drawn_at_the_edges_either(
     assert set(columns.tolist()) == {expected}
 
 
-def test_where_a_tile_begins_that_weighs_next_to_nothing_only_possible_columns_are_drawn() -> None:
+def test_only_possible_columns_are_sampled_at_the_border_of_a_light_tile() -> None:
     scores = rows(2_000, 3 * TILE_WIDTH)
     scores[:, TILE_WIDTH : 2 * TILE_WIDTH] -= 36.0  # so light that the running sums are rough there
     scores[:, ::TILE_WIDTH] = scores[:, TILE_WIDTH - 1 :: TILE_WIDTH] = -torch.inf
     sums = scores.softmax(dim=-1).view(2_000, 3, TILE_WIDTH).sum(dim=-1).double().cumsum(dim=-1)
     border = sums[:, 0] / sums[:, 2]
     for uniform in (border, border.nextafter(0 * border), border.nextafter(1 + border)):
-        columns = draw_wide(scores, uniform)
+        columns = multinomial_tiled(scores, uniform)
         assert (scores.gather(-1, columns[:, None]) > -torch.inf).all()
 
 

@@ -29,7 +29,7 @@ def test_philox_gives_the_published_answers(counter: str, key: str, answer: str)
     assert philox4x32(column(counter), column(key))[:, 0].tolist() == words(answer)
 
 
-def test_a_draw_does_not_depend_on_what_is_drawn_beside_it() -> None:
+def test_a_random_number_does_not_depend_on_the_others_of_its_batch() -> None:
     seeds, sequences, positions = [7, 2**63 - 1, 0, 7], [0, 3, 1, 1], [0, 5, 2, 0]
     together = uniforms(seeds, sequences, positions).tolist()
     alone = [

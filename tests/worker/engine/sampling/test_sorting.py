@@ -56,6 +56,6 @@ def test_nothing_is_below_nan_and_nan_is_below_nothing() -> None:
 
 
 @given(matrices(st.booleans()))
-def test_places_come_row_by_row(mask: torch.Tensor) -> None:
+def test_indices_of_true_values_come_row_by_row(mask: torch.Tensor) -> None:
     rows, columns = places_of(mask)
     assert torch.equal(torch.stack([rows, columns], dim=-1), mask.nonzero())

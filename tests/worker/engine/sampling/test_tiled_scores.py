@@ -1,4 +1,4 @@
-"""What tiles lead to is what a look at every column would find, ties included."""
+"""The search by tiles finds what a search of every column finds, ties included."""
 
 from random import Random
 
@@ -24,7 +24,7 @@ def matrix(width: int, seed: int, num_rows: int = 9) -> torch.Tensor:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("seed", range(5))
-def test_the_best_column_is_the_first_that_holds_the_maximum(width: int, seed: int) -> None:
+def test_the_best_column_is_the_first_maximum(width: int, seed: int) -> None:
     scores = matrix(width, seed)
     tiles = TiledScores(scores)
     rows = [6, 0, 1, 2, 3, 5, 6]
@@ -82,7 +82,7 @@ def test_scores_that_a_temperature_makes_equal_are_all_listed() -> None:
     assert shortlist.token_ids[shortlist.scores > -torch.inf].tolist() == expected
 
 
-def test_a_row_keeps_its_list_when_longer_ones_join() -> None:
+def test_a_row_keeps_its_shortlist_when_longer_rows_join() -> None:
     scores = matrix(7 * TILE_WIDTH, 1)
     tiles = TiledScores(scores)
     counts, one = torch.full((9, 1), 3), torch.ones(9, 1)

@@ -1,4 +1,4 @@
-"""What the history knows, however a sequence grew, is what reading all of it would tell."""
+"""The incremental indexes equal indexes of the whole sequence, however it grew."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ def successors(text: list[int], token_ids: list[int], size: int) -> list[int]:
 
 
 @given(TOKENS, st.lists(TOKENS))
-def test_each_token_is_told_once_as_the_sequence_grows(
+def test_each_token_is_returned_once_as_the_sequence_grows(
     prompt: list[int], pieces: list[list[int]]
 ) -> None:
     history, token_ids = TokenHistory(), prompt
@@ -46,7 +46,7 @@ def test_the_prompt_alone_is_searched_for_what_would_repeat_it(
     for length in range(len(generated) + 1):
         token_ids = prompt + generated[:length]
         expected = successors(prompt, token_ids, size) if len(token_ids) >= size - 1 else []
-        assert list(history.repeating_prompt(prompt, token_ids, size)) == expected
+        assert list(history.repeating_prompt(token_ids, len(prompt), size)) == expected
 
 
 def test_a_text_shorter_than_the_ngram_has_no_successors() -> None:
@@ -59,7 +59,7 @@ def test_a_text_shorter_than_the_ngram_has_no_successors() -> None:
 
 @given(TOKENS, st.lists(TOKENS, max_size=4), SIZES)
 def test_forks_grow_apart(prompt: list[int], pieces: list[list[int]], size: int) -> None:
-    """Each piece goes on from the prompt; the history that was forked goes on as well."""
+    """Each piece continues the prompt; the forked history continues as well."""
     first = TokenHistory()
     first.distinct(prompt)
     first.repeating(prompt, size)

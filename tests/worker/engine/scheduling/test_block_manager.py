@@ -17,7 +17,7 @@ def compute(manager: BlockManager, sequence: Sequence) -> None:
     """Pretend that a step computed all the sequence's tokens."""
     manager.allocate(sequence)
     sequence.num_computed_tokens = sequence.num_tokens
-    manager.file_computed(sequence)
+    manager.cache_full_blocks(sequence)
 
 
 def computed(manager: BlockManager, prompt: list[int]) -> Sequence:
@@ -46,7 +46,7 @@ def test_a_table_holds_all_tokens_and_grows_by_whole_blocks() -> None:
     manager.check_integrity([sequence])
 
 
-def test_a_sequence_that_needs_one_block_too_many_cannot_be_given_any() -> None:
+def test_a_sequence_that_needs_one_block_too_many_cannot_be_allocated() -> None:
     manager = BlockManager(4, BLOCK_SIZE)
     assert manager.can_allocate(make_sequence([1] * 16))
     assert not manager.can_allocate(make_sequence([1] * 17))
@@ -64,7 +64,7 @@ def test_a_fork_shares_every_block_and_counts_as_computed() -> None:
     manager.check_integrity([parent, child])
 
 
-def test_who_writes_first_to_a_shared_block_gets_a_copy_and_the_last_holder_none() -> None:
+def test_the_first_writer_to_a_shared_block_gets_a_copy_and_the_last_holder_gets_none() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     parent = computed(manager, [1] * 6)
     first, second = fork(manager, parent, 2), fork(manager, parent, 3)
@@ -98,7 +98,7 @@ def test_a_copy_on_write_needs_a_free_block() -> None:
     assert manager.can_allocate(child)
 
 
-def test_a_block_is_free_when_its_last_holder_lets_go() -> None:
+def test_a_block_is_free_when_its_last_holder_frees_it() -> None:
     manager = BlockManager(4, BLOCK_SIZE)
     parent = computed(manager, [1] * 6)
     child = fork(manager, parent, 2)
@@ -110,14 +110,14 @@ def test_a_block_is_free_when_its_last_holder_lets_go() -> None:
     manager.check_integrity([])
 
 
-def test_a_prefix_of_its_own_leaves_no_blocks_behind_that_push_others_out() -> None:
+def test_blocks_of_an_uncacheable_sequence_evict_no_others() -> None:
     manager = BlockManager(5, BLOCK_SIZE)
     useful = computed(manager, [1] * 8)
-    useful.vouch()
+    useful.mark_verified()
     manager.free(useful)
     private = make_sequence([2] * 8, SamplingParams(remove_invalid_values=True), arrival=1)
     compute(manager, private)
-    private.vouch()
+    private.mark_verified()
     manager.free(private)
     manager.allocate(make_sequence([3] * 8, arrival=2))
     again = make_sequence([1] * 9, arrival=3)
@@ -162,7 +162,7 @@ def test_the_integrity_check_sees(tamper: Callable[[Sequence, Sequence], None]) 
         manager.check_integrity([first, second])
 
 
-def test_the_integrity_check_sees_two_that_share_a_block_neither_has_computed() -> None:
+def test_the_integrity_check_detects_a_shared_block_that_is_not_computed() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     parent = computed(manager, [1] * 6)
     child = fork(manager, parent, 2)

@@ -3,8 +3,8 @@
 from tests.worker.engine.sampling.rows import make_sequence
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.scheduling.block_manager import BlockManager
-from worker.engine.scheduling.prefix_cache import EMPTY_PREFIX, BlockKey, PrefixCache
-from worker.engine.sequence import Sequence
+from worker.engine.scheduling.prefix_cache import BlockKey, PrefixCache
+from worker.engine.sequence import EMPTY_PREFIX, Sequence
 
 BLOCK_SIZE = 4
 TEXT = list(range(1, 13))  # three blocks
@@ -16,7 +16,7 @@ def start(manager: BlockManager, tokens: list[int], *, computing: int = 0) -> Se
     sequence = make_sequence(tokens)
     manager.allocate(sequence)
     sequence.num_computed_tokens = max(sequence.num_computed_tokens, computing)
-    manager.file_computed(sequence)
+    manager.cache_full_blocks(sequence)
     return sequence
 
 
@@ -32,7 +32,7 @@ def num_found(manager: BlockManager, tokens: list[int]) -> int:
     return BLOCK_SIZE * len(manager._prefix_cache.match(EMPTY_PREFIX, tokens, start=0))
 
 
-def test_full_blocks_of_who_left_are_found_and_the_rest_is_not() -> None:
+def test_full_blocks_of_a_finished_sequence_are_found_and_partial_blocks_are_not() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     leave(manager, TEXT[:11])
     assert manager.num_free_blocks == 8
@@ -58,14 +58,14 @@ def test_the_last_token_is_always_computed_so_that_it_yields_logits() -> None:
     assert num_found(manager, TEXT[:9]) == 8
 
 
-def test_equal_tokens_after_different_ones_are_another_block() -> None:
+def test_equal_tokens_after_different_tokens_are_another_block() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     leave(manager, [1, 1, 1, 1, 7, 7, 7, 7])
     leave(manager, [2, 2, 2, 2])
     assert num_found(manager, [2, 2, 2, 2, 7, 7, 7, 7, 0]) == 4
 
 
-def test_token_ids_whose_hashes_collide_are_different_text() -> None:
+def test_token_ids_with_colliding_hashes_are_different_text() -> None:
     assert hash((-1,)) == hash((-2,))
     cache = PrefixCache(1)
     cache.add(BlockKey(EMPTY_PREFIX, (-1,)), block=0)
@@ -73,14 +73,14 @@ def test_token_ids_whose_hashes_collide_are_different_text() -> None:
     assert cache.match(EMPTY_PREFIX, [-2, 0], start=0) == []
 
 
-def test_what_two_compute_at_once_is_filed_once_and_stays_when_the_other_goes() -> None:
+def test_a_block_that_two_sequences_compute_at_once_is_cached_once_and_stays() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     first, second = make_sequence(TEXT[:8]), make_sequence(TEXT[:8])
     for sequence in (first, second):
         manager.allocate(sequence)
     for sequence in (first, second):
         sequence.num_computed_tokens = 8
-        manager.file_computed(sequence)
+        manager.cache_full_blocks(sequence)
     assert first.prefix_id == second.prefix_id
     manager.free(second)
     manager.check_integrity([first])
@@ -88,19 +88,19 @@ def test_what_two_compute_at_once_is_filed_once_and_stays_when_the_other_goes() 
     assert found.block_table[:2] == first.block_table[:2]
 
 
-def test_the_longest_unused_goes_first_and_the_end_of_a_text_before_its_beginning() -> None:
+def test_eviction_starts_with_the_least_recently_used_text_and_its_last_block() -> None:
     manager = BlockManager(4, BLOCK_SIZE)
     leave(manager, [7] * 4)
     leave(manager, TEXT[:8])
     leave(manager, [8] * 4)
-    again = start(manager, [7] * 5)  # takes what it finds, and one block more
+    again = start(manager, [7] * 5)  # takes the cached blocks and one more
     assert [num_found(manager, text) for text in (TEXT, [8] * 5)] == [4, 4]
     manager.free(again)
     start(manager, [9] * 8)
     assert [num_found(manager, text) for text in (TEXT, [8] * 5, [7] * 5)] == [0, 4, 4]
 
 
-def test_blocks_that_are_only_remembered_count_as_free_and_are_given_away() -> None:
+def test_cached_blocks_without_a_holder_count_as_free_and_are_evicted() -> None:
     manager = BlockManager(2, BLOCK_SIZE)
     leave(manager, TEXT[:8])
     other = make_sequence([9] * 8)
@@ -111,7 +111,7 @@ def test_blocks_that_are_only_remembered_count_as_free_and_are_given_away() -> N
     assert num_found(manager, TEXT) == 0
 
 
-def test_a_hit_takes_no_free_block_only_if_somebody_holds_it() -> None:
+def test_a_hit_on_a_held_block_takes_no_free_block() -> None:
     manager = BlockManager(3, BLOCK_SIZE)
     holder = start(manager, TEXT[:8], computing=8)
     wish = make_sequence(TEXT[:9])
@@ -122,7 +122,7 @@ def test_a_hit_takes_no_free_block_only_if_somebody_holds_it() -> None:
     assert not manager.can_allocate(wish)
 
 
-def test_what_was_computed_without_any_token_chosen_is_forgotten_with_its_owner() -> None:
+def test_blocks_of_a_sequence_without_any_new_token_leave_the_cache() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     owner = start(manager, TEXT, computing=8)
     other = start(manager, TEXT)
@@ -133,7 +133,7 @@ def test_what_was_computed_without_any_token_chosen_is_forgotten_with_its_owner(
     manager.check_integrity([])
 
 
-def test_a_failed_sequence_leaves_what_it_found_and_takes_along_what_it_computed() -> None:
+def test_a_failed_sequence_removes_only_the_blocks_it_computed_from_the_cache() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     leave(manager, TEXT[:4])
     failed = start(manager, TEXT, computing=12)
@@ -141,24 +141,24 @@ def test_a_failed_sequence_leaves_what_it_found_and_takes_along_what_it_computed
     assert num_found(manager, [*TEXT, 0]) == 4
 
 
-def test_what_was_computed_since_the_last_token_was_chosen_is_forgotten() -> None:
+def test_blocks_computed_after_the_last_token_leave_the_cache() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     failed = start(manager, TEXT[:7], computing=7)
     failed.append(TEXT[7])
     failed.num_computed_tokens = 8
-    manager.file_computed(failed)
+    manager.cache_full_blocks(failed)
     manager.free(failed)
     assert num_found(manager, TEXT) == 4
 
 
-def test_who_repairs_invalid_values_uses_what_others_left_to_itself_only() -> None:
+def test_a_request_that_repairs_logits_uses_only_its_own_blocks() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     leave(manager, TEXT[:4])
     own = make_sequence(TEXT, SELF_REPAIRING, arrival=1)
     manager.allocate(own)
     assert own.num_computed_tokens == 0
     own.num_computed_tokens = 12
-    manager.file_computed(own)
+    manager.cache_full_blocks(own)
     own.append(0)
     assert num_found(manager, TEXT) == 4
     mate = own.child(1, 0)
@@ -167,14 +167,14 @@ def test_who_repairs_invalid_values_uses_what_others_left_to_itself_only() -> No
     manager.check_integrity([own, mate])
 
 
-def test_what_one_adapter_computed_is_found_by_the_same_adapter_only() -> None:
+def test_blocks_of_an_adapter_are_found_by_the_same_adapter_only() -> None:
     manager = BlockManager(16, BLOCK_SIZE)
     for name in ("verse", None):
         sequence = make_sequence(TEXT, adapter=name)
         manager.allocate(sequence)
         assert sequence.num_computed_tokens == 0, name
         sequence.num_computed_tokens = 12
-        manager.file_computed(sequence)
+        manager.cache_full_blocks(sequence)
         sequence.append(0)
         manager.free(sequence)
     for name, num_hits in (("verse", 8), (None, 8), ("tales", 0)):
@@ -193,13 +193,13 @@ def test_hits_are_counted_in_tokens() -> None:
     assert manager.num_prefix_hit_tokens == 16
 
 
-def test_blocks_that_others_filled_meanwhile_take_the_place_of_own_empty_ones() -> None:
+def test_blocks_that_other_sequences_filled_meanwhile_replace_own_empty_blocks() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     owner = start(manager, TEXT)
     other = start(manager, [*TEXT, 99], computing=2)
     assert manager.num_free_blocks == 1
     owner.num_computed_tokens = 9
-    manager.file_computed(owner)
+    manager.cache_full_blocks(owner)
     own = other.block_table[2:]
     assert manager.can_allocate(other)
     manager.allocate(other)
@@ -209,7 +209,7 @@ def test_blocks_that_others_filled_meanwhile_take_the_place_of_own_empty_ones() 
     manager.check_integrity([owner, other])
 
 
-def test_finding_a_later_block_vouches_for_no_own_earlier_one() -> None:
+def test_finding_a_later_block_does_not_verify_an_earlier_own_one() -> None:
     manager = BlockManager(9, BLOCK_SIZE)
     failing = start(manager, TEXT, computing=4)
     ahead = start(manager, TEXT, computing=8)
@@ -225,12 +225,12 @@ def test_equal_texts_have_the_same_next_block_until_they_part() -> None:
     assert manager.next_shareable(one) == manager.next_shareable(other) is not None
     for sequence in (one, other):
         sequence.num_computed_tokens = 4
-        manager.file_computed(sequence)
+        manager.cache_full_blocks(sequence)
     assert manager.next_shareable(one) != manager.next_shareable(other)
     assert manager.next_shareable(other) is not None
 
 
-def test_what_nobody_else_could_use_is_not_shareable() -> None:
+def test_blocks_that_no_other_sequence_could_use_are_not_shareable() -> None:
     manager = BlockManager(16, BLOCK_SIZE)
     assert manager.next_shareable(start(manager, TEXT[:4])) is None
     assert manager.next_shareable(start(manager, TEXT[:8], computing=4)) is None

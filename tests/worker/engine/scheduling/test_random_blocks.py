@@ -1,7 +1,7 @@
 """A hundred thousand random operations on a small pool of blocks, checked after each.
 
 A model of the cache's content goes along: every slot remembers all the tokens up to its own. So
-it shows when somebody writes to what others hold, misses a copy or is told of a wrong prefix.
+it detects a write to a shared block, a missing copy and a wrong prefix.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ SPOILED = "nan"
 
 
 class Pool:
-    """Sequences that live off one block manager, and what their blocks would hold.
+    """Sequences with one block manager, and the expected contents of their blocks.
 
-    One in eight is bad: what it computes is spoiled, so no token is ever chosen from its logits.
+    One in eight is bad: its blocks hold invalid values, so no token is sampled for it.
     """
 
     def __init__(self, random: Random) -> None:
@@ -61,7 +61,7 @@ class Pool:
                 self.slots[block_copy.destination * BLOCK_SIZE + offset] = content
 
     def compute(self) -> None:
-        """Write some of the tokens that have slots; what is before them must be there already."""
+        """Write some of the tokens that have slots; all earlier tokens must be there already."""
         sequence = self.pick()
         num_slots = min(len(sequence.block_table) * BLOCK_SIZE, sequence.num_tokens)
         if num_slots <= sequence.num_computed_tokens or self.shares_what_it_writes(sequence):
@@ -72,7 +72,7 @@ class Pool:
             content = SPOILED if is_spoiled else tuple(sequence.token_ids[: position + 1])
             self.slots[self.slot(sequence, position)] = content
         sequence.num_computed_tokens = end
-        self.manager.file_computed(sequence)
+        self.manager.cache_full_blocks(sequence)
         if is_spoiled:
             self.bad.add(sequence)
 
@@ -130,7 +130,7 @@ class Pool:
         return block * BLOCK_SIZE + position % BLOCK_SIZE
 
 
-def test_no_block_is_lost_spoiled_or_taken_for_another_in_random_traffic() -> None:
+def test_random_traffic_loses_overwrites_and_confuses_no_block() -> None:
     random = Random(0)
     pool = Pool(random)
     operations: list[Callable[[], None]] = [

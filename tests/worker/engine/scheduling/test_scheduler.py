@@ -1,4 +1,4 @@
-"""Who runs, with how many tokens, and who gives way: the scheduler and its block manager alone."""
+"""The scheduler and its block manager alone: admission, token budget, preemption."""
 
 from dataclasses import fields
 
@@ -31,14 +31,14 @@ def make_scheduler(
 
 
 def add(scheduler: Scheduler, *prompt_lengths: int, priority: int = 0) -> list[SequenceGroup]:
-    """Add groups of one that arrive after all those that are there, with nothing in common."""
+    """Add groups of a single sequence after all others, without a common prefix."""
     first = len(scheduler.waiting) + len(scheduler.running)
     groups = [
         SequenceGroup([make_sequence([arrival] * length, arrival=arrival, priority=priority)])
         for arrival, length in enumerate(prompt_lengths, start=first)
     ]
     for group in groups:
-        scheduler.add(group)
+        scheduler.add_group(group)
     return groups
 
 
@@ -46,7 +46,7 @@ def run(scheduler: Scheduler) -> StepPlan:
     """One step in which every sequence that can gets a token."""
     plan = scheduler.schedule()
     sampled = plan.sampled
-    scheduler.update(plan)
+    scheduler.record_computed(plan)
     for sequence in sampled:
         sequence.append(sequence.arrival)
     return plan
@@ -77,7 +77,7 @@ def test_running_sequences_keep_streaming_while_a_long_prompt_is_computed() -> N
     assert shares(run(scheduler)) == [(0, 1), (1, 7)]
 
 
-def test_an_old_long_prompt_does_not_silence_the_young() -> None:
+def test_a_long_prompt_does_not_stall_later_requests() -> None:
     scheduler = make_scheduler(max_step_tokens=8)
     add(scheduler, 30, 2)
     assert shares(run(scheduler)) == [(0, 7), (1, 1)]
@@ -100,7 +100,7 @@ def test_higher_priority_goes_first_and_equals_in_order_of_arrival() -> None:
     assert [arrival for arrival, _ in shares(scheduler.schedule())] == [2, 3]
 
 
-def test_nobody_overtakes_the_first_in_line_that_does_not_fit() -> None:
+def test_no_group_overtakes_the_first_waiting_one() -> None:
     scheduler = make_scheduler(num_blocks=4)
     add(scheduler, 8)
     run(scheduler)
@@ -108,7 +108,7 @@ def test_nobody_overtakes_the_first_in_line_that_does_not_fit() -> None:
     assert shares(run(scheduler)) == [(0, 1)]
 
 
-def test_the_youngest_gives_way_when_blocks_run_out_and_comes_back() -> None:
+def test_the_last_arrival_is_preempted_when_blocks_run_out_and_runs_again() -> None:
     scheduler = make_scheduler(num_blocks=4, max_step_tokens=16)
     old, young = add(scheduler, 4, 3)
     run(scheduler)
@@ -118,17 +118,17 @@ def test_the_youngest_gives_way_when_blocks_run_out_and_comes_back() -> None:
     [sequence] = young.sequences
     assert (sequence.block_table, sequence.num_computed_tokens) == ([], 0)
     assert scheduler.num_preemptions == 1
-    scheduler.finish(old)
+    scheduler.finish_group(old)
     assert [arrival for arrival, _ in shares(run(scheduler))] == [1]
 
 
-def test_who_enters_leaves_a_spare_block_to_each_that_runs() -> None:
+def test_admission_leaves_a_spare_block_for_each_running_row() -> None:
     scheduler = make_scheduler(num_blocks=4)
     add(scheduler, 4, 4, 4)
     assert len(run(scheduler).chunks) == 2
 
 
-def test_low_priority_gives_way_before_the_young() -> None:
+def test_low_priority_is_preempted_before_later_arrivals() -> None:
     scheduler = make_scheduler(num_blocks=4, max_step_tokens=16)
     [low] = add(scheduler, 3, priority=-1)
     run(scheduler)
@@ -151,8 +151,8 @@ def test_finishing_frees_the_blocks_of_running_and_waiting_alike() -> None:
     scheduler = make_scheduler(max_rows=1)
     running, waiting = add(scheduler, 5, 5)
     run(scheduler)
-    scheduler.finish(running)
-    scheduler.finish(waiting)
+    scheduler.finish_group(running)
+    scheduler.finish_group(waiting)
     assert not scheduler.schedule()
     assert [s.block_table for group in (running, waiting) for s in group.sequences] == [[], []]
 
@@ -160,11 +160,11 @@ def test_finishing_frees_the_blocks_of_running_and_waiting_alike() -> None:
 def add_equals(scheduler: Scheduler, prompt: list[int], count: int) -> list[SequenceGroup]:
     groups = [SequenceGroup([make_sequence(prompt, arrival=n)]) for n in range(count)]
     for group in groups:
-        scheduler.add(group)
+        scheduler.add_group(group)
     return groups
 
 
-def test_what_many_have_in_common_is_computed_once() -> None:
+def test_a_common_prefix_is_computed_once() -> None:
     scheduler = make_scheduler(max_rows=8, max_step_tokens=16, max_chunk_tokens=16)
     add_equals(scheduler, [1] * 22, 8)
     plans = [run(scheduler) for _ in range(4)]
@@ -173,15 +173,15 @@ def test_what_many_have_in_common_is_computed_once() -> None:
     assert shares(plans[3]) == [(arrival, 1) for arrival in range(8)]
 
 
-def test_who_waits_for_a_prefix_goes_on_when_nobody_computes_it_any_more() -> None:
+def test_a_sequence_that_waits_for_a_prefix_computes_it_when_its_owner_has_ended() -> None:
     scheduler = make_scheduler()
     first, _ = add_equals(scheduler, [1] * 22, 2)
     assert shares(run(scheduler)) == [(0, 8)]
-    scheduler.finish(first)
+    scheduler.finish_group(first)
     assert shares(run(scheduler)) == [(1, 8)]
 
 
-def test_who_waits_for_a_prefix_holds_nobody_else_up() -> None:
+def test_a_sequence_that_waits_for_a_prefix_delays_no_other() -> None:
     scheduler = make_scheduler(max_step_tokens=16)
     add_equals(scheduler, [1] * 22, 2)
     add(scheduler, 1)
@@ -193,7 +193,7 @@ def test_who_waits_for_a_prefix_holds_nobody_else_up() -> None:
     ]
 
 
-def test_prompts_get_all_tokens_of_a_step_when_nobody_decodes() -> None:
+def test_prompts_get_all_tokens_of_a_step_when_no_sequence_decodes() -> None:
     scheduler = make_scheduler(max_step_tokens=20, max_chunk_tokens=6)
     add(scheduler, 30, 30)
     assert shares(run(scheduler)) == [(0, 19), (1, 1)]

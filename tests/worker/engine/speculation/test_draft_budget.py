@@ -1,4 +1,4 @@
-"""Which steps have room for drafts, and whose they are."""
+"""The draft budget of a step, and the sequences that get drafts."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def add(scheduler: Scheduler, *wishes: SamplingParams, num_prompt: int = 4) -> l
         for arrival, params in enumerate(wishes)
     ]
     for sequence in sequences:
-        scheduler.add(SequenceGroup([sequence]))
+        scheduler.add_group(SequenceGroup([sequence]))
     step(scheduler, accepting=0)
     return sequences
 
@@ -39,11 +39,11 @@ def step(scheduler: Scheduler, *, accepting: int = 100) -> StepPlan:
     """One step, in which at most so many drafts of each sequence are accepted."""
     plan = scheduler.schedule()
     chunks = plan.sampled_chunks
-    scheduler.update(plan)
+    scheduler.record_computed(plan)
     for chunk in chunks:
         sequence = chunk.sequence
-        scheduler.extend(sequence, [*chunk.drafts[:accepting], sequence.arrival])
-    scheduler._block_manager.check_integrity(g.sequences[0] for g in scheduler.running)
+        scheduler.append_tokens(sequence, [*chunk.drafts[:accepting], sequence.arrival])
+    scheduler.block_manager.check_integrity(g.sequences[0] for g in scheduler.running)
     return plan
 
 
@@ -51,7 +51,7 @@ def num_drafts(plan: StepPlan) -> list[int]:
     return [len(chunk.drafts) for chunk in plan.chunks]
 
 
-def test_who_asks_for_drafts_gets_them_and_nobody_else() -> None:
+def test_only_requests_that_ask_for_drafts_get_them() -> None:
     scheduler = make_scheduler()
     add(scheduler, SHY, EAGER)
     plan = scheduler.schedule()
@@ -68,25 +68,25 @@ def test_drafts_fill_a_step_only_as_far_as_they_cost_little() -> None:
         assert num_drafts(scheduler.schedule()) == expected
 
 
-def test_who_pauses_leaves_the_room_to_others() -> None:
+def test_a_pausing_proposer_leaves_its_budget_to_others() -> None:
     scheduler = make_scheduler(max_drafting_tokens=11)
     first, *_ = add(scheduler, EAGER, EAGER, EAGER)
     assert num_drafts(scheduler.schedule()) == [2, 3, 3]
-    assert first.lookup is not None
-    first.lookup.note(0, first.num_tokens)
+    assert first.proposer is not None
+    first.proposer.record(0, first.num_tokens)
     assert num_drafts(scheduler.schedule()) == [0, 4, 4]
 
 
-def test_a_step_that_reads_prompts_has_no_room() -> None:
+def test_a_step_full_of_prompt_tokens_gets_no_drafts() -> None:
     scheduler = make_scheduler(max_drafting_tokens=16)
     add(scheduler, EAGER)
-    scheduler.add(SequenceGroup([make_sequence(list(range(40)), SHY, arrival=5)]))
+    scheduler.add_group(SequenceGroup([make_sequence(list(range(40)), SHY, arrival=5)]))
     assert num_drafts(scheduler.schedule()) == [0, 0]
 
 
 def test_the_end_of_a_prompt_may_be_followed_by_drafts() -> None:
     scheduler = make_scheduler()
-    scheduler.add(SequenceGroup([make_sequence([7] * 5, EAGER)]))
+    scheduler.add_group(SequenceGroup([make_sequence([7] * 5, EAGER)]))
     [chunk] = scheduler.schedule().chunks
     assert (chunk.start, chunk.num_tokens, len(chunk.drafts)) == (0, 13, 8)
 
@@ -102,14 +102,14 @@ def test_drafts_take_no_block_that_their_sequence_does_not_have(
     assert len(sequence.block_table) == num_blocks
 
 
-def test_no_draft_reaches_the_last_token_which_is_never_computed() -> None:
+def test_drafts_end_before_the_last_token_of_a_sequence() -> None:
     scheduler = make_scheduler()
     [sequence] = add(scheduler, SamplingParams(max_new_tokens=5, prompt_lookup_num_tokens=8))
     assert num_drafts(step(scheduler)) == [3]
     assert sequence.num_tokens == sequence.max_length
 
 
-def test_accepted_drafts_are_computed_and_rejected_ones_are_not() -> None:
+def test_accepted_drafts_are_computed_and_rejected_drafts_are_not() -> None:
     scheduler = make_scheduler()
     [sequence] = add(scheduler, EAGER)
     step(scheduler, accepting=3)
@@ -118,11 +118,11 @@ def test_accepted_drafts_are_computed_and_rejected_ones_are_not() -> None:
     assert (sequence.num_tokens, sequence.num_computed_tokens) == (10, 9)
 
 
-def test_a_block_of_accepted_drafts_is_found_by_others_and_one_of_rejected_ones_is_not() -> None:
+def test_only_blocks_of_accepted_drafts_are_found_by_other_sequences() -> None:
     for accepting, num_hits in ((100, BLOCK_SIZE), (0, 0)):
         scheduler = make_scheduler()
         add(scheduler, EAGER, num_prompt=BLOCK_SIZE - 8)
         step(scheduler, accepting=accepting)
-        scheduler.add(SequenceGroup([make_sequence([0] * 17, SHY, arrival=9)]))
+        scheduler.add_group(SequenceGroup([make_sequence([0] * 17, SHY, arrival=9)]))
         scheduler.schedule()
-        assert scheduler._block_manager.num_prefix_hit_tokens == num_hits
+        assert scheduler.block_manager.num_prefix_hit_tokens == num_hits

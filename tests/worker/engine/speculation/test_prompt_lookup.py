@@ -1,11 +1,11 @@
-"""What is guessed from what a sequence holds, and when nothing is guessed at all."""
+"""Drafts from the tokens of a sequence, and the pauses after rejections."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.engine.sampling_params import SamplingParams
-from worker.engine.speculation.prompt_lookup import MAX_PAUSE, PromptLookup
+from worker.engine.speculation.drafts import MAX_PAUSE, PromptLookup
 
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=30)  # few, so that n-grams repeat
 
@@ -38,7 +38,7 @@ def test_drafts_are_what_followed_the_longest_ngram_that_ends_the_text(
     assert propose(digits(text)) == drafts
 
 
-def test_no_more_is_guessed_than_was_asked_for_or_than_there_is_room_for() -> None:
+def test_drafts_are_limited_by_the_request_and_the_budget() -> None:
     assert len(propose([1, 2, 1, 2], limit=100, num_tokens=5)) == 5
     assert len(propose([1, 2, 1, 2], limit=3, num_tokens=5)) == 3
     assert propose([1, 2, 1, 2], limit=0) == ""
@@ -64,7 +64,7 @@ def by_scanning(token_ids: list[int], limit: int, size: int) -> list[int]:
 
 
 @given(TOKENS, st.lists(TOKENS), st.integers(1, 6), st.integers(1, 4))
-def test_a_growing_text_is_looked_up_as_if_read_anew(
+def test_an_incremental_lookup_finds_what_a_lookup_of_the_whole_text_finds(
     prompt: list[int], pieces: list[list[int]], limit: int, size: int
 ) -> None:
     lookup, token_ids = PromptLookup(limit, size), prompt
@@ -73,15 +73,15 @@ def test_a_growing_text_is_looked_up_as_if_read_anew(
         token_ids = token_ids + piece
 
 
-def test_drafts_that_fail_make_the_pauses_longer_until_one_is_accepted() -> None:
+def test_rejected_drafts_make_the_pauses_longer_until_one_is_accepted() -> None:
     lookup = PromptLookup(4, 2)
     assert pause(lookup, 7) == 0
     for expected in (1, 2, 4, 8, 16, MAX_PAUSE, MAX_PAUSE):
-        lookup.note(0, 7)
+        lookup.record(0, 7)
         assert pause(lookup, 7) == expected
-    lookup.note(1, 7)
+    lookup.record(1, 7)
     assert pause(lookup, 7) == 0
-    lookup.note(0, 7)
+    lookup.record(0, 7)
     assert pause(lookup, 7) == 1
 
 
@@ -94,12 +94,12 @@ def pause(lookup: PromptLookup, num_tokens: int) -> int:
     ("asked", "default", "num_drafts"),
     [(None, None, 0), (None, 3, 3), (0, 3, 0), (5, 3, 5), (5, None, 5)],
 )
-def test_a_request_prevails_over_the_default(
+def test_a_request_overrides_the_default_number_of_drafts(
     asked: int | None, default: int | None, num_drafts: int
 ) -> None:
     lookup = PromptLookup.of(SamplingParams(prompt_lookup_num_tokens=asked), default)
     assert len(lookup.propose([1, 1], 9) if lookup else []) == num_drafts
 
 
-def test_beams_guess_nothing() -> None:
+def test_beam_searches_get_no_drafts() -> None:
     assert PromptLookup.of(SamplingParams(num_beams=2, prompt_lookup_num_tokens=5), 5) is None

@@ -1,52 +1,52 @@
-"""Which drafts are accepted, and how far a sequence goes on by them."""
+"""Verification of drafts, and the tokens that a sequence keeps."""
 
 import pytest
 
 from tests.fakes import byte_tokenizer
 from tests.worker.engine.sampling.rows import make_sequence
-from worker.engine import Blame, FinishReason, SamplingParams
-from worker.engine.sampling.sampled_token import Choice, NoChoice
-from worker.engine.speculation.verification import NextTokens, verified
+from worker.engine import FailureCause, FinishReason, SamplingParams
+from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure
+from worker.engine.speculation.verification import VerifiedTokens, verify_drafts
 from worker.engine.text.detokenizer import TokenBytes
 from worker.engine.text.text_stream import TextStream
 
-FAILED = NoChoice("nan", Blame.MODEL)
+FAILED = SamplingFailure("nan", FailureCause.MODEL)
 
 
-def choices(text: str) -> list[Choice | NoChoice]:
-    """A choice for each letter; `!` is none."""
-    return [FAILED if letter == "!" else Choice(ord(letter)) for letter in text]
+def sampled(text: str) -> list[SampledToken | SamplingFailure]:
+    """Sample a token for each letter; `!` stands for a failure."""
+    return [FAILED if letter == "!" else SampledToken(ord(letter)) for letter in text]
 
 
 @pytest.mark.parametrize(
-    ("chosen", "drafts", "standing", "num_accepted"),
+    ("sampled_text", "drafts", "kept", "num_accepted"),
     [
         ("a", "", "a", 0),
         ("abc", "ab", "abc", 2),
         ("abc", "ax", "ab", 1),
-        ("abc", "xb", "a", 0),  # what was chosen after a wrong guess means nothing
+        ("abc", "xb", "a", 0),  # tokens after a rejected draft mean nothing
         ("a!c", "xb", "a", 0),
     ],
 )
-def test_drafts_stand_up_to_the_first_that_was_not_chosen(
-    chosen: str, drafts: str, standing: str, num_accepted: int
+def test_drafts_are_accepted_up_to_the_first_that_was_not_sampled(
+    sampled_text: str, drafts: str, kept: str, num_accepted: int
 ) -> None:
-    tokens = verified(choices(chosen), drafts.encode())
-    assert isinstance(tokens, NextTokens)
-    assert tokens.choices == choices(standing)
+    tokens = verify_drafts(sampled(sampled_text), drafts.encode())
+    assert isinstance(tokens, VerifiedTokens)
+    assert tokens.tokens == sampled(kept)
     assert (tokens.num_accepted, tokens.num_drafts) == (num_accepted, len(drafts))
-    assert tokens.problem is None
+    assert tokens.failure is None
 
 
 def test_a_failure_behind_accepted_drafts_comes_after_their_tokens() -> None:
-    assert verified(choices("ab!"), b"abc"[:2]) == NextTokens(
-        [Choice(ord("a")), Choice(ord("b"))], num_drafts=2, problem=FAILED
+    assert verify_drafts(sampled("ab!"), b"abc"[:2]) == VerifiedTokens(
+        [SampledToken(ord("a")), SampledToken(ord("b"))], num_drafts=2, failure=FAILED
     )
-    assert verified(choices("!b"), b"a") is FAILED
+    assert verify_drafts(sampled("!b"), b"a") is FAILED
 
 
 @pytest.mark.parametrize(
-    ("params", "told", "reason"),
+    ("params", "text", "reason"),
     [
         (SamplingParams(max_new_tokens=9), "abcd", None),
         (SamplingParams(max_new_tokens=3), "abc", FinishReason.LENGTH),
@@ -54,12 +54,12 @@ def test_a_failure_behind_accepted_drafts_comes_after_their_tokens() -> None:
         (SamplingParams(stop_strings=("bc",)), "abc", FinishReason.STOP),
     ],
 )
-def test_what_ends_a_sequence_ends_it_among_accepted_drafts_too(
-    params: SamplingParams, told: str, reason: FinishReason | None
+def test_a_sequence_ends_among_accepted_drafts_too(
+    params: SamplingParams, text: str, reason: FinishReason | None
 ) -> None:
     sequence = make_sequence([ord("x")], params)
-    tokens = verified(choices("abcd"), b"abc")
-    assert isinstance(tokens, NextTokens)
-    outputs = tokens.told(sequence, TextStream(sequence, TokenBytes(byte_tokenizer())))
-    assert "".join(output.text for output in outputs) == told
-    assert [output.finish_reason for output in outputs] == [*[None] * (len(told) - 1), reason]
+    tokens = verify_drafts(sampled("abcd"), b"abc")
+    assert isinstance(tokens, VerifiedTokens)
+    outputs = tokens.to_outputs(sequence, TextStream(sequence, TokenBytes(byte_tokenizer())))
+    assert "".join(output.text for output in outputs) == text
+    assert [output.finish_reason for output in outputs] == [*[None] * (len(text) - 1), reason]

@@ -1,4 +1,4 @@
-"""What is left of the processes that a test started."""
+"""The child processes that a test left running."""
 
 import multiprocessing
 from multiprocessing.process import BaseProcess
@@ -7,7 +7,7 @@ WAIT_S = 120.0
 
 
 def children_left() -> list[BaseProcess]:
-    """Child processes that do not end; one that was killed takes a moment."""
+    """Return child processes that do not end; a killed one takes a moment."""
     for child in multiprocessing.active_children():
         child.join(WAIT_S)
     return multiprocessing.active_children()

@@ -1,4 +1,4 @@
-"""Adapters of a network in parts, one to a process, say what they say in one piece."""
+"""Adapters in a tensor-parallel network give the results of peft on the whole network."""
 
 from pathlib import Path
 from random import Random
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.worker.engine.company import Guest, play
 from tests.worker.engine.oracle import generate, silence
+from tests.worker.engine.workload import ScheduledRequest, run_all
 from tests.worker.lora import acting_as, load_peft, write_adapter
 from worker.engine import AdapterMode, Engine, EngineConfig, SamplingParams
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
@@ -16,13 +16,13 @@ CONFIG = EngineConfig(max_rows=8, num_blocks=60, block_size=4, max_step_tokens=2
 GREEDY = SamplingParams(max_new_tokens=10)
 NAMES = (None, "tales", "verse")
 
-pytestmark = pytest.mark.usefixtures("no_follower_is_left")
+pytestmark = pytest.mark.usefixtures("no_process_is_left")
 
 
-@pytest.fixture(params=["40b", "rw"])
-def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def make_checkpoint(tmp_path: Path, like: str) -> Path:
+    """Write a model and two adapters for it; return the folder of the model."""
     silence()
-    path = write_random_checkpoint(tmp_path / "model", like=request.param)
+    path = write_random_checkpoint(tmp_path / "model", like=like)
     write_adapter(tmp_path / "adapters" / "verse", path, seed=1)
     write_adapter(tmp_path / "adapters" / "tales", path, seed=2, r=2, target_modules=["dense"])
     return path
@@ -51,22 +51,25 @@ def peft_model(checkpoint: Path) -> Any:
     return load_peft(checkpoint, adapters / "verse", adapters / "tales")
 
 
-def test_two_processes_serve_the_adapters_of_one(checkpoint: Path) -> None:
-    guests = [
-        Guest(prompt, GREEDY, adapter=NAMES[i % 3]) for i, prompt in enumerate(random_prompts(9))
+def test_two_processes_serve_adapters_as_peft_does(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path, like="40b")
+    scheduled_requests = [
+        ScheduledRequest(prompt, GREEDY, adapter=NAMES[i % 3])
+        for i, prompt in enumerate(random_prompts(9))
     ]
-    results = play(load(checkpoint, AdapterMode.SERVE), guests)
+    results = run_all(load(checkpoint, AdapterMode.SERVE), scheduled_requests)
     oracle = peft_model(checkpoint)
-    for guest, result in zip(guests, results, strict=True):
-        with acting_as(oracle, guest.adapter) as model:
-            assert result.token_ids(0) == generate(model, list(guest.prompt), GREEDY)
+    for scheduled, result in zip(scheduled_requests, results, strict=True):
+        with acting_as(oracle, scheduled.adapter) as model:
+            assert result.token_ids(0) == generate(model, list(scheduled.prompt), GREEDY)
 
 
-def test_two_processes_merge_the_adapters_of_one(checkpoint: Path) -> None:
-    guests = [Guest(prompt, GREEDY) for prompt in random_prompts(4)]
-    results = play(load(checkpoint, AdapterMode.MERGE), guests)
+def test_two_processes_merge_adapters_as_peft_does(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path, like="rw")
+    scheduled_requests = [ScheduledRequest(prompt, GREEDY) for prompt in random_prompts(4)]
+    results = run_all(load(checkpoint, AdapterMode.MERGE), scheduled_requests)
     oracle = peft_model(checkpoint)
     oracle.add_weighted_adapter(["verse", "tales"], [1, 1], "both", combination_type="cat")
     with acting_as(oracle, "both") as model:
-        for guest, result in zip(guests, results, strict=True):
-            assert result.token_ids(0) == generate(model, list(guest.prompt), GREEDY)
+        for scheduled, result in zip(scheduled_requests, results, strict=True):
+            assert result.token_ids(0) == generate(model, list(scheduled.prompt), GREEDY)

@@ -21,24 +21,24 @@ from torch import distributed
 
 from tests.worker.engine.tensor_parallel.children import WAIT_S, children_left
 from worker.engine.tensor_parallel import processes as module
-from worker.engine.tensor_parallel.processes import Followers, ProcessLost, free_port
+from worker.engine.tensor_parallel.processes import ProcessLost, RankProcesses, free_port
 from worker.engine.tensor_parallel.worker_process import (
-    BEAT,
-    HELLO,
+    HEARTBEAT,
     READY,
-    LeaderLink,
-    Meeting,
-    run_follower,
+    STARTED,
+    DriverLink,
+    Rendezvous,
+    run_rank,
 )
 from worker.model.tensor_parallel import TensorParallel
 
-pytestmark = pytest.mark.usefixtures("no_follower_is_left")
+pytestmark = pytest.mark.usefixtures("no_process_is_left")
 
 
-def start(serve: Callable[..., None], size: int = 2) -> Followers:
-    followers = Followers(serve, Meeting(free_port(), size, "gloo"))
-    followers.expect(HELLO)
-    return followers
+def start(serve: Callable[..., None], size: int = 2) -> RankProcesses:
+    processes = RankProcesses(serve, Rendezvous(free_port(), size, "gloo"))
+    processes.wait_for(STARTED)
+    return processes
 
 
 def eventually(holds: Callable[[], bool]) -> None:
@@ -48,92 +48,92 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def follow(parallel: TensorParallel, meeting: Meeting, leader: LeaderLink) -> None:
+def serve(parallel: TensorParallel, rendezvous: Rendezvous, driver: DriverLink) -> None:
     """Obey: join the group, add a number to the sum of all, or freeze."""
-    leader.ready()
-    while (message := leader.receive()) is not None:
+    driver.send_ready()
+    while (message := driver.receive()) is not None:
         if message == "join":
-            meeting.join(parallel.rank)
+            rendezvous.join(parallel.rank)
         elif message == parallel.rank:
             os.kill(os.getpid(), signal.SIGSTOP)
         else:
             distributed.all_reduce(torch.tensor(1.0))
 
 
-def fail_to_load(parallel: TensorParallel, meeting: Meeting, leader: LeaderLink) -> None:
+def fail_to_load(parallel: TensorParallel, rendezvous: Rendezvous, driver: DriverLink) -> None:
     raise MemoryError(f"no room for part {parallel.rank}")
 
 
-def end_at_once(parallel: TensorParallel, meeting: Meeting, leader: LeaderLink) -> None:
+def end_at_once(parallel: TensorParallel, rendezvous: Rendezvous, driver: DriverLink) -> None:
     raise SystemExit(3)
 
 
-def freeze(parallel: TensorParallel, meeting: Meeting, leader: LeaderLink) -> None:
+def freeze(parallel: TensorParallel, rendezvous: Rendezvous, driver: DriverLink) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def compute_for_ever(parallel: TensorParallel, meeting: Meeting, leader: LeaderLink) -> None:
-    leader.ready()
+def compute_for_ever(parallel: TensorParallel, rendezvous: Rendezvous, driver: DriverLink) -> None:
+    driver.send_ready()
     threading.Event().wait()
 
 
-def test_a_part_that_cannot_be_loaded_is_told_and_nothing_is_waited_for() -> None:
-    with pytest.raises(ProcessLost, match="part 1 of 2 failed: MemoryError: no room for part 1"):
-        start(fail_to_load).expect(READY)
+def test_a_rank_that_cannot_load_its_part_fails_the_load_at_once() -> None:
+    with pytest.raises(ProcessLost, match="rank 1 of 2 failed: MemoryError: no room for part 1"):
+        start(fail_to_load).wait_for(READY)
     assert not children_left()
 
 
-def join_all(followers: Followers) -> None:
-    followers.expect(READY)
-    followers.send("join")
-    followers.run(partial(followers.meeting.join, 0))
+def join_all(processes: RankProcesses) -> None:
+    processes.wait_for(READY)
+    processes.send("join")
+    processes.run(partial(processes.rendezvous.join, 0))
 
 
-def add_up(followers: Followers, message: object = "add") -> float:
+def add_up(processes: RankProcesses, message: object = "add") -> float:
     total = torch.tensor(1.0)
-    followers.send(message)
-    followers.run(partial(distributed.all_reduce, total))
+    processes.send(message)
+    processes.run(partial(distributed.all_reduce, total))
     return float(total)
 
 
 def test_a_sum_does_not_wait_for_a_frozen_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    followers = start(follow, size=3)
-    join_all(followers)
-    assert add_up(followers) == 3
+    processes = start(serve, size=3)
+    join_all(processes)
+    assert add_up(processes) == 3
     with pytest.raises(ZeroDivisionError):
-        followers.run(lambda: 1 / 0)
+        processes.run(lambda: 1 / 0)
     monkeypatch.setattr(module, "SILENCE_LIMIT_S", 2.0)
     with pytest.raises(ProcessLost, match="failed: the process did not respond for 2 s"):
-        add_up(followers, message=2)
+        add_up(processes, message=2)
     assert not children_left(), "no other is left in a sum"
     with pytest.raises(ProcessLost):
-        followers.run(lambda: 42)
+        processes.run(lambda: 42)
 
 
 def test_neither_loading_nor_sending_waits_for_a_frozen_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    followers = start(freeze)
+    processes = start(freeze)
     monkeypatch.setattr(module, "SILENCE_LIMIT_S", 2.0)
     with pytest.raises(ProcessLost, match="did not respond"):
-        followers.run(partial(followers.send, b"more than a pipe holds" * 1_000_000))
+        processes.run(partial(processes.send, b"more than a pipe holds" * 1_000_000))
     with pytest.raises(ProcessLost, match="did not respond"):
-        followers.expect(READY)
+        processes.wait_for(READY)
 
 
-def test_a_process_that_computes_for_long_is_not_silent() -> None:
+def test_a_process_sends_heartbeats_during_a_long_step() -> None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    arguments = (compute_for_ever, 1, Meeting(free_port(), 2, "gloo"), theirs)
-    context.Process(target=run_follower, args=arguments, daemon=True).start()
+    arguments = (compute_for_ever, 1, Rendezvous(free_port(), 2, "gloo"), theirs)
+    context.Process(target=run_rank, args=arguments, daemon=True).start()
     words = []
-    while words.count(BEAT) < 4:
+    while words.count(HEARTBEAT) < 4:
         assert ours.poll(WAIT_S), words
         words.append(ours.recv()[0])
-    assert set(words) == {HELLO, READY, BEAT}
+    assert set(words) == {STARTED, READY, HEARTBEAT}
 
 
-def test_a_follower_whose_leader_ended_while_it_started_ends_quietly(
+def test_a_rank_exits_quietly_if_the_driver_ended_while_it_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A stack trace would appear in the terminal after the worker's end."""
@@ -141,47 +141,47 @@ def test_a_follower_whose_leader_ended_while_it_started_ends_quietly(
     ours.close()
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit):
-        run_follower(compute_for_ever, 1, Meeting(free_port(), 2, "gloo"), theirs)
+        run_rank(compute_for_ever, 1, Rendezvous(free_port(), 2, "gloo"), theirs)
     theirs.close()
 
 
-def test_time_in_which_the_leader_was_suspended_is_no_silence(
+def test_time_in_which_the_driver_was_suspended_is_not_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    followers = start(compute_for_ever)
-    followers.expect(READY)
+    processes = start(compute_for_ever)
+    processes.wait_for(READY)
     clock = SimpleNamespace(monotonic=lambda: 1000 * time.monotonic())
     monkeypatch.setattr(module, "time", clock)
     with pytest.raises(TimeoutError):
-        followers.lost.result(timeout=3)
+        processes.lost.result(timeout=3)
     monkeypatch.undo()
-    followers.stop()
-    stopped = weakref.ref(followers)
-    del followers
+    processes.stop()
+    stopped = weakref.ref(processes)
+    del processes
     eventually(lambda: gc.collect() >= 0 and stopped() is None)  # its pipes are closed with it
 
 
-LEADER = """
+DRIVER = """
 import os, signal, sys, threading
 from functools import partial
-from tests.worker.engine.tensor_parallel.test_processes import end_at_once, follow, start
+from tests.worker.engine.tensor_parallel.test_processes import end_at_once, serve, start
 from worker.engine.tensor_parallel.processes import ProcessLost
 
 def leave_with_a_frozen_one():
-    followers = start(follow)
-    [part] = followers._parts
-    os.kill(part.process.pid, signal.SIGSTOP)
-    print(part.process.pid, flush=True)
+    processes = start(serve)
+    [rank] = processes._ranks
+    os.kill(rank.process.pid, signal.SIGSTOP)
+    print(rank.process.pid, flush=True)
 
 def wait_to_be_killed():
-    [part] = start(follow)._parts
-    print(part.process.pid, flush=True)
+    [rank] = start(serve)._ranks
+    print(rank.process.pid, flush=True)
     threading.Event().wait()
 
 def meet_one_that_ended():
     try:
-        followers = start(end_at_once)
-        followers.run(partial(followers.meeting.join, 0))
+        processes = start(end_at_once)
+        processes.run(partial(processes.rendezvous.join, 0))
     except ProcessLost as error:
         print(error, flush=True)
 
@@ -192,53 +192,53 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def lead(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
-    """Start a leader in a process of its own, which ends by itself."""
-    script, leaders = tmp_path / "leader.py", []
-    script.write_text(LEADER)
+    """Start a driver in a process of its own, which ends by itself."""
+    script, drivers = tmp_path / "driver.py", []
+    script.write_text(DRIVER)
 
     def start_leader(how: str) -> subprocess.Popen[str]:
         environment = os.environ | {"PYTHONPATH": os.getcwd()}
         command = [sys.executable, str(script), how]
-        leader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        leaders.append(leader)
-        return leader
+        driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        drivers.append(driver)
+        return driver
 
     yield start_leader
-    for leader in leaders:
-        leader.kill()
-        leader.communicate()
+    for driver in drivers:
+        driver.kill()
+        driver.communicate()
 
 
-def first_line(leader: subprocess.Popen[str]) -> str:
-    assert leader.stdout is not None
-    return leader.stdout.readline().strip()
+def first_line(driver: subprocess.Popen[str]) -> str:
+    assert driver.stdout is not None
+    return driver.stdout.readline().strip()
 
 
 def has_ended(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_leader_ends_although_a_follower_is_frozen(
+def test_a_driver_exits_although_a_rank_is_frozen(
     lead: Callable[[str], subprocess.Popen[str]],
 ) -> None:
-    leader = lead("leave_with_a_frozen_one")
-    follower = psutil.Process(int(first_line(leader)))
-    assert leader.wait(WAIT_S) == 0
+    driver = lead("leave_with_a_frozen_one")
+    follower = psutil.Process(int(first_line(driver)))
+    assert driver.wait(WAIT_S) == 0
     eventually(lambda: has_ended(follower))
 
 
-def test_followers_end_when_their_leader_is_killed(
+def test_ranks_exit_when_the_driver_is_killed(
     lead: Callable[[str], subprocess.Popen[str]],
 ) -> None:
-    leader = lead("wait_to_be_killed")
-    follower = psutil.Process(int(first_line(leader)))
-    leader.kill()
+    driver = lead("wait_to_be_killed")
+    follower = psutil.Process(int(first_line(driver)))
+    driver.kill()
     eventually(lambda: has_ended(follower))
 
 
-def test_a_process_that_ends_before_all_have_met_is_not_waited_for(
+def test_a_process_that_ends_before_the_rendezvous_fails_the_load(
     lead: Callable[[str], subprocess.Popen[str]],
 ) -> None:
-    leader = lead("meet_one_that_ended")
-    assert first_line(leader) == "part 1 of 2 failed: the process ended (exit code 3)"
-    assert leader.wait(WAIT_S) == 0, "the blocked thread does not keep it"
+    driver = lead("meet_one_that_ended")
+    assert first_line(driver) == "rank 1 of 2 failed: the process ended (exit code 3)"
+    assert driver.wait(WAIT_S) == 0, "the blocked thread does not keep it"

@@ -15,7 +15,7 @@ TEXT = "The falcon sees the queue. Größe, naïve café — 日本語のテキ�
 
 @cache
 def trained_tokenizer() -> Tokenizer:
-    """Byte-level BPE whose merges cut through characters, with special and plain added tokens."""
+    """Byte-level BPE with merges inside characters, and special and plain added tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -144,7 +144,7 @@ def test_overlapping_stop_strings_are_each_found() -> None:
     assert completions("", "ababa", "aba", "bab") == [2, 3, 4]
 
 
-def test_a_token_may_go_on_beyond_the_stop_string() -> None:
+def test_a_token_may_continue_after_the_stop_string() -> None:
     tokenizer = Tokenizer(models.BPE(vocab={"abc": 0, "x": 1}, merges=[]))
     tokenizer.decoder = decoders.ByteLevel()
     stops = StopStrings(TokenBytes(tokenizer), ["xab"], [])

@@ -51,7 +51,7 @@ def write_shards(
     index: str | None = "model.safetensors.index.json",
     save: Callable[[Tensors, Path], object] = save_file,
 ) -> None:
-    """Split the weights in two; `index_name` is what the index calls the files."""
+    """Split the weights in two; `index_name` gives the names of the files in the index."""
     whole = folder / "model.safetensors"
     tensors = load_file(whole)
     whole.unlink()
@@ -105,7 +105,7 @@ def encode_config(encoding: str) -> Change:
 
 
 def legacy(model_type: str, **fields: object) -> Change:
-    """A config.json as the first releases had it, with no field that they lacked."""
+    """A config.json of the first releases, without fields that they lacked."""
 
     def change(folder: Path) -> None:
         common = {

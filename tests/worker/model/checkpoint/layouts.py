@@ -39,8 +39,8 @@ LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize
 class Layout:
     """A folder that must load, or be refused in a line that matches `refusal`.
 
-    What loads must compute what transformers computes from the same folder; where transformers
-    refuses it or leaves weights random, what it computes from the unchanged folder.
+    A layout that loads must compute what transformers computes from the folder. If transformers
+    refuses it or leaves weights random, it must compute what the unchanged folder computes.
     """
 
     change: Change

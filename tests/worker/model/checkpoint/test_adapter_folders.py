@@ -1,4 +1,4 @@
-"""Which folders are adapters, and what the environment says of their strength."""
+"""The folders that are adapters, and their strengths from the environment."""
 
 from pathlib import Path
 
@@ -34,9 +34,7 @@ def test_an_environment_variable_of_its_name_is_its_strength_and_else_it_is_one(
 
 
 @pytest.mark.parametrize("strength", ["strong", "", "nan", "inf"])
-def test_a_strength_that_is_no_number_is_refused_with_folder_and_variable(
-    tmp_path: Path, strength: str
-) -> None:
+def test_a_strength_must_be_a_number(tmp_path: Path, strength: str) -> None:
     make_folders(tmp_path, "verse")
     with pytest.raises(CheckpointError, match=r"adapter .*/verse: the environment variable verse"):
         find_adapters(tmp_path, {"verse": strength})

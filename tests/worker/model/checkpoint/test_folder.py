@@ -21,7 +21,7 @@ def test_a_folder_is_its_own_checkpoint(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("source", ["/nowhere/at/all", "./model", "model", "../a", "a b/c"])
-def test_what_is_neither_a_folder_nor_a_hub_id_is_refused_at_once(
+def test_a_source_that_is_neither_folder_nor_hub_id_is_refused_at_once(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -70,7 +70,7 @@ def test_a_hub_id_is_downloaded_in_one_format(
         (TimeoutError(), r"from the hub: TimeoutError\(\)$"),
     ],
 )
-def test_a_hub_out_of_reach_is_one_clear_line(
+def test_an_unreachable_hub_gives_a_one_line_error(
     failure: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:

@@ -21,7 +21,7 @@ def test_a_description_fits_the_loaded_model(checkpoint: Callable[[str], Path], 
     assert info.kv_bytes_per_token == model.config.kv_bytes_per_token(torch.float32)
 
 
-def test_sizes_are_those_of_the_dtype_asked_for(checkpoint: Callable[[str], Path]) -> None:
+def test_sizes_are_in_the_requested_dtype(checkpoint: Callable[[str], Path]) -> None:
     stored, half = (describe(str(checkpoint("7b")), dtype) for dtype in (None, torch.bfloat16))
     assert stored.dtype is torch.float32
     assert 2 * half.weight_bytes == stored.weight_bytes
@@ -29,7 +29,7 @@ def test_sizes_are_those_of_the_dtype_asked_for(checkpoint: Callable[[str], Path
 
 
 @pytest.mark.parametrize("like", ["7b", "40b", "11b", "rw"])
-def test_the_size_of_int8_weights_is_foretold(checkpoint: Callable[[str], Path], like: str) -> None:
+def test_the_size_of_int8_weights_is_forecast(checkpoint: Callable[[str], Path], like: str) -> None:
     info = describe(str(checkpoint(like)), quantization=Quantization.INT8)
     model = load_model(str(checkpoint(like)), device=torch.device("cpu"))
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]

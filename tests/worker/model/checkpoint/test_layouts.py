@@ -1,4 +1,4 @@
-"""Every layout of a checkpoint computes what transformers computes, or is refused in a line."""
+"""Every layout of a checkpoint computes the logits of transformers, or is refused in one line."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_the_dtype_of_an_old_config_is_followed(
     assert plan_loading(folder).dtype is torch.bfloat16
 
 
-def test_what_is_ignored_is_logged(
+def test_ignored_tensors_are_logged(
     checkpoint: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_layout(LAYOUTS["other heads"], checkpoint("7b"), tmp_path / "heads")

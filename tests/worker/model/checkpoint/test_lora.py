@@ -44,7 +44,7 @@ def spoil_config(folder: AdapterFolder, **fields: Any) -> None:
 
 
 def assert_same_updates(adapter: LoraAdapter, peft_model: Any, strength: float = 1.0) -> None:
-    """Every linear layer's update is what peft adds to that layer's weight."""
+    """The update of every linear layer equals peft's."""
     layers = {
         name.removeprefix("base_model.model."): module
         for name, module in peft_model.named_modules()
@@ -71,7 +71,7 @@ def assert_same_updates(adapter: LoraAdapter, peft_model: Any, strength: float =
     ],
     ids=["all", "one", "rslora", "one layer", "patterns"],
 )
-def test_updates_are_those_of_peft(
+def test_updates_equal_peft(
     fields: dict[str, Any], checkpoint_40b: Path, model: FalconForCausalLM, tmp_path: Path
 ) -> None:
     path = write_adapter(tmp_path / "verse", checkpoint_40b, **fields)
@@ -112,7 +112,7 @@ def test_an_adapter_of_every_style_fits_its_model(
         ("a_field_of_the_future", "on"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_folder_and_field(
+def test_unsupported_fields_are_refused_by_folder_and_field(
     field: str, value: Any, model: FalconForCausalLM, adapter: AdapterFolder
 ) -> None:
     spoil_config(adapter, **{field: value})
@@ -121,7 +121,7 @@ def test_what_is_not_supported_is_refused_by_folder_and_field(
 
 
 @pytest.mark.parametrize(("field", "value"), [("r", 0), ("r", "8"), ("lora_alpha", "8")])
-def test_a_rank_or_scale_that_is_no_number_is_refused_by_folder_and_field(
+def test_a_rank_or_scale_must_be_a_number(
     field: str, value: Any, model: FalconForCausalLM, adapter: AdapterFolder
 ) -> None:
     spoil_config(adapter, **{field: value})
@@ -146,7 +146,7 @@ def test_an_adapter_for_another_model_is_refused_with_both_shapes(
         read_adapter(AdapterFolder(path), model)
 
 
-def test_a_rank_that_the_config_does_not_tell_is_refused(
+def test_a_rank_that_differs_from_the_config_is_refused(
     model: FalconForCausalLM, adapter: AdapterFolder
 ) -> None:
     spoil_config(adapter, rank_pattern={QKV_1: 2})
@@ -162,7 +162,9 @@ def test_half_an_update_is_refused(model: FalconForCausalLM, adapter: AdapterFol
         read_adapter(adapter, model)
 
 
-def test_an_adapter_of_nothing_is_refused(model: FalconForCausalLM, adapter: AdapterFolder) -> None:
+def test_an_adapter_without_tensors_is_refused(
+    model: FalconForCausalLM, adapter: AdapterFolder
+) -> None:
     save_file({}, adapter.path / WEIGHTS_FILES[0])
     with pytest.raises(CheckpointError, match="holds no tensor"):
         read_adapter(adapter, model)
@@ -195,7 +197,7 @@ def test_torch_weights_are_read_without_running_their_code(
         read_adapter(adapter, model)
 
 
-# What older and newer releases of peft wrote that changes nothing in a saved adapter.
+# Fields of older and newer releases of peft that change nothing in a saved adapter.
 HARMLESS: list[dict[str, Any]] = [
     {"merge_weights": True, "enable_lora": None},  # 0.2
     {"merge_weights": False, "fan_in_fan_out": True},
@@ -211,7 +213,7 @@ HARMLESS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", HARMLESS, ids=str)
-def test_what_changes_nothing_in_a_saved_adapter_is_accepted(
+def test_fields_that_change_nothing_in_a_saved_adapter_are_accepted(
     fields: dict[str, Any], model: FalconForCausalLM, adapter: AdapterFolder
 ) -> None:
     expected = read_adapter(adapter, model)

@@ -117,7 +117,7 @@ def test_transformers_reads_the_tokenizer_alike(
     assert theirs.eos_token_id == 11
 
 
-def test_nothing_is_written_over(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match="exists and is not an empty folder"):
         write_random_checkpoint(tmp_path)
@@ -147,7 +147,7 @@ def test_impossible_sizes_are_refused_before_anything_is_written(
     assert not (tmp_path / "model").exists()
 
 
-def test_what_memory_cannot_hold_is_not_made(
+def test_a_checkpoint_that_memory_cannot_hold_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host_memory, "memory_left", lambda: 2**20)

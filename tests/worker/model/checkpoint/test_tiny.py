@@ -1,4 +1,4 @@
-"""The checkpoint in the box: what it must be for others to rely on it, and how it behaves."""
+"""The bundled checkpoint: its format, its files and its behaviour."""
 
 import re
 import subprocess
@@ -176,7 +176,7 @@ def test_it_does_not_loop(prompt: str) -> None:
 
 
 def test_it_writes_words() -> None:
-    """A word counts as one when the tokenizer, trained on the same text, has it whole."""
+    """A word is a single token of the tokenizer, which was trained on the same text."""
     text = " ".join(tokenizer().decode(ids) for ids in continuations().values())
     words = re.findall(r"[A-Za-z]+", text)
     known = [word for word in words if len(tokenizer().encode(" " + word).ids) == 1]
@@ -219,6 +219,6 @@ def test_a_file_is_not_taken_for_a_folder(tmp_path: Path) -> None:
         copy_bundled(tmp_path / "file")
 
 
-def test_finding_the_box_needs_no_torch() -> None:
+def test_finding_the_bundled_checkpoint_needs_no_torch() -> None:
     code = "import sys, worker.model.checkpoint.tiny; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""What goes into the GPU's kernel: against the plain reference, by an emulation of the kernel.
+"""The inputs of the GPU's kernel, compared with the plain reference by an emulation.
 
 The emulation follows torch's documentation of `varlen_attn`, one sequence and query at a time.
 """
@@ -57,7 +57,7 @@ def emulated_kernel(
 
 
 def make_cache(num_kv_heads: int, num_blocks: int, device: torch.device = CPU) -> KVCache:
-    """What earlier sequences have left in it is nan: whoever reads it shows."""
+    """Slots of earlier sequences hold nan, so that a read of them shows."""
     kv_cache = KVCache(
         num_layers=NUM_LAYERS,
         num_blocks=num_blocks,

@@ -31,7 +31,7 @@ def float8_linear(linear: FalconLinear) -> Any:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_product_is_that_of_the_rounded_weights_and_inputs(bias: bool) -> None:
+def test_the_product_is_that_of_quantized_weights_and_inputs(bias: bool) -> None:
     layer = float8_linear(make_linear(bias=bias))
     input = torch.randn(7, 64).bfloat16()
     tensors = importlib.import_module("torchao.quantization")
@@ -42,7 +42,7 @@ def test_the_product_is_that_of_the_rounded_weights_and_inputs(bias: bool) -> No
     torch.testing.assert_close(layer(input), expected, rtol=2e-2, atol=1e-2)
 
 
-def test_the_rounded_weights_are_close_to_the_given_ones() -> None:
+def test_the_quantized_weights_are_close_to_the_given_weights() -> None:
     linear = make_linear()
     weight = linear.weight.float().clone()
     rounded = float8_linear(linear).weight.dequantize(torch.float32)

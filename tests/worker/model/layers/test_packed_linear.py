@@ -34,7 +34,7 @@ def test_8_bit_weights_come_close(linear: nn.Linear) -> None:
 
 
 def test_8_bit_products_do_not_overflow_without_vnni() -> None:
-    """The largest weights times the largest inputs, on a CPU that is told to be an older one."""
+    """The largest weights times the largest inputs, in the mode of an older CPU."""
     script = """
 import torch
 from torch import nn
@@ -49,7 +49,7 @@ print(Int8Linear(linear)(torch.ones(3, 256)).unique().tolist())
     assert json.loads(run.stdout) == pytest.approx([128.0])
 
 
-def test_a_row_of_an_8_bit_layer_does_not_depend_on_its_company(linear: nn.Linear) -> None:
+def test_a_row_of_an_8_bit_layer_does_not_depend_on_other_rows(linear: nn.Linear) -> None:
     quantized = Int8Linear(linear)
     rows = torch.randn(5, 64) * torch.tensor([[1.0], [100.0], [1e-3], [0.0], [1.0]])
     together = quantized(rows)
@@ -57,13 +57,13 @@ def test_a_row_of_an_8_bit_layer_does_not_depend_on_its_company(linear: nn.Linea
     torch.testing.assert_close(together, alone, rtol=0, atol=0)
 
 
-def test_an_8_bit_layer_passes_nan_on_to_its_row_alone(linear: nn.Linear) -> None:
+def test_nan_stays_in_its_row_of_an_8_bit_layer(linear: nn.Linear) -> None:
     output = Int8Linear(linear)(torch.stack([torch.full((64,), torch.nan), torch.ones(64)]))
     assert output[0].isnan().all()
     assert output[1].isfinite().all()
 
 
-def test_rounding_is_off_by_at_most_half_a_step() -> None:
+def test_quantization_is_off_by_at_most_half_a_scale() -> None:
     weight = torch.randn(10, 33)
     weight[4] = 0
     rounded, scale = quantize_rows(weight)

@@ -48,7 +48,7 @@ def test_dynamic_rope_within_the_context_is_the_plain_one() -> None:
     assert torch.equal(plain, dynamic)
 
 
-def test_frequencies_are_real_when_the_network_is_laid_out_without_storage() -> None:
+def test_frequencies_are_computed_for_a_network_on_the_meta_device() -> None:
     with torch.device("meta"):
         inv_freq, _ = compute_inv_freq(make_config(rope_scaling={"type": "linear", "factor": 2.0}))
         slopes = alibi_slopes(12)

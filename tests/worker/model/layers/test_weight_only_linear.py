@@ -32,7 +32,7 @@ def written_out(linear: FalconLinear) -> FalconLinear:
 @pytest.mark.parametrize("columns", [ALIGNED, ODD])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_product_is_that_of_the_rounded_weights(
+def test_the_product_is_that_of_the_quantized_weights(
     dtype: torch.dtype, columns: int, bias: bool
 ) -> None:
     linear = make_linear(dtype, columns, bias=bias)
@@ -55,7 +55,7 @@ def test_the_product_is_rounded_before_the_bias_is_added(columns: int) -> None:
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 3, 4, 5, 33])
-def test_a_row_does_not_depend_on_its_company(num_rows: int) -> None:
+def test_a_row_does_not_depend_on_other_rows(num_rows: int) -> None:
     layer = WeightOnlyLinear(make_linear(torch.bfloat16))
     rows = torch.randn(num_rows, ALIGNED).bfloat16()
     alone = [layer(row[None]) for row in rows]
@@ -89,7 +89,7 @@ def test_weights_take_a_byte_each() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rounding_is_off_by_at_most_half_a_step_of_the_rounded_scale(dtype: torch.dtype) -> None:
+def test_quantization_is_off_by_at_most_half_of_a_rounded_scale(dtype: torch.dtype) -> None:
     weight = torch.randn(10, 33) * torch.logspace(-2, 1, 10)[:, None]
     weight[4] = 0
     rounded, scale = quantize_rows(weight, dtype)
@@ -109,7 +109,7 @@ def test_torchao_rounds_to_the_same_integers() -> None:
     torch.testing.assert_close(theirs.dequantize(), rounded * scale, rtol=1e-6, atol=1e-8)
 
 
-def test_rounding_loses_no_more_than_torchaos_own_does() -> None:
+def test_quantization_loses_no_more_than_torchao() -> None:
     pytest.importorskip("torchao")
     torchao = importlib.import_module("torchao.quantization")
     weight = torch.randn(256, 512)

@@ -1,4 +1,4 @@
-"""A checkpoint's chat template and the tokens it may name are those that transformers finds."""
+"""A checkpoint's chat template and the tokens it may name equal what transformers finds."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def write(folder: Path, layout: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_template_and_tokens_are_those_of_transformers(tmp_path: Path, name: str) -> None:
+def test_template_and_tokens_equal_transformers(tmp_path: Path, name: str) -> None:
     write(tmp_path, LAYOUTS[name])
     load: Any = PreTrainedTokenizerFast
     tokenizer = load.from_pretrained(tmp_path)

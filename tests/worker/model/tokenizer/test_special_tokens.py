@@ -16,7 +16,7 @@ def write(folder: Path, name: str, value: object) -> None:
     (folder / name).write_text(json.dumps(value))
 
 
-def test_generation_config_wins_over_config(tmp_path: Path) -> None:
+def test_generation_config_takes_precedence_over_config(tmp_path: Path) -> None:
     write(tmp_path, "config.json", {"eos_token_id": 1, "bos_token_id": 2, "pad_token_id": 3})
     write(tmp_path, "generation_config.json", {"eos_token_id": [4, 5], "bos_token_id": None})
     tokens = load_special_tokens(tmp_path, 512)
@@ -65,7 +65,7 @@ def test_a_pad_id_beyond_the_table_is_ignored(
     ("generation", "config", "eos"),
     [([600, 11], None, (11,)), (600, 11, (11,)), ([600, 700], [700, 3], (3,))],
 )
-def test_an_eos_beyond_the_table_is_ignored_beside_another(
+def test_an_eos_beyond_the_table_is_ignored_with_another(
     tmp_path: Path, generation: object, config: object, eos: tuple[int, ...]
 ) -> None:
     write(tmp_path, "generation_config.json", {"eos_token_id": generation})

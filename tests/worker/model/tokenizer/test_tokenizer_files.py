@@ -1,4 +1,4 @@
-"""The tokenizer of a folder against the one that transformers builds from the same files."""
+"""The tokenizer of a folder equals the tokenizer that transformers builds from the same files."""
 
 import json
 import math
@@ -55,7 +55,7 @@ FILES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("files", FILES)
-def test_tokens_that_other_files_add_are_those_of_transformers(files: str, tmp_path: Path) -> None:
+def test_tokens_added_by_other_files_equal_transformers(files: str, tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path)
     FILES[files](tmp_path)
     oracle: Any = AutoTokenizer.from_pretrained(tmp_path)
@@ -68,7 +68,7 @@ def test_tokens_that_other_files_add_are_those_of_transformers(files: str, tmp_p
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_byte_order_mark_does_no_harm(encoding: str, tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(encoding: str, tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path)
     expected = load_tokenizer(tmp_path).to_str()
     file = tmp_path / "tokenizer.json"
@@ -98,7 +98,7 @@ def test_an_added_token_without_an_id_is_refused(token_id: Any, tmp_path: Path) 
         load_tokenizer(tmp_path)
 
 
-def test_a_flag_of_an_added_token_that_is_no_flag_is_refused(tmp_path: Path) -> None:
+def test_a_flag_of_an_added_token_must_be_true_or_false(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path)
     token = {"content": "[PAD]", "lstrip": "yes"}
     edit(tmp_path, "tokenizer_config.json", added_tokens_decoder={"512": token})

@@ -1,7 +1,8 @@
-"""The ordered tables of logits processors: a new one is a small class and a line here.
+"""Logits processors: to add one, write a small class and add it to a table here.
 
 The order is that of `_get_logits_processor` in transformers 5: the edits, then the shapers. Each
-goes over all the rows that use it at once, whatever else those rows use.
+processor handles all rows that use it at once. Other packages import `base` (Row,
+LogitsPipeline).
 """
 
 from collections import defaultdict
@@ -11,30 +12,33 @@ import torch
 from worker.engine.sampling.logits_processors.bans import (
     BeginSuppressTokens,
     EncoderNoRepeatNgram,
+    ForcedBos,
+    ForcedEos,
     MinLength,
     NoRepeatNgram,
     SuppressTokens,
 )
-from worker.engine.sampling.logits_processors.base import Edit, Processor, Shaper
-from worker.engine.sampling.logits_processors.forced import ForcedBos, ForcedEos
+from worker.engine.sampling.logits_processors.base import Edit, LogitsPipeline, Rows, Shaper
 from worker.engine.sampling.logits_processors.penalties import (
     BadWords,
     ExponentialDecayLengthPenalty,
+    RemoveInvalidValues,
     RepetitionPenalty,
     SequenceBias,
+    banned_sequences,
+    biased_sequences,
 )
-from worker.engine.sampling.logits_processors.repair import RemoveInvalidValues, Renormalize
 from worker.engine.sampling.logits_processors.warpers import (
     EpsilonCutoff,
     EtaCutoff,
     MinP,
+    Renormalize,
     Temperature,
     TopK,
     TopP,
     TypicalP,
 )
 from worker.engine.sampling_params import SamplingParams
-from worker.engine.sequence import Sequence
 
 EDITS: tuple[Edit, ...] = (
     SequenceBias(),
@@ -62,40 +66,46 @@ SHAPERS: tuple[Shaper, ...] = (
 )
 
 
-def active_processors(params: SamplingParams) -> tuple[Processor, ...]:
-    """The processors that these parameters need, in order; to be asked once per request."""
-    edits = [edit for edit in EDITS if edit.is_active(params)]
-    shapers = [
-        shaper
-        for shaper in SHAPERS
-        if shaper.is_active(params) and (params.do_sample or not shaper.is_warper)
-    ]
-    return (*edits, *shapers)
+def make_pipeline(params: SamplingParams) -> LogitsPipeline:
+    """Select the processors that a request needs. Call it once per request."""
+    shapers = [s for s in SHAPERS if params.do_sample or not s.is_warper]
+    return LogitsPipeline(
+        edits=tuple(edit for edit in EDITS if edit.is_active(params)),
+        shapers=tuple(shaper for shaper in shapers if shaper.is_active(params)),
+        biased_sequences=biased_sequences(params),
+        banned_sequences=banned_sequences(params),
+    )
 
 
-def process(scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-    """What `generate` would make of float32 `scores` [n, vocab], one row per sequence.
+def process(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+    """Process float32 `scores` [n, vocab], one row per sequence, as `generate` would.
 
-    Logits, or log-probabilities where beams are searched. `scores` are spent: edited in place.
+    `scores` are logits, or log-probabilities in a beam search. They are edited in place.
     """
     edit(scores, sequences)
     return shape(scores, sequences)
 
 
-def edit(scores: torch.Tensor, sequences: list[Sequence]) -> None:
-    """Apply to `scores` [n, vocab], in place, each edit to the rows that use it."""
-    rows_of = _rows_by_processor(sequences)
+def edit(scores: torch.Tensor, sequences: Rows) -> None:
+    """Apply each edit to the rows of `scores` [n, vocab] that use it, in place."""
+    rows_of: defaultdict[Edit, list[int]] = defaultdict(list)
+    for row, sequence in enumerate(sequences):
+        for processor in sequence.pipeline.edits:
+            rows_of[processor].append(row)
     for processor in EDITS:
         if rows := rows_of.get(processor):
             processor(scores, rows, [sequences[row] for row in rows])
 
 
-def shape(scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-    """Apply to `scores` [n, width] each shaper to the rows that use it; may work in place.
+def shape(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+    """Apply each shaper to the rows of `scores` [n, width] that use it; may work in place.
 
-    The columns need not be the whole vocabulary, but those left out must have been ruled out.
+    The columns need not be the whole vocabulary: tokens that cannot be sampled may be left out.
     """
-    rows_of = _rows_by_processor(sequences)
+    rows_of: defaultdict[Shaper, list[int]] = defaultdict(list)
+    for row, sequence in enumerate(sequences):
+        for processor in sequence.pipeline.shapers:
+            rows_of[processor].append(row)
     for processor in SHAPERS:
         rows = rows_of.get(processor, [])
         if len(rows) == len(sequences):
@@ -107,15 +117,7 @@ def shape(scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
 
 
 def _index(rows: list[int], device: torch.device) -> slice | torch.Tensor:
-    """An index of ascending `rows`; a slice, which copies nothing, where none lies between them."""
+    """Return an index of ascending `rows`; a slice, which copies nothing, if they are adjacent."""
     if rows[-1] - rows[0] + 1 == len(rows):
         return slice(rows[0], rows[-1] + 1)
     return torch.tensor(rows, device=device)
-
-
-def _rows_by_processor(sequences: list[Sequence]) -> dict[Processor, list[int]]:
-    rows_of: defaultdict[Processor, list[int]] = defaultdict(list)
-    for row, sequence in enumerate(sequences):
-        for processor in sequence.processors:
-            rows_of[processor].append(row)
-    return rows_of

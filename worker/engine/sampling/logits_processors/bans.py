@@ -1,47 +1,46 @@
-"""Processors that forbid tokens: repeated n-grams, suppressed tokens, eos before its time."""
+"""Processors that forbid tokens: repeated n-grams, suppressed tokens, all but a forced token."""
 
 from collections.abc import Collection
 
-from worker.engine.sampling.logits_processors.base import Ban
+import torch
+
+from worker.engine.sampling.logits_processors.base import Ban, Edit, Row, Rows
 from worker.engine.sampling_params import SamplingParams
-from worker.engine.sequence import Sequence
 
 
 class NoRepeatNgram(Ban):
-    """No n-gram of the sequence, prompt included, comes twice."""
+    """Forbid to repeat an n-gram of the sequence, prompt included."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.no_repeat_ngram_size > 0
 
-    def banned(self, sequence: Sequence) -> Collection[int]:
+    def banned(self, sequence: Row) -> Collection[int]:
         size = sequence.params.no_repeat_ngram_size
         return sequence.history.repeating(sequence.token_ids, size)
 
 
 class EncoderNoRepeatNgram(Ban):
-    """No n-gram of the prompt comes again."""
+    """Forbid to repeat an n-gram of the prompt."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.encoder_no_repeat_ngram_size > 0
 
-    def banned(self, sequence: Sequence) -> Collection[int]:
-        prompt, size = (
-            sequence.request.prompt_token_ids,
-            sequence.params.encoder_no_repeat_ngram_size,
-        )
-        return sequence.history.repeating_prompt(prompt, sequence.token_ids, size)
+    def banned(self, sequence: Row) -> Collection[int]:
+        size = sequence.params.encoder_no_repeat_ngram_size
+        prompt_length = sequence.num_prompt_tokens
+        return sequence.history.repeating_prompt(sequence.token_ids, prompt_length, size)
 
 
 class MinLength(Ban):
-    """No eos before `min_new_tokens` or, where that is not given, `min_length`."""
+    """Forbid eos before `min_new_tokens` or, if that is not given, `min_length`."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.eos_token_ids and (params.min_length or params.min_new_tokens))
 
-    def banned(self, sequence: Sequence) -> Collection[int]:
+    def banned(self, sequence: Row) -> Collection[int]:
         params = sequence.params
         if params.min_new_tokens is None:
-            is_short = sequence.num_tokens < params.min_length
+            is_short = len(sequence.token_ids) < params.min_length
         else:
             is_short = sequence.num_generated_tokens < params.min_new_tokens
         return params.eos_token_ids if is_short else ()
@@ -51,18 +50,49 @@ class SuppressTokens(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.suppress_tokens)
 
-    def banned(self, sequence: Sequence) -> Collection[int]:
+    def banned(self, sequence: Row) -> Collection[int]:
         return sequence.params.suppress_tokens
 
 
 class BeginSuppressTokens(Ban):
-    """Tokens that may not come first; after a forced bos, first means second."""
+    """Forbid tokens at the first position, or at the second after a forced bos."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.begin_suppress_tokens)
 
-    def banned(self, sequence: Sequence) -> Collection[int]:
+    def banned(self, sequence: Row) -> Collection[int]:
         params = sequence.params
         bos_is_forced = params.forced_bos_token_id is not None and sequence.num_prompt_tokens == 1
         is_first = sequence.num_generated_tokens == (1 if bos_is_forced else 0)
         return params.begin_suppress_tokens if is_first else ()
+
+
+class ForcedBos(Edit):
+    """Force `forced_bos_token_id` after a prompt of one token."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.forced_bos_token_id is not None
+
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
+        for row, sequence in zip(rows, sequences, strict=True):
+            token_id = sequence.params.forced_bos_token_id
+            if len(sequence.token_ids) == 1 and token_id is not None:
+                _leave_only(scores[row], (token_id,))
+
+
+class ForcedEos(Edit):
+    """Force a `forced_eos_token_id` as the last token of a sequence of full length."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return bool(params.forced_eos_token_ids)
+
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
+        for row, sequence in zip(rows, sequences, strict=True):
+            if sequence.num_generated_tokens == sequence.params.max_new_tokens - 1:
+                _leave_only(scores[row], sequence.params.forced_eos_token_ids)
+
+
+def _leave_only(scores: torch.Tensor, token_ids: tuple[int, ...]) -> None:
+    """Set one row's scores to 0 for `token_ids` and to -inf for all others."""
+    scores.fill_(-torch.inf)
+    scores[list(token_ids)] = 0.0

@@ -1,13 +1,13 @@
-"""Processors that raise or lower the scores of tokens: repetition, biases, length decay."""
+"""Processors that change the scores of tokens: repetition, biases, length decay, repairs."""
 
 import math
 
 import numpy as np
 import torch
 
-from worker.engine.sampling.logits_processors.base import Edit, entries, per_row
+from worker.engine.sampling.logits_processors.base import Edit, Row, Rows, entries, per_row
+from worker.engine.sampling.token_sequences import TokenSequenceIndex
 from worker.engine.sampling_params import SamplingParams
-from worker.engine.sequence import Sequence
 
 
 class RepetitionPenalty(Edit):
@@ -16,7 +16,7 @@ class RepetitionPenalty(Edit):
     def is_active(self, params: SamplingParams) -> bool:
         return params.repetition_penalty != 1.0
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
         named = entries(scores, rows, [s.history.distinct(s.token_ids) for s in sequences])
         penalty = per_row(scores, (s.params.repetition_penalty for s in sequences))[named.owners, 0]
         seen = scores[named.rows, named.token_ids]
@@ -30,23 +30,35 @@ class SequenceBias(Edit):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.sequence_bias)
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
-        found = [s.params.biased_words.completions(s.token_ids) for s in sequences]
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
+        found = [s.pipeline.biased_sequences.completions(s.token_ids) for s in sequences]
         named = entries(scores, rows, [completions.token_ids for completions in found])
         biases = np.concatenate([completions.biases for completions in found])
         scores[named.rows, named.token_ids] += torch.from_numpy(biases).to(scores.device)
 
 
 class BadWords(Edit):
-    """Never complete one of the given token sequences."""
+    """Forbid the token that would complete one of the given token sequences."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.bad_words_ids)
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
-        found = [s.params.banned_words.completions(s.token_ids) for s in sequences]
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
+        found = [s.pipeline.banned_sequences.completions(s.token_ids) for s in sequences]
         named = entries(scores, rows, [completions.token_ids for completions in found])
         scores[named.rows, named.token_ids] += -torch.inf  # added: nan stays nan
+
+
+def biased_sequences(params: SamplingParams) -> TokenSequenceIndex:
+    """Index `sequence_bias`; of a sequence given twice the last bias counts."""
+    return TokenSequenceIndex(dict(params.sequence_bias))
+
+
+def banned_sequences(params: SamplingParams) -> TokenSequenceIndex:
+    """Index `bad_words_ids` without single eos tokens."""
+    allowed = {(eos,) for eos in params.eos_token_ids}
+    banned = (token_ids for token_ids in params.bad_words_ids if token_ids not in allowed)
+    return TokenSequenceIndex(dict.fromkeys(banned, -math.inf))
 
 
 class ExponentialDecayLengthPenalty(Edit):
@@ -55,7 +67,7 @@ class ExponentialDecayLengthPenalty(Edit):
     def is_active(self, params: SamplingParams) -> bool:
         return params.exponential_decay_length_penalty is not None and bool(params.eos_token_ids)
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
         named = entries(scores, rows, [tuple(set(s.params.eos_token_ids)) for s in sequences])
         growth = per_row(scores, map(_decay_growth, sequences))[named.owners, 0]
         eos = scores[named.rows, named.token_ids]
@@ -63,8 +75,19 @@ class ExponentialDecayLengthPenalty(Edit):
         scores[named.rows, named.token_ids] = eos + penalty
 
 
-def _decay_growth(sequence: Sequence) -> float:
-    """How much of |eos score| is added: `factor ** n - 1`, 0 before the penalty starts."""
+class RemoveInvalidValues(Edit):
+    """Replace nan by 0, and ±inf, also from earlier bans, by the largest and smallest number."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.remove_invalid_values
+
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
+        for row in rows:
+            scores[row].nan_to_num_(nan=0.0)
+
+
+def _decay_growth(sequence: Row) -> float:
+    """Return the share of |eos score| to add: `factor ** n - 1`, 0 before the penalty starts."""
     assert sequence.params.exponential_decay_length_penalty is not None
     start, factor = sequence.params.exponential_decay_length_penalty
     exponent = sequence.num_generated_tokens - start

@@ -1,19 +1,17 @@
-"""Processors that shape the distribution before a token is drawn from it.
+"""Processors that shape the distribution before a token is sampled.
 
-Each copies the arithmetic of transformers' warper of the same name, with one value per row; none
-leaves fewer than `min_tokens_to_keep` tokens.
+Each copies the arithmetic of transformers' warper of the same name, with one value per row. None
+keeps fewer than `min_tokens_to_keep` tokens.
 """
 
-from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
 
-from worker.engine.sampling.logits_processors.base import Shaper, count_per_row, per_row
+from worker.engine.sampling.logits_processors.base import Rows, Shaper, count_per_row, per_row
 from worker.engine.sampling.sorting import ascending, below, kth_best, order_of_distances
 from worker.engine.sampling.tiled_scores import tiled
 from worker.engine.sampling_params import SamplingParams
-from worker.engine.sequence import Sequence
 
 
 class Warper(Shaper):
@@ -24,7 +22,7 @@ class Temperature(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return params.temperature != 1.0
 
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
         return scores / per_row(scores, (s.params.temperature for s in sequences))
 
 
@@ -34,7 +32,7 @@ class TopK(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.top_k)
 
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
         counts = count_per_row(scores, (s.params.num_candidates or 0 for s in sequences))
         return _without(scores, below(scores, kth_best(scores, counts)))
 
@@ -45,7 +43,7 @@ class TopP(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return params.top_p < 1.0
 
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
         ordered = ascending(scores)
         cumulative = ordered.softmax(dim=-1).cumsum(dim=-1)
         tail = per_row(scores, (1 - s.params.top_p for s in sequences))
@@ -53,7 +51,7 @@ class TopP(Warper):
         num_removed = num_removed.minimum(scores.shape[1] - _kept(scores, sequences))
         last_kept = ordered.gather(-1, num_removed)
         removed = below(scores, last_kept)
-        # Of tokens that tie with the last one kept, the first may have to go as well.
+        # Of the tokens that tie with the last kept one, the first may be removed as well.
         num_ties = num_removed - torch.searchsorted(ordered, last_kept)
         if (num_ties > 0).any():
             is_tie = scores == last_kept
@@ -67,7 +65,7 @@ class MinP(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return params.min_p is not None
 
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
         probabilities = scores.softmax(dim=-1)
         share = per_row(scores, (s.params.min_p or 0.0 for s in sequences))
         floor = probabilities.amax(dim=-1, keepdim=True) * share
@@ -78,12 +76,12 @@ class MinP(Warper):
 
 
 class TypicalP(Warper):
-    """Keep the tokens whose surprise is nearest to the entropy (Meister et al. 2022)."""
+    """Keep the tokens with a surprise nearest to the entropy (Meister et al. 2022)."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.typical_p < 1.0
 
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
         mass = per_row(scores, (s.params.typical_p for s in sequences))
         probabilities = scores.softmax(dim=-1)
         surprise = scores.log_softmax(dim=-1).neg_()
@@ -101,7 +99,7 @@ class EpsilonCutoff(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return 0.0 < params.epsilon_cutoff < 1.0
 
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
         epsilon = per_row(scores, (s.params.epsilon_cutoff for s in sequences))
         return _cut_below(epsilon, scores.softmax(dim=-1), scores, sequences)
 
@@ -112,7 +110,7 @@ class EtaCutoff(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return 0.0 < params.eta_cutoff < 1.0
 
-    def __call__(self, scores: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
         epsilon = per_row(scores, (s.params.eta_cutoff for s in sequences))
         probabilities = scores.softmax(dim=-1)
         entropy = _mean(scores.log_softmax(dim=-1).neg_(), probabilities)
@@ -120,15 +118,25 @@ class EtaCutoff(Warper):
         return _cut_below(floor, probabilities, scores, sequences)
 
 
-def _kept(scores: torch.Tensor, sequences: Iterable[Sequence]) -> torch.Tensor:
-    """How many tokens of each row no warper may remove, int64 [n, 1]."""
+class Renormalize(Shaper):
+    """Turn the scores into log-probabilities; always last."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.renormalize_logits
+
+    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+        return scores.log_softmax(dim=-1)
+
+
+def _kept(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+    """Return how many tokens of each row warpers must keep, int64 [n, 1]."""
     return count_per_row(scores, (s.params.min_tokens_to_keep for s in sequences))
 
 
 def _mean(surprise: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
-    """The entropy of each row in nats, [n, 1]; tokens that were ruled out add nothing to it.
+    """Return the entropy of each row in nats, [n, 1]; banned tokens add nothing to it.
 
-    Tile by tile: a sum over a whole row adds up in another order when the row is alone.
+    Sums tile by tile: a sum over a whole row has another order when the row is alone.
     """
     shares = (surprise * probabilities).nan_to_num_(nan=0.0)
     return tiled(shares, 0.0).sum(dim=-1).cumsum(dim=-1)[:, -1:]
@@ -138,26 +146,26 @@ def _cut_below(
     floor: torch.Tensor,
     probabilities: torch.Tensor,
     scores: torch.Tensor,
-    sequences: list[Sequence],
+    sequences: Rows,
 ) -> torch.Tensor:
-    """Remove tokens with `probabilities` below `floor` [n, 1], but none of the best."""
+    """Remove tokens with `probabilities` below `floor` [n, 1], except the best to keep."""
     worst_kept = kth_best(scores, _kept(scores, sequences))
     is_rare = below(probabilities, floor)
     return _without(scores, is_rare.logical_and_(below(scores, worst_kept)))
 
 
 def _spare_first(removed: torch.Tensor, order: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """`removed` [n, width] without the first `counts` [n, 1] columns of `order` [n, width]."""
+    """Return `removed` [n, width] without the first `counts` [n, 1] columns of `order`."""
     first = order[:, : int(counts.max())]
     is_spared = torch.arange(first.shape[1], device=order.device) < counts
     return removed.scatter(-1, first, removed.gather(-1, first) & ~is_spared)
 
 
 def _without(scores: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
-    """`scores` with -inf where bool `removed`.
+    """Return `scores` with -inf where bool `removed` is true.
 
-    By addition: `masked_fill` branches at every element, which takes eight times as long where a
-    CPU cannot guess them.
+    By addition: `masked_fill` branches at every element, which takes eight times as long when the
+    CPU mispredicts.
     """
     penalty = removed.view(torch.int8).to(scores.dtype).mul_(-torch.finfo(scores.dtype).max)
     return scores + penalty.add_(penalty)  # twice the largest number is -inf, twice -0 is -0

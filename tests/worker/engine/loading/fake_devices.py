@@ -1,8 +1,8 @@
-"""Devices that a CPU pretends to be: real values, and an error wherever two of them are mixed.
+"""Fake devices on a CPU: real values, and an error wherever two devices are mixed.
 
-A tensor of device `meta:0`, `meta:1`, … holds its values on the CPU. Operations on tensors of one
-device are computed there; those of several, or beside one on the CPU, fail as on GPUs. Only copies
-go from one to another.
+A tensor on device `meta:0`, `meta:1`, … holds its values on the CPU. Operations on tensors of one
+device are computed; operations on tensors of several devices fail, as on GPUs. Only copies go from
+one device to another.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 CPU = torch.device("cpu")
 
 
-class _Pretended(torch.Tensor):
+class _FakeTensor(torch.Tensor):
     values: torch.Tensor
 
     @staticmethod
-    def __new__(cls, values: torch.Tensor, device: torch.device) -> "_Pretended":
+    def __new__(cls, values: torch.Tensor, device: torch.device) -> "_FakeTensor":
         tensor = torch.Tensor._make_wrapper_subclass(
             cls,
             values.shape,
@@ -36,7 +36,7 @@ class _Pretended(torch.Tensor):
     def __torch_dispatch__(
         cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
-        raise AssertionError(f"{func} on a pretended device, outside of `pretended_devices`")
+        raise AssertionError(f"{func} on a fake device, outside of `fake_devices`")
 
 
 class _Devices(TorchDispatchMode):
@@ -48,11 +48,11 @@ class _Devices(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if _is_made_of_others(func):  # as it comes in inference mode
+        if _is_composite(func):  # as in inference mode
             with self:
                 return func.decompose(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        own = [tensor for tensor in tensors if isinstance(tensor, _Pretended)]
+        own = [tensor for tensor in tensors if isinstance(tensor, _FakeTensor)]
         devices = {tensor.device for tensor in own}
         source = next(iter(devices), CPU)
         target = torch.device(kwargs.get("device") or source)
@@ -60,46 +60,48 @@ class _Devices(TorchDispatchMode):
             self.num_crossings += source != target
         elif len(devices) > 1 or (own and any(_is_real(tensor) for tensor in tensors)):
             raise RuntimeError(f"{func} mixes devices: {[str(t.device) for t in tensors]}")
-        if kwargs.get("device") is not None and _is_pretended(target):
+        if kwargs.get("device") is not None and _is_fake(target):
             kwargs = kwargs | {"device": CPU}
         args, kwargs = tree_map(_values, (args, kwargs))
-        known = {id(tensor.values): tensor for tensor in own}  # what is changed in place
+        known = {id(tensor.values): tensor for tensor in own}  # tensors changed in place
 
         def wrap(result: Any) -> Any:
-            if not isinstance(result, torch.Tensor) or not _is_pretended(target):
+            if not isinstance(result, torch.Tensor) or not _is_fake(target):
                 return result
             if id(result) in known:
                 return known[id(result)]
-            return _Pretended(result, target)
+            return _FakeTensor(result, target)
 
         return tree_map(wrap, func(*args, **kwargs))
 
 
-def _is_pretended(device: torch.device) -> bool:
+def _is_fake(device: torch.device) -> bool:
     return device.type == "meta" and device.index is not None
 
 
 def _is_real(tensor: torch.Tensor) -> bool:
-    """Of some size, and on the CPU: numbers alone may stand beside any tensor."""
+    """Return whether a tensor is on the CPU; scalars do not count, they mix with any device."""
     return tensor.device == CPU and tensor.dim() > 0
 
 
 def _values(leaf: Any) -> Any:
-    return leaf.values if isinstance(leaf, _Pretended) else leaf
+    return leaf.values if isinstance(leaf, _FakeTensor) else leaf
 
 
-def _is_made_of_others(func: Any) -> bool:
+def _is_composite(func: Any) -> bool:
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     name = func.name()
     return has_kernel(name, "CompositeImplicitAutograd") and not has_kernel(name, "CPU")
 
 
 @contextmanager
-def pretended_devices() -> Iterator[_Devices]:
-    """While it lasts, `meta:0`, `meta:1`, … are devices that compute."""
-    torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor` makes on the CPU, then copies
+def fake_devices() -> Iterator[_Devices]:
+    """Make `meta:0`, `meta:1`, … devices that compute."""
+    torch._C._set_only_lift_cpu_tensors(
+        True
+    )  # `torch.tensor` makes tensors on the CPU, then copies them
     try:
-        # From the first tensor on: views of others, made as inference makes them, have no place.
+        # From the first tensor on: views of tensors made outside inference mode are unsupported.
         with torch.inference_mode(), _Devices() as devices:
             yield devices
     finally:

@@ -1,0 +1,14 @@
+"""Bounds of generation parameters. The api and the engine both check them; imports nothing."""
+
+MAX_INT = 2**31 - 1
+MAX_SEED = 2**63 - 1
+MAX_BEAM_EOS = 16  # eos ids in beam search: each is one more candidate per beam and step
+MAX_LOOKUP_NGRAM = 16  # tokens that a draft is looked up by: each size adds an entry per token
+MAX_TOP_LOGPROBS = 20
+
+# Bounds that keep float32 logits finite, whatever a request combines: a bias divided by the least
+# penalty and the least temperature, 1024 times over, stays below 3.4e38. None limits any real use.
+MIN_SCALE = 1e-6  # of what divides logits
+MAX_SCALE = 1e6
+MAX_BIAS = 1e20
+MAX_LENGTH_POWER = 10.0  # a length raised to it, or divided by it, stays a finite float
