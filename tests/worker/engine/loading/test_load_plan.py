@@ -9,7 +9,7 @@ from pydantic import ByteSize, TypeAdapter
 
 from worker import host_memory
 from worker.engine import EngineConfig, Executor, Quantization
-from worker.engine.loading import load_plan as load_choice_module
+from worker.engine.loading import load_plan
 from worker.engine.loading.load_plan import choose_variant, parse_dtype, wanted_dtypes
 from worker.engine.loading.lora import AdapterMode
 from worker.engine.loading.options import LoadOptions
@@ -182,9 +182,9 @@ def test_the_limits_of_container_and_setting_bound_what_is_free(
     with pytest.raises(ValueError, match="left by the setting memory"):
         choose_variant(FALCON_7B, LoadOptions("x", memory=PROCESS_BYTES), CPU)
     monkeypatch.setattr(host_memory, "memory_left", lambda: 5)
-    with pytest.raises(ValueError, match="5 bytes are left by the memory limit of the control"):
+    with pytest.raises(ValueError, match="5 B are left by the memory limit of the control"):
         choose_variant(FALCON_7B, LoadOptions("x"), CPU)
-    assert load_choice_module.free_memory().num_bytes == 5
+    assert load_plan.free_memory().num_bytes == 5
 
 
 def test_a_known_dtype_is_found_and_none_leaves_the_choice_to_the_checkpoint() -> None:
