@@ -5,8 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from shared.protocol import Message
-from shared.request.base_model import OptionalFieldsModel
-from shared.request.closed import StrictModel
+from shared.request.base_model import OptionalFieldsModel, StrictModel
 from shared.request.parameter_types import broken_rule
 
 MAX_NAME = 255  # characters

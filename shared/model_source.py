@@ -1,7 +1,4 @@
-"""What a model is called, and which checkpoint it comes from, before any of it is loaded.
-
-Knows paths and names; no tokenizer and no weights.
-"""
+"""Name and digest of a model, from its path or hub id, without loading it."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -10,9 +7,9 @@ TEXT_FILES = ("*.json", "*.jinja", "additional_chat_templates/*.jinja")
 
 
 def model_name(model: str) -> str:
-    """The name that callers see: a folder's own name, else the hub id as it was given.
+    """Return the name that the API shows: the name of the folder, or the hub id as given.
 
-    A symbolic link is a name as good as any; "." and ".." are none.
+    Symbolic links keep their name. `.` and `..` are resolved first.
     """
     path = Path(model).expanduser()
     if not path.is_dir():
@@ -23,10 +20,10 @@ def model_name(model: str) -> str:
 
 
 def source_digest(model: str) -> str:
-    """Hex SHA-256 of the name and of all that a folder says of limits, tokens and templates.
+    """Return the hex SHA-256 of the name and of a folder's JSON and template files.
 
-    Two models with the same digest check requests alike, apart from what memory and settings
-    allow. Of a hub id the name alone counts: its files may not be here yet.
+    Models with equal digests check requests equally, apart from memory and settings. The digest of
+    a hub id covers only its name, because its files may not be downloaded yet.
     """
     digest = sha256(model_name(model).encode())
     folder = Path(model).expanduser()

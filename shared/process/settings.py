@@ -12,11 +12,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared.errors import SettingsError
 
 ENV_PREFIX = "FALCONER_"
+SUBJECT = re.compile(r"^(Input|String|Value) should")
 SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://[^/]+:[0-9]+")
 
 
 class ProcessSettings(BaseSettings):
-    """Base of every process's settings; field `max_rows` is read from `FALCONER_MAX_ROWS`."""
+    """Base class of the settings; field `max_rows` is read from `FALCONER_MAX_ROWS`."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, protected_namespaces=()
@@ -42,7 +43,7 @@ def _describe(error: ValidationError) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else "settings"
     flag, variable = "--" + name.replace("_", "-"), ENV_PREFIX + name.upper()
-    rule = first["msg"].removeprefix("Value error, ")
+    rule = SUBJECT.sub("must", first["msg"].removeprefix("Value error, "))
     if variable.endswith("_PORT") and SERVICE_LINK.fullmatch(str(first["input"])):
         rule = _service_link_rule(variable)
     return f"{flag} (or {variable}) = {first['input']!r}: {rule}"

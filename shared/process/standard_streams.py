@@ -15,12 +15,12 @@ def secure_standard_streams() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
+            os.open(os.devnull, os.O_RDWR)  # uses the lowest free descriptor, which is this one
     sys.stdin = sys.stdin or open(0)
     sys.stdout = sys.stdout or open(1, "w")
     sys.stderr = sys.stderr or open(2, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # stderr does so by itself
+        sys.stdout.reconfigure(errors="backslashreplace")  # stderr does so by default
 
 
 def silence(stream: TextIO) -> None:

@@ -1,21 +1,39 @@
-"""A pydantic base whose fields may all be null, which means "not given".
-
-Knows no field; the tables of parameters and of requests build on it.
-"""
+"""Base models of requests, which reject unknown fields and accept null for optional fields."""
 
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
-from shared.request.closed import StrictModel
+MAX_UNKNOWN = 100  # unknown fields with an error each; above, all of them are one error
+MAX_SHOWN = 100  # characters of an unknown field's name in the error
+ANNOTATIONS = ("title", "description", "default", "examples")
 
-ABOUT = ("title", "description", "default", "examples")
+
+class StrictModel(BaseModel):
+    """Frozen model that rejects unknown fields and converts no types.
+
+    A body can hold a hundred thousand unknown fields, and an error for each would take seconds.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limit_unknown_fields(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > len(cls.model_fields) + MAX_UNKNOWN:
+            unknown = [name for name in data if name not in cls.model_fields]
+            raise PydanticCustomError(
+                "rule",
+                "{count} unknown parameters, the first is {first}",
+                {"count": len(unknown), "first": str(unknown[0])[:MAX_SHOWN]},
+            )
+        return data
 
 
 class OptionalFieldsModel(StrictModel):
-    """Strict, frozen, finite, closed to unknown names; `null` leaves a field at its default."""
+    """Strict model of finite numbers in which `null` leaves a field at its default."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -24,17 +42,17 @@ class OptionalFieldsModel(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_not_given(cls, data: Any) -> Any:
+    def _drop_nulls(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        nulled = cls.model_fields.keys() - cls.keeps_null
-        return {k: v for k, v in data.items() if v is not None or k not in nulled}
+        nullable = cls.model_fields.keys() - cls.keeps_null
+        return {k: v for k, v in data.items() if v is not None or k not in nullable}
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Say in the schema what the types do not: every field with a default may be null."""
+        """Return the schema in which every field with a default may be null."""
         schema = handler.resolve_ref_schema(handler(core_schema))
         required = schema.get("required", ())
         schema["properties"] = {
@@ -45,9 +63,10 @@ class OptionalFieldsModel(StrictModel):
 
 
 def or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+    """Return a schema that also accepts null, with the annotations of the original outside."""
     kinds = schema.get("anyOf")
     if kinds and {"type": "null"} in kinds:
         return schema
-    about = {key: value for key, value in schema.items() if key in ABOUT}
-    kind = {key: value for key, value in schema.items() if key not in ABOUT}
-    return {"anyOf": [*(kinds or [kind]), {"type": "null"}], **about}
+    annotations = {key: value for key, value in schema.items() if key in ANNOTATIONS}
+    kind = {key: value for key, value in schema.items() if key not in ANNOTATIONS}
+    return {"anyOf": [*(kinds or [kind]), {"type": "null"}], **annotations}

@@ -1,6 +1,6 @@
-"""Renders a conversation with a model's chat template, as transformers' `apply_chat_template` does.
+"""Render conversations with a model's chat template, as transformers' `apply_chat_template` does.
 
-Templates come with checkpoints, so they run in jinja2's immutable sandbox. Knows no tokenizer.
+Templates are part of checkpoints, so they run in jinja2's immutable sandbox.
 """
 
 import json
@@ -19,7 +19,7 @@ from jinja2.utils import Namespace
 from shared.errors import BadRequest, BrokenChatTemplate
 from shared.protocol import Message
 
-# What compiling or running a template may raise: it is code, and runs on foreign values.
+# Exceptions of compiling or running a template, which is untrusted code.
 TEMPLATE_FAILURES = (
     jinja2.TemplateError,
     ArithmeticError,
@@ -33,24 +33,26 @@ TEMPLATE_FAILURES = (
     ValueError,
 )
 
-# Marks the end of the message to continue; whatever the template puts behind it is cut off.
+# Marks the end of the message to continue. The text after it is cut off.
 CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
 class ChatTemplate:
+    """A compiled chat template."""
+
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """Compile `source`; it may use the names of `special_tokens`, such as `eos_token`.
 
         Raises BrokenChatTemplate.
         """
         self._compiled = compile_template(source)
-        self._shows_content = "content" in source  # as transformers asks, before it continues
+        self._shows_content = "content" in source  # transformers makes the same check
         self._special_tokens = special_tokens
 
     def render(self, messages: tuple[Message, ...]) -> str:
-        """The text the model reads. A last message of the assistant is continued, not answered.
+        """Return the text of the prompt. A final message of the assistant stays open, to continue.
 
-        Raises BadRequest where the template refuses the conversation or fails on it.
+        Raises BadRequest if the template refuses the conversation or fails.
         """
         try:
             if messages[-1].role == "assistant":
@@ -64,9 +66,9 @@ class ChatTemplate:
         last = messages[-1]
         tagged = Message(role=last.role, content=last.content + CONTINUE_TAG, name=last.name)
         text = self._fill((*messages[:-1], tagged), add_generation_prompt=False)
-        shown = last.content.strip() in text and CONTINUE_TAG.strip() in text
-        if not (shown and self._shows_content):
-            raise ValueError("it does not show the last message, which is to be continued")
+        is_shown = last.content.strip() in text and CONTINUE_TAG.strip() in text
+        if not (is_shown and self._shows_content):
+            raise ValueError("it does not contain the last message, which is to be continued")
         end = text.rindex(CONTINUE_TAG.strip())
         if text.startswith(CONTINUE_TAG, end):
             return text[:end]
@@ -83,7 +85,7 @@ class ChatTemplate:
 
 
 def as_dict(message: Message) -> dict[str, str]:
-    """What a template sees of a message; a name that was not given is absent."""
+    """Return a message as the template gets it, without a name that is not given."""
     named = {} if message.name is None else {"name": message.name}
     return {"role": message.role, "content": message.content, **named}
 
@@ -94,12 +96,12 @@ def compile_template(source: str) -> jinja2.Template:
         return chat_environment().from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise BrokenChatTemplate(error.message or "it cannot be parsed", error.lineno) from error
-    except TEMPLATE_FAILURES as error:  # Python's compiler has limits of its own
+    except TEMPLATE_FAILURES as error:  # also limits of Python's compiler
         raise BrokenChatTemplate(str(error) or type(error).__name__, None) from error
 
 
 def chat_environment() -> ImmutableSandboxedEnvironment:
-    """Whitespace rules, tags, filters and functions that templates on the hub are written for."""
+    """Return the environment of transformers: whitespace rules, tags, filters and functions."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
     )
@@ -112,7 +114,7 @@ def chat_environment() -> ImmutableSandboxedEnvironment:
 
 
 class GenerationTag(Extension):
-    """`{% generation %}` marks the assistant's words for training; here it shows them, no more."""
+    """`{% generation %}` marks text of the assistant for training; here it renders its content."""
 
     def __init__(self, environment: jinja2.Environment) -> None:
         super().__init__(environment)
@@ -121,15 +123,15 @@ class GenerationTag(Extension):
     def parse(self, parser: Parser) -> nodes.Node:
         lineno = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        call = nodes.CallBlock(self.call_method("_show"), [], [], body)
+        call = nodes.CallBlock(self.call_method("_render_body"), [], [], body)
         return call.set_lineno(lineno)
 
-    def _show(self, caller: Macro) -> str:
+    def _render_body(self, caller: Macro) -> str:
         return caller()
 
 
 class TemplateDict:
-    """`dict(...)` and `dict.fromkeys(...)`, without the attributes of Python's type."""
+    """`dict(...)` and `dict.fromkeys(...)` without the other attributes of Python's type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -139,7 +141,7 @@ class TemplateDict:
 
 
 class TemplateNamespace(Namespace):
-    """`namespace(...)` without names that begin with an underscore."""
+    """`namespace(...)` that rejects names with a leading underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, *values = args
@@ -156,7 +158,7 @@ class TemplateNamespace(Namespace):
 def check_public(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise jinja2.exceptions.SecurityError(
-            f"a namespace takes no name that begins with an underscore, got {name!r}"
+            f"names in a namespace must not begin with an underscore, got {name!r}"
         )
 
 
@@ -167,7 +169,7 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """jinja2's own filter escapes HTML, which a prompt must not be."""
+    """Serialize to JSON without the HTML escapes of jinja2's own filter."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

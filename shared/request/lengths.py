@@ -1,6 +1,6 @@
-"""How long a request may get: the rules between prompt, `max_length`, `max_new_tokens`, context.
+"""Lengths of a request, from its prompt, `max_length`, `max_new_tokens` and the model's context.
 
-Plain arithmetic on token counts; knows no tokenizer and no text.
+All functions compute with token counts only.
 """
 
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from shared.errors import BadRequest
 from shared.request.parameters import GenerateKwargs
 
-WAYS_OUT = 'ask for less, or set handle_long_generation to "hole" to drop the prompt\'s start'
+REMEDY = 'ask for less, or set handle_long_generation to "hole" to drop the start of the prompt'
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """In tokens; `prompt` is what is kept of it, counted from its end."""
+    """Lengths in tokens."""
 
-    prompt: int
+    prompt: int  # kept part of the prompt, which is its end
     max_new_tokens: int
 
 
 def plan_lengths(prompt: int, kwargs: GenerateKwargs, context: int, *, hole: bool) -> Lengths:
-    """Lengths for a prompt of `prompt` tokens in a context of `context`.
+    """Return the lengths for a prompt of `prompt` tokens in a context of `context` tokens.
 
-    With `hole` the start of the prompt makes room for what is to be generated. Raises BadRequest
-    with both numbers where the prompt leaves no room; nothing is ever cut without being asked for.
+    With `hole` the start of the prompt is dropped to make room for the new tokens. Raises
+    BadRequest with both numbers if the prompt leaves no room.
     """
     wanted = wanted_new_tokens(prompt, kwargs)
     if prompt + wanted <= context:
@@ -36,7 +36,7 @@ def plan_lengths(prompt: int, kwargs: GenerateKwargs, context: int, *, hole: boo
 
 
 def wanted_new_tokens(prompt: int, kwargs: GenerateKwargs) -> int:
-    """New tokens asked for, context aside; raises BadRequest if `max_length` leaves none."""
+    """Return the requested number of new tokens. Raises BadRequest if `max_length` leaves none."""
     if kwargs.max_new_tokens is not None:
         return kwargs.max_new_tokens
     if prompt < kwargs.max_length:
@@ -44,7 +44,7 @@ def wanted_new_tokens(prompt: int, kwargs: GenerateKwargs) -> int:
     if _length_given(kwargs):
         raise BadRequest(
             f"the prompt has {prompt} tokens and max_length is {kwargs.max_length}, "
-            "which leaves none to generate; raise it or give max_new_tokens",
+            "which leaves no token to generate; raise it or set max_new_tokens",
             field="generate_kwargs.max_length",
         )
     return kwargs.max_length
@@ -64,20 +64,20 @@ def _with_hole(wanted: int, context: int) -> Lengths:
 
 
 def _too_long(prompt: int, wanted: int, kwargs: GenerateKwargs, context: int) -> BadRequest:
-    blamed = next(
+    given = next(
         (name for name in ("max_new_tokens", "max_length") if name in kwargs.model_fields_set), None
     )
     return BadRequest(
         f"the prompt's {prompt} tokens and {wanted} new ones exceed the model's context of "
-        f"{context}; {WAYS_OUT}",
-        field=f"generate_kwargs.{blamed}" if blamed and prompt < context else "prompt",
+        f"{context}; {REMEDY}",
+        field=f"generate_kwargs.{given}" if given and prompt < context else "prompt",
     )
 
 
 def too_many_bytes(num_bytes: int, least_tokens: int, context: int) -> BadRequest:
-    """For a prompt that needs no tokenizing to be too long."""
+    """Return the error for a prompt whose size alone proves that it is too long."""
     return BadRequest(
         f"the prompt's {num_bytes} bytes are {least_tokens} tokens or more and exceed the model's "
-        f"context of {context}; {WAYS_OUT}",
+        f"context of {context}; {REMEDY}",
         field="prompt",
     )

@@ -1,6 +1,6 @@
-"""Building blocks of the parameter table: field types and the checks that look at other fields.
+"""Field types of the generation parameters, and checks that depend on other fields.
 
-Each check raises with the limit in its message; the field's name comes from where it is used.
+The message of a check names the limit. pydantic adds the name of the field.
 """
 
 from typing import Annotated, Any
@@ -18,46 +18,46 @@ MAX_DECAY = 100.0  # growth per token
 
 
 def whole(value: Any) -> Any:
-    """Turn a float without a fraction into an integer: JSON has one number type.
+    """Return an integer for a float without a fraction, because JSON has one number type.
 
-    Return anything else as it is, for the field to judge.
+    Other values are returned unchanged, for the field to check.
     """
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def whole_items(value: Any) -> Any:
-    """Do the same for each item of a list; a list without floats costs next to nothing."""
+    """Apply `whole` to the items of a list that has floats."""
     if isinstance(value, list) and float in set(map(type, value)):
         return [whole(item) for item in value]
     return value
 
 
 def as_list(value: Any) -> Any:
-    """A single value where a list is meant; anything else is left for the field to judge."""
+    """Return a list for a single value; other values are returned unchanged."""
     return [value] if isinstance(value, int | float | str) else value
 
 
 def as_words(value: Any) -> Any:
-    """A flat list of ids means single-token words."""
+    """Return a list of token sequences for a flat list of token ids."""
     if isinstance(value, list):
         return [[item] if isinstance(item, int | float) else item for item in value]
     return value
 
 
 def as_pair(value: Any) -> Any:
-    """JSON and msgpack have no tuples."""
+    """Return a tuple for a list, because JSON and msgpack have no tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 
-WHOLE = BeforeValidator(whole)  # behind the limits, or the JSON schema misses them
+WHOLE = BeforeValidator(whole)  # after the limits, or the JSON schema misses them
 Count = Annotated[int, Field(ge=0, le=MAX_INT), WHOLE]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_INT), WHOLE]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), WHOLE]
 
-# Each list stops at its first error: a body has room for hundreds of thousands of wrong items, and
-# an answer names five.
+# Each list stops at its first error: a body can hold hundreds of thousands of invalid items, and a
+# response names five.
 TokenId = Count
-TokenIdItem = Annotated[int, Field(ge=0, le=MAX_INT)]  # its list makes integers of all at once
+TokenIdItem = Annotated[int, Field(ge=0, le=MAX_INT)]  # the list converts its items to integers
 WHOLE_ITEMS = BeforeValidator(whole_items)
 TokenIdList = Annotated[
     list[TokenIdItem], Field(min_length=1, max_length=MAX_LIST, fail_fast=True), WHOLE_ITEMS
@@ -91,7 +91,7 @@ Biases = Annotated[list[Bias], Field(min_length=1, max_length=MAX_LIST, fail_fas
 
 
 def broken_rule(message: str) -> PydanticCustomError:
-    """What a check raises; `message` is for the caller to read and names the limit."""
+    """Return the error to raise in a check; `message` must name the limit."""
     return PydanticCustomError("rule", "{message}", {"message": message})
 
 
@@ -102,24 +102,24 @@ def while_sampling(
     lt: float | None = None,
     le: float | None = None,
 ) -> AfterValidator:
-    """A range that holds while `do_sample` is true; greedy decoding ignores the value.
+    """Return a range check for sampling; greedy decoding ignores the value.
 
-    Needs `do_sample` to be declared before the field.
+    The model must declare `do_sample` before the field.
     """
     limits = {">": gt, "≥": ge, "<": lt, "≤": le}
-    spelled = " and ".join(
+    bounds = " and ".join(
         f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None
     )
 
     def check(value: float, info: ValidationInfo) -> float:
-        inside = (
+        is_inside = (
             (gt is None or value > gt)
             and (ge is None or value >= ge)
             and (lt is None or value < lt)
             and (le is None or value <= le)
         )
-        if info.data.get("do_sample") and not inside:
-            raise broken_rule(f"must be {spelled} while do_sample is true")
+        if info.data.get("do_sample") and not is_inside:
+            raise broken_rule(f"must be {bounds} while do_sample is true")
         return value
 
     return AfterValidator(check)

@@ -1,6 +1,6 @@
-"""From a checked request to token ids: template, tokenizer, and every limit of the model card.
+"""Convert a request to token ids: chat template, tokenizer and the limits of the model card.
 
-Pure and without I/O. The api runs it before a job is queued, a worker where the api could not.
+The api does this before it enqueues a job. A worker does it if the api had no model card.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,20 +20,20 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What the engine needs of a prompt."""
+    """Token ids and length of a request."""
 
     token_ids: list[int]
     max_new_tokens: int
 
 
 def check_prompt(prompt: Prompt) -> None:
-    """What can be said without a model: there is a prompt, and its roles exist."""
+    """Check a prompt without a model. Raises BadRequest or InvalidParameter."""
     if not prompt.text and not prompt.messages:
         raise BadRequest("Text generation parameter prompt required")
     if prompt.text and prompt.messages:
         raise InvalidParameter("give either prompt or messages, not both", field="messages")
     if prompt.messages and prompt.prefix:
-        raise InvalidParameter("goes before a prompt, not before messages", field="prefix")
+        raise InvalidParameter("must not be given together with messages", field="prefix")
     for index, message in enumerate(prompt.messages or ()):
         if message.role not in ROLES:
             raise BadRequest(
@@ -43,16 +43,16 @@ def check_prompt(prompt: Prompt) -> None:
 
 
 class PromptEncoder:
-    """One model's tokenizer, chat template and limits."""
+    """Tokenizer, chat template and limits of one model."""
 
     def __init__(self, card: ModelCard, tokenizer_json: bytes) -> None:
-        """Raises BrokenChatTemplate."""
+        """Compile the chat template. Raises BrokenChatTemplate."""
         self.card = card
         self._tokenizer: Tokenizer = Tokenizer.from_buffer(tokenizer_json)
-        # A tokenizer.json may carry the settings of its training; a prompt is never cut or filled.
+        # tokenizer.json may have settings of the training. Prompts are never truncated or padded.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._most_bytes_per_token = max_bytes_per_token(tokenizer_json)
+        self._max_bytes_per_token = max_bytes_per_token(tokenizer_json)
         self._chat_template = (
             None
             if card.chat_template is None
@@ -62,14 +62,14 @@ class PromptEncoder:
     def prepare(
         self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None
     ) -> Prepared:
-        """Token ids and length of a request that this model can serve; raises as its parts do."""
+        """Check and tokenize a request. Raises what `check` and `measure` raise."""
         return self.measure(self.check(prompt, kwargs, adapter), prompt, kwargs)
 
     def check(self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None) -> str:
-        """Make every check that needs no tokens; returns the text to tokenize.
+        """Make all checks that need no tokens and return the text to tokenize.
 
-        Raises BadRequest (no prompt, bytes that show it to be too long, a conversation the
-        template refuses) or InvalidParameter (a parameter outside the model's limits).
+        Raises BadRequest for a missing prompt, a prompt with too many bytes or a conversation that
+        the template refuses, and InvalidParameter for a parameter outside the model's limits.
         """
         check_prompt(prompt)
         self._check_adapter(adapter)
@@ -78,7 +78,7 @@ class PromptEncoder:
         return self._checked_text(prompt)
 
     def measure(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
-        """Tokenize a text that was checked. Raises BadRequest, which names field and limit."""
+        """Tokenize a checked text and compute its lengths. Raises BadRequest."""
         token_ids = self._token_ids(text, prompt)
         self._check_embedded(token_ids, "messages" if prompt.messages else "prompt")
         hole = prompt.handle_long_generation == "hole"
@@ -87,9 +87,9 @@ class PromptEncoder:
         return Prepared(token_ids[-lengths.prompt :], lengths.max_new_tokens)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of the whole prompt: prefix and text, or the rendered conversation.
+        """Return the token ids of the whole prompt: prefix and text, or the rendered conversation.
 
-        Raises BadRequest where even its bytes show that it is too long, and none of it may go.
+        Raises BadRequest if the number of bytes proves that the prompt is too long.
         """
         return self._token_ids(self._checked_text(prompt), prompt)
 
@@ -101,7 +101,7 @@ class PromptEncoder:
         return text
 
     def _token_ids(self, text: str, prompt: Prompt) -> list[int]:
-        # A template writes special tokens itself.
+        # A chat template adds the special tokens.
         token_ids = self._tokenize(text, add_special_tokens=not prompt.messages)
         if not token_ids:
             raise BadRequest("Text generation parameter prompt required")
@@ -114,15 +114,15 @@ class PromptEncoder:
         return self._chat_template.render(prompt.messages or ())
 
     def _check_bytes(self, text: str) -> None:
-        if self._most_bytes_per_token is None:
+        if self._max_bytes_per_token is None:
             return
         num_bytes, context = len(text.encode()), self.card.context_length
-        least_tokens = -(-num_bytes // self._most_bytes_per_token)
+        least_tokens = -(-num_bytes // self._max_bytes_per_token)
         if least_tokens > context:
             raise too_many_bytes(num_bytes, least_tokens, context)
 
     def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        # A batch of one: unlike `encode`, it lets other threads run meanwhile.
+        # A batch of one: unlike `encode`, this call releases the interpreter lock.
         (encoding,) = self._tokenizer.encode_batch_fast(
             [text], add_special_tokens=add_special_tokens
         )
@@ -133,7 +133,8 @@ class PromptEncoder:
         if adapter is not None and adapter not in self.card.adapters:
             names = ", ".join(self.card.adapters) or "none"
             raise InvalidParameter(
-                f"no adapter {adapter[:40]!r} with this model; there are: {names}", field="adapter"
+                f"no adapter {adapter[:40]!r} with this model; there are: {names}",
+                field="adapter",
             )
 
     def _check_rows(self, kwargs: GenerateKwargs) -> None:
@@ -155,7 +156,7 @@ class PromptEncoder:
                 raise InvalidParameter(reason, field=f"generate_kwargs.{name}")
 
     def _check_embedded(self, token_ids: list[int], field: str) -> None:
-        """A tokenizer may know more tokens than the model has embeddings for."""
+        """Raise BadRequest for a token without an embedding: a tokenizer may have more tokens."""
         size = self.card.vocab_size
         outside = next((token_id for token_id in token_ids if token_id >= size), None)
         if outside is not None:
@@ -171,14 +172,14 @@ class PromptEncoder:
         limit = self.card.max_kv_tokens
         if rows * length > limit:
             raise BadRequest(
-                f"{rows} sequences of up to {length} tokens need {rows * length} tokens of cache "
-                f"and this model's workers hold {limit}; ask for fewer or shorter sequences",
+                f"{rows} sequences of up to {length} tokens need {rows * length} tokens of KV "
+                f"cache, which must be at most {limit}; ask for fewer or shorter sequences",
                 field="generate_kwargs",
             )
 
 
 def named_token_ids(kwargs: GenerateKwargs) -> Iterator[tuple[str, Iterable[int]]]:
-    """Every parameter that holds token ids, with all of its ids."""
+    """Yield the name and the token ids of every parameter that has token ids."""
     for name in ("pad_token_id", "forced_bos_token_id"):
         token_id = getattr(kwargs, name)
         yield name, () if token_id is None else (token_id,)

@@ -1,6 +1,7 @@
-"""What a tokenizer's file proves of lengths: the most bytes of text that one token can stand for.
+"""Upper bound of the bytes of text per token, derived from a tokenizer's file.
 
-So that a text that cannot fit is refused without being tokenized, which may take seconds.
+The api refuses texts that are too long by this bound without tokenizing them, which may take
+seconds.
 """
 
 import json
@@ -8,21 +9,21 @@ from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
-# They cut text, and drop nothing of it; those with a behavior do unless that is "Removed".
-CUTTING = {"ByteLevel", "Digits", "Punctuation", "Split"}
+# Pre-tokenizers that split text and keep all of it, unless their behavior is "Removed".
+SPLITTERS = {"ByteLevel", "Digits", "Punctuation", "Split"}
 
 
 def max_bytes_per_token(tokenizer_json: bytes) -> int | None:
-    """None where nothing is proven: the text may become shorter on its way to the vocabulary.
+    """Return the bound, or None if the tokenizer may shorten the text before it looks up tokens.
 
-    Of byte-level BPE without a normalizer every byte is in a token: each has an entry of its own,
-    entries are spelled with one character for a byte, and added tokens stand for their own text.
+    The bound holds for byte-level BPE without a normalizer: the vocabulary has an entry for every
+    byte, an entry has one character per byte, and an added token is its own text.
     """
     file: dict[str, Any] = json.loads(tokenizer_json)
     added = file.get("added_tokens") or []
     if not (_keeps_text(file) and _knows_all_bytes(file["model"])):
         return None
-    if any(token["lstrip"] or token["rstrip"] for token in added):  # takes any number of spaces
+    if any(token["lstrip"] or token["rstrip"] for token in added):  # matches any number of spaces
         return None
     longest_added = max((len(token["content"].encode()) for token in added), default=0)
     return max(longest_added, *map(len, file["model"]["vocab"]))
@@ -33,7 +34,7 @@ def _keeps_text(file: dict[str, Any]) -> bool:
     return (
         not file.get("normalizer")
         and "ByteLevel" in [step.get("type") for step in steps]
-        and all(step["type"] in CUTTING and step.get("behavior") != "Removed" for step in steps)
+        and all(step["type"] in SPLITTERS and step.get("behavior") != "Removed" for step in steps)
     )
 
 
@@ -44,7 +45,7 @@ def _steps(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _knows_all_bytes(model: dict[str, Any]) -> bool:
-    """What is not in the vocabulary could vanish, be it only in the spelling of a word's parts."""
+    """Return whether every byte has an entry, so that no part of a text can be dropped."""
     is_marked = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
     is_bpe = model.get("type") == "BPE" and not is_marked
     return is_bpe and set(ByteLevel.alphabet()) <= model["vocab"].keys()

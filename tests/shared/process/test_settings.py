@@ -45,7 +45,7 @@ def test_an_invalid_value_is_reported_with_flag_variable_value_and_rule() -> Non
     with pytest.raises(SettingsError) as caught:
         load_settings(ExampleSettings, {"max_rows": "0"})
     assert caught.value.message == (
-        "--max-rows (or FALCONER_MAX_ROWS) = '0': Input should be greater than or equal to 1"
+        "--max-rows (or FALCONER_MAX_ROWS) = '0': must be greater than or equal to 1"
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from shared.request.closed import MAX_UNKNOWN, StrictModel
+from shared.request.base_model import MAX_UNKNOWN, StrictModel
 
 
 class Point(StrictModel):
