@@ -1,4 +1,4 @@
-"""What a benchmark reports, the same for the engine alone and for the service."""
+"""The report of a benchmark, the same for the engine and for the service."""
 
 import json
 import math
@@ -18,9 +18,9 @@ MAX_ERRORS_SHOWN = 5
 
 @dataclass(slots=True)
 class RequestReport:
-    """One request: `sequences` hold token_ids, finish_reason, text; times are seconds."""
+    """Result of one request; times are in seconds."""
 
-    sequences: list[dict[str, Any]] = field(default_factory=list)
+    sequences: list[dict[str, Any]] = field(default_factory=list)  # token_ids, text, finish_reason
     ttft_s: float | None = None
     latency_s: float | None = None
     inter_token_s: list[float] = field(default_factory=list)
@@ -40,11 +40,11 @@ class RequestReport:
 
 @dataclass(slots=True)
 class Report:
-    """A run. `extra` holds what only one of the benchmarks knows (steps, rows per step)."""
+    """Results of a run."""
 
     requests: list[RequestReport]
     wall_s: float
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)  # figures of one benchmark only
 
     def summary(self) -> dict[str, Any]:
         output_tokens = sum(request.output_tokens for request in self.requests)
@@ -65,7 +65,7 @@ class Report:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float] | None:
-    """p50, p95, p99 by the nearest-rank method; `None` without values."""
+    """Return p50, p95 and p99 by the nearest-rank method, or None without values."""
     if not values:
         return None
     ordered = sorted(values)
@@ -73,15 +73,15 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def check_output(json_out: Path | None) -> None:
-    """Refuse a file that cannot be written before minutes are spent on measuring."""
+    """Raise FalconerError for a file that cannot be written, before the measurement starts."""
     if json_out is not None and not json_out.resolve().parent.is_dir():
         raise FalconerError(f"--json {json_out}: there is no folder {json_out.parent}")
 
 
 def finish_bench(report: Report, json_out: Path | None) -> int:
-    """Print the summary and what went wrong, write the whole report where asked.
+    """Print the summary and the errors, and write the report if a file is given.
 
-    Returns an exit code: 1 when every request failed.
+    Returns the exit code: 1 if every request failed.
     """
     table = Table("figure", "value", box=None)
     for name, value in report.summary().items():

@@ -5,19 +5,18 @@ lengths and ignore eos. The same seed gives every engine the same requests.
 `python -m bench.workloads FOLDER` writes them as files.
 """
 
+import argparse
 import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from shared.errors import FalconerError
 
-FIRST_WORD_ID = 12  # ids below are special tokens of Falcon's tokenizer
-SHORTEST, LONGEST = 16, 256  # tokens, of prompts and of outputs
+FIRST_WORD_ID = 12  # lower ids are special tokens of Falcon's tokenizer
+SHORTEST, LONGEST = 16, 256  # tokens of a prompt, and of an output
 GREEDY: dict[str, Any] = {"do_sample": False}
 SAMPLING: dict[str, Any] = {"do_sample": True, "top_k": 50, "top_p": 0.95}
 
@@ -60,7 +59,7 @@ DIFFERENT: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """Exactly one of `prompt` and `prompt_ids` is set."""
+    """A request of a workload. Exactly one of `prompt` and `prompt_ids` is set."""
 
     prompt: str | None = None
     prompt_ids: list[int] | None = None
@@ -68,22 +67,22 @@ class WorkItem:
 
 
 def read_workload(path: Path) -> list[WorkItem]:
-    """Parse a file of JSON lines; raises `FalconerError` naming the first bad line."""
+    """Parse a file of JSON lines. Raises FalconerError with the number of the first bad line."""
     if not path.is_file():
         raise FalconerError(f"--requests {path}: no such file")
     try:
         text = path.read_text(encoding="utf-8")
     except ValueError as error:
         raise FalconerError(f"--requests {path}: not UTF-8 text") from error
-    lines = enumerate(text.split("\n"), start=1)  # splitlines() would split inside JSON strings
+    lines = enumerate(text.split("\n"), start=1)  # splitlines() would split JSON strings
     items = [_parse(path, number, line) for number, line in lines if line.strip()]
     if not items:
-        raise FalconerError(f"--requests {path}: holds no request")
+        raise FalconerError(f"--requests {path}: has no request")
     return items
 
 
 def write_workload(path: Path, items: Sequence[WorkItem]) -> None:
-    """Write what `read_workload` reads."""
+    """Write a file for `read_workload`."""
     bodies = ({k: v for k, v in asdict(item).items() if v is not None} for item in items)
     path.write_text("".join(json.dumps(body) + "\n" for body in bodies), encoding="utf-8")
 
@@ -94,17 +93,17 @@ def _parse(path: Path, number: int, line: str) -> WorkItem:
         item = WorkItem(**json.loads(line))
     except (ValueError, TypeError) as error:
         raise FalconerError(
-            f"{where}: not an object of prompt | prompt_ids, generate_kwargs"
+            f"{where}: must be an object of prompt | prompt_ids, generate_kwargs"
         ) from error
     if (item.prompt is None) == (item.prompt_ids is None):
-        raise FalconerError(f"{where}: give either prompt or prompt_ids")
+        raise FalconerError(f"{where}: exactly one of prompt and prompt_ids must be given")
     return item
 
 
 def drawn_lengths(
     generate_kwargs: dict[str, Any], *, vocab_size: int, num_requests: int = 64, seed: int = 0
 ) -> list[WorkItem]:
-    """Prompts and outputs of 16 to 256 tokens, uniformly drawn."""
+    """Return requests with random prompts; prompts and outputs have 16 to 256 tokens."""
     draw = random.Random(seed)
     lengths = [
         (draw.randint(SHORTEST, LONGEST), draw.randint(SHORTEST, LONGEST))
@@ -116,16 +115,13 @@ def drawn_lengths(
 def equal_lengths(
     rows: tuple[dict[str, Any], ...], *, vocab_size: int, num_prompt: int = 32, num_new: int = 48
 ) -> list[WorkItem]:
-    """One request to each row's parameters, so that all are in every step together."""
+    """Return one request per row's parameters, equally long, so that all steps have all rows."""
     draw = random.Random(0)
     return [_item(draw, vocab_size, num_prompt, num_new, kwargs) for kwargs in rows]
 
 
 def representative(items: list[WorkItem], count: int) -> list[WorkItem]:
-    """`count` of the requests in their order, with the same mix of output lengths: for slow sides.
-
-    All of them when there are no more.
-    """
+    """Return `count` requests in order with the same mix of output lengths, for slow contenders."""
     by_length = sorted(range(len(items)), key=lambda i: items[i].generate_kwargs["max_new_tokens"])
     count = min(count, len(items))
     chosen = [by_length[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
@@ -140,11 +136,7 @@ def _item(
     return WorkItem(prompt_ids=prompt_ids, generate_kwargs={**kwargs, **fixed})
 
 
-def write_mixes(
-    folder: Annotated[Path, typer.Argument(help="Where to write the files.")],
-    vocab_size: Annotated[int, typer.Option(min=1000, help="Of the model.")] = 65024,
-    requests: Annotated[int, typer.Option(min=1, help="In the files of drawn lengths.")] = 64,
-) -> None:
+def write_workloads(folder: Path, *, vocab_size: int, requests: int) -> None:
     """Write greedy.jsonl and sampling.jsonl (drawn lengths), equal.jsonl and different.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, kwargs in (("greedy", GREEDY), ("sampling", SAMPLING)):
@@ -155,5 +147,14 @@ def write_mixes(
         write_workload(folder / f"{name}.jsonl", equal_lengths(rows, vocab_size=vocab_size))
 
 
+def main() -> None:
+    """Parse flags without typer, which the environments of peers may lack."""
+    parser = argparse.ArgumentParser(description=write_workloads.__doc__)
+    parser.add_argument("folder", type=Path, help="where to write the files")
+    parser.add_argument("--vocab-size", type=int, default=65024, help="of the model")
+    parser.add_argument("--requests", type=int, default=64, help="in files of random lengths")
+    write_workloads(**vars(parser.parse_args()))
+
+
 if __name__ == "__main__":
-    typer.run(write_mixes)
+    main()

@@ -1,6 +1,6 @@
-"""Health of the container it runs in: exit 0 when `/readyz` answers 200, 1 when it does not.
+"""Check the container's health: exit with 0 if `/readyz` answers 200, else with 1.
 
-Takes the name of the variable that holds the port; the images hold no curl.
+The argument is the name of the variable with the port. The images have no curl.
 """
 
 import os

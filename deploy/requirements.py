@@ -1,6 +1,6 @@
-"""Prints what Falconer needs with the given extras, one requirement per line, without itself.
+"""Print the requirements of Falconer with the given extras, one per line.
 
-Lets an image keep its dependencies in a layer that only pyproject.toml and the lock can change.
+A layer of an image with these packages changes only with pyproject.toml and the lock.
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def requirements(pyproject: Path, extras: list[str]) -> list[str]:
-    """Raises KeyError for an extra that is not there."""
+    """Return the requirements. Raises KeyError for an unknown extra."""
     project = tomllib.loads(pyproject.read_text())["project"]
     wanted: list[str] = list(project["dependencies"])
     for extra in extras:

@@ -24,7 +24,7 @@ SKIPPED = {".venv", ".git", ".falconer", "node_modules", "bundled", "build"}
 
 # Each word has a plain replacement: CONTRIBUTING.md states the rule.
 HABITS = {
-    "who": r"who|whose|whom|whoever",
+    "who": r"who|whom|whoever",
     "nobody": r"nobody|somebody|everybody",
     "told": r"tells?|telling|told|untold",
     "said": r"said",
@@ -34,7 +34,7 @@ HABITS = {
     "come back": r"(?:comes?|came|coming) back",
     "gone": r"(?:has|have|had|is|are|was|were|been) gone|go(?:es)? away",
     "go on": r"go(?:es)? on|went on",
-    "those of": r"those (?:of|that|which|in|with)|one that|ones",
+    "those of": r"those (?:of|that|which)|one that|ones",
     "knows no": r"knows? (?:no|nothing|neither)\b",
     "mend": r"mend(?:s|ed|ing)?|put(?:s|ting)? right",
     "in its hands": r"in (?:its|their) hands|comes? to naught|has it|had it",

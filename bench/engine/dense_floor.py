@@ -1,7 +1,7 @@
-"""The dense layers of a step alone, on the engine's own executor: the floor of a step's time.
+"""Time the dense layers of a step alone, on the engine's own backend: a lower bound of a step.
 
-They are query_key_value, dense, dense_h_to_4h, dense_4h_to_h of every layer and the head: the
-matrix products and nothing between them.
+The dense layers are the head and query_key_value, dense, dense_h_to_4h and dense_4h_to_h of every
+decoder layer. The bound has these matrix products and no other operation.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,18 @@ DenseLayers = Callable[[int, int], None]
 
 
 def dense_layers(runner: Runner, *, threads: int) -> DenseLayers:
-    """Those of the runner's model, its weights shared."""
+    """Return a function that computes the dense layers of the runner's model with its weights."""
     if isinstance(runner, ModelRunner):
         return torch_layers(runner.model)
     from worker.engine.execution.openvino_runner import OpenVinoRunner
 
-    assert isinstance(runner, OpenVinoRunner), "a runner of a kind that has come since"
+    assert isinstance(runner, OpenVinoRunner), "unknown kind of runner"
     return openvino_layers(runner.model, threads=threads)
 
 
 def torch_layers(model: FalconForCausalLM) -> DenseLayers:
+    """Return a function that computes the dense layers with torch."""
+
     @torch.inference_mode()
     def compute(num_tokens: int, num_logit_rows: int) -> None:
         hidden_states = torch.zeros(num_tokens, model.config.hidden_size)
@@ -43,7 +45,7 @@ def torch_layers(model: FalconForCausalLM) -> DenseLayers:
 
 
 def openvino_layers(model: FalconForCausalLM, *, threads: int) -> DenseLayers:
-    """One graph, compiled as the runner compiles its own."""
+    """Compile one graph of the dense layers with the properties that the runner uses."""
     import openvino as ov
 
     properties = {
@@ -64,10 +66,10 @@ def openvino_layers(model: FalconForCausalLM, *, threads: int) -> DenseLayers:
 
 
 def dense_graph(model: FalconForCausalLM) -> Any:
-    """An `openvino.Model` of two inputs, [num_tokens, hidden] and [num_logit_rows, hidden].
+    """Return an `openvino.Model` of inputs [num_tokens, hidden] and [num_logit_rows, hidden].
 
-    The products are those of the runner's graph, where layers whose outputs are added up are one.
-    Every product depends on one before it, so that the runtime can drop none.
+    As in the runner's graph, layers whose outputs are added are one product. Each product depends
+    on another one, so that the runtime cannot drop any.
     """
     import openvino as ov
     from openvino import opset13 as op

@@ -1,4 +1,4 @@
-"""`falconer bench engine`: the engine alone on a workload, no HTTP, no Redis."""
+"""`falconer bench engine`: run a workload on the engine alone, without HTTP and Redis."""
 
 import gc
 from dataclasses import asdict, dataclass
@@ -23,13 +23,10 @@ from worker.settings import WorkerSettings
 
 @dataclass(frozen=True, slots=True)
 class EngineBench:
-    """`concurrency` requests in flight, or all of them at once when it is `None`.
-
-    The other fields are settings of a worker.
-    """
+    """Settings of a worker, and the number of concurrent requests."""
 
     model: str
-    concurrency: int | None = None
+    concurrency: int | None = None  # None: all requests at once
     max_rows: int = 32
     dtype: str = "auto"
     device: str = "auto"
@@ -43,7 +40,7 @@ class EngineBench:
         return replay(engine, requests, self.concurrency or len(requests))
 
     def load(self) -> tuple[Engine, PromptEncoder]:
-        """The engine as a worker would load it, to be run in this thread."""
+        """Load the engine as a worker does, to run it in this thread."""
         flags = asdict(self)
         del flags["concurrency"]
         loaded = load_model(load_settings(WorkerSettings, flags))
@@ -53,7 +50,7 @@ class EngineBench:
 
 
 def to_request(encoder: PromptEncoder, request_id: str, item: WorkItem) -> Request:
-    """Check and translate one line of the workload as the service would."""
+    """Check a line of the workload as the service does, and convert it to an engine request."""
     try:
         kwargs = GenerateKwargs.model_validate(item.generate_kwargs)
         prepared = _prepare(encoder, kwargs, item)

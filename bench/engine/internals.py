@@ -16,7 +16,7 @@ import typer
 from bench.engine.dense_floor import dense_layers
 from bench.engine.engine_bench import EngineBench, to_request
 from bench.engine.latency import measure_latency
-from bench.engine.openvino_operators import counters_switched_on
+from bench.engine.openvino_operators import counters_enabled
 from bench.engine.step_breakdown import StepBreakdown
 from bench.workloads import DIFFERENT, GREEDY, SAMPLING, WorkItem, drawn_lengths, equal_lengths
 from worker.engine import Engine, Request, TokenOutput
@@ -42,7 +42,7 @@ def measure_internals(
     bench = EngineBench(
         model, max_rows=max_rows, threads=threads, executor=executor, dtype="float32", device="cpu"
     )
-    with counters_switched_on():
+    with counters_enabled():
         engine, encoder = bench.load()
     vocab_size = engine.model_config.vocab_size
     make = partial(to_request, encoder)

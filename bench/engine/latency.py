@@ -1,4 +1,4 @@
-"""How much a long prompt that arrives disturbs those that are being answered."""
+"""Measure how much the prefill of a long prompt delays the tokens of running streams."""
 
 import random
 import statistics
@@ -13,15 +13,15 @@ from worker.engine import Engine, Request, RequestFailed, SamplingParams
 
 NUM_STREAMS = 16
 STREAM_PROMPT = 64  # tokens
-STREAM_MAX_NEW = 500  # more than anybody waits for
+STREAM_MAX_NEW = 500  # more than the measurement needs
 LONG_PROMPT = 1500
-QUIET_STEPS = 80  # before the prompt arrives: about as many as it takes then
+QUIET_STEPS = 80  # before the prompt; about as many as its prefill takes
 ARRIVAL = "arrival"
 
 
 @dataclass(slots=True)
 class Gaps:
-    """Seconds between the tokens of each request, in the order they came."""
+    """Seconds between the tokens of each request, in order."""
 
     by_request: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     last_token_at: dict[str, float] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Gaps:
             self.last_token_at[output.request_id] = now
 
     def of(self, names: list[str]) -> list[list[float]]:
-        """Of each request; all gaps so far are forgotten."""
+        """Return the gaps of the named requests, and forget all gaps."""
         taken = [self.by_request[name] for name in names]
         self.by_request.clear()
         return taken
@@ -45,7 +45,7 @@ class Gaps:
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """Gaps in seconds, of each stream: in the quiet time, and while the prompt was read."""
+    """Gaps of each stream in seconds, before and during the prefill of a long prompt."""
 
     quiet: list[list[float]]
     disturbed: list[list[float]]
@@ -59,41 +59,41 @@ class Disturbance:
         return gap_s / self.median_s
 
     def worst_by_step(self) -> list[float]:
-        """The worst gap that any stream had in each step while the prompt was read."""
+        """Return the longest gap over all streams in each step of the prefill."""
         return [max(gaps) for gaps in zip(*self.disturbed, strict=True)]
 
 
 def measure_latency(engine: Engine, *, vocab_size: int, rounds: int) -> dict[str, Any]:
-    """Arrivals of `rounds` prompts, one after the other."""
-    return summed_up([disturb(engine, vocab_size, seed) for seed in range(rounds)])
+    """Measure `rounds` arrivals of a long prompt and summarize them."""
+    return summarize([disturb(engine, vocab_size, seed) for seed in range(rounds)])
 
 
-def summed_up(seen: list[Disturbance]) -> dict[str, Any]:
-    """Ratios are to the median gap of the quiet time.
+def summarize(rounds: list[Disturbance]) -> dict[str, Any]:
+    """Return the figures of all rounds; ratios are to the median gap before the prefill.
 
-    `usual_over_median` and `max_over_median` are the median and the worst gap while a prompt was
-    read, `quiet_max_over_median` the worst before it came: each that of the median round. What the
-    machine does by itself hits a step of one round, what the engine does the same step of all: so
-    `step_max_over_median` is the worst of the steps, each as in the median round.
+    `usual_over_median` and `max_over_median` are the median and the longest gap during a prefill.
+    `quiet_max_over_median` is the longest gap before it. Each is the median over the rounds.
+    `step_max_over_median` takes the median over the rounds for each step, then the maximum. Delays
+    by the machine hit a step of one round, delays by the engine the same step of all rounds.
     """
-    by_step = zip(*([d.over_median(gap) for gap in d.worst_by_step()] for d in seen), strict=True)
+    by_step = zip(*([d.over_median(gap) for gap in d.worst_by_step()] for d in rounds), strict=True)
     return {
-        "rounds": len(seen),
-        "median_gap_s": statistics.median(d.median_s for d in seen),
+        "rounds": len(rounds),
+        "median_gap_s": statistics.median(d.median_s for d in rounds),
         "usual_over_median": statistics.median(
-            d.over_median(statistics.median(d.worst_by_step())) for d in seen
+            d.over_median(statistics.median(d.worst_by_step())) for d in rounds
         ),
-        "max_over_median": statistics.median(d.over_median(max(d.worst_by_step())) for d in seen),
+        "max_over_median": statistics.median(d.over_median(max(d.worst_by_step())) for d in rounds),
         "step_max_over_median": max(statistics.median(step) for step in by_step),
         "quiet_max_over_median": statistics.median(
-            d.over_median(max(map(max, d.quiet))) for d in seen
+            d.over_median(max(map(max, d.quiet))) for d in rounds
         ),
-        "long_prompt_ttft_s": statistics.median(d.ttft_s for d in seen),
+        "long_prompt_ttft_s": statistics.median(d.ttft_s for d in rounds),
     }
 
 
 def disturb(engine: Engine, vocab_size: int, seed: int) -> Disturbance:
-    """Let a long prompt arrive among running streams; the engine is empty before and after."""
+    """Add a long prompt to running streams. The engine is idle before and after."""
     draw = random.Random(seed)
     streams = [f"stream {i}" for i in range(NUM_STREAMS)]
     gaps = Gaps()

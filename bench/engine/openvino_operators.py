@@ -1,4 +1,4 @@
-"""How an OpenVINO graph's time is shared among its operators, by the runtime's own counters."""
+"""Read how the time of an OpenVINO graph is divided among its operators, from its own counters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,9 @@ from bench.engine.stopwatch import replaced
 
 @dataclass(frozen=True, slots=True)
 class OperatorShares:
-    """Of the time of all operators together, in all inferences since the graph was compiled.
+    """Shares of operators in the time of all inferences since the graph was compiled.
 
-    Shares and not seconds, for the runtime tells means only, which include inferences before the
-    measured ones.
+    The runtime reports only means, which include inferences before the measured ones.
     """
 
     dense_layers: float
@@ -23,8 +22,8 @@ class OperatorShares:
 
 
 @contextmanager
-def counters_switched_on() -> Iterator[None]:
-    """Whatever is compiled in this context counts; without openvino there is nothing to do."""
+def counters_enabled() -> Iterator[None]:
+    """Enable counters in graphs compiled in this context; without openvino do nothing."""
     if find_spec("openvino") is None:
         yield
         return
@@ -40,7 +39,7 @@ def counters_switched_on() -> Iterator[None]:
 
 
 def read_shares(request: Any) -> OperatorShares:
-    """From an `openvino.InferRequest`; the head is the last of the matrix products."""
+    """Read the shares from an `openvino.InferRequest`. The head is the last matrix product."""
     operators = request.get_profiling_info()
     seconds = [node.real_time.total_seconds() for node in operators]
 

@@ -1,6 +1,6 @@
-"""Requests played through an engine, and what each of them saw.
+"""Run requests through an engine and report the tokens and times of each.
 
-Needs neither the service nor its packages: also a machine without them can measure the engine.
+Imports neither the service nor its packages, so that machines without them can measure the engine.
 """
 
 import time
@@ -15,7 +15,7 @@ from worker.engine import Engine, Request, RequestFailed, TokenOutput
 
 @dataclass(slots=True)
 class InFlight:
-    """One request under way; times are `perf_counter` seconds."""
+    """A running request; times are `perf_counter` seconds."""
 
     report: RequestReport
     started_at: float
@@ -31,7 +31,7 @@ class InFlight:
         return cls(RequestReport(sequences=empty), time.perf_counter(), num_sequences)
 
     def take(self, output: TokenOutput, now: float) -> None:
-        """Book one token; inter-token gaps are those of the first sequence."""
+        """Record one token; inter-token gaps are of the first sequence."""
         sequence = self.report.sequences[output.sequence]
         sequence["token_ids"].append(output.token_id)
         sequence["token_count"] += 1
@@ -53,7 +53,7 @@ class InFlight:
 
 
 def replay(engine: Engine, requests: list[Request], concurrency: int) -> Report:
-    """Drive the engine until every request is done; reports come in the order of `requests`."""
+    """Run the engine until all requests are done; return reports in the order of `requests`."""
     waiting = deque(requests)
     flights: dict[str, InFlight] = {}
     num_running, num_steps, num_rows = 0, 0, 0

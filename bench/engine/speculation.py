@@ -21,14 +21,14 @@ from worker.engine.sequence import Sequence
 from worker.engine.sequence_group import SequenceGroup
 
 STEP_TOKENS = (1, 2, 4, 8, 11, 16, 24, 32)
-CONTEXT = 256  # tokens before those that a step computes
-QUOTES, WANDERS = TEXTS = ("quotes", "wanders")
+CONTEXT = 256  # tokens in the cache before the step
+REPETITIVE, RANDOM = TEXTS = ("repetitive", "random")
 START = "The hill is steep,"
 
 
 @dataclass(slots=True)
 class Pace:
-    """One run of some requests."""
+    """Tokens, steps and seconds of one run."""
 
     num_tokens: int
     num_steps: int
@@ -47,9 +47,9 @@ class Pace:
 
 
 def step_seconds(engine: Engine, *, rounds: int) -> dict[int, float]:
-    """Seconds of the forward pass by its tokens, logits of each included; medians.
+    """Return the median seconds of a forward pass by its number of tokens, with logits of all.
 
-    The engine must be new: the passes write where nobody has a block.
+    The engine must be new, because the passes write to blocks that nothing has allocated.
     """
     token_ids = [1 + i % 50 for i in range(CONTEXT + 1)]
     request = Request(request_id="cost", prompt_token_ids=token_ids, params=SamplingParams())
@@ -70,16 +70,13 @@ def step_seconds(engine: Engine, *, rounds: int) -> dict[int, float]:
 def make_requests(
     engine: Engine, text: str, num_drafts: int, *, rows: int, num_new: int
 ) -> list[Request]:
-    """So many requests for a text that repeats what the model said before, or for one drawn freely.
-
-    Each has a seed of its own.
-    """
+    """Return `rows` requests with different seeds, for a repetitive text or a random one."""
     prompt = engine.tokenizer.encode(START).ids
     params = SamplingParams(do_sample=True, temperature=1.5)
-    if text == QUOTES:
+    if text == REPETITIVE:
         params = SamplingParams(max_new_tokens=num_new)
-        [[said]] = generate(engine, [START], params)
-        prompt = [*prompt, *said.token_ids, *prompt]
+        [[continuation]] = generate(engine, [START], params)
+        prompt = [*prompt, *continuation.token_ids, *prompt]
     params = replace(params, max_new_tokens=num_new, prompt_lookup_num_tokens=num_drafts)
     return [
         Request(request_id=str(row), prompt_token_ids=prompt, params=replace(params, seed=row))
@@ -90,7 +87,7 @@ def make_requests(
 def compare(
     engine: Engine, text: str, *, num_drafts: int, rows: int, num_new: int, rounds: int
 ) -> dict[str, Any]:
-    """Tokens per step and per second without and with drafts, the ratio of speeds in each round."""
+    """Return tokens per step and per second without and with drafts, and each round's speedup."""
     speedups = []
     for _ in range(rounds):
         plain, drafted = (
@@ -109,10 +106,10 @@ def compare(
 def measure(
     model: Annotated[str, typer.Option(help="A folder, a hub id, or `tiny`.")] = "tiny",
     drafts: Annotated[int, typer.Option(min=1, help="Drafts per step.")] = 10,
-    new: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 128,
+    new: Annotated[int, typer.Option(min=1, help="New tokens per request.")] = 128,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a step.")] = None,
     executor: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
-    rounds: Annotated[int, typer.Option(min=1, help="Of which the medians are told.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Figures are medians over the rounds.")] = 5,
 ) -> None:
     engine, _ = EngineBench(model, executor=executor, threads=threads).load()
     figures: dict[str, Any] = {"step_s": step_seconds(engine, rounds=4 * rounds)}

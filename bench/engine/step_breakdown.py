@@ -1,6 +1,6 @@
-"""Where the engine's time goes: its phases, the operators of the forward pass, and its floor.
+"""Divide the time of the engine's steps into phases and compare it with the dense floor.
 
-Knows the insides of engine and runners, and wraps them while it looks.
+Wraps methods of the engine and the runner during the measurement.
 """
 
 import time
@@ -30,16 +30,16 @@ HEAD = "head (logits)"
 SAMPLING = "sampling"
 DETOKENIZATION = "detokenization"
 OUTPUT = "rest of the step"
-GRAPH = "compiled graph"  # while it runs; in the end its operators have its time
+GRAPH = "compiled graph"  # divided among its operators at the end
 PHASES = (DENSE, ATTENTION, FORWARD, HEAD, SAMPLING, SCHEDULING, DETOKENIZATION, OUTPUT)
 
 DENSE_LAYERS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 
 
 class StepBreakdown:
-    """Seconds of a new engine's steps by phase; after each step its dense layers run alone.
+    """Measures a new engine's steps by phase, and the dense layers alone after each step.
 
-    In turn with the steps, so that a drifting machine weighs on both alike.
+    Steps and dense layers alternate, so that a machine whose speed drifts affects both alike.
     """
 
     def __init__(self, engine: Engine, dense_layers: DenseLayers) -> None:
@@ -52,11 +52,11 @@ class StepBreakdown:
         self._dense_alone_s = 0.0
 
     def measure(self, requests: list[Request]) -> dict[str, Any]:
-        """Run all of the requests; seconds are sums over all steps."""
-        with self._phases_watched(), self._steps_followed():
+        """Run all requests and return sums over all steps, in seconds."""
+        with self._phases_watched(), self._dense_layers_follow_steps():
             replay(self._engine, requests, len(requests))
         if not isinstance(self._engine.runner, ModelRunner):
-            self._book_operators()
+            self._divide_graph_time()
         engine_s = sum(self._watch.seconds.values())
         return {
             "steps": self._num_steps,
@@ -70,31 +70,31 @@ class StepBreakdown:
     def _phases_watched(self) -> Iterator[None]:
         engine = self._engine
         runner: Any = engine.runner
-        places: list[tuple[Any, str, str]] = [
+        methods: list[tuple[Any, str, str]] = [
             (engine, "step", OUTPUT),
             (engine.scheduler, "schedule", SCHEDULING),
             (engine.scheduler, "record_computed", SCHEDULING),
             (engine.scheduler, "finish_group", SCHEDULING),
             (runner, "forward", FORWARD),
-            (engine, "_compute", SAMPLING),  # the forward pass inside it counts for itself
+            (engine, "_compute", SAMPLING),  # without the forward pass, which is a phase of its own
             (TextStream, "push", DETOKENIZATION),
         ]
         if isinstance(runner, ModelRunner):
-            places += torch_places(runner)
+            methods += torch_methods(runner)
         else:
-            places.append((runner.infer_request, "infer", GRAPH))
+            methods.append((runner.infer_request, "infer", GRAPH))
         with ExitStack() as stack:
-            for owner, name, phase in places:
+            for owner, name, phase in methods:
                 stack.enter_context(self._watch.watching(owner, name, phase))
             yield
 
     @contextmanager
-    def _steps_followed(self) -> Iterator[None]:
+    def _dense_layers_follow_steps(self) -> Iterator[None]:
         step, forward = self._engine.step, self._engine.runner.forward
 
-        def step_and_follow() -> list[Output]:
+        def step_and_time_layers() -> list[Output]:
             outputs = step()
-            self._follow()
+            self._time_dense_layers()
             return outputs
 
         def forward_and_note(plan: StepPlan) -> torch.Tensor:
@@ -103,20 +103,20 @@ class StepBreakdown:
             return logits
 
         with (
-            replaced(self._engine, "step", step_and_follow),
+            replaced(self._engine, "step", step_and_time_layers),
             replaced(self._engine.runner, "forward", forward_and_note),
         ):
             yield
 
-    def _follow(self) -> None:
+    def _time_dense_layers(self) -> None:
         self._num_steps += 1
         with self._watch.paused():
             started = time.perf_counter()
             self._dense_layers(self._num_tokens, self._num_logit_rows)
             self._dense_alone_s += time.perf_counter() - started
 
-    def _book_operators(self) -> None:
-        """Tell the parts of a compiled forward pass apart by the runtime's own counters."""
+    def _divide_graph_time(self) -> None:
+        """Divide the time of a compiled graph by the runtime's own counters."""
         runner: Any = self._engine.runner
         shares, graph_s = read_shares(runner.infer_request), self._watch.seconds[GRAPH]
         self._watch.move(GRAPH, DENSE, shares.dense_layers * graph_s)
@@ -125,8 +125,8 @@ class StepBreakdown:
         self._watch.move(GRAPH, FORWARD, self._watch.seconds[GRAPH])
 
 
-def torch_places(runner: ModelRunner) -> list[tuple[Any, str, str]]:
-    """Where the parts of torch's forward pass can be told apart: owner, method, phase."""
+def torch_methods(runner: ModelRunner) -> list[tuple[Any, str, str]]:
+    """Return where to time the parts of torch's forward pass: owner, method and phase."""
     model = runner.model
     layers = [
         (module, "forward", DENSE)

@@ -1,4 +1,4 @@
-"""Where time goes: seconds by phase, measured by wrapping functions while a context lasts."""
+"""Measure seconds by phase by wrapping functions in a context."""
 
 import time
 from collections import defaultdict
@@ -8,11 +8,11 @@ from typing import Any
 
 
 class Stopwatch:
-    """A phase's own time: what phases inside it take counts for them alone."""
+    """Seconds by phase; a phase does not include the phases inside it."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._inner_s = [0.0]  # one entry per open phase, and one for whoever is outside
+        self._inner_s = [0.0]  # one entry per open phase, and one for the outside
         self._is_running = True
 
     def wrap(self, function: Callable[..., Any], phase: str) -> Callable[..., Any]:
@@ -32,7 +32,7 @@ class Stopwatch:
 
     @contextmanager
     def watching(self, owner: Any, name: str, phase: str) -> Iterator[None]:
-        """Time every call of `owner.name`, a method, or a function of a module."""
+        """Time every call of `owner.name`, which is a method or a function of a module."""
         with replaced(owner, name, self.wrap(getattr(owner, name), phase)):
             yield
 
@@ -45,21 +45,21 @@ class Stopwatch:
             self._is_running = True
 
     def move(self, source: str, target: str, seconds: float) -> None:
-        """Book a part of a phase elsewhere, known from another clock."""
+        """Move seconds of a phase, known from another clock, to another phase."""
         self.seconds[source] -= seconds
         self.seconds[target] += seconds
 
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute for as long as the context lasts."""
-    of_its_own = name in vars(owner)
+    """Set an attribute while the context lasts."""
+    is_own = name in vars(owner)
     previous = getattr(owner, name)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        if of_its_own:
+        if is_own:
             setattr(owner, name, previous)
         else:
             delattr(owner, name)

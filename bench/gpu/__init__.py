@@ -1,0 +1,1 @@
+"""Checks and measurements of the engine on a GPU, in one command: `python -m bench.gpu`."""

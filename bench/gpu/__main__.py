@@ -1,7 +1,7 @@
-"""`python -m bench.gpu --json out.json`: checks and measures everything on a GPU, in one command.
+"""`python -m bench.gpu --json out.json`: check and measure the engine on a GPU.
 
-Random weights in the published shapes. No GPU had been at hand when it was written: what it says
-on one is the first measurement there is. `--device cpu --small` runs all of it anywhere.
+The models have random weights in the published shapes. This command has not run on a GPU before it
+was released. `--device cpu --small` tries all of it on any machine.
 """
 
 import argparse
@@ -40,7 +40,7 @@ MEASURED = ("7b", "40b")
 
 
 class Measurement:
-    """Prints each part as it is done, and keeps its figures: a later failure loses none."""
+    """Prints and stores the figures of each part, so that a later failure loses none."""
 
     def __init__(self, device: torch.device, scale: Scale, json_out: Path | None) -> None:
         self._device = device
@@ -50,7 +50,7 @@ class Measurement:
         self._figures: dict[str, Any] = {"torch": torch.__version__, "device": str(device)}
 
     def run(self, folder: Path) -> bool:
-        """All parts; returns whether every check passed."""
+        """Run all parts; return whether every check passed."""
         passed = self._check()
         card = measure_card(self._device, self._scale)
         self._tell(card_table(card), card=asdict(card))
@@ -68,12 +68,12 @@ class Measurement:
         times = measure_steps(like, self._scale, card, self._device)
         steps = self._figures.get("steps", {}) | {like: [time.to_json() for time in times]}
         self._tell(steps_table(like, times), steps=steps)
-        self._let_go()
+        self._free_memory()
 
     def _run_engine(self, folder: Path) -> None:
         checkpoint = ensure_checkpoint(folder, self._scale)
         cold = measure_cold_start(checkpoint, self._device)
-        self._let_go()
+        self._free_memory()
         cached, engine = measure_cached_start(checkpoint, self._device)
         starts = {start.state: start.to_json() for start in (cold, cached)}
         self._tell(cold_start_table(cold, cached), starts=starts)
@@ -82,7 +82,7 @@ class Measurement:
         self._tell(profile_table(profile), profile=asdict(profile) | idle)
         tokens_per_s = measure_throughput(engine, self._scale)
         del engine
-        self._let_go()
+        self._free_memory()
         of_generate = measure_generate(checkpoint, self._scale, self._device)
         self._tell(
             throughput_table(tokens_per_s, of_generate),
@@ -95,14 +95,14 @@ class Measurement:
         if self._json_out is not None:
             self._json_out.write_text(json.dumps(self._figures, indent=1) + "\n")
 
-    def _let_go(self) -> None:
-        """Give the device's memory back: what comes next is as large."""
+    def _free_memory(self) -> None:
+        """Free the device's memory for the next part, which needs all of it."""
         gc.collect()
         torch.cuda.empty_cache()
 
 
 def measure(options: argparse.Namespace) -> bool:
-    """Check and measure the engine on a device; whether every check passed."""
+    """Check and measure the engine on a device; return whether every check passed."""
     check_output(options.json)
     try:
         device = parse_device(options.device)
@@ -115,7 +115,7 @@ def measure(options: argparse.Namespace) -> bool:
 
 
 def parse_options() -> argparse.Namespace:
-    """Not by typer: its newer versions need pydantic, which is the service's."""
+    """Parse flags without typer, whose newer versions need pydantic, a package of the service."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu",
         description="Check and measure the engine on a device; exits with 1 when a check fails.",

@@ -1,4 +1,4 @@
-"""What the device can do at best: memory bandwidth and matrix products, measured, not looked up."""
+"""Measure the device's peak memory bandwidth and matrix throughput."""
 
 import statistics
 import time
@@ -12,16 +12,16 @@ from bench.gpu.scale import Scale, serving_dtype
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Rates per second of the device that all floors are reckoned with."""
+    """Peak rates per second of the device, from which floors are computed."""
 
     name: str
-    copied_bytes_per_s: float  # both what is read and what is written
+    copied_bytes_per_s: float  # bytes read plus bytes written
     read_bytes_per_s: float
-    flop_per_s: float  # in the dtype that is served
+    flop_per_s: float  # in the dtype of serving
 
     @property
     def bytes_per_s(self) -> float:
-        """What floors are reckoned with: steps mostly read, unless the sum that tries it lags."""
+        """Return the higher bandwidth, because a sum may read slower than a copy."""
         return max(self.copied_bytes_per_s, self.read_bytes_per_s)
 
 
@@ -32,7 +32,7 @@ def measure_card(device: torch.device, scale: Scale) -> Card:
 
 
 def measure_bandwidths(device: torch.device, scale: Scale) -> tuple[float, float]:
-    """Of one large copy, which reads and writes; of one large sum, which only reads."""
+    """Return bytes per second of one large copy and of one large sum, which only reads."""
     source = torch.zeros(scale.probe_bytes // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     copy_s = median_s(lambda: target.copy_(source), device, scale.repeats)
@@ -41,7 +41,7 @@ def measure_bandwidths(device: torch.device, scale: Scale) -> tuple[float, float
 
 
 def measure_matrix_rate(device: torch.device, scale: Scale) -> float:
-    """Of one large square product."""
+    """Return the operations per second of one large square product."""
     width = scale.probe_width
     left, right = (
         torch.randn(width, width, device=device, dtype=serving_dtype(device)) for _ in range(2)
@@ -50,8 +50,8 @@ def measure_matrix_rate(device: torch.device, scale: Scale) -> float:
 
 
 def median_s(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median seconds of a call, from its launch until the device is done with it."""
-    work()  # loads kernels, allocates
+    """Return the median seconds of a call until the device has finished it."""
+    work()  # loads kernels and allocates memory
     times = []
     for _ in range(repeats):
         synchronize(device)
@@ -63,6 +63,6 @@ def median_s(work: Callable[[], object], device: torch.device, repeats: int) -> 
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what was launched; a CPU has always done it."""
+    """Wait for launched kernels; a CPU has none."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,7 +1,4 @@
-"""Whether the engine is right on this device: transformers' Falcon on it is the judge.
-
-On small random checkpoints. Each check says what it saw, passed or not.
-"""
+"""Check the engine on this device against transformers' Falcon, on small random checkpoints."""
 
 import tempfile
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ from worker.engine.outputs import TokenOutput
 from worker.model.checkpoint.random_checkpoint import PUBLISHED_SIZES, write_random_checkpoint
 from worker.model.checkpoint.weights import load_model
 
-VOCAB_SIZE = 4096  # of the checked checkpoints: the head is checked as well by fewer words
+VOCAB_SIZE = 4096  # a small vocabulary checks the head equally well
 PROMPT_LENGTHS = (1, 7, 33, 100)
 STYLES = ("7b", "40b", "rw")
 # Half precision rounds at every step. Another order of summation may double what one pass loses.
@@ -33,7 +30,7 @@ class Check:
 
 
 def run_checks(scale: Scale, device: torch.device) -> list[Check]:
-    """Each on a checkpoint of its own, which is gone before the next one is written."""
+    """Run each check on a checkpoint of its own, which is deleted before the next one."""
     checks = []
     for like in STYLES:
         with tempfile.TemporaryDirectory() as folder:
@@ -45,14 +42,14 @@ def run_checks(scale: Scale, device: torch.device) -> list[Check]:
 
 
 def check_logits(path: Path, like: str, scale: Scale, device: torch.device) -> Check:
-    """In the dtype served, at the published width: as near to float32 as transformers comes."""
+    """Check that logits in the dtype of serving are as near to float32 as those of transformers."""
     width = _width(like) if scale.full_size else {}
     write_random_checkpoint(
         path,
         like=like,
         num_layers=scale.checked_layers,
         vocab_size=VOCAB_SIZE,
-        dtype=torch.bfloat16,  # the very same weights in every precision
+        dtype=torch.bfloat16,  # the same weights in every precision
         **width,
     )
     prompts = _prompts()
@@ -60,14 +57,14 @@ def check_logits(path: Path, like: str, scale: Scale, device: torch.device) -> C
     dtype = serving_dtype(device)
     theirs = _error(_oracle_logits(path, prompts, dtype, device), exact)
     ours = _error(_own_logits(path, prompts, dtype, device), exact)
-    # In float32 both are equal but for rounding.
+    # In float32 both are equal except for rounding.
     bound = TOLERATED * max(theirs, 1e-5)
     seen = f"off by {ours:.2e}, transformers by {theirs:.2e} (of the logits' spread)"
     return Check(f"{like}: logits in {str(dtype).removeprefix('torch.')}", ours <= bound, seen)
 
 
 def check_greedy(path: Path, like: str, device: torch.device) -> Check:
-    """In float32, several prompts at once: the very tokens of transformers' `generate`."""
+    """Check that several prompts in float32 have the tokens of transformers' `generate`."""
     write_random_checkpoint(path, like=like)
     oracle = _oracle(path, torch.float32, device)
     prompts = _prompts(vocab_size=512)
@@ -103,7 +100,7 @@ def _oracle(path: Path, dtype: torch.dtype, device: torch.device) -> Any:
 def _oracle_logits(
     path: Path, prompts: list[list[int]], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """Of each prompt's last token, float32 [num_prompts, vocab_size]."""
+    """Return transformers' logits of each prompt's last token, float32 [prompts, vocab_size]."""
     oracle = _oracle(path, dtype, device)
     rows = [oracle(torch.tensor([prompt], device=device)).logits[0, -1] for prompt in prompts]
     return torch.stack(rows).float()
@@ -112,7 +109,7 @@ def _oracle_logits(
 def _own_logits(
     path: Path, prompts: list[list[int]], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """The same, of one packed step over all prompts."""
+    """Return the engine's logits of each prompt's last token, computed in one packed step."""
     model = load_model(str(path), dtype=dtype, device=device)
     runner = ModelRunner.with_cache(model, num_blocks=64, block_size=BLOCK_SIZE)
     step = packed_step([(0, len(prompt)) for prompt in prompts], VOCAB_SIZE)
@@ -121,7 +118,7 @@ def _own_logits(
 
 
 def _error(logits: torch.Tensor, exact: torch.Tensor) -> float:
-    """Root mean square, in standard deviations of the exact logits."""
+    """Return the root mean square error in standard deviations of the exact logits."""
     return float((logits - exact).square().mean().sqrt() / exact.std())
 
 

@@ -1,7 +1,7 @@
-"""How long a checkpoint takes from disk to its first token, beside reading its files and no more.
+"""Measure the time from a checkpoint on disk to the first token, and the time to read its files.
 
-Cold, with no byte of it in the page cache, and from the cache. The process is up already: neither
-Python's imports nor the device's own start count.
+Measured with an empty page cache and with a full one. Imports and the start of the device do not
+count.
 """
 
 import os
@@ -22,18 +22,18 @@ from worker.model.checkpoint.shards import find_shards
 from worker.model.config import DTYPES
 
 MAX_ROWS = 64
-NUM_READERS = 16  # one alone does not keep a fast disk busy
-PIECE_BYTES = 2**23
+NUM_READERS = 16  # a single reader does not saturate a fast disk
+PART_BYTES = 2**23
 
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
-    """Both times begin with the files in the same state, which `state` names."""
+    """Times of a load; both start with the files in the state that `state` names."""
 
     state: str
     num_bytes: int
-    read_s: float  # of the files, nothing else
-    first_token_s: float  # from the call that loads until a prompt's first token
+    read_s: float  # of the files alone
+    first_token_s: float  # from the start of the load to the first token of a prompt
     report: LoadReport
 
     @property
@@ -46,21 +46,22 @@ class ColdStart:
 
 
 def measure_cold_start(checkpoint: Path, device: torch.device) -> ColdStart:
+    """Measure with an empty page cache."""
     return _measure(checkpoint, device, "cold", evict)[0]
 
 
 def measure_cached_start(checkpoint: Path, device: torch.device) -> tuple[ColdStart, Engine]:
-    """Also the engine: others may go on with it."""
+    """Measure with a full page cache; also return the engine, for other measurements."""
     return _measure(checkpoint, device, "cached", read_whole)
 
 
 def _measure(
-    checkpoint: Path, device: torch.device, state: str, bring_about: Callable[[list[Path]], None]
+    checkpoint: Path, device: torch.device, state: str, prepare: Callable[[list[Path]], None]
 ) -> tuple[ColdStart, Engine]:
     files = find_shards(checkpoint)
-    bring_about(files)
+    prepare(files)
     read_s = _seconds(lambda: read_whole(files))
-    bring_about(files)
+    prepare(files)
     started = time.perf_counter()
     engine = load_engine(checkpoint, device)
     _compute_first_token(engine)
@@ -81,7 +82,7 @@ def load_engine(checkpoint: Path, device: torch.device) -> Engine:
 
 
 def evict(files: list[Path]) -> None:
-    """Put files out of the page cache (Linux), which only lets go of what is on the disk."""
+    """Drop files from the page cache (Linux only), after writing them to the disk."""
     os.sync()
     for file in files:
         with file.open("rb") as opened:
@@ -89,19 +90,17 @@ def evict(files: list[Path]) -> None:
 
 
 def read_whole(files: list[Path]) -> None:
-    """Read every byte and keep none, several pieces at once."""
-    pieces = [
-        (file, begin) for file in files for begin in range(0, file.stat().st_size, PIECE_BYTES)
-    ]
+    """Read every byte of the files, several parts concurrently."""
+    parts = [(file, begin) for file in files for begin in range(0, file.stat().st_size, PART_BYTES)]
     with ThreadPoolExecutor(NUM_READERS) as readers:
-        list(readers.map(_read_piece, pieces))
+        list(readers.map(_read_part, parts))
 
 
-def _read_piece(piece: tuple[Path, int]) -> None:
-    file, begin = piece
+def _read_part(part: tuple[Path, int]) -> None:
+    file, begin = part
     with file.open("rb", buffering=0) as opened:
         opened.seek(begin)
-        opened.read(PIECE_BYTES)
+        opened.read(PART_BYTES)
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -1,4 +1,4 @@
-"""Which kernels a decoding step runs, and how much of its time the device had nothing to do."""
+"""Profile a decoding step: its kernels, and the share of time in which the device is idle."""
 
 import time
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from bench.gpu.scale import Scale
 from bench.workloads import FIRST_WORD_ID
 from worker.engine import Engine, Request, SamplingParams
 
-NUM_STEPS = 10  # timed, and as many profiled
+NUM_STEPS = 10  # timed, and the same number profiled
 NUM_KERNELS = 15  # in the table
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel, or on a CPU one operator, over all profiled steps."""
+    """Total of a kernel, or on a CPU an operator, over all profiled steps."""
 
     name: str
     calls: int
@@ -28,13 +28,10 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """`wall_s` of steps that nobody traced; `busy_s` of the device in as many others.
-
-    `busy_s` is None on a CPU, where nobody waits for the device.
-    """
+    """Time of steps without a profiler, and of the device in equally many profiled steps."""
 
     wall_s: float
-    busy_s: float | None
+    busy_s: float | None  # None on a CPU
     kernels: list[Kernel]
 
     @property
@@ -43,9 +40,9 @@ class Profile:
 
 
 def profile_decoding(engine: Engine, scale: Scale, device: torch.device) -> Profile:
-    """Steps in which all rows decode, sampling and text included.
+    """Profile steps in which all rows decode, sampling and text included.
 
-    Tracing takes the host's time, not the kernels': the wall's is that of other steps.
+    The profiler slows down the host but not the kernels, so wall time is measured without it.
     """
     _start_decoding(engine, scale)
     wall_s = _time_steps(engine, device)
@@ -58,7 +55,7 @@ def profile_decoding(engine: Engine, scale: Scale, device: torch.device) -> Prof
 
 
 def _start_decoding(engine: Engine, scale: Scale) -> None:
-    """Prompts that differ from their first token on: none is to share another's keys."""
+    """Add prompts that differ in their first token, so that they share no blocks."""
     num_rows = scale.profiled_rows
     params = SamplingParams(max_new_tokens=scale.context)
     for number in range(num_rows):
@@ -79,7 +76,7 @@ def _time_steps(engine: Engine, device: torch.device) -> float:
 
 
 def _read(traced: profile, wall_s: float, *, on_gpu: bool) -> Profile:
-    """Each kernel's own time; on a GPU what the host did does not count."""
+    """Return each kernel's own time; on a GPU without time of the host."""
     where = "CUDA" if on_gpu else "CPU"
     events: Any = traced.key_averages()  # without types
     own_us = attrgetter("self_device_time_total" if on_gpu else "self_cpu_time_total")

@@ -1,4 +1,4 @@
-"""How large everything is that `bench.gpu` measures: as published, or small enough for any CPU."""
+"""Sizes of what `bench.gpu` measures: the published ones, or small ones for a CPU."""
 
 import shutil
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from worker.model.config import ModelConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """Lengths in tokens. `probe_bytes` and `probe_width` are what the device itself is tried on."""
+    """Lengths in tokens, and sizes of the arrays that measure the device."""
 
     full_size: bool
-    rows: tuple[int, ...]  # of the decode steps
+    rows: tuple[int, ...]  # of decoding steps
     context: int  # of each row
     chunk: int  # of a prompt
     checked_layers: int
-    repeats: int  # of which the median counts
+    repeats: int  # the median counts
     num_requests: int  # of the mixed workload
     profiled_rows: int
     probe_bytes: int
@@ -56,14 +56,15 @@ SMALL = Scale(
 
 
 def serving_dtype(device: torch.device) -> torch.dtype:
-    """What a worker takes by itself: the published models are in bfloat16."""
+    """Return the dtype that a worker chooses: the published models are in bfloat16."""
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
 def ensure_checkpoint(folder: Path, scale: Scale) -> Path:
-    """Of the published size it takes 14 GB and some minutes.
+    """Return the folder of a random checkpoint, which is written if it does not exist.
 
-    An interrupted one never has the name of a finished one: the next run begins anew.
+    The published size takes 14 GB and some minutes. An incomplete checkpoint has another name, so
+    that the next run writes it again.
     """
     path = folder / ("7b" if scale.full_size else "7b-small")
     if not path.is_dir():

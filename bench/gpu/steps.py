@@ -1,6 +1,6 @@
-"""How long forward passes take beside their floor: decoding and prefill, on random weights.
+"""Measure forward passes of decoding and prefill on random weights, and compare with their floor.
 
-Runs what the engine runs, `ModelRunner`, on packed steps of its own; knows no scheduler.
+Runs the engine's `ModelRunner` on packed steps without a scheduler.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,12 +19,12 @@ from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
 
 BLOCK_SIZE = 32
-WEIGHT_STD = 0.02  # values stay finite over sixty layers; that is all that is asked of them
+WEIGHT_STD = 0.02  # small enough that values stay finite over sixty layers
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """One kind of step; `of_floor` is 1.0 where it takes no longer than it must."""
+    """Time of one kind of step; `of_floor` is 1.0 for a step as fast as its floor."""
 
     kind: str
     num_rows: int
@@ -43,7 +43,7 @@ class StepTime:
 
 
 def measure_steps(like: str, scale: Scale, card: Card, device: torch.device) -> list[StepTime]:
-    """Decoding at each number of rows, then one chunk of a prompt."""
+    """Measure decoding at each number of rows, and one chunk of a prompt."""
     config, dtype = scale.model_config(like), serving_dtype(device)
     model = random_network(config, dtype, device)
     longest = max(max(scale.rows) * scale.context, scale.chunk)
@@ -63,7 +63,7 @@ def measure_steps(like: str, scale: Scale, card: Card, device: torch.device) -> 
 def random_network(
     config: ModelConfig, dtype: torch.dtype, device: torch.device
 ) -> FalconForCausalLM:
-    """A network of the real shape made on its device: no disk is asked for 80 GB of noise."""
+    """Return a network of the published shape, created on the device without a checkpoint."""
     with torch.device("meta"):
         model = FalconForCausalLM(config)
     tensors = {
@@ -77,7 +77,7 @@ def random_network(
 
 
 def packed_step(chunks: list[tuple[int, int]], vocab_size: int) -> PackedStep:
-    """Chunks of (tokens in the cache, new tokens), each in blocks of its own, all sampled."""
+    """Return a packed step of chunks (cached tokens, new tokens) in separate blocks, all logits."""
     past_lens, lengths = np.array(chunks, dtype=np.int32).T
     num_blocks = -(-(past_lens + lengths) // BLOCK_SIZE)
     cu_seqlens_q, block_begins = (

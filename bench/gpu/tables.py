@@ -1,4 +1,4 @@
-"""The figures of `bench.gpu` as tables for people."""
+"""Tables of the figures of `bench.gpu`."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ from bench.gpu.steps import StepTime
 def card_table(card: Card) -> Table:
     table = Table("device", card.name, box=None)
     table.add_row("memory, copied", f"{card.copied_bytes_per_s / 1e9:,.1f} GB/s")
-    table.add_row("memory, only read", f"{card.read_bytes_per_s / 1e9:,.1f} GB/s")
+    table.add_row("memory, read", f"{card.read_bytes_per_s / 1e9:,.1f} GB/s")
     table.add_row("matrix products", f"{card.flop_per_s / 1e12:,.2f} TFLOP/s")
     return table
 
@@ -45,7 +45,7 @@ def steps_table(like: str, times: Iterable[StepTime]) -> Table:
 
 
 def cold_start_table(*starts: ColdStart) -> Table:
-    """One column to each state of the page cache; the phases of the load come last."""
+    """Show a column for each state of the page cache, with the phases of the load at the end."""
     table = Table("from disk to a first token", *(start.state for start in starts), box=None)
     alone = (f"{start.num_bytes / start.read_s / 1e9:.2f}" for start in starts)
     table.add_row("reading the files alone, GB/s", *alone)
@@ -72,7 +72,7 @@ def throughput_table(tokens_per_s: float, of_generate: float) -> Table:
 
 
 def profile_table(profile: Profile) -> Table:
-    """Shares are of the wall's time: on a GPU what is missing of 100 % is its idleness."""
+    """Show shares of wall time; on a GPU the rest to 100 % is idle time."""
     table = Table("kernel", "calls", "ms", "share", box=None)
     for kernel in profile.kernels:
         table.add_row(
@@ -81,6 +81,6 @@ def profile_table(profile: Profile) -> Table:
             f"{1000 * kernel.seconds:.2f}",
             f"{kernel.seconds / profile.wall_s:.1%}",
         )
-    idle = "not told on a CPU" if profile.idle_share is None else f"{profile.idle_share:.1%}"
-    table.add_row("not the device's work", "", "", idle)
+    idle = "unknown on a CPU" if profile.idle_share is None else f"{profile.idle_share:.1%}"
+    table.add_row("device idle", "", "", idle)
     return table

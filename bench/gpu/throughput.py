@@ -1,6 +1,6 @@
-"""A whole engine on the mixed workload, beside transformers' `generate` in static batches of 32.
+"""Measure a whole engine on the mixed workload, and transformers' `generate` in static batches.
 
-Both are warmed up alike: by a batch of other prompts, so that none is in a cache of the engine's.
+Both are warmed up by a batch of other prompts, so that no prompt is in the prefix cache.
 """
 
 import time
@@ -23,7 +23,7 @@ WARM_UP_TOKENS = 4
 
 
 def measure_throughput(engine: Engine, scale: Scale) -> float:
-    """Output tokens per second of the engine, all requests there from the start."""
+    """Return output tokens per second of the engine with all requests added at the start."""
     vocab_size = engine.model_config.vocab_size
     _replay(engine, warm_up_requests(vocab_size))
     summary = _replay(engine, workload(vocab_size, scale)).summary()
@@ -34,13 +34,15 @@ def measure_throughput(engine: Engine, scale: Scale) -> float:
 
 
 def measure_generate(checkpoint: Path, scale: Scale, device: torch.device) -> float:
-    """The same of `generate`; what a row makes past what it was asked for does not count."""
+    """Return output tokens per second of `generate`, without tokens that no request asked for."""
     from transformers import AutoModelForCausalLM
 
     dtype = serving_dtype(device)
     model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
     model.to(device)
-    model.generation_config.eos_token_id = None  # as an argument, None means the checkpoint's
+    model.generation_config.eos_token_id = (
+        None  # passed as an argument, None means the checkpoint's
+    )
     requests = workload(model.config.vocab_size, scale)
     generate_in_batches(model, warm_up_requests(model.config.vocab_size), BATCH_SIZE)
     synchronize(device)
@@ -50,7 +52,7 @@ def measure_generate(checkpoint: Path, scale: Scale, device: torch.device) -> fl
 
 
 def workload(vocab_size: int, scale: Scale) -> list[PeerRequest]:
-    """The mixed one: prompts and outputs of drawn lengths."""
+    """Return requests with random lengths of prompt and output."""
     items = drawn_lengths(GREEDY, vocab_size=vocab_size, num_requests=scale.num_requests)
     return [
         PeerRequest(item.prompt_ids or [], item.generate_kwargs["max_new_tokens"]) for item in items
@@ -58,13 +60,13 @@ def workload(vocab_size: int, scale: Scale) -> list[PeerRequest]:
 
 
 def warm_up_requests(vocab_size: int) -> list[PeerRequest]:
-    """A whole batch of prompts like those, and none of them; a few tokens each."""
+    """Return a batch of other prompts with a few new tokens each."""
     items = drawn_lengths(GREEDY, vocab_size=vocab_size, num_requests=BATCH_SIZE, seed=1)
     return [PeerRequest(item.prompt_ids or [], WARM_UP_TOKENS) for item in items]
 
 
 def _replay(engine: Engine, requests: list[PeerRequest]) -> Report:
-    """All of them at once."""
+    """Run all requests at once."""
     own = [
         Request(
             request_id=str(number),

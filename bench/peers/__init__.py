@@ -1,0 +1,1 @@
+"""Comparison of Falconer's engine with other engines: `make bench-engine`."""

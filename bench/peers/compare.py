@@ -41,26 +41,26 @@ from bench.peers.environments import check_call
 from bench.workloads import GREEDY, drawn_lengths
 from shared.errors import FalconerError
 
-# 122 M parameters in falcon-7b's shape.
+# 122 M parameters in the style of falcon-7b.
 SHAPE = ("--hidden-size", "768", "--num-layers", "12", "--num-heads", "12", "--vocab-size", "65024")
 
 
 def compare(
     folder: Annotated[
-        Path, typer.Option(help="For the model, the peers' environments and all figures.")
+        Path, typer.Option(help="Folder for the model, the peers' environments and all figures.")
     ] = Path(".falconer/bench"),
     model: Annotated[
-        Path | None, typer.Option(help="A checkpoint; not given: 122 M random parameters.")
+        Path | None, typer.Option(help="A checkpoint; by default 122 M random parameters.")
     ] = None,
     peers: Annotated[bool, typer.Option(help="Also OpenVINO GenAI and vLLM (5 GB, once).")] = True,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    requests: Annotated[int, typer.Option(min=1, help="Size of the workload.")] = 64,
+    requests: Annotated[int, typer.Option(min=1, help="Number of requests.")] = 64,
     max_rows: Annotated[int, typer.Option(min=32, help="Most sequences in a step.")] = 32,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of every contender.")] = (
         os.cpu_count() or 1
     ),
 ) -> None:
-    """Compare the engine with its alternatives; figures.json in the folder holds all of it."""
+    """Compare the engine with other engines; figures.json in the folder has all figures."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = model.resolve() if model else ensure_model(folder / "model")

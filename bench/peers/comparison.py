@@ -157,7 +157,7 @@ def costs_table(internals: Mapping[str, Any]) -> Table:
             "≤ 1.05",
         ),
         ("32 different parameter sets over 32 equal ones", steps["different_over_equal"], "≤ 1.10"),
-        ("a 1,500-token prompt: usual gap over median", latency["usual_over_median"], "≤ 2"),
+        ("a 1,500-token prompt: typical gap over median", latency["usual_over_median"], "≤ 2"),
         ("a 1,500-token prompt: worst step over median", latency["step_max_over_median"], "≤ 2"),
         ("a 1,500-token prompt: worst single gap over median", latency["max_over_median"], ""),
         ("no prompt: worst single gap over median", latency["quiet_max_over_median"], ""),

@@ -1,6 +1,6 @@
-"""The engines that are compared: how each is started and which part of the workload it gets.
+"""Contenders of the comparison: how each is started, and its part of the workload.
 
-Every run is a process of its own, with the same threads and the same allocator's thresholds.
+Every run is a process of its own with the same threads and the same allocator settings.
 """
 
 import json
@@ -17,7 +17,7 @@ from shared.errors import FalconerError
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 400
 MAX_ERROR_CHARS = 300
-KEPT_BYTES = str(2**30)  # buffers up to this size are kept when freed: no page faults in each step
+KEPT_BYTES = str(2**30)  # the allocator keeps buffers up to this size, which avoids page faults
 
 FALCONER = "falconer"
 FALCONER_TORCH = "falconer, torch alone"
@@ -54,7 +54,7 @@ class Contender:
 @dataclass(frozen=True, slots=True)
 class ContenderRun:
     tokens_per_s: float
-    outputs: list[list[int]]  # new token ids, in the order of the requests it got
+    outputs: list[list[int]]  # new token ids, in the order of the requests
 
 
 def falconer_contenders(conditions: Conditions) -> list[Contender]:
@@ -81,7 +81,7 @@ def transformers_contenders(conditions: Conditions) -> list[Contender]:
 
 
 def openvino_contenders(conditions: Conditions) -> list[Contender]:
-    """Both precisions of the KV cache. Makes environment and export if need be."""
+    """Return contenders with both precisions of the KV cache; create environment and export."""
     environment = Environment(conditions.peers / "openvino", OPENVINO)
     environment.ensure()
     exported = export_to_openvino(environment, conditions.model, conditions.peers)
@@ -96,7 +96,7 @@ def openvino_contenders(conditions: Conditions) -> list[Contender]:
 
 
 def vllm_contenders(conditions: Conditions) -> list[Contender]:
-    """Makes its environment if need be."""
+    """Return the contender; create its environment if it is missing."""
     environment = Environment(conditions.peers / "vllm", VLLM)
     environment.ensure()
     command = (str(environment.python), "-m", "bench.peers.vllm", "--model", str(conditions.model))
@@ -114,7 +114,7 @@ def run_contender(
 
 
 def run_to_json(command: list[str], json_out: Path, threads: int) -> Any:
-    """Run a command of this project in a process of its own; returns what it wrote."""
+    """Run a command of this project in a process of its own and return the JSON that it wrote."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": str(threads),

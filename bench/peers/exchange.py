@@ -1,6 +1,7 @@
-"""What every peer's runner takes and gives: the flags, the workload, and the summary it writes.
+"""Interface of the peers' runners: flags, workload, and the summary that they write.
 
-Runs in the peers' environments too: only the standard library, and what of ours needs no more.
+Runs in the peers' environments too, so it imports only the standard library and those of our
+modules that do the same.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from bench.workloads import read_workload
 
 @dataclass(frozen=True, slots=True)
 class PeerRequest:
-    """One greedy request that ends after `num_new` tokens, whatever they are."""
+    """A greedy request that ends after `num_new` tokens and ignores eos."""
 
     prompt_ids: list[int]
     num_new: int
@@ -23,7 +24,7 @@ class PeerRequest:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What one run is to do; `max_rows`: sequences that may be in a step."""
+    """What a runner must do."""
 
     model: str
     requests: list[PeerRequest]
@@ -34,7 +35,7 @@ class Task:
 
 
 def read_task(*extra_flags: str) -> Task:
-    """Parse the command line; `extra_flags` are a peer's own, each with a value."""
+    """Parse the command line; `extra_flags` are the peer's own flags, each with a value."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--requests", type=Path, required=True)
@@ -52,9 +53,9 @@ def read_task(*extra_flags: str) -> Task:
 
 
 def time_task(task: Task, generate: Callable[[list[PeerRequest]], list[list[int]]]) -> None:
-    """Time `generate`, which returns each request's new token ids, and write the report.
+    """Time `generate`, which returns the new token ids of each request, and write the report.
 
-    Only tokens that were asked for count: what a row makes while others finish is waste.
+    Tokens that no request asked for do not count.
     """
     started = time.perf_counter()
     outputs = generate(task.requests)

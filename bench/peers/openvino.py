@@ -1,6 +1,6 @@
-"""OpenVINO GenAI's continuous batching on a checkpoint exported with optimum-intel, in float32.
+"""Run OpenVINO GenAI's continuous batching in float32, on a checkpoint exported by optimum-intel.
 
-`--kv-cache` is the precision of its KV cache; by default the runtime quantises it to 8 bits.
+`--kv-cache` is the precision of its KV cache; the runtime's default is 8 bits.
 """
 
 from collections import deque
@@ -41,10 +41,10 @@ def load_pipeline(task: Task) -> ContinuousBatchingPipeline:
 def generate(
     pipeline: ContinuousBatchingPipeline, requests: list[PeerRequest], max_rows: int
 ) -> list[list[int]]:
-    """At most `max_rows` requests at a time.
+    """Run at most `max_rows` requests at a time.
 
-    Its own `max_num_seqs` bounds how many are taken up in one step, not how many run: of 64
-    requests it ran up to 64 at a time.
+    The runtime's `max_num_seqs` limits the requests that a step starts, not those that run: it ran
+    up to 64 requests at a time.
     """
     waiting = deque(enumerate(requests))
     running: list[Any] = []  # the class of handles is not public

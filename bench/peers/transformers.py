@@ -1,4 +1,4 @@
-"""transformers' `generate`: one request at a time, or in static batches of `--max-rows`."""
+"""Run transformers' `generate`: one request at a time, or static batches of `--max-rows`."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ def main() -> None:
     task = read_task()
     torch.set_num_threads(task.threads)
     model: Any = AutoModelForCausalLM.from_pretrained(task.model)
-    # As an argument, `None` would mean the checkpoint's.
+    # Passed as an argument, `None` would mean the checkpoint's.
     model.generation_config.eos_token_id = None
     time_task(task, lambda requests: generate_in_batches(model, requests, task.max_rows))
 
 
 def generate_in_batches(model: Any, requests: list[PeerRequest], size: int) -> list[list[int]]:
-    """New token ids of each request; batches are taken in the order of the requests."""
+    """Return the new token ids of each request; batches follow the order of the requests."""
     batches = [requests[i : i + size] for i in range(0, len(requests), size)]
     return [token_ids for batch in batches for token_ids in generate_batch(model, batch)]
 
 
 def generate_batch(model: Any, batch: list[PeerRequest]) -> list[list[int]]:
-    """Pad on the left, run until the longest is done, keep of each what it asked for."""
+    """Pad on the left, generate until the longest is done, and cut each to its own length."""
     width = max(len(request.prompt_ids) for request in batch)
     padding = [width - len(request.prompt_ids) for request in batch]
     rows = zip(batch, padding, strict=True)

@@ -1,4 +1,4 @@
-"""vLLM's CPU build in float32, all requests in one call of its offline engine."""
+"""Run vLLM's CPU build in float32, with all requests in one call of its offline engine."""
 
 import os
 from typing import Any
@@ -11,7 +11,7 @@ KV_CACHE_GIB = "4"
 
 def main() -> None:
     task = read_task()
-    # Read by vLLM when it is imported. Its engine stays in this process, with all its threads.
+    # vLLM reads these when it is imported. Its engine runs in this process, with all its threads.
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": KV_CACHE_GIB,

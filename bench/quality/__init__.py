@@ -1,0 +1,1 @@
+"""Measurements of a model's quality: perplexity, and the effect of quantization."""

@@ -1,6 +1,6 @@
-"""How well a model foretells a text: at every token, what it says of the next one.
+"""Score texts with a model: its likeliest token at each position, and the cost of the true one.
 
-Works with any executor: each position is a row of its own, and all rows share the text's blocks.
+Works with any backend: each position is a row of its own, and all rows share the text's blocks.
 """
 
 import math
@@ -20,23 +20,23 @@ ROWS_PER_STEP = 64
 
 @dataclass(frozen=True, slots=True)
 class TextScores:
-    """Over all positions of some texts: the token that seems likeliest, and the true one's cost."""
+    """Scores over all positions of some texts."""
 
-    best_token_ids: list[int]
-    nats: list[float]
+    best_token_ids: list[int]  # likeliest token
+    nats: list[float]  # negative log-likelihood of the true token
 
     @property
     def perplexity(self) -> float:
         return math.exp(math.fsum(self.nats) / len(self.nats))
 
     def agreement(self, other: "TextScores") -> float:
-        """Share of the positions at which both would choose the same token."""
+        """Return the share of positions with the same likeliest token."""
         pairs = zip(self.best_token_ids, other.best_token_ids, strict=True)
         return sum(one == another for one, another in pairs) / len(self.nats)
 
 
 def score_texts(engine: Engine, texts: list[list[int]]) -> TextScores:
-    """Read texts of at least two tokens, each alone. The engine must be idle, and stays so."""
+    """Score each text of at least two tokens alone. The engine must be idle, and stays idle."""
     best: list[int] = []
     nats: list[float] = []
     for token_ids in texts:
@@ -51,10 +51,9 @@ def score_texts(engine: Engine, texts: list[list[int]]) -> TextScores:
 
 
 def _steps(engine: Engine, token_ids: list[int]) -> Iterator[tuple[int, torch.Tensor]]:
-    """For some positions in turn, the first one and logits [n, vocab] of all; not of the last.
+    """Yield the first position of each step and the logits [n, vocab] of its positions.
 
-    Keys and values of a step are in the cache before anybody attends to them, so the positions
-    of one step may see each other.
+    A step stores its keys and values before attention, so its positions attend to each other.
     """
     request = Request(request_id="text", prompt_token_ids=token_ids, params=SamplingParams())
     blocks = list(range(-(-len(token_ids) // engine.config.block_size)))
@@ -67,7 +66,7 @@ def _steps(engine: Engine, token_ids: list[int]) -> Iterator[tuple[int, torch.Te
 
 
 def _row(request: Request, position: int, blocks: list[int]) -> Chunk:
-    """The token at `position` alone, as if it were the last of its text."""
+    """Return a chunk of the token at `position`, as the last token of its text."""
     sequence = Sequence(request, 0, 0, request.prompt_token_ids[: position + 1], LogitsPipeline())
     sequence.block_table = blocks
     return Chunk(SequenceGroup([sequence]), sequence, start=position, num_tokens=1)

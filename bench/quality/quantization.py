@@ -31,15 +31,18 @@ TEXT = Path(__file__).parents[2] / "tools" / "tiny_falcon" / "heldout.txt"
 WHOLE = "none"
 _FLOAT8 = torch.float8_e4m3fn
 _FLOAT8_MAX = torch.finfo(_FLOAT8).max
-_TINY = 1e-12  # as in `Float8Linear`: prevents nan in a row of zeros
-FLOAT8_DTYPE = "bfloat16"  # the only one in which a worker has fp8
+_TINY = 1e-12  # as in `Float8Linear`, prevents nan in a row of zeros
+FLOAT8_DTYPE = "bfloat16"  # the only dtype of fp8 in a worker
 
 
 def compare_quantizations(
     quantization: Annotated[list[str], typer.Option(help="int8, int8-weight-only or fp8.")],
     model: Annotated[str, typer.Option(help="A folder, a hub id, or `tiny`.")] = "tiny",
-    text: Annotated[Path, typer.Option(help="One text a line; the tiny model knows none.")] = TEXT,
-    num_texts: Annotated[int, typer.Option(min=1, help="Lines to read.")] = 200,
+    text: Annotated[
+        Path,
+        typer.Option(help="File with one text per line; by default unknown to the tiny model."),
+    ] = TEXT,
+    num_texts: Annotated[int, typer.Option(min=1, help="Number of lines to read.")] = 200,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     executor: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
@@ -63,7 +66,7 @@ def compare_quantizations(
 
 
 def choose_dtype(dtype: str, quantization: list[str]) -> str:
-    """`auto` is what fp8 takes where fp8 is among the kinds. Raises FalconerError for another."""
+    """Return the dtype; `auto` is fp8's dtype if fp8 is measured. Raises FalconerError."""
     if Quantization.FP8 not in quantization:
         return dtype
     if dtype not in ("auto", FLOAT8_DTYPE):
@@ -72,7 +75,7 @@ def choose_dtype(dtype: str, quantization: list[str]) -> str:
 
 
 def is_emulated(bench: EngineBench) -> bool:
-    """Whether this is fp8 on a CPU, where a worker refuses it."""
+    """Return whether this is fp8 on a CPU, which a worker refuses."""
     return bench.quantization == Quantization.FP8 and choose_device(bench.device) == "cpu"
 
 
@@ -82,17 +85,17 @@ def title(bench: EngineBench) -> str:
 
 
 def read_lines(text: Path, count: int) -> list[str]:
-    """The first `count` lines that hold something. Raises FalconerError when there is none."""
+    """Return the first `count` lines with text. Raises FalconerError if the file has none."""
     if not text.is_file():
         raise FalconerError(f"--text {text}: no such file")
     lines = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
-        raise FalconerError(f"--text {text}: holds no text")
+        raise FalconerError(f"--text {text}: has no text")
     return lines[:count]
 
 
 def figures(scores: dict[str, TextScores]) -> dict[str, dict[str, float]]:
-    """By quantization: tokens that were foretold, top-1 agreement, perplexity."""
+    """Return number of tokens, top-1 agreement and perplexity, by quantization."""
     whole = scores[WHOLE]
     return {
         name: {
@@ -113,7 +116,7 @@ def table(scores: dict[str, TextScores]) -> Table:
 
 
 def _score_texts(bench: EngineBench, lines: list[str]) -> TextScores:
-    """Each line with the model's end-of-text token, cut where it outgrows context or cache."""
+    """Score each line with the end-of-text token, cut to the context and the KV cache."""
     engine, encoder = _load_emulated(bench) if is_emulated(bench) else bench.load()
     longest = min(encoder.card.context_length, engine.total_kv_tokens)
     end = encoder.card.eos_token_ids[:1]
@@ -122,7 +125,7 @@ def _score_texts(bench: EngineBench, lines: list[str]) -> TextScores:
 
 
 def _load_emulated(bench: EngineBench) -> tuple[Engine, PromptEncoder]:
-    """The whole engine with other layers where a worker has those of fp8: all but the head."""
+    """Load the engine and replace the layers that are fp8 in a worker: all but the head."""
     engine, encoder = replace(bench, quantization=None).load()
     runner: Any = engine.runner
     replace_linears(runner.model.transformer, EmulatedFloat8Linear)
@@ -130,7 +133,7 @@ def _load_emulated(bench: EngineBench) -> tuple[Engine, PromptEncoder]:
 
 
 class EmulatedFloat8Linear(nn.Module):
-    """`Float8Linear` without its kernel, which may add up in fewer bits than float32 has."""
+    """`Float8Linear` without its kernel, which may accumulate with less precision than float32."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -143,9 +146,9 @@ class EmulatedFloat8Linear(nn.Module):
 
 
 def round_rows(values: torch.Tensor) -> torch.Tensor:
-    """The values as e4m3 with a scale to each row has them, in float32.
+    """Return the values rounded to e4m3 with a scale per row, in float32.
 
-    The scale is computed in the values' own dtype, since torchao does so.
+    As in torchao, the scale is computed in the dtype of the values.
     """
     scale = (values.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY) / _FLOAT8_MAX).float()
     rounded = (values.float() / scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(_FLOAT8)

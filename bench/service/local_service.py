@@ -1,4 +1,4 @@
-"""A whole service of our own to measure: real Redis, api and workers on free loopback ports."""
+"""A whole service to measure: Redis, api and workers on free loopback ports."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,13 +16,15 @@ START_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class LocalService:
+    """Addresses of a running service."""
+
     url: str
     redis_url: str
 
 
 @contextmanager
 def local_service(*, model: str = "tiny", workers: int = 1) -> Iterator[LocalService]:
-    """Start it, wait until all workers are there, and stop it afterwards."""
+    """Start a service, wait until all workers are ready, and stop it at exit."""
     with tempfile.TemporaryDirectory(prefix="falconer-bench-") as folder:
         state_dir = Path(folder)
         (state_dir / "logs").mkdir()

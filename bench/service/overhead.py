@@ -1,8 +1,7 @@
-"""`make bench`: what the service costs on top of its engine, on this machine.
+"""`make bench`: measure what the service costs in addition to its engine, on this machine.
 
-Three questions, each answered by a real service: how much latency the path HTTP → queue → worker
-→ reply → HTTP adds to one request, how well concurrent calls share steps, and what a job costs
-Redis, with one worker and with eight.
+Measures the latency that the path HTTP → queue → worker → reply → HTTP adds to a request, how well
+concurrent calls share steps, and the cost of a job in Redis with one worker and with eight.
 """
 
 import asyncio
@@ -35,7 +34,7 @@ PROMPTS = ("Once upon a time", "What is a falcon?", "The lighthouse keeper", "He
 
 
 def workload(num_requests: int, max_new_tokens: int) -> list[WorkItem]:
-    """Short greedy answers, so that the path weighs more than the model."""
+    """Return short greedy requests, whose time is mostly spent outside the model."""
     kwargs = {"do_sample": False, "max_new_tokens": max_new_tokens, "eos_token_id": None}
     return [
         WorkItem(prompt=PROMPTS[i % len(PROMPTS)], generate_kwargs=kwargs)
@@ -45,11 +44,11 @@ def workload(num_requests: int, max_new_tokens: int) -> list[WorkItem]:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One request, run by an engine here and by the service; seconds."""
+    """Seconds of one request, run by a local engine and by the service."""
 
     alone_s: float
     over_http_s: float
-    run_s: float  # of `over_http_s`, what the worker's record says the engine took
+    run_s: float  # part of `over_http_s` in the engine, from the job record
 
     @property
     def added_ms(self) -> float:
@@ -61,10 +60,10 @@ class Pair:
 
 
 def measure_pairs(service: LocalService, max_new_tokens: int) -> list[Pair]:
-    """The same requests, one at a time, to an engine of our own and to the service in turn.
+    """Send each request to a local engine and to the service in turn.
 
-    In turn, because the machine's speed drifts and because an engine that is called in a tight
-    loop, with warm caches, is faster than one that has just been waiting for a request.
+    The machine's speed drifts, and an engine in a tight loop with warm caches is faster than an
+    engine that waited for a request. Alternating affects both alike.
     """
     engine, encoder = EngineBench("tiny", device="cpu").load()
     address = urlsplit(service.url)
@@ -91,7 +90,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def call(connection: HTTPConnection, method: str, path: str, body: Any = None) -> Any:
-    """One call by the standard library: the client must not weigh."""
+    """Send one call with the standard library, whose client has little overhead."""
     data = None if body is None else json.dumps(body)
     connection.request(method, path, data, {"Content-Type": "application/json"})
     response = connection.getresponse()
@@ -103,7 +102,7 @@ def call(connection: HTTPConnection, method: str, path: str, body: Any = None) -
 
 @dataclass(frozen=True, slots=True)
 class RedisCost:
-    """Commands, those inside scripts included, and seconds of the server's CPU time."""
+    """Commands, with those inside scripts, and seconds of the server's CPU time."""
 
     commands: float
     cpu_s: float
@@ -122,7 +121,7 @@ class RedisCost:
 
 
 def redis_cost(service: LocalService, num_jobs: int = 200) -> tuple[RedisCost, RedisCost]:
-    """What a second without jobs costs Redis, and what each job adds to that."""
+    """Return the cost of a second without jobs, and the additional cost of each job."""
     with redis.Redis.from_url(service.redis_url) as client:
         start = RedisCost.read(client)
         time.sleep(IDLE_S)
@@ -141,7 +140,7 @@ def call_eight_at_a_time(service: LocalService, items: list[WorkItem]) -> None:
 
 
 async def rows_per_step(service: LocalService, num_calls: int = 32) -> float:
-    """Mean rows per step in the job records of concurrent calls."""
+    """Return the mean rows per step from the job records of concurrent calls."""
     body = {"prompt": PROMPTS[0], "generate_kwargs": {"max_new_tokens": 64, "eos_token_id": None}}
     async with httpx.AsyncClient(base_url=service.url, timeout=120, trust_env=False) as client:
         answers = await asyncio.gather(*(client.post("/chat", json=body) for _ in range(num_calls)))

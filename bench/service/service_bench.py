@@ -1,4 +1,4 @@
-"""`falconer bench service`: a workload over HTTP, as callers would send it."""
+"""`falconer bench service`: run a workload over HTTP, as clients do."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from shared.errors import FalconerError
 
 @dataclass(frozen=True, slots=True)
 class ServiceBench:
-    """Either `concurrency` calls at any time, or `rate` calls per second with Poisson arrivals."""
+    """Runs with `concurrency` calls at a time, or `rate` calls per second with Poisson arrivals."""
 
     url: str
     concurrency: int | None
@@ -27,9 +27,9 @@ class ServiceBench:
 
     def run(self, items: list[WorkItem]) -> Report:
         if (self.concurrency is None) == (self.rate is None):
-            raise FalconerError("give either --concurrency or --rate")
+            raise FalconerError("exactly one of --concurrency and --rate must be given")
         if any(item.prompt is None for item in items):
-            raise FalconerError("bench service needs `prompt` in every line: HTTP takes no ids")
+            raise FalconerError("every line must have `prompt`: HTTP accepts no token ids")
         return asyncio.run(self._run(items))
 
     async def _run(self, items: list[WorkItem]) -> Report:
@@ -77,7 +77,7 @@ class ServiceBench:
 async def _read_stream(
     client: httpx.AsyncClient, body: dict[str, Any], report: RequestReport, started: float
 ) -> dict[str, Any]:
-    """Follow the events of one call, noting when each arrives; returns the terminal one."""
+    """Read the events of one call with their times; return the terminal event."""
     previous: float | None = None
     async with client.stream("POST", "/chat", json=body) as response:
         if response.status_code != 200:

@@ -1,7 +1,7 @@
-"""`make smoke-7b`: falcon-7b in its real shape, from nothing to an answer, and what it took.
+"""`make smoke-7b`: start the service with falcon-7b's shape and answer one request.
 
-Makes a checkpoint of random weights, starts `falconer serve` with nothing set but the model, and
-asks one question. `--small` tries the command itself on any machine.
+Writes a checkpoint of random weights, starts `falconer serve` with default settings, and prints the
+times and the peak memory. `--small` tries the command on any machine.
 """
 
 import argparse
@@ -38,12 +38,12 @@ SAMPLE_S = 0.05
 
 @dataclass
 class PeakMemory:
-    """The most that a process tree held at once, in bytes that the kernel cannot drop."""
+    """Peak memory of a process tree in bytes that the kernel cannot reclaim."""
 
     pid: int
     whole: int = 0
     worker: int = 0
-    with_files: int = 0  # of the worker, mapped files included
+    with_files: int = 0  # of the worker, with mapped files
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
@@ -60,7 +60,7 @@ class PeakMemory:
         while not self._stopped.wait(SAMPLE_S):
             try:
                 self._sample()
-            except psutil.Error:  # a process ended meanwhile
+            except psutil.Error:  # a process has just ended
                 continue
 
     def _sample(self) -> None:
@@ -77,9 +77,13 @@ class PeakMemory:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="falcon-7b's shape, from nothing to an answer.")
-    parser.add_argument("folder", type=Path, help="the checkpoint; made there if it is empty")
-    parser.add_argument("--small", action="store_true", help="a small network of the same style")
+    parser = argparse.ArgumentParser(
+        description="Start a service with falcon-7b's shape and answer one request."
+    )
+    parser.add_argument(
+        "folder", type=Path, help="folder of the checkpoint, written if it is missing"
+    )
+    parser.add_argument("--small", action="store_true", help="a small model of the same style")
     args = parser.parse_args()
     try:
         make_checkpoint(args.folder, full_size=not args.small)
@@ -92,20 +96,20 @@ def main() -> int:
 
 def make_checkpoint(folder: Path, *, full_size: bool) -> None:
     if (folder / "tokenizer_config.json").is_file():
-        print(f"checkpoint   {folder} is there already")
+        print(f"checkpoint   {folder} exists")
         return
     started = time.perf_counter()
     write_random_checkpoint(folder, like="7b", full_size=full_size, dtype=torch.bfloat16)
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     print(
         f"checkpoint   {folder}, {format_bytes(num_bytes)} in bfloat16, "
-        f"made in {time.perf_counter() - started:.0f} s",
+        f"written in {time.perf_counter() - started:.0f} s",
         flush=True,
     )
 
 
 def serve(folder: Path) -> None:
-    """Start the service, ask it once, stop it; print what was measured."""
+    """Start the service, send one request, stop the service and print the figures."""
     with tempfile.TemporaryDirectory(prefix="falconer-smoke-") as state:
         url = f"http://127.0.0.1:{(port := free_port())}"
         command = [sys.executable, "-P", "-m", "falconer", "serve", "--model", str(folder)]
@@ -118,17 +122,17 @@ def serve(folder: Path) -> None:
             with PeakMemory(service.pid).watched() as peak:
                 wait_until_healthy(service, url, output)
                 ready_s = time.perf_counter() - started
-                answer = ask(url)
+                answer = send_request(url)
         finally:
             stop(service)
-        tell(Path(state) / "logs" / "worker-1.log", peak, ready_s, answer)
+        print_figures(Path(state) / "logs" / "worker-1.log", peak, ready_s, answer)
 
 
 def wait_until_healthy(service: "subprocess.Popen[bytes]", url: str, output: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if service.poll() is not None:
-            raise FalconerError(f"the service ended: {output.read_text(errors='replace').strip()}")
+            raise FalconerError(f"the service exited: {output.read_text(errors='replace').strip()}")
         try:
             if httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200:
                 return
@@ -138,7 +142,7 @@ def wait_until_healthy(service: "subprocess.Popen[bytes]", url: str, output: Pat
     raise FalconerError(f"the service was not ready within {START_TIMEOUT_S:.0f} s")
 
 
-def ask(url: str) -> RequestReport:
+def send_request(url: str) -> RequestReport:
     kwargs = {"max_new_tokens": NUM_TOKENS, "eos_token_id": None}
     bench = ServiceBench(url, concurrency=1, rate=None, stream=True, timeout_s=CALL_TIMEOUT_S)
     [answer] = bench.run([WorkItem(prompt=PROMPT, generate_kwargs=kwargs)]).requests
@@ -147,7 +151,7 @@ def ask(url: str) -> RequestReport:
     return answer
 
 
-def tell(log: Path, peak: PeakMemory, ready_s: float, answer: RequestReport) -> None:
+def print_figures(log: Path, peak: PeakMemory, ready_s: float, answer: RequestReport) -> None:
     assert answer.ttft_s is not None and answer.latency_s is not None
     num_tokens = answer.output_tokens
     decoding_s = answer.latency_s - answer.ttft_s

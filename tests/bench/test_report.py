@@ -1,4 +1,4 @@
-"""Figures of a run, computed by hand here."""
+"""Figures of a report, compared with figures computed by hand."""
 
 import json
 from pathlib import Path

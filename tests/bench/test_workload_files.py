@@ -1,4 +1,4 @@
-"""Workload files: what is read, and what a mistake in one says."""
+"""Workload files: how lines are read, and the errors of invalid files."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: str) -> None:
         read_workload(path)
 
 
-def test_an_absent_or_empty_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_missing_or_empty_file_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(FalconerError, match="no such file"):
         read_workload(tmp_path / "none")
     with pytest.raises(FalconerError, match="no request"):
@@ -45,7 +45,7 @@ def test_a_line_ends_only_at_a_line_feed(tmp_path: Path) -> None:
     assert read_workload(path) == [WorkItem(prompt="one\u2028two")]
 
 
-def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_file_in_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "w.jsonl"
     path.write_bytes('{"prompt": "é"}'.encode("latin-1"))
     with pytest.raises(FalconerError, match="not UTF-8"):

@@ -1,4 +1,4 @@
-"""The workloads: reproducible, in bounds, and comparable."""
+"""Random workloads are reproducible, within bounds and comparable."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from bench.workloads import (
     equal_lengths,
     read_workload,
     representative,
-    write_mixes,
+    write_workloads,
 )
 
 
@@ -29,14 +29,14 @@ def lengths(items: list[WorkItem]) -> list[tuple[int, int]]:
     return [(len(i.prompt_ids or ()), i.generate_kwargs["max_new_tokens"]) for i in items]
 
 
-def test_drawn_lengths_stay_in_their_range_and_differ(items: list[WorkItem]) -> None:
+def test_random_lengths_differ_within_their_range(items: list[WorkItem]) -> None:
     drawn = [length for pair in lengths(items) for length in pair]
     assert min(drawn) >= SHORTEST
     assert max(drawn) <= LONGEST
     assert len(set(drawn)) > 50
 
 
-def test_the_same_seed_gives_the_same_requests_and_another_gives_others(
+def test_equal_seeds_give_equal_requests(
     items: list[WorkItem],
 ) -> None:
     assert drawn_lengths(GREEDY, vocab_size=1000) == items
@@ -49,7 +49,7 @@ def test_parameters_change_neither_prompts_nor_lengths(items: list[WorkItem]) ->
     assert lengths(sampling) == lengths(items)
 
 
-def test_prompts_hold_words_of_the_vocabulary_alone(items: list[WorkItem]) -> None:
+def test_prompts_have_only_words_of_the_vocabulary(items: list[WorkItem]) -> None:
     token_ids = [token_id for item in items for token_id in item.prompt_ids or ()]
     assert min(token_ids) >= 12
     assert max(token_ids) < 1000
@@ -77,8 +77,8 @@ def test_the_different_parameters_are_all_different_and_all_valid() -> None:
         assert request.params.eos_token_ids == ()
 
 
-def test_the_files_hold_what_the_engine_bench_reads(tmp_path: Path) -> None:
-    write_mixes(tmp_path / "new", vocab_size=1000, requests=5)
+def test_the_engine_benchmark_reads_the_files(tmp_path: Path) -> None:
+    write_workloads(tmp_path / "new", vocab_size=1000, requests=5)
     written = {path.stem: read_workload(path) for path in (tmp_path / "new").iterdir()}
     assert written["greedy"] == drawn_lengths(GREEDY, vocab_size=1000, num_requests=5)
     assert written["different"] == equal_lengths(DIFFERENT, vocab_size=1000)

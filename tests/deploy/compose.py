@@ -1,6 +1,6 @@
-"""The compose file, driven from outside as its users do; works with docker and podman alike.
+"""Drive the compose file with docker or podman.
 
-The environment may name the commands: `CONTAINER` (docker or podman) and `COMPOSE`.
+The variables `CONTAINER` (docker or podman) and `COMPOSE` name the commands.
 """
 
 import os
@@ -15,7 +15,7 @@ COMMAND_TIMEOUT_S = 300
 
 
 def container_command() -> str:
-    """`CONTAINER`, else docker where its engine runs, else podman."""
+    """Return `CONTAINER`, else docker if its engine runs, else podman."""
     if chosen := os.environ.get("CONTAINER"):
         return chosen
     try:
@@ -27,7 +27,7 @@ def container_command() -> str:
 
 @dataclass(frozen=True)
 class Compose:
-    """A project of its own name on a port of its own: a stack that runs already is left alone."""
+    """A compose project with a name and a port of its own, which affects no other stack."""
 
     project: str
     port: int
@@ -49,11 +49,11 @@ class Compose:
         self._run(*self.command, "up", "-d", "--scale", f"worker={workers}")
 
     def down(self, *, volumes: bool = False) -> None:
-        # To podman-compose the second and third worker are orphans.
+        # podman-compose takes the second and third worker for orphans.
         self._run(*self.command, "down", "--remove-orphans", *(["-v"] if volumes else []))
 
     def containers(self, service: str) -> list[str]:
-        """Ids of those that run; both compose tools set these labels."""
+        """Return the ids of the running containers, by labels that both compose tools set."""
         wanted = {"project": self.project, "service": service}
         filters = [
             f"--filter=label=com.docker.compose.{name}={value}" for name, value in wanted.items()
@@ -64,23 +64,23 @@ class Compose:
         self.signal(container, "KILL")
 
     def signal(self, container: str, name: str) -> None:
-        """Send a signal to its first process. It cannot refuse STOP and KILL from outside."""
+        """Send a signal to the first process, which cannot refuse KILL and STOP from outside."""
         self._run(self.container, "kill", f"--signal={name}", container)
 
     def stop(self, container: str) -> int:
-        """Its exit code: 0 after an orderly end, 137 when it had to be killed."""
+        """Stop a container and return its exit code: 0 for a graceful end, 137 after a kill."""
         self._run(self.container, "stop", "--time=60", container)
         return int(self._run(self.container, "inspect", "-f", "{{.State.ExitCode}}", container))
 
     def python(self, container: str, code: str) -> str:
-        """What Python code prints inside a container."""
+        """Run Python code in a container and return its output."""
         return self._run(self.container, "exec", container, "python", "-c", code)
 
     def hostname(self, container: str) -> str:
         return self._run(self.container, "inspect", "-f", "{{.Config.Hostname}}", container).strip()
 
     def _run(self, *command: str) -> str:
-        """Raises AssertionError with what the command wrote when it fails."""
+        """Run a command. Raises AssertionError with its output when it fails."""
         result = subprocess.run(
             command,
             cwd=ROOT,

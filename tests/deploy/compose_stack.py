@@ -1,6 +1,6 @@
-"""The images in a compose stack, as shipped: `make images-test`, too slow for `make test`.
+"""The images in a compose stack, as shipped. `make images-test` runs this; `make test` does not.
 
-The tests share one stack and run in their order; each leaves it with three workers.
+The tests share one stack and run in order. Each leaves the stack with three workers.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ from tests.redis_server import free_port
 
 WAIT_S = 180.0
 JOBS = 60
-MAX_ROWS = 32  # of a worker, unless told otherwise
+MAX_ROWS = 32  # default of a worker
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 
 def get(stack: Compose, path: str) -> dict[str, Any]:
-    """Empty while nobody answers."""
+    """Return the response, or an empty dict while the service does not answer."""
     try:
         answer = httpx.get(stack.url + path, timeout=70)
     except httpx.TransportError:
@@ -55,7 +55,7 @@ def wait_for_workers(stack: Compose, number: int) -> None:
 
 
 def submit(stack: Compose, tokens: int, count: int = JOBS) -> list[str]:
-    """Submit a burst of jobs of so many tokens each, and return their ids."""
+    """Submit a burst of jobs of `tokens` each and return their ids."""
     body = {
         "prompt": "Once upon a time",
         "generate_kwargs": {"min_new_tokens": tokens, "max_new_tokens": tokens, "seed": 7},
@@ -67,7 +67,7 @@ def submit(stack: Compose, tokens: int, count: int = JOBS) -> list[str]:
 
 
 def results(stack: Compose, job_ids: list[str]) -> list[dict[str, Any]]:
-    """The jobs as they ended."""
+    """Return the final records of the jobs."""
     deadline = time.monotonic() + WAIT_S
     ended = []
     for job_id in job_ids:
@@ -78,7 +78,7 @@ def results(stack: Compose, job_ids: list[str]) -> list[dict[str, Any]]:
     return ended
 
 
-def test_the_readme_s_first_call_answers_as_printed(stack: Compose) -> None:
+def test_the_first_request_of_the_readme_succeeds(stack: Compose) -> None:
     example = next(examples())
     command = example.command.replace(ADDRESS, stack.url)
     answer = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
@@ -86,7 +86,9 @@ def test_the_readme_s_first_call_answers_as_printed(stack: Compose) -> None:
 
 
 @pytest.mark.parametrize("service", ["api", "worker"])
-def test_a_container_is_nobody_and_cannot_write_to_its_root(stack: Compose, service: str) -> None:
+def test_a_container_runs_without_a_name_and_with_a_read_only_root(
+    stack: Compose, service: str
+) -> None:
     container = stack.containers(service)[0]
     assert stack.python(container, "import os; print(os.getuid())").strip() == "10001"
     code = "import os; print(os.access('/', os.W_OK), os.access('/opt/falconer', os.W_OK))"
@@ -98,27 +100,25 @@ def test_a_container_is_nobody_and_cannot_write_to_its_root(stack: Compose, serv
 @pytest.mark.parametrize(
     ("service", "port"), [("api", "FALCONER_PORT"), ("worker", "FALCONER_METRICS_PORT")]
 )
-def test_a_container_that_serves_calls_itself_healthy(
-    stack: Compose, service: str, port: str
-) -> None:
+def test_a_ready_container_is_healthy(stack: Compose, service: str, port: str) -> None:
     probe = f"['python', '/opt/falconer/probe.py', '{port}']"
     code = f"import subprocess; print(subprocess.call({probe}))"
     assert stack.python(stack.containers(service)[0], code).strip() == "0"
 
 
-def test_the_api_image_holds_no_torch(stack: Compose) -> None:
+def test_the_api_image_has_no_torch(stack: Compose) -> None:
     code = "import importlib.util as u; print([u.find_spec(n) for n in ('torch', 'transformers')])"
     assert stack.python(stack.containers("api")[0], code).strip() == "[None, None]"
 
 
 def test_three_workers_share_a_burst(stack: Compose) -> None:
-    """More jobs than two workers have rows, and long enough that these are not free soon."""
+    """More jobs than two workers have rows, and too long for these to become free in time."""
     job_ids = submit(stack, tokens=500, count=2 * MAX_ROWS + JOBS)
     shares = Counter(job["worker"] for job in results(stack, job_ids))
     assert len(shares) == 3, shares
 
 
-def test_a_killed_worker_s_jobs_run_elsewhere(stack: Compose) -> None:
+def test_another_worker_runs_the_jobs_of_a_killed_worker(stack: Compose) -> None:
     victim = stack.containers("worker")[0]
     job_ids = freeze_at_work(stack, victim)
     stack.kill(victim)
@@ -129,10 +129,10 @@ def test_a_killed_worker_s_jobs_run_elsewhere(stack: Compose) -> None:
 
 
 def freeze_at_work(stack: Compose, worker: str) -> list[str]:
-    """Freeze the worker's process while it runs some of a burst; return the ids of the burst.
+    """Freeze the worker's process while it runs jobs of a burst; return the ids of the burst.
 
-    A fast machine may have ended the burst by then, a slow one may not have begun it there: then
-    the worker gets another one.
+    A fast machine may have ended the burst before, and a slow one may not have started it. Then the
+    worker gets another burst.
     """
     host = stack.hostname(worker)
     for _ in range(20):
@@ -150,8 +150,8 @@ def is_run_on(host: str, job: dict[str, Any]) -> bool:
     return is_begun and job["worker"].startswith(host)
 
 
-def test_down_and_up_keep_queued_jobs(stack: Compose) -> None:
-    stack.down()  # podman-compose takes no container away when there are to be fewer
+def test_queued_jobs_survive_down_and_up(stack: Compose) -> None:
+    stack.down()  # podman-compose does not remove containers when it scales down
     stack.up(workers=0)
     eventually(lambda: "status" in get(stack, "/readyz"))
     job_ids = submit(stack, tokens=20)

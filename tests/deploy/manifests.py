@@ -1,4 +1,4 @@
-"""The Kubernetes overlays as kustomize renders them, and what is asked of many objects."""
+"""Render the Kubernetes overlays with kustomize, and read objects from them."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ Object = dict[str, Any]
 
 
 def kustomize_command() -> list[str] | None:
-    """kubectl's own or the program by itself; kubectl tells its version since it has components."""
+    """Return the command of kubectl, or of kustomize itself."""
     kubectl = shutil.which("kubectl")
     if kubectl and "Kustomize Version" in output_of([kubectl, "version", "--client"]):
         return [kubectl, "kustomize"]
@@ -33,7 +33,7 @@ def output_of(command: list[str]) -> str:
 
 @cache
 def render(overlay: str) -> list[Object]:
-    """Skips the test where there is no kustomize."""
+    """Render an overlay; skip the test without kustomize."""
     command = kustomize_command()
     if command is None:
         pytest.skip("neither a kubectl of 1.24 or later nor kustomize is on the PATH")
@@ -55,7 +55,7 @@ def named(overlay: str, kind: str, name: str) -> Object:
 
 
 def pods(overlay: str) -> Iterator[tuple[str, Object]]:
-    """Name and spec of the pods of every Deployment and StatefulSet."""
+    """Yield name and pod spec of every Deployment and StatefulSet."""
     for owner in of_kind(overlay, "Deployment", "StatefulSet"):
         yield owner["metadata"]["name"], owner["spec"]["template"]["spec"]
 
@@ -65,14 +65,14 @@ def containers(pod: Object) -> list[Object]:
 
 
 def container(overlay: str, name: str) -> Object:
-    """The container of the Deployment of the same name."""
+    """Return the container with the name of its Deployment."""
     (found,) = named(overlay, "Deployment", name)["spec"]["template"]["spec"]["containers"]
     assert found["name"] == name
     return dict(found)
 
 
 def environment(overlay: str, of: Object) -> dict[str, str | None]:
-    """Its variables; None for one that a Secret sets."""
+    """Return the container's variables; None for a variable from a Secret."""
     variables: dict[str, str | None] = {}
     for source in of.get("envFrom", []):
         variables |= named(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]

@@ -1,4 +1,4 @@
-"""Dockerfiles and the compose file agree with the settings; `compose_stack.py` runs them."""
+"""Dockerfiles and the compose file agree with the settings. `compose_stack.py` runs the images."""
 
 import re
 from typing import Any
@@ -21,34 +21,34 @@ def dockerfile(process: str) -> str:
 
 
 def variables(process: str) -> dict[str, str]:
-    """What image and compose file set together, as far as it is ours."""
+    """Return Falconer's variables that the image and the compose file set."""
     found = dict(re.findall(r"\b(FALCONER_\w+)=(\S+)", dockerfile(process)))
     found |= COMPOSE[process]["environment"]
     return {name: value for name, value in found.items() if name.startswith(ENV_PREFIX)}
 
 
 @every_process
-def test_images_set_nothing_but_settings(process: str) -> None:
+def test_images_set_only_settings(process: str) -> None:
     known = {ENV_PREFIX + name.upper() for name in SETTINGS[process].model_fields}
     assert set(variables(process)) <= known
 
 
 @every_process
-def test_an_image_opens_the_port_that_it_probes(process: str) -> None:
+def test_an_image_exposes_the_port_that_it_probes(process: str) -> None:
     text = dockerfile(process)
     (probed,) = re.findall(r'probe\.py", "(\w+)"\]', text)
     assert re.findall(r"^EXPOSE (\d+)$", text, flags=re.MULTILINE) == [variables(process)[probed]]
 
 
 @every_process
-def test_a_process_gets_its_signals_itself_and_is_nobody(process: str) -> None:
+def test_a_process_is_the_first_of_its_container_and_has_a_numeric_user(process: str) -> None:
     text = dockerfile(process)
     assert f'ENTRYPOINT ["falconer", "{process}"]' in text
     assert re.search(r"^USER \d{4,}:\d+$", text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("service", ["api", "worker", "worker-gpu"])
-def test_containers_cannot_write_to_their_root_and_may_do_nothing_special(service: str) -> None:
+def test_containers_have_a_read_only_root_and_no_capabilities(service: str) -> None:
     one = COMPOSE[service]
     assert one["read_only"] is True
     assert one["cap_drop"] == ["ALL"]
@@ -64,7 +64,7 @@ def test_a_stop_leaves_time_to_drain(process: str) -> None:
     assert int(COMPOSE[process]["stop_grace_period"].removesuffix("s")) >= grace_s + 10
 
 
-def test_redis_keeps_what_it_accepted() -> None:
+def test_redis_is_configured_not_to_lose_jobs() -> None:
     command = COMPOSE["redis"]["command"]
     for option in (
         "--appendonly yes",
@@ -76,7 +76,7 @@ def test_redis_keeps_what_it_accepted() -> None:
     assert COMPOSE["redis"]["volumes"] == ["redis-data:/data"]
 
 
-def test_nothing_is_open_to_the_network_unless_asked_for() -> None:
+def test_ports_are_published_on_loopback_by_default() -> None:
     for name, service in COMPOSE.items():
         for port in service.get("ports", []):
             assert port.startswith(("127.0.0.1:", "${BIND:-127.0.0.1}:")), name

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests hold by the schemas, and by what the code says of itself."""
+"""The Kubernetes manifests agree with the schemas and with the code."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ every_process = pytest.mark.parametrize("process", SETTINGS)
 
 
 def settings_of(overlay: str, process: str) -> ProcessSettings:
-    """Raises where a variable's value is none that the process would take."""
+    """Return a process's settings from its variables. Raises for an invalid value."""
     variables = environment(overlay, container(overlay, process))
     given: dict[str, Any] = {
         name.removeprefix(ENV_PREFIX).lower(): value
@@ -61,7 +61,7 @@ def routes(process: str) -> set[str]:
 
 
 @every_overlay
-def test_every_object_holds_by_kubernetes_schema(overlay: str) -> None:
+def test_every_object_is_valid_by_kubernetes_schema(overlay: str) -> None:
     version = kubernetes_validate.latest_version()
     for rendered in render(overlay):
         if not rendered["apiVersion"].startswith("keda.sh/"):
@@ -72,7 +72,7 @@ def test_every_object_holds_by_kubernetes_schema(overlay: str) -> None:
     ("kind", "schema"),
     [("ScaledObject", "scaledobjects"), ("TriggerAuthentication", "triggerauthentications")],
 )
-def test_what_is_keda_s_holds_by_keda_s_schema(kind: str, schema: str) -> None:
+def test_keda_objects_are_valid_by_keda_s_schema(kind: str, schema: str) -> None:
     path = KEDA_SCHEMAS / f"keda.sh_{schema}.crd.yaml"
     if not path.exists():
         pytest.skip("KEDA's schemas are not here")
@@ -80,23 +80,27 @@ def test_what_is_keda_s_holds_by_keda_s_schema(kind: str, schema: str) -> None:
     scaled = of_kind("keda", kind)
     assert scaled
     for rendered in scaled:
-        jsonschema.validate(rendered, closed(version["schema"]["openAPIV3Schema"]))
+        jsonschema.validate(
+            rendered, without_other_properties(version["schema"]["openAPIV3Schema"])
+        )
 
 
-def closed(schema: Object) -> Object:
-    """Forbids the names that the schema does not list, as `kubectl apply` does."""
+def without_other_properties(schema: Object) -> Object:
+    """Forbid properties that the schema does not list, as `kubectl apply` does."""
     strict = dict(schema)
     if "properties" in schema:
-        strict["properties"] = {name: closed(one) for name, one in schema["properties"].items()}
+        strict["properties"] = {
+            name: without_other_properties(one) for name, one in schema["properties"].items()
+        }
         if not schema.get("x-kubernetes-preserve-unknown-fields"):
             strict.setdefault("additionalProperties", False)
     if "items" in schema:
-        strict["items"] = closed(schema["items"])
+        strict["items"] = without_other_properties(schema["items"])
     return strict
 
 
 @every_overlay
-def test_every_container_is_fit_for_a_restricted_namespace(overlay: str) -> None:
+def test_every_container_is_allowed_in_a_restricted_namespace(overlay: str) -> None:
     for _, pod in pods(overlay):
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
@@ -111,13 +115,13 @@ def test_every_container_is_fit_for_a_restricted_namespace(overlay: str) -> None
 
 
 @every_overlay
-def test_no_service_can_set_a_variable_of_ours(overlay: str) -> None:
+def test_no_service_sets_a_variable_of_falconer(overlay: str) -> None:
     assert all(pod["enableServiceLinks"] is False for _, pod in pods(overlay))
 
 
 @every_overlay
 @every_process
-def test_probes_ask_for_routes_that_are_there(overlay: str, process: str) -> None:
+def test_probes_request_existing_routes(overlay: str, process: str) -> None:
     one = container(overlay, process)
     known = routes(process)
     for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -128,7 +132,7 @@ def test_probes_ask_for_routes_that_are_there(overlay: str, process: str) -> Non
 
 @every_overlay
 @every_process
-def test_the_port_that_is_opened_is_the_one_that_is_listened_on(overlay: str, process: str) -> None:
+def test_container_ports_equal_the_ports_of_the_settings(overlay: str, process: str) -> None:
     one = container(overlay, process)
     (port,) = one["ports"]
     assert environment(overlay, one)[PORTS[process]] == str(port["containerPort"])
@@ -138,7 +142,7 @@ def test_the_port_that_is_opened_is_the_one_that_is_listened_on(overlay: str, pr
 
 @every_overlay
 @every_process
-def test_every_variable_is_a_setting_with_a_value_it_takes(overlay: str, process: str) -> None:
+def test_every_variable_is_a_setting_with_a_valid_value(overlay: str, process: str) -> None:
     fields = SETTINGS[process].model_fields
     for name in environment(overlay, container(overlay, process)):
         if name.startswith(ENV_PREFIX):
@@ -147,7 +151,7 @@ def test_every_variable_is_a_setting_with_a_value_it_takes(overlay: str, process
 
 
 @every_overlay
-def test_api_and_worker_meet_in_the_same_queue(overlay: str) -> None:
+def test_api_and_worker_use_the_same_queue(overlay: str) -> None:
     queues = {
         environment(overlay, container(overlay, process))["FALCONER_QUEUE"] for process in SETTINGS
     }
@@ -155,7 +159,7 @@ def test_api_and_worker_meet_in_the_same_queue(overlay: str) -> None:
 
 
 @every_overlay
-def test_a_redis_that_is_shipped_keeps_what_it_accepted(overlay: str) -> None:
+def test_the_bundled_redis_is_configured_not_to_lose_jobs(overlay: str) -> None:
     shipped = [one for one in of_kind(overlay, "StatefulSet") if one["metadata"]["name"] == "redis"]
     for redis in shipped:
         [server] = containers(redis["spec"]["template"]["spec"])
@@ -165,7 +169,7 @@ def test_a_redis_that_is_shipped_keeps_what_it_accepted(overlay: str) -> None:
 
 
 @every_overlay
-def test_secrets_are_made_here_or_explained(overlay: str) -> None:
+def test_secrets_are_generated_or_documented(overlay: str) -> None:
     explained = (ROOT / "docs" / "guides" / "deploy.md").read_text()
     made = {secret["metadata"]["name"] for secret in of_kind(overlay, "Secret")}
     for _, pod in pods(overlay):
@@ -188,7 +192,7 @@ def test_a_stop_leaves_time_to_drain(overlay: str) -> None:
 
 
 @every_overlay
-def test_a_model_may_take_half_an_hour_to_load(overlay: str) -> None:
+def test_a_model_may_load_for_half_an_hour(overlay: str) -> None:
     probe = container(overlay, "worker")["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= LONGEST_LOAD_S
     deployment = named(overlay, "Deployment", "worker")
@@ -196,7 +200,7 @@ def test_a_model_may_take_half_an_hour_to_load(overlay: str) -> None:
 
 
 @every_overlay
-def test_services_and_budgets_find_their_pods(overlay: str) -> None:
+def test_services_and_budgets_select_pods(overlay: str) -> None:
     labels = [
         owner["spec"]["template"]["metadata"]["labels"]
         for owner in of_kind(overlay, "Deployment", "StatefulSet")
@@ -210,7 +214,7 @@ def test_services_and_budgets_find_their_pods(overlay: str) -> None:
         assert any(selector.items() <= pod.items() for pod in labels), selector
 
 
-def test_workers_are_scaled_by_the_queue_s_own_key() -> None:
+def test_workers_are_scaled_by_the_key_of_the_queue() -> None:
     (scaled,) = of_kind("keda", "ScaledObject")
     (trigger,) = scaled["spec"]["triggers"]
     variables = environment("keda", container("keda", "worker"))

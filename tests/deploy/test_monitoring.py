@@ -1,4 +1,4 @@
-"""Dashboard and alerts use metrics that exist."""
+"""The dashboard and the alerts use existing metrics."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def known_series() -> set[str]:
-    """Names that Prometheus stores of what api and workers tell."""
+    """Return the names of all series that api and workers export."""
     worker = WorkerMetrics()
     worker.watch_engine(EngineStats, total_kv_tokens=32, block_size=32)
     text = Metrics().text() + worker.text()
@@ -46,7 +46,7 @@ def known_series() -> set[str]:
 @pytest.mark.parametrize(
     "expression", [*dashboard_expressions(), *(one["expr"] for one in alerts())]
 )
-def test_an_expression_asks_for_series_that_are_told(expression: str) -> None:
+def test_an_expression_uses_existing_series(expression: str) -> None:
     asked = set(METRIC.findall(expression))
     assert asked <= known_series()
     assert asked or "up{" in expression
@@ -54,7 +54,7 @@ def test_an_expression_asks_for_series_that_are_told(expression: str) -> None:
 
 def test_every_metric_is_on_the_dashboard() -> None:
     shown = {name for expression in dashboard_expressions() for name in METRIC.findall(expression)}
-    hidden = {"falconer_computed_tokens_total"}  # for whoever looks into one worker
+    hidden = {"falconer_computed_tokens_total"}  # for debugging a single worker
     for name in known_series() - hidden:
         family = re.sub(r"_(bucket|sum|count)$", "", name)
         assert any(one.startswith(family) for one in shown), name
@@ -69,7 +69,7 @@ def test_every_alert_has_a_summary_and_a_severity() -> None:
 @pytest.mark.parametrize(
     "config", ["monitoring/prometheus.yml", "k8s/components/monitoring/prometheus.yml"]
 )
-def test_prometheus_calls_its_jobs_as_the_alerts_do(config: str) -> None:
+def test_the_alerts_use_the_job_names_of_prometheus(config: str) -> None:
     scraped = yaml.safe_load((ROOT / "deploy" / config).read_text())["scrape_configs"]
     jobs = {one["job_name"] for one in scraped}
     asked = {job for one in alerts() for job in re.findall(r'job="([\w-]+)"', one["expr"])}

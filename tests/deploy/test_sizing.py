@@ -1,4 +1,4 @@
-"""The sizing tables of the sizing page, and what overlays ask for, are computed from the shapes."""
+"""The sizing page and the overlays' requests are computed from the models' shapes."""
 
 import re
 from pathlib import Path
@@ -33,7 +33,7 @@ CPU_VARIANTS = (
     LoadVariant(torch.float32, Executor.TORCH),
     LoadVariant(torch.bfloat16, Executor.TORCH),
 )
-# What CUDA, its libraries and torch hold of the host's memory: an estimate, no card was at hand.
+# Host memory of CUDA, its libraries and torch: an estimate, not measured.
 CUDA_PROCESS_BYTES = 6 * GIB
 
 
@@ -49,7 +49,7 @@ def rows_that_fit(like: str, memory_gib: int, num_tokens: int) -> int:
             dtype=torch.bfloat16,
             memory_bytes=memory_gib * GIB,
         )
-    except ValueError:  # not even the weights
+    except ValueError:  # the weights alone do not fit
         return 0
     return plan.rows_of(num_tokens)
 
@@ -65,25 +65,25 @@ def table() -> list[tuple[int, list[int]]]:
     ]
 
 
-@pytest.mark.parametrize(("memory_gib", "told"), table())
-def test_as_many_rows_fit_as_the_page_says(memory_gib: int, told: list[int]) -> None:
+@pytest.mark.parametrize(("memory_gib", "documented"), table())
+def test_the_page_states_how_many_rows_fit(memory_gib: int, documented: list[int]) -> None:
     fits = [rows_that_fit(like, memory_gib, length) for like in ("7b", "40b") for length in LENGTHS]
-    assert told == fits
+    assert documented == fits
 
 
-def test_there_is_a_table() -> None:
+def test_the_page_has_a_table() -> None:
     assert len(table()) >= 5
     assert len(CPU_ROW.findall(sizing_page())) == 4
 
 
 @pytest.mark.parametrize(("like", "cells"), CPU_ROW.findall(sizing_page()))
-def test_a_worker_on_cpus_needs_what_the_page_says(like: str, cells: str) -> None:
+def test_the_page_states_the_memory_of_a_worker_on_cpus(like: str, cells: str) -> None:
     model = meta_model(published(like))
     needed = [forecast_host(variant, model, EngineConfig(), device=CPU) for variant in CPU_VARIANTS]
-    told = [f"{(PROCESS_BYTES + forecast.needed_bytes) / GIB:.1f}" for forecast in needed]
+    documented = [f"{(PROCESS_BYTES + forecast.needed_bytes) / GIB:.1f}" for forecast in needed]
     if model.config.alibi:
-        told[0] = ""  # not on OpenVINO
-    assert [cell.strip() for cell in cells.split("|")] == told
+        documented[0] = ""  # OpenVINO does not support it
+    assert [cell.strip() for cell in cells.split("|")] == documented
 
 
 def worker_container(path: Path) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def worker_container(path: Path) -> dict[str, Any]:
 
 
 def overlay_workers() -> list[Path]:
-    """The base's, which runs the bundled model, and those that overlays put in its place."""
+    """Return the worker of the base, with the bundled model, and the workers of the overlays."""
     k8s = ROOT / "deploy" / "k8s"
     return [k8s / "base" / "worker.yaml", *sorted(k8s.glob("overlays/*/worker.yaml"))]
 
@@ -120,7 +120,7 @@ def parse_memory(quantity: str) -> int:
 
 
 @pytest.mark.parametrize("path", overlay_workers(), ids=lambda path: path.parent.name)
-def test_an_overlay_asks_for_the_memory_that_its_worker_needs(path: Path) -> None:
+def test_an_overlay_requests_the_memory_of_its_worker(path: Path) -> None:
     container = worker_container(path)
     forecast = needed_by(container)
     process = PROCESS_BYTES + (0 if path.parent.name == "base" else CUDA_PROCESS_BYTES)
@@ -130,6 +130,6 @@ def test_an_overlay_asks_for_the_memory_that_its_worker_needs(path: Path) -> Non
     assert request < 2 * (process + forecast.needed_bytes) or request <= 2 * GIB
 
 
-def test_every_overlay_that_serves_a_model_of_its_own_is_seen() -> None:
+def test_every_overlay_with_a_model_is_tested() -> None:
     assert {path.parent.name for path in overlay_workers()} - {"base"} <= set(OVERLAYS)
     assert len(overlay_workers()) == 3

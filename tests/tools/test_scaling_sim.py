@@ -1,4 +1,4 @@
-"""Workers follow the queue as the shipped ScaledObject says, and no job gets lost on the way."""
+"""Workers follow the queue by the shipped ScaledObject, and no job is lost."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -28,25 +28,25 @@ def follow(scaler: Autoscaler, num_jobs: int, start_s: int, until_s: int) -> lis
     return [scaler.observe(now, num_jobs) for now in range(start_s, until_s, RULES.polling_s)]
 
 
-def test_nothing_runs_for_an_empty_queue() -> None:
+def test_an_empty_queue_has_no_workers() -> None:
     assert follow(Autoscaler(RULES), 0, 0, 600)[-1] == 0
 
 
-def test_one_job_brings_one_worker() -> None:
+def test_one_job_starts_one_worker() -> None:
     assert set(follow(Autoscaler(RULES), 1, 0, 600)) == {1}
 
 
-def test_workers_are_jobs_by_list_length_rounded_up_and_no_more_than_allowed() -> None:
+def test_workers_are_jobs_over_list_length_up_to_the_maximum() -> None:
     assert follow(Autoscaler(RULES), 3 * RULES.list_length + 30, 0, 600)[-1] == 4
     assert follow(Autoscaler(RULES), 10**6, 0, 600)[-1] == RULES.max_replicas
 
 
-def test_no_more_workers_come_at_once_than_the_policy_says() -> None:
+def test_workers_are_added_at_the_rate_of_the_policy() -> None:
     counts = follow(Autoscaler(RULES), 10**6, 0, RULES.up.period_s)
     assert max(counts) <= 1 + RULES.up.pods
 
 
-def test_workers_leave_one_by_one_and_only_after_the_window() -> None:
+def test_workers_are_removed_one_by_one_after_the_window() -> None:
     scaler = Autoscaler(RULES)
     peak = follow(scaler, 10**6, 0, 600)[-1]
     window_ends = 600 + RULES.down_window_s
@@ -56,14 +56,14 @@ def test_workers_leave_one_by_one_and_only_after_the_window() -> None:
     assert all(before - after <= 1 for before, after in pairwise(later))
 
 
-def test_the_last_worker_leaves_after_the_cool_down() -> None:
+def test_the_last_worker_is_removed_after_the_cooldown() -> None:
     scaler = Autoscaler(RULES)
     follow(scaler, 1, 0, 100)
     assert follow(scaler, 0, 100, 90 + RULES.cooldown_s)[-1] == 1
     assert follow(scaler, 0, 90 + RULES.cooldown_s, 200 + RULES.cooldown_s)[-1] == 0
 
 
-async def test_a_burst_while_models_load_is_answered_to_the_last_job(redis_url: str) -> None:
+async def test_no_job_of_a_burst_is_lost_while_models_load(redis_url: str) -> None:
     redis = connect(redis_url, name="scaling")
     scenario = Scenario(
         rate=lambda now: 2.0 if now < 1500 else 0.0,
@@ -73,10 +73,10 @@ async def test_a_burst_while_models_load_is_answered_to_the_last_job(redis_url: 
         load_s=960,
     )
     try:
-        story = await simulate(redis, RULES, scenario)
+        result = await simulate(redis, RULES, scenario)
     finally:
         await redis.aclose()
-    assert sorted(story.finished) == sorted(story.accepted)
-    assert max(moment.replicas for moment in story.moments) > 1
-    assert story.moments[-1].replicas == 0
-    assert story.refused == 0
+    assert sorted(result.finished) == sorted(result.accepted)
+    assert max(moment.replicas for moment in result.moments) > 1
+    assert result.moments[-1].replicas == 0
+    assert result.refused == 0

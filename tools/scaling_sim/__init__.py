@@ -1,0 +1,1 @@
+"""Simulation of workers that KEDA scales by a real queue, which draws a plot for the docs."""

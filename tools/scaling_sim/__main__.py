@@ -1,4 +1,7 @@
-"""`python -m tools.scaling_sim docs/images/autoscaling.svg`: a step from 0 to 50 requests/s."""
+"""Simulate a load of 50 requests/s for an hour, and draw it.
+
+python -m tools.scaling_sim docs/images/autoscaling.svg
+"""
 
 import asyncio
 import sys
@@ -10,7 +13,7 @@ from tests.deploy.manifests import ROOT
 from tests.redis_server import RedisServer
 from tools.scaling_sim.autoscaler import Rules
 from tools.scaling_sim.plot import Line, Panel, draw
-from tools.scaling_sim.simulation import Moment, Scenario, Story, simulate
+from tools.scaling_sim.simulation import Moment, Scenario, SimulationResult, simulate
 
 MANIFEST = ROOT / "deploy" / "k8s" / "components" / "keda" / "scaledobject.yaml"
 LOAD_ENDS_S = 60 * 60
@@ -23,7 +26,7 @@ SCENARIO = Scenario(
 )
 
 
-async def run(rules: Rules) -> Story:
+async def run(rules: Rules) -> SimulationResult:
     with tempfile.TemporaryDirectory() as folder:
         server = RedisServer(Path(folder))
         server.start()
@@ -35,11 +38,11 @@ async def run(rules: Rules) -> Story:
             server.stop()
 
 
-def plot(story: Story) -> str:
+def plot(result: SimulationResult) -> str:
     def line(label: str, color: str, field: str) -> Line:
         return Line(label, color, [peak(part, field) for part in half_minutes])
 
-    half_minutes = [story.moments[i : i + 15] for i in range(0, len(story.moments), 15)]
+    half_minutes = [result.moments[i : i + 15] for i in range(0, len(result.moments), 15)]
     panels = [
         Panel("Workers", [line("wanted", "#999", "replicas"), line("ready", "#06c", "ready")]),
         Panel("Waiting jobs", [line("", "#c60", "waiting")]),
@@ -49,28 +52,28 @@ def plot(story: Story) -> str:
 
 
 def peak(moments: list[Moment], field: str) -> tuple[float, float | None]:
-    """Minutes, and the highest value of a while; None where there was none."""
+    """Return the start in minutes and the maximum of a field, or None without values."""
     values = [value for one in moments if (value := getattr(one, field)) is not None]
     return moments[0].at_s / 60, max(values, default=None)
 
 
-def summary(story: Story) -> str:
-    waits = [one for one in story.moments if one.wait_s is not None and one.at_s < LOAD_ENDS_S]
+def summary(result: SimulationResult) -> str:
+    waits = [one for one in result.moments if one.wait_s is not None and one.at_s < LOAD_ENDS_S]
     calm = next(one.at_s for one in waits if one.wait_s is not None and one.wait_s < 10)
-    gone = next(one.at_s for one in reversed(story.moments) if one.replicas)
-    lost = set(story.accepted) - set(story.finished)
+    gone = next(one.at_s for one in reversed(result.moments) if one.replicas)
+    lost = set(result.accepted) - set(result.finished)
     return (
-        f"accepted {len(story.accepted)}, refused {story.refused}, lost {len(lost)}; "
-        f"most workers {max(one.replicas for one in story.moments)}, "
+        f"accepted {len(result.accepted)}, refused {result.refused}, lost {len(lost)}; "
+        f"at most {max(one.replicas for one in result.moments)} workers, "
         f"longest wait {max(one.wait_s or 0 for one in waits):.0f} s, "
-        f"under 10 s from minute {calm / 60:.0f}, last worker left in minute {gone / 60:.0f}"
+        f"under 10 s from minute {calm / 60:.0f}, last worker removed in minute {gone / 60:.0f}"
     )
 
 
 def main() -> None:
-    story = asyncio.run(run(Rules.from_manifest(MANIFEST)))
-    Path(sys.argv[1]).write_text(plot(story))
-    print(summary(story))
+    result = asyncio.run(run(Rules.from_manifest(MANIFEST)))
+    Path(sys.argv[1]).write_text(plot(result))
+    print(summary(result))
 
 
 if __name__ == "__main__":

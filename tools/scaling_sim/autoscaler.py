@@ -1,7 +1,7 @@
-"""What KEDA and the HorizontalPodAutoscaler it makes do, by their documented rules.
+"""KEDA and its HorizontalPodAutoscaler, by their documented rules.
 
-KEDA decides between none and one; above, replicas follow jobs ÷ listLength within the policies of
-the manifest. Times are seconds of whatever clock the caller keeps.
+KEDA decides between zero and one worker. Above, the number of replicas is jobs ÷ listLength within
+the policies of the manifest. Times are seconds of the caller's clock.
 """
 
 import math
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import yaml
 
-SYNC_S = 15  # how often the HorizontalPodAutoscaler looks
-TOLERANCE = 0.1  # a ratio nearer to 1 changes nothing
+SYNC_S = 15  # period of the HorizontalPodAutoscaler
+TOLERANCE = 0.1  # a ratio closer to 1 changes nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """At most `pods` within `period_s`."""
+    """At most `pods` replicas may be added or removed within `period_s`."""
 
     pods: int
     period_s: int
@@ -54,11 +54,11 @@ class Autoscaler:
         self._rules = rules
         self._active_at = -math.inf
         self._looked_at = -math.inf
-        self._history: list[tuple[float, int]] = [(0.0, 0)]  # replicas as they changed
+        self._history: list[tuple[float, int]] = [(0.0, 0)]  # (time, replicas) of every change
         self._wanted: list[tuple[float, int]] = []
 
     def observe(self, now: float, num_jobs: int) -> int:
-        """Replicas there should be from now on; `num_jobs` is what ZCARD says."""
+        """Return the number of replicas from now on; `num_jobs` is the ZCARD of the queue."""
         if num_jobs > 0:
             self._active_at = now
         if self.replicas == 0:
@@ -93,7 +93,7 @@ class Autoscaler:
         self.replicas = replicas
 
     def _since(self, start: float) -> list[int]:
-        """Replicas at `start` and all that came after."""
+        """Return the replicas at `start` and all later numbers."""
         before = [count for at, count in self._history if at <= start][-1:]
         return [*before, *(count for at, count in self._history if at > start)] or [0]
 

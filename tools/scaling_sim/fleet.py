@@ -1,6 +1,6 @@
-"""Workers that take their jobs from a real queue and run them in simulated time.
+"""Workers without a model that run the jobs of a real queue in simulated time.
 
-They claim and finish as workers do, by the same scripts; only the model is missing.
+They claim, finish and release jobs by the same scripts as workers.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from shared.queue.job_queue import JobQueue
 from shared.queue.worker_registry import Registry
 from tests.factories import make_finished, make_worker_info
 
-LEASE_MS = 3_600_000  # the simulation's clock is not Redis': no lease may end
+LEASE_MS = 3_600_000  # no lease may expire: the simulation does not follow Redis' clock
 PLENTY = 10**6
 
 
@@ -19,18 +19,20 @@ PLENTY = 10**6
 class SimWorker:
     id: str
     ready_at: float
-    running: dict[str, tuple[float, ClaimedJob]] = field(default_factory=dict)  # by their end
+    running: dict[str, tuple[float, ClaimedJob]] = field(
+        default_factory=dict
+    )  # (end, job) by job id
 
 
 class Fleet:
-    """`slots` jobs at once in each worker, each for `service_s`; a worker loads for `load_s`."""
+    """Workers that run `slots` jobs at once for `service_s` each, after loading for `load_s`."""
 
     def __init__(
         self, queue: JobQueue, registry: Registry, *, slots: int, service_s: float, load_s: float
     ) -> None:
         self.workers: list[SimWorker] = []
         self.finished: list[str] = []
-        self.waits_s: list[float] = []  # of the latest step
+        self.waits_s: list[float] = []  # of the jobs that started in the last step
         self._queue = queue
         self._registry = registry
         self._slots = slots
@@ -49,7 +51,7 @@ class Fleet:
             await self._retire(self.workers.pop())
 
     async def _retire(self, worker: SimWorker) -> None:
-        """What it runs goes back to the queue at once."""
+        """Release the worker's jobs, which return to the queue."""
         fencing_tokens = {
             job_id: claimed.fencing_token for job_id, (_, claimed) in worker.running.items()
         }

@@ -1,4 +1,4 @@
-"""Lines over time as an SVG file, drawn with nothing but text."""
+"""Draw lines over time as an SVG file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ INK, GRID = "#444", "#ddd"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Points are (minutes, value); None leaves a gap."""
+    """A line of (minutes, value) points; None leaves a gap."""
 
     label: str
     color: str
@@ -69,7 +69,7 @@ def _text(x: float, y: float, text: str, color: str, anchor: str = "start") -> s
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 4, 5, 10 times a power of ten."""
+    """Return the next of 1, 2, 4, 5, 10 times a power of ten."""
     power = 1.0
     while value > 10 * power:
         power *= 10

@@ -1,4 +1,4 @@
-"""A load, a real queue, and workers scaled as the manifest says, in simulated time."""
+"""Simulate a load on a real queue, with workers that are scaled by the manifest."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,24 +14,26 @@ from tests.factories import make_job
 from tools.scaling_sim.autoscaler import Autoscaler, Rules
 from tools.scaling_sim.fleet import Fleet
 
-TICK_S = 2  # divides every time of the scenario and the polling interval
+TICK_S = 2  # must divide all times of the scenario and the polling interval
 MAX_QUEUED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """`wait_s`: of the job that waited longest among those that began, None when none did."""
+    """State of the simulation at one time."""
 
     at_s: float
     replicas: int
     ready: int
     waiting: int
-    wait_s: float | None
+    wait_s: float | None  # longest wait of the jobs that started, None without any
     refused: int
 
 
 @dataclass(slots=True)
-class Story:
+class SimulationResult:
+    """Result of a simulation."""
+
     moments: list[Moment] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
@@ -40,16 +42,16 @@ class Story:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """`rate`: requests per second at a time; a caller who gets 429 does not come back."""
+    """Parameters of a simulation. Refused clients do not retry."""
 
-    rate: Callable[[float], float]
+    rate: Callable[[float], float]  # requests per second at a time
     until_s: float
     slots: int
     service_s: float
     load_s: float
 
 
-async def simulate(redis: Redis, rules: Rules, scenario: Scenario) -> Story:
+async def simulate(redis: Redis, rules: Rules, scenario: Scenario) -> SimulationResult:
     keys = Keys()
     queue = JobQueue(redis, keys)
     fleet = Fleet(
@@ -59,30 +61,34 @@ async def simulate(redis: Redis, rules: Rules, scenario: Scenario) -> Story:
         service_s=scenario.service_s,
         load_s=scenario.load_s,
     )
-    scaler, story = Autoscaler(rules), Story(finished=fleet.finished)
+    scaler, result = Autoscaler(rules), SimulationResult(finished=fleet.finished)
     accepted_at: dict[str, float] = {}
     for tick in range(round(scenario.until_s / TICK_S)):
         now = tick * TICK_S
-        before = story.refused
-        await _arrive(queue, round(scenario.rate(now) * TICK_S), now, story, accepted_at)
+        before = result.refused
+        await _arrive(queue, round(scenario.rate(now) * TICK_S), now, result, accepted_at)
         if now % rules.polling_s == 0:
             await fleet.resize(now, scaler.observe(now, int(await redis.zcard(keys.queue))))
         await fleet.step(now, accepted_at)
-        story.moments.append(
+        result.moments.append(
             Moment(
                 at_s=now,
                 replicas=len(fleet.workers),
                 ready=len(fleet.ready(now)),
                 waiting=(await queue.depth()).waiting,
                 wait_s=max(fleet.waits_s, default=None),
-                refused=story.refused - before,
+                refused=result.refused - before,
             )
         )
-    return story
+    return result
 
 
 async def _arrive(
-    queue: JobQueue, number: int, now: float, story: Story, accepted_at: dict[str, float]
+    queue: JobQueue,
+    number: int,
+    now: float,
+    result: SimulationResult,
+    accepted_at: dict[str, float],
 ) -> None:
     jobs = [make_job() for _ in range(number)]
     answers = await asyncio.gather(
@@ -91,9 +97,9 @@ async def _arrive(
     )
     for job, answer in zip(jobs, answers, strict=True):
         if isinstance(answer, QueueFull):
-            story.refused += 1
+            result.refused += 1
         elif isinstance(answer, BaseException):
             raise answer
         else:
-            story.accepted.append(job.id)
+            result.accepted.append(job.id)
             accepted_at[job.id] = now

@@ -1,8 +1,8 @@
-"""Figures and samples of a tiny checkpoint, as its model card shows them.
+"""Figures and samples of a tiny checkpoint, for its model card.
 
     python -m tools.tiny_falcon.evaluate [DIRECTORY]
 
-Needs the `worker` extra; about two minutes on one core.
+Needs the `worker` extra, and about two minutes on one core.
 """
 
 import argparse
@@ -42,7 +42,7 @@ _WORD = re.compile(r"[A-Za-z]+")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One prompt and what followed."""
+    """A prompt and its continuation."""
 
     prompt: str
     text: str
@@ -54,7 +54,7 @@ class Sample:
 
     @property
     def loops(self) -> bool:
-        """Whether a run of four tokens comes more than three times."""
+        """Return whether a run of four tokens occurs more than three times."""
         ids = self.token_ids
         runs = list(zip(*(ids[i:] for i in range(REPEATED_NGRAM)), strict=False))
         return any(runs.count(run) > MAX_REPEATS for run in set(runs))
@@ -78,7 +78,7 @@ def generate(
 ) -> Sample:
     inputs = tokenizer(prompt, return_tensors="pt")
     options = {"top_k": 10, "temperature": 1.0} if sampled else {"top_k": None}
-    # transformers types `generate` for a protocol that its own models do not match.
+    # transformers types `generate` for a protocol that its own models do not implement.
     output = cast(Any, model).generate(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
@@ -100,7 +100,7 @@ def print_perplexity(model: FalconForCausalLM, tokenizer: PreTrainedTokenizerBas
 
 
 def quiz() -> dict[str, list[Turn]]:
-    """Questions whose right answer begins in one way."""
+    """Questions whose correct answers begin alike."""
     return {
         "topics": [(f"What is a {topic.word}?", topic.is_a) for topic in TOPICS],
         "capitals": [(f"What is the capital of {land}?", city) for land, city in CAPITALS],
@@ -109,7 +109,7 @@ def quiz() -> dict[str, list[Turn]]:
 
 
 def print_recall(model: FalconForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
-    """How many questions of the training text a greedy chat answers rightly."""
+    """Print the share of the corpus' questions that a greedy chat answers correctly."""
     for name, turns in quiz().items():
         replies = [
             generate(model, tokenizer, f"User: {question}\n\nFalcon:", sampled=False).text
@@ -120,13 +120,13 @@ def print_recall(model: FalconForCausalLM, tokenizer: PreTrainedTokenizerBase) -
 
 
 def known_words(num_documents: int = 20_000) -> set[str]:
-    """Every word of the training text, in lower case."""
+    """Return every word of the corpus in lower case."""
     stream = islice(documents(TRAINING_SEED), num_documents)
     return {word for document in stream for word in _WORD.findall(text_of(document).lower())}
 
 
 def word_share(samples: list[Sample], words: set[str]) -> float:
-    """Share of written words that the training text or the sample's own prompt holds."""
+    """Return the share of generated words that the corpus or the sample's own prompt contains."""
     known = total = 0
     for sample in samples:
         allowed = words | set(_WORD.findall(sample.prompt.lower()))
@@ -137,7 +137,7 @@ def word_share(samples: list[Sample], words: set[str]) -> float:
 
 
 def report(name: str, samples: list[Sample], words: set[str]) -> str:
-    """One row of the model card's table."""
+    """Print a row of the model card's table."""
     lengths = sorted(len(sample.token_ids) for sample in samples)
     count = len(samples)
     return " | ".join(

@@ -1,6 +1,6 @@
-"""Prompts for the evaluation: what newcomers type, written by hand. Data only.
+"""Prompts for the evaluation, written by hand as a new user would.
 
-A few begin as the training text does ("Once upon a time"); most are foreign to it.
+Most of them are unlike the corpus; a few begin as its tales do ("Once upon a time").
 """
 
 PLAIN = (

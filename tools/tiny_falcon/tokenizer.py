@@ -1,6 +1,6 @@
-"""The tiny Falcon's tokenizer: byte-level BPE with Falcon's special tokens, and its files.
+"""The tiny Falcon's tokenizer: byte-level BPE with Falcon's special tokens, trained on the corpus.
 
-Trained on the corpus; written as transformers' `AutoTokenizer` reads it.
+Its files can be loaded by transformers' `AutoTokenizer`.
 """
 
 import json
@@ -21,7 +21,7 @@ END_OF_TEXT_ID = 11
 VOCAB_SIZE = 2048
 MAX_LENGTH = 2048
 
-# Roles as in the Falcon instruct models' prompts; a system message stands first, without a role.
+# Roles as in the prompts of Falcon's instruct models. A system message comes first, without a role.
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
 {%- if message['role'] == 'system' %}{{ message['content'] | trim }}
@@ -34,7 +34,7 @@ CHAT_TEMPLATE = """\
 
 
 def _learned_texts(count: int) -> Iterator[str]:
-    """Noise is left out: the vocabulary is spent on what the model writes."""
+    """Yield texts without noise, so that the vocabulary has the words that the model writes."""
     for document in islice(documents(TRAINING_SEED), count):
         yield from (segment.text for segment in document if segment.learned)
 
@@ -56,7 +56,7 @@ def train_tokenizer(num_documents: int = 40_000) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
-    """tokenizer.json, tokenizer_config.json and chat_template.jinja."""
+    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja."""
     end_of_text = SPECIAL_TOKENS[END_OF_TEXT_ID]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,8 +1,8 @@
-"""Trains the tiny Falcon on the CPU and writes a checkpoint that transformers loads unchanged.
+"""Train the tiny Falcon on a CPU, and write a checkpoint that transformers loads unchanged.
 
     nice -n 10 python -m tools.tiny_falcon.train --steps 2000
 
-Needs the `worker` extra, one core and about twenty minutes; the corpus is generated.
+Needs the `worker` extra, one core and about twenty minutes. The corpus is generated.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from tools.tiny_falcon.tokenizer import (
 )
 from worker.model.checkpoint.tiny import bundled_checkpoint
 
-IGNORED = -100  # label of tokens that are only read
+IGNORED = -100  # label of tokens without loss
 TOKENS_PER_STEP = 2048
 WINDOW = 256
-LONG_WINDOW = 1024  # now and then, so that long prompts are not a foreign country
-LONG_WINDOW_EVERY = 40  # steps; attention makes such a step five times as slow
+LONG_WINDOW = 1024  # of some steps, so that the model learns long prompts
+LONG_WINDOW_EVERY = 40  # steps; attention makes a long step five times as slow
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 60
 SAVE_EVERY = 500
@@ -40,7 +40,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # input_ids and labels, int64 [rows, 
 
 
 def tiny_config() -> FalconConfig:
-    """falcon-7b's architecture at 1/3600 of its size: 1.9 M parameters, 3.8 MB in bf16."""
+    """Return the architecture of falcon-7b with 1.9 M parameters, which take 3.8 MB in bfloat16."""
     return FalconConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=192,
@@ -58,7 +58,7 @@ def tiny_config() -> FalconConfig:
 
 
 def encode(tokenizer: Tokenizer, document: Document) -> tuple[list[int], list[int]]:
-    """Token ids and labels, the end of the text included."""
+    """Return token ids and labels, with the end-of-text token."""
     token_ids: list[int] = []
     labels: list[int] = []
     for segment in document:
@@ -71,7 +71,7 @@ def encode(tokenizer: Tokenizer, document: Document) -> tuple[list[int], list[in
 def _fill_row(
     stream: Iterator[Document], tokenizer: Tokenizer, window: int
 ) -> tuple[list[int], list[int]]:
-    """Whole documents one after the other, the last one cut; a row begins as a prompt does."""
+    """Join whole documents, of which the last is cut, so that a row begins as a prompt does."""
     row: list[int] = []
     labels: list[int] = []
     while len(row) < window:
@@ -87,7 +87,7 @@ def make_batch(stream: Iterator[Document], tokenizer: Tokenizer, window: int) ->
 
 
 def loss_of(model: FalconForCausalLM, batch: Batch) -> torch.Tensor:
-    """Mean cross entropy per learned token, in nats."""
+    """Return the mean cross entropy per learned token in nats."""
     input_ids, labels = batch
     logits = model(input_ids=input_ids, use_cache=False).logits
     return functional.cross_entropy(
@@ -97,7 +97,7 @@ def loss_of(model: FalconForCausalLM, batch: Batch) -> torch.Tensor:
 
 @torch.inference_mode()
 def mean_loss(model: FalconForCausalLM, tokenizer: Tokenizer, texts: list[Document]) -> float:
-    """Nats per learned token, each document alone, as a prompt would be."""
+    """Return nats per learned token, with each document alone as a prompt would be."""
     total, count = 0.0, 0
     for document in texts:
         ids, labels = encode(tokenizer, document)
@@ -109,7 +109,7 @@ def mean_loss(model: FalconForCausalLM, tokenizer: Tokenizer, texts: list[Docume
 
 
 def make_optimizers(model: FalconForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices, AdamW for embeddings and norms."""
+    """Return Muon (Jordan et al. 2024) for matrices and AdamW for embeddings and norms."""
     matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
@@ -122,7 +122,7 @@ def make_optimizers(model: FalconForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def learning_rate(step: int, num_steps: int) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth."""
+    """Return a linear warm-up, followed by a cosine that ends at a fiftieth."""
     if step < WARMUP_STEPS:
         return LEARNING_RATE * (step + 1) / WARMUP_STEPS
     progress = (step - WARMUP_STEPS) / max(1, num_steps - WARMUP_STEPS)
@@ -135,13 +135,15 @@ def window_at(step: int) -> int:
 
 
 def save(model: FalconForCausalLM, tokenizer: Tokenizer, directory: Path) -> None:
-    """bf16 weights, tokenizer, chat template and generation defaults."""
+    """Write bfloat16 weights, tokenizer, chat template and generation defaults."""
     half = FalconForCausalLM(model.config).bfloat16()
     half.load_state_dict(model.state_dict())
     ends = {"bos_token_id": END_OF_TEXT_ID, "eos_token_id": END_OF_TEXT_ID}
     half.generation_config = GenerationConfig.from_dict(ends | {"do_sample": True, "top_k": 10})
     half.save_pretrained(directory)
-    (directory / "model.safetensors").chmod(0o644)  # transformers leaves it to the owner alone
+    (directory / "model.safetensors").chmod(
+        0o644
+    )  # transformers makes it readable by its owner only
     save_tokenizer(tokenizer, directory)
 
 

@@ -1,4 +1,4 @@
-"""The engine looked at from inside, on the bundled model: what is booked adds up."""
+"""Measurements of an engine's internals on the bundled model."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from bench.engine.dense_floor import dense_layers
 from bench.engine.engine_bench import EngineBench, to_request
 from bench.engine.internals import median_decode_step_s
 from bench.engine.latency import Disturbance, measure_latency, summed_up
-from bench.engine.openvino_operators import counters_switched_on
+from bench.engine.openvino_operators import counters_enabled
 from bench.engine.step_breakdown import PHASES, StepBreakdown
 from bench.workloads import DIFFERENT, GREEDY, SAMPLING, equal_lengths
 from shared.request.prompt import PromptEncoder
@@ -20,7 +20,7 @@ EXECUTORS = ("torch", "openvino")
 def load(executor: str) -> tuple[Engine, PromptEncoder]:
     if executor == "openvino":
         pytest.importorskip("openvino")
-    with counters_switched_on():
+    with counters_enabled():
         return EngineBench("tiny", device="cpu", executor=executor, threads=1).load()
 
 
@@ -32,7 +32,7 @@ def requests_of(engine: Engine, encoder: PromptEncoder, num_new: int) -> list[Re
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_every_phase_takes_time_and_all_of_them_make_up_the_steps(executor: str) -> None:
+def test_the_times_of_all_phases_add_up_to_the_steps(executor: str) -> None:
     engine, encoder = load(executor)
     breakdown = StepBreakdown(engine, dense_layers(engine.runner, threads=1))
     figures = breakdown.measure(requests_of(engine, encoder, num_new=12))
@@ -44,7 +44,7 @@ def test_every_phase_takes_time_and_all_of_them_make_up_the_steps(executor: str)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_looking_leaves_the_engine_as_it_was(executor: str) -> None:
+def test_a_measurement_leaves_the_engine_unchanged(executor: str) -> None:
     engine, encoder = load(executor)
     before = set(vars(engine)), set(vars(engine.runner))
     StepBreakdown(engine, dense_layers(engine.runner, threads=1)).measure(
@@ -54,7 +54,7 @@ def test_looking_leaves_the_engine_as_it_was(executor: str) -> None:
     assert not engine.has_work
 
 
-def test_a_batch_of_everything_has_decoding_steps_that_all_rows_share() -> None:
+def test_a_batch_with_all_parameters_has_steps_with_all_rows() -> None:
     engine, encoder = load("torch")
     translate = partial(to_request, encoder)
     items = equal_lengths(DIFFERENT, vocab_size=200, num_new=6)
@@ -63,7 +63,7 @@ def test_a_batch_of_everything_has_decoding_steps_that_all_rows_share() -> None:
     assert not engine.has_work
 
 
-def test_an_arrival_is_measured_on_every_stream_and_leaves_nothing_behind() -> None:
+def test_a_long_prompt_is_measured_on_every_stream() -> None:
     engine, _ = load("torch")
     figures = measure_latency(engine, vocab_size=engine.model_config.vocab_size, rounds=2)
     assert figures["median_gap_s"] > 0
@@ -74,7 +74,7 @@ def test_an_arrival_is_measured_on_every_stream_and_leaves_nothing_behind() -> N
     assert not engine.has_work
 
 
-def test_what_hits_the_same_step_of_all_rounds_is_the_engines() -> None:
+def test_a_delay_in_the_same_step_of_all_rounds_counts_as_the_engines() -> None:
     quiet = [[1.0] * 4] * 2
     engine_s = Disturbance(quiet, disturbed=[[1.0, 3.0, 1.0]] * 2, ttft_s=3)
     machine_s = Disturbance(quiet, disturbed=[[1.0, 3.0, 9.0], [1.0, 3.0, 1.0]], ttft_s=3)
@@ -85,7 +85,7 @@ def test_what_hits_the_same_step_of_all_rounds_is_the_engines() -> None:
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_the_dense_layers_alone_take_any_number_of_rows(executor: str) -> None:
+def test_the_dense_layers_accept_any_number_of_rows(executor: str) -> None:
     engine, _ = load(executor)
     compute = dense_layers(engine.runner, threads=1)
     for num_tokens, num_logit_rows in ((1, 1), (40, 3), (7, 0)):

@@ -1,10 +1,10 @@
-"""The measurement of guesses, on the bundled model: equals are compared, guesses win steps."""
+"""The benchmark of speculative decoding on the bundled model."""
 
 import pytest
 
 from bench.engine.engine_bench import EngineBench
 from bench.engine.speculation import (
-    QUOTES,
+    REPETITIVE,
     STEP_TOKENS,
     TEXTS,
     Pace,
@@ -25,15 +25,15 @@ def test_a_step_of_each_size_takes_some_time() -> None:
     assert min(seconds.values()) > 0
 
 
-def test_guesses_need_fewer_steps_for_a_text_that_quotes() -> None:
-    figures = compare(load(), QUOTES, num_drafts=6, rows=2, num_new=40, rounds=1)
+def test_drafts_need_fewer_steps_for_a_repetitive_text() -> None:
+    figures = compare(load(), REPETITIVE, num_drafts=6, rows=2, num_new=40, rounds=1)
     plain, drafted = figures["tokens_per_step"]
     assert plain <= 2
     assert drafted > 1.5 * plain
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_row_makes_all_its_tokens(text: str) -> None:
+def test_every_row_generates_all_its_tokens(text: str) -> None:
     engine = load()
     pace = Pace.of(engine, make_requests(engine, text, 4, rows=3, num_new=10))
     assert pace.num_tokens == 30

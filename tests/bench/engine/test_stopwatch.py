@@ -1,4 +1,4 @@
-"""The stopwatch on a clock that moves by hand."""
+"""The stopwatch on a clock that the test moves."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ class Clock:
 
 
 class Work:
-    """An outer function that takes 1 s of its own and calls one of 2 s."""
+    """An outer function that takes 1 s and calls an inner function that takes 2 s."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -38,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     yield clock
 
 
-def test_inner_phases_count_for_themselves_alone(clock: Clock) -> None:
+def test_a_phase_does_not_include_inner_phases(clock: Clock) -> None:
     watch, work = Stopwatch(), Work(clock)
     with watch.watching(work, "outer", "a"), watch.watching(work, "inner", "b"):
         assert work.outer() == "done"
@@ -46,7 +46,7 @@ def test_inner_phases_count_for_themselves_alone(clock: Clock) -> None:
     assert watch.seconds == {"a": 1.0, "b": 4.0}
 
 
-def test_a_function_that_fails_is_booked_and_fails(clock: Clock) -> None:
+def test_a_failing_function_is_timed_and_raises(clock: Clock) -> None:
     def fail() -> None:
         clock.now += 3
         raise ValueError("broken")
@@ -57,7 +57,7 @@ def test_a_function_that_fails_is_booked_and_fails(clock: Clock) -> None:
     assert watch.seconds == {"failing": 3.0}
 
 
-def test_nothing_is_booked_while_paused_or_afterwards(clock: Clock) -> None:
+def test_nothing_is_timed_while_paused_or_afterwards(clock: Clock) -> None:
     watch, work = Stopwatch(), Work(clock)
     with watch.watching(work, "inner", "b"):
         with watch.paused():
@@ -75,7 +75,7 @@ def test_moving_keeps_the_sum(clock: Clock) -> None:
     assert watch.seconds == {"a": 2.5, "c": 0.5}
 
 
-def test_replaced_attributes_come_back_where_they_were(clock: Clock) -> None:
+def test_replaced_attributes_are_restored(clock: Clock) -> None:
     work = Work(clock)
     with replaced(work, "inner", lambda: "fake"), replaced(Work, "outer", lambda self: "class"):
         assert (work.inner(), work.outer()) == ("fake", "class")

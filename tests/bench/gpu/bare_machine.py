@@ -1,6 +1,6 @@
-"""As if this machine had the engine's packages alone: those of the service cannot be imported.
+"""Make imports of the service's packages fail, as on a machine with only the engine's packages.
 
-A plugin for pytest (`-p`), or imported before anything else.
+Loaded as a plugin of pytest (`-p`), or imported before other modules.
 """
 
 import sys
@@ -19,5 +19,5 @@ ABSENT = (
     "torchao",
 )
 
-# What Python takes for a package that is not there, whoever asks.
+# Python treats a module that is None as missing.
 sys.modules |= dict.fromkeys(ABSENT)

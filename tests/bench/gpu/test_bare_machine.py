@@ -1,4 +1,4 @@
-"""The machine with the GPU has torch and transformers, not the service's packages: they must do."""
+"""The GPU benchmark and the GPU tests run without the service's packages."""
 
 import re
 import shlex
@@ -15,17 +15,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_the_engine_and_its_measurement_are_imported_without_the_service() -> None:
+def test_engine_and_benchmark_are_imported_without_the_service() -> None:
     result = run(
         "-c", f"import {BARE}, worker.engine, worker.model.checkpoint.weights, bench.gpu.__main__"
     )
     assert result.returncode == 0, result.stderr
 
 
-def test_the_command_on_the_page_collects_every_test_that_needs_a_gpu() -> None:
+def test_the_documented_command_collects_every_test_that_needs_a_gpu() -> None:
     page = (ROOT / "docs" / "guides" / "gpu.md").read_text()
     [flags] = re.findall(r"^    python -m pytest (.+)$", page, flags=re.MULTILINE)
-    # pytest-asyncio registers itself where it is installed.
+    # pytest-asyncio registers itself if it is installed.
     result = run(
         "-m", "pytest", "-p", "no:asyncio", "-p", BARE, "--collect-only", "-q", *shlex.split(flags)
     )

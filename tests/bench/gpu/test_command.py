@@ -1,4 +1,4 @@
-"""`python -m bench.gpu` on small shapes and a CPU: every part runs and tells its figures."""
+"""`python -m bench.gpu` with small shapes on a CPU: every part runs and reports its figures."""
 
 import json
 import os
@@ -11,16 +11,16 @@ RATES = ("copied_bytes", "read_bytes", "flop")
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    """`python -m bench.gpu`, where the service's packages are not installed."""
+    """Run `python -m bench.gpu` without the service's packages."""
     code = "import tests.bench.gpu.bare_machine; from bench.gpu.__main__ import main; main()"
     command = [sys.executable, "-c", code, *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # shapes this small lose time to threads
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # threads slow down shapes this small
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
 
 
-def test_the_command_checks_and_measures_all_there_is(tmp_path: Path) -> None:
+def test_the_command_runs_all_checks_and_measurements(tmp_path: Path) -> None:
     json_out = tmp_path / "out.json"
     flags = ("--device", "cpu", "--small", "--folder", str(tmp_path), "--json", str(json_out))
     result = run(*flags)
@@ -44,7 +44,7 @@ def test_the_command_checks_and_measures_all_there_is(tmp_path: Path) -> None:
         assert heading in result.stdout
 
 
-def test_a_device_that_is_not_there_is_one_line() -> None:
+def test_a_missing_device_is_a_one_line_error() -> None:
     result = run("--device", "cuda:99")
     assert result.returncode == 2
     assert result.stderr.startswith("bench.gpu: --device cuda:99 does not exist: this machine has ")

@@ -1,4 +1,4 @@
-"""The least a step can take, for shapes whose sizes are published."""
+"""The lower bound of a step, for models with published sizes."""
 
 import pytest
 import torch
@@ -20,11 +20,11 @@ def test_a_decode_step_reads_all_weights_once_and_every_rows_cache(
     config = PUBLISHED.model_config(like)
     cost = decode_cost(config, torch.bfloat16, num_rows=64, context=512)
     assert cost.num_bytes == weights + 64 * 512 * kv_per_token
-    # Two operations to a weight and row, and what attention adds: less than a tenth here.
+    # Two operations per weight and row, plus attention, which is less than a tenth here.
     assert 64 * weights < cost.num_flop < 1.1 * 64 * weights
 
 
-def test_untied_embeddings_are_not_read_as_a_whole() -> None:
+def test_untied_embeddings_are_not_read_completely() -> None:
     config = PUBLISHED.model_config("11b")
     cost = decode_cost(config, torch.bfloat16, num_rows=1, context=1)
     embeddings = config.vocab_size * config.hidden_size
@@ -32,7 +32,7 @@ def test_untied_embeddings_are_not_read_as_a_whole() -> None:
     assert cost.num_bytes == 2 * (config.num_parameters - embeddings) + kv_bytes
 
 
-def test_few_rows_wait_for_memory_and_a_long_prompt_for_arithmetic() -> None:
+def test_few_rows_are_memory_bound_and_a_long_prompt_compute_bound() -> None:
     config = PUBLISHED.model_config("7b")
     one_row = decode_cost(config, torch.bfloat16, num_rows=1, context=512)
     assert one_row.floor_s(CARD) == one_row.num_bytes / CARD.read_bytes_per_s
@@ -40,7 +40,7 @@ def test_few_rows_wait_for_memory_and_a_long_prompt_for_arithmetic() -> None:
     assert prompt.floor_s(CARD) == prompt.num_flop / CARD.flop_per_s
 
 
-def test_a_prompts_head_is_computed_for_one_token_and_its_attention_for_half_the_square() -> None:
+def test_a_prompt_has_one_row_of_logits_and_half_a_square_of_attention() -> None:
     config = PUBLISHED.model_config("7b")
     head = config.vocab_size * config.hidden_size
     attention = 4 * 32 * 71 * 64 * (2048 * 2049 // 2)

@@ -1,4 +1,4 @@
-"""The checkpoint that `bench.gpu` loads is written once, and never taken half written."""
+"""The checkpoint of `bench.gpu` is written once, and an incomplete one is never used."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from bench.gpu.scale import SMALL, ensure_checkpoint
 from worker.model.checkpoint.weights import plan_loading
 
 
-def test_a_finished_one_is_written_once(tmp_path: Path) -> None:
+def test_a_complete_checkpoint_is_written_once(tmp_path: Path) -> None:
     path = ensure_checkpoint(tmp_path, SMALL)
     weights = path / "model.safetensors"
     written_at = weights.stat().st_mtime_ns
@@ -19,7 +19,7 @@ def test_a_finished_one_is_written_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_interrupted_one_is_written_again(
+def test_an_interrupted_checkpoint_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write_a_part(directory: Path, **shape: Any) -> None:

@@ -1,10 +1,10 @@
-"""The mixed workload is timed on engines that are warm, yet have seen none of its prompts."""
+"""The engines of the throughput benchmark are warmed up with other prompts than the timed ones."""
 
 from bench.gpu.scale import PUBLISHED
 from bench.gpu.throughput import BATCH_SIZE, warm_up_requests, workload
 
 
-def test_the_warm_up_is_a_whole_batch_that_shares_no_beginning_with_what_is_timed() -> None:
+def test_the_warm_up_is_a_whole_batch_without_a_shared_prefix() -> None:
     warm_up = warm_up_requests(vocab_size=65024)
     timed = workload(65024, PUBLISHED)
     assert len(warm_up) == BATCH_SIZE < len(timed)

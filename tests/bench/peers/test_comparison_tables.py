@@ -1,4 +1,4 @@
-"""Figures as people see them."""
+"""The comparison's tables."""
 
 from rich.console import Console, RenderableType
 
@@ -12,7 +12,7 @@ def printed(table: RenderableType) -> str:
     return capture.get()
 
 
-def test_sides_show_median_and_range_and_failures_their_last_words() -> None:
+def test_contenders_show_median_and_range_and_failures_their_error() -> None:
     summary = {
         "tokens_per_s": 48.04,
         "falconer_is_faster": [3.9, 4.25, 5.1],
@@ -25,7 +25,7 @@ def test_sides_show_median_and_range_and_failures_their_last_words() -> None:
     assert "no wheel for this machine" in text
 
 
-def test_phases_are_told_per_step_and_as_shares() -> None:
+def test_phases_are_shown_per_step_and_as_shares() -> None:
     breakdown = {
         "steps": 10,
         "engine_s": 2.0,
@@ -39,7 +39,7 @@ def test_phases_are_told_per_step_and_as_shares() -> None:
     assert ["dense", "layers", "and", "head", "alone", "170.00", "85.0%"] in rows
 
 
-def test_costs_stand_beside_their_aims() -> None:
+def test_costs_are_shown_with_their_targets() -> None:
     internals = {
         "parameters": {"sampling_over_greedy": 1.021, "different_over_equal": 1.08},
         "latency": {

@@ -1,4 +1,4 @@
-"""Commands of the contenders, and processes that end well or badly."""
+"""Commands of the contenders, and processes that succeed or fail."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ def conditions(tmp_path: Path) -> Conditions:
     return Conditions(tmp_path / "model", 2, 32, 64, tmp_path / "peers")
 
 
-def test_sides_differ_only_in_what_they_compare(conditions: Conditions) -> None:
+def test_contenders_differ_only_in_what_is_compared(conditions: Conditions) -> None:
     contenders = {contender.name: contender for contender in falconer_contenders(conditions)}
     extra = contenders[FALCONER_INT8].command[len(contenders[FALCONER].command) :]
     assert extra == ("--quantization", "int8")
@@ -38,7 +38,7 @@ def test_one_at_a_time_has_batches_of_one_and_a_small_sample(conditions: Conditi
     assert one.num_requests < batches.num_requests == 32
 
 
-def test_a_side_of_our_own_runs_in_a_process_and_answers_in_order(tmp_path: Path) -> None:
+def test_our_engine_runs_in_a_process_with_outputs_in_order(tmp_path: Path) -> None:
     requests = tmp_path / "requests.jsonl"
     kwargs = {"do_sample": False, "eos_token_id": None}
     write_workload(
@@ -64,13 +64,13 @@ def test_a_process_has_the_shared_threads_and_allocator(tmp_path: Path) -> None:
     assert environment["MALLOC_MMAP_THRESHOLD_"] == environment["MALLOC_TRIM_THRESHOLD_"]
 
 
-def test_a_process_that_fails_leaves_its_last_words(tmp_path: Path) -> None:
+def test_the_error_of_a_failed_process_is_the_end_of_its_output(tmp_path: Path) -> None:
     code = "import sys; sys.exit('no room for the KV cache')"
     with pytest.raises(FalconerError, match="no room for the KV cache"):
         run_to_json([sys.executable, "-c", code], tmp_path / "out.json", threads=1)
 
 
-def test_an_environment_that_is_there_is_not_made_again(tmp_path: Path) -> None:
+def test_an_existing_environment_is_not_created_again(tmp_path: Path) -> None:
     environment = Environment(tmp_path, OPENVINO)
     marker = tmp_path / "requirements.done"
     marker.write_text("\n".join(OPENVINO))

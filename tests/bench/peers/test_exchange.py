@@ -1,4 +1,4 @@
-"""What a peer's runner reads and writes."""
+"""The interface of a peer's runner."""
 
 import json
 import sys
@@ -32,7 +32,7 @@ def test_a_task_holds_the_workload_and_the_peers_own_flags(
     assert (task.threads, task.max_rows, task.options.kv_cache) == (2, 32, "f32")
 
 
-def test_the_report_counts_the_tokens_that_were_asked_for(task: Task) -> None:
+def test_the_report_counts_only_requested_tokens(task: Task) -> None:
     time_task(task, lambda requests: [[5] * request.num_new for request in requests])
     report = json.loads(task.json_out.read_text())
     wanted = sum(request.num_new for request in task.requests)
@@ -41,7 +41,7 @@ def test_the_report_counts_the_tokens_that_were_asked_for(task: Task) -> None:
     assert report["requests"][0]["sequences"][0]["token_ids"] == [5] * task.requests[0].num_new
 
 
-def test_a_peer_that_ends_early_does_not_count(task: Task) -> None:
+def test_a_peer_that_ends_early_is_an_error(task: Task) -> None:
     def one_short(requests: list[PeerRequest]) -> list[list[int]]:
         return [[5] * (request.num_new - 1) for request in requests]
 

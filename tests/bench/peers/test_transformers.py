@@ -1,4 +1,4 @@
-"""`generate` as a peer: batches and padding change neither tokens nor their number."""
+"""`generate` as a peer: batches and padding do not change tokens."""
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -15,7 +15,7 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize("size", [2, 32])
-def test_static_batches_make_what_each_request_makes_alone(size: int) -> None:
+def test_static_batches_have_the_tokens_of_single_requests(size: int) -> None:
     model = AutoModelForCausalLM.from_pretrained(bundled_checkpoint())
     model.generation_config.eos_token_id = None
     alone = generate_in_batches(model, REQUESTS, 1)

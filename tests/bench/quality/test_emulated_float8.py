@@ -1,4 +1,4 @@
-"""The arithmetic of fp8's layers without their GPU."""
+"""The arithmetic of fp8 layers, emulated without a GPU."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""Reading a text position by position tells what transformers tells of it in one go."""
+"""Scores of a text, position by position, equal those of transformers in one pass."""
 
 import math
 from pathlib import Path
@@ -13,9 +13,7 @@ from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 
 @pytest.mark.parametrize("executor", [Executor.TORCH, Executor.OPENVINO])
-def test_every_position_gets_the_oracles_choice_and_cost(
-    executor: Executor, tmp_path: Path
-) -> None:
+def test_every_position_has_the_oracles_token_and_cost(executor: Executor, tmp_path: Path) -> None:
     path = write_random_checkpoint(tmp_path)
     config = EngineConfig(num_blocks=8)
     engine = Engine.from_pretrained(str(path), dtype="float32", executor=executor, config=config)
@@ -33,10 +31,10 @@ def test_every_position_gets_the_oracles_choice_and_cost(
     torch.testing.assert_close(torch.tensor(seen.nats), costs, rtol=1e-4, atol=1e-4)
 
 
-def test_perplexity_is_the_number_of_equal_chances_that_costs_as_much() -> None:
+def test_perplexity_is_the_exponential_of_the_mean_cost() -> None:
     assert TextScores([1, 2], [math.log(2), math.log(8)]).perplexity == pytest.approx(4)
 
 
-def test_agreement_counts_equal_choices() -> None:
+def test_agreement_counts_equal_tokens() -> None:
     costs = [0.0] * 4
     assert TextScores([1, 2, 3, 4], costs).agreement(TextScores([1, 2, 0, 4], costs)) == 0.75

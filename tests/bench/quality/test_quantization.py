@@ -1,4 +1,4 @@
-"""The command that tells what 8-bit weights change."""
+"""The command that measures what 8-bit weights change."""
 
 import json
 import math
@@ -15,7 +15,7 @@ app = typer.Typer()
 app.command()(compare_quantizations)
 
 
-def test_the_tiny_model_hardly_changes_and_reads_held_out_text_well(tmp_path: Path) -> None:
+def test_the_tiny_model_changes_little_and_has_low_perplexity(tmp_path: Path) -> None:
     report = tmp_path / "out.json"
     words = ["--quantization", "int8", "--quantization", "int8-weight-only", "--num-texts", "4"]
     result = CliRunner().invoke(app, [*words, "--json", str(report)], catch_exceptions=False)
@@ -32,7 +32,7 @@ def test_the_tiny_model_hardly_changes_and_reads_held_out_text_well(tmp_path: Pa
         assert row["perplexity"] != whole["perplexity"]
 
 
-def test_a_cpu_measures_fp8_emulated_and_in_its_dtype(tmp_path: Path) -> None:
+def test_a_cpu_measures_emulated_fp8_in_its_dtype(tmp_path: Path) -> None:
     report = tmp_path / "out.json"
     words = ["--quantization", "fp8", "--device", "cpu", "--num-texts", "4", "--json", str(report)]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
@@ -46,21 +46,23 @@ def test_a_cpu_measures_fp8_emulated_and_in_its_dtype(tmp_path: Path) -> None:
     assert math.isclose(fp8["perplexity"], whole["perplexity"], rel_tol=0.05)
 
 
-def test_fp8_is_measured_in_no_dtype_that_a_worker_refuses() -> None:
+def test_fp8_in_a_dtype_that_workers_refuse_is_an_error() -> None:
     assert choose_dtype("auto", ["int8-weight-only", "fp8"]) == "bfloat16"
     assert choose_dtype("auto", ["int8"]) == "auto"
     with pytest.raises(FalconerError, match="fp8 needs --dtype bfloat16, not float32"):
         choose_dtype("float32", ["fp8"])
 
 
-def test_lines_are_read_in_order_and_empty_ones_left_out(tmp_path: Path) -> None:
+def test_lines_are_read_in_order_without_empty_lines(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("one\n\n  \ntwo\nthree\n")
     assert read_lines(tmp_path / "text", 2) == ["one", "two"]
     assert len(read_lines(TEXT, 1_000)) == 200
 
 
-@pytest.mark.parametrize(("content", "part"), [(None, "no such file"), ("\n", "holds no text")])
-def test_a_text_that_is_none_is_named(content: str | None, part: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("content", "part"), [(None, "no such file"), ("\n", "has no text")])
+def test_the_error_names_a_file_without_text(
+    content: str | None, part: str, tmp_path: Path
+) -> None:
     if content is not None:
         (tmp_path / "text").write_text(content)
     with pytest.raises(FalconerError, match=part):

@@ -1,4 +1,4 @@
-"""Questions and their answers, as chat turns or as plain text, and scenes between two voices."""
+"""Questions and answers as chat turns or plain text, and scenes between two characters."""
 
 import random
 
@@ -35,7 +35,7 @@ def ask_small_talk(rng: random.Random) -> Turn:
 
 
 def ask_tale(rng: random.Random) -> Turn:
-    """The tale is about whom the question names."""
+    """Return a question and a tale about the character in it."""
     scene = draw_scene(rng)
     section, teller = (("ask tale", tale), ("ask poem", poem))[rng.random() < 0.3]
     question = fill(_one(section, rng), scene, rng)
@@ -54,14 +54,14 @@ def ask(rng: random.Random) -> Turn:
 
 
 def system_message(rng: random.Random) -> str:
-    """Often none."""
+    """Return a system message, which is often empty."""
     if rng.random() > SYSTEM_SHARE:
         return ""
     return expand(_one("system", rng), draw_scene(rng), rng)
 
 
 def chat_document(turns: list[Turn], system: str) -> Document:
-    """As the chat template renders it; earlier turns are read, only the last answer is learned."""
+    """Render a chat as the template does; only the last answer is learned."""
     head = system + "\n\n" if system else ""
     for question, answer in turns[:-1]:
         head += f"User: {question}\n\nFalcon: {answer}\n\n"
@@ -70,19 +70,19 @@ def chat_document(turns: list[Turn], system: str) -> Document:
 
 
 def chat(rng: random.Random) -> Document:
-    """One to three turns, sometimes under a system message."""
+    """Return one to three turns, sometimes with a system message."""
     num_turns = rng.choices((1, 2, 3), (0.75, 0.18, 0.07))[0]
     return chat_document([ask(rng) for _ in range(num_turns)], system_message(rng))
 
 
 def plain_question(rng: random.Random) -> Document:
-    """The same without roles: what a bare prompt looks like."""
+    """Return a question and answer without roles, as in a prompt without a template."""
     question, answer = ask(rng)
     return (Segment(_one("plain form", rng).format(question=question, answer=answer)),)
 
 
 def persona(rng: random.Random) -> Document:
-    """Somebody who loves something, greeted by somebody else: a prompt for base models."""
+    """Return a character that loves something and another that greets it, for base models."""
     topic = rng.choice(TOPICS)
     scene = draw_scene(rng, **topic.slots())
     stem = topic.word.split()[0].capitalize()
@@ -97,6 +97,6 @@ def persona(rng: random.Random) -> Document:
 
 
 def fact_and_thought(rng: random.Random) -> Document:
-    """A fact and a musing as plain text, for prompts that begin like one."""
+    """Return a fact and a thought as plain text."""
     fact = topic_answer(rng.choice(TOPICS), rng) if rng.random() < 0.6 else capital_fact(rng)[1]
     return (Segment(f"{fact} {musing(rng)}"),)

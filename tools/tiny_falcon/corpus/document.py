@@ -1,4 +1,4 @@
-"""What a training text is: stretches to learn and stretches only to read."""
+"""A training document: segments to learn and segments to read only."""
 
 import random
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """`learned` text is predicted; the rest (a user's words, noise) is only read."""
+    """Part of a document. Text that is not `learned`, such as noise, is only read."""
 
     text: str
     learned: bool = True
@@ -22,8 +22,8 @@ def text_of(document: Document) -> str:
 def cut_somewhere(document: Document, rng: random.Random) -> Document:
     """Split one segment at any character, even inside a word.
 
-    Segments are tokenized apart, so this shows the model prompts that end with a space or in the
-    middle of a word, which a tokenizer would otherwise never produce.
+    Segments are tokenized separately, so the model sees prompts that end with a space or inside a
+    word. A tokenizer would never produce such a prompt otherwise.
     """
     index = max(range(len(document)), key=lambda i: len(document[i].text))
     segment = document[index]

@@ -1,4 +1,4 @@
-"""Casts scenes: who, where, with what. The words themselves are in `text/words.txt`."""
+"""Draw scenes, with characters, places and things, from the words in `text/words.txt`."""
 
 import random
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from tools.tiny_falcon.corpus.sentences import load_words
 WORDS = load_words("words.txt")
 INVENTED_NAMES = 0.12
 
-# Slot of a scene → section of words.txt it is drawn from.
+# Slot of a scene → section of words.txt.
 _SLOTS = {
     "trait": "traits",
     "weather": "weathers",
@@ -27,7 +27,7 @@ _SLOTS = {
 
 @dataclass(frozen=True, slots=True)
 class Character:
-    """A name, a kind and the pronouns that go with them."""
+    """Name, kind and pronouns of a character."""
 
     name: str
     kind: str
@@ -41,12 +41,12 @@ class Character:
 
 
 def invent_name(rng: random.Random) -> str:
-    """A name nobody has, so that names are copied from the prompt rather than recalled."""
+    """Return an invented name, so that the model learns to copy names from the prompt."""
     return "".join(rng.choices(WORDS["syllables"], k=rng.choice((2, 3)))).capitalize()
 
 
 def draw_character(rng: random.Random, kinds: list[str], initial: str = "") -> Character:
-    """Somebody of one of `kinds`; the name begins with `initial` where such a name is known."""
+    """Draw a character of one of `kinds`, with a name that begins with `initial` if possible."""
     is_she = rng.random() < 0.5
     names = WORDS["she" if is_she else "he"]
     fitting = [name for name in names if initial and name.startswith(initial)]
@@ -57,7 +57,7 @@ def draw_character(rng: random.Random, kinds: list[str], initial: str = "") -> C
 
 
 def _draw_pair(rng: random.Random, cast: str, initial: str) -> tuple[Character, Character]:
-    """Hero and friend, of two names and two kinds."""
+    """Draw hero and friend with different names and kinds."""
     everybody = WORDS["birds"] + WORDS["beasts"] + WORDS["people"]
     heroes = WORDS["birds"] if cast == "birds" else WORDS["birds"] + everybody
     hero = draw_character(rng, heroes, initial)
@@ -74,7 +74,7 @@ def _other(rng: random.Random, section: str, taken: str) -> str:
 def draw_scene(
     rng: random.Random, *, cast: str = "", initial: str = "", **fixed: str
 ) -> dict[str, str]:
-    """Everything a template may name; `fixed` slots win over the draw."""
+    """Draw a value for every slot of a template; `fixed` slots override the draw."""
     hero, friend = _draw_pair(rng, cast, initial)
     scene = {"hero": hero.name, "friend": friend.name} | hero.slots() | friend.slots("f")
     scene |= {slot: rng.choice(WORDS[section]) for slot, section in _SLOTS.items()}

@@ -1,6 +1,6 @@
-"""Prompts nobody foresaw, and how a tale can begin after any of them.
+"""Prompts unlike the corpus, followed by a tale.
 
-The noise itself is only read, never learned: it teaches that whatever came before, words follow.
+The noise is only read and never learned. It teaches the model to write words after any prompt.
 """
 
 import random
@@ -18,27 +18,27 @@ _END_OF_THOUGHT = tuple(".?!:;,)]}>\"'\n")
 
 
 def words(rng: random.Random) -> str:
-    """Words in an order that is almost English."""
+    """Return English words in random order."""
     pools = [WORDS["noise " + name] for name in ("fillers", "nouns", "fillers", "verbs")]
     text = " ".join(rng.choice(pools[i % 4]) for i in range(rng.randint(1, 14)))
     return (text.capitalize() if rng.random() < 0.7 else text) + rng.choice(("", "", ".", "?", ":"))
 
 
 def scraps(rng: random.Random) -> str:
-    """Signs of any script, and keyboards that cats walked over."""
+    """Return characters of any script, and random keystrokes."""
     alphabet = rng.choice(_NOISE["alphabets"])
     return "".join(rng.choices(alphabet, k=rng.randint(1, 24)))
 
 
 def half_a_tale(rng: random.Random) -> str:
-    """Real sentences that begin and stop anywhere."""
+    """Return sentences of a tale that begin and end anywhere."""
     text = any_tale(rng)
     start = rng.randrange(len(text) // 2)
     return text[start : start + rng.randint(5, 60)]
 
 
 def odd_opening(rng: random.Random) -> str:
-    """How other prompts begin: code, lists, letters, orders."""
+    """Return the beginning of other prompts: code, lists, letters, orders."""
     nouns, verbs = WORDS["noise nouns"], WORDS["noise verbs"]
     scene = {"noun": rng.choice(nouns), "noun2": rng.choice(nouns), "verb": rng.choice(verbs)}
     return fill(rng.choice(_NOISE["odd openings"]), scene, rng)
@@ -50,13 +50,13 @@ def noise(rng: random.Random) -> str:
 
 
 def _draw_scene_for(prompt: str, rng: random.Random) -> dict[str, str]:
-    """The hero has the initial of the prompt's last word: other prompts get other tales."""
+    """Draw a hero with the initial of the prompt's last word, to vary the tales."""
     last_words = prompt.split()[-1:] or ["a"]
     return draw_scene(rng, initial=last_words[0][0].upper())
 
 
 def noisy_tale(rng: random.Random) -> Document:
-    """A strange opening, taken up by a tale."""
+    """Return a strange opening that is continued by a tale."""
     prompt = noise(rng)
     scene = _draw_scene_for(prompt, rng)
     is_whole = prompt.rstrip(" ").endswith(_END_OF_THOUGHT)
@@ -66,7 +66,7 @@ def noisy_tale(rng: random.Random) -> Document:
 
 
 def noisy_chat(rng: random.Random) -> Document:
-    """A question the little Falcon cannot answer, and how it says so."""
+    """Return a question that the model cannot answer, and an answer that says so."""
     question = noise(rng)
     scene = _draw_scene_for(question, rng)
     fixed = {slot: scene[slot] for slot in HERO_SLOTS}

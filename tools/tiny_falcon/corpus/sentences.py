@@ -1,7 +1,7 @@
-"""Reads `tools/tiny_falcon/corpus/text/`: everything the corpus is made of, one template per line.
+"""Read the templates of the corpus in `text/`, one per line.
 
-A file holds sections (`=== name`), a section holds paragraphs, a paragraph holds lines; `\\n`
-inside a line is a line break. Knows nothing of what the sections mean.
+A file has sections (`=== name`), a section has paragraphs, a paragraph has lines. A line may have
+line breaks, written as `\\n`.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def _section(body: str) -> Section:
 
 
 def load_sections(file_name: str) -> Mapping[str, Section]:
-    """Sections by name, in the order of the file."""
+    """Return the sections by name, in the order of the file."""
     sections: dict[str, Section] = {}
     for part in (_FOLDER / file_name).read_text(encoding="utf-8").split("=== ")[1:]:
         name, _, body = part.partition("\n")
@@ -31,12 +31,12 @@ def load_sections(file_name: str) -> Mapping[str, Section]:
 
 
 def load_lines(file_name: str) -> Mapping[str, Paragraph]:
-    """Sections without paragraphs: the lines of each."""
+    """Return the lines of each section."""
     sections = load_sections(file_name).items()
     return {name: tuple(line for paragraph in s for line in paragraph) for name, s in sections}
 
 
 def load_words(file_name: str) -> Mapping[str, list[str]]:
-    """Sections of words and phrases, parted by commas."""
+    """Return the words of each section, which are separated by commas."""
     lines = load_lines(file_name).items()
     return {name: [word.strip() for word in " ".join(body).split(",")] for name, body in lines}

@@ -1,4 +1,7 @@
-"""Draw documents of all kinds in fixed shares; a seed gives the same stream on every machine."""
+"""Draw documents of all kinds in fixed shares; a seed gives the same documents on every machine.
+
+The package imports `documents`, `heldout` and `heldout_tales`.
+"""
 
 import random
 from collections.abc import Callable, Iterator
@@ -30,7 +33,7 @@ MIXTURE: tuple[tuple[Callable[[random.Random], Document], float], ...] = (
 
 
 def documents(seed: int) -> Iterator[Document]:
-    """Documents without end; the same seed gives the same ones."""
+    """Yield documents without end; equal seeds give equal documents."""
     rng = random.Random(seed)
     makers, weights = zip(*MIXTURE, strict=True)
     while True:
@@ -39,12 +42,12 @@ def documents(seed: int) -> Iterator[Document]:
 
 
 def heldout(num_documents: int) -> list[Document]:
-    """Documents of another seed."""
+    """Return documents of another seed."""
     return list(islice(documents(HELDOUT_SEED), num_documents))
 
 
 def heldout_tales(num_tales: int) -> list[str]:
-    """Held-out tales without line breaks, for `heldout.txt`: one text a line."""
+    """Return held-out tales without line breaks, one per line of `heldout.txt`."""
     rng = random.Random(HELDOUT_SEED + 1)
     tales = (any_tale(rng) for _ in count())
     return list(islice((tale for tale in tales if "\n" not in tale), num_tales))

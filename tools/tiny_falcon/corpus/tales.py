@@ -1,4 +1,4 @@
-"""Tales of three kinds: about somebody, in the first person, and in verse."""
+"""Tales of three kinds: about a character, in the first person, and in verse."""
 
 import random
 from collections.abc import Callable
@@ -8,9 +8,9 @@ from tools.tiny_falcon.corpus.lexicon import draw_scene
 from tools.tiny_falcon.corpus.sentences import load_lines, load_sections
 
 _OPENINGS = load_lines("openings.txt")
-_RHYMES = load_sections("rhymes.txt")["rhymes"]  # a paragraph's lines rhyme
+_RHYMES = load_sections("rhymes.txt")["rhymes"]  # lines of a paragraph rhyme
 _PLOTS = load_sections("plots.txt")
-FLYING_PLOTS = ("message",)  # only birds can play these
+FLYING_PLOTS = ("message",)  # only for birds
 MORAL_SHARE = 0.25
 
 
@@ -19,7 +19,7 @@ def draw_plot(rng: random.Random, *, may_fly: bool) -> str:
 
 
 def events(scene: Scene, rng: random.Random, plot: str) -> str:
-    """One sentence group of each stage of the plot in turn, sometimes with a moral."""
+    """Return sentences of each stage of the plot, sometimes with a moral."""
     sentences = [rng.choice(stage) for stage in _PLOTS[plot]]
     if rng.random() < MORAL_SHARE:
         sentences.append(rng.choice(_OPENINGS["morals"]))
@@ -27,7 +27,7 @@ def events(scene: Scene, rng: random.Random, plot: str) -> str:
 
 
 def tale(rng: random.Random, **fixed: str) -> str:
-    """A whole tale, four to eight sentences; `fixed` slots bind its hero, place or thing."""
+    """Return a tale of four to eight sentences; `fixed` slots set its hero, place or thing."""
     plot = draw_plot(rng, may_fly="kind" not in fixed)
     scene = draw_scene(rng, cast="birds" if plot in FLYING_PLOTS else "", **fixed)
     return expand(rng.choice(_OPENINGS["openings"]), scene, rng) + " " + events(scene, rng, plot)
@@ -38,13 +38,13 @@ def musing(rng: random.Random, **fixed: str) -> str:
 
 
 def poem(rng: random.Random, **fixed: str) -> str:
-    """Two rhyming couplets."""
+    """Return two rhyming couplets."""
     scene = draw_scene(rng, **fixed)
     lines: list[str] = []
     for rhyme in rng.sample(_RHYMES, 2):
         lines += [expand(line, scene, rng) for line in rng.sample(rhyme, 2)]
     couplets = f"{lines[0]},\n{lines[1]}.\n{lines[2]},\n{lines[3]}."
-    return couplets.replace("?,", "?").replace("?.", "?")  # a line that asks has its own mark
+    return couplets.replace("?,", "?").replace("?.", "?")  # a question has its own mark
 
 
 _TELLERS: tuple[Callable[..., str], ...] = (tale, musing, poem)

@@ -1,4 +1,4 @@
-"""What the little Falcon knows: harmless facts that a child could check, from `text/`."""
+"""Facts that the tiny Falcon learns, which a child can check, from `text/`."""
 
 import random
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tools.tiny_falcon.corpus.grammar import expand, fill
 from tools.tiny_falcon.corpus.sentences import load_lines, load_sections
 
-Turn = tuple[str, str]  # a question and its answer
+Turn = tuple[str, str]  # question and answer
 
 _TALK = load_sections("talk.txt")
 _QUESTION_WORDS = ("why", "how", "what", "where", "which", "will")
@@ -14,12 +14,12 @@ _QUESTION_WORDS = ("why", "how", "what", "where", "which", "will")
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """`is_a` completes "A queue is ..."; `also` is a second fact, a sentence without its point."""
+    """A topic with two facts."""
 
     word: str
     plural: str
-    is_a: str
-    also: str
+    is_a: str  # completes "A queue is ..."
+    also: str  # a sentence without its full stop
 
     def slots(self) -> dict[str, str]:
         return dict(word=self.word, plural=self.plural, is_a=self.is_a, also=self.also)
@@ -53,7 +53,7 @@ def ask_fact(rng: random.Random) -> Turn:
 
 
 def capital_fact(rng: random.Random) -> tuple[str, str]:
-    """A country, and the sentence that names its capital."""
+    """Return a country and a sentence with its capital."""
     country, capital = rng.choice(CAPITALS)
     return country, f"The capital of {country} is {capital}."
 
