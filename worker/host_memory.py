@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from pydantic import ByteSize
 
 UNLIMITED = "max"
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,12 @@ def free_memory(limit: int | None = None) -> FreeMemory:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """Return a size in the largest unit below it, as "80.0 GiB"."""
-    return ByteSize(num_bytes).human_readable(separator=" ")
+    """Return a size in the largest unit below it, as "80.0 GiB".
+
+    Not by pydantic, which a machine with only the engine's packages lacks.
+    """
+    power = min(max(0, num_bytes.bit_length() - 1) // 10, len(UNITS) - 1)
+    return f"{num_bytes / 1024**power:.{1 if power else 0}f} {UNITS[power]}"
 
 
 def taken_bytes() -> int:

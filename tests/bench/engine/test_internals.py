@@ -7,7 +7,7 @@ import pytest
 from bench.engine.dense_floor import dense_layers
 from bench.engine.engine_bench import EngineBench, to_request
 from bench.engine.internals import median_decode_step_s
-from bench.engine.latency import Disturbance, measure_latency, summed_up
+from bench.engine.latency import Disturbance, measure_latency, summarize
 from bench.engine.openvino_operators import counters_enabled
 from bench.engine.step_breakdown import PHASES, StepBreakdown
 from bench.workloads import DIFFERENT, GREEDY, SAMPLING, equal_lengths
@@ -78,7 +78,7 @@ def test_a_delay_in_the_same_step_of_all_rounds_counts_as_the_engines() -> None:
     quiet = [[1.0] * 4] * 2
     engine_s = Disturbance(quiet, disturbed=[[1.0, 3.0, 1.0]] * 2, ttft_s=3)
     machine_s = Disturbance(quiet, disturbed=[[1.0, 3.0, 9.0], [1.0, 3.0, 1.0]], ttft_s=3)
-    figures = summed_up([engine_s, machine_s, engine_s])
+    figures = summarize([engine_s, machine_s, engine_s])
     assert figures["step_max_over_median"] == 3
     assert figures["max_over_median"] == 3
     assert figures["usual_over_median"] == 1

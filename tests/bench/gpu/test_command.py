@@ -40,7 +40,7 @@ def test_the_command_runs_all_checks_and_measurements(tmp_path: Path) -> None:
         assert 0 < start["read_s"] < start["first_token_s"]
         assert start["report"]["weights_s"] < start["first_token_s"]
         assert start["num_bytes"] > start["report"]["read_gb"] * 1e9, "headers are read, too"
-    for heading in ("only read", "passed", "7b: step", "40b: step", "kernel", "first token"):
+    for heading in ("memory, read", "passed", "7b: step", "40b: step", "kernel", "first token"):
         assert heading in result.stdout
 
 
