@@ -3,7 +3,6 @@
 The tests share one stack and run in order. Each leaves the stack with three workers.
 """
 
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ import httpx
 import pytest
 
 from tests.deploy.compose import Compose
-from tests.integration.test_readme import ADDRESS, examples, without_chance
+from tests.integration.test_readme import ADDRESS, examples, parsed, run, with_jq
 from tests.redis_server import free_port
 
 WAIT_S = 180.0
@@ -79,10 +78,9 @@ def results(stack: Compose, job_ids: list[str]) -> list[dict[str, Any]]:
 
 
 def test_the_first_request_of_the_readme_succeeds(stack: Compose) -> None:
-    example = next(examples())
-    command = example.command.replace(ADDRESS, stack.url)
-    answer = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
-    assert without_chance(answer.stdout).strip() == without_chance(example.answer).strip()
+    example = next(examples("README.md"))
+    output = run(with_jq(example.command.replace(ADDRESS, stack.url)))
+    assert parsed(output) == parsed(example.output)
 
 
 @pytest.mark.parametrize("service", ["api", "worker"])

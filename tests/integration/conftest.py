@@ -1,3 +1,5 @@
+"""Fixtures: a Redis, and processes of the service that a test starts."""
+
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -26,7 +28,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def start_worker(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., WorkerChild]]:
-    """Starts `falconer worker` on the bundled tiny model; flags are its settings."""
+    """Return a function that starts `falconer worker` on the tiny model; flags are its settings."""
     started: list[WorkerChild] = []
 
     def start(**flags: object) -> WorkerChild:
@@ -44,7 +46,7 @@ def start_worker(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable
 
 @pytest.fixture
 def start_api(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., ApiChild]]:
-    """Starts `falconer api`, on a free port unless told otherwise; flags are its settings."""
+    """Return a function that starts `falconer api` on a free port; flags are its settings."""
     started: list[ApiChild] = []
 
     def start(**flags: object) -> ApiChild:
@@ -61,7 +63,7 @@ def start_api(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..
 
 @pytest.fixture
 async def service(redis_server: RedisServer) -> AsyncIterator[Service]:
-    """What an api replica has: the queue, the registry and a reader of replies."""
+    """Return what an api replica has: the queue, the registry and a reply stream."""
     keys = Keys()
     redis = connect(redis_server.url, name="test")
     blocking = connect(redis_server.url, name="test-replies", block_s=BLOCK_S)

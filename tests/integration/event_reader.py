@@ -1,4 +1,4 @@
-"""Reads a job's server-sent events over real HTTP, and comes back where it was cut off."""
+"""Read a job's server-sent events over HTTP, and resume after interruptions."""
 
 import json
 import random
@@ -8,28 +8,28 @@ from typing import Any
 
 import httpx
 
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 
 
 @dataclass
 class EventReader:
-    """What one caller was told: the data of each event, in order, and their ids."""
+    """The events that one client received."""
 
     ids: list[int] = field(default_factory=list)
-    told: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)  # data, in order
     job_id: str = ""
 
     @property
     def is_over(self) -> bool:
-        return bool(self.told) and "status" in self.told[-1]
+        return bool(self.events) and "status" in self.events[-1]
 
     @property
     def end(self) -> dict[str, Any]:
-        return self.told[-1]
+        return self.events[-1]
 
     @property
     def deltas(self) -> list[dict[str, Any]]:
-        return self.told[: -1 if self.is_over else None]
+        return self.events[: -1 if self.is_over else None]
 
     def text(self, sequence: int) -> str:
         return "".join(d["delta"] for d in self.deltas if d["sequence"] == sequence)
@@ -38,9 +38,9 @@ class EventReader:
         return [i for d in self.deltas if d["sequence"] == sequence for i in d["token_ids"]]
 
     async def chat(self, url: str, body: dict[str, Any]) -> None:
-        """The whole stream of a new job."""
+        """Read the whole stream of a new job."""
         async with (
-            httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http,
+            httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_S) as http,
             http.stream("POST", f"{url}/chat", json=body | {"stream": True}) as response,
         ):
             assert response.status_code == 200, await response.aread()
@@ -48,18 +48,20 @@ class EventReader:
             await self._take(response, None)
 
     async def follow(self, url: str, job_id: str, at_most: int | None = None) -> int:
-        """The job's events from where this reader is; up to `at_most` of them. The HTTP status."""
+        """Read up to `at_most` events of the job after the last one, and return the HTTP status."""
         headers = {"Last-Event-ID": str(self.ids[-1])} if self.ids else {}
         async with (
-            httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http,
+            httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_S) as http,
             http.stream("GET", f"{url}/jobs/{job_id}/events", headers=headers) as response,
         ):
             if response.status_code == 200:
                 await self._take(response, at_most)
             return response.status_code
 
-    async def follow_in_pieces(self, urls: list[str], job_id: str, chance: random.Random) -> None:
-        """To the end, cut off again and again, each time by another replica."""
+    async def follow_with_interruptions(
+        self, urls: list[str], job_id: str, chance: random.Random
+    ) -> None:
+        """Read to the terminal event over many short connections to random replicas."""
         while not self.is_over:
             at_most = chance.randint(1, 100)
             assert await self.follow(chance.choice(urls), job_id, at_most) == 200
@@ -68,7 +70,7 @@ class EventReader:
         left = at_most
         async for event_id, data in parsed(response.aiter_lines()):
             self.ids.append(event_id)
-            self.told.append(data)
+            self.events.append(data)
             left = None if left is None else left - 1
             if left == 0:
                 return

@@ -1,4 +1,4 @@
-"""Callers of a real api that go on calling whatever happens to Redis, and what they were told."""
+"""Clients that call an api continuously through Redis outages, and the responses that they got."""
 
 import asyncio
 import time
@@ -14,8 +14,8 @@ from shared.protocol import JobStatus
 from shared.queue.job_queue import Depth
 from tests.integration.service import Service, eventually
 
-CALLERS = 4
-PAUSE_S = 0.02  # of a caller between two calls
+CLIENTS = 4
+PAUSE_S = 0.02  # of a client between two calls
 WAIT_S = 120.0
 
 
@@ -29,28 +29,28 @@ class Refusal:
 
 @dataclass
 class Load:
-    """Some callers submit jobs, as many others wait for the text; see `running`."""
+    """Some clients submit jobs, the same number of clients waits for results."""
 
     http: httpx.AsyncClient
     new_tokens: int = 8
     accepted: list[str] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
-    _leaving: bool = False
+    _is_stopping: bool = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """All callers have their last answer when this ends."""
-        paths = ["/jobs", "/chat"] * CALLERS
-        calling = [asyncio.create_task(self._call_again_and_again(path)) for path in paths]
+        """Run the clients in this context; each has its last response at the end."""
+        paths = ["/jobs", "/chat"] * CLIENTS
+        calling = [asyncio.create_task(self._call_repeatedly(path)) for path in paths]
         try:
             yield
-            self._leaving = True
+            self._is_stopping = True
             await asyncio.gather(*calling)
         finally:
             await cancel_all(calling)
 
-    async def _call_again_and_again(self, path: str) -> None:
-        while not self._leaving:
+    async def _call_repeatedly(self, path: str) -> None:
+        while not self._is_stopping:
             await self._call(path)
             await asyncio.sleep(PAUSE_S)
 
@@ -60,22 +60,25 @@ class Load:
         started = time.monotonic()
         answer = await self.http.post(path, json=body, timeout=WAIT_S)
         took_s = time.monotonic() - started
-        told: dict[str, Any] = answer.json()
+        response: dict[str, Any] = answer.json()
         if answer.is_success:
-            self.accepted.append(told["id"])
+            self.accepted.append(response["id"])
         else:
             retry_after = answer.headers.get("Retry-After")
-            self.refusals.append(Refusal(took_s, answer.status_code, told["detail"], retry_after))
+            self.refusals.append(
+                Refusal(took_s, answer.status_code, response["detail"], retry_after)
+            )
 
-    async def has_accepted(self, count: int) -> None:
-        """Wait until so many more jobs were accepted."""
+    async def wait_for_accepted(self, count: int) -> None:
+        """Wait until `count` more jobs were accepted."""
         await _grows(self.accepted, count)
 
-    async def has_refused(self, count: int) -> None:
+    async def wait_for_refused(self, count: int) -> None:
+        """Wait until `count` more calls were refused."""
         await _grows(self.refusals, count)
 
     async def ends(self) -> list[dict[str, Any]]:
-        """The records of all accepted jobs, once they have ended."""
+        """Wait for all accepted jobs and return their records."""
         return [await self._end(job_id) for job_id in self.accepted]
 
     async def _end(self, job_id: str) -> dict[str, Any]:
@@ -88,16 +91,16 @@ class Load:
                 await asyncio.sleep(0.1)
 
 
-async def ended_once(service: Service, load: Load) -> None:
-    """Nothing waits or runs any more, and each job that Redis took has ended exactly once."""
+async def assert_all_ended_once(service: Service, load: Load) -> None:
+    """Wait until no job waits or runs; assert that each accepted job has ended exactly once."""
 
-    async def is_quiet() -> bool:
+    async def is_idle() -> bool:
         return await service.queue.depth() == Depth(waiting=0, running=0)
 
-    await eventually(is_quiet)
+    await eventually(is_idle)
     totals = await service.queue.totals()
-    taken = totals.pop(JobStatus.QUEUED)
-    assert taken == sum(totals.values()), totals
+    accepted = totals.pop(JobStatus.QUEUED)
+    assert accepted == sum(totals.values()), totals
     assert totals[JobStatus.SUCCEEDED] >= len(load.accepted)
 
 

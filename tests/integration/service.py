@@ -1,4 +1,4 @@
-"""The service without its HTTP: submit jobs as an api replica does, watch them end."""
+"""The service without HTTP: submit jobs as an api replica does, and wait for their results."""
 
 import asyncio
 import os
@@ -21,21 +21,21 @@ from shared.queue.reply_stream import ReplyStream, Subscription
 from shared.queue.worker_registry import Registry
 from tests.factories import make_job
 
-# For anything to come about: on a busy machine processes that import torch take minutes to start.
+# Timeout of every wait: on a busy machine, processes that import torch take minutes to start.
 WAIT_S = 180.0
 ROOT = Path(__file__).parents[2]
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], timeout_s: float = WAIT_S) -> None:
-    """Wait until it holds; fails the test if it never does."""
+    """Wait until the condition holds; fail the test if it does not in time."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while not await holds():
-        assert asyncio.get_running_loop().time() < deadline, "it never came about"
+        assert asyncio.get_running_loop().time() < deadline, "the condition did not hold in time"
         await asyncio.sleep(0.02)
 
 
 def launch(command: str, settings: dict[str, object], log: Path) -> "subprocess.Popen[bytes]":
-    """Start `falconer api` or `falconer worker`; `log` gets its stderr."""
+    """Start `falconer api` or `falconer worker` with its stderr in `log`."""
     environment = {f"FALCONER_{name.upper()}": str(value) for name, value in settings.items()}
     with log.open("wb") as file:
         return subprocess.Popen(
@@ -48,7 +48,7 @@ def launch(command: str, settings: dict[str, object], log: Path) -> "subprocess.
 
 @dataclass
 class Child:
-    """A process of this test's own, and what it logs."""
+    """A process that the test started, and its log."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -57,7 +57,7 @@ class Child:
         self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on; signals that came meanwhile come first."""
+        """Resume the process, which first handles the signals that it got meanwhile."""
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
@@ -82,7 +82,7 @@ class ApiChild(Child):
     url: str
 
     async def ready(self, path: str = "/health") -> None:
-        """Wait until it answers there, with `/health` until a worker has the model, too."""
+        """Wait until `path` answers; `/health` also waits until a worker has loaded the model."""
 
         async def is_ready() -> bool:
             assert self.process.poll() is None, self.log_text
@@ -96,12 +96,19 @@ class ApiChild(Child):
 
 
 @dataclass
-class Submitted:
-    """A job on its way; `events` fills while `end` waits."""
+class SubmittedJob:
+    """A submitted job; `events` fills while `end` waits."""
 
     id: str
     subscription: Subscription
     events: list[Event] = field(default_factory=list)
+
+    async def has_another_event(self) -> bool:
+        try:
+            self.events.append(await self.subscription.get(0))
+        except TimeoutError:
+            return False
+        return True
 
     async def end(self) -> Finished | Failed:
         async with asyncio.timeout(WAIT_S):
@@ -114,6 +121,8 @@ class Submitted:
 
 @dataclass
 class Service:
+    """Clients of the queue, as in an api replica."""
+
     redis: Redis
     keys: Keys
     queue: JobQueue
@@ -130,8 +139,10 @@ class Service:
 
         await eventually(all_live)
 
-    async def submit(self, *, new_tokens: int = 8, stream: bool = False, **job: Any) -> Submitted:
-        """A sampled request that runs for exactly `new_tokens`."""
+    async def submit(
+        self, *, new_tokens: int = 8, stream: bool = False, **job: Any
+    ) -> SubmittedJob:
+        """Submit a sampled request that runs for exactly `new_tokens` tokens."""
         kwargs = {"max_new_tokens": new_tokens, "eos_token_id": None}
         made = make_job(
             prompt=Prompt(text="Once upon a time"),
@@ -144,15 +155,15 @@ class Service:
         )
         subscription = self.subscriptions.enter_context(self.reader.subscribe(made.id))
         await self.queue.enqueue(made, reply_to="api-1", max_queued=10_000)
-        return Submitted(made.id, subscription)
+        return SubmittedJob(made.id, subscription)
 
-    async def record(self, job: Submitted) -> JobRecord:
+    async def record(self, job: SubmittedJob) -> JobRecord:
         record = await self.queue.record(job.id)
         assert record is not None
         return record
 
-    async def has_begun(self, job: Submitted) -> None:
-        """Wait until its first attempt has begun; it may have ended too."""
+    async def wait_until_started(self, job: SubmittedJob) -> None:
+        """Wait until the first attempt has started, and maybe ended."""
 
         async def is_counted() -> bool:
             return (await self.record(job)).attempts > 0
@@ -161,14 +172,14 @@ class Service:
 
     async def freeze_at_work(
         self, worker: WorkerChild, count: int = 1, **job: Any
-    ) -> list[Submitted]:
+    ) -> list[SubmittedJob]:
         """Freeze the worker while it runs some of `count` new jobs, and return these jobs.
 
-        Where it has ended them before it stands still, it gets as many again.
+        If the worker has ended them before it freezes, it gets the same number again.
         """
         while True:
             jobs = [await self.submit(**job) for _ in range(count)]
-            await self.has_begun(jobs[0])
+            await self.wait_until_started(jobs[0])
             worker.freeze()
             records = [await self.record(job) for job in jobs]
             if any(is_run_by(worker, record) for record in records):

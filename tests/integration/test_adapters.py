@@ -1,4 +1,4 @@
-"""Adapters through the whole service: named in a request's body, answered by them."""
+"""Adapters through the whole service, selected by a request's `adapter`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ async def ask(api: ApiChild, **body: Any) -> httpx.Response:
         return await http.post(api.url + "/chat", json=whole)
 
 
-async def test_each_request_is_answered_by_the_adapter_that_it_names(
+async def test_each_request_gets_the_adapter_that_it_names(
     start_worker: StartWorker,
     start_api: StartApi,
     service: Service,
@@ -70,7 +70,7 @@ async def test_each_request_is_answered_by_the_adapter_that_it_names(
     assert "there are: tales, verse" in refused.json()["detail"]
 
 
-async def test_merged_adapters_answer_whoever_asks(
+async def test_merged_adapters_apply_to_all_requests(
     start_worker: StartWorker,
     service: Service,
     checkpoint: Path,
@@ -91,10 +91,10 @@ async def test_merged_adapters_answer_whoever_asks(
     assert registered.card.adapters == ()
 
 
-async def test_an_adapter_that_does_not_fit_stops_the_start_with_one_line(
+async def test_an_incompatible_adapter_stops_the_start_with_one_line(
     start_worker: StartWorker, adapters_dir: Path
 ) -> None:
-    worker = start_worker(adapters_dir=adapters_dir)  # beside the bundled model
+    worker = start_worker(adapters_dir=adapters_dir)  # with the bundled model
     assert await worker.exit_code() == 2
     *_, last = worker.log_text.splitlines()
     assert "cannot serve model 'tiny'" in worker.log_text

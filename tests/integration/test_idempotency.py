@@ -1,4 +1,4 @@
-"""A replica dies after Redis took a job and before its caller heard: the key leads to that job."""
+"""A replica dies after Redis accepted a job: a retry with the same key returns that job."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
 from shared.redis.client import connect
 from tests.api.api_process import ApiProcess
-from tests.integration.redis_proxy import RedisProxy, Way
+from tests.integration.redis.proxy import Direction, RedisProxy
 from tests.integration.service import eventually
 from tests.redis_server import RedisServer
 
@@ -18,15 +18,15 @@ BODY = {"prompt": "Once upon a time"}
 KEY = {"Idempotency-Key": "k1"}
 
 
-class HoldingProxy(RedisProxy):
-    """Holds back what Redis answers from the moment at which a client sends `held_at`."""
+class BlockingProxy(RedisProxy):
+    """Blocks the replies of Redis once a client sends `block_at`."""
 
-    held_at: bytes | None = None
+    block_at: bytes | None = None
 
-    def _cuts(self, data: bytes) -> bool:
-        if self.held_at is not None and self.held_at in data:
-            self.hold(Way.FROM_REDIS)
-        return super()._cuts(data)
+    def intercept(self, data: bytes) -> bool:
+        if self.block_at is not None and self.block_at in data:
+            self.block(Direction.FROM_REDIS)
+        return super().intercept(data)
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ async def queue(redis_server: RedisServer) -> AsyncIterator[JobQueue]:
 
 
 @pytest.fixture
-async def proxy(redis_server: RedisServer) -> AsyncIterator[HoldingProxy]:
-    proxy = HoldingProxy(redis_server.port)
+async def proxy(redis_server: RedisServer) -> AsyncIterator[BlockingProxy]:
+    proxy = BlockingProxy(redis_server.port)
     await proxy.start()
     yield proxy
     await proxy.stop()
@@ -51,15 +51,15 @@ async def post(
         return await http.post("/jobs", json=body, headers=headers)
 
 
-async def test_a_call_that_comes_again_after_its_replica_died_gets_the_job_that_is_there(
-    redis_server: RedisServer, proxy: HoldingProxy, queue: JobQueue
+async def test_a_retry_after_the_replica_died_gets_the_accepted_job(
+    redis_server: RedisServer, proxy: BlockingProxy, queue: JobQueue
 ) -> None:
     async def is_enqueued() -> bool:
         return (await queue.depth()).waiting == 2
 
     with await asyncio.to_thread(ApiProcess, proxy.url) as doomed:
-        assert (await post(doomed, BODY)).status_code == 202  # Redis knows the script from now on
-        proxy.held_at = BODY["prompt"].encode()
+        assert (await post(doomed, BODY)).status_code == 202  # Redis has the script from now on
+        proxy.block_at = BODY["prompt"].encode()
         call = asyncio.create_task(post(doomed, BODY, KEY))
         await eventually(is_enqueued)
         doomed.process.kill()

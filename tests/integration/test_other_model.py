@@ -1,4 +1,4 @@
-"""One Redis and one api, and a worker that comes back with another model."""
+"""A worker restarts with another model, with the same Redis and api."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ async def healthy(http: httpx.AsyncClient, worker: WorkerChild) -> None:
             assert worker.process.poll() is None, worker.log_text
 
 
-async def test_from_the_first_health_on_the_model_that_serves_decides(
+async def test_the_current_model_is_used_from_the_first_health_check(
     redis_server: RedisServer, start_worker: Callable[..., WorkerChild], tmp_path: Path
 ) -> None:
     body = {"prompt": "Once", "generate_kwargs": {"max_new_tokens": SMALL}}

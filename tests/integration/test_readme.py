@@ -46,13 +46,13 @@ def examples(page: str) -> Iterator[Example]:
 def is_complete(lines: list[str]) -> bool:
     try:
         shlex.split("\n".join(lines))
-    except ValueError:  # a quotation that goes on in the next line
+    except ValueError:  # a quotation that continues on the next line
         return False
     return True
 
 
 def with_jq(command: str) -> str:
-    """Replace jq by Python where jq is not installed."""
+    """Replace jq by Python if jq is not installed."""
     if shutil.which("jq"):
         return command
     program = r"import json, sys; print(json.load(sys.stdin)['\1'])"

@@ -1,4 +1,4 @@
-"""Every process of a small service is replaced while callers go on calling: no call fails."""
+"""Every process of a small service is restarted under load, and no call fails."""
 
 import asyncio
 import itertools
@@ -16,18 +16,18 @@ pytestmark = pytest.mark.integration
 
 StartWorker = Callable[..., WorkerChild]
 StartApi = Callable[..., ApiChild]
-NUM_CALLERS = 4
+NUM_CLIENTS = 4
 
 
 @dataclass
-class Callers:
-    """Call the apis in turn, plain and streamed; where one refuses a connection, the next one."""
+class Clients:
+    """Clients that call the apis in turn, plain and streamed, and retry refused connections."""
 
     urls: list[str]
     num_answered: int = 0
     failures: list[str] = field(default_factory=list)
 
-    async def call_for_ever(self, number: int) -> None:
+    async def call_repeatedly(self, number: int) -> None:
         async with httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as http:
             for index in itertools.count(number):
                 body = {
@@ -52,9 +52,9 @@ class Callers:
         except httpx.ConnectError:
             return await http.post(f"{self.urls[(index + 1) % 2]}/chat", json=body)
 
-    async def go_on(self) -> None:
-        """Wait until they have made some more calls."""
-        goal = self.num_answered + 5 * NUM_CALLERS
+    async def wait_for_calls(self) -> None:
+        """Wait until the clients have made some more calls."""
+        goal = self.num_answered + 5 * NUM_CLIENTS
 
         async def is_reached() -> bool:
             return self.num_answered >= goal
@@ -71,23 +71,23 @@ async def test_a_rolling_restart_fails_no_request(
     await service.ready(*workers)
     for api in apis:
         await api.ready()
-    callers = Callers([f"http://127.0.0.1:{port}" for port in ports])
-    calling = [asyncio.create_task(callers.call_for_ever(i)) for i in range(NUM_CALLERS)]
-    await callers.go_on()
+    clients = Clients([f"http://127.0.0.1:{port}" for port in ports])
+    calling = [asyncio.create_task(clients.call_repeatedly(i)) for i in range(NUM_CLIENTS)]
+    await clients.wait_for_calls()
     for worker in workers:
         await service.ready(start_worker())
-        await ended(worker)
-        await callers.go_on()
+        await stopped(worker)
+        await clients.wait_for_calls()
     for api, port in zip(apis, ports, strict=True):
-        await ended(api)
+        await stopped(api)
         await start_api(port=port).ready()
-        await callers.go_on()
+        await clients.wait_for_calls()
     for task in calling:
         task.cancel()
     await asyncio.gather(*calling, return_exceptions=True)
-    assert callers.failures == []
+    assert clients.failures == []
 
 
-async def ended(child: Child) -> None:
+async def stopped(child: Child) -> None:
     child.process.send_signal(signal.SIGTERM)
     assert await child.exit_code() == 0, child.log_text

@@ -1,4 +1,4 @@
-"""Real workers that are told to end: twice, and while Redis does not answer."""
+"""Workers that get a stop signal: twice, while they load, and during a Redis outage."""
 
 import asyncio
 import signal
@@ -25,25 +25,25 @@ async def said(worker: WorkerChild, text: str) -> None:
     await eventually(is_there)
 
 
-async def test_a_worker_that_is_told_to_end_while_it_loads_ends_at_once(
+async def test_a_loading_worker_exits_at_once_on_a_signal(
     start_worker: StartWorker,
 ) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         worker = start_worker()
         await said(worker, "loading model")
         worker.process.send_signal(signum)
-        assert await worker.exit_code() in (128 + signum, 0)  # 0: it was quicker
+        assert await worker.exit_code() in (128 + signum, 0)  # 0: it had loaded
         assert "Traceback" not in worker.log_text
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-async def test_a_worker_that_is_told_twice_hands_its_jobs_back_at_once(
+async def test_a_second_signal_makes_a_worker_release_its_jobs_at_once(
     service: Service, start_worker: StartWorker, signum: signal.Signals
 ) -> None:
     worker = start_worker(grace_s=NEVER_S, lease_s=NEVER_S)
     await service.ready(worker)
     job = await service.submit(new_tokens=LONG)
-    await service.has_begun(job)
+    await service.wait_until_started(job)
     worker.process.send_signal(signum)
 
     async def is_told() -> bool:
@@ -57,7 +57,7 @@ async def test_a_worker_that_is_told_twice_hands_its_jobs_back_at_once(
 
 
 @pytest.mark.parametrize("is_mute", [False, True], ids=["gone", "mute"])
-async def test_a_worker_is_not_kept_from_ending_by_redis(
+async def test_a_worker_stops_though_redis_does_not_answer(
     service: Service, start_worker: StartWorker, redis_server: RedisServer, is_mute: bool
 ) -> None:
     worker = start_worker(grace_s=0)
@@ -71,14 +71,14 @@ async def test_a_worker_is_not_kept_from_ending_by_redis(
     assert code == 0, worker.log_text
     assert "Traceback" not in worker.log_text
     start_worker()
-    assert isinstance(await job.end(), Finished)  # once its lease is over, or at once
+    assert isinstance(await job.end(), Finished)  # at once, or after its lease
 
 
-async def test_stopped_workers_burn_no_attempt(service: Service, start_worker: StartWorker) -> None:
+async def test_stopped_workers_use_no_attempt(service: Service, start_worker: StartWorker) -> None:
     jobs = [await service.submit(new_tokens=LONG // 3) for _ in range(4)]
     for _ in range(2):
         worker = start_worker(grace_s=0, lease_s=NEVER_S, max_attempts=1)
-        await service.has_begun(jobs[0])
+        await service.wait_until_started(jobs[0])
         worker.freeze()
         worker.process.send_signal(signal.SIGTERM)
         worker.thaw()

@@ -1,4 +1,4 @@
-"""Streams while workers die or freeze and Redis forgets: no token twice, none missing."""
+"""Streams during kills and freezes of workers and data loss of Redis: each token arrives once."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from shared.protocol import JobStatus
-from tests.integration.event_reader import PATIENCE_S, EventReader
+from tests.integration.event_reader import TIMEOUT_S, EventReader
 from tests.integration.service import ApiChild, Service, WorkerChild, eventually
 
 pytestmark = pytest.mark.integration
@@ -38,16 +38,16 @@ async def ready_url(api: ApiChild) -> str:
 
 
 async def result_of(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """The sequences of a plain call."""
-    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
+    """Return the sequences of a call without streaming."""
+    async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_S) as http:
         answer = await http.post(f"{url}/chat", json=body)
         assert answer.status_code == 200, answer.text
         sequences: list[dict[str, Any]] = answer.json()["sequences"]
         return sequences
 
 
-def assert_told_once(reader: EventReader, undisturbed: list[dict[str, Any]]) -> None:
-    """Every token once and in order, as if nothing had happened; and so says the result."""
+def assert_complete(reader: EventReader, undisturbed: list[dict[str, Any]]) -> None:
+    """Assert that every token arrived once and in order, and that the result is the same."""
     assert reader.ids == list(range(len(reader.ids)))
     assert reader.end["status"] == "succeeded"
     for index, (told, expected) in enumerate(
@@ -65,17 +65,17 @@ def assert_told_once(reader: EventReader, undisturbed: list[dict[str, Any]]) -> 
 
 async def told_so_far(reader: EventReader, count: int) -> None:
     async def is_so_far() -> bool:
-        return len(reader.told) >= count
+        return len(reader.events) >= count
 
-    await eventually(is_so_far, PATIENCE_S)
+    await eventually(is_so_far, TIMEOUT_S)
 
 
 async def all_done(*work: Awaitable[object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         await asyncio.gather(*work)
 
 
-async def test_streams_go_on_without_a_seam_when_workers_are_killed(
+async def test_streams_continue_seamlessly_when_workers_are_killed(
     service: Service, start_worker: StartWorker, start_api: StartApi
 ) -> None:
     worker = start_worker(lease_s=1, max_attempts=20)
@@ -93,26 +93,26 @@ async def test_streams_go_on_without_a_seam_when_workers_are_killed(
     records = [await service.queue.record(reader.job_id) for reader in readers.values()]
     assert any(record is not None and record.attempts > 1 for record in records)
     for name, reader in readers.items():
-        assert_told_once(reader, await result_of(urls[1], BODIES[name]))
+        assert_complete(reader, await result_of(urls[1], BODIES[name]))
         again = EventReader()
-        await again.follow_in_pieces(urls, reader.job_id, random.Random(name))
-        assert (again.ids, again.told) == (reader.ids, reader.told)
+        await again.follow_with_interruptions(urls, reader.job_id, random.Random(name))
+        assert (again.ids, again.events) == (reader.ids, reader.events)
         assert await again.follow(urls[0], reader.job_id) == 204
 
 
-async def test_readers_that_are_cut_off_again_and_again_miss_nothing(
+async def test_readers_with_interruptions_miss_no_token(
     service: Service, start_worker: StartWorker, start_api: StartApi
 ) -> None:
-    """While the job runs, its worker is killed and Redis forgets what its streams held."""
+    """During the job, its worker is killed and Redis loses the streams."""
     worker = start_worker(lease_s=1)
     urls = [await ready_url(start_api()), await ready_url(start_api())]
     await service.ready(worker)
     body = BODIES["three with scores"]
-    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_S) as http:
         job_id = (await http.post(f"{urls[0]}/jobs", json=body)).json()["id"]
     readers = [EventReader() for _ in range(3)]
     reading = [
-        asyncio.create_task(reader.follow_in_pieces(urls, job_id, random.Random(seed)))
+        asyncio.create_task(reader.follow_with_interruptions(urls, job_id, random.Random(seed)))
         for seed, reader in enumerate(readers)
     ]
     await told_so_far(readers[0], 30)
@@ -126,11 +126,11 @@ async def test_readers_that_are_cut_off_again_and_again_miss_nothing(
     await all_done(*reading)
     expected = await result_of(urls[1], body)
     for reader in readers:
-        assert_told_once(reader, expected)
-        assert reader.told == readers[0].told
+        assert_complete(reader, expected)
+        assert reader.events == readers[0].events
 
 
-async def test_the_end_of_a_log_that_redis_lost_is_written_again(
+async def test_the_end_of_a_lost_token_log_is_written_again(
     service: Service, start_worker: StartWorker, start_api: StartApi
 ) -> None:
     url = await ready_url(start_api())
@@ -142,16 +142,16 @@ async def test_the_end_of_a_log_that_redis_lost_is_written_again(
         [log] = await service.redis.keys(service.keys.token_log("*"))
         await service.redis.ltrim(log, 0, told // 2)
     await all_done(stream)
-    assert_told_once(reader, await result_of(url, BODIES["sampled"]))
+    assert_complete(reader, await result_of(url, BODIES["sampled"]))
     late = EventReader()
     await late.follow(url, reader.job_id)
-    assert (late.ids, late.told) == (reader.ids, reader.told)
+    assert (late.ids, late.events) == (reader.ids, reader.events)
 
 
 async def freeze_at_work(
     service: Service, worker: WorkerChild, url: str
 ) -> tuple[EventReader, "asyncio.Task[None]"]:
-    """A stream whose worker stands still in its midst; on a slow machine the first may slip by."""
+    """Start a stream and freeze its worker before the end; retry on a machine that is too fast."""
     while True:
         reader = EventReader()
         stream = asyncio.create_task(reader.chat(url, BODIES["sampled"]))
@@ -164,7 +164,7 @@ async def freeze_at_work(
         await all_done(stream)
 
 
-async def test_a_frozen_worker_that_thaws_adds_no_token(
+async def test_a_worker_that_resumes_after_a_freeze_adds_no_token(
     service: Service, start_worker: StartWorker, start_api: StartApi
 ) -> None:
     frozen = start_worker(lease_s=1)
@@ -175,7 +175,7 @@ async def test_a_frozen_worker_that_thaws_adds_no_token(
     await told_so_far(reader, 60)
     frozen.thaw()
     await all_done(stream)
-    assert_told_once(reader, await result_of(url, BODIES["sampled"]))
+    assert_complete(reader, await result_of(url, BODIES["sampled"]))
     record = await service.queue.record(reader.job_id)
     assert record is not None and (record.worker, record.attempts) == (other.id, 2)
     log = service.keys.token_log(reader.job_id)

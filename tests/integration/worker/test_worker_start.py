@@ -1,4 +1,4 @@
-"""A real worker process while Redis is not there yet, mute, unwilling, or gone again."""
+"""A worker that starts while Redis is missing, silent, or fails during the start."""
 
 import asyncio
 import signal
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from shared.protocol import Finished
-from tests.integration.redis_proxy import RedisProxy
+from tests.integration.redis.proxy import RedisProxy
 from tests.integration.service import WAIT_S, Service, WorkerChild, eventually
 from tests.redis_server import RedisServer, free_port
 
@@ -37,7 +37,7 @@ async def test_a_worker_that_waits_for_redis_can_be_stopped(start_worker: StartW
     await ends_quietly(worker)
 
 
-async def test_a_worker_whose_redis_is_mute_can_be_stopped(start_worker: StartWorker) -> None:
+async def test_a_worker_with_a_silent_redis_can_be_stopped(start_worker: StartWorker) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         mute.settimeout(WAIT_S)
         worker = start_worker(redis_url=f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
@@ -46,7 +46,7 @@ async def test_a_worker_whose_redis_is_mute_can_be_stopped(start_worker: StartWo
         with announcement, connection:
             await ends_quietly(worker)
     assert "the model was not announced" in worker.log_text
-    assert "waiting for Redis" not in worker.log_text  # it was stopped within its first call
+    assert "waiting for Redis" not in worker.log_text  # it was stopped during its first call
 
 
 async def test_a_wrong_password_stops_the_start_with_one_line(
@@ -63,12 +63,12 @@ async def test_a_wrong_password_stops_the_start_with_one_line(
     assert "wrong@" not in worker.log_text
 
 
-@pytest.mark.parametrize("word", [b"INFO", b"EVALSHA"])
-async def test_a_worker_whose_redis_goes_away_while_it_starts_waits_for_it(
-    start_worker: StartWorker, service: Service, redis_server: RedisServer, word: bytes
+@pytest.mark.parametrize("trigger", [b"INFO", b"EVALSHA"])
+async def test_a_worker_waits_for_a_redis_that_fails_during_its_start(
+    start_worker: StartWorker, service: Service, redis_server: RedisServer, trigger: bytes
 ) -> None:
-    """At the first call, and while the model is published."""
-    proxy = RedisProxy(redis_server.port, word)
+    """At the first call, and while the model card is published."""
+    proxy = RedisProxy(redis_server.port, trigger)
     await proxy.start()
     worker = start_worker(redis_url=proxy.url)
     await said(worker, "waiting for Redis")

@@ -1,4 +1,4 @@
-"""One real worker process on a real Redis, on its good days; all tests here share it."""
+"""A worker process on a Redis without faults; all tests share both."""
 
 import asyncio
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ async def test_cancelling_a_running_job_frees_its_row(
     await asyncio.gather(*(job.end() for job in jobs[1:]))
 
 
-async def test_a_job_past_its_deadline_is_stopped_and_says_so(service: Service) -> None:
+async def test_a_job_past_its_deadline_is_stopped_and_expires(service: Service) -> None:
     """No machine runs 1500 steps of all rows in a second."""
     jobs = [await service.submit(new_tokens=LONG, deadline_s=1) for _ in range(MAX_ROWS)]
     for job in [*jobs, await service.submit(deadline_s=0)]:
@@ -82,7 +82,7 @@ async def test_a_job_past_its_deadline_is_stopped_and_says_so(service: Service) 
         assert end.error.status_code == 504
 
 
-async def test_a_job_the_api_could_not_check_is_checked_by_the_worker(
+async def test_the_worker_checks_a_job_that_the_api_could_not_check(
     service: Service,
 ) -> None:
     job = await service.submit(generate_kwargs={"max_new_tokens": 5000})
@@ -95,7 +95,7 @@ async def test_a_job_the_api_could_not_check_is_checked_by_the_worker(
     assert (end.error.status_code, end.error.field) == (422, "generate_kwargs.top_p")
 
 
-async def test_jobs_that_come_together_run_together(service: Service, worker: WorkerChild) -> None:
+async def test_concurrent_jobs_share_steps(service: Service, worker: WorkerChild) -> None:
     worker.freeze()
     jobs = [await service.submit(new_tokens=100) for _ in range(MAX_ROWS)]
     worker.thaw()
@@ -106,7 +106,7 @@ async def test_jobs_that_come_together_run_together(service: Service, worker: Wo
 
 
 async def test_prompts_are_not_logged(service: Service, worker: WorkerChild) -> None:
-    """Not even at this level."""
+    """Prompts are not logged at any level."""
     assert isinstance(await (await service.submit()).end(), Finished)
     assert "debug" in worker.log_text
     assert "Once upon" not in worker.log_text

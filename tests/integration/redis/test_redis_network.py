@@ -1,4 +1,4 @@
-"""The network to Redis on its bad days, under load: nothing is lost, hangs, or leaks."""
+"""Network faults to Redis under load: no job is lost, no call hangs, no connection leaks."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from shared.redis.pool import MAX_CONNECTIONS
-from tests.integration.load import Load, ended_once
-from tests.integration.redis_proxy import RedisProxy, Way
+from tests.integration.load import Load, assert_all_ended_once
+from tests.integration.redis.proxy import Direction, RedisProxy
 from tests.integration.service import ApiChild, Service, WorkerChild
 from tests.redis_server import RedisServer
 
@@ -30,7 +30,7 @@ async def proxy(redis_server: RedisServer) -> AsyncIterator[RedisProxy]:
 async def load(
     proxy: RedisProxy, service: Service, start_api: StartApi, start_worker: StartWorker
 ) -> AsyncIterator[Load]:
-    """On an api and two workers whose Redis is the proxy's."""
+    """Return a load on an api and two workers that reach Redis through the proxy."""
     api = start_api(redis_url=proxy.url)
     workers = [start_worker(redis_url=proxy.url) for _ in range(2)]
     await service.ready(*workers)
@@ -43,12 +43,12 @@ async def load(
     assert not ended, [child.log.read_text() for child in ended]
 
 
-async def has_run_well(service: Service, load: Load) -> None:
-    """At last: nobody was refused for another reason, nothing is left over, in Redis or of it."""
+async def assert_no_loss_and_no_leak(service: Service, load: Load) -> None:
+    """Assert that only outages refused calls, all jobs ended, and no connection is left."""
     assert {refusal.status for refusal in load.refusals} <= {503}
     assert all(refusal.retry_after for refusal in load.refusals)
     assert {end["status"] for end in await load.ends()} == {"succeeded"}
-    await ended_once(service, load)
+    await assert_all_ended_once(service, load)
     names = Counter(client["name"] for client in await service.redis.client_list())
     assert names.pop("falconer-api") <= MAX_CONNECTIONS
     assert names.pop("falconer-api-replies") == 1
@@ -60,25 +60,25 @@ async def has_run_well(service: Service, load: Load) -> None:
     assert set(names) == {"test", "test-replies"}
 
 
-async def test_connections_that_are_killed_again_and_again(service: Service, load: Load) -> None:
+async def test_repeatedly_killed_connections(service: Service, load: Load) -> None:
     async with load.running():
         for _ in range(20):
-            await load.has_accepted(2)
+            await load.wait_for_accepted(2)
             await service.redis.client_kill_filter(_type="normal", skipme=True)
-        await load.has_accepted(10)
-    await has_run_well(service, load)
+        await load.wait_for_accepted(10)
+    await assert_no_loss_and_no_leak(service, load)
 
 
 async def test_black_holes_and_a_slow_network(
     service: Service, load: Load, proxy: RedisProxy
 ) -> None:
     async with load.running():
-        for ways in (tuple(Way), (Way.TO_REDIS,), (Way.FROM_REDIS,)):
-            await load.has_accepted(10)
-            proxy.hold(*ways)
-            await load.has_refused(8)
+        for directions in (tuple(Direction), (Direction.TO_REDIS,), (Direction.FROM_REDIS,)):
+            await load.wait_for_accepted(10)
+            proxy.block(*directions)
+            await load.wait_for_refused(8)
             proxy.restore()
-        await load.has_accepted(10)
+        await load.wait_for_accepted(10)
         proxy.delay_s = 0.1
-        await load.has_accepted(20)
-    await has_run_well(service, load)
+        await load.wait_for_accepted(20)
+    await assert_no_loss_and_no_leak(service, load)

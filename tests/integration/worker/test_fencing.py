@@ -1,4 +1,4 @@
-"""Real workers that freeze at the worst moments and thaw when another one has done their work."""
+"""Workers that freeze at critical moments, and resume after another worker has run their jobs."""
 
 import asyncio
 import signal
@@ -9,8 +9,8 @@ import pytest
 from shared.protocol import Finished, JobStatus
 from shared.queue.job_queue import Depth
 from shared.queue.scripts import Script
-from tests.integration.redis_proxy import RedisProxy, Way
-from tests.integration.service import WAIT_S, Service, Submitted, WorkerChild, eventually
+from tests.integration.redis.proxy import Direction, RedisProxy
+from tests.integration.service import WAIT_S, Service, SubmittedJob, WorkerChild, eventually
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.integration
@@ -20,28 +20,28 @@ LEASE_S = 1
 
 
 class FreezingProxy(RedisProxy):
-    """Freezes its worker when that sends a word; what was sent arrives after `restore`."""
+    """Freezes a worker when it sends a trigger. Redis gets what the worker sent after `restore`."""
 
     def __init__(self, redis_port: int) -> None:
         super().__init__(redis_port)
         self.has_frozen = asyncio.Event()
         self._freezing: tuple[WorkerChild, bytes] | None = None
 
-    def freeze_at(self, worker: WorkerChild, word: bytes) -> None:
-        self._freezing = worker, word
+    def freeze_at(self, worker: WorkerChild, trigger: bytes) -> None:
+        self._freezing = worker, trigger
 
-    def _cuts(self, data: bytes) -> bool:
+    def intercept(self, data: bytes) -> bool:
         if self._freezing is not None and self._freezing[1] in data:
             self._freezing[0].process.send_signal(signal.SIGSTOP)
             self._freezing = None
-            self.hold(Way.TO_REDIS)
+            self.block(Direction.TO_REDIS)
             self.has_frozen.set()
-        return super()._cuts(data)
+        return super().intercept(data)
 
 
 @pytest.fixture
 async def proxy(redis_server: RedisServer) -> AsyncIterator[FreezingProxy]:
-    """Asked for first, so that it ends last: after its workers."""
+    """Requested before the workers, so that it stops after them."""
     proxy = FreezingProxy(redis_server.port)
     await proxy.start()
     yield proxy
@@ -49,35 +49,35 @@ async def proxy(redis_server: RedisServer) -> AsyncIterator[FreezingProxy]:
 
 
 async def digest(service: Service, script: Script) -> bytes:
-    """By which a worker calls the script; Redis knows it, so that the first call is not in vain."""
+    """Load a script into Redis and return the digest by which a worker calls it."""
     known = await service.redis.script_load(service.queue._scripts._scripts[script].script)
     return known.encode() if isinstance(known, str) else known
 
 
-async def frozen_at(proxy: FreezingProxy, worker: WorkerChild, word: bytes) -> None:
-    proxy.freeze_at(worker, word)
+async def frozen_at(proxy: FreezingProxy, worker: WorkerChild, trigger: bytes) -> None:
+    proxy.freeze_at(worker, trigger)
     async with asyncio.timeout(WAIT_S):
         await proxy.has_frozen.wait()
 
 
 async def thaw(proxy: FreezingProxy, worker: WorkerChild) -> None:
-    """What it had sent arrives; then it goes on."""
+    """Deliver what the worker had sent, then resume it."""
     proxy.restore()
     await asyncio.sleep(0.2)
     worker.process.send_signal(signal.SIGCONT)
 
 
-async def check_written_once(service: Service, job: Submitted, by: WorkerChild) -> None:
+async def check_written_once(service: Service, job: SubmittedJob, by: WorkerChild) -> None:
     record = await service.record(job)
     assert (record.status, record.worker) == (JobStatus.SUCCEEDED, by.id)
     assert await service.queue.totals() == {JobStatus.QUEUED: 1, JobStatus.SUCCEEDED: 1}
     assert await service.queue.depth() == Depth(waiting=0, running=0)
-    assert job.subscription._events.empty()
+    assert not await job.has_another_event()
     assert await service.redis.lrange(service.keys.dead_letters, 0, -1) == []
 
 
 async def check_serves(service: Service, worker: WorkerChild, other: WorkerChild) -> None:
-    """Alone, and so that it has nothing left over of its frozen time."""
+    """Assert that the worker serves a job after the other one has stopped."""
     other.process.send_signal(signal.SIGTERM)
     assert await other.exit_code() == 0
     job = await service.submit()
@@ -85,15 +85,17 @@ async def check_serves(service: Service, worker: WorkerChild, other: WorkerChild
     assert (await service.record(job)).worker == worker.id
 
 
-async def test_a_worker_frozen_in_a_claim_runs_nothing_that_another_has_run(
+async def test_a_worker_frozen_in_a_claim_does_not_run_the_job_again(
     proxy: FreezingProxy, start_worker: StartWorker, service: Service
 ) -> None:
-    claim = await digest(service, Script.CLAIM)  # first: who loads it is told the digest, too
+    claim = await digest(
+        service, Script.CLAIM
+    )  # load it first: a worker that loads it sends its digest, too
     frozen = start_worker(redis_url=proxy.url, lease_s=LEASE_S)
     await service.ready(frozen)
     await frozen_at(proxy, frozen, claim)
     job = await service.submit()
-    proxy.restore()  # Redis gives the job to a worker that does not hear of it
+    proxy.restore()  # Redis leases the job to the frozen worker
 
     async def is_claimed() -> bool:
         return (await service.record(job)).status is JobStatus.RUNNING
@@ -101,12 +103,12 @@ async def test_a_worker_frozen_in_a_claim_runs_nothing_that_another_has_run(
     await eventually(is_claimed)
     other = start_worker(lease_s=LEASE_S)
     end = await job.end()
-    assert isinstance(end, Finished) and end.attempt == 1  # nobody had begun it
+    assert isinstance(end, Finished) and end.attempt == 1  # the frozen worker had not started it
     await thaw(proxy, frozen)
     await check_serves_and_once(service, job, frozen, other)
 
 
-async def test_a_worker_frozen_while_it_writes_a_result_writes_no_second_one(
+async def test_a_worker_frozen_while_writing_a_result_does_not_write_a_second_one(
     proxy: FreezingProxy, start_worker: StartWorker, service: Service
 ) -> None:
     frozen = start_worker(redis_url=proxy.url, lease_s=LEASE_S)
@@ -116,11 +118,11 @@ async def test_a_worker_frozen_while_it_writes_a_result_writes_no_second_one(
     other = start_worker(lease_s=LEASE_S)
     end = await job.end()
     assert isinstance(end, Finished) and end.attempt == 2
-    await thaw(proxy, frozen)  # its result comes to Redis now, too late
+    await thaw(proxy, frozen)  # Redis gets its result now, too late
     await check_serves_and_once(service, job, frozen, other)
 
 
-async def test_a_worker_frozen_while_it_hands_a_job_back_takes_it_from_nobody(
+async def test_a_worker_frozen_while_releasing_a_job_does_not_take_it_from_another(
     proxy: FreezingProxy, start_worker: StartWorker, service: Service
 ) -> None:
     frozen = start_worker(redis_url=proxy.url, lease_s=LEASE_S, grace_s=0)
@@ -139,8 +141,8 @@ async def test_a_worker_frozen_while_it_hands_a_job_back_takes_it_from_nobody(
 
 
 async def check_serves_and_once(
-    service: Service, job: Submitted, frozen: WorkerChild, other: WorkerChild
+    service: Service, job: SubmittedJob, frozen: WorkerChild, other: WorkerChild
 ) -> None:
-    await asyncio.sleep(2 * LEASE_S)  # time to do wrong
+    await asyncio.sleep(2 * LEASE_S)  # time for wrong writes
     await check_written_once(service, job, other)
     await check_serves(service, frozen, other)

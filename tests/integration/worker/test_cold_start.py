@@ -1,4 +1,4 @@
-"""Scaled to zero: jobs wait, say for what, and run as soon as a worker has started."""
+"""Scaled to zero: jobs wait, report why, and run as soon as a worker has started."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Redis behind TLS: api and worker prove who they are and check whom they talk to.
+"""Redis with TLS: api and worker present certificates and verify those of Redis.
 
-The redis-server at hand may be built without TLS: a proxy speaks it in its place.
+The redis-server of the test may be built without TLS, so a proxy terminates TLS.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import trustme
 from redis.exceptions import ConnectionError
 
 from shared.redis.client import connect, is_refusal
-from tests.integration.redis_proxy import RedisProxy, Way
+from tests.integration.redis.proxy import Direction, RedisProxy
 from tests.integration.service import WAIT_S, ApiChild, WorkerChild, eventually
 from tests.redis_server import RedisServer
 
@@ -32,7 +32,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 async def tls_redis(redis_server: RedisServer, authority: trustme.CA) -> AsyncIterator[RedisProxy]:
-    """Talks only to clients that this authority knows."""
+    """Return a proxy that accepts only clients of this authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     authority.configure_trust(context)
@@ -45,7 +45,7 @@ async def tls_redis(redis_server: RedisServer, authority: trustme.CA) -> AsyncIt
 
 @pytest.fixture
 async def network(tls_redis: RedisProxy) -> AsyncIterator[RedisProxy]:
-    """On the way there; knows nothing of TLS."""
+    """Return a proxy in front of the TLS proxy."""
     proxy = RedisProxy(tls_redis.port)
     await proxy.start()
     yield proxy
@@ -53,7 +53,7 @@ async def network(tls_redis: RedisProxy) -> AsyncIterator[RedisProxy]:
 
 
 def tls_url(proxy: RedisProxy, directory: Path, client: trustme.CA, trusted: trustme.CA) -> str:
-    """With a certificate by `client`, of a client that trusts those by `trusted`."""
+    """Return the URL of a client with a certificate by `client` that trusts those by `trusted`."""
     certificate = client.issue_cert("falconer.example")
     certificate.private_key_and_cert_chain_pem.write_to_path(directory / "client.pem")
     trusted.cert_pem.write_to_path(directory / "ca.pem")
@@ -80,16 +80,16 @@ async def test_a_job_runs_over_tls_with_certificates_on_both_sides(
         child.kill()
 
 
-async def test_both_stop_in_order_though_no_byte_of_a_farewell_arrives(
+async def test_api_and_worker_stop_though_closes_get_no_answer(
     network: RedisProxy,
     authority: trustme.CA,
     tmp_path: Path,
     start_api: StartApi,
     start_worker: StartWorker,
 ) -> None:
-    """TLS asks for an answer to a close, which plain connections do not wait for.
+    """TLS waits for the answer to a close, which plain connections do not.
 
-    The calls, made at once, leave idle connections behind.
+    The concurrent calls leave idle connections behind.
     """
     url = tls_url(network, tmp_path, authority, authority)
     api, worker = start_api(redis_url=url), start_worker(redis_url=url)
@@ -97,14 +97,14 @@ async def test_both_stop_in_order_though_no_byte_of_a_farewell_arrives(
     async with httpx.AsyncClient(base_url=api.url, trust_env=False, timeout=WAIT_S) as http:
         calls = [http.post("/chat", json={"prompt": "Once upon a time"}) for _ in range(8)]
         assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
-    network.hold(*Way)
+    network.block(*Direction)
     for child in (api, worker):
         child.process.send_signal(signal.SIGTERM)
     assert [await child.exit_code() for child in (api, worker)] == [0, 0]
     assert "Traceback" not in api.log_text + worker.log_text
 
 
-async def test_a_redis_that_is_not_trusted_stops_a_worker_with_one_line(
+async def test_an_untrusted_redis_stops_a_worker_with_one_line(
     tls_redis: RedisProxy, authority: trustme.CA, tmp_path: Path, start_worker: StartWorker
 ) -> None:
     url = tls_url(tls_redis, tmp_path, client=authority, trusted=trustme.CA())
@@ -115,7 +115,7 @@ async def test_a_redis_that_is_not_trusted_stops_a_worker_with_one_line(
     assert "Traceback" not in worker.log_text
 
 
-async def test_a_redis_of_another_name_is_not_trusted(
+async def test_a_certificate_with_another_name_is_not_trusted(
     redis_server: RedisServer, authority: trustme.CA, tmp_path: Path
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -130,7 +130,7 @@ async def test_a_redis_of_another_name_is_not_trusted(
     await proxy.stop()
 
 
-async def test_an_api_says_why_it_does_not_trust_its_redis(
+async def test_an_api_logs_why_it_does_not_trust_redis(
     tls_redis: RedisProxy, authority: trustme.CA, tmp_path: Path, start_api: StartApi
 ) -> None:
     api = start_api(redis_url=tls_url(tls_redis, tmp_path, authority, trusted=trustme.CA()))

@@ -1,4 +1,4 @@
-"""A real worker on a checkpoint with one broken token: who meets it fails alone."""
+"""A worker on a checkpoint with a token that yields NaN: only requests with that token fail."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shared.protocol import Failed, Finished
-from tests.integration.service import Service, Submitted, WorkerChild
+from tests.integration.service import Service, SubmittedJob, WorkerChild
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 pytestmark = pytest.mark.integration
@@ -23,7 +23,7 @@ AVOIDS_IT = {"suppress_tokens": [BROKEN]}
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """Of a style whose head is not tied to the embeddings, or every row would be broken."""
+    """Write a checkpoint with an untied head; with a tied head, every row would have NaN."""
     folder = write_random_checkpoint(tmp_path / "model", like="11b")
     weights = load_file(folder / "model.safetensors")
     weights["transformer.word_embeddings.weight"][BROKEN] = torch.nan
@@ -31,11 +31,11 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-async def submit(service: Service, kwargs: dict[str, Any], seed: int = 1) -> Submitted:
+async def submit(service: Service, kwargs: dict[str, Any], seed: int = 1) -> SubmittedJob:
     return await service.submit(new_tokens=40, generate_kwargs=kwargs, seed=seed)
 
 
-async def text_of(job: Submitted) -> str:
+async def text_of(job: SubmittedJob) -> str:
     end = await job.end()
     assert isinstance(end, Finished), end
     return end.result.result

@@ -1,4 +1,4 @@
-"""A worker whose network lies in two processes: it serves, it stops, it dies as a whole."""
+"""A worker with a model in two processes: it serves, stops, and dies as a whole."""
 
 import signal
 from collections.abc import Callable
@@ -23,7 +23,7 @@ async def are_gone(processes: list[psutil.Process]) -> None:
     await eventually(none_runs)
 
 
-async def test_a_worker_in_parts_serves_ends_whole_and_hands_its_jobs_on(
+async def test_a_parallel_worker_serves_and_its_jobs_survive_its_death(
     start_worker: StartWorker, service: Service, tmp_path: Path
 ) -> None:
     model = write_random_checkpoint(tmp_path / "model", like="40b")
@@ -31,7 +31,7 @@ async def test_a_worker_in_parts_serves_ends_whole_and_hands_its_jobs_on(
     workers = [start_worker(**flags), start_worker(**flags)]
     await service.ready(*workers)
     job = await service.submit(new_tokens=1500)
-    await service.has_begun(job)
+    await service.wait_until_started(job)
     at_work = (await service.record(job)).worker
     [broken], [other] = (
         [worker for worker in workers if (worker.id == at_work) is is_at_work]

@@ -1,4 +1,4 @@
-"""Redis reaches `maxmemory`: the api says so, workers go on, even one that starts only then."""
+"""Redis reaches `maxmemory`: the api refuses jobs, and workers finish accepted ones."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ JOB = {"prompt": "Once upon a time", "generate_kwargs": {"max_new_tokens": 8}}
 WAIT_S = 60.0
 
 
-async def test_a_full_redis_takes_no_job_and_those_it_has_run_to_their_end(
+async def test_a_full_redis_refuses_jobs_and_runs_the_accepted_ones(
     service: Service, start_api: StartApi, start_worker: StartWorker
 ) -> None:
     api = start_api()

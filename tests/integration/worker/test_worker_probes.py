@@ -1,4 +1,4 @@
-"""A real worker process, asked by probes and by Prometheus."""
+"""Probes and metrics of a worker process."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 StartWorker = Callable[..., WorkerChild]
 
 
-async def test_a_worker_tells_of_its_health_and_its_work(
+async def test_a_worker_reports_its_health_and_its_work(
     start_worker: StartWorker, service: Service
 ) -> None:
     worker = start_worker(metrics_port=0, log_format="json")

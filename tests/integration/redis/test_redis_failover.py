@@ -1,4 +1,4 @@
-"""Another Redis takes over: by a name that leads to it, or by Sentinel. Workers and api follow."""
+"""Failover to another Redis, by a name or by Sentinel: workers and api follow."""
 
 import subprocess
 import time
@@ -13,7 +13,7 @@ from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.redis.client import connect
 from tests.integration.load import Load
-from tests.integration.redis_proxy import RedisProxy
+from tests.integration.redis.proxy import RedisProxy
 from tests.integration.service import ApiChild, WorkerChild, eventually
 from tests.processes import end
 from tests.redis_server import RedisServer, free_port, redis_binary
@@ -39,7 +39,7 @@ def second_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def sentinel_url(redis_server: RedisServer, tmp_path: Path) -> Iterator[str]:
-    """One sentinel that watches `redis_server` and needs no other to agree."""
+    """Start a sentinel that watches `redis_server` and needs no quorum."""
     port, configuration = free_port(), tmp_path / "sentinel.conf"
     configuration.write_text(
         f"bind 127.0.0.1\nport {port}\ndir {tmp_path}\n"
@@ -54,7 +54,7 @@ def sentinel_url(redis_server: RedisServer, tmp_path: Path) -> Iterator[str]:
 
 
 async def replicate(master: RedisServer, replica: RedisServer) -> None:
-    """Make it a replica and wait until it has everything."""
+    """Make Redis a replica and wait until it has all data."""
     redis, other = connect(master.url, name="test"), connect(replica.url, name="test")
     await other.replicaof("127.0.0.1", str(master.port))
 
@@ -73,7 +73,7 @@ async def test_clients_leave_a_redis_that_became_a_replica(
     start_api: StartApi,
     start_worker: StartWorker,
 ) -> None:
-    """Their connections to the old master stay open: it is all theirs to notice."""
+    """Their connections to the old master stay open, so clients must notice it themselves."""
     proxy = RedisProxy(redis_server.port)
     await proxy.start()
     api, worker = start_api(redis_url=proxy.url), start_worker(redis_url=proxy.url)
@@ -81,10 +81,10 @@ async def test_clients_leave_a_redis_that_became_a_replica(
     async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
         load = Load(http, new_tokens=30)
         async with load.running():
-            await load.has_accepted(10)
+            await load.wait_for_accepted(10)
             await replicate(redis_server, second_server)
             await switch_roles(redis_server, second_server, proxy)
-            await load.has_accepted(20)
+            await load.wait_for_accepted(20)
         assert {end["status"] for end in await load.ends()} == {"succeeded"}
     for child in (api, worker):
         child.kill()
@@ -92,7 +92,7 @@ async def test_clients_leave_a_redis_that_became_a_replica(
 
 
 async def switch_roles(old: RedisServer, new: RedisServer, proxy: RedisProxy) -> None:
-    """The new master has all that the old one took, as `FAILOVER` sees to."""
+    """Switch the roles after the new master has all data, as `FAILOVER` does."""
     redis = connect(old.url, name="test")
     await redis.execute_command("FAILOVER", "TO", "127.0.0.1", new.port)
 
@@ -100,11 +100,11 @@ async def switch_roles(old: RedisServer, new: RedisServer, proxy: RedisProxy) ->
         return bool((await redis.info("replication"))["role"] == "slave")
 
     await eventually(is_replica, SYNC_S)
-    proxy.leads_to = new.port
+    proxy.redis_port = new.port
     await redis.aclose()
 
 
-async def test_sentinel_leads_to_the_new_master_when_the_old_one_dies(
+async def test_clients_follow_sentinel_when_the_master_dies(
     redis_server: RedisServer,
     second_server: RedisServer,
     sentinel_url: str,
@@ -112,7 +112,7 @@ async def test_sentinel_leads_to_the_new_master_when_the_old_one_dies(
     start_worker: StartWorker,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The first sentinel of the URL is down. What the master took last may not have got across."""
+    """The first sentinel of the URL is down. The last writes of the master may be lost."""
     await replicate(redis_server, second_server)
     await knows_replica(sentinel_url)
     api, worker = start_api(redis_url=sentinel_url), start_worker(redis_url=sentinel_url)
@@ -121,15 +121,15 @@ async def test_sentinel_leads_to_the_new_master_when_the_old_one_dies(
     async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
         load = Load(http, new_tokens=30)
         async with load.running():
-            await load.has_accepted(20)
+            await load.wait_for_accepted(20)
             safe = list(load.accepted)
             assert await redis.wait(1, 10_000) == 1
             redis_server.kill()
             killed = time.monotonic()
-            await load.has_refused(1)
-            await load.has_accepted(1)
+            await load.wait_for_refused(1)
+            await load.wait_for_accepted(1)
             took_s = time.monotonic() - killed
-            await load.has_accepted(20)
+            await load.wait_for_accepted(20)
         load.accepted = [job_id for job_id in load.accepted if await is_known(redis, job_id)]
         assert set(safe) <= set(load.accepted)
         assert {end["status"] for end in await load.ends()} == {"succeeded"}
@@ -142,7 +142,7 @@ async def test_sentinel_leads_to_the_new_master_when_the_old_one_dies(
 
 
 async def knows_replica(sentinel_url: str) -> None:
-    """Sentinel asks a master for its replicas every ten seconds, and a dead one never again."""
+    """Sentinel asks a master for its replicas every ten seconds, but not a dead master."""
     address = sentinel_url.split("/")[2].rpartition(",")[2]
     sentinel = Redis.from_url(f"redis://{address}", decode_responses=True)
 
@@ -158,7 +158,7 @@ async def is_known(redis: Redis, job_id: str) -> bool:
     return await JobQueue(redis, Keys()).record(job_id) is not None
 
 
-async def test_a_worker_waits_for_sentinels_that_know_no_master(start_worker: StartWorker) -> None:
+async def test_a_worker_waits_while_sentinels_have_no_master(start_worker: StartWorker) -> None:
     worker = start_worker(redis_url=f"redis+sentinel://127.0.0.1:{free_port()}/{MASTER}")
 
     async def waits() -> bool:

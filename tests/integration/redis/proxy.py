@@ -1,4 +1,4 @@
-"""Stands between a process and Redis and does what networks do: cut, hold bytes back, be slow."""
+"""A proxy between a process and Redis that cuts, blocks and delays the connections."""
 
 import asyncio
 import ssl
@@ -10,27 +10,27 @@ from shared.process.asyncio_tasks import cancel_all
 from tests.redis_server import free_port
 
 
-class Way(Enum):
+class Direction(Enum):
     TO_REDIS = auto()
     FROM_REDIS = auto()
 
 
 class RedisProxy:
-    """Passes bytes both ways, to whichever Redis `leads_to` names when a client connects.
+    """Forwards connections to the port `redis_port`, which a test may change.
 
-    Cuts all connections when a client sends `word`, and is gone until `restore`. With `tls` it is
-    what its clients speak.
+    After a client sends `trigger`, all connections are cut until `restore`. With `tls`, clients use
+    TLS.
     """
 
     def __init__(
-        self, redis_port: int, word: bytes | None = None, tls: ssl.SSLContext | None = None
+        self, redis_port: int, trigger: bytes | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
         self.port = free_port()
         self.is_cut = False
-        self.leads_to = redis_port
-        self.delay_s = 0.0  # of everything, each way
-        self._open = {way: asyncio.Event() for way in Way}
-        self._word = word
+        self.redis_port = redis_port
+        self.delay_s = 0.0  # per direction
+        self._open = {direction: asyncio.Event() for direction in Direction}
+        self._trigger = trigger
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -46,14 +46,14 @@ class RedisProxy:
             self._serve, "127.0.0.1", self.port, ssl=self._tls
         )
 
-    def hold(self, *ways: Way) -> None:
-        """Be a black hole: connections stay open, and what is sent arrives after `restore`.
+    def block(self, *directions: Direction) -> None:
+        """Block the directions: connections stay open, and bytes arrive after `restore`.
 
-        TCP over a network that drops packets looks so from both ends; a client that gave up
-        meanwhile has its last command arrive all the same.
+        A network that drops packets has this effect on TCP: the last command of a client that gave
+        up arrives after all.
         """
-        for way in ways:
-            self._open[way].clear()
+        for direction in directions:
+            self._open[direction].clear()
 
     def restore(self) -> None:
         self.is_cut = False
@@ -61,7 +61,7 @@ class RedisProxy:
             is_open.set()
 
     async def stop(self) -> None:
-        """Close all connections: a failed test may have left clients that never would."""
+        """Close all connections, also those that a failed test left open."""
         assert self._server is not None
         self.restore()
         self._server.close()
@@ -83,10 +83,10 @@ class RedisProxy:
         self._clients.remove(writer)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self.leads_to)
+        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self.redis_port)
         passing = [
-            asyncio.create_task(self._pass(reader, redis_writer, Way.TO_REDIS)),
-            asyncio.create_task(self._pass(redis_reader, writer, Way.FROM_REDIS)),
+            asyncio.create_task(self._pass(reader, redis_writer, Direction.TO_REDIS)),
+            asyncio.create_task(self._pass(redis_reader, writer, Direction.FROM_REDIS)),
         ]
         async with _closing(redis_writer):
             try:
@@ -95,19 +95,19 @@ class RedisProxy:
                 await cancel_all(passing)
 
     async def _pass(
-        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, way: Way
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, direction: Direction
     ) -> None:
         with suppress(OSError):
-            while (data := await source.read(65536)) and not self._cuts(data):
+            while (data := await source.read(65536)) and not self.intercept(data):
                 await asyncio.sleep(self.delay_s)
-                await self._open[way].wait()
+                await self._open[direction].wait()
                 target.write(data)
                 await target.drain()
 
-    def _cuts(self, data: bytes) -> bool:
-        """Whether the way is cut, by this data or before."""
-        if self._word is not None and self._word in data:
-            self._word, self.is_cut = None, True
+    def intercept(self, data: bytes) -> bool:
+        """Return whether the connections are cut, by this data or before."""
+        if self._trigger is not None and self._trigger in data:
+            self._trigger, self.is_cut = None, True
         return self.is_cut
 
 
