@@ -1,7 +1,8 @@
-"""Settings of the whole suite: property tests are never timed, machines may be slow.
+"""Settings of the whole test suite.
 
-What Hypothesis draws hangs on its seed alone. It would also try constants that it finds in the
-modules loaded so far: then what a derandomized test sees depends on the tests before it.
+Property tests have no deadline, because machines may be slow. Their examples depend only on the
+seed: by default Hypothesis also tries constants of the loaded modules, so that examples depend on
+the tests before.
 """
 
 import faulthandler
@@ -20,8 +21,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-# What the environment says of the service, of a proxy or of colours is not meant for tests. What it
-# says to the tests, such as FALCONER_TEST_REDIS_SERVER, is.
+# Variables for the service, a proxy or colours, which must not affect tests.
 FOREIGN = re.compile(r"FALCONER_(?!TEST_).*|.*_proxy|FORCE_COLOR|GITHUB_ACTIONS|COLUMNS", re.I)
 for variable in [*os.environ]:
     if FOREIGN.fullmatch(variable):
@@ -29,35 +29,35 @@ for variable in [*os.environ]:
 
 settings.register_profile("falconer", deadline=None)
 settings.load_profile("falconer")
-if hasattr(providers, "_get_local_constants"):  # `test_repeatable` says when that is not enough
+if hasattr(providers, "_get_local_constants"):  # `test_repeatable` fails if this has no effect
     providers._get_local_constants = providers.Constants
 
 PROCESS_TESTS = ("tests/integration/", "tests/chaos/", "tests/serve/")
-# StartResult first: at the end, no runner shall wait for another one's long file.
+# Run first, so that no runner waits for another one's long file at the end.
 LONGEST = ("tests/worker/engine/test_exactness.py", "tests/worker/engine/test_isolation.py")
 STDERR = pytest.StashKey[int]()
 HAS_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give tests the same signals and the real stderr however the run was started."""
-    if getattr(config.option, "dist", "no") == "no":  # not where others run the tests
+    """Give tests the same signals and the real stderr, however the run was started."""
+    if getattr(config.option, "dist", "no") == "no":  # not in a process that only distributes tests
         restore_inheritable_signals()
-    config.stash[STDERR] = os.dup(2)  # pytest captures none of this hook's output
+    config.stash[STDERR] = os.dup(2)  # pytest does not capture this hook's output
 
 
 def restore_inheritable_signals() -> None:
-    """Have the processes that tests start not ignore what this one ignores.
+    """Reset signals that this process ignores, so that the processes of tests handle them.
 
-    A background job of a shell ignores Ctrl-C, one under nohup SIGHUP. A handler is not inherited:
-    children get the default action, and the run still ignores the signal. Their terminal's end
-    must not reach them either, so they leave its session.
+    A background job of a shell ignores SIGINT, and a job under nohup SIGHUP. Children do not
+    inherit handlers, so they get the default action and this run still ignores the signal. The run
+    leaves the session of a terminal, whose end would reach the children.
     """
     for signum in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, lambda *_: None)
             if signum is signal.SIGHUP:
-                with suppress(PermissionError):  # of a leader, which `make` does not start
+                with suppress(PermissionError):  # for a session leader, which `make` does not start
                     os.setsid()
 
 
@@ -67,9 +67,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Look for no garbage among what lives as long as the run: a fifth of the time of collecting.
+    """Exclude the objects of the collection from garbage collection, a fifth of its time.
 
-    Later searches leave it out too, and are so fast that each module can have one.
+    Later collections skip them too, and are fast enough to run after each module.
     """
     gc.disable()
     try:
@@ -81,24 +81,23 @@ def pytest_collection() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def nothing_is_left_open() -> Iterator[None]:
-    """Collect garbage with the module that made it: what it left open fails no other module."""
+def collect_garbage() -> Iterator[None]:
+    """Collect garbage after each module, so that its open resources fail no other module."""
     yield
     gc.collect()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Keep what a failed test left open from failing the next one.
+    """Release the resources of a failed test, so that they do not fail the next test.
 
-    Its traceback holds processes, sockets and tasks. They warn when they are collected, in
-    whatever test runs then. The test that left them has failed already.
+    Its traceback refers to processes, sockets and tasks, which warn when they are collected.
     """
     result = yield
     if item.stash.get(HAS_FAILED, False):
         report_unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None
         for name in ("last_exc", "last_type", "last_value", "last_traceback"):
-            vars(sys).pop(name, None)  # of which pytest keeps one failure's for a debugger
+            vars(sys).pop(name, None)  # pytest keeps them for a debugger
         gc.collect()
         sys.unraisablehook = report_unraisable
     return result
@@ -110,17 +109,17 @@ def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Bound the teardown of a failed test: both timeouts are cancelled when a test fails."""
+    """Limit the teardown of a failed test, because a failure cancels both timeouts."""
     timeout_s = float(item.config.getini("faulthandler_timeout"))
     faulthandler.dump_traceback_later(timeout_s, exit=True, file=item.config.stash[STDERR])
     return (yield)
 
 
 class ProcessesApart(LoadScopeScheduling):
-    """Give one runner the tests that start processes, which mostly wait, and the others the rest.
+    """Schedules tests that start processes on one runner and other tests on the rest.
 
-    The units are single tests there and files elsewhere. A runner without work of its own takes
-    that of the others.
+    Process tests mostly wait. They are scheduled one by one, others by file. A runner without work
+    of its own takes work of the others.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -134,9 +133,9 @@ class ProcessesApart(LoadScopeScheduling):
         super()._assign_work_unit(node)
 
     def _reschedule(self, node: WorkerController) -> None:
-        """Give the runner units until it has more than two tests: it does not begin its last one.
+        """Assign units until the runner has more than two tests, as it holds back its last test.
 
-        xdist gives one that takes the place of another a single unit, which may be a single test.
+        xdist assigns a single unit to a replacement runner, which may be a single test.
         """
         num_units = len(self.workqueue) + 1
         while len(self.workqueue) < num_units:
@@ -144,9 +143,9 @@ class ProcessesApart(LoadScopeScheduling):
             super()._reschedule(node)
 
     def remove_node(self, node: WorkerController) -> str | None:
-        """Return the test during which the runner's process ended, if one ran, and give it up.
+        """Return the test during which the runner's process ended, if any, and do not repeat it.
 
-        xdist would run that test again, and wait for ever for units that are done already.
+        xdist would repeat the test, and wait forever for completed units.
         """
         units = self.assigned_work[node]
         pending = [

@@ -1,4 +1,4 @@
-"""Values for tests, valid unless a test says otherwise."""
+"""Valid values for tests, with the fields that a test sets."""
 
 from typing import Any
 from uuid import uuid4
@@ -17,7 +17,7 @@ from shared.protocol import (
 
 
 def make_job(**fields: Any) -> ChatJob:
-    """One row and 10 tokens of KV cache."""
+    """Return a job of one row and 10 tokens of KV cache."""
     defaults: dict[str, Any] = {
         "id": uuid4().hex,
         "prompt": Prompt(text="Hello"),

@@ -1,7 +1,7 @@
-"""Fakes of the heavy parts: a runner without a model, a tokenizer of single bytes.
+"""Fakes of the engine's heavy parts: a runner without a model, and a tokenizer of bytes.
 
-FakeRunner is strict: it keeps its own paged cache and refuses a plan that the real one would
-compute wrongly.
+FakeRunner has a paged cache of its own, and rejects a plan that the real runner would compute
+wrongly.
 """
 
 import zlib
@@ -21,7 +21,7 @@ VOCAB_SIZE = 257
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Byte-level BPE without merges: token i is byte i; 256 is the special end of text."""
+    """Return byte-level BPE without merges: token i is byte i, and 256 ends the text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     printable = [c for c in alphabet if ord(c) < 0x100]
     shifted = [c for c in alphabet if ord(c) >= 0x100]
@@ -41,17 +41,18 @@ def hashed_letter(context: list[int]) -> int:
 
 
 def stutter(context: list[int]) -> int:
-    """Return one of three letters, by the last two tokens: the text repeats soon."""
+    """Return one of three letters by the last two tokens, so that the text soon repeats."""
     return ord("a") + zlib.crc32(array("q", context[-2:]).tobytes()) % 3
 
 
 class FakeRunner:
-    """A model that is a rule: the next token is `next_token(context)`.
+    """A model that is a function: the next token is `next_token(context)`.
 
-    A slot holds the token that was written to it and a digest of all tokens before it and of the
-    adapter, as keys and values do. Slots that a plan reads must match its sequence: a wrong prefix,
-    a missed copy or a write to another sequence's block raises AssertionError.
-    A context with `crash_token` makes the whole step raise; one with `nan_token` has logits of nan.
+    A slot stores its token and a digest of the tokens before it and of the adapter, as keys and
+    values depend on both. A plan that reads a slot of another sequence, a wrong prefix or a block
+    that was not copied raises AssertionError.
+
+    A context with `crash_token` makes the step raise; `nan_token` makes its logits NaN.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ def fake_engine(
     adapters: tuple[str, ...] = (),
     prompt_lookup_num_tokens: int | None = None,
 ) -> Engine:
-    """Make an engine with `runner`, or with a FakeRunner of 64 blocks."""
+    """Return an engine with `runner`, or with a FakeRunner of 64 blocks."""
     shape = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
     model_config = ModelConfig.from_dict(
         {

@@ -18,151 +18,15 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from fastapi import FastAPI
 from redis.asyncio import Redis
 from starlette.types import ASGIApp, Message
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from api.app import asgi_app, create_app, lifespan
 from api.services import Services
 from api.settings import ApiSettings
-from shared.protocol import (
-    Batch,
-    ChatJob,
-    ChatResult,
-    Delta,
-    Failed,
-    Finished,
-    JobError,
-    JobStatus,
-    ModelCard,
-    SequenceResult,
-    Usage,
-    WorkerInfo,
-    encode,
-)
-from shared.queue.claims import ClaimedJob, FreeCapacity
-from shared.queue.job_queue import JobQueue
+from shared.protocol import WorkerInfo
 from shared.queue.keys import WORKER_TTL_S, Keys
-from shared.queue.token_log import TokenLog
 from shared.queue.worker_registry import Registry
+from tests.echo_worker import EchoWorker, letter_card, letter_tokenizer
 from tests.factories import make_worker_info
-
-LEASE_MS = 60_000
-FREE = FreeCapacity(rows=100, tokens=1_000_000, running=0)
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
-)
-
-
-def letter_tokenizer() -> Tokenizer:
-    """Byte-level, without merges: one token per byte of the text."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {character: index for index, character in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
-    return tokenizer
-
-
-def letter_card(chat_template: str | None = CHAT_TEMPLATE) -> ModelCard:
-    """A model of 2048 tokens context and 257 tokens vocabulary, with two adapters."""
-    return ModelCard(
-        name="letters",
-        context_length=2048,
-        vocab_size=257,
-        eos_token_ids=[256],
-        pad_token_id=256,
-        bos_token_id=256,
-        chat_template=chat_template,
-        max_rows=8,
-        max_kv_tokens=8192,
-        max_num_beams=8,
-        adapters=("tales", "verse"),
-        template_tokens={"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
-    )
-
-
-class EchoWorker:
-    """Answers each job with its prompt in capitals, one delta per word; holds on while `paused`."""
-
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        self.paused = False
-        self.seen: list[ChatJob] = []
-        self.stopped: list[str] = []
-        self._queue = JobQueue(redis, keys)
-        self._log = TokenLog(redis, keys)
-        self._running: dict[str, ClaimedJob] = {}
-
-    async def run(self) -> None:
-        while True:
-            claim = await self._queue.claim("echo", FREE, lease_ms=LEASE_MS)
-            for claimed in claim.jobs:
-                self.seen.append(claimed.job)
-                self._running[claimed.job.id] = claimed
-            await self._stop_cancelled()
-            if not self.paused:
-                for claimed in list(self._running.values()):
-                    await self._answer(claimed)
-            await asyncio.sleep(0.005)
-
-    async def _stop_cancelled(self) -> None:
-        fencing_tokens = {id_: claimed.fencing_token for id_, claimed in self._running.items()}
-        renewal = await self._queue.renew("echo", fencing_tokens, lease_ms=LEASE_MS)
-        for job_id in renewal.cancelled:
-            error = JobError(message="the job was cancelled", status_code=499)
-            status = JobStatus.CANCELLED
-            outcome = Failed(job_id=job_id, attempt=1, status=status, error=error)
-            claimed = self._running.pop(job_id)
-            await self._queue.finish(claimed, outcome, fencing_token=claimed.fencing_token)
-            self.stopped.append(job_id)
-
-    async def _answer(self, claimed: ClaimedJob) -> None:
-        job = claimed.job
-        del self._running[job.id]
-        if "fail" in (job.prompt.text or ""):
-            error = JobError(message="no room on the device", status_code=500)
-            status = JobStatus.FAILED
-            failed = Failed(job_id=job.id, attempt=1, status=status, error=error)
-            await self._queue.finish(claimed, failed, fencing_token=claimed.fencing_token)
-            return
-        words = [f" {word.upper()}" for word in (job.prompt.text or "hello").split(" ")]
-        for index, word in enumerate(words if job.stream else ()):
-            await self._send(claimed, index, word)
-        await self._queue.finish(claimed, finished(job, words), fencing_token=claimed.fencing_token)
-
-    async def _send(self, claimed: ClaimedJob, index: int, word: str) -> None:
-        """Twice, as a command does whose answer was lost."""
-        delta = encode(Delta(text=word, token_ids=[index]))
-        addition = (claimed.job.id, claimed.fencing_token, index, [delta])
-        for _ in range(2):
-            await self._log.append(claimed.worker_id, [addition])
-
-
-def finished(job: ChatJob, words: list[str]) -> Finished:
-    text = "".join(words)
-    num_prompt = len(job.token_ids or ())
-    result = ChatResult(
-        result=(job.prompt.text or "") * job.return_full_text + text,
-        id=job.id,
-        sequences=[SequenceResult(text=text, finish_reason="stop", token_count=len(text))],
-        usage=Usage(
-            prompt_tokens=num_prompt,
-            completion_tokens=len(text),
-            total_tokens=num_prompt + len(text),
-        ),
-        seed=job.seed,
-    )
-    batch = Batch(mean_rows=1.0, max_rows=1)
-    return Finished(
-        job_id=job.id,
-        attempt=1,
-        result=result,
-        batch=batch,
-        queue_ms=1.0,
-        run_ms=2.0,
-        num_deltas=len(words) if job.stream else None,
-    )
 
 
 async def keep_reporting(registry: Registry, info: WorkerInfo) -> None:
@@ -173,10 +37,10 @@ async def keep_reporting(registry: Registry, info: WorkerInfo) -> None:
 
 @dataclass
 class FakeService:
-    """An api in this process over a fake Redis, with or without a worker."""
+    """An api in this process on a fake Redis, with or without a worker."""
 
     app: FastAPI
-    asgi: ASGIApp  # what a server runs
+    asgi: ASGIApp  # the application that a server runs
     http: httpx.AsyncClient
     server: FakeServer
     redis: Redis
@@ -191,12 +55,12 @@ class FakeService:
         return services
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Let the service run until `condition` holds; half a minute is a failure."""
+        """Run the service until `condition` holds; fail after half a minute."""
         for _ in range(3000):
             if condition():
                 return
             await asyncio.sleep(0.01)
-        raise AssertionError("it did not happen")
+        raise AssertionError("the condition did not hold in time")
 
     async def until_queued(self, count: int) -> None:
         for _ in range(3000):
@@ -209,7 +73,7 @@ class FakeService:
         return int(await self.redis.zcard(self.keys.queue))
 
     async def start_worker(self) -> None:
-        """Register model and worker, and wait until the api has read the model."""
+        """Register model and worker, and wait until the api has the model card."""
         registry = Registry(self.redis, self.keys)
         card_hash = await registry.publish_card(letter_card(), letter_tokenizer().to_str().encode())
         info = make_worker_info("echo", card_hash=card_hash)
@@ -230,7 +94,7 @@ async def abandoned_call(
     leave: asyncio.Event,
     headers: Mapping[str, str] | None = None,
 ) -> list[Message]:
-    """`POST /chat` by a client that closes the connection once `leave` is set; what it was sent."""
+    """Send `POST /chat`, disconnect once `leave` is set, and return the response's messages."""
     sent: list[Message] = []
     requests = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
 
@@ -268,7 +132,7 @@ async def fake_service(
     with_worker: bool = True,
     server: FakeServer | None = None,
 ) -> AsyncIterator[FakeService]:
-    """An api on `server`, or on a fake Redis of its own."""
+    """Run an api on `server`, or on a fake Redis of its own."""
     server = server or FakeServer()
 
     def connect(url: str, *, name: str, block_s: float = 0.0) -> Redis:
@@ -292,7 +156,7 @@ async def fake_service(
 
 @contextmanager
 def served_api() -> Iterator[str]:
-    """The fake service behind a real HTTP server on a free loopback port; gives its address."""
+    """Serve the fake service on a free loopback port, and yield its address."""
     ready, done = threading.Event(), threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=asyncio.run, args=[_serve(listener, ready, done)])

@@ -1,4 +1,4 @@
-"""A run of tests takes from its environment what is meant for tests, and nothing of the service."""
+"""A test run removes the variables of the service from its environment."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 
-def test_a_run_keeps_what_its_environment_says_to_tests_alone() -> None:
+def test_a_run_keeps_only_the_variables_for_tests() -> None:
     code = "import os, tests.conftest; print([name for name in os.environ if 'FALCONER' in name])"
     environment = os.environ | {"FALCONER_PORT": "1", "FALCONER_TEST_REDIS_SERVER": "/bin/true"}
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""Values that `make` takes: each reaches the program as it was given, whatever is in it."""
+"""Variables of `make` reach the program unchanged, whatever characters they contain."""
 
 import json
 import os
@@ -43,7 +43,7 @@ json.dump(report, open({out!r}, "w"))
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder whose environment is ready, with programs that report how they were called."""
+    """Return a folder with a ready environment, whose programs report their arguments."""
     if not shutil.which("make"):
         pytest.skip("make is not installed")
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
@@ -76,9 +76,7 @@ def make(project: Path, goal: str, *arguments: str, **env: str) -> dict[str, obj
 
 @pytest.mark.parametrize("values", FOURS)
 @pytest.mark.parametrize("origin", ["argument", "environment"])
-def test_serve_gets_values_as_they_were_given(
-    values: list[str], origin: str, project: Path
-) -> None:
+def test_serve_gets_values_unchanged(values: list[str], origin: str, project: Path) -> None:
     given = dict(zip(("REDIS_URL", "PORT", "MODEL", "WORKERS"), values, strict=True))
     if origin == "argument":
         report = make(project, "serve", *(f"{name}={value}" for name, value in given.items()))
@@ -89,7 +87,7 @@ def test_serve_gets_values_as_they_were_given(
     assert report["url"] == given["REDIS_URL"]
 
 
-def test_serve_without_values_gets_none(project: Path) -> None:
+def test_serve_gets_no_empty_values(project: Path) -> None:
     assert make(project, "serve", "PORT=", REDIS_URL="") | {"parent": ""} == {
         "argv": ["serve"],
         "url": None,
@@ -104,7 +102,7 @@ def test_a_password_from_the_environment_is_in_no_process_list(project: Path) ->
 
 
 @pytest.mark.parametrize("values", FOURS)
-def test_chaos_and_bench_get_values_as_they_were_given(values: list[str], project: Path) -> None:
+def test_chaos_and_bench_get_values_unchanged(values: list[str], project: Path) -> None:
     seed, jobs, faults, model = values
     report = make(project, "chaos", f"SEED={seed}", f"FAULTS={faults}", JOBS=jobs)
     options = [f"--seed={seed}", f"--jobs={jobs}", f"--faults={faults}"]
@@ -114,7 +112,7 @@ def test_chaos_and_bench_get_values_as_they_were_given(values: list[str], projec
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_the_smoke_test_gets_its_folder_as_it_was_given(value: str, project: Path) -> None:
+def test_the_smoke_test_gets_its_folder_unchanged(value: str, project: Path) -> None:
     assert make(project, "smoke-7b", f"SMOKE_DIR={value}")["argv"] == [
         "-m",
         "bench.service.smoke",
@@ -123,7 +121,7 @@ def test_the_smoke_test_gets_its_folder_as_it_was_given(value: str, project: Pat
 
 
 @pytest.mark.parametrize("values", FOURS)
-def test_image_builds_get_values_as_they_were_given(values: list[str], project: Path) -> None:
+def test_image_builds_get_values_unchanged(values: list[str], project: Path) -> None:
     image, device, index, _ = values
     names = ("PYTHON_IMAGE", "DEVICE", "TORCH_CPU_INDEX")
     given = dict(zip(names, (image, device, index), strict=True))

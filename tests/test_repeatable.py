@@ -1,4 +1,4 @@
-"""Derandomized property tests draw the same in every run, whatever ran before them."""
+"""Derandomized property tests draw the same examples whatever tests ran before."""
 
 import importlib
 from pathlib import Path
@@ -22,7 +22,7 @@ def drawn() -> list[int]:
     return values
 
 
-def test_constants_of_a_module_loaded_meanwhile_are_not_drawn(
+def test_constants_of_loaded_modules_are_not_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = drawn()

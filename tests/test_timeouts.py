@@ -1,4 +1,4 @@
-"""Runs of pytest that hang, fail badly or lose their terminal."""
+"""Runs of pytest with tests that hang, fail badly or lose their terminal."""
 
 import os
 import re
@@ -69,7 +69,7 @@ def test_a_child(tmp_path_factory):
 
 
 def pytest_command(directory: Path, *flags: str) -> list[str]:
-    """Run the files of the folder by the suite's own settings."""
+    """Return the command to run the folder's tests with the suite's settings."""
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
     command += ["-p", "tests.conftest", "-p", "no:cacheprovider", "-n", "1", *flags]
     return [*command, str(directory)]
@@ -82,7 +82,7 @@ def pytest_run(directory: Path, *flags: str) -> subprocess.CompletedProcess[str]
 
 
 def test_a_run_with_hung_tests_ends_and_names_them(tmp_path: Path) -> None:
-    """Those that run Python fail; the others end their runner, and another one does the rest."""
+    """Tests that run Python fail. Other tests end their runner, and a new runner continues."""
     for name, text in {"1_before": PASSES, "2_hangs": HANGS, "3_after": PASSES}.items():
         (tmp_path / f"test_{name}.py").write_text(text)
     run = pytest_run(tmp_path)
@@ -92,7 +92,7 @@ def test_a_run_with_hung_tests_ends_and_names_them(tmp_path: Path) -> None:
         "test_a_call_that_holds_the_interpreter",
         "test_a_task",
         "test_a_teardown_after_a_failure",
-        "test_a_teardown_after_a_failure",  # the failure, and then its runner's end
+        "test_a_teardown_after_a_failure",  # the failure, and the end of its runner
         "test_a_thread",
     ], said
     assert "5 failed, 3 passed" in run.stdout, said
@@ -110,15 +110,15 @@ def test_a_run_that_takes_too_long_ends(tmp_path: Path) -> None:
     assert run.returncode == pytest.ExitCode.INTERRUPTED
 
 
-def test_what_a_failed_test_leaves_open_fails_no_other(tmp_path: Path) -> None:
+def test_open_resources_of_a_failed_test_fail_no_other_test(tmp_path: Path) -> None:
     (tmp_path / "test_leaves.py").write_text(LEAVES)
     run = pytest_run(tmp_path, "-n", "0")
     assert "1 failed, 1 passed" in run.stdout, run.stdout
     assert "unraisable" not in run.stdout.lower()
 
 
-def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
-    """So do the processes that its tests start, though they do not inherit what nohup sets."""
+def test_a_run_under_nohup_survives_the_end_of_its_terminal(tmp_path: Path) -> None:
+    """The processes of its tests survive, too, though they do not inherit nohup's settings."""
     (tmp_path / "test_outlives.py").write_text(OUTLIVES)
     nohup = ["sh", "-c", 'trap "" HUP; "$@"; exit $?', "sh", *pytest_command(tmp_path)]
     deadline = time.monotonic() + PATIENCE_S

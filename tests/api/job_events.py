@@ -14,7 +14,8 @@ from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
 from tests.api.routes.test_chat import events_of
-from tests.fakes_api import FREE, LEASE_MS, FakeService, finished
+from tests.echo_worker import FREE, LEASE_MS, finished
+from tests.fakes_api import FakeService
 
 LAST = "Last-Event-ID"
 

@@ -1,4 +1,4 @@
-"""The command line: what each command prints, and what a mistake gets."""
+"""The command line: output of the commands, and errors."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def run(*words: str) -> str:
     return result.output
 
 
-def test_tiny_writes_a_checkpoint_that_info_describes(tmp_path: Path) -> None:
+def test_info_describes_the_checkpoint_that_tiny_writes(tmp_path: Path) -> None:
     assert str(tmp_path / "tiny") in run("model", "tiny", str(tmp_path / "tiny"))
     described = run("model", "info", str(tmp_path / "tiny"))
     assert "7b" in described
@@ -29,7 +29,7 @@ def test_tiny_writes_a_checkpoint_that_info_describes(tmp_path: Path) -> None:
     assert described == run("model", "info", "tiny")
 
 
-def test_random_makes_the_style_and_sizes_asked_for(tmp_path: Path) -> None:
+def test_random_writes_the_requested_style_and_sizes(tmp_path: Path) -> None:
     folder = str(tmp_path / "random")
     run("model", "random", folder, "--like", "40b", "--num-layers", "3", "--dtype", "bfloat16")
     described = run("model", "info", folder)
@@ -38,7 +38,7 @@ def test_random_makes_the_style_and_sizes_asked_for(tmp_path: Path) -> None:
     assert "layers              3" in described
 
 
-def test_info_tells_what_a_worker_takes_of_so_much_memory() -> None:
+def test_info_shows_what_a_worker_allocates_in_a_memory_limit() -> None:
     flags = ("--memory", "424MiB", "--device", "cpu", "--max-rows", "512", "--block-size", "16")
     described = run("model", "info", "tiny", *flags)
     assert "float32" in described
@@ -47,12 +47,12 @@ def test_info_tells_what_a_worker_takes_of_so_much_memory() -> None:
     blocks = re.search(r"blocks +([\d,]+) of 16 tokens", described)
     assert blocks is not None
     num_blocks = int(blocks[1].replace(",", ""))
-    # Most of what the process leaves is for steps and libraries; a block takes 16 KiB.
+    # Steps and libraries need most of the memory; a block takes 16 KiB.
     assert 12 * 256 // 16 <= num_blocks < (424 - 192) * 2**20 // (2 * 16 * 1024)
 
 
-def test_info_tells_what_each_way_of_loading_takes_on_a_cpu() -> None:
-    """One line for each that a worker may choose, and which it would in so much memory."""
+def test_info_shows_the_memory_of_each_load_variant_on_a_cpu() -> None:
+    """Each variant that a worker may load has a row, and the chosen one is marked."""
     rows = re.findall(
         r"(float32|bfloat16) +(openvino|torch) +.* (yes|no|chosen)",
         run("model", "info", "tiny", "--device", "cpu", "--memory", "8GiB"),
@@ -62,7 +62,7 @@ def test_info_tells_what_each_way_of_loading_takes_on_a_cpu() -> None:
     assert [fits for *_, fits in rows] == ["chosen", *["yes"] * (len(rows) - 1)]
 
 
-def test_info_tells_the_size_of_rounded_weights() -> None:
+def test_info_shows_the_size_of_quantized_weights() -> None:
     whole, rounded = (
         run("model", "info", "tiny", *words) for words in ([], ["--quantization", "fp8"])
     )
@@ -70,10 +70,10 @@ def test_info_tells_the_size_of_rounded_weights() -> None:
     assert "2.2 MiB" in rounded  # 1.5 million of 1.9 million weights
 
 
-def test_int8_is_described_in_the_dtype_that_it_is_for() -> None:
+def test_info_shows_the_dtype_of_int8() -> None:
     described = run("model", "info", "tiny", "--quantization", "int8", "--device", "cpu")
     assert "float32" in described
-    assert "3.4 MiB" in described  # with a rounded copy of the embeddings, for the head
+    assert "3.4 MiB" in described  # with a quantized copy of the embeddings for the head
     assert "GPU memory" not in described
 
 
@@ -119,7 +119,9 @@ def test_info_refuses_what_a_worker_would_refuse(words: list[str], found: str) -
         (["bench", "engine", "--requests", "{new}"], "no such file"),
     ],
 )
-def test_a_mistake_is_one_error_that_names_it(words: list[str], part: str, tmp_path: Path) -> None:
+def test_an_invalid_argument_is_named_in_the_error(
+    words: list[str], part: str, tmp_path: Path
+) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "note").write_text("mine")
@@ -136,12 +138,10 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_two(tmp_path: Path) -> Non
     assert result.stderr == f"falconer: no config.json in {tmp_path}\n"
 
 
-def test_a_command_without_its_packages_names_them_and_the_extras(
+def test_a_missing_package_is_named_with_the_extras(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(
-        sys.modules, "bench.engine.engine_bench", None
-    )  # as if an import in it failed
+    monkeypatch.setitem(sys.modules, "bench.engine.engine_bench", None)  # its import fails
     monkeypatch.setattr(sys, "argv", ["falconer", "bench", "engine", "--requests", __file__])
     with pytest.raises(SystemExit) as caught:
         cli.main()
@@ -149,7 +149,7 @@ def test_a_command_without_its_packages_names_them_and_the_extras(
     assert "falconer[worker]" in capsys.readouterr().err
 
 
-def test_the_engine_benchmark_reports_every_request_in_order(tmp_path: Path) -> None:
+def test_the_engine_benchmark_reports_requests_in_order(tmp_path: Path) -> None:
     workload, report = tmp_path / "w.jsonl", tmp_path / "out.json"
     workload.write_text(
         '{"prompt": "Hello", "generate_kwargs": {"do_sample": false, "max_new_tokens": 3}}\n'

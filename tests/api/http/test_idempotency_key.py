@@ -10,7 +10,8 @@ from httpx import Response
 from shared.protocol import JobStatus
 from shared.queue.worker_registry import Registry
 from tests.api.routes.test_chat import events_of
-from tests.fakes_api import FakeService, letter_card, letter_tokenizer
+from tests.echo_worker import letter_card, letter_tokenizer
+from tests.fakes_api import FakeService
 
 KEY = {"Idempotency-Key": "k1"}
 BODY = {"prompt": "hello big world", "adapter": "verse"}

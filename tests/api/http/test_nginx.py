@@ -17,7 +17,8 @@ from tests.api.http.nginx import Nginx, documented, needs_nginx
 from tests.api.http.served import served
 from tests.api.http.test_paths import check_prefix
 from tests.api.job_events import JobWriter, claim_from
-from tests.fakes_api import EchoWorker, FakeService
+from tests.echo_worker import EchoWorker
+from tests.fakes_api import FakeService
 from tests.redis_server import RedisServer
 
 REMOVES = "proxy_pass http://falconer/;"

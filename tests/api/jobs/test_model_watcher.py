@@ -9,8 +9,9 @@ from structlog.testing import capture_logs
 
 from shared.protocol import ModelCard
 from shared.queue.worker_registry import Registry
+from tests.echo_worker import letter_card, letter_tokenizer
 from tests.factories import make_worker_info
-from tests.fakes_api import FakeService, fake_service, letter_card, letter_tokenizer
+from tests.fakes_api import FakeService, fake_service
 
 
 async def test_a_card_of_a_later_version_keeps_the_last_model(

@@ -8,8 +8,9 @@ from urllib.parse import quote
 import pytest
 
 from shared.queue.worker_registry import Registry
+from tests.echo_worker import letter_tokenizer
 from tests.factories import make_card
-from tests.fakes_api import FakeService, letter_tokenizer
+from tests.fakes_api import FakeService
 
 
 async def publish(service: FakeService, name: str) -> None:

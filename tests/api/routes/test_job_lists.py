@@ -9,8 +9,9 @@ from api.settings import ApiSettings
 from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.worker_registry import Registry
+from tests.echo_worker import letter_card, letter_tokenizer
 from tests.factories import make_finished, make_worker_info
-from tests.fakes_api import FakeService, fake_service, letter_card, letter_tokenizer
+from tests.fakes_api import FakeService, fake_service
 
 SUMMARY = {
     "id",

@@ -13,7 +13,7 @@ from shared.errors import BadRequest, ClientError, InvalidParameter
 from shared.protocol import Message, ModelCard, Prompt
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder, check_prompt
-from tests.fakes_api import CHAT_TEMPLATE, letter_card, letter_tokenizer
+from tests.echo_worker import CHAT_TEMPLATE, letter_card, letter_tokenizer
 
 CONTEXT = 2048
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
 from shared.request.token_length_bound import max_bytes_per_token
-from tests.fakes_api import letter_tokenizer
+from tests.echo_worker import letter_tokenizer
 from worker.model.checkpoint.tiny import bundled_checkpoint
 
 TINY_TOKENIZER = (bundled_checkpoint() / "tokenizer.json").read_bytes()

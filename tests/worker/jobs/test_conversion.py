@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from shared.protocol import decode_delta, encode
 from shared.request.parameters import GenerateKwargs
+from tests.echo_worker import letter_tokenizer
 from tests.factories import make_card, make_job
-from tests.fakes_api import letter_tokenizer
 from worker.engine import FinishReason, SamplingParams, TokenOutput
 from worker.generation import Generation
 from worker.jobs.conversion import clean_up, to_chat_result, to_delta, to_output, to_sampling_params

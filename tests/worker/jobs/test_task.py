@@ -12,8 +12,8 @@ from shared.queue.claims import ClaimedJob
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
 from shared.request.prompt import PromptEncoder
+from tests.echo_worker import letter_tokenizer
 from tests.factories import make_card, make_job
-from tests.fakes_api import letter_tokenizer
 from tests.worker.fake_engine import BANNING, FAILING, FakeEngine
 from tests.worker.jobs.workers import eventually
 from worker.engine_thread import EngineThread
