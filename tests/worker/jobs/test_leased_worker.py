@@ -112,7 +112,7 @@ async def test_unreadable_jobs_fail_and_the_other_jobs_of_the_claim_run(
         JobStatus.SUCCEEDED,
     ]
     assert records[0].error is not None and "version 99" in records[0].error.message
-    assert records[1].error is not None and "data is gone" in records[1].error.message
+    assert records[1].error is not None and "data has expired" in records[1].error.message
     assert set(await redis.lrange(keys.dead_letters, 0, -1)) == {strange.encode(), gone.encode()}
 
 
