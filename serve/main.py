@@ -17,10 +17,10 @@ from serve.settings import ServeSettings
 from serve.supervisor import Supervisor
 from shared.errors import SettingsError
 from shared.model_source import model_name
-from shared.queue.announcement import announce_model
 from shared.queue.keys import Keys
 from shared.redis.client import UNREACHABLE, connect
 from shared.redis.server_check import check_server
+from shared.registry.loading_model import announce_model
 from worker.host_memory import free_memory
 
 REDIS_S = 3.0  # for the response of a Redis that the user runs

@@ -24,7 +24,7 @@ from api.services import Services
 from api.settings import ApiSettings
 from shared.protocol import WorkerInfo
 from shared.queue.keys import WORKER_TTL_S, Keys
-from shared.queue.worker_registry import Registry
+from shared.registry.worker_registry import Registry
 from tests.echo_worker import EchoWorker, letter_card, letter_tokenizer
 from tests.factories import make_worker_info
 

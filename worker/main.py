@@ -12,8 +12,8 @@ from shared.process.asyncio_tasks import cancel_all
 from shared.process.log_config import configure_logs
 from shared.process.signals import end_at_once_on_signals, stop_signals
 from shared.process.sockets import listen
-from shared.queue.announcement import announce_model
 from shared.redis.client import connect
+from shared.registry.loading_model import announce_model
 from worker.jobs.notifications import EngineStuck
 from worker.model_loading import LoadedModel, load_model
 from worker.process import EngineDied, WorkerProcess

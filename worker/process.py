@@ -23,10 +23,10 @@ from shared.protocol import WorkerInfo
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
-from shared.queue.worker_registry import Registry, hash_card
 from shared.redis.client import UNREACHABLE, connect, is_refusal
 from shared.redis.retry import retry_until_reachable
 from shared.redis.server_check import check_server
+from shared.registry.worker_registry import Registry, hash_card
 from shared.request.prompt import PromptEncoder
 from shared.version import falconer_version
 from worker.engine_thread import EngineThread

@@ -16,7 +16,7 @@ from api.schemas import ChatRequest
 from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
 from shared.protocol import ADAPTERS_SINCE, ChatJob
 from shared.request.parameters import GenerateKwargs
-from shared.request.prompt import Prepared, check_prompt
+from shared.request.prompt import TokenizedPrompt, check_prompt
 
 LONG_TEXT_CHARS = 8_000  # a longer text is tokenized in a thread, so other requests continue
 TOKENIZATION_SLOTS = 2  # threads for long texts
@@ -91,19 +91,19 @@ class Admission:
         """Check and tokenize a job; a long text in a thread, which is slower for a short one."""
         # These checks need no tokens, and so no slot.
         text = model.encoder.check(job.prompt, kwargs, job.adapter)
-        measure = partial(model.encoder.measure, text, job.prompt, kwargs)
+        tokenize = partial(model.encoder.tokenize, text, job.prompt, kwargs)
         is_long = len(text) > LONG_TEXT_CHARS
-        prepared = (
-            await client.run_until_disconnect(self._in_slot(measure)) if is_long else measure()
+        tokenized = (
+            await client.run_until_disconnect(self._in_slot(tokenize)) if is_long else tokenize()
         )
         return msgspec.structs.replace(
             job,
             card_hash=model.card_hash,
-            token_ids=prepared.token_ids,
-            max_new_tokens=prepared.max_new_tokens,
+            token_ids=tokenized.token_ids,
+            max_new_tokens=tokenized.max_new_tokens,
         )
 
-    async def _in_slot(self, measure: Callable[[], Prepared]) -> Prepared:
+    async def _in_slot(self, tokenize: Callable[[], TokenizedPrompt]) -> TokenizedPrompt:
         try:
             async with asyncio.timeout(SLOT_TIMEOUT_S):
                 await self._slots.acquire()
@@ -113,6 +113,6 @@ class Admission:
                 f"{LONG_TEXT_CHARS} characters at a time, and none ended in {SLOT_TIMEOUT_S:g} s",
                 retry_after_s=round(SLOT_TIMEOUT_S),
             ) from None
-        work = asyncio.ensure_future(asyncio.to_thread(measure))
+        work = asyncio.ensure_future(asyncio.to_thread(tokenize))
         work.add_done_callback(lambda _: self._slots.release())
         return await asyncio.shield(work)  # a disconnect does not end the thread

@@ -8,8 +8,8 @@ import msgspec
 import structlog
 
 from shared.errors import BrokenChatTemplate
-from shared.queue.worker_registry import RegisteredCard, Registry
 from shared.redis.client import UNREACHABLE
+from shared.registry.worker_registry import RegisteredCard, Registry
 from shared.request.prompt import PromptEncoder
 
 POLL_S = 1.0

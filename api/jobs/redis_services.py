@@ -16,8 +16,8 @@ from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.reply_stream import BLOCK_S, ReplyStream
 from shared.queue.token_log import TokenLog
-from shared.queue.worker_registry import Registry
 from shared.redis.client import UNREACHABLE
+from shared.registry.worker_registry import Registry
 
 REDIS_TIMEOUT_S = 1.8  # a client gets the 503 of an outage within two seconds
 RETRY_AFTER_S = 2

@@ -1,1 +1,1 @@
-"""The routes, one module for each resource. `app` includes the `router` of each module."""
+"""The routes: `chat`, `jobs`, `events`, `openai` and `ops`. `api/app.py` includes their routers."""

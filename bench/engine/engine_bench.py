@@ -14,7 +14,7 @@ from shared.process.settings import load_settings
 from shared.protocol import Prompt
 from shared.request.lengths import plan_lengths
 from shared.request.parameters import GenerateKwargs
-from shared.request.prompt import Prepared, PromptEncoder
+from shared.request.prompt import PromptEncoder, TokenizedPrompt
 from worker.engine import Engine, Request
 from worker.jobs.conversion import to_sampling_params
 from worker.model_loading import load_model
@@ -65,9 +65,9 @@ def to_request(encoder: PromptEncoder, request_id: str, item: WorkItem) -> Reque
     return Request(request_id=request_id, prompt_token_ids=prepared.token_ids, params=params)
 
 
-def _prepare(encoder: PromptEncoder, kwargs: GenerateKwargs, item: WorkItem) -> Prepared:
+def _prepare(encoder: PromptEncoder, kwargs: GenerateKwargs, item: WorkItem) -> TokenizedPrompt:
     if item.prompt_ids is None:
         return encoder.prepare(Prompt(text=item.prompt), kwargs)
     context = encoder.card.context_length
     lengths = plan_lengths(len(item.prompt_ids), kwargs, context, hole=False)
-    return Prepared(item.prompt_ids, lengths.max_new_tokens)
+    return TokenizedPrompt(item.prompt_ids, lengths.max_new_tokens)

@@ -23,7 +23,7 @@ class Lease:
 
     worker_id: str
     fencing_token: int  # each lease of a job has a higher one
-    previous_token: int  # of the lease before this one; 0 at first
+    previous_fencing_token: int  # of the lease before this one; 0 at first
     attempts: int  # runs that died with their workers
     created_ms: int
     started_ms: int
@@ -80,12 +80,12 @@ def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
 
 
 def _decode_leased(worker_id: str, max_attempts: int, fields: list[Any]) -> ClaimedJob | DeadLetter:
-    job_id, payload, rows, tokens, attempts, fencing_token, previous_token = fields[:7]
+    job_id, payload, rows, tokens, attempts, fencing_token, previous_fencing_token = fields[:7]
     created_ms, started_ms, time_left_ms = fields[7:]
     lease: dict[str, Any] = {
         "worker_id": worker_id,
         "fencing_token": fencing_token,
-        "previous_token": previous_token,
+        "previous_fencing_token": previous_fencing_token,
         "attempts": attempts,
         "created_ms": int(created_ms),
         "started_ms": int(started_ms),

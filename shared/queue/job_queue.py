@@ -195,7 +195,7 @@ class JobQueue:
     ) -> JobPage:
         """Return jobs in these statuses, the newest first; at most LISTED_MAX finished jobs."""
         seen = ("", "") if after is None else (after.created_ms, after.job_id)
-        return decode_page(await self._scripts.run(Script.LIST, limit, *seen, *statuses))
+        return decode_page(await self._scripts.run(Script.LIST_JOBS, limit, *seen, *statuses))
 
     async def depth(self) -> Depth:
         waiting, running = await self._scripts.run(Script.DEPTH)

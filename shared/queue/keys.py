@@ -145,9 +145,9 @@ class Keys:
         return f"{self.queue}:job-index"
 
     @property
-    def isolating(self) -> str:
+    def exclusive_worker(self) -> str:
         """Id of the worker that claims nothing until it is empty, for a job that must run alone."""
-        return f"{self.queue}:isolating"
+        return f"{self.queue}:exclusive-worker"
 
     @property
     def backlog(self) -> str:

@@ -30,11 +30,11 @@ class Script(StrEnum):
     CANCEL = "cancel"
     WATCH = "watch"
     DEPTH = "depth"
-    LIST = "list_jobs"
+    LIST_JOBS = "list_jobs"
     PURGE = "purge"
-    REPORT = "heartbeat"
-    PUBLISH = "publish_model_card"
-    APPEND = "append_tokens"
+    HEARTBEAT = "heartbeat"
+    PUBLISH_MODEL_CARD = "publish_model_card"
+    APPEND_TOKENS = "append_tokens"
 
 
 # Precede the text of each script in this order: a later file uses functions of an earlier one.
@@ -128,7 +128,7 @@ def _constants(keys: Keys) -> str:
         "DEAD_LETTERS": keys.dead_letters,
         "TOTALS": keys.totals,
         "JOB_INDEX": keys.job_index,
-        "ISOLATING": keys.isolating,
+        "EXCLUSIVE_WORKER": keys.exclusive_worker,
         "BACKLOG": keys.backlog,
         "CURRENT_MODEL": keys.current_model,
         "LOADING": keys.loading,

@@ -42,7 +42,7 @@ class TokenLog:
         args: list[str | int | bytes] = []
         for job_id, fencing_token, index, deltas in tails:
             args += [job_id, fencing_token, index, len(deltas), *deltas]
-        lengths: list[int | None] = await self._scripts.run(Script.APPEND, worker_id, *args)
+        lengths: list[int | None] = await self._scripts.run(Script.APPEND_TOKENS, worker_id, *args)
         return lengths
 
     async def read(self, job_id: str, start: int) -> list[Delta]:

@@ -19,7 +19,7 @@ ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class TokenizedPrompt:
     """Token ids and length of a request."""
 
     token_ids: list[int]
@@ -61,9 +61,9 @@ class PromptEncoder:
 
     def prepare(
         self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None
-    ) -> Prepared:
-        """Check and tokenize a request. Raises what `check` and `measure` raise."""
-        return self.measure(self.check(prompt, kwargs, adapter), prompt, kwargs)
+    ) -> TokenizedPrompt:
+        """Check and tokenize a request. Raises what `check` and `tokenize` raise."""
+        return self.tokenize(self.check(prompt, kwargs, adapter), prompt, kwargs)
 
     def check(self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None) -> str:
         """Make all checks that need no tokens and return the text to tokenize.
@@ -77,14 +77,14 @@ class PromptEncoder:
         self._check_vocabulary(kwargs)
         return self._checked_text(prompt)
 
-    def measure(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
+    def tokenize(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> TokenizedPrompt:
         """Tokenize a checked text and compute its lengths. Raises BadRequest."""
         token_ids = self._token_ids(text, prompt)
         self._check_embedded(token_ids, "messages" if prompt.messages else "prompt")
         hole = prompt.handle_long_generation == "hole"
         lengths = plan_lengths(len(token_ids), kwargs, self.card.context_length, hole=hole)
         self._check_kv_tokens(lengths.prompt + lengths.max_new_tokens, kwargs)
-        return Prepared(token_ids[-lengths.prompt :], lengths.max_new_tokens)
+        return TokenizedPrompt(token_ids[-lengths.prompt :], lengths.max_new_tokens)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids of the whole prompt: prefix and text, or the rendered conversation.

@@ -10,8 +10,8 @@ from shared.process.asyncio_tasks import cancel_all
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.reply_stream import BLOCK_S, ReplyStream
-from shared.queue.worker_registry import Registry
 from shared.redis.client import connect
+from shared.registry.worker_registry import Registry
 from tests.integration.service import ApiChild, Service, WorkerChild, launch
 from tests.redis_server import RedisServer, free_port
 

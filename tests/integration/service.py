@@ -18,7 +18,7 @@ from shared.protocol import Event, Failed, Finished, JobRecord, JobStatus, Promp
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.reply_stream import ReplyStream, Subscription
-from shared.queue.worker_registry import Registry
+from shared.registry.worker_registry import Registry
 from tests.factories import make_job
 
 # Timeout of every wait: on a busy machine, processes that import torch take minutes to start.

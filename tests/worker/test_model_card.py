@@ -12,7 +12,7 @@ from transformers import FalconForCausalLM
 from shared.errors import BadRequest, SettingsError
 from shared.process.settings import load_settings
 from shared.protocol import Prompt
-from shared.queue.worker_registry import hash_card
+from shared.registry.worker_registry import hash_card
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder
 from tests.worker.lora import write_adapter

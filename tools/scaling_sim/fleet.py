@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
-from shared.queue.worker_registry import Registry
+from shared.registry.worker_registry import Registry
 from tests.factories import make_finished, make_worker_info
 
 LEASE_MS = 3_600_000  # no lease may expire: the simulation does not follow Redis' clock

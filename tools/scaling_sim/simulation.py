@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from shared.errors import QueueFull
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
-from shared.queue.worker_registry import Registry
+from shared.registry.worker_registry import Registry
 from tests.factories import make_job
 from tools.scaling_sim.autoscaler import Autoscaler, Rules
 from tools.scaling_sim.fleet import Fleet

@@ -9,8 +9,8 @@ import structlog
 
 from shared.protocol import ModelCard, WorkerInfo
 from shared.queue.keys import WORKER_TTL_S
-from shared.queue.worker_registry import Registry
 from shared.redis.retry import retry_until_reachable
+from shared.registry.worker_registry import Registry
 from worker.engine_thread import EngineThread
 from worker.jobs.leased_worker import LeasedWorker
 

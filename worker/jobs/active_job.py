@@ -35,11 +35,12 @@ class ActiveJob:
 
     def is_outdated_by(self, lease: Lease) -> bool:
         """Return whether the job's log may hold tokens that another worker wrote since."""
-        return self.job.stream and lease.previous_token > self.fencing_token
+        return self.job.stream and lease.previous_fencing_token > self.fencing_token
 
     def adopt(self, lease: Lease) -> None:
         """Continue under a new lease of this same worker."""
-        if lease.previous_token > self.fencing_token:  # another worker died while it ran the job
+        was_lost = lease.previous_fencing_token > self.fencing_token
+        if was_lost:  # another worker died while it ran the job
             self.attempt = lease.attempts + 1
         self.fencing_token = lease.fencing_token
 

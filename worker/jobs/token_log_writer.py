@@ -91,7 +91,7 @@ class TokenLogWriter:
             self._grown.pop(tokens, None)
 
     async def _earlier(self, active: ActiveJob) -> list[Delta]:
-        if active.claimed.previous_token == 0:  # the job's first lease
+        if active.claimed.previous_fencing_token == 0:  # the job's first lease
             return []
         job_id = active.job.id
         return await retry_until_reachable(

@@ -1,6 +1,6 @@
 -- Lease the jobs that fit into a worker: expired leases first, then waiting jobs, each in order. The first
--- job that does not fit ends the claim, so that no large job is overtaken for ever. For jobs that must run
--- alone one worker at a time becomes empty; the others pass over these jobs.
+-- job that does not fit ends the claim, so that no large job is overtaken for ever. For a job that must run
+-- alone, one worker at a time stops claiming until it is idle; other workers skip the job.
 -- ARGV: worker, lease in ms, free rows, free tokens, number of jobs it runs, attempts from which a job
 --       runs alone, most attempts
 -- Returns {is stalled, jobs, is after an outage}. Stalled: a job is ready that this worker has no capacity
@@ -35,14 +35,14 @@ local function fits(rows, tokens, is_alone)
   return num_running == 0 or not is_alone and rows <= free_rows and tokens <= free_tokens
 end
 
--- Returns whether it is this busy worker's turn to claim nothing more until it is empty. Each of its claims
--- extends the turn; without claims the turn passes to another worker.
-local function is_isolating()
-  local isolating = redis.call('GET', ISOLATING)
-  if isolating and isolating ~= worker then
+-- Returns whether this busy worker must claim nothing until it is idle. Each of its claims
+-- extends this turn; without claims the turn passes to another worker.
+local function is_exclusive()
+  local exclusive = redis.call('GET', EXCLUSIVE_WORKER)
+  if exclusive and exclusive ~= worker then
     return false
   end
-  redis.call('SET', ISOLATING, worker, 'PX', WORKER_TTL_MS)
+  redis.call('SET', EXCLUSIVE_WORKER, worker, 'PX', WORKER_TTL_MS)
   return true
 end
 
@@ -62,11 +62,11 @@ end
 local claimed, num_taken, tokens_taken, has_lost_records = {}, 0, 0, false
 local CLAIMED, PASSED_OVER, FULL = 1, 2, 3
 local function claim_job(id, is_expired)
-  local payload, rows, tokens, attempts, previous_token, created_ms, deadline_ms =
+  local payload, rows, tokens, attempts, previous_fencing_token, created_ms, deadline_ms =
     unpack(redis.call('HMGET', RECORD .. id, 'payload', 'cost_rows', 'cost_tokens', 'attempts',
       'fencing_token', 'created_ms', 'deadline_ms'))
-  attempts, previous_token = tonumber(attempts or 0), tonumber(previous_token or 0)
-  local fencing_token = math.max(previous_token + 1, math.floor(NOW))
+  attempts, previous_fencing_token = tonumber(attempts or 0), tonumber(previous_fencing_token or 0)
+  local fencing_token = math.max(previous_fencing_token + 1, math.floor(NOW))
   rows, tokens, created_ms = tonumber(rows or 0), tonumber(tokens or 0), created_ms or ms(NOW)
   if is_expired then
     attempts = attempts + has_started(id)
@@ -74,7 +74,7 @@ local function claim_job(id, is_expired)
   if payload and attempts < max_attempts then
     local is_alone = attempts >= alone_from
     if not fits(rows, tokens, is_alone) then
-      return is_alone and not is_isolating() and PASSED_OVER or FULL
+      return is_alone and not is_exclusive() and PASSED_OVER or FULL
     end
     use_capacity(rows, tokens, is_alone)
   end
@@ -89,7 +89,7 @@ local function claim_job(id, is_expired)
     redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
     has_lost_records = has_lost_records or not is_expired
   end
-  claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fencing_token, previous_token,
+  claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fencing_token, previous_fencing_token,
     created_ms, ms(NOW), ms((deadline_ms or NOW) - NOW)}
   return CLAIMED
 end

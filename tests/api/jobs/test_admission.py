@@ -11,7 +11,7 @@ from httpx import Response
 from api.jobs.admission import LONG_TEXT_CHARS, TOKENIZATION_SLOTS
 from shared.protocol import Prompt
 from shared.request.parameters import GenerateKwargs
-from shared.request.prompt import Prepared
+from shared.request.prompt import TokenizedPrompt
 from tests.fakes_api import FakeService, abandoned_call
 
 LONG = {"prompt": "a" * (LONG_TEXT_CHARS + 1), "handle_long_generation": "hole"}
@@ -25,14 +25,14 @@ class SlowTokenizer:
         assert model is not None
         self.go_on = threading.Event()
         self.started: list[Prompt] = []
-        self._measure = model.encoder.measure
-        patch.setattr(model.encoder, "measure", self.measure)
+        self._tokenize = model.encoder.tokenize
+        patch.setattr(model.encoder, "tokenize", self.tokenize)
 
-    def measure(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> Prepared:
+    def tokenize(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> TokenizedPrompt:
         if len(text) > LONG_TEXT_CHARS:
             self.started.append(prompt)
             assert self.go_on.wait(30)
-        return self._measure(text, prompt, kwargs)
+        return self._tokenize(text, prompt, kwargs)
 
 
 @pytest.fixture

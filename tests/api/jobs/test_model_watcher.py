@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from shared.protocol import ModelCard
-from shared.queue.worker_registry import Registry
+from shared.registry.worker_registry import Registry
 from tests.echo_worker import letter_card, letter_tokenizer
 from tests.factories import make_worker_info
 from tests.fakes_api import FakeService, fake_service

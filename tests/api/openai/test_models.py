@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from shared.queue.worker_registry import Registry
+from shared.registry.worker_registry import Registry
 from tests.echo_worker import letter_tokenizer
 from tests.factories import make_card
 from tests.fakes_api import FakeService

@@ -8,7 +8,7 @@ import pytest
 from api.settings import ApiSettings
 from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import JobQueue
-from shared.queue.worker_registry import Registry
+from shared.registry.worker_registry import Registry
 from tests.echo_worker import letter_card, letter_tokenizer
 from tests.factories import make_finished, make_worker_info
 from tests.fakes_api import FakeService, fake_service

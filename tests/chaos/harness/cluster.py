@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
-from shared.queue.worker_registry import Registry
 from shared.redis.client import connect
+from shared.registry.worker_registry import Registry
 from tests.chaos.harness.network_link import NetworkLink
 from tests.chaos.harness.service_process import ServiceProcess
 from tests.chaos.scenarios.fault_schedule import Fleet

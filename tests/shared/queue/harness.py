@@ -10,7 +10,7 @@ from shared.protocol import ChatJob
 from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Enqueued, JobQueue
 from shared.queue.keys import Keys
-from shared.queue.worker_registry import Registry
+from shared.registry.worker_registry import Registry
 from tests.factories import make_finished, make_job, make_worker_info
 
 TOKENS = 10  # of each job

@@ -10,7 +10,7 @@ from shared.protocol import (
 from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import LEASED, Keys
-from shared.queue.worker_registry import Registry
+from shared.registry.worker_registry import Registry
 from tests.factories import make_job, make_worker_info
 from tests.shared.queue.jobs import (
     EXPIRED_AT_ONCE_MS,
@@ -38,7 +38,7 @@ async def test_a_claim_returns_the_job_and_its_lease(queue: JobQueue) -> None:
     job = await enqueue(queue)
     claimed = await claim_one(queue)
     assert claimed.job == job
-    assert (claimed.fencing_token, claimed.previous_token, claimed.attempts) == (
+    assert (claimed.fencing_token, claimed.previous_fencing_token, claimed.attempts) == (
         claimed.started_ms,
         0,
         0,
@@ -105,7 +105,8 @@ async def test_expired_leases_are_claimed_before_the_backlog(queue: JobQueue) ->
     waiting = await enqueue(queue)
     claimed = await claim(queue, "w2")
     assert ids(claimed) == [lost.id, waiting.id]
-    assert claimed.jobs[0].fencing_token > claimed.jobs[0].previous_token == first.fencing_token
+    assert claimed.jobs[0].previous_fencing_token == first.fencing_token
+    assert claimed.jobs[0].fencing_token > first.fencing_token
 
 
 async def test_a_valid_lease_is_not_claimed(queue: JobQueue) -> None:
@@ -139,11 +140,11 @@ async def test_a_job_out_of_attempts_is_leased_as_a_dead_letter(
 
 async def test_a_lease_that_expires_before_its_run_starts_is_no_attempt(queue: JobQueue) -> None:
     await enqueue(queue)
-    previous_token = 0
+    previous_fencing_token = 0
     for _ in range(4):
         claimed = await claim_one(queue, ms=EXPIRED_AT_ONCE_MS)
-        assert (claimed.previous_token, claimed.attempts) == (previous_token, 0)
-        previous_token = claimed.fencing_token
+        assert (claimed.previous_fencing_token, claimed.attempts) == (previous_fencing_token, 0)
+        previous_fencing_token = claimed.fencing_token
 
 
 async def test_each_death_is_counted_once(queue: JobQueue, redis: Redis, keys: Keys) -> None:

@@ -67,7 +67,7 @@ async def test_a_job_that_redis_lost_ends_if_its_worker_dies(queue: JobQueue, re
     await redis.flushall()
     await queue.renew("w1", {job.id: claimed.fencing_token}, lease_ms=EXPIRED_AT_ONCE_MS)
     [dead] = (await claim(queue, "w2")).dead_letters
-    assert (dead.job_id, dead.previous_token) == (job.id, claimed.fencing_token)
+    assert (dead.job_id, dead.previous_fencing_token) == (job.id, claimed.fencing_token)
     assert await queue.finish(dead, failed(job.id), fencing_token=dead.fencing_token)
     record = await queue.record(job.id)
     assert record is not None and record.status is JobStatus.FAILED
@@ -79,7 +79,7 @@ async def test_a_renewal_does_not_restore_an_older_fencing_token(queue: JobQueue
     second = await claim_one(queue, "w2")
     await queue.release("w2", {job.id: second.fencing_token})
     assert (await queue.renew("w1", {job.id: frozen.fencing_token}, lease_ms=0)).lost == [job.id]
-    assert (await claim_one(queue, "w2")).previous_token == second.fencing_token
+    assert (await claim_one(queue, "w2")).previous_fencing_token == second.fencing_token
 
 
 async def test_a_worker_frozen_for_longer_than_the_ttl_finishes_no_job_again(

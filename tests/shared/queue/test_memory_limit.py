@@ -13,8 +13,8 @@ from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
-from shared.queue.worker_registry import Registry
 from shared.redis.client import connect
+from shared.registry.worker_registry import Registry
 from tests.factories import make_card, make_finished, make_job, make_worker_info
 from tests.integration.service import eventually
 from tests.redis_server import RedisServer

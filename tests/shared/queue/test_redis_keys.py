@@ -25,7 +25,7 @@ from shared.queue.keys import (
     Keys,
 )
 from shared.queue.token_log import TokenLog
-from shared.queue.worker_registry import Registry
+from shared.registry.worker_registry import Registry
 from tests.factories import make_card, make_job, make_worker_info
 
 ROOT = Path(__file__).parents[3]

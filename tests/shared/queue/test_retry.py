@@ -61,7 +61,7 @@ async def test_a_retry_is_a_copy_of_the_job_under_a_new_id(queue: JobQueue) -> N
     new = await claim_one(queue)
     assert new.job.id == retried.job_id
     assert {**_fields(new.job), "id": job.id} == _fields(job)
-    assert (new.attempts, new.previous_token) == (0, 0)
+    assert (new.attempts, new.previous_fencing_token) == (0, 0)
     assert 50 < new.time_left_s <= 100
     assert await queue.finish(new, make_finished(new.job.id), fencing_token=new.fencing_token)
     assert (await record_of(queue, new.job.id)).status is JobStatus.SUCCEEDED

@@ -8,7 +8,7 @@ from shared.protocol import ChatJob
 from shared.queue.claims import Claim, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import WORKER_TTL_S, Keys
-from shared.queue.worker_registry import Registry
+from shared.registry.worker_registry import Registry
 from tests.factories import make_job, make_worker_info
 
 EXPIRED_AT_ONCE_MS = -1000  # the lease ended a second ago
@@ -82,8 +82,8 @@ async def test_another_worker_becomes_empty_once_the_first_stops_claiming(
 ) -> None:
     await enqueue_suspect(queue)
     assert (await claim(queue, "w1", free=BUSY)).is_stalled
-    assert 0 < await redis.pttl(keys.isolating) <= 1000 * WORKER_TTL_S
-    await redis.delete(keys.isolating)  # as it expires
+    assert 0 < await redis.pttl(keys.exclusive_worker) <= 1000 * WORKER_TTL_S
+    await redis.delete(keys.exclusive_worker)  # as it expires
     assert (await claim(queue, "w2", free=BUSY)).is_stalled
     assert not (await claim(queue, "w1", free=BUSY)).is_stalled
 

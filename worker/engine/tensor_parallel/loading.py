@@ -25,8 +25,8 @@ from worker.engine.loading.single_device import (
 from worker.engine.memory.host_forecast import HostForecast
 from worker.engine.memory.kv_cache_size import choose_num_blocks, free_memory
 from worker.engine.tensor_parallel.processes import RankProcesses, free_port
+from worker.engine.tensor_parallel.rank_process import READY, STARTED, DriverLink, Rendezvous
 from worker.engine.tensor_parallel.runner import DRIVER, TensorParallelRunner, run_steps
-from worker.engine.tensor_parallel.worker_process import READY, STARTED, DriverLink, Rendezvous
 from worker.model.checkpoint.adapter_folders import AdapterFolder
 from worker.model.device_map import DeviceMap
 from worker.model.falcon import FalconForCausalLM

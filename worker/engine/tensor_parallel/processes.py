@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
-from worker.engine.tensor_parallel.worker_process import (
+from worker.engine.tensor_parallel.rank_process import (
     FAILED,
     HEARTBEAT,
     HEARTBEAT_S,

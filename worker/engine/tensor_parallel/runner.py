@@ -12,7 +12,7 @@ from worker.engine.execution.packed_batch import PackedStep
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.engine.scheduling.step_plan import BlockCopy, StepPlan
 from worker.engine.tensor_parallel.processes import RankProcesses
-from worker.engine.tensor_parallel.worker_process import DriverLink
+from worker.engine.tensor_parallel.rank_process import DriverLink
 
 DRIVER = 0
 

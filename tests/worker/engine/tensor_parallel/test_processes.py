@@ -22,7 +22,7 @@ from torch import distributed
 from tests.worker.engine.tensor_parallel.children import WAIT_S, children_left
 from worker.engine.tensor_parallel import processes as module
 from worker.engine.tensor_parallel.processes import ProcessLost, RankProcesses, free_port
-from worker.engine.tensor_parallel.worker_process import (
+from worker.engine.tensor_parallel.rank_process import (
     HEARTBEAT,
     READY,
     STARTED,

@@ -42,7 +42,7 @@ class Registry:
     async def publish_card(self, card: ModelCard, tokenizer_json: bytes) -> str:
         """Make this the current model card; return its hash."""
         card_hash = hash_card(card, tokenizer_json)
-        await self._scripts.run(Script.PUBLISH, card_hash, _pack(card, tokenizer_json))
+        await self._scripts.run(Script.PUBLISH_MODEL_CARD, card_hash, _pack(card, tokenizer_json))
         return card_hash
 
     async def announce(self, source: str) -> None:
@@ -80,7 +80,7 @@ class Registry:
 
         Redis lost the card, or no live worker serves the current one.
         """
-        current = await self._scripts.run(Script.REPORT, info.id, encode(info), info.card_hash)
+        current = await self._scripts.run(Script.HEARTBEAT, info.id, encode(info), info.card_hash)
         if current is None:
             return False
         return current.decode() == info.card_hash or await self._is_served(current.decode())

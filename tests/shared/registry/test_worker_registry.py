@@ -3,7 +3,7 @@ from redis.asyncio import Redis
 
 from shared.protocol import MergedAdapter
 from shared.queue.keys import Keys
-from shared.queue.worker_registry import Registry, hash_card
+from shared.registry.worker_registry import Registry, hash_card
 from tests.factories import make_card, make_worker_info
 
 TOKENIZER = b'{"model": {}}'

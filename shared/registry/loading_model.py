@@ -8,9 +8,9 @@ import structlog
 
 from shared.model_source import source_digest
 from shared.queue.keys import Keys
-from shared.queue.worker_registry import Registry
 from shared.redis.client import UNREACHABLE, connect, is_refusal
 from shared.redis.retry import retry_until_reachable
+from shared.registry.worker_registry import Registry
 
 ANNOUNCE_S = 2.0  # then loading starts without the announcement
 
