@@ -6,6 +6,7 @@ counts the tokens and waits of its own requests. Workers export the rest.
 
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily
@@ -39,47 +40,39 @@ class JobTotals(Collector):
 class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "falconer_requests", "HTTP requests.", ["route", "code"], registry=self.registry
-        )
-        self.request_seconds = Histogram(
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.requests = counter("falconer_requests", "HTTP requests.", ["route", "code"])
+        self.request_seconds = histogram(
             "falconer_request_seconds",
             "From the request to the end of the response.",
             ["route"],
             buckets=SECONDS,
-            registry=self.registry,
         )
         self.jobs = JobTotals()
         self.registry.register(self.jobs)
-        self.tokens = Counter(
-            "falconer_tokens", "Tokens of jobs that succeeded.", ["kind"], registry=self.registry
-        )
-        self.queue_wait = Histogram(
+        self.tokens = counter("falconer_tokens", "Tokens of jobs that succeeded.", ["kind"])
+        self.queue_wait = histogram(
             "falconer_queue_wait_seconds",
             "From the acceptance to the start of jobs that succeeded.",
             buckets=SECONDS,
-            registry=self.registry,
         )
-        self.first_token = Histogram(
+        self.first_token = histogram(
             "falconer_time_to_first_token_seconds",
             "From the request to the first token of streamed responses.",
             buckets=SECONDS,
-            registry=self.registry,
         )
-        self.inter_token = Histogram(
+        self.inter_token = histogram(
             "falconer_inter_token_seconds",
             "Between the tokens of streamed responses.",
             buckets=GAP_SECONDS,
-            registry=self.registry,
         )
-        self.queue_depth = Gauge(
-            "falconer_queue_depth", "Jobs in the queue.", ["state"], registry=self.registry
-        )
-        self.workers = Gauge("falconer_workers", "Live workers.", registry=self.registry)
-        self.redis_up = Gauge(
+        self.queue_depth = gauge("falconer_queue_depth", "Jobs in the queue.", ["state"])
+        self.workers = gauge("falconer_workers", "Live workers.")
+        self.redis_up = gauge(
             "falconer_redis_up",
             "1 if Redis answered this scrape in time; if 0, queue, jobs and workers are old.",
-            registry=self.registry,
         )
 
     def note_finished(self, finished: Finished) -> None:

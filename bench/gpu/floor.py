@@ -1,4 +1,7 @@
-"""Lower bound of a step's time: the bytes that it must move and the operations that it must do."""
+"""Lower bound of a step's time: the bytes that it must move and the operations that it must do.
+
+Both are computed from the model's shapes. Activations do not count, because caches may hold them.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +13,7 @@ from worker.model.config import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Bytes and operations of a forward pass, without activations, which caches may hold."""
+    """Bytes and operations of a forward pass."""
 
     num_bytes: int
     num_flop: int

@@ -12,7 +12,19 @@ from typing import Any
 import msgspec
 
 from shared.errors import JobFailed
-from shared.protocol import Failed, Finished, Outcome, encode
+from shared.protocol import (
+    Failed,
+    Finished,
+    JobError,
+    JobStatus,
+    Outcome,
+    encode,
+    encode_events,
+)
+
+# 499 is nginx's "client closed request"; no client waits for it.
+CANCELLED = JobError(message="the job was cancelled", status_code=499)
+EXPIRED = JobError(message="the job's deadline passed before it was done", status_code=504)
 
 FUNCTION = "chat"  # the function name that arq's tools show for every job
 
@@ -72,3 +84,20 @@ def deserialize(data: bytes) -> dict[str, Any]:
     if value.get("s") is False:
         value["r"] = JobFailed(msgspec.convert(value["r"], Failed).error.message)
     return value
+
+
+def pack_cancelled(job_id: str, queue: str) -> tuple[bytes, bytes]:
+    """Return the result and the events of a job that a client cancelled."""
+    return _pack_end(job_id, queue, JobStatus.CANCELLED, CANCELLED)
+
+
+def pack_expired(job_id: str, queue: str) -> tuple[bytes, bytes]:
+    """Return the result and the events of a job that waited past its deadline."""
+    return _pack_end(job_id, queue, JobStatus.EXPIRED, EXPIRED)
+
+
+def _pack_end(job_id: str, queue: str, status: JobStatus, error: JobError) -> tuple[bytes, bytes]:
+    outcome = Failed(job_id=job_id, attempt=0, status=status, error=error)
+    now_ms = time.time_ns() // 1_000_000
+    result = pack_result(outcome, queue=queue, created_ms=now_ms, started_ms=now_ms)
+    return result, encode_events([outcome])

@@ -21,7 +21,7 @@ from shared.protocol import (
     encode,
     encode_events,
 )
-from shared.queue.arq_format import pack_job, pack_result
+from shared.queue.arq_format import pack_cancelled, pack_expired, pack_job, pack_result
 from shared.queue.backlog import QueueEstimate, decode_estimate, decode_refusal
 from shared.queue.claims import (
     Claim,
@@ -35,7 +35,6 @@ from shared.queue.claims import (
 from shared.queue.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
 from shared.queue.listing import Cursor, JobPage, decode_page, decode_record
 from shared.queue.scripts import Script, Scripts
-from shared.queue.terminal_outcomes import pack_cancelled, pack_expired
 
 PURGED_AT_ONCE = 100  # jobs; Redis runs no other command meanwhile
 NO_LIMIT = 2**53
@@ -88,9 +87,8 @@ class JobQueue:
         """Add a job to the queue in one round trip.
 
         `reply_to` is the api replica that wants the job's events. Each step of `priority` is a head
-        start of PRIORITY_WINDOW_MS. Raises QueueFull; WaitTooLong if the deadline would pass first;
-        Conflict if the idempotency key was used with another body; TimeoutError if Redis receives
-        the command later than `within_s` from now.
+        start of PRIORITY_WINDOW_MS. Raises QueueFull, WaitTooLong, Conflict for a key with another
+        body, and TimeoutError if Redis receives the command later than `within_s` from now.
         """
         key = idempotency_key or IdempotencyKey("", "")
         reply = await self._scripts.run_within(
@@ -113,9 +111,7 @@ class JobQueue:
         )
         if reply[0] == b"unknown":
             raise no_such_job(retry_of)
-        if reply[0] == b"refused":
-            raise decode_refusal(reply, max_queued, max_queued_tokens)
-        return _decode_enqueued(reply)
+        return _decode_enqueued(reply, max_queued, max_queued_tokens)
 
     async def find_by_key(self, key: IdempotencyKey) -> str | None:
         """Return the id of the job that this key and body created; its record may have expired."""
@@ -282,7 +278,9 @@ class JobQueue:
         return int(released)
 
 
-def _decode_enqueued(reply: list[Any]) -> Enqueued:
+def _decode_enqueued(reply: list[Any], max_queued: int, max_queued_tokens: int) -> Enqueued:
+    if reply[0] == b"refused":
+        raise decode_refusal(reply, max_queued, max_queued_tokens)
     verdict, job_id, created_ms, estimate = reply
     if verdict == b"conflict":
         raise Conflict("Idempotency-Key was already used with a different request body")

@@ -11,9 +11,8 @@ from tokenizers import Tokenizer
 from shared.errors import BadRequest, InvalidParameter
 from shared.protocol import ModelCard, Prompt
 from shared.request.chat_template import ChatTemplate
-from shared.request.lengths import plan_lengths, too_many_bytes
+from shared.request.lengths import max_bytes_per_token, plan_lengths, too_many_bytes
 from shared.request.parameters import GenerateKwargs
-from shared.request.token_length_bound import max_bytes_per_token
 
 ROLES = ("system", "user", "assistant")
 

@@ -1,6 +1,7 @@
 """Helpers: jobs that a test runs by hand, and the events that clients receive."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +14,6 @@ from shared.queue.claims import ClaimedJob
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
-from tests.api.routes.test_chat import events_of
 from tests.echo_worker import FREE, LEASE_MS, finished
 from tests.fakes_api import FakeService
 
@@ -127,3 +127,14 @@ async def without_replies(service: FakeService) -> AsyncIterator[None]:
 
 def texts(received: list[dict[str, Any]]) -> list[str]:
     return [event["delta"] for event in received if "delta" in event]
+
+
+def events_of(text: str) -> list[dict[str, Any]]:
+    """Return the data of each event, with its id as `index`."""
+    events = []
+    for block in text.split("\n\n"):
+        if block and not block.startswith(":"):
+            fields = dict(line.split(": ", 1) for line in block.split("\n"))
+            index = {"index": int(fields["id"])} if "id" in fields else {}
+            events.append(index | json.loads(fields["data"]))
+    return events

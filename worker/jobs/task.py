@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from shared.errors import ClientError, InvalidParameter, status_code
 from shared.process.asyncio_tasks import wait_at_most
 from shared.protocol import Batch, ChatJob, Failed, Finished, JobError, JobStatus, Outcome
-from shared.queue.terminal_outcomes import CANCELLED, EXPIRED
+from shared.queue.arq_format import CANCELLED, EXPIRED
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder
 from worker.engine_thread import EngineThread

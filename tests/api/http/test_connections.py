@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from shared.protocol import JobStatus
-from tests.api.job_events import claim_job
+from tests.api.job_events import claim_job, events_of
 from tests.api.raw_client import RawClient, connected, parse_responses
-from tests.api.routes.test_chat import events_of
 from tests.fakes_api import FakeService
 
 OFFERS = {

@@ -9,7 +9,7 @@ from httpx import Response
 
 from shared.protocol import JobStatus
 from shared.registry.worker_registry import Registry
-from tests.api.routes.test_chat import events_of
+from tests.api.job_events import events_of
 from tests.echo_worker import letter_card, letter_tokenizer
 from tests.fakes_api import FakeService
 

@@ -12,13 +12,13 @@ from tests.api.job_events import (
     LAST,
     JobWriter,
     events,
+    events_of,
     run_job,
     submit,
     texts,
     until_events_awaited,
     without_replies,
 )
-from tests.api.routes.test_chat import events_of
 from tests.fakes_api import FakeService, fake_service
 
 

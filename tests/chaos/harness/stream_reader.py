@@ -1,12 +1,18 @@
 """Read the events of a job over several connections, from replica to replica."""
 
 import asyncio
+import json
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass
 from random import Random
+from typing import Any
+
+import httpx
 
 from shared.protocol import JobStatus
-from tests.chaos.harness.call_log import CallLog, Observation, StreamConnection
+from tests.chaos.harness.call_log import CallLog, Delta, Observation, StreamConnection
 from tests.chaos.harness.client import (
     PAUSE_S,
     Answer,
@@ -17,7 +23,6 @@ from tests.chaos.harness.client import (
     RetriesExhausted,
     read_answer,
 )
-from tests.chaos.harness.event_stream import read_events, record_event
 
 MAX_CONNECTIONS = 100  # of one stream before the reader gives up
 TIMEOUT_S = 90.0
@@ -109,3 +114,40 @@ def observe_terminal_event(log: CallLog, stream: StreamConnection, end: dict[str
     result = {k: v for k, v in end.items() if k != "status"} if "Result" in end else None
     now = time.monotonic()
     log.observations.append(Observation(stream.job_id, status, now, now, stream.via, result))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A server-sent event."""
+
+    id: int | None  # None if the event has none
+    data: dict[str, Any]
+
+
+async def read_events(response: httpx.Response) -> AsyncIterator[Event]:
+    event_id: int | None = None
+    async for line in response.aiter_lines():
+        if line.startswith("id:"):
+            event_id = int(line.removeprefix("id:"))
+        elif line.startswith("data:"):
+            yield Event(event_id, json.loads(line.removeprefix("data:")))
+            event_id = None
+
+
+def record_event(stream: StreamConnection, event: Event) -> dict[str, Any] | None:
+    """Add the event to the stream; return the data of a terminal event."""
+    status = event.data.get("status")
+    if status is None:
+        token_ids = event.data.get("token_ids")
+        stream.deltas.append(
+            Delta(
+                index=-1 if event.id is None else event.id,
+                sequence=event.data["sequence"],
+                text=event.data["delta"],
+                token_ids=None if token_ids is None else tuple(token_ids),
+            )
+        )
+    elif status not in ("queued", "running"):  # a shutdown event: resume at another replica
+        stream.end_index = event.id
+        return event.data
+    return None

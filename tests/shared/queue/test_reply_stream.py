@@ -28,7 +28,7 @@ async def write(redis: Redis, keys: Keys, *events: Event, replica_id: str = "api
             fields[event.job_id.encode()] = b"%d %b" % (event.index, encode(event.deltas))
         else:
             fields[TERMINAL_EVENTS] = encode_events([event])
-    await redis.xadd(keys.replies(replica_id), fields)  # type: ignore[arg-type]  # invariant dict
+    await redis.xadd(keys.replies(replica_id), fields)
 
 
 @pytest.fixture

@@ -222,7 +222,7 @@ class LogMachine(RuleBasedStateMachine):
     def lose_the_end(self, count: int) -> None:
         self.length = max(0, self.length - count)
         for _ in range(count):
-            self.do(self.redis.rpop(self.keys.token_log(self.lease.job.id)))  # type: ignore[arg-type]
+            self.do(self.redis.rpop(self.keys.token_log(self.lease.job.id)))
 
     @invariant()
     def the_log_is_what_was_made_in_order(self) -> None:

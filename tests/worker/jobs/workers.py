@@ -8,9 +8,9 @@ from arq.connections import ArqRedis
 
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import Failed, JobRecord, JobStatus, Outcome
+from shared.queue.arq_format import CANCELLED
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
-from shared.queue.terminal_outcomes import CANCELLED
 from tests.factories import make_finished, make_job
 from worker.jobs.active_job import ActiveJob
 from worker.jobs.capacity import Capacity

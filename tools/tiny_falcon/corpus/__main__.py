@@ -3,7 +3,8 @@
 import argparse
 from itertools import islice
 
-from tools.tiny_falcon.corpus import TRAINING_SEED, documents, heldout_tales, text_of
+from tools.tiny_falcon.corpus.document import text_of
+from tools.tiny_falcon.corpus.stream import TRAINING_SEED, documents, heldout_tales
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The most bytes in a token: proven, or not told."""
+"""The upper bound of the bytes in a token, which only some tokenizers have."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
-from shared.request.token_length_bound import max_bytes_per_token
+from shared.request.lengths import max_bytes_per_token
 from tests.echo_worker import letter_tokenizer
 from worker.model.checkpoint.tiny import bundled_checkpoint
 
