@@ -34,8 +34,8 @@ class OpenVinoRunner:
         self.num_blocks = num_blocks
         self.model = model  # the graph shares the memory of its weights
         self.infer_request = compiled.create_infer_request()
-        self._caches = _allocate_caches(model.config, num_blocks)
-        for name, cache in self._caches.items():
+        self.kv_caches = _allocate_caches(model.config, num_blocks)
+        for name, cache in self.kv_caches.items():
             self.infer_request.set_tensor(name, ov.Tensor(cache, shared_memory=True))
 
     @staticmethod
@@ -57,7 +57,7 @@ class OpenVinoRunner:
 
         The next step overwrites them.
         """
-        self._copy_blocks(plan.block_copies)
+        self.copy_blocks(plan.block_copies)
         return self._compute(PackedStep.of(plan, BLOCK_SIZE))
 
     def _compute(self, step: PackedStep) -> torch.Tensor:
@@ -86,9 +86,9 @@ class OpenVinoRunner:
         for step in warm_up_steps("cpu", num_blocks=self.num_blocks, block_size=BLOCK_SIZE):
             self._compute(step)
 
-    def _copy_blocks(self, block_copies: Sequence[tuple[int, int]]) -> None:
+    def copy_blocks(self, block_copies: Sequence[tuple[int, int]]) -> None:
         for source, destination in block_copies:
-            for cache in self._caches.values():
+            for cache in self.kv_caches.values():
                 cache[destination] = cache[source]
 
 

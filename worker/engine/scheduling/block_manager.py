@@ -25,7 +25,7 @@ class BlockManager:
         self._evictable_blocks: OrderedDict[int, None] = (
             OrderedDict()
         )  # held by no sequence, cached
-        self._prefix_cache = PrefixCache(block_size)
+        self.prefix_cache = PrefixCache(block_size)
 
     @property
     def num_free_blocks(self) -> int:
@@ -71,7 +71,7 @@ class BlockManager:
         """Add the full blocks that the sequence has computed to the prefix cache."""
         while (sequence.num_cached_blocks + 1) * self.block_size <= sequence.num_computed_tokens:
             block = sequence.block_table[sequence.num_cached_blocks]
-            sequence.prefix_id = self._prefix_cache.add(self._next_key(sequence), block)
+            sequence.prefix_id = self.prefix_cache.add(self._next_key(sequence), block)
             sequence.num_cached_blocks += 1
 
     def next_shareable(self, sequence: Sequence) -> BlockKey | None:
@@ -86,7 +86,7 @@ class BlockManager:
         """
         num_kept = sequence.num_verified_blocks if sequence.is_cacheable else 0
         for block in sequence.block_table[num_kept:]:
-            self._prefix_cache.remove(block)
+            self.prefix_cache.remove(block)
         for block in reversed(sequence.block_table):  # so that a prefix outlives what follows it
             self._release(block)
         sequence.block_table = []
@@ -104,12 +104,12 @@ class BlockManager:
         assert holders == {b: count for b, count in enumerate(self._num_holders) if count}
         unheld = [*self._free_blocks, *self._evictable_blocks]
         assert sorted([*holders, *unheld]) == list(range(self.num_blocks))
-        assert all(block in self._prefix_cache for block in self._evictable_blocks)
-        assert not any(block in self._prefix_cache for block in self._free_blocks)
+        assert all(block in self.prefix_cache for block in self._evictable_blocks)
+        assert not any(block in self.prefix_cache for block in self._free_blocks)
         for sequence in sequences:
             num_written = self.num_blocks_for(sequence.num_computed_tokens)
             assert all(holders[block] == 1 for block in sequence.block_table[num_written:])
-        self._prefix_cache.check_integrity()
+        self.prefix_cache.check_integrity()
 
     def _num_needed_blocks(self, sequence: Sequence) -> int:
         num_blocks = self.num_blocks_for(sequence.num_tokens)
@@ -126,7 +126,7 @@ class BlockManager:
     def _cached_blocks(self, sequence: Sequence) -> list[CachedBlock]:
         """Return the cached blocks that follow the blocks of the sequence itself."""
         start = sequence.num_cached_blocks * self.block_size
-        return self._prefix_cache.match(sequence.prefix_id, sequence.token_ids, start)
+        return self.prefix_cache.match(sequence.prefix_id, sequence.token_ids, start)
 
     def _use_cached_blocks(self, sequence: Sequence) -> None:
         cached = self._cached_blocks(sequence)
@@ -166,7 +166,7 @@ class BlockManager:
             block = self._free_blocks.pop()
         else:
             block, _ = self._evictable_blocks.popitem(last=False)
-            self._prefix_cache.remove(block)
+            self.prefix_cache.remove(block)
         self._num_holders[block] = 1
         return block
 
@@ -174,7 +174,7 @@ class BlockManager:
         self._num_holders[block] -= 1
         if self._num_holders[block] > 0:
             return
-        if block in self._prefix_cache:
+        if block in self.prefix_cache:
             self._evictable_blocks[block] = None
         else:
             self._free_blocks.append(block)

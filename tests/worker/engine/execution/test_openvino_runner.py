@@ -94,7 +94,7 @@ def test_greedy_equals_generate_in_a_batch_with_preemptions(falcon: Falcon) -> N
 def test_blocks_that_other_sequences_left_are_never_read(falcon: Falcon) -> None:
     wishes = prompts(falcon, 6)
     engine, runner = load(falcon, SMALL_CACHE)
-    for cache in runner._caches.values():
+    for cache in runner.kv_caches.values():
         cache[:] = np.nan
     assert run(engine, wishes) == [generate(falcon.oracle, prompt, GREEDY) for prompt in wishes]
 
@@ -102,11 +102,11 @@ def test_blocks_that_other_sequences_left_are_never_read(falcon: Falcon) -> None
 def test_a_copied_block_holds_what_its_source_holds_in_every_layer(falcon: Falcon) -> None:
     engine, runner = load(falcon, SMALL_CACHE)
     run(engine, prompts(falcon, 1))
-    before = {name: cache.copy() for name, cache in runner._caches.items()}
+    before = {name: cache.copy() for name, cache in runner.kv_caches.items()}
     source = next(block for block in range(9) if before["key_cache.0"][block].any())
     target = (source + 1) % 9
-    runner._copy_blocks([(source, target)])
-    for name, cache in runner._caches.items():
+    runner.copy_blocks([(source, target)])
+    for name, cache in runner.kv_caches.items():
         np.testing.assert_array_equal(cache[target], before[name][source])
         np.testing.assert_array_equal(cache[source], before[name][source])
 
@@ -158,7 +158,7 @@ def write_falcon(path: Path, **shape: Any) -> None:
 
 def test_the_kv_cache_is_in_memory_before_the_first_step(falcon: Falcon) -> None:
     _, runner = load(falcon, EngineConfig(num_blocks=4096))
-    assert all(is_resident(cache) for cache in runner._caches.values())
+    assert all(is_resident(cache) for cache in runner.kv_caches.values())
     assert not is_resident(np.zeros(2**26))  # reserved, but not in memory yet
 
 

@@ -29,7 +29,7 @@ def leave(manager: BlockManager, tokens: list[int]) -> None:
 
 def num_found(manager: BlockManager, tokens: list[int]) -> int:
     """Tokens that a newcomer would need not compute."""
-    return BLOCK_SIZE * len(manager._prefix_cache.match(EMPTY_PREFIX, tokens, start=0))
+    return BLOCK_SIZE * len(manager.prefix_cache.match(EMPTY_PREFIX, tokens, start=0))
 
 
 def test_full_blocks_of_a_finished_sequence_are_found_and_partial_blocks_are_not() -> None:

@@ -1,4 +1,4 @@
-"""Processes of a network in parts: a lost or frozen one is noticed, whatever waits for it."""
+"""The processes of a tensor-parallel network: a lost or frozen process is detected at once."""
 
 import gc
 import multiprocessing
@@ -44,12 +44,12 @@ def start(serve: Callable[..., None], size: int = 2) -> RankProcesses:
 def eventually(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
     while not holds():
-        assert time.monotonic() < deadline, "it never came about"
+        assert time.monotonic() < deadline, "the condition never held"
         time.sleep(0.05)
 
 
 def serve(parallel: TensorParallel, rendezvous: Rendezvous, driver: DriverLink) -> None:
-    """Obey: join the group, add a number to the sum of all, or freeze."""
+    """Join the group, add a number to the sum of all ranks, or freeze, as the driver says."""
     driver.send_ready()
     while (message := driver.receive()) is not None:
         if message == "join":
@@ -72,7 +72,9 @@ def freeze(parallel: TensorParallel, rendezvous: Rendezvous, driver: DriverLink)
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def compute_for_ever(parallel: TensorParallel, rendezvous: Rendezvous, driver: DriverLink) -> None:
+def compute_without_end(
+    parallel: TensorParallel, rendezvous: Rendezvous, driver: DriverLink
+) -> None:
     driver.send_ready()
     threading.Event().wait()
 
@@ -105,7 +107,7 @@ def test_a_sum_does_not_wait_for_a_frozen_process(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "SILENCE_LIMIT_S", 2.0)
     with pytest.raises(ProcessLost, match="failed: the process did not respond for 2 s"):
         add_up(processes, message=2)
-    assert not children_left(), "no other is left in a sum"
+    assert not children_left(), "no rank is left in a sum"
     with pytest.raises(ProcessLost):
         processes.run(lambda: 42)
 
@@ -124,61 +126,62 @@ def test_neither_loading_nor_sending_waits_for_a_frozen_process(
 def test_a_process_sends_heartbeats_during_a_long_step() -> None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    arguments = (compute_for_ever, 1, Rendezvous(free_port(), 2, "gloo"), theirs)
+    arguments = (compute_without_end, 1, Rendezvous(free_port(), 2, "gloo"), theirs)
     context.Process(target=run_rank, args=arguments, daemon=True).start()
-    words = []
-    while words.count(HEARTBEAT) < 4:
-        assert ours.poll(WAIT_S), words
-        words.append(ours.recv()[0])
-    assert set(words) == {STARTED, READY, HEARTBEAT}
+    messages: list[str] = []
+    while messages.count(HEARTBEAT) < 3:
+        assert ours.poll(WAIT_S), messages
+        messages.append(ours.recv()[0])
+    assert set(messages) == {STARTED, READY, HEARTBEAT}
 
 
 def test_a_rank_exits_quietly_if_the_driver_ended_while_it_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A stack trace would appear in the terminal after the worker's end."""
+    """A stack trace would appear in the terminal after the exit of the worker."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     ours.close()
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit):
-        run_rank(compute_for_ever, 1, Rendezvous(free_port(), 2, "gloo"), theirs)
+        run_rank(compute_without_end, 1, Rendezvous(free_port(), 2, "gloo"), theirs)
     theirs.close()
 
 
 def test_time_in_which_the_driver_was_suspended_is_not_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    processes = start(compute_for_ever)
+    processes = start(compute_without_end)
     processes.wait_for(READY)
     clock = SimpleNamespace(monotonic=lambda: 1000 * time.monotonic())
     monkeypatch.setattr(module, "time", clock)
     with pytest.raises(TimeoutError):
-        processes.lost.result(timeout=3)
+        processes.lost.result(timeout=2)
     monkeypatch.undo()
     processes.stop()
     stopped = weakref.ref(processes)
     del processes
-    eventually(lambda: gc.collect() >= 0 and stopped() is None)  # its pipes are closed with it
+    eventually(lambda: gc.collect() >= 0 and stopped() is None)  # and its pipes are closed
 
 
 DRIVER = """
-import os, signal, sys, threading
+import multiprocessing, os, signal, sys, threading
 from functools import partial
 from tests.worker.engine.tensor_parallel.test_processes import end_at_once, serve, start
 from worker.engine.tensor_parallel.processes import ProcessLost
 
-def leave_with_a_frozen_one():
+def exit_with_a_frozen_rank():
     processes = start(serve)
-    [rank] = processes._ranks
-    os.kill(rank.process.pid, signal.SIGSTOP)
-    print(rank.process.pid, flush=True)
+    [rank] = multiprocessing.active_children()
+    os.kill(rank.pid, signal.SIGSTOP)
+    print(rank.pid, flush=True)
 
 def wait_to_be_killed():
-    [rank] = start(serve)._ranks
-    print(rank.process.pid, flush=True)
+    processes = start(serve)
+    [rank] = multiprocessing.active_children()
+    print(rank.pid, flush=True)
     threading.Event().wait()
 
-def meet_one_that_ended():
+def join_an_ended_rank():
     try:
         processes = start(end_at_once)
         processes.run(partial(processes.rendezvous.join, 0))
@@ -191,19 +194,19 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def lead(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
-    """Start a driver in a process of its own, which ends by itself."""
+def start_driver(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Start a driver in a process of its own, which exits by itself."""
     script, drivers = tmp_path / "driver.py", []
     script.write_text(DRIVER)
 
-    def start_leader(how: str) -> subprocess.Popen[str]:
+    def start_one(command_name: str) -> subprocess.Popen[str]:
         environment = os.environ | {"PYTHONPATH": os.getcwd()}
-        command = [sys.executable, str(script), how]
+        command = [sys.executable, str(script), command_name]
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         drivers.append(driver)
         return driver
 
-    yield start_leader
+    yield start_one
     for driver in drivers:
         driver.kill()
         driver.communicate()
@@ -219,26 +222,26 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 def test_a_driver_exits_although_a_rank_is_frozen(
-    lead: Callable[[str], subprocess.Popen[str]],
+    start_driver: Callable[[str], subprocess.Popen[str]],
 ) -> None:
-    driver = lead("leave_with_a_frozen_one")
-    follower = psutil.Process(int(first_line(driver)))
+    driver = start_driver("exit_with_a_frozen_rank")
+    rank_process = psutil.Process(int(first_line(driver)))
     assert driver.wait(WAIT_S) == 0
-    eventually(lambda: has_ended(follower))
+    eventually(lambda: has_ended(rank_process))
 
 
 def test_ranks_exit_when_the_driver_is_killed(
-    lead: Callable[[str], subprocess.Popen[str]],
+    start_driver: Callable[[str], subprocess.Popen[str]],
 ) -> None:
-    driver = lead("wait_to_be_killed")
-    follower = psutil.Process(int(first_line(driver)))
+    driver = start_driver("wait_to_be_killed")
+    rank_process = psutil.Process(int(first_line(driver)))
     driver.kill()
-    eventually(lambda: has_ended(follower))
+    eventually(lambda: has_ended(rank_process))
 
 
 def test_a_process_that_ends_before_the_rendezvous_fails_the_load(
-    lead: Callable[[str], subprocess.Popen[str]],
+    start_driver: Callable[[str], subprocess.Popen[str]],
 ) -> None:
-    driver = lead("meet_one_that_ended")
+    driver = start_driver("join_an_ended_rank")
     assert first_line(driver) == "rank 1 of 2 failed: the process ended (exit code 3)"
-    assert driver.wait(WAIT_S) == 0, "the blocked thread does not keep it"
+    assert driver.wait(WAIT_S) == 0, "a blocked thread must not keep the process"
