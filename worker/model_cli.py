@@ -86,10 +86,10 @@ def show_info(
 
 def _on_cpu(plan: LoadingPlan, options: LoadOptions, memory: int | None) -> list[Table]:
     cpu = torch.device("cpu")
-    ways = forecast_variants(plan, options, cpu)
+    variants = forecast_variants(plan, options, cpu)
     if memory is None:
-        info = describe_plan(plan, ways[0].variant.dtype, options.quantization)
-        return [_facts(info), _ways(ways, free_memory().num_bytes)]
+        info = describe_plan(plan, variants[0].variant.dtype, options.quantization)
+        return [_facts(info), _variants(variants, free_memory().num_bytes)]
     left = f"left of {format_bytes(memory)} by the process itself"
     free = FreeMemory(max(0, memory - PROCESS_BYTES), left)
     chosen = choose_variant(plan, options, cpu, free=free)
@@ -103,7 +103,7 @@ def _on_cpu(plan: LoadingPlan, options: LoadOptions, memory: int | None) -> list
     )
     return [
         _facts(info),
-        _ways(ways, free.num_bytes, chosen),
+        _variants(variants, free.num_bytes, chosen),
         _plan(shared, options.config, memory),
     ]
 
@@ -121,10 +121,12 @@ def _on_gpu(info: ModelInfo, config: EngineConfig, memory: int | None) -> list[T
     return [_facts(info), _plan(shared, config, memory)]
 
 
-def _ways(ways: list[HostForecast], free_bytes: int, chosen: HostForecast | None = None) -> Table:
-    """Return the memory that each way of loading needs, the worker's process included."""
+def _variants(
+    variants: list[HostForecast], free_bytes: int, chosen: HostForecast | None = None
+) -> Table:
+    """Return the memory that each variant needs, the worker's process included."""
     table = Table("dtype", "executor", "loading peak", "then", "needs", "fits", box=None, title="")
-    for forecast in ways:
+    for forecast in variants:
         loading, resident, needed = (
             format_bytes(PROCESS_BYTES + num_bytes)
             for num_bytes in (
