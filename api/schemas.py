@@ -33,42 +33,38 @@ class ChatRequest(OptionalFieldsModel):
         default=None,
         max_length=MAX_MESSAGES,
         fail_fast=True,
-        description="A conversation to answer, instead of a prompt. If the last message is the "
-        "assistant's, the model continues it.",
+        description="A conversation to answer; the model continues a last message of the assistant.",
     )
     prefix: str | None = Field(
-        default=None, description="Goes before the prompt as a part of it; not in the result."
+        default=None, description="Goes before the prompt; not in the result."
     )
     handle_long_generation: Literal["hole"] | None = Field(
-        default=None, description='"hole" drops the start of a prompt that is too long.'
+        default=None, description="Drop the start of a prompt that is too long."
     )
-    return_full_text: bool = Field(
-        default=True, description="Put the prompt in front of each generated text."
-    )
+    return_full_text: bool = Field(default=True, description="Put the prompt before each text.")
     clean_up_tokenization_spaces: bool = Field(
-        default=False, description="Remove spaces before punctuation in the continuation."
+        default=False, description="Remove spaces before punctuation."
     )
     generate_kwargs: GenerateKwargs = Field(default_factory=GenerateKwargs)
     adapter: str | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_ADAPTER_NAME,
-        description="Name of a LoRA adapter of the workers. Without it, the model answers.",
+        description="Name of a served LoRA adapter.",
     )
     stream: bool = Field(default=False, description="Respond with server-sent events.")
     priority: Annotated[int, Field(ge=-10, le=10), WHOLE] = Field(
-        default=0, description="Jobs of a higher priority run first, within a window of time."
+        default=0, description="Higher first; each step counts as 30 s of waiting."
     )
     deadline_s: float | None = Field(
         default=None,
         gt=0,
         le=JOB_TTL_S,
-        description="The job expires unless it ends in this time, in seconds. Default: a day.",
+        description="The job expires after so many seconds. Default: a day.",
     )
     ttl_s: Annotated[int, Field(ge=1), WHOLE] | None = Field(
         default=None,
-        description="Seconds for which the result is kept. Default: an hour. At most a day, unless "
-        "the server allows more.",
+        description="Seconds to keep the result, at most --max-ttl-s. Default: an hour.",
     )
 
     @field_validator("messages")

@@ -19,41 +19,31 @@ PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 
 
 class ApiSettings(ProcessSettings):
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="Redis with the queue; see docs/guides/redis.md."
-    )
+    host: str = Field("127.0.0.1", description="Address.")
+    port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="URL; see docs/guides/redis.md.")
     queue: str = Field(
         "falconer:queue", min_length=1, max_length=200, description="Name of the queue."
     )
     max_body_bytes: int = Field(
         1_048_576, ge=1, le=2**30, description="Larger request bodies get 413."
     )
-    max_queued: int = Field(
-        10_000, ge=1, description="With this many jobs waiting, new ones get 429."
-    )
+    max_queued: int = Field(10_000, ge=1, description="Waiting jobs; above, 429.")
     max_queued_tokens: int = Field(
-        20_000_000, ge=1, le=2**53, description="Most KV cache, in tokens, that jobs may wait for."
+        20_000_000, ge=1, le=2**53, description="KV cache tokens of waiting jobs; above, 429."
     )
     sync_timeout_s: float = Field(
-        300.0, gt=0, le=86_400, description="A longer wait ends with 504; the job goes on."
+        300.0, gt=0, le=86_400, description="A longer wait ends with 504; the job continues."
     )
     max_ttl_s: int = Field(
-        JOB_TTL_S, ge=1, le=30 * 86_400, description="Longest time a result may be kept."
+        JOB_TTL_S, ge=1, le=30 * 86_400, description="Longest ttl_s of a request."
     )
-    grace_s: float = Field(
-        10.0, ge=0, le=3600, description="At a shutdown, open requests get this long to end."
-    )
-    cors_origins: str | None = Field(
-        None, description="Origins whose pages may use the API: a list with commas, or *."
-    )
-    root_path: str | None = Field(
-        None, description="Path below which a proxy shows the API, such as /falcon."
-    )
+    grace_s: float = Field(10.0, ge=0, le=3600, description="Time for open requests at a shutdown.")
+    cors_origins: str | None = Field(None, description="Origins of web pages, with commas, or *.")
+    root_path: str | None = Field(None, description="Path prefix behind a proxy, such as /falcon.")
     forwarded_allow_ips: str = Field(
         "127.0.0.1",
-        description="Proxies whose X-Forwarded-Prefix is trusted: addresses, networks, or *.",
+        description="Proxies whose X-Forwarded-Prefix counts: addresses, networks, or *.",
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error.")
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json.")

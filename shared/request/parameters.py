@@ -50,88 +50,86 @@ class GenerateKwargs(OptionalFieldsModel):
     # Length in tokens. If both are given, the limit of new tokens applies.
     max_length: PositiveCount = Field(
         default=200,
-        description="Maximum number of tokens, prompt included.",
+        description="Most tokens, prompt included.",
         examples=[200],
     )
     max_new_tokens: PositiveCount | None = Field(
-        default=None, description="Maximum number of tokens after the prompt.", examples=[40]
+        default=None, description="Most new tokens.", examples=[40]
     )
     min_length: Count = Field(
         default=0,
-        description="Minimum number of tokens, prompt included.",
+        description="Fewest tokens, prompt included.",
     )
     min_new_tokens: Count | None = Field(
         default=None,
-        description="Minimum number of tokens after the prompt.",
+        description="Fewest new tokens.",
     )
 
     # Sampling. Greedy decoding ignores the rest of this group.
     do_sample: bool = Field(
         default=True,
-        description="Sample the next token; false takes the likeliest (greedy decoding).",
+        description="Sample; false is greedy decoding.",
     )
     temperature: Annotated[float, while_sampling(ge=MIN_SCALE, le=MAX_SCALE)] = Field(
         default=1.0,
-        description="Divides the logits. From 1e-6 to 1e6 while sampling.",
+        description="Divides the logits; 1e-6 to 1e6.",
         examples=[0.7],
     )
     top_k: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT), WHOLE, while_sampling(ge=0)] | None = (
-        Field(default=10, description="Keep the k likeliest tokens; 0 or null keeps all.")
+        Field(default=10, description="Keep the k likeliest tokens; 0 keeps all.")
     )
     top_p: Annotated[float, while_sampling(gt=0, le=1)] = Field(
         default=1.0,
-        description="Keep the likeliest tokens up to this total probability; 1 keeps all.",
+        description="Keep the likeliest tokens up to this total probability.",
     )
     min_p: Annotated[float, while_sampling(ge=0, le=1)] | None = Field(
         default=None,
-        description="Keep tokens with at least this share of the likeliest token's probability.",
+        description="Keep tokens with this share of the likeliest token's probability.",
     )
     typical_p: Annotated[float, while_sampling(gt=0)] = Field(
         default=1.0,
-        description="Keep the most typical tokens up to this total probability; 1 keeps all.",
+        description="Keep the most typical tokens up to this total probability.",
     )
     epsilon_cutoff: Annotated[float, while_sampling(ge=0, lt=1)] = Field(
-        default=0.0, description="Drop tokens below this probability; 0 drops none."
+        default=0.0, description="Drop tokens below this probability."
     )
     eta_cutoff: Annotated[float, while_sampling(ge=0, lt=1)] = Field(
-        default=0.0, description="Drop tokens by a bound that depends on the entropy; 0 drops none."
+        default=0.0, description="Drop tokens by a bound that depends on the entropy."
     )
     seed: Seed | None = Field(
         default=None,
-        description="Equal requests with equal seeds have equal results. Random by default.",
+        description="Repeats the result; random by default.",
         examples=[1],
     )
 
     # Beams.
     num_beams: PositiveCount = Field(
         default=1,
-        description="Number of beams, sampled with do_sample; 1 disables beam search.",
+        description="Beams, sampled with do_sample.",
         examples=[4],
     )
-    num_beam_groups: PositiveCount = Field(
-        default=1, description="Groups of diverse beam search; must divide num_beams."
-    )
+    num_beam_groups: PositiveCount = Field(default=1, description="Groups of diverse beams.")
     diversity_penalty: float = Field(
         default=0.0,
         ge=-MAX_BIAS,
         le=MAX_BIAS,
         validate_default=True,
-        description="Subtracted from tokens of other groups; must be > 0 with several groups.",
+        description="Subtracted from other groups' tokens; > 0 with several groups.",
     )
     early_stopping: Literal[True, False, "never"] = Field(
         default=False,
-        description="When beam search stops. true: once num_beams sequences are complete; false: "
-        'when better sequences are unlikely; "never": when better sequences are impossible.',
+        description="true stops once num_beams sequences are complete, false when better ones are "
+        "unlikely, never when they are impossible.",
     )
     length_penalty: float = Field(
         default=1.0,
         ge=-MAX_LENGTH_POWER,
         le=MAX_LENGTH_POWER,
-        description="A beam's score is divided by its length to this power: > 0 favours length.",
+        description="Power of the length that divides a beam's score.",
     )
     num_return_sequences: PositiveCount = Field(
         default=1,
-        description="Number of sequences: 1 with greedy decoding, at most num_beams with beams.",
+        description="Sequences: 1 if greedy, with beams at most num_beams.",
     )
 
     # Repetition, banned and forced tokens. They apply to the prompt too.
@@ -139,78 +137,72 @@ class GenerateKwargs(OptionalFieldsModel):
         default=1.0,
         ge=MIN_SCALE,
         le=MAX_SCALE,
-        description="Values > 1 discourage tokens that occurred before.",
+        description="Above 1 discourages earlier tokens.",
         examples=[1.1],
     )
-    no_repeat_ngram_size: Count = Field(
-        default=0, description="Generate no n-gram of this size twice; 0 disables."
-    )
+    no_repeat_ngram_size: Count = Field(default=0, description="No n-gram of this size twice.")
     encoder_no_repeat_ngram_size: Count = Field(
-        default=0, description="Generate no n-gram of this size that the prompt has; 0 disables."
+        default=0, description="No n-gram of this size from the prompt."
     )
     bad_words_ids: Words | None = Field(
-        default=None, description="Token sequences to ban; a flat list bans single tokens."
+        default=None, description="Banned token sequences, or single tokens."
     )
-    suppress_tokens: TokenIds | None = Field(default=None, description="Tokens to ban.")
+    suppress_tokens: TokenIds | None = Field(default=None, description="Banned tokens.")
     begin_suppress_tokens: TokenIds | None = Field(
-        default=None, description="Tokens to ban directly after the prompt."
+        default=None, description="Banned directly after the prompt."
     )
     sequence_bias: Biases | None = Field(
-        default=None, description="Pairs of a token sequence and the value to add to its logits."
+        default=None, description="Pairs of a token sequence and its bias."
     )
     forced_bos_token_id: TokenId | None = Field(
-        default=None, description="The first generated token if the prompt has one token."
+        default=None, description="First new token if the prompt has one token."
     )
     forced_eos_token_id: TokenIds | None = Field(
-        default=None, description="The last token if max_length is reached."
+        default=None, description="Last token at max_length."
     )
 
     # End of a sequence.
     eos_token_id: TokenIds | None = Field(
         default=None,
-        description="Tokens that end a sequence, at most 16 with num_beams > 1; null means none. "
-        "Defaults to the model's.",
+        description="End a sequence; null: none; at most 16 with beams. Defaults to the model's.",
     )
     pad_token_id: TokenId | None = Field(
         default=None,
-        description="Token that a finished group of diverse beams counts as choosing. Defaults to "
-        "the model's, else to the first eos_token_id. Nothing else is padded.",
+        description="Choice of a finished group of diverse beams, else unused. Defaults to the "
+        "model's, else eos.",
     )
     stop_strings: StopStrings | None = Field(
         default=None,
-        description="Texts that end a sequence. The result keeps the text.",
+        description="Texts that end a sequence and stay in it.",
         examples=["\nUser:"],
     )
     exponential_decay_length_penalty: LengthDecay | None = Field(
         default=None,
-        description="[start, factor]: after `start` new tokens the eos token becomes likelier.",
+        description="[start, factor]: eos becomes likelier after `start` new tokens.",
     )
 
     # Speculative decoding, which does not change results.
     prompt_lookup_num_tokens: Count | None = Field(
         default=None,
-        description="Maximum number of tokens per step that are drafted by prompt lookup. The "
-        "result is the same, and faster where it repeats text. 0 disables; beams draft none. "
-        "Defaults to the worker's setting.",
+        description="Most drafts per step by prompt lookup, which changes no result. Beams draft "
+        "none. Defaults to the worker's setting.",
         examples=[10],
     )
     max_matching_ngram_size: Annotated[int, Field(ge=1, le=MAX_LOOKUP_NGRAM), WHOLE] = Field(
         default=2,
-        description="Maximum length of the n-gram by which drafts are looked up.",
+        description="Longest n-gram by which drafts are looked up.",
     )
 
     # Logits and log-probabilities.
     remove_invalid_values: bool = Field(default=False, description="Replace nan and inf logits.")
-    renormalize_logits: bool = Field(
-        default=False, description="Normalize logits after all processors."
-    )
+    renormalize_logits: bool = Field(default=False, description="Normalize after all processors.")
     output_scores: bool = Field(
-        default=False, description="Return token ids and their log-probabilities."
+        default=False, description="Return token ids with log-probabilities."
     )
     return_dict_in_generate: bool = Field(default=False, description="Same as output_scores.")
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), WHOLE] | None = Field(
         default=None,
-        description="Also return the k highest log-probabilities of each step.",
+        description="Return each step's k best log-probabilities.",
     )
 
     @property

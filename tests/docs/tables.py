@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from api.app import create_app
 from api.settings import ApiSettings
 from serve.settings import ServeSettings
-from shared.process.settings import ENV_PREFIX, ProcessSettings
+from shared.process.settings import ProcessSettings
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -35,13 +35,13 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def settings_table(settings_class: type[ProcessSettings]) -> str:
-    """Return one row per field: flag, variable, default and description."""
+    """Return one row per field: flag, default and description."""
     rows = []
     for name, field in settings_class.model_fields.items():
-        flag, variable = "--" + name.replace("_", "-"), ENV_PREFIX + name.upper()
+        flag = "--" + name.replace("_", "-")
         default = "" if field.default is None or field.default == "" else f"`{field.default}`"
-        rows.append((f"`{flag}`", f"`{variable}`", default, field.description or ""))
-    return table(("flag", "variable", "default", "meaning"), rows)
+        rows.append((f"`{flag}`", default, field.description or ""))
+    return table(("flag", "default", "meaning"), rows)
 
 
 @cache
@@ -66,8 +66,8 @@ def routes_table() -> str:
             ]
             codes = " ".join(sorted(operation["responses"]))
             route = f"`{method.upper()} {path}`"
-            rows.append((route, operation["summary"], ", ".join(f"`{n}`" for n in names), codes))
-    return table(("route", "summary", "parameters", "status codes"), rows)
+            rows.append((route, ", ".join(f"`{n}`" for n in names), codes))
+    return table(("route", "parameters", "status codes"), rows)
 
 
 def request_table(schema: str) -> str:
@@ -85,8 +85,7 @@ def values(schema: Schema) -> str:
     if "$ref" in schema:
         return f"`{schema['$ref'].rpartition('/')[2]}`"
     if "anyOf" in schema:
-        spelled = [values(option) for option in schema["anyOf"] if option.get("type") != "null"]
-        return " or ".join(dict.fromkeys(spelled))
+        return alternatives([one for one in schema["anyOf"] if one.get("type") != "null"])
     if "enum" in schema or "const" in schema:
         options = schema.get("enum", [schema.get("const")])
         return ", ".join(f"`{str(option).lower()}`" for option in options)
@@ -94,25 +93,34 @@ def values(schema: Schema) -> str:
         return f"pair ({', '.join(values(item) for item in schema['prefixItems'])})"
     if schema.get("type") == "array":
         return array_values(schema)
+    if "maxLength" in schema:
+        return f"{limits(schema).strip()} characters"
     return (schema.get("type", "any") + limits(schema)).strip()
 
 
+def alternatives(schemas: list[Schema]) -> str:
+    """Return the values of each schema; a list of values named before has its length only."""
+    spelled: list[str] = []
+    for schema in schemas:
+        item, text = values(schema.get("items", {})), values(schema)
+        spelled.append(f"a list of {text.removesuffix(f' {item}')}" if item in spelled else text)
+    return " or ".join(dict.fromkeys(spelled))
+
+
 def array_values(schema: Schema) -> str:
-    if schema.get("maxItems") == 0:
-        return "empty list"
-    length = f" (at most {schema['maxItems']:,})" if "maxItems" in schema else ""
-    return f"list{length} of {values(schema.get('items', {}))}"
+    length = f"up to {schema['maxItems']:,}" if "maxItems" in schema else "list of"
+    items = schema.get("items", {})
+    return f"{length} {'lists of ' if items.get('type') == 'array' else ''}{values(items)}"
 
 
 def limits(schema: Schema) -> str:
-    """Return the limits of a number or a text: ` 1 to 16`, ` > 0`, ` of 1 to 255 characters`."""
+    """Return the limits of a number or of a length: ` 1 to 16`, ` > 0`, ` at most 255`."""
     low = bound(schema.get("minimum", schema.get("minLength")))
     high = bound(schema.get("maximum", schema.get("maxLength")))
-    of, unit = (" of", " characters") if "maxLength" in schema else ("", "")
     if "exclusiveMinimum" in schema:
         return f" > {schema['exclusiveMinimum']}" + (f" and ≤ {high}" if high else "")
     if high:
-        return f"{of} {low} to {high}{unit}" if low else f"{of} at most {high}{unit}"
+        return f" {low} to {high}" if low else f" at most {high}"
     return f" ≥ {low}" if low else ""
 
 
@@ -127,7 +135,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings worker": lambda: settings_table(WorkerSettings),
     "routes": routes_table,
     "ChatRequest": lambda: request_table("ChatRequest"),
-    "ChatMessage": lambda: request_table("ChatMessage"),
     "GenerateKwargs": lambda: request_table("GenerateKwargs"),
 }
 

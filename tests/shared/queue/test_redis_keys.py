@@ -87,11 +87,6 @@ def test_the_page_names_the_ttls_and_bounds() -> None:
         assert f" {bound:,}" in PAGE
 
 
-def test_the_page_names_the_scripts_that_exist() -> None:
-    for row in KEY_ROWS.values():
-        assert set(row["written by"].split(", ")) <= set(LUA) | {"worker"}
-
-
 class Observer:
     """Compares what Redis holds with the page, and notes the keys and fields that it saw."""
 
