@@ -17,6 +17,7 @@ from serve.settings import ServeSettings
 from serve.supervisor import Supervisor
 from shared.errors import SettingsError
 from shared.model_source import model_name
+from shared.process.log_config import LogLevel, configure_logs
 from shared.queue.keys import Keys
 from shared.redis.client import UNREACHABLE, connect
 from shared.redis.server_check import check_server
@@ -29,6 +30,7 @@ DRAIN_S = 3  # grace period of api and workers; a shutdown takes at most five se
 
 def main(settings: ServeSettings) -> int:
     """Run until Ctrl-C. Raises SettingsError for problems that the user can fix."""
+    configure_logs(LogLevel.ERROR)  # the children write logs; this process prints its screen
     screen = Screen()
     check_model(settings.model)
     check_port(settings.host, settings.port)
