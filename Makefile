@@ -1,15 +1,15 @@
-# The same commands on a laptop and in CI. Needs Python >= 3.11 and make, nothing else.
+# The same commands on a laptop and in CI. Needs only Python >= 3.11 and make.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# torch comes first and alone: with it in place, no other package pulls in another build of it.
+# torch first, so that no other package installs another build of it.
 TORCH := $(shell grep '^torch==' requirements.lock)
 SOURCES := api bench deploy falconer serve shared tests tools worker
 
-# Values from the command line or the environment. make would expand a `$` in them, and the shell
-# quotes and backticks: keep them as they were given, and let recipes read them as variables.
+# Values from the command line or the environment. make would expand a `$`, and the shell quotes and
+# backticks: keep the values unchanged, and let recipes read them as variables.
 GIVEN := PYTHON PORT MODEL WORKERS REDIS_URL SEED JOBS FAULTS PEERS CONTAINER IMAGE_BUILD \
   DEVICE PYTHON_IMAGE TORCH_CPU_INDEX SMOKE_DIR
 given = $(filter-out undefined,$(origin $(1)))
@@ -17,7 +17,7 @@ $(foreach name,$(GIVEN),$(if $(call given,$(name)),$(eval override $(name) := $$
 export $(foreach name,$(GIVEN),$(if $(call given,$(name)),$(name)))
 option = $${$(1):+--$(2)="$$$(1)"}
 
-# For images: docker where its engine runs, else podman, which keeps healthchecks in this format alone.
+# For images: docker if its engine runs, else podman, which needs this format for healthchecks.
 CONTAINER_DEFAULT = $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
 IMAGE_BUILD ?= "$${CONTAINER:=$(CONTAINER_DEFAULT)}" build \
   $$(case "$$CONTAINER" in *podman) echo --format docker;; esac)
@@ -25,7 +25,7 @@ build_args = $(foreach name,$(1),$(if $(call given,$(name)),--build-arg "$(name)
 
 .PHONY: clients-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-engine lock clean help
 
-help: ## what there is
+help: ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
 
 serve: $(VENV)/.serve ## run the whole service: PORT=, MODEL= (folder or hub id), REDIS_URL=, WORKERS=
@@ -34,18 +34,18 @@ serve: $(VENV)/.serve ## run the whole service: PORT=, MODEL= (folder or hub id)
 	exec $(BIN)/falconer serve $(call option,PORT,port) $(call option,MODEL,model) \
 	  $(call option,WORKERS,workers)
 
-setup: $(VENV)/.dev ## only the environment, in .venv
+setup: $(VENV)/.dev ## create the environment in .venv
 
-test: $(VENV)/.dev ## the whole test suite, by two runners
+test: $(VENV)/.dev ## run the whole test suite with two runners
 	$(BIN)/python -m pytest -n 2
 
-clients-test: $(VENV)/.dev ## other languages' clients against a running service; shows what is absent
-	@# npm alone brings EventSource to node. The rest are programs of the system's packages.
+clients-test: $(VENV)/.dev ## run clients in other languages against a service; skips missing ones
+	@# EventSource for node comes from npm, other clients from the system's packages.
 	@! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix .falconer/clients eventsource@4 \
 	  || echo "npm could not install eventsource: its test is skipped"
 	$(BIN)/python -m pytest -v tests/clients
 
-lint: $(VENV)/.dev ## style and types
+lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy --num-workers 2
@@ -53,33 +53,33 @@ lint: $(VENV)/.dev ## style and types
 docs: $(VENV)/.dev ## write the tables of docs/reference from the code
 	$(BIN)/python -m tests.docs
 
-format: $(VENV)/.dev ## put the style right
+format: $(VENV)/.dev ## correct the style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-chaos: $(VENV)/.dev ## break the service on purpose, under load: SEED=, JOBS=, FAULTS=
+chaos: $(VENV)/.dev ## inject faults into a service under load: SEED=, JOBS=, FAULTS=
 	$(BIN)/python -m tests.chaos $(call option,SEED,seed) $(call option,JOBS,jobs) \
 	  $(call option,FAULTS,faults)
 
-bench: $(VENV)/.dev ## added latency, batching and Redis cost of the service, on this machine
+bench: $(VENV)/.dev ## measure added latency, batching and Redis cost of the service
 	$(BIN)/python -m bench.service.overhead
 
-bench-engine: $(VENV)/.dev ## the engine beside generate, OpenVINO GenAI and vLLM: 15 minutes; PEERS=no: without the last two
+bench-engine: $(VENV)/.dev ## compare the engine with generate, OpenVINO GenAI and vLLM, 15 minutes; PEERS=no: without the last two
 	$(BIN)/python -m bench.peers.compare $(if $(filter no,$(PEERS)),--no-peers) $(call option,MODEL,model)
 
-smoke-7b: $(VENV)/.serve ## falcon-7b's shape with random weights, from nothing to an answer: 16 GiB of memory, 13 of disk; SMOKE_DIR=
+smoke-7b: $(VENV)/.serve ## serve falcon-7b's shape with random weights: 16 GiB of memory, 13 of disk; SMOKE_DIR=
 	$(BIN)/python -m bench.service.smoke "$${SMOKE_DIR:-.falconer/falcon-7b-random}"
 
-images: ## container images of api and worker, 5 minutes: DEVICE=cuda, PYTHON_IMAGE=, TORCH_CPU_INDEX=
+images: ## build container images of api and worker, 5 minutes: DEVICE=cuda, PYTHON_IMAGE=, TORCH_CPU_INDEX=
 	$(IMAGE_BUILD) $(call build_args,PYTHON_IMAGE) -t falconer-api -f deploy/api.Dockerfile .
 	$(IMAGE_BUILD) $(call build_args,PYTHON_IMAGE DEVICE TORCH_CPU_INDEX) \
 	  -t falconer-worker$(if $(filter cuda,$(DEVICE)),:cuda) --target worker -f deploy/worker.Dockerfile .
 
-images-test: $(VENV)/.dev images ## build them and prove them in a compose stack, 10 minutes
+images-test: $(VENV)/.dev images ## build the images and test them in a compose stack, 10 minutes
 	CONTAINER="$${CONTAINER:-$(CONTAINER_DEFAULT)}" $(BIN)/python -m pytest -v tests/deploy/compose_stack.py
 
-lock: $(VENV)/.dev ## pin anew what pyproject.toml allows; torch moves only by hand
-	@# torch's own CUDA packages are left to torch, which pins them itself where it wants them.
+lock: $(VENV)/.dev ## update requirements.lock within pyproject.toml, except for torch
+	@# torch pins its own CUDA packages.
 	echo "$(TORCH)" | $(BIN)/uv pip compile pyproject.toml - --all-extras --universal \
 	  --python-version 3.11 --no-header --no-annotate --upgrade -q | grep -vE '^(nvidia-|cuda-|triton==)' > requirements.lock.new
 	mv requirements.lock.new requirements.lock

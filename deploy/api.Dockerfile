@@ -1,4 +1,4 @@
-# The front end: HTTP in, jobs out. Holds no torch and no model.
+# The HTTP API. Has no torch and no model.
 #   docker build -f deploy/api.Dockerfile -t falconer-api .
 ARG PYTHON_IMAGE=python:3.12-slim
 
@@ -6,7 +6,7 @@ FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 RUN python -m venv --without-pip /opt/falconer
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-# Dependencies first: this layer changes only with the lock.
+# Dependencies first, so that this layer changes only with the lock.
 COPY pyproject.toml requirements.lock deploy/requirements.py ./
 RUN python requirements.py api > wanted.txt \
     && pip --python /opt/falconer/bin/python install -r wanted.txt -c requirements.lock
@@ -17,7 +17,7 @@ FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="Falconer api" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/falconer /opt/falconer
 COPY deploy/probe.py /opt/falconer/probe.py
-# Nothing is written but to /tmp: the root file system may be read-only.
+# Only /tmp is written, so the root file system may be read-only.
 ENV PATH=/opt/falconer/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

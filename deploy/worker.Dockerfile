@@ -1,19 +1,19 @@
-# A worker: the engine, for CPUs or CUDA. Weights are not in it: it takes them from /models, a
-# volume, and keeps there what it downloads.
+# A worker for CPUs or CUDA. It loads weights from the volume /models, and downloads missing weights
+# to it.
 #   docker build -f deploy/worker.Dockerfile -t falconer-worker .
 #   docker build -f deploy/worker.Dockerfile -t falconer-worker:cuda --build-arg DEVICE=cuda .
-# With the weights inside, for where no volume and no hub is at hand:
+# With the weights in the image, for hosts without a volume and without access to the hub:
 #   docker build -f deploy/worker.Dockerfile --target baked --build-arg MODEL=tiiuae/falcon-7b .
 ARG PYTHON_IMAGE=python:3.12-slim
 
 FROM ${PYTHON_IMAGE} AS build
 ARG DEVICE=cpu
-# Where torch's CPU builds are. Empty: take what the usual index has.
+# Index of torch's CPU builds. Empty: the default index.
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 RUN python -m venv --without-pip /opt/falconer
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-# torch first and alone: with it in place, nothing pulls in another build of it.
+# torch first, so that no other package installs another build of it.
 COPY pyproject.toml requirements.lock deploy/requirements.py ./
 RUN index=""; if [ "$DEVICE" = cpu ]; then index="$TORCH_CPU_INDEX"; fi; \
     pip --python /opt/falconer/bin/python install -c requirements.lock \
@@ -28,9 +28,9 @@ FROM ${PYTHON_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="Falconer worker" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/falconer /opt/falconer
 COPY deploy/probe.py /opt/falconer/probe.py
-# Nothing is written but to /tmp and /models: the root file system may be read-only.
+# Only /tmp and /models are written, so the root file system may be read-only.
 RUN mkdir /models && chown 10001:10001 /models
-# USER, because torch asks who it is to name its caches and no account has this number.
+# USER, because torch names its caches by the user and no account has this number.
 ENV PATH=/opt/falconer/bin:$PATH \
     HOME=/tmp \
     USER=falconer \

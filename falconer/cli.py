@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure the engine, or a running service.")
-model = typer.Typer(no_args_is_help=True, help="Make and describe checkpoints.")
+model = typer.Typer(no_args_is_help=True, help="Write and describe checkpoints.")
 app.add_typer(bench, name="bench")
 app.add_typer(model, name="model")
 
@@ -57,24 +57,24 @@ def run_worker(settings: WorkerSettings) -> int:
     return main(settings)
 
 
-app.command("serve", help="The whole service on this machine.")(
+app.command("serve", help="Run the whole service on this machine.")(
     SettingsCommand(ServeSettings, run_serve)
 )
-app.command("api", help="The HTTP front end.")(SettingsCommand(ApiSettings, run_api))
-app.command("worker", help="A worker: claims jobs and runs the model.")(
+app.command("api", help="Run the HTTP API.")(SettingsCommand(ApiSettings, run_api))
+app.command("worker", help="Run a worker, which claims jobs and runs the model.")(
     SettingsCommand(WorkerSettings, run_worker)
 )
 
 
-@bench.command("engine", help="The engine alone on a workload.")
+@bench.command("engine", help="Measure the engine alone on a workload.")
 def bench_engine(
     requests: Requests,
     json_out: JsonOut = None,
     model: Annotated[str, typer.Option(help="A folder, a hub id, or `tiny`.")] = "tiny",
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Requests in flight; all at once if not given.")
+        int | None, typer.Option(min=1, help="Concurrent requests; all by default.")
     ] = None,
-    max_rows: Annotated[int, typer.Option(min=1, help="Most rows in one step.")] = 32,
+    max_rows: Annotated[int, typer.Option(min=1, help="Maximum number of rows in a step.")] = 32,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     executor: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
@@ -90,17 +90,17 @@ def bench_engine(
     raise typer.Exit(finish_bench(bench.run(read_workload(requests)), json_out))
 
 
-@bench.command("service", help="The same workload over HTTP.")
+@bench.command("service", help="Measure a running service on a workload.")
 def bench_service(
     requests: Requests,
     json_out: JsonOut = None,
     url: Annotated[str, typer.Option(help="Base address.")] = "http://127.0.0.1:8000",
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Calls in flight.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Concurrent requests.")] = None,
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Calls per second, Poisson arrivals.")
+        float | None, typer.Option(min=0.001, help="Requests per second, with Poisson arrivals.")
     ] = None,
-    stream: Annotated[bool, typer.Option(help="Stream, to see the first token.")] = True,
-    timeout_s: Annotated[float, typer.Option(help="Give a call up after this long.")] = 600.0,
+    stream: Annotated[bool, typer.Option(help="Stream, to measure the first token.")] = True,
+    timeout_s: Annotated[float, typer.Option(help="Timeout of a request.")] = 600.0,
 ) -> None:
     from bench.service.service_bench import ServiceBench
 
@@ -120,7 +120,9 @@ def model_tiny(directory: Path) -> None:
 def model_random(
     directory: Path,
     like: Annotated[str, typer.Option(help="7b, 40b, 11b or rw.")] = "7b",
-    full_size: Annotated[bool, typer.Option(help="The published sizes; else small ones.")] = False,
+    full_size: Annotated[
+        bool, typer.Option(help="Use the published sizes, not small sizes.")
+    ] = False,
     hidden_size: int | None = None,
     num_layers: int | None = None,
     num_heads: int | None = None,
@@ -129,7 +131,9 @@ def model_random(
     context_length: int | None = None,
     seed: int = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    max_shard_size: Annotated[str, typer.Option(help="Split larger weights, as in 5GB.")] = "5GB",
+    max_shard_size: Annotated[
+        str, typer.Option(help="Maximum size of a weights file, such as 5GB.")
+    ] = "5GB",
 ) -> None:
     from worker.model_cli import write_random
 
@@ -149,18 +153,18 @@ def model_random(
     )
 
 
-@model.command("info", help="Describe a checkpoint: sizes, and how many rows fit in memory.")
+@model.command("info", help="Describe a checkpoint, and how many rows fit in memory.")
 def model_info(
     source: Annotated[str, typer.Argument(help="Folder, hub id or `tiny`.")],
     memory: Annotated[
-        str | None, typer.Option(help="Tell what a worker takes of so much, as in 80GiB.")
+        str | None, typer.Option(help="Show what a worker takes of this much, such as 80GiB.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; else what a worker takes.")
+        str | None, typer.Option(help="float32, bfloat16 or float16; by default a worker's choice.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Whose memory it is: cuda or cpu.")] = "cuda",
-    max_rows: Annotated[int, typer.Option(min=1, help="As of the worker.")] = 32,
-    block_size: Annotated[int, typer.Option(min=1, help="As of the worker.")] = 32,
+    device: Annotated[str, typer.Option(help="Device of the memory: cuda or cpu.")] = "cuda",
+    max_rows: Annotated[int, typer.Option(min=1, help="Setting of the worker.")] = 32,
+    block_size: Annotated[int, typer.Option(min=1, help="Setting of the worker.")] = 32,
     quantization: Quantization = None,
 ) -> None:
     from worker.engine import EngineConfig

@@ -37,7 +37,7 @@ HABITS = {
     "those of": r"those (?:of|that|which)|one that|ones",
     "knows no": r"knows? (?:no|nothing|neither)\b",
     "mend": r"mend(?:s|ed|ing)?|put(?:s|ting)? right",
-    "in its hands": r"in (?:its|their) hands|comes? to naught|has it|had it",
+    "in its hands": r"in (?:its|their) hands|comes? to naught",
 }
 PATTERNS = {name: re.compile(rf"\b(?:{habit})\b", re.IGNORECASE) for name, habit in HABITS.items()}
 QUOTED = re.compile(r"```.*?```|^    .*?$|`[^`]*`|\"[^\"]*\"|\]\([^)]*\)|<!--.*?-->", re.S | re.M)
@@ -75,8 +75,10 @@ def texts_of(path: Path) -> Iterator[str]:
             tree = ast.parse(text)
             yield from (doc for node in ast.walk(tree) if (doc := docstring_of(node)))
             tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-            lines = ((t.start[0], t.string) for t in tokens if t.type == tokenize.COMMENT)
-            yield from comment_blocks(lines, "#")
+            comments = [token for token in tokens if token.type == tokenize.COMMENT]
+            yield from (token.string for token in comments if token.line.lstrip()[0] != "#")
+            lines = ((token.start[0], token.line) for token in comments)
+            yield from comment_blocks((line for line in lines if line[1].lstrip()[0] == "#"), "#")
             yield from (node.name.replace("_", " ") for node in ast.walk(tree) if is_test(node))
 
 

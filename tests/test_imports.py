@@ -115,7 +115,7 @@ def test_a_worker_starts_and_generates_without_slow_imports() -> None:
 
 
 def modules_loaded_by(code: str, modules: set[str]) -> str:
-    """Run `code` in a new interpreter; return those of `modules` that it has imported."""
+    """Run `code` in a new interpreter; return which of `modules` it has imported."""
     code += f"\nimport sys; print(sorted({modules!r} & set(sys.modules)))"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -64,7 +64,7 @@ def show_info(
 ) -> None:
     """Print a model's sizes and how many rows fit: on common cards, or into `memory`.
 
-    A `dtype` of None is the one that a worker chooses. Raises FalconerError if quantization, device
+    With `dtype` None, a worker's choice applies. Raises FalconerError if quantization, device
     and dtype do not go together, or if the model does not fit into `memory`.
     """
     with _user_errors():

@@ -13,7 +13,7 @@ from bench.engine.stopwatch import replaced
 class OperatorShares:
     """Shares of operators in the time of all inferences since the graph was compiled.
 
-    The runtime reports only means, which include inferences before the measured ones.
+    The runtime reports only means, which include earlier inferences.
     """
 
     dense_layers: float

@@ -42,7 +42,7 @@ def run_checks(scale: Scale, device: torch.device) -> list[Check]:
 
 
 def check_logits(path: Path, like: str, scale: Scale, device: torch.device) -> Check:
-    """Check that logits in the dtype of serving are as near to float32 as those of transformers."""
+    """Check that logits in the dtype of serving are as near to float32 as with transformers."""
     width = _width(like) if scale.full_size else {}
     write_random_checkpoint(
         path,

@@ -1,4 +1,4 @@
-"""Sizes of what `bench.gpu` measures: the published ones, or small ones for a CPU."""
+"""Sizes of what `bench.gpu` measures: published sizes, or small sizes for a CPU."""
 
 import shutil
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Interface of the peers' runners: flags, workload, and the summary that they write.
 
-Runs in the peers' environments too, so it imports only the standard library and those of our
-modules that do the same.
+Runs in the peers' environments too, so it imports only the standard library, and our modules that
+do the same.
 """
 
 import argparse

@@ -43,8 +43,8 @@ def generate(
 ) -> list[list[int]]:
     """Run at most `max_rows` requests at a time.
 
-    The runtime's `max_num_seqs` limits the requests that a step starts, not those that run: it ran
-    up to 64 requests at a time.
+    The runtime's `max_num_seqs` limits only the requests that a step starts: it ran up to 64 at a
+    time.
     """
     waiting = deque(enumerate(requests))
     running: list[Any] = []  # the class of handles is not public

@@ -140,7 +140,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def with_tables(page: str) -> str:
-    """Return the page with every marked table as the code has it now."""
+    """Return the page with every marked table as the code defines it now."""
     return BLOCK.sub(lambda block: block[1] + TABLES[block[2]]() + block[3], page)
 
 

@@ -9,7 +9,7 @@ from shared.model_source import model_name, source_digest
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: falcon-x, with a folder in it and a link beside it."""
+    """The working directory: falcon-x, with a folder in it and a link next to it."""
     folder = tmp_path / "falcon-x"
     (folder / "inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to(folder)

@@ -40,7 +40,7 @@ def mount(tmp_path: Path) -> Path:
 
 
 def test_file_pages_count_as_free(mount: Path, membership: Path) -> None:
-    """Files that were read twice have active pages, such as those of a restarted worker."""
+    """Files that were read twice have active pages, for example after a restart of a worker."""
     make_group(mount / "pods/mine", limit=1000, usage=700, cache=150, active_cache=200)
     assert memory_left(mount, membership) == 650
 

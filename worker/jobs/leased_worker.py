@@ -1,6 +1,6 @@
-"""Claim jobs that fit, run them under leases, and hand back those that cannot finish here.
+"""Claim jobs that fit, run them under leases, and release jobs that cannot finish here.
 
-Knows neither model nor engine: a `Task` runs a job, `Capacity` says how much fits.
+A `Task` runs a job, and `Capacity` measures how much fits. This module imports no engine.
 """
 
 import asyncio
@@ -160,7 +160,7 @@ class LeasedWorker:
                 self.wake()
 
     async def _start(self, active: ActiveJob) -> bool:
-        """Record the start, or the new lease of a run; return whether it may go on."""
+        """Record the start, or the new lease of a run; return whether it may continue."""
         is_owner = await self._lifecycle.start(active)
         if not is_owner:
             self.revoke(active.job.id, active.fencing_token)

@@ -110,7 +110,7 @@ class ChatTask:
 
 
 def is_streamed(job: ChatJob, kwargs: GenerateKwargs) -> bool:
-    """Return whether tokens are sent as they come; those of a beam search come all at its end."""
+    """Return whether tokens are sent at once; a beam search has no tokens before its end."""
     return job.stream and kwargs.num_beams == 1
 
 

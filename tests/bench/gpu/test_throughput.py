@@ -1,4 +1,4 @@
-"""The engines of the throughput benchmark are warmed up with other prompts than the timed ones."""
+"""The engines of the throughput benchmark are warmed up with prompts that are not timed."""
 
 from bench.gpu.scale import PUBLISHED
 from bench.gpu.throughput import BATCH_SIZE, warm_up_requests, workload

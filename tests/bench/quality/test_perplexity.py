@@ -1,4 +1,4 @@
-"""Scores of a text, position by position, equal those of transformers in one pass."""
+"""Scores by single positions equal the scores of transformers in one pass."""
 
 import math
 from pathlib import Path

@@ -11,7 +11,7 @@ CHUNK_BYTES = 65_536
 
 class State(StrEnum):
     OPEN = "open"
-    CUT = "cut"  # every connection breaks, new ones too
+    CUT = "cut"  # every connection breaks, also new connections
     BLOCKED = "blocked"  # connections stay open, no byte passes: a black hole
     SLOW = "slow"
 

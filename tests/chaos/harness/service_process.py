@@ -82,7 +82,7 @@ class ServiceProcess:
         await asyncio.to_thread(self.popen.wait, STOP_TIMEOUT_S)
 
     async def terminate(self) -> int | None:
-        """Send SIGTERM and return the exit code, or kill a process that goes on and return None."""
+        """Send SIGTERM and return the exit code; kill a process that ignores it and return None."""
         self.popen.terminate()
         try:
             return await asyncio.to_thread(self.popen.wait, STOP_TIMEOUT_S)

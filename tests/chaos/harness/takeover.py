@@ -31,7 +31,7 @@ class LeasedJob:
 
 
 class TakeoverWatch:
-    """Watches the job records over a connection that no fault affects but those of Redis."""
+    """Watches the job records over a connection that only faults of Redis affect."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self.takeovers: list[Takeover] = []

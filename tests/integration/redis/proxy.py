@@ -61,7 +61,7 @@ class RedisProxy:
             is_open.set()
 
     async def stop(self) -> None:
-        """Close all connections, also those that a failed test left open."""
+        """Close all connections, including connections of a failed test."""
         assert self._server is not None
         self.restore()
         self._server.close()

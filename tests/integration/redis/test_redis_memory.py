@@ -1,4 +1,4 @@
-"""Redis reaches `maxmemory`: the api refuses jobs, and workers finish accepted ones."""
+"""Redis reaches `maxmemory`: the api refuses jobs, and workers finish accepted jobs."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ JOB = {"prompt": "Once upon a time", "generate_kwargs": {"max_new_tokens": 8}}
 WAIT_S = 60.0
 
 
-async def test_a_full_redis_refuses_jobs_and_runs_the_accepted_ones(
+async def test_a_full_redis_refuses_jobs_and_keeps_accepted_jobs(
     service: Service, start_api: StartApi, start_worker: StartWorker
 ) -> None:
     api = start_api()

@@ -1,4 +1,4 @@
-"""Redis with TLS: api and worker present certificates and verify those of Redis.
+"""Redis with TLS: api and worker present certificates and verify the certificate of Redis.
 
 The redis-server of the test may be built without TLS, so a proxy terminates TLS.
 """

@@ -118,7 +118,7 @@ async def test_an_isolated_job_starts_under_constant_load(
             free = FreeCapacity(rows=4 - len(ends), tokens=1000, running=len(ends))
             claimed = await claim(queue, worker, free=free)
             if suspect.id in ids(claimed):
-                assert sum(map(len, held.values())) >= 2, "the other workers must go on"
+                assert sum(map(len, held.values())) >= 2, "the other workers must continue"
                 return
             ends += [draw.randint(1, rounds) for _ in claimed.jobs]
     raise AssertionError("the suspect never started")

@@ -125,7 +125,7 @@ def test_truncation_and_padding_stored_in_a_tokenizer_are_not_applied() -> None:
 
 
 def framing_tokenizer() -> Tokenizer:
-    """Puts a special token before and after each text, unless it is told not to."""
+    """Puts a special token before and after each text, unless special tokens are disabled."""
     tokenizer = letter_tokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<|endoftext|> $A <|endoftext|>", special_tokens=[("<|endoftext|>", 256)]

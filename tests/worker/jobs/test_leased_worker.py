@@ -211,7 +211,7 @@ async def test_the_cost_of_a_job_does_not_grow_with_the_number_of_workers(
 async def cost_of_a_job(
     redis: ArqRedis, keys: Keys, queue: JobQueue, num_workers: int
 ) -> tuple[float, float]:
-    """Return commands, those of scripts included, and µs of Redis time."""
+    """Return commands, with commands of scripts, and µs of Redis time."""
     num_jobs = 320
     await enqueue(queue, num_jobs)
     await redis.config_resetstat()
