@@ -1,4 +1,4 @@
-"""What a model is called, and when two folders hold the same one."""
+"""The name of a model, and the digest by which two folders have the same model."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from shared.model_source import model_name, source_digest
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: falcon-x, with a folder in it and a link next to it."""
+    """Return the working directory: falcon-x, with a folder in it and a link next to it."""
     folder = tmp_path / "falcon-x"
     (folder / "inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to(folder)
@@ -43,13 +43,15 @@ def test_a_model_is_named_after_its_folder(folder: Path, model: str, name: str) 
     assert model_name(model) == name
 
 
-def test_the_parent_folder_has_a_name_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parent_folder_is_resolved_to_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder / "inner")
     assert model_name("..") == "falcon-x"
     assert model_name(str(folder) + "/") == "falcon-x"
 
 
-def test_the_digest_changes_with_all_that_requests_are_checked_against(folder: Path) -> None:
+def test_the_digest_changes_with_the_files_that_limit_requests(folder: Path) -> None:
     digests = [source_digest(".")]
     for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
         (folder / name).write_text("{}")
@@ -62,6 +64,6 @@ def test_the_digest_changes_with_all_that_requests_are_checked_against(folder: P
     assert source_digest("../link") != digests[-1]  # another name
 
 
-def test_of_a_model_on_the_hub_the_name_counts() -> None:
+def test_the_digest_of_a_hub_model_is_of_its_name() -> None:
     assert source_digest("tiiuae/falcon-7b") == source_digest("tiiuae/falcon-7b")
     assert source_digest("tiiuae/falcon-7b") != source_digest("tiiuae/falcon-40b")

@@ -1,4 +1,4 @@
-"""Prompt encoders of a model of letters, and what they return or refuse."""
+"""Prompt encoders of a model of letters, and their results for a prompt."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def make_encoder(**fields: Any) -> PromptEncoder:
 
 
 def lengths(encoder: PromptEncoder, num_tokens: int, **kwargs: Any) -> tuple[int, int]:
-    """(prompt tokens kept, new tokens) for a prompt of `num_tokens`."""
+    """Return the kept prompt tokens and the new tokens for a prompt of `num_tokens`."""
     hole = kwargs.pop("hole", False)
     prompt = Prompt(text="a" * num_tokens, handle_long_generation="hole" if hole else None)
     prepared = encoder.prepare(prompt, GenerateKwargs.model_validate(kwargs))

@@ -1,4 +1,4 @@
-"""Chat templates render as transformers' `apply_chat_template` does, whatever their shape."""
+"""Chat templates of many forms render as transformers' `apply_chat_template` does."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ TOKENS = {
     "eos_token": "<|endoftext|>",
     "pad_token": "<pad>",
     "sep_token": "<sep>",
-    "eot_token": "<|eot|>",  # not one of the standard names
+    "eot_token": "<|eot|>",  # no standard name
 }
 
 CONVERSATIONS = {
@@ -44,7 +44,7 @@ CONVERSATIONS = {
 
 @pytest.fixture(scope="module")
 def oracle() -> Any:
-    """transformers' tokenizer; it has no types worth the name."""
+    """Return transformers' tokenizer, which has no useful types."""
     load: Any = PreTrainedTokenizerFast
     return load(tokenizer_object=Tokenizer(models.BPE()), **TOKENS)
 
@@ -64,7 +64,7 @@ def rendered_by_transformers(oracle: Any, source: str, messages: list[dict[str, 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_renders_as_in_transformers(oracle: Any, name: str) -> None:
-    """The same text, or a refusal in the template's words."""
+    """The text is equal, or the refusal has the words of the template."""
     source, texts = TEMPLATES[name], 0
     template = ChatTemplate(source, TOKENS)
     for conversation in CONVERSATIONS.values():
@@ -84,11 +84,11 @@ def test_a_template_renders_as_in_transformers(oracle: Any, name: str) -> None:
     assert texts >= 5 or name in ("unsafe", "changes-messages", "private-names", "undefined-deeper")
 
 
-def test_there_are_enough_shapes() -> None:
+def test_the_templates_have_many_forms() -> None:
     assert len(TEMPLATES) >= 40
 
 
-def test_a_name_is_passed_on_and_absent_where_none_was_given(oracle: Any) -> None:
+def test_a_name_is_passed_to_the_template_only_if_given(oracle: Any) -> None:
     messages = [
         {"role": "user", "content": "Who?", "name": "Ann"},
         {"role": "user", "content": "?"},
@@ -110,20 +110,18 @@ def test_a_name_is_passed_on_and_absent_where_none_was_given(oracle: Any) -> Non
         ("{% generation %}", 1),
         ("{% break %}", None),
         ("{{ '" + "\\ud800" + "' }}{% endif %}", 1),
-        ("{% for a in x %}" * 30 + "{% endfor %}" * 30, None),  # more than Python nests
+        ("{% for a in x %}" * 30 + "{% endfor %}" * 30, None),  # more than Python can nest
         ("{{ " + "(" * 5000 + ")" * 5000 + " }}", None),
     ],
 )
-def test_a_template_that_cannot_be_compiled_is_broken_from_the_start(
-    source: str, line: int | None
-) -> None:
+def test_a_template_that_cannot_be_compiled_is_an_error(source: str, line: int | None) -> None:
     with pytest.raises(BrokenChatTemplate) as caught:
         ChatTemplate(source, {})
     assert caught.value.line == line
     assert caught.value.message
 
 
-def test_a_loop_without_end_is_refused() -> None:
+def test_an_endless_loop_is_refused() -> None:
     template = ChatTemplate("{% for i in range(10 ** 9) %}{% endfor %}", {})
     with pytest.raises(BadRequest, match="Range too big"):
         template.render((Message(role="user", content="x"),))

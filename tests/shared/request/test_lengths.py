@@ -46,13 +46,13 @@ def cut(*steps: Any) -> Callable[[Tokenizer], None]:
 
 
 @given(st.lists(st.one_of(st.text(), words)).map("".join))
-def test_no_text_has_fewer_tokens_than_its_bytes_allow(text: str) -> None:
+def test_no_text_has_fewer_tokens_than_the_bound_allows(text: str) -> None:
     assert MOST is not None
     tokens = tiny.encode(text, add_special_tokens=False).ids
     assert len(tokens) * MOST >= len(text.encode())
 
 
-def test_it_is_the_longest_entry_or_added_token() -> None:
+def test_the_bound_is_the_longest_entry_or_added_token() -> None:
     assert MOST == 16
     tokenizer = letter_tokenizer()
     assert most_of(tokenizer) == len("<|endoftext|>")
@@ -60,7 +60,7 @@ def test_it_is_the_longest_entry_or_added_token() -> None:
     assert most_of(tokenizer) == 20
 
 
-def test_falcons_own_pre_tokenizers_drop_nothing() -> None:
+def test_falcons_pre_tokenizers_keep_all_text() -> None:
     tokenizer = letter_tokenizer()
     three_digits = pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")
     cut(pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.Digits(), three_digits)(tokenizer)
@@ -80,7 +80,7 @@ def test_falcons_own_pre_tokenizers_drop_nothing() -> None:
         with_token(rstrip=True),
     ],
 )
-def test_nothing_is_proven_where_text_may_be_dropped(change: Callable[[Tokenizer], None]) -> None:
+def test_a_tokenizer_that_may_drop_text_has_no_bound(change: Callable[[Tokenizer], None]) -> None:
     tokenizer = letter_tokenizer()
     change(tokenizer)
     assert most_of(tokenizer) is None
@@ -96,6 +96,6 @@ def test_nothing_is_proven_where_text_may_be_dropped(change: Callable[[Tokenizer
         {"type": "BPE", "vocab": BYTES, "merges": [], "end_of_word_suffix": "</w>"},
     ],
 )
-def test_nothing_is_proven_where_bytes_may_be_unknown(model: dict[str, Any]) -> None:
+def test_a_tokenizer_without_all_bytes_has_no_bound(model: dict[str, Any]) -> None:
     file = json.loads(letter_tokenizer().to_str()) | {"model": model}
     assert max_bytes_per_token(json.dumps(file).encode()) is None

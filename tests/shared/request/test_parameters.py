@@ -1,4 +1,4 @@
-"""The table of parameters: what is accepted, what is refused, and that the wire keeps it."""
+"""Generation parameters: accepted and refused values, and their encoding."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def refused_field(kwargs: dict[str, Any]) -> str:
     return str(caught.value.errors()[0]["loc"][0])
 
 
-def test_defaults_are_those_of_the_contract() -> None:
+def test_defaults_follow_the_contract() -> None:
     kwargs = GenerateKwargs()
     assert (kwargs.max_length, kwargs.min_length) == (200, 0)
     assert (kwargs.do_sample, kwargs.temperature, kwargs.top_k) == (True, 1.0, 10)
@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("stop_strings", 1, (0,)),
     ],
 )
-def test_a_list_of_wrong_items_is_refused_by_the_first_of_them(
+def test_a_list_of_invalid_items_has_one_error_for_the_first(
     name: str, item: Any, where: tuple[int, ...]
 ) -> None:
     with pytest.raises(ValidationError) as caught:
@@ -127,7 +127,9 @@ def test_a_list_of_wrong_items_is_refused_by_the_first_of_them(
         ({"max_time": 1.0}, "max_time"),
     ],
 )
-def test_a_value_outside_its_range_is_refused_by_name(kwargs: dict[str, Any], field: str) -> None:
+def test_the_error_for_a_value_outside_its_range_names_it(
+    kwargs: dict[str, Any], field: str
+) -> None:
     assert refused_field(kwargs) == field
 
 
@@ -141,22 +143,22 @@ def test_a_value_outside_its_range_is_refused_by_name(kwargs: dict[str, Any], fi
         {"top_k": -1, "min_p": 2, "epsilon_cutoff": 5, "eta_cutoff": -1},
     ],
 )
-def test_greedy_decoding_ignores_what_only_sampling_needs(kwargs: dict[str, Any]) -> None:
+def test_greedy_decoding_ignores_parameters_of_sampling(kwargs: dict[str, Any]) -> None:
     accepted(do_sample=False, **kwargs)
 
 
-def test_only_beam_search_limits_eos_tokens_to_a_few() -> None:
+def test_only_beam_search_limits_the_number_of_eos_tokens() -> None:
     accepted(eos_token_id=[3] * 1024)
     accepted(eos_token_id=[3] * 16, num_beams=2)
 
 
-def test_integers_do_for_floats() -> None:
+def test_integers_are_accepted_for_floats() -> None:
     kwargs = accepted(top_p=1, temperature=2, repetition_penalty=1)
     assert isinstance(kwargs.top_p, float)
     assert kwargs.temperature == 2.0
 
 
-def test_null_is_the_default_except_where_it_switches_off() -> None:
+def test_null_is_the_default_or_disables_a_parameter() -> None:
     nulled = GenerateKwargs.model_validate(dict.fromkeys(GenerateKwargs.model_fields))
     assert nulled.model_fields_set == {"eos_token_id", "top_k"}
     assert nulled.top_k is None
@@ -206,7 +208,7 @@ parameters = st.fixed_dictionaries(
 
 
 @given(parameters)
-def test_what_was_accepted_survives_the_wire(given_kwargs: dict[str, Any]) -> None:
+def test_accepted_values_survive_encoding(given_kwargs: dict[str, Any]) -> None:
     kwargs = GenerateKwargs.model_validate(given_kwargs)
     packed = msgspec.msgpack.encode(kwargs.model_dump(exclude_unset=True))
     again = GenerateKwargs.model_validate(msgspec.msgpack.decode(packed))
@@ -225,7 +227,7 @@ def test_what_was_accepted_survives_the_wire(given_kwargs: dict[str, Any]) -> No
         | st.lists(st.integers() | st.text()),
     )
 )
-def test_anything_is_either_refused_with_a_reason_or_survives(values: dict[str, Any]) -> None:
+def test_any_value_is_refused_with_a_reason_or_survives(values: dict[str, Any]) -> None:
     try:
         kwargs = GenerateKwargs.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Prompts become token ids as transformers' pipeline makes them; every limit is named."""
+"""Prompts have the token ids of transformers' pipeline, and errors name the limit."""
 
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,14 @@ def encoder() -> PromptEncoder:
 
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """transformers' tokenizer over the same file; it has no types worth the name."""
+    """Return transformers' tokenizer of the same file, which has no useful types."""
     path: Path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     letter_tokenizer().save(str(path))
     load: Any = PreTrainedTokenizerFast
     return load(tokenizer_file=str(path), bos_token="<|endoftext|>", eos_token="<|endoftext|>")
 
 
-def test_an_adapter_is_one_of_the_cards() -> None:
+def test_an_adapter_must_be_on_the_model_card() -> None:
     encoder = make_encoder(adapters=("tales", "verse"))
     prompt, kwargs = Prompt(text="a"), GenerateKwargs()
     for adapter in (None, "verse"):
@@ -61,7 +61,7 @@ def test_an_adapter_is_one_of_the_cards() -> None:
     assert caught.value.message.endswith("there are: tales, verse")
 
 
-def test_a_text_that_cannot_fit_is_refused_without_being_tokenized(
+def test_a_text_above_the_bound_is_refused_without_tokenization(
     encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = CONTEXT * len("<|endoftext|>")
@@ -80,13 +80,10 @@ def test_a_text_that_cannot_fit_is_refused_without_being_tokenized(
     assert encoder.prepare(held, GenerateKwargs()).token_ids
 
 
-# -- what the model reads --------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "text", ["hello", " spaced  out ", "naïve 🦅 日本", "a<|endoftext|>b", "\n"]
 )
-def test_a_prompt_becomes_the_ids_that_transformers_gives(
+def test_a_prompt_has_the_ids_of_transformers(
     encoder: PromptEncoder, oracle: Any, text: str
 ) -> None:
     assert encoder.encode(Prompt(text=text)) == oracle(text)["input_ids"]
@@ -94,7 +91,7 @@ def test_a_prompt_becomes_the_ids_that_transformers_gives(
 
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, FALCON_TEMPLATE])
 @pytest.mark.parametrize("turns", CONVERSATIONS)
-def test_a_conversation_is_rendered_as_transformers_renders_it(
+def test_a_conversation_is_rendered_as_in_transformers(
     oracle: Any, template: str, turns: list[tuple[str, str]]
 ) -> None:
     encoder = make_encoder(chat_template=template)
@@ -110,7 +107,7 @@ def test_a_conversation_is_rendered_as_transformers_renders_it(
     assert encoder.encode(Prompt(messages=messages)) == expected
 
 
-def test_the_prefix_goes_before_the_prompt_and_counts(encoder: PromptEncoder) -> None:
+def test_the_prefix_precedes_the_prompt_and_counts(encoder: PromptEncoder) -> None:
     with_prefix = Prompt(text="falcon", prefix="The ")
     assert encoder.encode(with_prefix) == encoder.encode(Prompt(text="The falcon"))
     assert encoder.prepare(with_prefix, GenerateKwargs(max_length=15)).max_new_tokens == 5
@@ -134,9 +131,7 @@ def framing_tokenizer() -> Tokenizer:
 
 
 @given(st.text(), st.booleans())
-def test_every_text_becomes_the_ids_that_the_tokenizer_itself_gives(
-    text: str, is_conversation: bool
-) -> None:
+def test_every_text_has_the_ids_of_the_tokenizer(text: str, is_conversation: bool) -> None:
     tokenizer = framing_tokenizer()
     card = letter_card(chat_template="{{ messages[0]['content'] }}.")
     encoder = PromptEncoder(card, tokenizer.to_str().encode())
@@ -148,12 +143,6 @@ def test_every_text_becomes_the_ids_that_the_tokenizer_itself_gives(
         assert encoder.encode(Prompt(text=text)) == tokenizer.encode(text).ids
 
 
-# -- lengths ---------------------------------------------------------------------------------
-
-
-# -- what is refused -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("prompt", [Prompt(), Prompt(text=""), Prompt(messages=())])
 def test_a_missing_prompt_is_refused_in_the_words_of_the_contract(
     encoder: PromptEncoder, prompt: Prompt
@@ -162,14 +151,14 @@ def test_a_missing_prompt_is_refused_in_the_words_of_the_contract(
     assert (error.message, error.field) == ("Text generation parameter prompt required", None)
 
 
-def test_an_unknown_role_is_refused_even_before_a_model_is_known() -> None:
+def test_an_unknown_role_is_refused_without_a_model() -> None:
     prompt = Prompt(messages=(Message(role="user", content="x"), Message(role="bot", content="y")))
     with pytest.raises(BadRequest, match="bot") as caught:
         check_prompt(prompt)
     assert caught.value.field == "messages.1.role"
 
 
-def test_messages_take_neither_prompt_nor_prefix() -> None:
+def test_messages_exclude_prompt_and_prefix() -> None:
     messages = (Message(role="user", content="x"),)
     with pytest.raises(InvalidParameter):
         check_prompt(Prompt(text="x", messages=messages))
@@ -191,7 +180,7 @@ def test_messages_take_neither_prompt_nor_prefix() -> None:
         "nothing of the conversation",
     ],
 )
-def test_a_refusing_or_failing_template_is_a_bad_request(template: str | None) -> None:
+def test_a_template_that_refuses_or_fails_is_a_bad_request(template: str | None) -> None:
     messages = (Message(role="user", content="x"), Message(role="assistant", content="y"))
     error = refusal(make_encoder(chat_template=template), Prompt(messages=messages))
     assert isinstance(error, BadRequest)
@@ -206,7 +195,7 @@ def test_a_refusing_or_failing_template_is_a_bad_request(template: str | None) -
         (Prompt(messages=(Message(role="user", content="<|im_end|>"),)), "messages"),
     ],
 )
-def test_a_token_without_an_embedding_is_refused_by_its_text_and_id(
+def test_the_error_for_a_token_without_an_embedding_has_its_text_and_id(
     prompt: Prompt, field: str
 ) -> None:
     tokenizer = letter_tokenizer()

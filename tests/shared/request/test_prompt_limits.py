@@ -57,7 +57,7 @@ def test_lengths_follow_the_contract(
         (10, {"max_new_tokens": 2**31 - 1}, ("2147483647",)),
     ],
 )
-def test_a_length_that_does_not_fit_is_refused_with_the_numbers(
+def test_the_error_for_a_length_that_does_not_fit_has_the_numbers(
     encoder: PromptEncoder, num_tokens: int, kwargs: dict[str, Any], numbers: tuple[str, ...]
 ) -> None:
     with pytest.raises(BadRequest) as caught:
@@ -89,7 +89,7 @@ def test_the_hole_keeps_the_end_of_the_prompt(encoder: PromptEncoder) -> None:
         ({"num_return_sequences": 9}, "num_return_sequences"),
     ],
 )
-def test_a_parameter_outside_the_models_limits_is_refused_by_name(
+def test_the_error_for_a_parameter_outside_the_models_limits_names_it(
     encoder: PromptEncoder, kwargs: dict[str, Any], field: str
 ) -> None:
     error = refusal(encoder, Prompt(text="x"), **kwargs)
@@ -97,14 +97,14 @@ def test_a_parameter_outside_the_models_limits_is_refused_by_name(
     assert error.field == f"generate_kwargs.{field}"
 
 
-def test_as_many_beams_are_searched_as_the_model_has_rows_for() -> None:
+def test_the_number_of_beams_is_limited_by_the_model() -> None:
     encoder = make_encoder(max_num_beams=3)
     error = refusal(encoder, Prompt(text="x"), num_beams=4)
     assert error.message == "must be at most 3 with this model, got 4"
     encoder.prepare(Prompt(text="x"), GenerateKwargs(num_beams=3, max_new_tokens=5))
 
 
-def test_a_request_that_no_workers_cache_can_hold_is_refused_with_both_numbers() -> None:
+def test_the_error_for_a_request_larger_than_the_cache_has_both_numbers() -> None:
     encoder = make_encoder(max_kv_tokens=100)
     error = refusal(encoder, Prompt(text="x" * 10), num_return_sequences=4, max_new_tokens=20)
     assert isinstance(error, BadRequest)
@@ -112,5 +112,5 @@ def test_a_request_that_no_workers_cache_can_hold_is_refused_with_both_numbers()
     assert "100" in error.message
 
 
-def test_a_last_token_of_the_vocabulary_is_inside(encoder: PromptEncoder) -> None:
+def test_the_last_token_of_the_vocabulary_is_accepted(encoder: PromptEncoder) -> None:
     encoder.prepare(Prompt(text="x"), GenerateKwargs(eos_token_id=[256], suppress_tokens=[256]))
