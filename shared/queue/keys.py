@@ -1,6 +1,6 @@
 """Every Redis key, its fields and its TTL.
 
-The keys of the queue, of a job, its tries, its lease and its result are arq's own layout, so that
+The keys of the queue, and of a job, its attempt, its lease and its result, are arq's, so that
 arq's tools can read them. All others start with the name of the queue: several queues can share a
 Redis.
 """
@@ -16,7 +16,7 @@ from arq.constants import (
 
 JOB_TTL_S = 24 * 3600  # the latest deadline, and the deadline of a job without one
 JOB_KEPT_S = JOB_TTL_S + 3600  # TTL of the keys of a job that has not ended
-RESULT_TTL_S = 3600  # default; `ttl_s` of the request wins
+RESULT_TTL_S = 3600  # default of `ttl_s`
 TOMBSTONE_S = 900  # minimum TTL of a record after the end: a frozen worker may wake up
 REPLIES_TTL_S = 600  # of an api replica's stream after its last event
 REPLIES_MAX_ENTRIES = 10_000

@@ -10,7 +10,7 @@
 --   watchers: ids of api replicas that want its events, separated by spaces.
 --   idempotency: digest of its Idempotency-Key.
 --   worker, fencing_token: worker and number of the latest lease; each lease has a higher number.
---   attempts: runs that died with their workers.
+--   attempts: runs that died with their workers; after the end, also the run that ended the job.
 --   cancel_result, cancel_events: how the job ends if its worker dies; a client has cancelled it.
 --   retry_of, retried_as: id of the job that this job retries; id of its own retry.
 
@@ -29,9 +29,9 @@ local function is_live(status)
   return status == 'queued' or status == 'running'
 end
 
--- Whether this lease of the worker is valid. Redis may have lost its last writes: then a lease without
--- an owner is valid unless the job has ended, or the record has this fencing token or a later one (the
--- lease was released). A job without a record ended long ago if the lease is old.
+-- Returns whether this lease of the worker is valid. If the owner key is missing, Redis may have lost its
+-- last writes: the lease is valid while the job is live and its record has a lower fencing token. With this
+-- token or a higher one the lease was released. Without a record, an old lease belongs to an ended job.
 local function owns_lease(id, worker, fencing_token)
   local owner = redis.call('GET', ARQ_IN_PROGRESS .. id)
   if owner then
@@ -44,8 +44,7 @@ local function owns_lease(id, worker, fencing_token)
   return is_live(status) and tonumber(latest or 0) < tonumber(fencing_token)
 end
 
--- Returns 1 if the latest lease came to running the job, else 0. The counter itself may be higher: a
--- command that is sent twice counts twice.
+-- Returns 1 if the worker of the latest lease started the job, else 0.
 local function has_started(id)
   return redis.call('EXISTS', ARQ_RETRY .. id)
 end
