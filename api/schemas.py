@@ -33,7 +33,7 @@ class ChatRequest(OptionalFieldsModel):
         default=None,
         max_length=MAX_MESSAGES,
         fail_fast=True,
-        description="A conversation to answer; the model continues a last message of the assistant.",
+        description="A conversation. The model continues a last message of the assistant.",
     )
     prefix: str | None = Field(
         default=None, description="Goes before the prompt; not in the result."

@@ -34,7 +34,7 @@ class ActiveJob:
         return self.deadline - time.monotonic()
 
     def is_outdated_by(self, lease: Lease) -> bool:
-        """Return whether the job's log may hold tokens of another worker, from after this lease was lost."""
+        """Return whether the job's log may hold later tokens of another worker."""
         return self.job.stream and lease.previous_fencing_token > self.fencing_token
 
     def adopt(self, lease: Lease) -> None:

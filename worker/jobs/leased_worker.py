@@ -134,7 +134,7 @@ class LeasedWorker:
         return True
 
     async def _release_after(self, active: ActiveJob, fencing_token: int) -> None:
-        """Release the new lease after the old run has ended: earlier, this worker would claim it."""
+        """Release the new lease once the old run has ended: earlier, this worker would claim it."""
         await active.ended.wait()
         await self._lifecycle.release(active.job.id, fencing_token)
 
