@@ -118,8 +118,8 @@ class GenerateKwargs(OptionalFieldsModel):
     )
     early_stopping: Literal[True, False, "never"] = Field(
         default=False,
-        description="true stops once num_beams sequences are complete, false when better ones are "
-        "unlikely, never when they are impossible.",
+        description="true stops once num_beams sequences are complete, false when a better "
+        "one is unlikely, never when impossible.",
     )
     length_penalty: float = Field(
         default=1.0,

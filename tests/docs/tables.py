@@ -35,13 +35,13 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def settings_table(settings_class: type[ProcessSettings]) -> str:
-    """Return one row per field: flag, default and description."""
+    """Return one row per field: the flag with its default, and the description."""
     rows = []
     for name, field in settings_class.model_fields.items():
         flag = "--" + name.replace("_", "-")
-        default = "" if field.default is None or field.default == "" else f"`{field.default}`"
-        rows.append((f"`{flag}`", default, field.description or ""))
-    return table(("flag", "default", "meaning"), rows)
+        default = "" if field.default is None else f" {field.default}"
+        rows.append((f"`{flag}{default}`", field.description or ""))
+    return table(("flag and default", "meaning"), rows)
 
 
 @cache
@@ -71,13 +71,13 @@ def routes_table() -> str:
 
 
 def request_table(schema: str) -> str:
-    """Return one row per field of a request: values, default and description."""
+    """Return one row per field of a request: values with the default, and description."""
     rows = []
     for name, field in openapi()["components"]["schemas"][schema]["properties"].items():
         default = field.get("default")
-        shown = "" if default is None else f"`{str(default).lower()}`"
-        rows.append((f"`{name}`", values(field), shown, field.get("description", "")))
-    return table(("field", "values", "default", "meaning"), rows)
+        shown = "" if default is None else f" (`{str(default).lower()}`)"
+        rows.append((f"`{name}`", values(field) + shown, field.get("description", "")))
+    return table(("field", "values (default)", "meaning"), rows)
 
 
 def values(schema: Schema) -> str:

@@ -16,7 +16,7 @@ from tests.docs.tables import REFERENCE, ROOT, TABLES, openapi, pages, with_tabl
 from worker.engine_thread import EngineStats
 from worker.health.metrics import WorkerMetrics
 
-FIELDS = re.compile(r"<!-- fields: ([\w, ]+) -->\n((?:\|.*\n)+)")
+FIELDS = re.compile(r"<!-- fields: ([\w, ]+) -->\n((?:[- ] .*\n)+)")
 NAME = re.compile(r"`\.?(\w+)`")
 # Documented in prose: the parts of a message, and a job without two of its fields.
 IN_PROSE = {"TextPart", "JobSummary", "JobStatus", "GpuInfo"}
@@ -27,7 +27,7 @@ def http_page() -> str:
 
 
 def documented_fields() -> dict[str, set[str]]:
-    """Return the names in each table of fields, by the schemas that it documents."""
+    """Return the names in each list of fields, by the schemas that it documents."""
     return {names: set(NAME.findall(rows)) for names, rows in FIELDS.findall(http_page())}
 
 
@@ -48,7 +48,7 @@ def test_each_table_is_on_one_page() -> None:
 
 
 @pytest.mark.parametrize("names", documented_fields())
-def test_a_table_of_fields_names_every_field(names: str) -> None:
+def test_a_list_of_fields_names_every_field(names: str) -> None:
     fields = set().union(*(fields_of(schema) for schema in names.split(", ")))
     assert fields <= documented_fields()[names]
 
