@@ -1,7 +1,7 @@
-"""Tables of the reference pages, made from the code that they describe.
+"""Lists of the reference pages, made from the code that they describe.
 
-A page marks each table with `<!-- table: NAME -->` and `<!-- end -->`. `python -m tests.docs`
-writes all tables; a test compares.
+A page marks each list with `<!-- table: NAME -->` and `<!-- end -->`. `python -m tests.docs`
+writes all lists; a test compares.
 """
 
 import re
@@ -27,21 +27,20 @@ NO_LIMIT = 1e9  # bounds beyond keep numbers finite and limit no use
 Schema = dict[str, Any]
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table, empty lines around it."""
-    head = list(header)
-    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n" + "\n".join(line.replace("  |", " |") for line in lines) + "\n\n"
+def listed(items: Iterable[tuple[str, str]]) -> str:
+    """Return a Markdown list of names and texts, empty lines around it."""
+    lines = [f"- {name}: {text}" if text else f"- {name}" for name, text in items]
+    return "\n" + "\n".join(lines) + "\n\n"
 
 
 def settings_table(settings_class: type[ProcessSettings]) -> str:
-    """Return one row per field: the flag with its default, and the description."""
+    """Return one item per field: the flag with its default, and the description."""
     rows = []
     for name, field in settings_class.model_fields.items():
         flag = "--" + name.replace("_", "-")
         default = "" if field.default is None else f" {field.default}"
         rows.append((f"`{flag}{default}`", field.description or ""))
-    return table(("flag and default", "meaning"), rows)
+    return listed(rows)
 
 
 @cache
@@ -55,7 +54,7 @@ def openapi() -> Schema:
 
 
 def routes_table() -> str:
-    """Return one row per route: method and path, parameters, status codes."""
+    """Return one item per route: method and path, parameters, status codes."""
     rows = []
     for path, operations in openapi()["paths"].items():
         for method, operation in operations.items():
@@ -65,19 +64,21 @@ def routes_table() -> str:
                 if parameter["in"] != "path"
             ]
             codes = " ".join(sorted(operation["responses"]))
-            route = f"`{method.upper()} {path}`"
-            rows.append((route, ", ".join(f"`{n}`" for n in names), codes))
-    return table(("route", "parameters", "status codes"), rows)
+            parameters = f" ({', '.join(f'`{n}`' for n in names)})" if names else ""
+            rows.append((f"`{method.upper()} {path}`{parameters}", codes))
+    return listed(rows)
 
 
 def request_table(schema: str) -> str:
-    """Return one row per field of a request: values with the default, and description."""
+    """Return one item per field of a request: values with the default, and description."""
     rows = []
     for name, field in openapi()["components"]["schemas"][schema]["properties"].items():
         default = field.get("default")
         shown = "" if default is None else f" (`{str(default).lower()}`)"
-        rows.append((f"`{name}`", values(field) + shown, field.get("description", "")))
-    return table(("field", "values (default)", "meaning"), rows)
+        rows.append(
+            (f"`{name}`", f"{values(field)}{shown}. {field.get('description', '')}".strip())
+        )
+    return listed(rows)
 
 
 def values(schema: Schema) -> str:
@@ -110,7 +111,7 @@ def alternatives(schemas: list[Schema]) -> str:
 def array_values(schema: Schema) -> str:
     length = f"up to {schema['maxItems']:,}" if "maxItems" in schema else "list of"
     items = schema.get("items", {})
-    return f"{length} {'lists of ' if items.get('type') == 'array' else ''}{values(items)}"
+    return f"{length} {'lists of ' if 'items' in items else ''}{values(items)}"
 
 
 def limits(schema: Schema) -> str:

@@ -61,14 +61,14 @@ def test_every_schema_of_the_interface_is_documented() -> None:
 def test_every_status_code_has_a_meaning() -> None:
     operations = [operation for path in openapi()["paths"].values() for operation in path.values()]
     codes = {code for operation in operations for code in operation["responses"]}
-    explained = set(re.findall(r"^\| (\d{3}) \|", http_page(), flags=re.MULTILINE))
+    explained = set(re.findall(r"^- (\d{3}): ", http_page(), flags=re.MULTILINE))
     assert {code for code in codes if int(code) >= 400} == explained
 
 
 def metrics_on_the_page(heading: str) -> dict[str, str]:
     """Return the type of each metric in one section of the page."""
     _, section = (REFERENCE / "metrics.md").read_text().split(f"## {heading}\n", 1)
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", section.split("\n## ")[0], flags=re.MULTILINE)
+    rows = re.findall(r"^- `(\w+)` \((\w+)\)", section.split("\n## ")[0], flags=re.MULTILINE)
     return dict(rows)
 
 

@@ -1,7 +1,7 @@
 """The statements of docs/guides/kaito.md, compared with the service."""
 
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,15 @@ PROMPT_REQUIRED = {"detail": "Text generation parameter prompt required"}
 TURN = {"role": "user", "content": "x"}
 
 
-def rows() -> Iterator[list[str]]:
-    """Yield the rows of "Every difference", without headings."""
-    for line in PAGE.partition("## Every difference")[2].splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and cells[1] not in ("---", "Falconer"):
-            yield cells
+def differences() -> dict[str, str]:
+    """Return the items of "Every difference": what differs, and how Falconer responds."""
+    section = re.sub(r"\n +", " ", PAGE.partition("## Every difference")[2])
+    return dict(re.findall(r"^- (.+?): (.+)$", section, flags=re.MULTILINE))
 
 
-HERE = {cells[0]: cells[1] for cells in rows()}
+HERE = differences()
 
-# First cell of a row, a body, and the documented status.
+# The first part of an item, a body, and the documented status.
 REQUESTS: list[tuple[str, dict[str, Any], int]] = [
     ("unknown fields of the body", {"prompt": "a", "model": "falcon"}, 422),
     ("unknown names in `generate_kwargs`", {"prompt": "a", "generate_kwargs": {"x": 1}}, 422),
