@@ -115,7 +115,7 @@ def test_the_workloads_use_every_parameter() -> None:
     default = SamplingParams()
     used = {
         field.name
-        for params in examples(ANY, 200)
+        for params in examples(ANY, 100)
         for field in fields(SamplingParams)
         if getattr(params, field.name) != getattr(default, field.name)
     }
