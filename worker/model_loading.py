@@ -39,7 +39,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     `engine.num_torch_threads` for itself.
     """
     if settings.adapter_mode == "serve" and settings.adapters_dir is None:
-        raise SettingsError("adapter_mode serve needs adapters_dir, the folder of the adapters")
+        raise SettingsError("with --adapter-mode serve, --adapters-dir must be set")
     torch.set_num_threads(1)
     device = choose_device(settings.device)
     try:

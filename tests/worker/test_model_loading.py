@@ -22,7 +22,7 @@ def test_prompt_lookup_is_off_by_default(flags: dict[str, Any], expected: int | 
 
 def test_adapter_mode_serve_needs_a_folder() -> None:
     settings = load_settings(WorkerSettings, {"adapter_mode": "serve"})
-    with pytest.raises(SettingsError, match="adapters_dir"):
+    with pytest.raises(SettingsError, match="--adapters-dir"):
         load_model(settings)
 
 
@@ -43,7 +43,7 @@ def test_a_package_that_cannot_be_imported_is_reported_in_one_line(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({}, "device_map auto needs device cuda"),
+        ({}, "--device must be cuda"),
         ({"tensor_parallel": 2}, "must not be given together"),
     ],
 )

@@ -14,7 +14,7 @@ class EngineConfig:
     block_size: int = 32  # tokens per block
     max_step_tokens: int = 512  # tokens that one step computes: longer prompts come in chunks
     # Tokens of one prompt in a step while other sequences decode: a chunk delays their next tokens.
-    # The limit is halved once 1,024 tokens of the prompt are computed.
+    # After n computed tokens of the prompt the limit is divided by 1 + n / 1024.
     max_chunk_tokens: int = 32
     # Draft tokens per sequence and step, for requests that do not say. None: no drafts.
     prompt_lookup_num_tokens: int | None = None

@@ -142,12 +142,12 @@ class Engine:
 
     @property
     def num_preemptions(self) -> int:
-        """How often a running group lost its blocks and had to wait again."""
+        """Return how often a running group lost its blocks and had to wait again."""
         return self.scheduler.num_preemptions
 
     @property
     def num_prefix_hit_tokens(self) -> int:
-        """Tokens that the prefix cache saved from being computed."""
+        """Return the number of tokens that the prefix cache saved from being computed."""
         return self.scheduler.block_manager.num_prefix_hit_tokens
 
     @property
@@ -156,7 +156,7 @@ class Engine:
 
     @property
     def used_kv_tokens(self) -> int:
-        """Tokens in the blocks that sequences hold."""
+        """Return the number of tokens in the blocks that sequences hold."""
         return self.scheduler.block_manager.num_held_blocks * self.config.block_size
 
     def add(self, request: Request) -> None:
@@ -182,10 +182,10 @@ class Engine:
             self.scheduler.finish_group(group)
 
     def step(self) -> list[Output]:
-        """Run one forward pass and return its outputs. A failure ends the requests that cause it.
+        """Run one forward pass and return its outputs.
 
-        Raises EngineBroken if no request causes it: the engine and its requests are lost, with the
-        outputs of this step.
+        A failure ends the requests that cause it. Raises EngineBroken if no request causes it: the
+        engine and its requests are lost, with the outputs of this step.
         """
         self.last_step = StepReport()
         with self.last_step.timed(Phase.SCHEDULE):

@@ -1,4 +1,4 @@
-"""Fault isolation: distinguishes a request that fails from a model that fails on every request.
+"""Distinguish a request that fails from a model that fails on every request.
 
 After a sticky device error every forward pass raises. An engine that kept running would fail every
 request in the batch, and then all jobs that its worker claims.

@@ -181,7 +181,7 @@ def _check_forced(params: SamplingParams) -> None:
     forced_bos = () if params.forced_bos_token_id is None else (params.forced_bos_token_id,)
     for name, forced in (
         ("forced_bos_token_id", forced_bos),
-        ("forced_eos_token_id", params.forced_eos_token_ids),
+        ("forced_eos_token_ids", params.forced_eos_token_ids),
     ):
         if forced and set(forced) <= set(params.suppress_tokens):
             raise ValueError(f"{name} must hold a token that is not in suppress_tokens")
@@ -215,7 +215,7 @@ def _check_token_ids(request: Request, vocab_size: int) -> None:
 
 
 def _token_id_fields(request: Request) -> Iterator[tuple[str, tuple[int, ...] | list[int]]]:
-    """Every field that indexes logits or embeddings. An eos id out of range just never occurs."""
+    """Yield each field that indexes logits or embeddings. An eos id out of range never occurs."""
     params = request.params
     yield "prompt_token_ids", request.prompt_token_ids
     for generated in request.generated:
@@ -226,7 +226,7 @@ def _token_id_fields(request: Request) -> Iterator[tuple[str, tuple[int, ...] | 
         yield "sequence_bias", word
     yield "suppress_tokens", params.suppress_tokens
     yield "begin_suppress_tokens", params.begin_suppress_tokens
-    yield "forced_eos_token_id", params.forced_eos_token_ids
+    yield "forced_eos_token_ids", params.forced_eos_token_ids
     for name in ("forced_bos_token_id", "pad_token_id"):
         token_id = getattr(params, name)
         yield name, () if token_id is None else (token_id,)

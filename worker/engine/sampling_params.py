@@ -60,12 +60,12 @@ class SamplingParams:
 
     @property
     def min_tokens_to_keep(self) -> int:
-        """The least tokens that warpers keep: a beam needs one besides every eos to continue."""
+        """Return the least tokens that warpers keep: a beam continues by one besides every eos."""
         if self.num_beams == 1:
             return 1
         return 1 + (len(self.eos_token_ids) or 1)
 
     @property
     def num_candidates(self) -> int | None:
-        """`top_k`, but at least `min_tokens_to_keep`; None if top-k is off."""
+        """Return `top_k`, but at least `min_tokens_to_keep`; None if top-k is off."""
         return max(self.top_k, self.min_tokens_to_keep) if self.top_k else None

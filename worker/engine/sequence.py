@@ -96,7 +96,7 @@ class Sequence:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Sort key: the smaller rank runs first."""
+        """Return the sort key: the smaller rank runs first."""
         return (-self.request.priority, self.arrival)
 
     @property
@@ -117,7 +117,7 @@ class Sequence:
 
     @property
     def max_length(self) -> int:
-        """The most tokens it may have, prompt included: `max_length` of transformers."""
+        """Return the most tokens it may have, prompt included: transformers' `max_length`."""
         return self.num_prompt_tokens + self.params.max_new_tokens
 
     @property
@@ -126,12 +126,12 @@ class Sequence:
 
     @property
     def is_cacheable(self) -> bool:
-        """Whether others may use its blocks: repaired logits may hide invalid values in them."""
+        """Return whether others may use its blocks: repaired logits may hide invalid values."""
         return not self.params.remove_invalid_values
 
     @property
     def prefix_root(self) -> PrefixId:
-        """Id of its empty prefix; equal for sequences with the same keys and values."""
+        """Return the id of its empty prefix; equal for sequences with the same keys and values."""
         if not self.is_cacheable:
             return -1 - self.arrival
         return EMPTY_PREFIX if self.adapter is None else self.adapter

@@ -31,7 +31,7 @@ class SequenceGroup:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Sort key: the smaller rank runs first."""
+        """Return the sort key: the smaller rank runs first."""
         return self.sequences[0].rank
 
     def due(self) -> list[tuple[Sequence, int]]:

@@ -95,7 +95,7 @@ class ModelConfig:
 
     @property
     def style(self) -> str:
-        """The published model this one is shaped like: "7b", "40b", "11b", "rw" or "custom"."""
+        """Return the published model of this shape: "7b", "40b", "11b", "rw" or "custom"."""
         grouped = self.num_kv_heads not in (1, self.num_heads)
         match self.block_style, self.alibi:
             case BlockStyle.PARALLEL_TWO_NORMS, False:
@@ -111,7 +111,7 @@ class ModelConfig:
 
     @property
     def num_parameters(self) -> int:
-        """Weights of the whole network, tied embeddings counted once."""
+        """Return the number of weights of the whole network, tied embeddings counted once."""
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
         final_norm = 2 * self.hidden_size
         return embeddings + final_norm + self.num_layers * self._parameters_per_layer()

@@ -42,6 +42,8 @@ class FalconEmbedding(nn.Embedding):
 
 
 class FalconAttention(nn.Module):
+    """Multi-query or grouped attention: one fused projection in, one projection out."""
+
     def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
         self.config = config
@@ -235,6 +237,6 @@ class FalconForCausalLM(nn.Module):
         return [next(layer.parameters()).device for layer in self.transformer.h]
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """[n, hidden_size] → float32 [n, vocab_size]; pass only the rows that need logits."""
+        """Return logits, float32 [n, vocab_size], of the rows [n, hidden_size] that need them."""
         logits: torch.Tensor = self.lm_head(hidden_states)
         return logits.float()

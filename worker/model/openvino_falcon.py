@@ -128,11 +128,11 @@ class _GraphBuilder:
         return list(op.variadic_split(heads, _int64(2), _int64(counts)).outputs())
 
     def _joined(self, heads: Node) -> Node:
-        """[num_tokens, kv, heads, dim] → [num_tokens, kv * heads * dim]."""
+        """Join the heads: [num_tokens, kv, heads, dim] → [num_tokens, kv * heads * dim]."""
         return op.reshape(heads, _int64([0, -1]), special_zero=True)
 
     def _rotary(self) -> tuple[Node, Node]:
-        """Cosines and sines, [num_tokens, 1, 1, head_dim], as `RotaryEmbedding` has them."""
+        """Return cosines and sines, [num_tokens, 1, 1, head_dim], as `RotaryEmbedding` has them."""
         embedding = self._model.transformer.rotary_emb
         assert embedding is not None
         positions = op.unsqueeze(op.convert(self._positions, "f32"), _int64([1, 2, 3]))
@@ -215,7 +215,7 @@ def _layer_norm(hidden: Node, norm: LayerNorm) -> Node:
 
 
 def _unused_features() -> list[Node]:
-    """The operator's inputs 13 to 27: windows, cache rotation and eviction, sinks, biases."""
+    """Return the inputs 13 to 27: windows, cache rotation and eviction, sinks, biases."""
     f32, i32, zero = np.float32, np.int32, op.constant(np.int32(0))
     return [
         _none(i32),  # score_aggregation_window

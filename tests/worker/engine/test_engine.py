@@ -158,7 +158,7 @@ def test_a_resumed_request_samples_the_tokens_of_an_uninterrupted_one() -> None:
         ([A], {"sequence_bias": (((300,), 1.0),)}, "sequence_bias must hold .*, not 300"),
         ([A], {"suppress_tokens": (300,)}, "suppress_tokens must hold .*, not 300"),
         ([A], {"begin_suppress_tokens": (300,)}, "begin_suppress_tokens must hold .*, not 300"),
-        ([A], {"forced_eos_token_ids": (300,)}, "forced_eos_token_id must hold .*, not 300"),
+        ([A], {"forced_eos_token_ids": (300,)}, "forced_eos_token_ids must hold .*, not 300"),
         ([A], {"forced_bos_token_id": 300}, "forced_bos_token_id must hold .*, not 300"),
         (
             [A],

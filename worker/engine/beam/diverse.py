@@ -75,7 +75,7 @@ class BeamGroup:
 
     @property
     def padding(self) -> list[int]:
-        """The tokens of its beams once it is done, as in a batch of fixed size."""
+        """Return the tokens of its beams once it is done, as in a batch of fixed size."""
         pad = self._params.pad_token_id
         pads = self._params.eos_token_ids[:1] if pad is None else (pad,)
         return [*pads] * self._size

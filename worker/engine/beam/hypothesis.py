@@ -27,7 +27,7 @@ class Beam:
 
     @property
     def length(self) -> int:
-        """In tokens, without the prompt."""
+        """Return the number of tokens, without the prompt."""
         return len(self.tokens)
 
     def grown(self, token: BeamToken, params: SamplingParams) -> "Beam":

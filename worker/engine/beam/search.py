@@ -73,7 +73,7 @@ class BeamSearch:
 
     @property
     def _is_full(self) -> bool:
-        """Whether `early_stopping` True has as many ended beams as it takes."""
+        """Return whether `early_stopping` True has as many ended beams as it takes."""
         return self._params.early_stopping is True and bool(self._has_ended.all())
 
     def _continue(self, candidates: Candidates, ends: torch.Tensor) -> list[Successor]:

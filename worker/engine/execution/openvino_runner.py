@@ -1,4 +1,4 @@
-"""Runs a step's plan on OpenVINO's CPU runtime, the fastest executor without a GPU.
+"""Run a step's plan on OpenVINO's CPU runtime, the fastest executor without a GPU.
 
 Owns the compiled graph and its KV cache. Needs the optional extra openvino.
 """

@@ -1,4 +1,4 @@
-"""Packs the chunks of a step end to end, without padding, as numpy arrays for any runner."""
+"""Pack the chunks of a step end to end, without padding, as numpy arrays for any runner."""
 
 from dataclasses import dataclass
 from itertools import accumulate, chain
@@ -85,7 +85,7 @@ class PackedStep:
 
     @property
     def context_lens(self) -> Int32s:
-        """Tokens of each sequence in the KV cache after this step, int32 [num_seqs]."""
+        """Return the tokens of each sequence in the KV cache after this step, int32 [num_seqs]."""
         lengths: Int32s = self.past_lens + np.diff(self.cu_seqlens_q)
         return lengths
 

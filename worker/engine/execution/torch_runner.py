@@ -1,4 +1,4 @@
-"""Runs a step's plan on torch: packs the chunks into tensors, returns logits.
+"""Run a step's plan on torch: pack the chunks into tensors, return logits.
 
 Owns model and KV cache. Never pads: the tokens of sequences lie end to end.
 """

@@ -1,4 +1,4 @@
-"""Loads a network with its decoder layers spread over devices of one process, behind one runner.
+"""Load a network with its decoder layers spread over devices of one process, behind one runner.
 
 `device_map="auto"` places layers as accelerate does, the KV cache included.
 
@@ -59,13 +59,13 @@ def load_spread(options: LoadOptions) -> LoadedRunner:
 def _check(options: LoadOptions) -> None:
     """Raise ValueError for options that exclude each other, before anything is read."""
     if options.executor is Executor.OPENVINO or options.quantization:
-        raise ValueError("device_map needs executor torch and whole weights, not 8-bit ones")
+        raise ValueError("with --device-map, --executor must be torch and --quantization unset")
     if isinstance(options.device_map, DeviceMap):
         if options.config.num_blocks is None:
-            raise ValueError("a device_map other than auto needs a number of KV blocks")
+            raise ValueError("num_blocks must be set with a device_map other than auto")
         return
     if options.device != "cuda":
-        raise ValueError(f"device_map auto needs device cuda, all of them, not {options.device}")
+        raise ValueError(f"with --device-map auto, --device must be cuda, not {options.device}")
     parse_device(options.device)
 
 

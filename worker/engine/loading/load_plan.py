@@ -1,4 +1,4 @@
-"""Chooses dtype, executor and quantization by what fits in memory, before a weight is read."""
+"""Choose dtype, executor and quantization by what fits in memory, before a weight is read."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

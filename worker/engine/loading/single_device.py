@@ -1,4 +1,4 @@
-"""Loads a checkpoint onto one device: weights, KV cache and runner."""
+"""Load a checkpoint onto one device: weights, KV cache and runner."""
 
 import ctypes
 import platform
@@ -31,9 +31,10 @@ from worker.model.tensor_parallel import TensorParallel
 _DEFAULT_NUM_THREADS = torch.get_num_threads()
 SMALL_MODEL = 20_000_000  # parameters; below, threads wait longer than they compute
 
-# By default glibc's malloc returns to the system each freed buffer above a threshold that grows
-# with use, up to 32 MiB. Loading then keeps the memory of temporary copies, up to the size of the
-# model; a step pays a page fault for every 4 KiB of each new large buffer.
+# glibc's malloc returns a freed buffer to the system only above a threshold. By default it raises
+# the threshold with use, up to 32 MiB. Loading would keep the memory of temporary copies, up to the
+# size of the model. A step would pay a page fault for every 4 KiB of each larger buffer.
+# So loading sets a low threshold, and the steps set a high one.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGE_BYTES = 2**20
 _KEPT_BYTES = 2**30

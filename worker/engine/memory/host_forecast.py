@@ -1,4 +1,4 @@
-"""Forecasts the host memory that a network takes, from its shapes, before a weight is read.
+"""Forecast the host memory that a network takes, from its shapes, before a weight is read.
 
 `_weight_bytes` is the table by variant; docs/reference/sizing.md compares measured peaks.
 """

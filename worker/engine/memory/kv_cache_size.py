@@ -1,4 +1,4 @@
-"""Chooses the number of KV cache blocks, and forecasts how a device's memory is shared out.
+"""Choose the number of KV cache blocks, and forecast how a device's memory is shared out.
 
 Weights come first, then blocks in what they leave free. `choose_num_blocks` chooses the blocks for
 an engine and for the forecasts, so their numbers agree.
@@ -43,7 +43,10 @@ def choose_num_blocks(
     most = min(int(free_bytes * SHARE_OF_FREE_MEMORY[device.type]), free_bytes - step_bytes)
     num_fitting = most // bytes_per_block
     if num_fitting < 1:
-        raise ValueError(f"no memory left for a KV cache on {device}; set num_blocks or free some")
+        raise ValueError(
+            f"no memory left for a KV cache on {device}: "
+            "free some, or set --kv-tokens (num_blocks of EngineConfig)"
+        )
     return min(wanted, num_fitting)
 
 

@@ -18,7 +18,7 @@ def multinomial(scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 
 def multinomial_tiled(scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """As `multinomial`, for rows so wide that float64 sums over all columns would cost too much.
+    """Sample as `multinomial` does, from rows too wide for float64 sums over all columns.
 
     The number selects a tile by the weight of its columns, then a column of that tile.
     """
@@ -34,10 +34,10 @@ def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor,
     The remainder [n], how far into the column's weight the sum passes, is uniform in [0, 1) again.
     """
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
-    # At most (1 - 2**-53) of the total, which rounds to less than it: some column exceeds that.
+    # `uniform` is at most 1 - 2**-53: the target rounds to less than the total, a column passes it.
     target = uniform[:, None] * cumulative[:, -1:]
     column = torch.searchsorted(cumulative, target, right=True).clamp_(max=weights.shape[1] - 1)
     weight = weights.gather(-1, column)
     rest = 1.0 - (cumulative.gather(-1, column) - target) / weight
-    # Rounding may take it below 0 in a light column, never to 1: cumulative >= weight in any.
+    # Rounding may make the rest of a light column negative. It is below 1: cumulative >= weight.
     return column[:, 0], rest[:, 0].clamp(min=0.0)

@@ -1,4 +1,4 @@
-"""Samples the next token of each row from its logits.
+"""Sample the next token of each row from its logits.
 
 Stateless: a token depends on the row's logits, parameters, seed and tokens alone, to the last bit,
 never on other rows of the batch.

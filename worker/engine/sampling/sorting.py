@@ -1,4 +1,4 @@
-"""Sorts and searches the columns of score matrices.
+"""Sort and search the columns of score matrices.
 
 On CPUs by numpy, where torch takes several times as long on rows of 65,024: torch sorts values
 together with their indices, and compares and finds true values without vector instructions.

@@ -1,4 +1,4 @@
-"""Finds the best columns of wide score matrices with one quick pass over them.
+"""Find the best columns of wide score matrices with one quick pass over them.
 
 The pass takes the maximum of each tile of adjacent columns. The best columns lie in a few tiles,
 and only those are read again. Exact, ties included.
@@ -62,8 +62,8 @@ class TiledScores:
         are not divided.
         """
         maxima = self.maxima[rows] / temperature
-        # At least k columns reach the k-th best of the tiles' maxima. Banned tokens are below any
-        # floor.
+        # k tiles have a maximum of at least the k-th best maximum, so k columns reach this floor.
+        # The clamp keeps it above -inf, the score of banned tokens.
         floor = kth_best(maxima, counts).clamp_(min=torch.finfo(maxima.dtype).min)
         owners, tile = places_of(~below(maxima, floor))
         scores = self.tiles.flatten(0, 1).index_select(0, rows[owners] * self.num_tiles + tile)

@@ -1,4 +1,4 @@
-"""Selects how each group continues from a step's logits: verified tokens, or beam candidates."""
+"""Select how each group continues from a step's logits: verified tokens, or beam candidates."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Finds the token sequences that one more token would complete, without a look at each of them.
+"""Find the token sequences that one more token would complete, without a look at each of them.
 
 Plain Python. An index is built once per request and read at every step.
 """
@@ -18,7 +18,7 @@ class Completions:
     biases: "array[float]" = field(default_factory=lambda: array("f"))
 
     def plus(self, others: list[tuple[int, float]]) -> "Completions":
-        """These and other tokens with their biases; biases of one token add up."""
+        """Return these and other tokens with their biases; biases of one token add up."""
         completions = Completions(self.token_ids[:], self.biases[:])
         places = {token_id: place for place, token_id in enumerate(self.token_ids)}
         for token_id, bias in others:
@@ -46,7 +46,7 @@ class TokenSequenceIndex:
         self._single = Completions().plus(single)
 
     def completions(self, token_ids: list[int]) -> Completions:
-        """What one more token would complete, to be read only; `token_ids` is not empty."""
+        """Return what one more token would complete; do not change it. `token_ids` is not empty."""
         found = [
             (token_id, bias)
             for before, token_id, bias in self._by_previous.get(token_ids[-1], ())

@@ -11,8 +11,8 @@ from worker.engine.sequence import Sequence
 class BlockManager:
     """Allocates blocks of `block_size` tokens; the `block_table` of a sequence is the only record.
 
-    Forks, and sequences with a common prefix, share blocks. A shared block is read only. A table
-    changes only from the block of the first uncomputed token on. A full block that no sequence
+    Forks, and sequences with a common prefix, share blocks. A shared block is read only. Blocks
+    that hold only computed tokens keep their place in the table. A full block that no sequence
     holds stays in the prefix cache until it is evicted, the least recently freed one first.
     """
 
@@ -29,7 +29,7 @@ class BlockManager:
 
     @property
     def num_free_blocks(self) -> int:
-        """Blocks that no sequence holds, with cached blocks."""
+        """Return the number of blocks that no sequence holds, cached blocks included."""
         return len(self._free_blocks) + len(self._evictable_blocks)
 
     @property
@@ -82,7 +82,7 @@ class BlockManager:
     def free(self, sequence: Sequence) -> None:
         """Free all blocks; unverified blocks leave the prefix cache.
 
-        So do blocks of an uncacheable sequence: no other could use them.
+        All blocks of a sequence that is not `is_cacheable` leave it: no other could use them.
         """
         num_kept = sequence.num_verified_blocks if sequence.is_cacheable else 0
         for block in sequence.block_table[num_kept:]:

@@ -1,4 +1,4 @@
-"""Finds full blocks of the KV cache by their tokens and by all tokens before them."""
+"""Find full blocks of the KV cache by their tokens and by all tokens before them."""
 
 from itertools import count
 from typing import NamedTuple

@@ -46,12 +46,12 @@ class Scheduler:
 
     @property
     def groups(self) -> list[SequenceGroup]:
-        """All groups, running before waiting."""
+        """Return all groups, running before waiting."""
         return [*self.running, *self.waiting]
 
     @property
     def num_running_rows(self) -> int:
-        """Rows that the running groups may take, with beams that they do not have yet."""
+        """Return the rows that the running groups may take, with beams still to come."""
         return sum(group.num_rows for group in self.running)
 
     @property

@@ -31,27 +31,27 @@ class Chunk:
 
     @property
     def end(self) -> int:
-        """Tokens of the sequence in the KV cache once this chunk is computed."""
+        """Return the tokens of the sequence in the KV cache once this chunk is computed."""
         return self.start + self.num_tokens - len(self.drafts)
 
     @property
     def context_len(self) -> int:
-        """`end` with the drafts: they stay in the KV cache until other tokens overwrite them."""
+        """Return `end` with the drafts: they stay in the KV cache until overwritten."""
         return self.start + self.num_tokens
 
     @property
     def yields_token(self) -> bool:
-        """Whether the chunk reaches the last token of the sequence, so that a token is sampled."""
+        """Return whether the chunk ends with the sequence, so that a token is sampled."""
         return self.end == self.sequence.num_tokens
 
     @property
     def num_sampled(self) -> int:
-        """Number of tokens to sample: one, and one more after each draft; 0 in mid-prompt."""
+        """Return the tokens to sample: one, and one more after each draft; 0 in mid-prompt."""
         return 1 + len(self.drafts) if self.yields_token else 0
 
     @property
     def sampled(self) -> list[Sequence]:
-        """The sequences to sample for: itself, and itself with each prefix of the drafts."""
+        """Return the sequences to sample for: itself, and itself with each prefix of the drafts."""
         drafted = (self.sequence.extended_by(self.drafts[:n]) for n in range(1, self.num_sampled))
         return [self.sequence, *drafted]
 
@@ -71,7 +71,7 @@ class StepPlan:
 
     @property
     def block_copies(self) -> list[BlockCopy]:
-        """Copies to make before the forward pass. A repeated step may make them again.
+        """Return the copies to make before the forward pass. A repeated step may make them again.
 
         No destination is a source, and the sequences write only after the copied tokens.
         """
@@ -83,12 +83,12 @@ class StepPlan:
 
     @property
     def sampled(self) -> list[Sequence]:
-        """The sequences that tokens are sampled for in this step, in the order of the logits."""
+        """Return the sequences that tokens are sampled for, in the order of the logits."""
         return [sequence for chunk in self.sampled_chunks for sequence in chunk.sampled]
 
     @property
     def sampled_groups(self) -> list[SequenceGroup]:
-        """The groups that get tokens, each once, in the order of the logits."""
+        """Return the groups that get tokens, each once, in the order of the logits."""
         return list(dict.fromkeys(chunk.group for chunk in self.sampled_chunks))
 
     @property

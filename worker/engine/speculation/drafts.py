@@ -12,7 +12,7 @@ from dataclasses import replace
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
 
-MAX_PAUSE = 32  # tokens; a text that never repeats itself computes one useless draft per pause
+MAX_PAUSE = 32  # tokens between useless drafts in a text that never repeats itself
 
 
 class PromptLookup:

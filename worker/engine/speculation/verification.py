@@ -20,7 +20,7 @@ class VerifiedTokens:
 
     @property
     def num_accepted(self) -> int:
-        """Number of drafts that were accepted."""
+        """Return the number of drafts that were accepted."""
         return len(self.tokens) - (self.failure is None)
 
     def to_outputs(self, sequence: Sequence, stream: TextStream) -> list[TokenOutput]:

@@ -1,4 +1,4 @@
-"""Loads a network with tensor parallelism: one part per process and device, behind one runner.
+"""Load a network with tensor parallelism: one part per process and device, behind one runner.
 
 For models that one device cannot hold or runs too slowly: falcon-40b on 2, 4 or 8 GPUs.
 """
@@ -140,7 +140,7 @@ def _plan(options: LoadOptions) -> PartLoader:
 def _serve(
     loader: PartLoader, parallel: TensorParallel, rendezvous: Rendezvous, link: DriverLink
 ) -> None:
-    """The work of a rank above 0, until the driver ends."""
+    """Load the part of a rank above 0 and compute its steps until the driver ends."""
     torch.set_num_threads(loader.num_threads)
     rendezvous.join(parallel.rank)
     model, adapters = loader.load(parallel, LoadReport())

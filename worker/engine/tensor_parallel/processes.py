@@ -1,4 +1,4 @@
-"""Starts the processes of ranks 1 and above, and detects when one is lost.
+"""Start the processes of ranks 1 and above, and detect when one is lost.
 
 A process is lost when it ends, fails, or stops sending heartbeats. Calls that may wait for other
 ranks run in a thread of their own, so that a blocked call does not hide the loss from its caller.
@@ -154,7 +154,7 @@ class RankProcesses:
             self._calls.put(None)
 
     def fail_after_notice(self, reason: str) -> None:
-        """As `fail`, but prefer the reason of a process that is found lost within a second."""
+        """Call `fail`, with the reason of another process if it is found lost within a second."""
         try:
             self.lost.result(NOTICE_S)
         except TimeoutError:

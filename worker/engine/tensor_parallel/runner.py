@@ -1,4 +1,4 @@
-"""Runs a step's plan on the processes of a tensor-parallel network, each with its part of it.
+"""Run a step's plan on the processes of a tensor-parallel network, each with its part of it.
 
 Rank 0, the driver, sends every step to the other ranks and samples. They compute until it ends.
 """
@@ -40,7 +40,7 @@ class TensorParallelRunner:
         return self._compute(_Work(step, plan.block_copies))
 
     def warm_up(self) -> None:
-        """As `ModelRunner.warm_up`, in all processes."""
+        """Run the steps of `ModelRunner.warm_up` in all processes."""
         for step in self.runner.warm_up_steps():
             self._compute(_Work(step, []))
 

@@ -1,4 +1,4 @@
-"""Finds the adapters in a folder and their strengths, by KAITO's convention."""
+"""Find the adapters in a folder and their strengths, by KAITO's convention."""
 
 import math
 from collections.abc import Mapping

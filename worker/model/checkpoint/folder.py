@@ -1,4 +1,4 @@
-"""Finds the folder of a checkpoint, or downloads it from the hub."""
+"""Find the folder of a checkpoint, or download it from the hub."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Describes a checkpoint from config.json and the headers of its weights, without loading it."""
+"""Describe a checkpoint from config.json and the headers of its weights, without loading it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Typed reading of a checkpoint's JSON files; every error names the file and the field."""
+"""Read typed fields of a checkpoint's JSON files; every error names the file and the field."""
 
 import json
 import math
@@ -39,14 +39,14 @@ class JsonFields:
     raw: Mapping[str, Any]
 
     def integer(self, name: str, default: int) -> int:
-        """A positive integer."""
+        """Return a positive integer."""
         value = self._value(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self.error(f"{name} must be a positive integer, got {value!r}")
         return value
 
     def number(self, name: str, default: float) -> float:
-        """A positive number; NaN and Infinity, which Python's JSON reads, are refused."""
+        """Return a positive number; refuse NaN and Infinity, which Python's JSON reads."""
         value = self._value(name, default)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 < value < math.inf:
@@ -66,14 +66,14 @@ class JsonFields:
         return value
 
     def mapping(self, name: str) -> "JsonFields":
-        """An object; empty when absent."""
+        """Return an object; empty when absent."""
         value = self._value(name, {})
         if not isinstance(value, Mapping):
             raise self.error(f"{name} must be an object, got {value!r}")
         return JsonFields(self.file, value)
 
     def token_ids(self, name: str) -> tuple[int, ...]:
-        """A token id or a list of them; empty when absent."""
+        """Return a token id or a list of them as a tuple; empty when absent."""
         value = self._value(name, [])
         ids = value if isinstance(value, list) else [value]
         if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):

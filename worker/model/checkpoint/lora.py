@@ -1,4 +1,4 @@
-"""Reads a LoRA adapter that peft saved, strictly: what is not supported is refused.
+"""Read a LoRA adapter that peft saved, strictly: what is not supported is refused.
 
 Needs the optional extra peft, for its fields and their defaults.
 """

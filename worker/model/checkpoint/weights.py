@@ -58,7 +58,7 @@ class LoadingPlan:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that config.json states, else that of the stored embeddings."""
+        """Return the dtype that config.json states, else that of the stored embeddings."""
         return self.model.config.dtype or self.headers[self.origins[EMBEDDINGS]].dtype
 
     def num_read_bytes(self, loaded: FalconForCausalLM) -> int:
@@ -90,7 +90,10 @@ def load_weights(
     device_map: DeviceMap,
     parallel: TensorParallel = WHOLE,
 ) -> FalconForCausalLM:
-    """Read the weights of a plan."""
+    """Read the part of a rank onto the devices of a map, ready for inference.
+
+    `dtype` None takes that of the plan. Raises ValueError if the network cannot be split.
+    """
     parallel.check(plan.model.config)
     for note in plan.notes if parallel.rank == 0 else ():
         logger.warning(note)
@@ -166,7 +169,7 @@ def _is_stray(name: str) -> bool:
 
 
 def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader]) -> dict[str, str]:
-    """Return the stored tensor of each parameter of `model`: another one if embeddings are tied.
+    """Return the name of the stored tensor of each parameter; tied embeddings may share one.
 
     Raises CheckpointError, listing missing, unexpected and misshapen tensors. Stray tensors are
     ignored.

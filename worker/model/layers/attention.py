@@ -61,7 +61,10 @@ class PagedAttention:
 def _attend(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
-    """[num_seqs, num_new, num_heads, head_dim] → the same, from [num_seqs, max_context, kv, …]."""
+    """Attend with queries [num_seqs, num_new, num_heads, head_dim]; return contexts of that shape.
+
+    `keys` and `values` are [num_seqs, max_context, num_kv_heads, head_dim].
+    """
     num_seqs, num_new, num_heads, head_dim = query.shape
     num_kv_heads = keys.shape[2]
     q = query.float().transpose(1, 2) / math.sqrt(head_dim)

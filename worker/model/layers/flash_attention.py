@@ -75,7 +75,7 @@ class FlashAttention:
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        """As `PagedAttention`, with products in half precision and sums in float32.
+        """Attend as `PagedAttention` does, with half-precision products and float32 sums.
 
         A single query is the last token of its sequence and sees every key. Without a window, the
         kernel lets query heads share the keys of a KV head (falcon-7b has 71 per KV head).

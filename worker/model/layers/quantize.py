@@ -1,4 +1,4 @@
-"""Replaces the linear layers of a network by quantized layers; computes the saved bytes."""
+"""Replace the linear layers of a network by quantized layers; compute the saved bytes."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Finds a checkpoint's chat template and the special tokens it may name, as transformers does."""
+"""Find a checkpoint's chat template and the special tokens it may name, as transformers does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

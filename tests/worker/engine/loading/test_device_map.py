@@ -144,12 +144,15 @@ def test_auto_keeps_a_small_model_on_one_gpu(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"device_map": "auto"}, "device_map auto needs device cuda, all of them, not cpu"),
-        ({"device_map": "auto", "device": "cuda:0"}, "all of them, not cuda:0"),
+        ({"device_map": "auto"}, "with --device-map auto, --device must be cuda, not cpu"),
+        ({"device_map": "auto", "device": "cuda:0"}, "--device must be cuda, not cuda:0"),
         ({"device_map": "auto", "tensor_parallel": 2}, "must not be given together"),
-        ({"device_map": "auto", "executor": Executor.OPENVINO}, "needs executor torch"),
-        ({"device_map": "auto", "quantization": Quantization.INT8_WEIGHT_ONLY}, "not 8-bit ones"),
-        ({"device_map": DeviceMap(CPU)}, "needs a number of KV blocks"),
+        ({"device_map": "auto", "executor": Executor.OPENVINO}, "--executor must be torch"),
+        (
+            {"device_map": "auto", "quantization": Quantization.INT8_WEIGHT_ONLY},
+            "--quantization unset",
+        ),
+        ({"device_map": DeviceMap(CPU)}, "num_blocks must be set"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused_before_anything_is_read(

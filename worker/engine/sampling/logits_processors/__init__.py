@@ -10,6 +10,7 @@ from collections import defaultdict
 import torch
 
 from worker.engine.sampling.logits_processors.bans import (
+    BadWords,
     BeginSuppressTokens,
     EncoderNoRepeatNgram,
     ForcedBos,
@@ -17,22 +18,21 @@ from worker.engine.sampling.logits_processors.bans import (
     MinLength,
     NoRepeatNgram,
     SuppressTokens,
+    banned_sequences,
 )
 from worker.engine.sampling.logits_processors.base import Edit, LogitsPipeline, Rows, Shaper
 from worker.engine.sampling.logits_processors.penalties import (
-    BadWords,
     ExponentialDecayLengthPenalty,
     RemoveInvalidValues,
+    Renormalize,
     RepetitionPenalty,
     SequenceBias,
-    banned_sequences,
     biased_sequences,
 )
 from worker.engine.sampling.logits_processors.warpers import (
     EpsilonCutoff,
     EtaCutoff,
     MinP,
-    Renormalize,
     Temperature,
     TopK,
     TopP,
@@ -54,6 +54,8 @@ EDITS: tuple[Edit, ...] = (
     SuppressTokens(),
     BeginSuppressTokens(),
 )
+# With top-k, the sampler passes only the columns that may be among the `num_candidates` best after
+# division by temperature. So no shaper but Temperature may come before TopK.
 SHAPERS: tuple[Shaper, ...] = (
     Temperature(),
     TopK(),

@@ -1,10 +1,12 @@
-"""Processors that forbid tokens: repeated n-grams, suppressed tokens, all but a forced token."""
+"""Processors that forbid tokens: repetitions, bad words, suppressed tokens, all but one."""
 
+import math
 from collections.abc import Collection
 
 import torch
 
-from worker.engine.sampling.logits_processors.base import Ban, Edit, Row, Rows
+from worker.engine.sampling.logits_processors.base import Ban, Edit, Row, Rows, entries
+from worker.engine.sampling.token_sequences import TokenSequenceIndex
 from worker.engine.sampling_params import SamplingParams
 
 
@@ -46,6 +48,18 @@ class MinLength(Ban):
         return params.eos_token_ids if is_short else ()
 
 
+class BadWords(Edit):
+    """Forbid the token that would complete one of the given token sequences."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return bool(params.bad_words_ids)
+
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
+        found = [s.pipeline.banned_sequences.completions(s.token_ids) for s in sequences]
+        named = entries(scores, rows, [completions.token_ids for completions in found])
+        scores[named.rows, named.token_ids] += -torch.inf  # added: nan stays nan
+
+
 class SuppressTokens(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.suppress_tokens)
@@ -81,7 +95,7 @@ class ForcedBos(Edit):
 
 
 class ForcedEos(Edit):
-    """Force a `forced_eos_token_id` as the last token of a sequence of full length."""
+    """Force one of `forced_eos_token_ids` as the last token of a sequence of full length."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.forced_eos_token_ids)
@@ -90,6 +104,13 @@ class ForcedEos(Edit):
         for row, sequence in zip(rows, sequences, strict=True):
             if sequence.num_generated_tokens == sequence.params.max_new_tokens - 1:
                 _leave_only(scores[row], sequence.params.forced_eos_token_ids)
+
+
+def banned_sequences(params: SamplingParams) -> TokenSequenceIndex:
+    """Index `bad_words_ids` without single eos tokens."""
+    allowed = {(eos,) for eos in params.eos_token_ids}
+    banned = (token_ids for token_ids in params.bad_words_ids if token_ids not in allowed)
+    return TokenSequenceIndex(dict.fromkeys(banned, -math.inf))
 
 
 def _leave_only(scores: torch.Tensor, token_ids: tuple[int, ...]) -> None:

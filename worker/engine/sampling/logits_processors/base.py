@@ -67,7 +67,7 @@ class Ban(Edit):
 class Shaper(Processor):
     """Changes a row by its scores alone, whatever their tokens.
 
-    Columns of -inf do not count, so they may be left out of a row.
+    A column of -inf changes no other column: the caller may leave it out of the row.
     """
 
     is_warper: ClassVar[bool] = False  # acts in sampling only; greedy mode ignores it

@@ -1,11 +1,18 @@
-"""Processors that change the scores of tokens: repetition, biases, length decay, repairs."""
+"""Processors that change scores: repetition, biases, length decay, repair, normalization."""
 
 import math
 
 import numpy as np
 import torch
 
-from worker.engine.sampling.logits_processors.base import Edit, Row, Rows, entries, per_row
+from worker.engine.sampling.logits_processors.base import (
+    Edit,
+    Row,
+    Rows,
+    Shaper,
+    entries,
+    per_row,
+)
 from worker.engine.sampling.token_sequences import TokenSequenceIndex
 from worker.engine.sampling_params import SamplingParams
 
@@ -37,28 +44,9 @@ class SequenceBias(Edit):
         scores[named.rows, named.token_ids] += torch.from_numpy(biases).to(scores.device)
 
 
-class BadWords(Edit):
-    """Forbid the token that would complete one of the given token sequences."""
-
-    def is_active(self, params: SamplingParams) -> bool:
-        return bool(params.bad_words_ids)
-
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
-        found = [s.pipeline.banned_sequences.completions(s.token_ids) for s in sequences]
-        named = entries(scores, rows, [completions.token_ids for completions in found])
-        scores[named.rows, named.token_ids] += -torch.inf  # added: nan stays nan
-
-
 def biased_sequences(params: SamplingParams) -> TokenSequenceIndex:
     """Index `sequence_bias`; of a sequence given twice the last bias counts."""
     return TokenSequenceIndex(dict(params.sequence_bias))
-
-
-def banned_sequences(params: SamplingParams) -> TokenSequenceIndex:
-    """Index `bad_words_ids` without single eos tokens."""
-    allowed = {(eos,) for eos in params.eos_token_ids}
-    banned = (token_ids for token_ids in params.bad_words_ids if token_ids not in allowed)
-    return TokenSequenceIndex(dict.fromkeys(banned, -math.inf))
 
 
 class ExponentialDecayLengthPenalty(Edit):
@@ -84,6 +72,16 @@ class RemoveInvalidValues(Edit):
     def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
         for row in rows:
             scores[row].nan_to_num_(nan=0.0)
+
+
+class Renormalize(Shaper):
+    """Turn the scores into log-probabilities; always last."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.renormalize_logits
+
+    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+        return scores.log_softmax(dim=-1)
 
 
 def _decay_growth(sequence: Row) -> float:

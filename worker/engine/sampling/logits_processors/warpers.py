@@ -118,16 +118,6 @@ class EtaCutoff(Warper):
         return _cut_below(floor, probabilities, scores, sequences)
 
 
-class Renormalize(Shaper):
-    """Turn the scores into log-probabilities; always last."""
-
-    def is_active(self, params: SamplingParams) -> bool:
-        return params.renormalize_logits
-
-    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
-        return scores.log_softmax(dim=-1)
-
-
 def _kept(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
     """Return how many tokens of each row warpers must keep, int64 [n, 1]."""
     return count_per_row(scores, (s.params.min_tokens_to_keep for s in sequences))
