@@ -18,7 +18,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 @dataclass(frozen=True, slots=True)
 class FreeMemory:
     num_bytes: int  # that the process may still allocate
-    bound: str  # what sets the limit, to follow "are"
+    source: str  # what sets the limit, to follow "are"
 
 
 def free_memory(limit: int | None = None) -> FreeMemory:
@@ -50,8 +50,8 @@ def taken_bytes() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
-    """File names of a cgroup version."""
+class CgroupFiles:
+    """The file names of one cgroup version."""
 
     folder: str  # of the groups, under the mount point
     limit: str
@@ -59,13 +59,13 @@ class Version:
     cache: tuple[str, str]  # entries of memory.stat: file pages that the kernel can drop
 
 
-V1 = Version(
+V1 = CgroupFiles(
     "memory",
     "memory.limit_in_bytes",
     "memory.usage_in_bytes",
     ("total_inactive_file", "total_active_file"),
 )
-V2 = Version("", "memory.max", "memory.current", ("inactive_file", "active_file"))
+V2 = CgroupFiles("", "memory.max", "memory.current", ("inactive_file", "active_file"))
 
 
 def memory_left(
@@ -74,13 +74,13 @@ def memory_left(
     """Return bytes until the tightest limit of the process's groups; None without a limit."""
     left = [
         left
-        for version, folder in _groups(mount, membership)
-        if (left := _left_in(folder, version)) is not None
+        for files, folder in _groups(mount, membership)
+        if (left := _left_in(folder, files)) is not None
     ]
     return max(0, min(left)) if left else None
 
 
-def _groups(mount: Path, membership: Path) -> Iterator[tuple[Version, Path]]:
+def _groups(mount: Path, membership: Path) -> Iterator[tuple[CgroupFiles, Path]]:
     """Yield the process's groups and their parents: each may set a limit.
 
     In a container, the path may be the host's; only the mount point is visible then.
@@ -93,23 +93,23 @@ def _groups(mount: Path, membership: Path) -> Iterator[tuple[Version, Path]]:
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
-        version = V1 if controllers else V2
-        root = mount / version.folder
+        files = V1 if controllers else V2
+        root = mount / files.folder
         group = root / path.lstrip("/")
-        yield from ((version, g) for g in (group, *group.parents) if g.is_relative_to(root))
+        yield from ((files, g) for g in (group, *group.parents) if g.is_relative_to(root))
 
 
-def _left_in(group: Path, version: Version) -> int | None:
+def _left_in(group: Path, files: CgroupFiles) -> int | None:
     """Return bytes that the group may still allocate, droppable pages included; None: no limit.
 
     Files that were read twice have active pages, such as the weights of a restarted worker.
     """
     try:
-        limit = (group / version.limit).read_text().strip()
+        limit = (group / files.limit).read_text().strip()
         if limit == UNLIMITED:
             return None
-        usage = int((group / version.usage).read_text())
+        usage = int((group / files.usage).read_text())
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except OSError:
         return None
-    return int(limit) - usage + sum(int(statistics.get(name, 0)) for name in version.cache)
+    return int(limit) - usage + sum(int(statistics.get(name, 0)) for name in files.cache)

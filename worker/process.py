@@ -106,7 +106,9 @@ class WorkerProcess:
         engine = self._model.engine
         prepare_thread = partial(torch.set_num_threads, engine.num_torch_threads)
         engine_thread = EngineThread(engine, prepare_thread, self._metrics.note_step)
-        engine.lost.add_done_callback(lambda lost: engine_thread.fail(lost.result()))
+        engine.process_failure.add_done_callback(
+            lambda failure: engine_thread.fail(failure.result())
+        )
         self._metrics.watch_engine(
             lambda: engine_thread.stats,
             total_kv_tokens=engine.total_kv_tokens,

@@ -17,7 +17,7 @@ from bench.engine.stopwatch import Stopwatch, replaced
 from worker.engine import Engine, Output, Request
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.engine.scheduling.step_plan import StepPlan
-from worker.engine.text.text_stream import TextStream
+from worker.engine.text.sequence_text import SequenceText
 from worker.model.layers.attention import PagedAttention
 from worker.model.layers.flash_attention import FlashAttention
 
@@ -77,7 +77,7 @@ class StepBreakdown:
             (engine.scheduler, "finish_group", SCHEDULING),
             (runner, "forward", FORWARD),
             (engine, "_compute", SAMPLING),  # without the forward pass, which is a phase of its own
-            (TextStream, "push", DETOKENIZATION),
+            (SequenceText, "push", DETOKENIZATION),
         ]
         if isinstance(runner, ModelRunner):
             methods += torch_methods(runner)

@@ -79,10 +79,10 @@ def test_without_a_limit_or_cgroups_there_is_no_bound(mount: Path, membership: P
 def test_the_tightest_bound_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_memory, "memory_left", lambda: None)
     machine = free_memory()
-    assert machine.bound == "available on this machine"
+    assert machine.source == "available on this machine"
     monkeypatch.setattr(host_memory, "memory_left", lambda: 1000)
     assert free_memory().num_bytes == 1000
-    assert "control group" in free_memory().bound
+    assert "control group" in free_memory().source
     monkeypatch.setattr(host_memory, "taken_bytes", lambda: 70)
     assert free_memory(limit=100) == FreeMemory(30, "left by the setting memory")
     assert free_memory(limit=50).num_bytes == 0

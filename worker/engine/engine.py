@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from worker.engine.beam.candidates import Candidates
-from worker.engine.beam.output import BeamStream
+from worker.engine.beam.output import BeamState
 from worker.engine.config import EngineConfig
 from worker.engine.execution.torch_runner import Runner
 from worker.engine.fault_isolation import probe_model, release_tensors
@@ -24,7 +24,7 @@ from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.report import LoadReport
 from worker.engine.outputs import FailureCause, Output, RequestFailed
 from worker.engine.request import Request, check_request
-from worker.engine.request_state import Stream, create_groups
+from worker.engine.request_state import GroupState, create_groups
 from worker.engine.sampling.sampled_token import SamplingFailure
 from worker.engine.sampling.token_selection import GroupSelection, select_tokens
 from worker.engine.scheduling.block_manager import BlockManager
@@ -34,7 +34,7 @@ from worker.engine.sequence_group import SequenceGroup
 from worker.engine.speculation.verification import VerifiedTokens
 from worker.engine.step_report import Phase, StepReport
 from worker.engine.text.detokenizer import TokenBytes
-from worker.engine.text.text_stream import TextStream
+from worker.engine.text.sequence_text import SequenceText
 from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
@@ -68,12 +68,12 @@ class Engine:
         self.scheduler = Scheduler(config, BlockManager(runner.num_blocks, config.block_size))
         self.last_step = StepReport()
         self.load_report = LoadReport()
-        self.lost: Future[str] = Future()  # the reason, once a process that it needs is lost
+        self.process_failure: Future[str] = Future()  # the reason, once a process is lost
         self.num_torch_threads = torch.get_num_threads()  # of the thread that runs the steps
         self._token_bytes = TokenBytes(tokenizer)
         self._arrivals = count()
         # Unfinished groups by request, each with its text or the search for one.
-        self._streams: dict[str, dict[SequenceGroup, Stream]] = {}
+        self._states: dict[str, dict[SequenceGroup, GroupState]] = {}
 
     @classmethod
     def from_pretrained(
@@ -125,12 +125,12 @@ class Engine:
         )
         engine.num_torch_threads = loaded.num_torch_threads
         engine.load_report = loaded.report
-        engine.lost = loaded.lost
+        engine.process_failure = loaded.process_failure
         return engine
 
     @property
     def has_work(self) -> bool:
-        return bool(self._streams)
+        return bool(self._states)
 
     @property
     def num_running(self) -> int:
@@ -164,21 +164,21 @@ class Engine:
 
         Sequences that `request.generated` completes yield no output; a beam search starts over.
         """
-        if request.request_id in self._streams:
+        if request.request_id in self._states:
             raise ValueError(f"request id {request.request_id} is in use")
         check_request(request, self.model_config, self.adapters)
         num_drafts = self.config.prompt_lookup_num_tokens
-        streams = create_groups(request, self._arrivals, self._token_bytes, num_drafts)
-        if not streams:
+        states = create_groups(request, self._arrivals, self._token_bytes, num_drafts)
+        if not states:
             raise ValueError(f"request {request.request_id} is complete: nothing is left to do")
-        self.scheduler.check_fits(next(iter(streams)))
-        self._streams[request.request_id] = streams
-        for group in streams:
+        self.scheduler.check_fits(next(iter(states)))
+        self._states[request.request_id] = states
+        for group in states:
             self.scheduler.add_group(group)
 
     def abort(self, request_id: str) -> None:
         """Remove a request and free its blocks. An unknown id is no error."""
-        for group in self._streams.pop(request_id, {}):
+        for group in self._states.pop(request_id, {}):
             self.scheduler.finish_group(group)
 
     def step(self) -> list[Output]:
@@ -207,8 +207,8 @@ class Engine:
         with self.last_step.timed(Phase.FORWARD):
             logits = self.runner.forward(plan)
         with self.last_step.timed(Phase.SAMPLE):
-            streams = [self._stream_of(group) for group in plan.sampled_groups]
-            return select_tokens(logits, plan, streams)
+            states = [self._state_of(group) for group in plan.sampled_groups]
+            return select_tokens(logits, plan, states)
 
     def _run_in_halves(self, plan: StepPlan, error: Exception) -> list[Output]:
         """Repeat a failed step in halves, to find the group that fails alone and without drafts."""
@@ -227,7 +227,7 @@ class Engine:
 
     def _run_if_alive(self, plan: StepPlan) -> list[Output]:
         """Run a plan without the groups of requests that have failed since."""
-        alive = plan.only([group for group in plan.groups if group.request_id in self._streams])
+        alive = plan.only([group for group in plan.groups if group.request_id in self._states])
         return self._run(alive) if alive else []
 
     def _commit(
@@ -236,35 +236,35 @@ class Engine:
         """Continue each group as selected; return its tokens. Ends finished and failed groups."""
         outputs: list[Output] = []
         for group, selection in zip(groups, selections, strict=True):
-            match self._stream_of(group), selection:
+            match self._state_of(group), selection:
                 case None, _:
                     continue  # another sequence of the request failed in this step
                 case _, SamplingFailure():
                     outputs += self._fail(group.request_id, selection.reason, selection.cause)
-                case TextStream() as stream, VerifiedTokens():
-                    outputs += self._extend(group, stream, selection)
-                case BeamStream() as search, list():
+                case SequenceText() as text, VerifiedTokens():
+                    outputs += self._extend(group, text, selection)
+                case BeamState() as search, list():
                     outputs += self._advance(group, search, selection)
         return outputs
 
     def _extend(
-        self, group: SequenceGroup, stream: TextStream, tokens: VerifiedTokens
+        self, group: SequenceGroup, text: SequenceText, tokens: VerifiedTokens
     ) -> list[Output]:
         [sequence] = group.sequences
-        outputs = tokens.to_outputs(sequence, stream)
+        outputs = tokens.to_outputs(sequence, text)
         self.scheduler.append_tokens(sequence, [output.token_id for output in outputs])
         if sequence.proposer and tokens.num_drafts:
             sequence.proposer.record(tokens.num_accepted, sequence.num_tokens)
             self.last_step.num_drafts += tokens.num_drafts
             self.last_step.num_accepted_drafts += tokens.num_accepted
-        if stream.finish_reason is not None:
+        if text.finish_reason is not None:
             self._finish(group)
         elif failure := tokens.failure:
             return [*outputs, *self._fail(group.request_id, failure.reason, failure.cause)]
         return [*outputs]
 
     def _advance(
-        self, group: SequenceGroup, search: BeamStream, proposals: list[Candidates]
+        self, group: SequenceGroup, search: BeamState, proposals: list[Candidates]
     ) -> Iterable[Output]:
         successors = search.advance(proposals)
         if successors:
@@ -279,16 +279,16 @@ class Engine:
         self._finish(group)
         return results
 
-    def _stream_of(self, group: SequenceGroup) -> Stream | None:
+    def _state_of(self, group: SequenceGroup) -> GroupState | None:
         """Return None if another group has made the request fail."""
-        return self._streams.get(group.request_id, {}).get(group)
+        return self._states.get(group.request_id, {}).get(group)
 
     def _finish(self, group: SequenceGroup) -> None:
         self.scheduler.finish_group(group)
-        streams = self._streams[group.request_id]
-        del streams[group]
-        if not streams:
-            del self._streams[group.request_id]
+        states = self._states[group.request_id]
+        del states[group]
+        if not states:
+            del self._states[group.request_id]
 
     def _fail(self, request_id: str, message: str, cause: FailureCause) -> list[Output]:
         self.abort(request_id)

@@ -3,21 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from worker.engine.beam.output import BeamStream
+from worker.engine.beam.output import BeamState
 from worker.engine.request import Request
 from worker.engine.sampling.logits_processors import make_pipeline
 from worker.engine.sequence import Sequence
 from worker.engine.sequence_group import SequenceGroup
 from worker.engine.speculation.drafts import PromptLookup
 from worker.engine.text.detokenizer import TokenBytes
-from worker.engine.text.text_stream import TextStream
+from worker.engine.text.sequence_text import SequenceText
 
-Stream = TextStream | BeamStream
+GroupState = SequenceText | BeamState
 
 
 def create_groups(
     request: Request, arrivals: Iterator[int], token_bytes: TokenBytes, num_drafts: int | None
-) -> dict[SequenceGroup, Stream]:
+) -> dict[SequenceGroup, GroupState]:
     """Create the groups that run a request; none if an earlier attempt completed it.
 
     Each sequence takes the next of `arrivals`. `num_drafts` per step is the default for requests
@@ -30,7 +30,7 @@ def create_groups(
 
 def _create_sequences(
     request: Request, arrivals: Iterator[int], token_bytes: TokenBytes, num_drafts: int | None
-) -> dict[SequenceGroup, Stream]:
+) -> dict[SequenceGroup, GroupState]:
     """Create a group for each sequence that is not complete."""
     params, pipeline = request.params, make_pipeline(request.params)
     sequences = [
@@ -39,14 +39,14 @@ def _create_sequences(
         )
         for index in range(params.num_return_sequences)
     ]
-    streams = ((SequenceGroup([s]), TextStream(s, token_bytes)) for s in sequences)
-    return {group: stream for group, stream in streams if stream.finish_reason is None}
+    texts = ((SequenceGroup([s]), SequenceText(s, token_bytes)) for s in sequences)
+    return {group: text for group, text in texts if text.finish_reason is None}
 
 
 def _create_search(
     request: Request, arrivals: Iterator[int], token_bytes: TokenBytes
-) -> dict[SequenceGroup, Stream]:
+) -> dict[SequenceGroup, GroupState]:
     """Create one group for all beams, which start from the prompt."""
     pipeline = make_pipeline(request.params)
     prompt = Sequence.of(replace(request, generated=()), 0, next(arrivals), pipeline)
-    return {SequenceGroup([prompt], request.params.num_beams): BeamStream(request, token_bytes)}
+    return {SequenceGroup([prompt], request.params.num_beams): BeamState(request, token_bytes)}

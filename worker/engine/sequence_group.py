@@ -34,7 +34,7 @@ class SequenceGroup:
         """Return the sort key: the smaller rank runs first."""
         return self.sequences[0].rank
 
-    def due(self) -> list[tuple[Sequence, int]]:
+    def next_work(self) -> list[tuple[Sequence, int]]:
         """Return the sequences that compute in the next step, each with the most tokens it may.
 
         Beams compute one last token each. After a preemption they first catch up to it, one after

@@ -19,7 +19,7 @@ from worker.model.layers.rotary import RotaryEmbedding, alibi_slopes, apply_rota
 from worker.model.lora import AdapterRows, LayerUpdates
 from worker.model.tensor_parallel import TensorParallel
 
-WHOLE = TensorParallel()
+UNSPLIT = TensorParallel()
 NO_ADAPTERS = AdapterRows()
 
 # Attention of one layer: query, key and value in, contexts out.
@@ -198,7 +198,7 @@ class FalconModel(nn.Module):
 class FalconForCausalLM(nn.Module):
     """Falcon with its language-model head, or one rank's part of it."""
 
-    def __init__(self, config: ModelConfig, parallel: TensorParallel = WHOLE) -> None:
+    def __init__(self, config: ModelConfig, parallel: TensorParallel = UNSPLIT) -> None:
         super().__init__()
         self.config = config
         self.num_kv_heads = parallel.share(config.num_kv_heads)  # of this part

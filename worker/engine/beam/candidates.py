@@ -11,7 +11,7 @@ from worker.engine.beam.hypothesis import Beam, BeamToken, Successor
 from worker.engine.sampling.multinomial import multinomial_tiled
 from worker.engine.sampling.philox import uniforms
 from worker.engine.sampling.sampled_token import top_columns
-from worker.engine.sampling.sorting import below, places_of
+from worker.engine.sampling.sorting import below, indices_of
 from worker.engine.sampling_params import SamplingParams
 
 IMPOSSIBLE = -1.0e9  # transformers' score of a beam that must not win
@@ -37,7 +37,7 @@ def first_scores(num_beams: int) -> torch.Tensor:
     return scores
 
 
-def grow(
+def expand_beams(
     beams: list[Beam],
     beam_scores: torch.Tensor,
     scores: torch.Tensor,
@@ -62,7 +62,9 @@ def grow(
     return Candidates(
         scores=totals[chosen].cpu(),
         parents=[first_row + row for row in rows.tolist()],
-        beams=[beams[row].grown(t, params) for row, t in zip(rows.tolist(), tokens, strict=True)],
+        beams=[
+            beams[row].extended_by(t, params) for row, t in zip(rows.tolist(), tokens, strict=True)
+        ],
     )
 
 
@@ -72,7 +74,7 @@ def _sample(totals: torch.Tensor, count: int, position: int, seed: int) -> torch
     If fewer are possible, any others follow.
     """
     impossible = totals.new_full((1, 1), -torch.inf)
-    _, indices = places_of(below(impossible, totals[None]))
+    _, indices = indices_of(below(impossible, totals[None]))
     left = totals[None, indices]
     uniform = torch.from_numpy(uniforms([seed] * count, range(count), [position] * count))
     columns = []

@@ -9,7 +9,7 @@ from operator import attrgetter
 
 import torch
 
-from worker.engine.beam.candidates import Candidates, first_scores, grow
+from worker.engine.beam.candidates import Candidates, expand_beams, first_scores
 from worker.engine.beam.hypothesis import Beam, Hypothesis, Successor, length_divisor
 from worker.engine.outputs import FinishReason
 from worker.engine.sampling.logits_processors import process
@@ -83,7 +83,7 @@ class BeamGroup:
     def propose(self, scores: torch.Tensor) -> Candidates:
         """Propose continuations by the processed `scores` [n, vocab] of its rows."""
         first_row: int = self.rows.start
-        return grow(self._running, self._running_scores, scores, self._params, first_row)
+        return expand_beams(self._running, self._running_scores, scores, self._params, first_row)
 
     def continuing(self, candidates: Candidates) -> list[int]:
         """Return the ranks of the best candidates that have not ended."""

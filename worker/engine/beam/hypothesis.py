@@ -30,7 +30,7 @@ class Beam:
         """Return the number of tokens, without the prompt."""
         return len(self.tokens)
 
-    def grown(self, token: BeamToken, params: SamplingParams) -> "Beam":
+    def extended_by(self, token: BeamToken, params: SamplingParams) -> "Beam":
         """Return a copy with one more token."""
         stop_strings = copy(self.stop_strings)
         is_stopped = stop_strings.push(token.token_id) or token.token_id in params.eos_token_ids

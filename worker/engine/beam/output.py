@@ -18,8 +18,8 @@ from worker.engine.text.detokenizer import Detokenizer, StopStrings, TokenBytes
 TOO_FEW_SEQUENCES = "fewer sequences than asked for can be made: the parameters ban every token"
 
 
-class BeamStream:
-    """Returns its results all at once: until the end any beam may still lose."""
+class BeamState:
+    """The beam search of one request; it returns all results at its end, when no beam may lose."""
 
     def __init__(self, request: Request, token_bytes: TokenBytes) -> None:
         self._request = request

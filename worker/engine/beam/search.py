@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from worker.engine.beam.candidates import IMPOSSIBLE, Candidates, first_scores, grow
+from worker.engine.beam.candidates import IMPOSSIBLE, Candidates, expand_beams, first_scores
 from worker.engine.beam.hypothesis import Beam, Hypothesis, Successor, length_divisor
 from worker.engine.sampling.logits_processors import process
 from worker.engine.sampling.logits_processors.base import Rows
@@ -55,7 +55,7 @@ class BeamSearch:
         scores = process(logits.log_softmax(dim=-1), sequences)
         if self._params.do_sample and not scores.amax() < torch.inf:
             return []
-        return [grow(self._running, self._running_scores, scores, self._params)]
+        return [expand_beams(self._running, self._running_scores, scores, self._params)]
 
     def advance(self, proposals: list[Candidates]) -> list[Successor]:
         [candidates] = proposals

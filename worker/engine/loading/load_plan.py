@@ -134,7 +134,7 @@ class _VariantChoice:
 def _refusal(choice: _VariantChoice, smallest: HostForecast, free: FreeMemory) -> str:
     needs = (
         f"it needs {format_bytes(smallest.needed_bytes)} of memory with {smallest.variant}, "
-        f"but {format_bytes(free.num_bytes)} are {free.bound}"
+        f"but {format_bytes(free.num_bytes)} are {free.source}"
     )
     config = choice.options.config
     without_kv = replace(smallest, kv_bytes=0).needed_bytes

@@ -11,7 +11,7 @@ import torch
 from worker.model.checkpoint.adapter_folders import AdapterFolder, find_adapters
 from worker.model.checkpoint.lora import check_peft, read_adapter
 from worker.model.device_map import DeviceMap
-from worker.model.falcon import WHOLE, FalconForCausalLM
+from worker.model.falcon import UNSPLIT, FalconForCausalLM
 from worker.model.lora import LoraAdapter, LowRank, ServedAdapter, merge_adapters
 from worker.model.tensor_parallel import TensorParallel
 
@@ -40,7 +40,7 @@ def load_adapters(
     mode: AdapterMode,
     model: FalconForCausalLM,
     device_map: DeviceMap,
-    parallel: TensorParallel = WHOLE,
+    parallel: TensorParallel = UNSPLIT,
 ) -> dict[str, ServedAdapter]:
     """Read adapters for a model, or for one rank's part of it; return those to serve, by name.
 

@@ -35,7 +35,7 @@ class LoadReport:
     def timed(self, phase: LoadPhase) -> AbstractContextManager[None]:
         return timed(self.seconds, phase)
 
-    def note_memory(
+    def record_memory(
         self,
         model_config: ModelConfig,
         config: EngineConfig,

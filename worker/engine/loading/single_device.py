@@ -20,7 +20,7 @@ from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.checkpoint.weights import LoadingPlan, load_weights, plan_loading
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
-from worker.model.falcon import WHOLE, FalconForCausalLM
+from worker.model.falcon import UNSPLIT, FalconForCausalLM
 from worker.model.layers.packed_linear import PackedLinear, can_pack, replace_linears
 from worker.model.layers.quantization import Quantization
 from worker.model.layers.quantize import drop_quantized_weights, quantize_linears, saved_bytes
@@ -48,7 +48,8 @@ class LoadedRunner:
     num_torch_threads: int  # for the thread that runs the steps
     report: LoadReport
     adapters: tuple[str, ...] = ()  # names that requests may give
-    lost: Future[str] = field(default_factory=Future)  # the reason, once a process is lost
+    # The reason, once a process is lost.
+    process_failure: Future[str] = field(default_factory=Future)
 
 
 def load_runner(options: LoadOptions) -> LoadedRunner:
@@ -88,7 +89,7 @@ def read_model(
     variant: LoadVariant,
     report: LoadReport,
     device_map: DeviceMap,
-    parallel: TensorParallel = WHOLE,
+    parallel: TensorParallel = UNSPLIT,
 ) -> FalconForCausalLM:
     """Read the weights of a plan. Weights to be quantized stay on the host until then."""
     return_freed_memory()
@@ -124,7 +125,7 @@ def load_torch(
         )
     with report.timed(LoadPhase.WARM_UP):
         runner.warm_up()
-    report.note_memory(model.config, config, model.dtype, num_blocks=num_blocks)
+    report.record_memory(model.config, config, model.dtype, num_blocks=num_blocks)
     num_threads = _choose_num_threads(options, model.config)
     return LoadedRunner(runner, model.config, num_threads, report, tuple(adapters))
 
@@ -163,7 +164,7 @@ def _load_openvino(
         runner = OpenVinoRunner(model, graph, num_blocks=num_blocks)
     with report.timed(LoadPhase.WARM_UP):
         runner.warm_up()
-    report.note_memory(model.config, config, torch.float32, num_blocks=num_blocks)
+    report.record_memory(model.config, config, torch.float32, num_blocks=num_blocks)
     # OpenVINO has its own threads; a second pool would compete for their cores.
     return LoadedRunner(runner, model.config, num_torch_threads=1, report=report)
 

@@ -11,7 +11,7 @@ from enum import Enum, auto
 import torch
 
 from worker.engine.outputs import FailureCause
-from worker.engine.sampling.logits_processors import edit, shape
+from worker.engine.sampling.logits_processors import apply_edits, apply_shapers
 from worker.engine.sampling.logits_processors.base import Row, Rows, count_per_row, per_row
 from worker.engine.sampling.multinomial import multinomial, multinomial_tiled
 from worker.engine.sampling.philox import uniforms
@@ -72,7 +72,7 @@ def _edited(scores: TiledScores, sequences: Rows) -> TiledScores:
     """Apply the edits, in place; return the tiles of the result."""
     if not any(sequence.pipeline.edits for sequence in sequences):
         return scores
-    edit(scores.scores, sequences)
+    apply_edits(scores.scores, sequences)
     return TiledScores(scores.scores)
 
 
@@ -90,12 +90,12 @@ def _sample(
         case SamplingPath.GREEDY:
             return _take_best(scores, rows, sequences)
         case SamplingPath.GREEDY_PROCESSED:
-            shaped = TiledScores(shape(scores.rows(rows), sequences))
+            shaped = TiledScores(apply_shapers(scores.rows(rows), sequences))
             return _take_best(shaped, list(range(len(rows))), sequences)
         case SamplingPath.TOP_K:
             return _sample_top_k(scores, rows, sequences)
         case SamplingPath.FULL:
-            candidates = CandidateTokens(shape(scores.rows(rows), sequences))
+            candidates = CandidateTokens(apply_shapers(scores.rows(rows), sequences))
             columns = multinomial_tiled(candidates.scores, _uniforms(scores, sequences))
             return _take_if_possible(candidates, columns, sequences)
 
@@ -112,7 +112,7 @@ def _sample_top_k(
         count_per_row(scores.scores, (s.params.num_candidates or 0 for s in sequences)),
         per_row(scores.scores, (s.params.temperature for s in sequences)),
     )
-    candidates = CandidateTokens(shape(shortlist.scores, sequences), shortlist.token_ids)
+    candidates = CandidateTokens(apply_shapers(shortlist.scores, sequences), shortlist.token_ids)
     columns = multinomial(candidates.scores, _uniforms(scores, sequences))
     return _take_if_possible(candidates, columns, sequences)
 

@@ -46,7 +46,7 @@ def order_of_distances(distances: torch.Tensor) -> torch.Tensor:
     return keys.bitwise_and_((1 << _INDEX_BITS) - 1)
 
 
-def places_of(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def indices_of(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return rows and columns, int64 [k] each, of the true values in bool `mask` [n, width]."""
     if mask.device.type != "cpu":
         rows, columns = mask.nonzero(as_tuple=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
-from worker.engine.sampling.sorting import below, kth_best, places_of
+from worker.engine.sampling.sorting import below, indices_of, kth_best
 
 TILE_WIDTH = 128
 _MIN_WIDTH = 64  # a multiple of any SIMD width: padding cannot change the order of a row's sum
@@ -65,9 +65,9 @@ class TiledScores:
         # k tiles have a maximum of at least the k-th best maximum, so k columns reach this floor.
         # The clamp keeps it above -inf, the score of banned tokens.
         floor = kth_best(maxima, counts).clamp_(min=torch.finfo(maxima.dtype).min)
-        owners, tile = places_of(~below(maxima, floor))
+        owners, tile = indices_of(~below(maxima, floor))
         scores = self.tiles.flatten(0, 1).index_select(0, rows[owners] * self.num_tiles + tile)
-        place, column = places_of(~below(scores / temperature[owners], floor[owners]))
+        place, column = indices_of(~below(scores / temperature[owners], floor[owners]))
         token_ids = tile[place] * TILE_WIDTH + column
         return _pack(owners[place], token_ids, scores[place, column], len(rows))
 

@@ -7,8 +7,8 @@ from itertools import groupby, islice
 import torch
 
 from worker.engine.beam.candidates import Candidates
-from worker.engine.beam.output import BeamStream
-from worker.engine.request_state import Stream
+from worker.engine.beam.output import BeamState
+from worker.engine.request_state import GroupState
 from worker.engine.sampling.sampled_token import SamplingFailure
 from worker.engine.sampling.sampler import sample_tokens
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
@@ -36,7 +36,7 @@ def _one_thread() -> Iterator[None]:
 @torch.inference_mode()
 @_one_thread()
 def select_tokens(
-    logits: torch.Tensor, plan: StepPlan, streams: list[Stream | None]
+    logits: torch.Tensor, plan: StepPlan, states: list[GroupState | None]
 ) -> list[GroupSelection]:
     """Select how each of `plan.sampled_groups` continues, from float32 `logits` [n, vocab].
 
@@ -48,11 +48,11 @@ def select_tokens(
     rows: list[int] = []
     row = 0
     by_group = groupby(plan.sampled_chunks, lambda chunk: chunk.group)
-    for (group, chunks), stream in zip(by_group, streams, strict=True):
+    for (group, chunks), state in zip(by_group, states, strict=True):
         members = list(chunks)
         end = row + sum(chunk.num_sampled for chunk in members)
-        if isinstance(stream, BeamStream):
-            selections[group] = stream.propose(logits[row:end], group.sequences)
+        if isinstance(state, BeamState):
+            selections[group] = state.propose(logits[row:end], group.sequences)
         else:
             single += members
             rows += range(row, end)

@@ -189,7 +189,7 @@ class Scheduler:
         num_own = sum(self.block_manager.num_blocks_for(s.num_tokens) - num_shared for s in others)
         return self.block_manager.can_allocate(first, spare_blocks=num_running_rows + num_own)
 
-    def _due(self) -> Iterator[tuple[SequenceGroup, Sequence, int]]:
+    def _next_work(self) -> Iterator[tuple[SequenceGroup, Sequence, int]]:
         """Yield the sequences that compute in this step, each with the most tokens it may.
 
         If several sequences would fill a block with the same tokens, only the first computes it.
@@ -197,22 +197,22 @@ class Scheduler:
         """
         pending: set[BlockKey] = set()
         for group in self.running:
-            for sequence, num_due in group.due():
+            for sequence, num_wanted in group.next_work():
                 key = self.block_manager.next_shareable(sequence)
                 if key is None or key not in pending:
-                    yield group, sequence, num_due
+                    yield group, sequence, num_wanted
                 if key is not None:
                     pending.add(key)
 
     def _share_budget(self) -> StepPlan:
         """Give one token to each sequence, so that all keep streaming; share the rest in order."""
-        due = list(self._due())
-        budget = self._max_step_tokens - len(due)
-        delays_others = any(num_due == 1 for _, _, num_due in due)
+        work = list(self._next_work())
+        budget = self._max_step_tokens - len(work)
+        delays_others = any(num_wanted == 1 for _, _, num_wanted in work)
         chunks = []
-        for group, sequence, num_due in due:
-            limit = self._chunk_limit(sequence) if delays_others else num_due
-            extra = min(num_due - 1, limit - 1, budget)
+        for group, sequence, num_wanted in work:
+            limit = self._chunk_limit(sequence) if delays_others else num_wanted
+            extra = min(num_wanted - 1, limit - 1, budget)
             budget -= extra
             block_copy = self._block_copies[sequence]
             start = sequence.num_computed_tokens

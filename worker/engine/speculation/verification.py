@@ -1,13 +1,12 @@
 """Verification of drafts: which of a step's sampled tokens a sequence keeps."""
 
-from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from worker.engine.outputs import TokenOutput
 from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure
 from worker.engine.sequence import Sequence
-from worker.engine.text.text_stream import TextStream
+from worker.engine.text.sequence_text import SequenceText
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +22,18 @@ class VerifiedTokens:
         """Return the number of drafts that were accepted."""
         return len(self.tokens) - (self.failure is None)
 
-    def to_outputs(self, sequence: Sequence, stream: TextStream) -> list[TokenOutput]:
-        """Push the tokens to `stream` until the sequence ends; return their outputs."""
+    def to_outputs(self, sequence: Sequence, text: SequenceText) -> list[TokenOutput]:
+        """Add the tokens to `text` until the sequence ends; return their outputs."""
         outputs = []
         for token in self.tokens:
             output = TokenOutput(
                 request_id=sequence.request_id,
                 sequence=sequence.index,
                 token_id=token.token_id,
-                text=stream.push(token.token_id),
+                text=text.push(token.token_id),
                 logprob=token.logprob,
                 top_logprobs=token.top_logprobs,
-                finish_reason=stream.finish_reason,
+                finish_reason=text.finish_reason,
             )
             outputs.append(output)
             if output.finish_reason is not None:
@@ -43,7 +42,7 @@ class VerifiedTokens:
 
 
 def verify_drafts(
-    sampled: list[SampledToken | SamplingFailure], drafts: Ordered[int]
+    sampled: list[SampledToken | SamplingFailure], drafts: tuple[int, ...]
 ) -> VerifiedTokens | SamplingFailure:
     """Return the tokens to keep, where `sampled[i]` follows the first i of `drafts`.
 

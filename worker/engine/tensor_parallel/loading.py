@@ -117,7 +117,7 @@ def load_parallel(options: LoadOptions) -> LoadedRunner:
     except BaseException:
         processes.stop()
         raise
-    report.note_memory(
+    report.record_memory(
         model.config, options.config, model.dtype, num_blocks=runner.num_blocks, num_parts=size
     )
     return LoadedRunner(

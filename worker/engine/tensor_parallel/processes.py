@@ -102,7 +102,7 @@ class RankProcesses:
     def __init__(self, serve: Serve, rendezvous: Rendezvous) -> None:
         self.rendezvous = rendezvous
         self.lost: Future[str] = Future()
-        self._losing = Lock()
+        self._failing = Lock()
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         context = multiprocessing.get_context("spawn")
         self._ranks = [
@@ -145,7 +145,7 @@ class RankProcesses:
 
         A process that is left would wait in a sum, on a GPU with all its memory.
         """
-        with self._losing:
+        with self._failing:
             if self.lost.done():
                 return
             for rank in self._ranks:

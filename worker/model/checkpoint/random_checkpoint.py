@@ -146,7 +146,7 @@ def _write(
     if needed > free.num_bytes:
         raise ValueError(
             f"making it needs {format_bytes(needed)} of memory, "
-            f"but {format_bytes(free.num_bytes)} are {free.bound}"
+            f"but {format_bytes(free.num_bytes)} are {free.source}"
         )
     _save_model(directory, fields, seed, dtype, max_shard_size)
     if config.vocab_size >= len(SPECIAL_TOKENS) + NUM_BYTE_TOKENS:

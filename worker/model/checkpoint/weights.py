@@ -20,7 +20,7 @@ from worker.model.checkpoint.shards import find_shards, listed, open_shard, read
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
 from worker.model.errors import CheckpointError
-from worker.model.falcon import WHOLE, FalconForCausalLM
+from worker.model.falcon import UNSPLIT, FalconForCausalLM
 from worker.model.tensor_parallel import TensorParallel
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ EMBEDDINGS = "transformer.word_embeddings.weight"
 LM_HEAD = "lm_head.weight"
 _BODY = "transformer."
 _HEAD = "lm_head."
-_ANCHOR = "ln_f.weight"  # once in every Falcon, at the root of its body
+_FINAL_NORM = "ln_f.weight"  # once in every Falcon, at the root of its body
 _BODY_ROOTS = ("word_embeddings.", "h.", "ln_f.")
 
 _BUFFERS = re.compile(
@@ -72,7 +72,7 @@ def load_model(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device,
-    parallel: TensorParallel = WHOLE,
+    parallel: TensorParallel = UNSPLIT,
 ) -> FalconForCausalLM:
     """Load a local folder or hub id, or the part of a rank, onto `device` for inference.
 
@@ -88,7 +88,7 @@ def load_weights(
     *,
     dtype: torch.dtype | None = None,
     device_map: DeviceMap,
-    parallel: TensorParallel = WHOLE,
+    parallel: TensorParallel = UNSPLIT,
 ) -> FalconForCausalLM:
     """Read the part of a rank onto the devices of a map, ready for inference.
 
@@ -120,8 +120,8 @@ def plan_loading(path: Path) -> LoadingPlan:
             f"config.json: vocab_size is {stated.vocab_size}; the {config.vocab_size} rows of the "
             "embedding table count"
         )
-    if strays := sorted(headers.keys() - set(origins.values())):
-        notes.append(f"ignored tensors that the network lacks: {listed(strays)}")
+    if ignored := sorted(headers.keys() - set(origins.values())):
+        notes.append(f"ignored tensors that the network lacks: {listed(ignored)}")
     return LoadingPlan(model, headers, origins, tuple(notes))
 
 
@@ -149,9 +149,11 @@ class _TensorNames:
     """Translates the names of one checkpoint to names of the network."""
 
     def __init__(self, stored: Collection[str]) -> None:
-        anchors = [name for name in stored if f".{name}".endswith(f".{_ANCHOR}")]
-        whole = min(anchors, key=lambda name: (name != _BODY + _ANCHOR, len(name)), default=None)
-        self._body = _BODY if whole is None else whole.removesuffix(_ANCHOR)
+        final_norms = [name for name in stored if f".{name}".endswith(f".{_FINAL_NORM}")]
+        whole = min(
+            final_norms, key=lambda name: (name != _BODY + _FINAL_NORM, len(name)), default=None
+        )
+        self._body = _BODY if whole is None else whole.removesuffix(_FINAL_NORM)
         self._outer = self._body.removesuffix(_BODY)
 
     def translate(self, stored: str) -> str:
@@ -163,7 +165,7 @@ class _TensorNames:
         return stored.removeprefix(self._outer)
 
 
-def _is_stray(name: str) -> bool:
+def _is_ignorable(name: str) -> bool:
     """Return whether a tensor can be ignored: it belongs to another head, or is a buffer."""
     return not name.startswith((_BODY, _HEAD)) or _BUFFERS.search(name) is not None
 
@@ -171,8 +173,8 @@ def _is_stray(name: str) -> bool:
 def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader]) -> dict[str, str]:
     """Return the name of the stored tensor of each parameter; tied embeddings may share one.
 
-    Raises CheckpointError, listing missing, unexpected and misshapen tensors. Stray tensors are
-    ignored.
+    Raises CheckpointError, listing missing, unexpected and misshapen tensors. Ignorable tensors
+    do not count.
     """
     parameters = model.state_dict()
     origins = _find_origins(model, headers)
@@ -180,7 +182,7 @@ def match_tensors(model: FalconForCausalLM, headers: Mapping[str, TensorHeader])
     if missing := sorted(set(origins.values()) - headers.keys()):
         problems.append(f"missing: {listed(missing)}")
     others = headers.keys() - set(origins.values())
-    if unexpected := sorted(name for name in others if not _is_stray(name)):
+    if unexpected := sorted(name for name in others if not _is_ignorable(name)):
         problems.append(f"unexpected: {listed(unexpected)}")
     misshapen = [
         f"{name} is {list(headers[origin].shape)}, config.json asks for {list(tensor.shape)}"

@@ -12,7 +12,7 @@ from tests.worker.engine.oracle import END_OF_TEXT_ID, Oracle, to_generate_kwarg
 from tests.worker.engine.sampling.chi_square import p_value
 from tests.worker.engine.workload import ScheduledRequest, run_all
 from worker.engine import Engine, EngineConfig, SamplingParams
-from worker.engine.beam.candidates import IMPOSSIBLE, Candidates, grow
+from worker.engine.beam.candidates import IMPOSSIBLE, Candidates, expand_beams
 from worker.engine.beam.hypothesis import Beam
 from worker.engine.text.detokenizer import StopStrings, TokenBytes
 from worker.model.tokenizer.tokenizer_files import load_tokenizer
@@ -41,7 +41,7 @@ def root(oracles: dict[str, Oracle]) -> Beam:
 def sample(root: Beam, scores: torch.Tensor, seed: int) -> Candidates:
     """Four candidates for the first step of two beams; `scores` [vocab]."""
     beam_scores = torch.tensor([0.0, IMPOSSIBLE])
-    return grow([root], beam_scores, scores[None], replace(PARAMS, seed=seed))
+    return expand_beams([root], beam_scores, scores[None], replace(PARAMS, seed=seed))
 
 
 def load(oracle: Oracle, config: EngineConfig) -> Engine:

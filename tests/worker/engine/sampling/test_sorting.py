@@ -4,7 +4,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engine.sampling.sorting import ascending, below, kth_best, order_of_distances, places_of
+from worker.engine.sampling.sorting import (
+    ascending,
+    below,
+    indices_of,
+    kth_best,
+    order_of_distances,
+)
 
 # Few values, so that ties are many; the extremes that scores may hold.
 SCORES = st.sampled_from([-torch.inf, -3e38, -2.5, -1.0, -0.0, 0.0, 1e-45, 1.0, 2.5, torch.inf])
@@ -57,5 +63,5 @@ def test_nothing_is_below_nan_and_nan_is_below_nothing() -> None:
 
 @given(matrices(st.booleans()))
 def test_indices_of_true_values_come_row_by_row(mask: torch.Tensor) -> None:
-    rows, columns = places_of(mask)
+    rows, columns = indices_of(mask)
     assert torch.equal(torch.stack([rows, columns], dim=-1), mask.nonzero())

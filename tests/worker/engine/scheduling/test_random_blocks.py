@@ -17,13 +17,13 @@ NUM_BLOCKS = 14
 NUM_OPERATIONS = 100_000
 MAX_TOKENS = 22
 MAX_SEQUENCES = 9
-SPOILED = "nan"
+INVALID = "nan"
 
 
 class Pool:
     """Sequences with one block manager, and the expected contents of their blocks.
 
-    One in eight is bad: its blocks hold invalid values, so no token is sampled for it.
+    One in eight is invalid: its blocks hold invalid values, so no token is sampled for it.
     """
 
     def __init__(self, random: Random) -> None:
@@ -31,11 +31,11 @@ class Pool:
         self.manager = BlockManager(NUM_BLOCKS, BLOCK_SIZE)
         self.slots: list[tuple[int, ...] | str | None] = [None] * (NUM_BLOCKS * BLOCK_SIZE)
         self.sequences: list[Sequence] = []
-        self.bad: set[Sequence] = set()
+        self.invalid: set[Sequence] = set()
         self.num_copies = self.num_refusals = 0
 
     def add(self) -> None:
-        """A prompt of few letters, so that many have a beginning in common."""
+        """Add a prompt of two distinct tokens, so that many prompts share a prefix."""
         if len(self.sequences) == MAX_SEQUENCES:
             self.free()
         length = self.random.randint(1, 14)
@@ -46,7 +46,7 @@ class Pool:
         )
         self.sequences.append(sequence)
         if self.random.random() < 0.125:
-            self.bad.add(sequence)
+            self.invalid.add(sequence)
 
     def allocate(self) -> None:
         sequence = self.pick()
@@ -66,34 +66,34 @@ class Pool:
         num_slots = min(len(sequence.block_table) * BLOCK_SIZE, sequence.num_tokens)
         if num_slots <= sequence.num_computed_tokens or self.shares_what_it_writes(sequence):
             return
-        is_spoiled = self.check_content(sequence) or sequence in self.bad
+        is_invalid = self.has_invalid_content(sequence) or sequence in self.invalid
         end = self.random.randint(sequence.num_computed_tokens + 1, num_slots)
         for position in range(sequence.num_computed_tokens, end):
-            content = SPOILED if is_spoiled else tuple(sequence.token_ids[: position + 1])
+            content = INVALID if is_invalid else tuple(sequence.token_ids[: position + 1])
             self.slots[self.slot(sequence, position)] = content
         sequence.num_computed_tokens = end
         self.manager.cache_full_blocks(sequence)
-        if is_spoiled:
-            self.bad.add(sequence)
+        if is_invalid:
+            self.invalid.add(sequence)
 
     def append(self) -> None:
         sequence = self.pick()
-        if self.may_go_on(sequence):
+        if self.may_continue(sequence):
             sequence.append(self.random.choice((1, 2)))
 
     def fork(self) -> None:
         parent = self.pick()
-        if self.may_go_on(parent) and len(self.sequences) < MAX_SEQUENCES:
+        if self.may_continue(parent) and len(self.sequences) < MAX_SEQUENCES:
             child = parent.child(1, self.random.choice((1, 2)))
             self.manager.fork(parent, child)
             self.sequences.append(child)
 
     def free(self) -> None:
-        """Finished, failed or aborted: whatever it was doing."""
+        """Free a sequence that may have finished, failed or been aborted."""
         sequence = self.pick()
         self.manager.free(sequence)
         self.sequences.remove(sequence)
-        self.bad.discard(sequence)
+        self.invalid.discard(sequence)
 
     def preempt(self) -> None:
         self.manager.free(self.pick())
@@ -103,27 +103,31 @@ class Pool:
             self.add()
         return self.random.choice(self.sequences)
 
-    def may_go_on(self, sequence: Sequence) -> bool:
+    def may_continue(self, sequence: Sequence) -> bool:
         all_computed = sequence.num_uncomputed_tokens == 0
-        return all_computed and sequence not in self.bad and sequence.num_tokens < MAX_TOKENS
+        return all_computed and sequence not in self.invalid and sequence.num_tokens < MAX_TOKENS
 
     def shares_what_it_writes(self, sequence: Sequence) -> bool:
-        """A fork that still has to ask for its own copy of the last block."""
-        return self.manager._shares_next_block(sequence)
+        """Return whether another sequence holds the block of its next token, as after a fork."""
+        index = sequence.num_computed_tokens // BLOCK_SIZE
+        block = sequence.block_table[index]
+        return any(block in s.block_table for s in self.sequences if s is not sequence)
 
-    def check_content(self, sequence: Sequence) -> bool:
-        """Whether the sequence's context is spoiled; if it is not, it must be its own tokens."""
+    def has_invalid_content(self, sequence: Sequence) -> bool:
+        """Return whether the context is invalid; assert that a valid one is the own tokens."""
         for position in range(sequence.num_computed_tokens):
             content = self.slots[self.slot(sequence, position)]
-            if content == SPOILED:
+            if content == INVALID:
                 return True
             assert content == tuple(sequence.token_ids[: position + 1])
         return False
 
     def check(self) -> None:
         self.manager.check_integrity(self.sequences)
-        for block in self.manager._evictable_blocks:
-            assert SPOILED not in self.slots[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE]
+        held = {block for sequence in self.sequences for block in sequence.block_table}
+        cached = (block for block in range(NUM_BLOCKS) if block in self.manager.prefix_cache)
+        for block in set(cached) - held:
+            assert INVALID not in self.slots[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE]
 
     def slot(self, sequence: Sequence, position: int) -> int:
         block = sequence.block_table[position // BLOCK_SIZE]

@@ -8,7 +8,7 @@ from worker.engine import FailureCause, FinishReason, SamplingParams
 from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure
 from worker.engine.speculation.verification import VerifiedTokens, verify_drafts
 from worker.engine.text.detokenizer import TokenBytes
-from worker.engine.text.text_stream import TextStream
+from worker.engine.text.sequence_text import SequenceText
 
 FAILED = SamplingFailure("nan", FailureCause.MODEL)
 
@@ -31,7 +31,7 @@ def sampled(text: str) -> list[SampledToken | SamplingFailure]:
 def test_drafts_are_accepted_up_to_the_first_that_was_not_sampled(
     sampled_text: str, drafts: str, kept: str, num_accepted: int
 ) -> None:
-    tokens = verify_drafts(sampled(sampled_text), drafts.encode())
+    tokens = verify_drafts(sampled(sampled_text), tuple(drafts.encode()))
     assert isinstance(tokens, VerifiedTokens)
     assert tokens.tokens == sampled(kept)
     assert (tokens.num_accepted, tokens.num_drafts) == (num_accepted, len(drafts))
@@ -39,10 +39,10 @@ def test_drafts_are_accepted_up_to_the_first_that_was_not_sampled(
 
 
 def test_a_failure_behind_accepted_drafts_comes_after_their_tokens() -> None:
-    assert verify_drafts(sampled("ab!"), b"abc"[:2]) == VerifiedTokens(
+    assert verify_drafts(sampled("ab!"), tuple(b"ab")) == VerifiedTokens(
         [SampledToken(ord("a")), SampledToken(ord("b"))], num_drafts=2, failure=FAILED
     )
-    assert verify_drafts(sampled("!b"), b"a") is FAILED
+    assert verify_drafts(sampled("!b"), tuple(b"a")) is FAILED
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_a_sequence_ends_among_accepted_drafts_too(
     params: SamplingParams, text: str, reason: FinishReason | None
 ) -> None:
     sequence = make_sequence([ord("x")], params)
-    tokens = verify_drafts(sampled("abcd"), b"abc")
+    tokens = verify_drafts(sampled("abcd"), tuple(b"abc"))
     assert isinstance(tokens, VerifiedTokens)
-    outputs = tokens.to_outputs(sequence, TextStream(sequence, TokenBytes(byte_tokenizer())))
+    outputs = tokens.to_outputs(sequence, SequenceText(sequence, TokenBytes(byte_tokenizer())))
     assert "".join(output.text for output in outputs) == text
     assert [output.finish_reason for output in outputs] == [*[None] * (len(text) - 1), reason]

@@ -122,7 +122,7 @@ def test_a_frozen_process_breaks_the_engine(
     os.kill(frozen.pid, signal.SIGSTOP)
     with pytest.raises(EngineBroken):
         engine.step()
-    assert "the process did not respond" in engine.lost.result()
+    assert "the process did not respond" in engine.process_failure.result()
     assert not children_left(), "the other rank must not stay in its sum"
 
 
@@ -130,7 +130,7 @@ def test_a_process_lost_while_the_engine_is_idle_is_detected(tmp_path: Path) -> 
     engine = load(write_random_checkpoint(tmp_path, like="40b"))
     [rank] = multiprocessing.active_children()
     rank.kill()
-    reason = engine.lost.result(timeout=WAIT_S)
+    reason = engine.process_failure.result(timeout=WAIT_S)
     assert reason == "rank 1 of 2 failed: the process ended (killed by SIGKILL)"
 
 
@@ -149,4 +149,4 @@ def test_a_step_that_fails_only_in_the_driver_breaks_the_engine(
         engine.add(Request(request_id="a", prompt_token_ids=[30, 31], params=GREEDY))
         with pytest.raises(EngineBroken):
             engine.step()
-    assert engine.lost.result() == "rank 0 failed in a step: no room"
+    assert engine.process_failure.result() == "rank 0 failed in a step: no room"

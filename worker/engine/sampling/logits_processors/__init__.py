@@ -84,11 +84,11 @@ def process(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
 
     `scores` are logits, or log-probabilities in a beam search. They are edited in place.
     """
-    edit(scores, sequences)
-    return shape(scores, sequences)
+    apply_edits(scores, sequences)
+    return apply_shapers(scores, sequences)
 
 
-def edit(scores: torch.Tensor, sequences: Rows) -> None:
+def apply_edits(scores: torch.Tensor, sequences: Rows) -> None:
     """Apply each edit to the rows of `scores` [n, vocab] that use it, in place."""
     rows_of: defaultdict[Edit, list[int]] = defaultdict(list)
     for row, sequence in enumerate(sequences):
@@ -99,7 +99,7 @@ def edit(scores: torch.Tensor, sequences: Rows) -> None:
             processor(scores, rows, [sequences[row] for row in rows])
 
 
-def shape(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+def apply_shapers(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
     """Apply each shaper to the rows of `scores` [n, width] that use it; may work in place.
 
     The columns need not be the whole vocabulary: tokens that cannot be sampled may be left out.

@@ -45,7 +45,7 @@ class Processor(ABC):
 
 
 class Edit(Processor):
-    """Changes the scores of certain token ids."""
+    """Changes the scores of certain token ids, in place."""
 
     @abstractmethod
     def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:

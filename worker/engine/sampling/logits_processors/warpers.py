@@ -34,7 +34,7 @@ class TopK(Warper):
 
     def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
         counts = count_per_row(scores, (s.params.num_candidates or 0 for s in sequences))
-        return _without(scores, below(scores, kth_best(scores, counts)))
+        return _mask(scores, below(scores, kth_best(scores, counts)))
 
 
 class TopP(Warper):
@@ -48,7 +48,7 @@ class TopP(Warper):
         cumulative = ordered.softmax(dim=-1).cumsum(dim=-1)
         tail = per_row(scores, (1 - s.params.top_p for s in sequences))
         num_removed = torch.searchsorted(cumulative, tail, right=True)
-        num_removed = num_removed.minimum(scores.shape[1] - _kept(scores, sequences))
+        num_removed = num_removed.minimum(scores.shape[1] - _min_kept(scores, sequences))
         last_kept = ordered.gather(-1, num_removed)
         removed = below(scores, last_kept)
         # Of the tokens that tie with the last kept one, the first may be removed as well.
@@ -56,7 +56,7 @@ class TopP(Warper):
         if (num_ties > 0).any():
             is_tie = scores == last_kept
             removed |= is_tie & (is_tie.cumsum(dim=-1) <= num_ties)
-        return _without(scores, removed)
+        return _mask(scores, removed)
 
 
 class MinP(Warper):
@@ -69,10 +69,10 @@ class MinP(Warper):
         probabilities = scores.softmax(dim=-1)
         share = per_row(scores, (s.params.min_p or 0.0 for s in sequences))
         floor = probabilities.amax(dim=-1, keepdim=True) * share
-        removed, kept = below(probabilities, floor), _kept(scores, sequences)
+        removed, kept = below(probabilities, floor), _min_kept(scores, sequences)
         if (most := int(kept.max())) > 1:  # the best is never below the floor
-            removed = _spare_first(removed, probabilities.topk(most, dim=-1).indices, kept)
-        return _without(scores, removed)
+            removed = _keep_first(removed, probabilities.topk(most, dim=-1).indices, kept)
+        return _mask(scores, removed)
 
 
 class TypicalP(Warper):
@@ -90,7 +90,7 @@ class TypicalP(Warper):
         cumulative = probabilities.gather(-1, order).cumsum(dim=-1)
         last_kept = torch.searchsorted(cumulative, mass).clamp_(max=scores.shape[1] - 1)
         removed = below(distance.gather(-1, order.gather(-1, last_kept)), distance)
-        return _without(scores, _spare_first(removed, order, _kept(scores, sequences)))
+        return _mask(scores, _keep_first(removed, order, _min_kept(scores, sequences)))
 
 
 class EpsilonCutoff(Warper):
@@ -118,7 +118,7 @@ class EtaCutoff(Warper):
         return _cut_below(floor, probabilities, scores, sequences)
 
 
-def _kept(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+def _min_kept(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
     """Return how many tokens of each row warpers must keep, int64 [n, 1]."""
     return count_per_row(scores, (s.params.min_tokens_to_keep for s in sequences))
 
@@ -139,19 +139,19 @@ def _cut_below(
     sequences: Rows,
 ) -> torch.Tensor:
     """Remove tokens with `probabilities` below `floor` [n, 1], except the best to keep."""
-    worst_kept = kth_best(scores, _kept(scores, sequences))
+    worst_kept = kth_best(scores, _min_kept(scores, sequences))
     is_rare = below(probabilities, floor)
-    return _without(scores, is_rare.logical_and_(below(scores, worst_kept)))
+    return _mask(scores, is_rare.logical_and_(below(scores, worst_kept)))
 
 
-def _spare_first(removed: torch.Tensor, order: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def _keep_first(removed: torch.Tensor, order: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Return `removed` [n, width] without the first `counts` [n, 1] columns of `order`."""
     first = order[:, : int(counts.max())]
-    is_spared = torch.arange(first.shape[1], device=order.device) < counts
-    return removed.scatter(-1, first, removed.gather(-1, first) & ~is_spared)
+    is_kept = torch.arange(first.shape[1], device=order.device) < counts
+    return removed.scatter(-1, first, removed.gather(-1, first) & ~is_kept)
 
 
-def _without(scores: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
+def _mask(scores: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
     """Return `scores` with -inf where bool `removed` is true.
 
     By addition: `masked_fill` branches at every element, which takes eight times as long when the

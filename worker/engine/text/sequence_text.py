@@ -5,7 +5,7 @@ from worker.engine.sequence import Sequence
 from worker.engine.text.detokenizer import Detokenizer, StopStrings, TokenBytes
 
 
-class TextStream:
+class SequenceText:
     """Detokenizes one sequence and detects its end.
 
     Tokens of an earlier attempt are pushed without output; if they already end the sequence,
