@@ -127,7 +127,7 @@ def _tokens(chunk: Chunk) -> list[int]:
     return [*chunk.sequence.token_ids, *chunk.drafts]
 
 
-def fake_engine(
+def engine_on_fake_runner(
     runner: FakeRunner | None = None,
     *,
     max_rows: int = 8,

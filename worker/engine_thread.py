@@ -117,14 +117,17 @@ class EngineThread:
         self._commands.put(request)
 
     def abort(self, request_id: str) -> None:
-        """Stop generating; free the request's rows before the next step. Harmless at its end."""
+        """Stop generating and free the request's rows before the next step.
+
+        A finished request is no error.
+        """
         if self._generations.pop(request_id, None) is not None:
             self._commands.put(Abort(request_id))
 
     def fail(self, reason: str) -> None:
         """Set `failed`, from any thread: the engine's own may be idle, or blocked.
 
-        Ignored after `stop`, which ends the engine's processes, too.
+        A call after `stop` changes nothing: `stop` itself ends the engine's processes.
         """
         if self._is_stopped:
             return
@@ -133,7 +136,7 @@ class EngineThread:
 
     @property
     def step_age_s(self) -> float:
-        """Seconds since the current step began; 0 between steps."""
+        """Return the seconds since the current step began; 0 between steps."""
         started = self._step_started
         return 0.0 if started is None else time.monotonic() - started
 

@@ -66,12 +66,12 @@ class Generation:
 
     @property
     def token_ids(self) -> tuple[tuple[int, ...], ...]:
-        """Token ids of each sequence so far."""
+        """Return the token ids of each sequence so far."""
         return tuple(tuple(output.token_id for output in sequence) for sequence in self.sequences)
 
     @property
     def batch(self) -> Batch | None:
-        """Batch sizes over all steps; None before the first."""
+        """Return the batch sizes over all steps; None before the first."""
         if self._num_steps == 0:
             return None
         return Batch(mean_rows=self._sum_rows / self._num_steps, max_rows=self._max_rows)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from tests.fakes import FakeRunner, fake_engine
+from tests.fakes import FakeRunner, engine_on_fake_runner
 from tests.worker.fake_engine import CRASHING, FAILING, FakeEngine
 from worker.engine import Request, SamplingParams
 from worker.engine.scheduling.step_plan import StepPlan
@@ -156,7 +156,7 @@ async def test_stats_reflect_an_abort_after_which_the_engine_is_idle(
 async def test_an_aborted_request_is_in_no_later_step_and_its_blocks_are_free() -> None:
     """Uses the real engine; a step that is under way may still finish."""
     runner = FakeRunner(num_blocks=1000)
-    engine_thread = EngineThread(fake_engine(runner))
+    engine_thread = EngineThread(engine_on_fake_runner(runner))
     engine_thread.start()
     try:
         for name in ("stays", "goes"):

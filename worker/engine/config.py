@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """Raises ValueError for a wrong combination."""
+    """The limits of one engine. Raises ValueError for a wrong combination."""
 
     max_rows: int = 32  # sequences in one step
     # Blocks of the KV cache. None: as many as `max_rows` sequences of full length need, or as many

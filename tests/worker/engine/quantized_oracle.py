@@ -24,25 +24,25 @@ def quantized(weight: torch.Tensor) -> torch.Tensor:
     return integers * scale
 
 
-def each_alone(dense: torch.Tensor, dense_4h_to_h: torch.Tensor) -> Sequence[torch.Tensor]:
+def quantize_separately(dense: torch.Tensor, dense_4h_to_h: torch.Tensor) -> Sequence[torch.Tensor]:
     return quantized(dense), quantized(dense_4h_to_h)
 
 
-def both_as_one(dense: torch.Tensor, dense_4h_to_h: torch.Tensor) -> Sequence[torch.Tensor]:
-    """As in OpenVINO's graph, where they are one product."""
+def quantize_jointly(dense: torch.Tensor, dense_4h_to_h: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Quantize both as one product, as OpenVINO's graph has them."""
     widths = [dense.shape[1], dense_4h_to_h.shape[1]]
     return torch.split(quantized(torch.cat([dense, dense_4h_to_h], dim=1)), widths, dim=1)
 
 
-def in_halves(dense: torch.Tensor, dense_4h_to_h: torch.Tensor) -> Sequence[torch.Tensor]:
-    """As with two ranks, each of which quantizes its columns."""
+def quantize_halves(dense: torch.Tensor, dense_4h_to_h: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Quantize each half of the columns alone, as two ranks do."""
     return [
         torch.cat([quantized(half) for half in weight.chunk(2, dim=1)], dim=1)
         for weight in (dense, dense_4h_to_h)
     ]
 
 
-def quantized_oracle(path: Path, quantize_summed: QuantizeSummed = each_alone) -> Any:
+def quantized_oracle(path: Path, quantize_summed: QuantizeSummed = quantize_separately) -> Any:
     """Return transformers' model with the weights of its linear layers quantized to 8 bits."""
     silence()
     model = load_oracle(path)[0]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import END_OF_TEXT, END_OF_TEXT_ID, FakeRunner, fake_engine
+from tests.fakes import END_OF_TEXT, END_OF_TEXT_ID, FakeRunner, engine_on_fake_runner
 from tests.worker.engine.fake_requests import A, B, expected, request, run_to_end, tokens
 from worker.engine import (
     FinishReason,
@@ -20,14 +20,14 @@ def spell(text: str) -> FakeRunner:
 
 
 def test_an_idle_engine_steps_without_output() -> None:
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     assert not engine.has_work
     assert engine.step() == []
     assert engine.last_step.num_rows == 0
 
 
 def test_a_request_runs_to_its_length() -> None:
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     engine.add(request("r", [A] * 30, max_new_tokens=9))
     outputs = tokens(run_to_end(engine)["r"])
     assert [o.token_id for o in outputs] == expected([A] * 30, 9)
@@ -35,7 +35,7 @@ def test_a_request_runs_to_its_length() -> None:
 
 
 def test_eos_ends_a_sequence_and_has_no_text() -> None:
-    engine = fake_engine(spell("hé!"))
+    engine = engine_on_fake_runner(spell("hé!"))
     engine.add(request("r", [A], eos_token_ids=(END_OF_TEXT_ID,)))
     outputs = tokens(run_to_end(engine)["r"])
     assert [o.text for o in outputs] == ["h", "", "é", "!", ""]
@@ -44,19 +44,19 @@ def test_eos_ends_a_sequence_and_has_no_text() -> None:
 
 
 def test_without_eos_ids_nothing_stops_early() -> None:
-    engine = fake_engine(spell("hi"))
+    engine = engine_on_fake_runner(spell("hi"))
     engine.add(request("r", [A], max_new_tokens=6))
     assert [o.finish_reason for o in tokens(run_to_end(engine)["r"])][-1] is FinishReason.LENGTH
 
 
 def test_the_last_output_flushes_an_incomplete_character() -> None:
-    engine = fake_engine(spell("é"))
+    engine = engine_on_fake_runner(spell("é"))
     engine.add(request("r", [A], max_new_tokens=1))
     assert [o.text for o in tokens(run_to_end(engine)["r"])] == ["\ufffd"]
 
 
 def test_a_stop_string_ends_after_the_token_that_completes_it() -> None:
-    engine = fake_engine(spell("one two three"))
+    engine = engine_on_fake_runner(spell("one two three"))
     engine.add(request("r", [A], stop_strings=("two",)))
     outputs = tokens(run_to_end(engine)["r"])
     assert "".join(o.text for o in outputs) == "one two"
@@ -64,13 +64,13 @@ def test_a_stop_string_ends_after_the_token_that_completes_it() -> None:
 
 
 def test_a_special_token_may_be_a_stop_string() -> None:
-    engine = fake_engine(spell("hi"))
+    engine = engine_on_fake_runner(spell("hi"))
     engine.add(request("r", [A], stop_strings=(END_OF_TEXT,)))
     assert len(tokens(run_to_end(engine)["r"])) == 3
 
 
 def test_requests_join_and_leave_between_steps() -> None:
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     engine.add(request("long", [A], max_new_tokens=10))
     engine.step()
     engine.add(request("short", [B], max_new_tokens=2))
@@ -82,14 +82,14 @@ def test_requests_join_and_leave_between_steps() -> None:
 
 
 def test_every_sequence_of_a_request_reports_under_its_own_index() -> None:
-    engine = fake_engine(max_rows=2)
+    engine = engine_on_fake_runner(max_rows=2)
     engine.add(request("r", [A], max_new_tokens=3, num_return_sequences=5, do_sample=True))
     outputs = run_to_end(engine)["r"]
     assert [len(tokens(outputs, index)) for index in range(5)] == [3] * 5
 
 
 def test_an_aborted_request_is_silent_and_its_blocks_are_free_at_once() -> None:
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     engine.add(request("gone", [A] * 9))
     engine.add(request("kept", [B], max_new_tokens=4))
     engine.step()
@@ -105,7 +105,7 @@ def test_an_aborted_request_is_silent_and_its_blocks_are_free_at_once() -> None:
 def test_a_resumed_request_continues_where_the_earlier_attempt_stopped() -> None:
     prompt = [A, B]
     whole = expected(prompt, 8)
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     params = SamplingParams(max_new_tokens=8)
     engine.add(
         Request(
@@ -122,12 +122,12 @@ def test_a_resumed_request_samples_the_tokens_of_an_uninterrupted_one() -> None:
     params = SamplingParams(
         max_new_tokens=8, do_sample=True, temperature=9.0, seed=5, num_return_sequences=2
     )
-    whole = fake_engine(flat)
+    whole = engine_on_fake_runner(flat)
     whole.add(Request(request_id="r", prompt_token_ids=[A], params=params))
     outputs = run_to_end(whole)["r"]
     first, second = ([o.token_id for o in tokens(outputs, index)] for index in range(2))
     assert first != second
-    resumed = fake_engine(FakeRunner(next_token=lambda context: len(context) % 2))
+    resumed = engine_on_fake_runner(FakeRunner(next_token=lambda context: len(context) % 2))
     generated = (tuple(first[:3]), tuple(second))
     resumed.add(Request(request_id="r", prompt_token_ids=[A], params=params, generated=generated))
     outputs = run_to_end(resumed)["r"]
@@ -175,20 +175,20 @@ def test_a_resumed_request_samples_the_tokens_of_an_uninterrupted_one() -> None:
 def test_a_request_that_can_never_run_is_refused_with_its_reason(
     prompt: list[int], params: dict[str, Any], message: str
 ) -> None:
-    engine = fake_engine(FakeRunner(num_blocks=10), context_length=64)
+    engine = engine_on_fake_runner(FakeRunner(num_blocks=10), context_length=64)
     with pytest.raises(ValueError, match=message):
         engine.add(request("r", prompt, **params))
     assert not engine.has_work
 
 
 def test_a_request_that_just_fits_the_cache_is_served() -> None:
-    engine = fake_engine(FakeRunner(num_blocks=10))
+    engine = engine_on_fake_runner(FakeRunner(num_blocks=10))
     engine.add(request("r", [A], max_new_tokens=40))
     assert len(run_to_end(engine)["r"]) == 40
 
 
 def test_a_request_id_can_be_used_once_at_a_time() -> None:
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     engine.add(request("r", [A], max_new_tokens=1))
     with pytest.raises(ValueError, match="request id r is in use"):
         engine.add(request("r", [B]))
@@ -212,12 +212,12 @@ def test_a_request_that_its_generated_tokens_complete_is_refused(
 ) -> None:
     params = SamplingParams(max_new_tokens=3, eos_token_ids=(END_OF_TEXT_ID,), stop_strings=("xy",))
     with pytest.raises(ValueError, match=message):
-        fake_engine().add(
+        engine_on_fake_runner().add(
             Request(request_id="r", prompt_token_ids=[A], params=params, generated=generated)
         )
 
 
 def test_an_eos_id_outside_the_vocabulary_just_never_occurs() -> None:
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     engine.add(request("r", [A], max_new_tokens=3, eos_token_ids=(50256,), min_length=3))
     assert len(run_to_end(engine)["r"]) == 3

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tests.fakes import END_OF_TEXT_ID, FakeRunner, fake_engine
+from tests.fakes import END_OF_TEXT_ID, FakeRunner, engine_on_fake_runner
 from tests.worker.engine.fake_requests import (
     CRASH,
     NAN,
@@ -22,7 +22,7 @@ from worker.engine.scheduling.step_plan import StepPlan
 
 
 def test_a_request_with_invalid_logits_fails_alone() -> None:
-    engine = fake_engine(FakeRunner(nan_token=NAN))
+    engine = engine_on_fake_runner(FakeRunner(nan_token=NAN))
     engine.add(request("bad", [A, NAN], num_return_sequences=2, do_sample=True))
     engine.add(request("good", [A], max_new_tokens=5))
     outputs = run_to_end(engine)
@@ -34,7 +34,7 @@ def test_a_request_with_invalid_logits_fails_alone() -> None:
 
 
 def test_parameters_that_ban_every_token_fail_their_request_alone() -> None:
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     everything = tuple(range(257))
     engine.add(request("bad", [A], do_sample=True, suppress_tokens=everything))
     engine.add(request("good", [A], max_new_tokens=5))
@@ -50,7 +50,7 @@ def test_parameters_that_ban_every_token_fail_their_request_alone() -> None:
 def test_an_overflowing_length_penalty_affects_no_other_request(
     factor: float, do_sample: bool
 ) -> None:
-    engine = fake_engine(FakeRunner(num_blocks=200))
+    engine = engine_on_fake_runner(FakeRunner(num_blocks=200))
     engine.add(
         request(
             "decaying",
@@ -69,13 +69,13 @@ def test_an_overflowing_length_penalty_affects_no_other_request(
 
 
 def test_invalid_logits_are_repaired_on_request() -> None:
-    engine = fake_engine(FakeRunner(nan_token=NAN))
+    engine = engine_on_fake_runner(FakeRunner(nan_token=NAN))
     engine.add(request("r", [NAN], max_new_tokens=3, remove_invalid_values=True))
     assert [o.token_id for o in tokens(run_to_end(engine)["r"])] == [0, 0, 0]
 
 
 def test_a_request_that_crashes_the_model_fails_alone() -> None:
-    engine = fake_engine(FakeRunner(crash_token=CRASH), max_step_tokens=64)
+    engine = engine_on_fake_runner(FakeRunner(crash_token=CRASH), max_step_tokens=64)
     good = {f"good-{i}": [A + i] for i in range(5)}
     for request_id, prompt in good.items():
         engine.add(request(request_id, prompt, max_new_tokens=5))
@@ -115,7 +115,7 @@ class HoldingRunner(FakeRunner):
 
 def test_tensors_of_a_failed_step_are_freed_before_the_next_attempt() -> None:
     runner = HoldingRunner()
-    engine = fake_engine(runner)
+    engine = engine_on_fake_runner(runner)
     for name, prompt in (("a", [A]), ("bad", [CRASH]), ("b", [B])):
         engine.add(request(name, prompt, max_new_tokens=1))
     assert len(engine.step()) == 3
@@ -124,7 +124,7 @@ def test_tensors_of_a_failed_step_are_freed_before_the_next_attempt() -> None:
 
 
 def test_requests_that_all_crash_the_model_fail_once_each() -> None:
-    engine = fake_engine(FakeRunner(crash_token=A))
+    engine = engine_on_fake_runner(FakeRunner(crash_token=A))
     for i in range(5):
         engine.add(request(f"r{i}", [A]))
     outputs = run_to_end(engine)
@@ -144,7 +144,7 @@ class FailingRunner(FakeRunner):
 
 @pytest.mark.parametrize("num_requests", [1, 2, 7])
 def test_a_dead_device_fails_no_single_request(num_requests: int) -> None:
-    engine = fake_engine(FailingRunner(RuntimeError("device-side assert triggered")))
+    engine = engine_on_fake_runner(FailingRunner(RuntimeError("device-side assert triggered")))
     for i in range(num_requests):
         engine.add(request(f"r{i}", [A]))
     with pytest.raises(EngineBroken, match="fails on every request"):
@@ -153,7 +153,7 @@ def test_a_dead_device_fails_no_single_request(num_requests: int) -> None:
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), MemoryError()])
 def test_out_of_memory_ends_requests_but_not_the_engine(error: Exception) -> None:
-    engine = fake_engine(FailingRunner(error))
+    engine = engine_on_fake_runner(FailingRunner(error))
     for i in range(3):
         engine.add(request(f"r{i}", [A]))
     outputs = run_to_end(engine)
@@ -179,7 +179,7 @@ def test_the_cache_of_the_device_is_emptied_after_an_out_of_memory(
 ) -> None:
     log: list[str] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: log.append("emptied"))
-    engine = fake_engine(SmallDeviceRunner(log))
+    engine = engine_on_fake_runner(SmallDeviceRunner(log))
     for i in range(3):
         engine.add(request(f"r{i}", [A], max_new_tokens=1))
     assert [type(output) for output in engine.step()] == [TokenOutput] * 3
@@ -190,7 +190,7 @@ def test_the_cache_of_the_device_is_emptied_after_an_out_of_memory(
 def test_other_failures_leave_the_devices_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: log.append("emptied"))
-    engine = fake_engine(FakeRunner(crash_token=CRASH))
+    engine = engine_on_fake_runner(FakeRunner(crash_token=CRASH))
     for name, prompt in (("bad", [CRASH]), ("good", [B])):
         engine.add(request(name, prompt, max_new_tokens=1))
     assert len(engine.step()) == 2
@@ -198,7 +198,7 @@ def test_other_failures_leave_the_devices_memory_alone(monkeypatch: pytest.Monke
 
 
 def test_the_probe_gets_a_block_of_a_full_cache() -> None:
-    engine = fake_engine(FakeRunner(num_blocks=2, crash_token=CRASH))
+    engine = engine_on_fake_runner(FakeRunner(num_blocks=2, crash_token=CRASH))
     engine.add(request("bad", [CRASH] * 4, max_new_tokens=1))
     engine.add(request("good", [A] * 4, max_new_tokens=1))
     outputs = run_to_end(engine)

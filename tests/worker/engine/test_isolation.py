@@ -97,7 +97,7 @@ def assert_same(
         checker.compare(style, scheduled, expected)
 
 
-def test_among_31_others(
+def test_a_request_among_31_others_gets_its_own_result(
     checker: OracleCheck, style: str, all_requests: list[ScheduledRequest], alone: list[Result]
 ) -> None:
     last = len(all_requests) - BATCH
@@ -116,7 +116,7 @@ def run_batch(engine: Engine, batch: list[ScheduledRequest]) -> tuple[list[Resul
     return results, max(num_rows)
 
 
-def test_after_preemption(
+def test_a_preempted_request_gets_its_own_result(
     checker: OracleCheck, style: str, all_requests: list[ScheduledRequest], alone: list[Result]
 ) -> None:
     """Most requests are preempted, for lack of blocks or on purpose.

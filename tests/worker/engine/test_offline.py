@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.fakes import FakeRunner, fake_engine
+from tests.fakes import FakeRunner, engine_on_fake_runner
 from worker.engine import (
     Engine,
     FinishReason,
@@ -50,7 +50,9 @@ def test_a_prompt_that_can_never_run_is_refused_and_leaves_the_engine_idle(tiny:
 
 
 def test_a_failure_is_raised_and_leaves_the_engine_idle() -> None:
-    engine = fake_engine(FakeRunner(num_blocks=8, block_size=4, crash_token=1, nan_token=NAN))
+    engine = engine_on_fake_runner(
+        FakeRunner(num_blocks=8, block_size=4, crash_token=1, nan_token=NAN)
+    )
     with pytest.raises(GenerationFailed, match="nan or inf"):
         generate(engine, ["fine", chr(NAN) * 3], SamplingParams(max_new_tokens=4))
     assert not engine.has_work
@@ -74,7 +76,7 @@ def test_steps_use_the_engines_threads_and_the_callers_number_is_restored(
 ) -> None:
     before = torch.get_num_threads()
     seen = []
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     engine.num_torch_threads = before + 1
     step = engine.step
     monkeypatch.setattr(engine, "step", lambda: (seen.append(torch.get_num_threads()), step())[1])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes import FakeRunner, fake_engine, hashed_letter, stutter
+from tests.fakes import FakeRunner, engine_on_fake_runner, hashed_letter, stutter
 from worker.engine import Engine, Request, RequestFailed, SamplingParams, TokenOutput
 from worker.engine.sequence import Sequence
 
@@ -62,7 +62,7 @@ def engines(draw: st.DrawFn) -> Engine:
         crash_token=CRASH,
         nan_token=NAN,
     )
-    return fake_engine(
+    return engine_on_fake_runner(
         runner,
         max_rows=max_rows,
         block_size=BLOCK_SIZE,

@@ -24,7 +24,7 @@ class LoadPhase(StrEnum):
 
 @dataclass(slots=True)
 class LoadReport:
-    """Empty for an engine that was given its runner."""
+    """How the network was loaded; empty for an engine that was given its runner."""
 
     seconds: dict[LoadPhase, float] = field(default_factory=lambda: dict.fromkeys(LoadPhase, 0.0))
     read_bytes: int = 0  # of weights, in files

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import END_OF_TEXT_ID, VOCAB_SIZE, FakeRunner, fake_engine
+from tests.fakes import END_OF_TEXT_ID, VOCAB_SIZE, FakeRunner, engine_on_fake_runner
 from tests.worker.engine.workload import Result, ScheduledRequest, run_all
 from worker.engine import (
     Engine,
@@ -42,12 +42,12 @@ def spell(text: str) -> FakeRunner:
 
 
 def search_alone(prompt: list[int], params: SamplingParams) -> Result:
-    [result] = run_all(fake_engine(), (ScheduledRequest(tuple(prompt), params),))
+    [result] = run_all(engine_on_fake_runner(), (ScheduledRequest(tuple(prompt), params),))
     return result
 
 
 def test_results_come_all_at_once_each_sequence_whole_and_the_best_first() -> None:
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     engine.add(request("r", [A] * 5))
     steps = []
     while engine.has_work:
@@ -83,14 +83,15 @@ def test_log_probabilities_are_returned_only_on_request() -> None:
 
 def test_the_pieces_of_text_keep_characters_whole() -> None:
     [result] = run_all(
-        fake_engine(spell("hé!")), (ScheduledRequest((A,), replace(BEAMS, max_new_tokens=4)),)
+        engine_on_fake_runner(spell("hé!")),
+        (ScheduledRequest((A,), replace(BEAMS, max_new_tokens=4)),),
     )
     assert [output.text for output in result.outputs[0]] == ["h", "", "é", "!"]
 
 
 def test_a_beam_ends_with_eos_and_says_so() -> None:
     params = replace(BEAMS, eos_token_ids=(END_OF_TEXT_ID,), early_stopping=True)
-    [result] = run_all(fake_engine(spell("hi")), (ScheduledRequest((A,), params),))
+    [result] = run_all(engine_on_fake_runner(spell("hi")), (ScheduledRequest((A,), params),))
     assert result.token_ids(0) == [*b"hi", END_OF_TEXT_ID]
     assert result.outputs[0][-1].finish_reason is FinishReason.STOP
     assert result.outputs[0][-1].text == ""
@@ -105,7 +106,9 @@ def test_a_beam_ends_with_the_token_that_completes_a_stop_string(num_groups: int
         max_new_tokens=20,
         stop_strings=("two",),
     )
-    [result] = run_all(fake_engine(spell("one two three")), (ScheduledRequest((A,), params),))
+    [result] = run_all(
+        engine_on_fake_runner(spell("one two three")), (ScheduledRequest((A,), params),)
+    )
     assert bytes(result.token_ids(0)) == b"one two"
     assert result.outputs[0][-1].finish_reason is FinishReason.STOP
 
@@ -117,7 +120,7 @@ def test_a_search_of_one_token_ends_in_its_first_step() -> None:
 
 
 def test_rows_are_counted_as_beams() -> None:
-    engine = fake_engine(max_rows=4)
+    engine = engine_on_fake_runner(max_rows=4)
     engine.add(request("first", [A]))
     engine.add(request("second", [B]))
     assert (engine.num_running, engine.num_waiting) == (0, 6)
@@ -138,7 +141,7 @@ def test_batching_and_preemption_do_not_change_tokens() -> None:
     alone = [
         search_alone(list(scheduled.prompt), scheduled.params) for scheduled in scheduled_requests
     ]
-    engine = fake_engine(FakeRunner(num_blocks=16), max_rows=16)
+    engine = engine_on_fake_runner(FakeRunner(num_blocks=16), max_rows=16)
     for result, expected in zip(run_all(engine, scheduled_requests), alone, strict=True):
         assert result.outputs.keys() == expected.outputs.keys()
         assert [result.token_ids(rank) for rank in range(3)] == [
@@ -148,7 +151,7 @@ def test_batching_and_preemption_do_not_change_tokens() -> None:
 
 
 def test_an_aborted_search_is_silent_and_its_blocks_are_free_at_once() -> None:
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     engine.add(request("gone", [A] * 9))
     for _ in range(3):
         engine.step()
@@ -159,7 +162,7 @@ def test_an_aborted_search_is_silent_and_its_blocks_are_free_at_once() -> None:
 
 
 def test_a_search_with_invalid_logits_fails_alone() -> None:
-    engine = fake_engine(FakeRunner(nan_token=NAN))
+    engine = engine_on_fake_runner(FakeRunner(nan_token=NAN))
     outputs = run(engine, request("bad", [A, NAN]), request("good", [A]))
     [failed] = outputs["bad"]
     assert isinstance(failed, RequestFailed)
@@ -169,10 +172,10 @@ def test_a_search_with_invalid_logits_fails_alone() -> None:
 
 def test_a_search_that_crashes_the_model_fails_alone() -> None:
     """The step is computed again for the others, which propose again."""
-    engine = fake_engine(FakeRunner(crash_token=CRASH))
+    engine = engine_on_fake_runner(FakeRunner(crash_token=CRASH))
     outputs = run(engine, request("good", [A]), request("bad", [CRASH]), request("other", [B]))
     assert isinstance(outputs["bad"][0], RequestFailed)
-    assert outputs["good"] == run(fake_engine(), request("good", [A]))["good"]
+    assert outputs["good"] == run(engine_on_fake_runner(), request("good", [A]))["good"]
     assert len(outputs["other"]) == 18
 
 
@@ -180,7 +183,7 @@ def test_a_search_that_crashes_the_model_fails_alone() -> None:
 def test_parameters_that_ban_every_token_fail_with_cause_parameters(do_sample: bool) -> None:
     everything = tuple(range(VOCAB_SIZE))
     bad = request("bad", [A], suppress_tokens=everything, do_sample=do_sample)
-    outputs = run(fake_engine(), bad, request("good", [A]))
+    outputs = run(engine_on_fake_runner(), bad, request("good", [A]))
     [failed] = outputs["bad"]
     assert isinstance(failed, RequestFailed)
     assert failed.cause is FailureCause.PARAMETERS
@@ -210,9 +213,9 @@ def test_sampling_from_infinite_scores_fails_with_cause_parameters() -> None:
 
 
 def test_a_resumed_beam_search_starts_over() -> None:
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     resumed = replace(request("r", [A]), generated=((A, B), (B,)))
-    assert run(engine, resumed) == run(fake_engine(), request("r", [A]))
+    assert run(engine, resumed) == run(engine_on_fake_runner(), request("r", [A]))
 
 
 @pytest.mark.parametrize(
@@ -237,13 +240,13 @@ def test_a_resumed_beam_search_starts_over() -> None:
 def test_a_search_that_can_never_run_is_refused_with_its_reason(
     changes: dict[str, Any], message: str
 ) -> None:
-    engine = fake_engine()
+    engine = engine_on_fake_runner()
     with pytest.raises(ValueError, match=message):
         engine.add(request("r", [A], **changes))
     assert not engine.has_work
 
 
 def test_a_search_that_just_fits_the_cache_is_served() -> None:
-    engine = fake_engine(FakeRunner(num_blocks=3 * 8))
+    engine = engine_on_fake_runner(FakeRunner(num_blocks=3 * 8))
     outputs = run(engine, request("r", [A], max_new_tokens=32))["r"]
     assert len(outputs) == 3 * 32

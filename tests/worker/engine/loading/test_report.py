@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import fake_engine
+from tests.fakes import engine_on_fake_runner
 from worker.engine import Engine, Executor
 from worker.engine.loading.report import LoadPhase
 from worker.model.checkpoint.tiny import bundled_checkpoint
@@ -37,6 +37,6 @@ def test_the_log_has_a_field_for_each_phase_and_the_pace_of_reading() -> None:
 
 
 def test_the_load_report_of_an_engine_that_was_given_its_runner_is_empty() -> None:
-    report = fake_engine().load_report
+    report = engine_on_fake_runner().load_report
     assert report.memory is None
     assert set(report.to_log().values()) == {0.0}

@@ -10,10 +10,10 @@ from tests.worker.engine.oracle import generate, load_oracle
 from tests.worker.engine.quantized_oracle import (
     GREEDY,
     QuantizeSummed,
-    both_as_one,
     each_alone,
     generate_all,
-    in_halves,
+    quantize_halves,
+    quantize_jointly,
     quantized_oracle,
     scheduled_requests,
 )
@@ -40,7 +40,7 @@ def load(path: Path, config: EngineConfig = SMALL_CACHE, **options: Any) -> Engi
     ("like", "executor", "quantize_summed"),
     [
         *((like, Executor.TORCH, each_alone) for like in ("7b", "40b", "11b", "rw")),
-        *((like, Executor.OPENVINO, both_as_one) for like in ("7b", "40b", "11b")),
+        *((like, Executor.OPENVINO, quantize_jointly) for like in ("7b", "40b", "11b")),
     ],
 )
 def test_greedy_equals_generate_with_the_quantized_weights(
@@ -104,7 +104,7 @@ def test_tokens_are_the_same_alone_and_together(
 @pytest.mark.parametrize("like", ["40b", "rw"])
 def test_each_of_two_ranks_quantizes_its_own_part(like: str, tmp_path: Path) -> None:
     path = write_random_checkpoint(tmp_path, like=like)
-    oracle, workload = quantized_oracle(path, in_halves), scheduled_requests(6)
+    oracle, workload = quantized_oracle(path, quantize_halves), scheduled_requests(6)
     engine = load(path, dtype="float32", device="cpu", tensor_parallel=2)
     expected = [generate(oracle, list(scheduled.prompt), GREEDY) for scheduled in workload]
     assert generate_all(engine, workload) == expected

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.fakes import fake_engine
+from tests.fakes import engine_on_fake_runner
 from worker import host_memory
 from worker.engine import EngineConfig
 from worker.engine.loading.executor import Executor
@@ -26,7 +26,9 @@ from worker.model.config import ModelConfig
 GIB = 2**30
 CPU = torch.device("cpu")
 MANY_ROWS = EngineConfig(max_rows=10**6, max_step_tokens=10**6)
-MODEL = fake_engine(context_length=100).model_config  # one layer, one KV head of 4: 32 bytes/token
+MODEL = engine_on_fake_runner(
+    context_length=100
+).model_config  # one layer, one KV head of 4: 32 bytes/token
 BYTES_PER_BLOCK = 16 * 32
 
 

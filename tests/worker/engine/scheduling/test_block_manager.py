@@ -153,7 +153,9 @@ def tamper_by_holding_a_free_block(first: Sequence, second: Sequence) -> None:
         tamper_by_holding_a_free_block,
     ],
 )
-def test_the_integrity_check_sees(tamper: Callable[[Sequence, Sequence], None]) -> None:
+def test_the_integrity_check_detects_a_wrong_block_table(
+    tamper: Callable[[Sequence, Sequence], None],
+) -> None:
     manager = BlockManager(8, BLOCK_SIZE)
     first, second = computed(manager, [1] * 5), computed(manager, [2] * 5)
     manager.check_integrity([first, second])

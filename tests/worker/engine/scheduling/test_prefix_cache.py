@@ -12,7 +12,7 @@ SELF_REPAIRING = SamplingParams(remove_invalid_values=True)
 
 
 def start(manager: BlockManager, tokens: list[int], *, computing: int = 0) -> Sequence:
-    """A sequence that holds its blocks and has computed some tokens, those it found included."""
+    """Return a sequence with blocks, and `computing` or more tokens computed or cached."""
     sequence = make_sequence(tokens)
     manager.allocate(sequence)
     sequence.num_computed_tokens = max(sequence.num_computed_tokens, computing)
@@ -20,25 +20,25 @@ def start(manager: BlockManager, tokens: list[int], *, computing: int = 0) -> Se
     return sequence
 
 
-def leave(manager: BlockManager, tokens: list[int]) -> None:
-    """A sequence comes, computes all, gets a token and goes."""
+def finish_sequence(manager: BlockManager, tokens: list[int]) -> None:
+    """Run a sequence to its end: it computes all tokens, gets one more and frees its blocks."""
     sequence = start(manager, tokens, computing=len(tokens))
     sequence.append(0)
     manager.free(sequence)
 
 
-def num_found(manager: BlockManager, tokens: list[int]) -> int:
-    """Tokens that a newcomer would need not compute."""
+def num_cached_tokens(manager: BlockManager, tokens: list[int]) -> int:
+    """Return the number of tokens that a new sequence finds in the cache."""
     return BLOCK_SIZE * len(manager.prefix_cache.match(EMPTY_PREFIX, tokens, start=0))
 
 
 def test_full_blocks_of_a_finished_sequence_are_found_and_partial_blocks_are_not() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
-    leave(manager, TEXT[:11])
+    finish_sequence(manager, TEXT[:11])
     assert manager.num_free_blocks == 8
-    assert num_found(manager, TEXT) == 8
-    assert num_found(manager, [*TEXT[:5], 99, *TEXT[6:]]) == 4
-    assert num_found(manager, [99, *TEXT[1:]]) == 0
+    assert num_cached_tokens(manager, TEXT) == 8
+    assert num_cached_tokens(manager, [*TEXT[:5], 99, *TEXT[6:]]) == 4
+    assert num_cached_tokens(manager, [99, *TEXT[1:]]) == 0
 
 
 def test_a_block_is_found_while_its_owner_still_computes_the_next() -> None:
@@ -53,16 +53,16 @@ def test_a_block_is_found_while_its_owner_still_computes_the_next() -> None:
 
 def test_the_last_token_is_always_computed_so_that_it_yields_logits() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
-    leave(manager, TEXT[:8])
-    assert num_found(manager, TEXT[:8]) == 4
-    assert num_found(manager, TEXT[:9]) == 8
+    finish_sequence(manager, TEXT[:8])
+    assert num_cached_tokens(manager, TEXT[:8]) == 4
+    assert num_cached_tokens(manager, TEXT[:9]) == 8
 
 
 def test_equal_tokens_after_different_tokens_are_another_block() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
-    leave(manager, [1, 1, 1, 1, 7, 7, 7, 7])
-    leave(manager, [2, 2, 2, 2])
-    assert num_found(manager, [2, 2, 2, 2, 7, 7, 7, 7, 0]) == 4
+    finish_sequence(manager, [1, 1, 1, 1, 7, 7, 7, 7])
+    finish_sequence(manager, [2, 2, 2, 2])
+    assert num_cached_tokens(manager, [2, 2, 2, 2, 7, 7, 7, 7, 0]) == 4
 
 
 def test_token_ids_with_colliding_hashes_are_different_text() -> None:
@@ -90,25 +90,25 @@ def test_a_block_that_two_sequences_compute_at_once_is_cached_once_and_stays() -
 
 def test_eviction_starts_with_the_least_recently_used_text_and_its_last_block() -> None:
     manager = BlockManager(4, BLOCK_SIZE)
-    leave(manager, [7] * 4)
-    leave(manager, TEXT[:8])
-    leave(manager, [8] * 4)
+    finish_sequence(manager, [7] * 4)
+    finish_sequence(manager, TEXT[:8])
+    finish_sequence(manager, [8] * 4)
     again = start(manager, [7] * 5)  # takes the cached blocks and one more
-    assert [num_found(manager, text) for text in (TEXT, [8] * 5)] == [4, 4]
+    assert [num_cached_tokens(manager, text) for text in (TEXT, [8] * 5)] == [4, 4]
     manager.free(again)
     start(manager, [9] * 8)
-    assert [num_found(manager, text) for text in (TEXT, [8] * 5, [7] * 5)] == [0, 4, 4]
+    assert [num_cached_tokens(manager, text) for text in (TEXT, [8] * 5, [7] * 5)] == [0, 4, 4]
 
 
 def test_cached_blocks_without_a_holder_count_as_free_and_are_evicted() -> None:
     manager = BlockManager(2, BLOCK_SIZE)
-    leave(manager, TEXT[:8])
+    finish_sequence(manager, TEXT[:8])
     other = make_sequence([9] * 8)
     assert manager.can_allocate(other)
     manager.allocate(other)
     assert manager.num_free_blocks == 0
     manager.free(other)
-    assert num_found(manager, TEXT) == 0
+    assert num_cached_tokens(manager, TEXT) == 0
 
 
 def test_a_hit_on_a_held_block_takes_no_free_block() -> None:
@@ -128,17 +128,17 @@ def test_blocks_of_a_sequence_without_any_new_token_leave_the_cache() -> None:
     other = start(manager, TEXT)
     assert other.num_computed_tokens == 8
     manager.free(owner)
-    assert num_found(manager, TEXT) == 0
+    assert num_cached_tokens(manager, TEXT) == 0
     manager.free(other)
     manager.check_integrity([])
 
 
 def test_a_failed_sequence_removes_only_the_blocks_it_computed_from_the_cache() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
-    leave(manager, TEXT[:4])
+    finish_sequence(manager, TEXT[:4])
     failed = start(manager, TEXT, computing=12)
     manager.free(failed)
-    assert num_found(manager, [*TEXT, 0]) == 4
+    assert num_cached_tokens(manager, [*TEXT, 0]) == 4
 
 
 def test_blocks_computed_after_the_last_token_leave_the_cache() -> None:
@@ -148,19 +148,19 @@ def test_blocks_computed_after_the_last_token_leave_the_cache() -> None:
     failed.num_computed_tokens = 8
     manager.cache_full_blocks(failed)
     manager.free(failed)
-    assert num_found(manager, TEXT) == 4
+    assert num_cached_tokens(manager, TEXT) == 4
 
 
 def test_a_request_that_repairs_logits_uses_only_its_own_blocks() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
-    leave(manager, TEXT[:4])
+    finish_sequence(manager, TEXT[:4])
     own = make_sequence(TEXT, SELF_REPAIRING, arrival=1)
     manager.allocate(own)
     assert own.num_computed_tokens == 0
     own.num_computed_tokens = 12
     manager.cache_full_blocks(own)
     own.append(0)
-    assert num_found(manager, TEXT) == 4
+    assert num_cached_tokens(manager, TEXT) == 4
     mate = own.child(1, 0)
     manager.allocate(mate)
     assert mate.num_computed_tokens == 12
@@ -187,7 +187,7 @@ def test_blocks_of_an_adapter_are_found_by_the_same_adapter_only() -> None:
 
 def test_hits_are_counted_in_tokens() -> None:
     manager = BlockManager(8, BLOCK_SIZE)
-    leave(manager, TEXT)
+    finish_sequence(manager, TEXT)
     for _ in range(2):
         start(manager, TEXT)
     assert manager.num_prefix_hit_tokens == 16
@@ -216,7 +216,7 @@ def test_finding_a_later_block_does_not_verify_an_earlier_own_one() -> None:
     manager.allocate(failing)
     assert failing.block_table[:2] == ahead.block_table[:2]
     manager.free(failing)
-    assert num_found(manager, TEXT) == 0
+    assert num_cached_tokens(manager, TEXT) == 0
 
 
 def test_equal_texts_have_the_same_next_block_until_they_part() -> None:

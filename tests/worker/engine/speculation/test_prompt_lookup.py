@@ -51,8 +51,8 @@ def test_a_longer_ngram_is_looked_for_where_it_is_wanted() -> None:
     assert propose(text, size=2) == "4712"
 
 
-def by_scanning(token_ids: list[int], limit: int, size: int) -> list[int]:
-    """The rule itself, by looking everywhere."""
+def lookup_by_scan(token_ids: list[int], limit: int, size: int) -> list[int]:
+    """Return the drafts by the definition: scan all tokens for each n-gram size."""
     for n in range(min(size, len(token_ids) - 1), 0, -1):
         for start in range(len(token_ids) - n - 1, -1, -1):
             if token_ids[start : start + n] == token_ids[-n:]:
@@ -69,7 +69,7 @@ def test_an_incremental_lookup_finds_what_a_lookup_of_the_whole_text_finds(
 ) -> None:
     lookup, token_ids = PromptLookup(limit, size), prompt
     for piece in [*pieces, []]:
-        assert lookup.propose(token_ids, limit) == by_scanning(token_ids, limit, size)
+        assert lookup.propose(token_ids, limit) == lookup_by_scan(token_ids, limit, size)
         token_ids = token_ids + piece
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.fakes import FakeRunner, fake_engine, stutter
+from tests.fakes import FakeRunner, engine_on_fake_runner, stutter
 from tests.worker.engine.oracle import Oracle
 from worker.engine import (
     Engine,
@@ -150,7 +150,7 @@ def run_with_drafts(runner: FakeRunner, prompt: list[int], *, max_new_tokens: in
         prompt_token_ids=prompt,
         params=SamplingParams(prompt_lookup_num_tokens=8, max_new_tokens=max_new_tokens),
     )
-    return Run(fake_engine(runner, block_size=16), [request])
+    return Run(engine_on_fake_runner(runner, block_size=16), [request])
 
 
 def test_a_text_that_repeats_itself_takes_fewer_steps() -> None:

@@ -175,7 +175,7 @@ def test_it_does_not_loop(prompt: str) -> None:
     assert max(runs.values(), default=0) <= 3
 
 
-def test_it_writes_words() -> None:
+def test_the_tiny_model_writes_words_of_its_tokenizer() -> None:
     """A word is a single token of the tokenizer, which was trained on the same text."""
     text = " ".join(tokenizer().decode(ids) for ids in continuations().values())
     words = re.findall(r"[A-Za-z]+", text)

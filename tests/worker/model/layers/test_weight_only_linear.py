@@ -19,8 +19,8 @@ def make_linear(dtype: torch.dtype, columns: int = ALIGNED, *, bias: bool = Fals
     return FalconLinear(columns, 48, bias=bias, dtype=dtype).requires_grad_(False)
 
 
-def written_out(linear: FalconLinear) -> FalconLinear:
-    """The same layer with its weights rounded to 8 bits, in float32."""
+def with_rounded_weights(linear: FalconLinear) -> FalconLinear:
+    """Return the same layer with its weights rounded to 8 bits, in float32."""
     rounded, scale = quantize_rows(linear.weight, linear.weight.dtype)
     exact = FalconLinear(linear.in_features, linear.out_features, bias=linear.bias is not None)
     exact.weight.data = rounded.float() * scale.float()
@@ -40,7 +40,7 @@ def test_the_product_is_that_of_the_quantized_weights(
     output = WeightOnlyLinear(linear)(input)
     assert output.dtype is dtype
     few_bits = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
-    expected = written_out(linear)(input.float())
+    expected = with_rounded_weights(linear)(input.float())
     torch.testing.assert_close(output.float(), expected, rtol=few_bits, atol=few_bits)
 
 
