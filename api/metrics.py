@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.protocol import Finished, JobStatus
+from shared.protocol import JobStatus, Succeeded
 from shared.queue.job_queue import Depth
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 300)
@@ -75,7 +75,7 @@ class Metrics:
             "1 if Redis answered this scrape in time; if 0, queue, jobs and workers are old.",
         )
 
-    def note_finished(self, finished: Finished) -> None:
+    def note_succeeded(self, finished: Succeeded) -> None:
         self.queue_wait.observe(finished.queue_ms / 1000)
         self.tokens.labels("prompt").inc(finished.result.usage.prompt_tokens)
         self.tokens.labels("generated").inc(finished.result.usage.completion_tokens)

@@ -12,7 +12,7 @@ from api.examples import REQUESTS
 from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus, Prompt
 from shared.queue.keys import JOB_TTL_S
 from shared.request.base_model import OptionalFieldsModel
-from shared.request.parameter_types import WHOLE
+from shared.request.parameter_types import INTEGER
 from shared.request.parameters import GenerateKwargs
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class ChatRequest(OptionalFieldsModel):
         description="Name of a served LoRA adapter.",
     )
     stream: bool = Field(default=False, description="Respond with server-sent events.")
-    priority: Annotated[int, Field(ge=-10, le=10), WHOLE] = Field(
+    priority: Annotated[int, Field(ge=-10, le=10), INTEGER] = Field(
         default=0, description="Higher first; each step counts as 30 s of waiting."
     )
     deadline_s: float | None = Field(
@@ -62,7 +62,7 @@ class ChatRequest(OptionalFieldsModel):
         le=JOB_TTL_S,
         description="The job expires after so many seconds. Default: a day.",
     )
-    ttl_s: Annotated[int, Field(ge=1), WHOLE] | None = Field(
+    ttl_s: Annotated[int, Field(ge=1), INTEGER] | None = Field(
         default=None,
         description="Seconds to keep the result, at most --max-ttl-s. Default: an hour.",
     )

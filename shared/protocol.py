@@ -154,7 +154,7 @@ class TokenDeltas(msgspec.Struct, frozen=True, kw_only=True):
         return TokenDeltas(job_id=self.job_id, index=index, deltas=deltas)
 
 
-class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
     """Terminal event of a job that succeeded."""
 
     job_id: str
@@ -180,8 +180,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     batch: Batch | None = None
 
 
-Outcome = Finished | Failed
-Event = TokenDeltas | Finished | Failed
+Outcome = Succeeded | Failed
+Event = TokenDeltas | Succeeded | Failed
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,7 +203,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def result(self) -> ChatResult | None:
-        return self.outcome.result if isinstance(self.outcome, Finished) else None
+        return self.outcome.result if isinstance(self.outcome, Succeeded) else None
 
     @property
     def error(self) -> JobError | None:

@@ -11,11 +11,11 @@ from shared.protocol import (
     ChatResult,
     Delta,
     Failed,
-    Finished,
     JobError,
     JobStatus,
     ModelCard,
     SequenceResult,
+    Succeeded,
     Usage,
     encode,
 )
@@ -25,7 +25,7 @@ from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
 
 LEASE_MS = 60_000
-FREE = FreeCapacity(rows=100, tokens=1_000_000, running=0)
+FREE = FreeCapacity(rows=100, kv_tokens=1_000_000, running=0)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
@@ -118,7 +118,7 @@ class EchoWorker:
             await self._log.append(claimed.worker_id, [addition])
 
 
-def finished(job: ChatJob, words: list[str]) -> Finished:
+def finished(job: ChatJob, words: list[str]) -> Succeeded:
     text = "".join(words)
     num_prompt = len(job.token_ids or ())
     result = ChatResult(
@@ -133,7 +133,7 @@ def finished(job: ChatJob, words: list[str]) -> Finished:
         seed=job.seed,
     )
     batch = Batch(mean_rows=1.0, max_rows=1)
-    return Finished(
+    return Succeeded(
         job_id=job.id,
         attempt=1,
         result=result,

@@ -7,10 +7,10 @@ from shared.protocol import (
     Batch,
     ChatJob,
     ChatResult,
-    Finished,
     ModelCard,
     Prompt,
     SequenceResult,
+    Succeeded,
     Usage,
     WorkerInfo,
 )
@@ -30,8 +30,8 @@ def make_job(**fields: Any) -> ChatJob:
     return ChatJob(**(defaults | fields))
 
 
-def make_finished(job_id: str, *, attempt: int = 1, text: str = " world") -> Finished:
-    return Finished(
+def make_succeeded(job_id: str, *, attempt: int = 1, text: str = " world") -> Succeeded:
+    return Succeeded(
         job_id=job_id,
         attempt=attempt,
         result=ChatResult(

@@ -122,10 +122,10 @@ class WorkerProcess:
         return LeasedWorker(
             queue=self._queue,
             worker_id=self.worker_id,
-            task=ChatTask(self._engine_thread, encoder, card_hash, self._token_log),
+            run_job=ChatTask(self._engine_thread, encoder, card_hash, self._token_log),
             capacity=Capacity(
                 rows=settings.max_rows,
-                tokens=model.engine.total_kv_tokens,
+                kv_tokens=model.engine.total_kv_tokens,
                 max_attempts=settings.max_attempts,
             ),
             lease_ms=lease_ms,

@@ -7,7 +7,7 @@ from pydantic import ByteSize, Field
 from shared.process.log_config import LogFormat, LogLevel
 from shared.process.settings import ProcessSettings
 
-WORD = r"^[^\s:]{1,64}$"  # goes into Redis keys and fencing tokens
+WORKER_ID_PATTERN = r"^[^\s:]{1,64}$"  # goes into Redis keys and fencing tokens
 
 
 class WorkerSettings(ProcessSettings):
@@ -101,7 +101,7 @@ class WorkerSettings(ProcessSettings):
         description="Port for /livez, /readyz and /metrics; 0 takes a free one. Unset: none.",
     )
     worker_id: str | None = Field(
-        None, pattern=WORD, description="Name. Unset: from the host's name."
+        None, pattern=WORKER_ID_PATTERN, description="Name. Unset: from the host's name."
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error.")
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json.")

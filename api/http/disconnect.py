@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ClientConnection:
     """The client of a request, after its body has been read."""
 
     receive: Receive

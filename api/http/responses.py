@@ -11,7 +11,7 @@ from api.errors import (
     named,
     stopping_response,
 )
-from api.http.disconnect import Client
+from api.http.disconnect import ClientConnection
 from api.http.headers import Preference
 from api.http.paths import job_path
 from api.jobs.job_handle import JobHandle
@@ -26,7 +26,7 @@ async def wait_for_result(
 ) -> Response:
     """Return the job's result or error. Raises WaitTimeout."""
     timeout_s = services.settings.sync_timeout_s
-    client = Client(request.receive, services.stopping)
+    client = ClientConnection(request.receive, services.stopping)
     try:
         outcome = await client.run_until_disconnect(handle.outcome(timeout_s))
     except ClientDisconnected:
@@ -52,7 +52,7 @@ async def wait_or_accept(
     """Return the outcome if the job ends within the time that `Prefer` gives, else a 202."""
     outcome, record = None, handle.record
     if preference.wait_s:
-        client = Client(request.receive, services.stopping)
+        client = ClientConnection(request.receive, services.stopping)
         try:
             outcome = await client.run_until_disconnect(handle.outcome(preference.wait_s))
         except ClientDisconnected:

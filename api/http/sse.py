@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.errors import ClientDisconnected, ServerStopping, stopping_message
-from api.http.disconnect import Client
+from api.http.disconnect import ClientConnection
 from api.http.paths import job_path
 from api.jobs.job_client import JobClient
 from api.jobs.job_handle import JobHandle, num_deltas_of
@@ -56,7 +56,7 @@ class EventStreamResponse(Response):
                 await send({"type": "http.response.body", "body": b""})
                 return
             try:
-                client = Client(receive, self._stopping)
+                client = ClientConnection(receive, self._stopping)
                 await client.run_until_disconnect(self._send_events(send))
             except ClientDisconnected:
                 if self._cancel_on_disconnect:

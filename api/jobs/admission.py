@@ -1,4 +1,4 @@
-"""Turns a request into a job: checks it against the model, tokenizes it, and draws id and seed."""
+"""Turn a request into a job: check it against the model, tokenize it, and draw id and seed."""
 
 import asyncio
 import secrets
@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 
-from api.http.disconnect import Client
+from api.http.disconnect import ClientConnection
 from api.jobs.model_watcher import CheckedModel, ModelWatcher
 from api.jobs.redis_services import redis_timeout
 from api.schemas import ChatRequest
@@ -31,7 +31,9 @@ class Admission:
         self._max_ttl_s = max_ttl_s
         self._slots = asyncio.Semaphore(TOKENIZATION_SLOTS)
 
-    async def admit(self, request: ChatRequest, client: Client, *, stream: bool) -> ChatJob:
+    async def admit(
+        self, request: ChatRequest, client: ClientConnection, *, stream: bool
+    ) -> ChatJob:
         """Return a job with an id and a seed. Raises a ClientError that names field and limit.
 
         A long text waits for its turn, and then raises ServiceUnavailable, ClientDisconnected and
@@ -62,7 +64,9 @@ class Admission:
             reason = f"must be at most {self._max_ttl_s} seconds, got {ttl_s}"
             raise InvalidParameter(reason, field="ttl_s")
 
-    async def _checked(self, job: ChatJob, kwargs: GenerateKwargs, client: Client) -> ChatJob:
+    async def _checked(
+        self, job: ChatJob, kwargs: GenerateKwargs, client: ClientConnection
+    ) -> ChatJob:
         """Return the job with token ids and length; unchanged if no model is registered.
 
         Before a refusal, check the job against the newest model, which may have changed.
@@ -86,7 +90,7 @@ class Admission:
         return self._models.current
 
     async def _tokenized(
-        self, model: CheckedModel, job: ChatJob, kwargs: GenerateKwargs, client: Client
+        self, model: CheckedModel, job: ChatJob, kwargs: GenerateKwargs, client: ClientConnection
     ) -> ChatJob:
         """Check and tokenize a job; a long text in a thread, which is slower for a short one."""
         # These checks need no tokens, and so no slot.

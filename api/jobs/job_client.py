@@ -6,7 +6,7 @@ from hashlib import sha256
 import msgspec
 import structlog
 
-from api.http.disconnect import Client
+from api.http.disconnect import ClientConnection
 from api.jobs.admission import Admission
 from api.jobs.job_handle import JobHandle
 from api.jobs.pending_cancellations import PendingCancellations, may_have_arrived
@@ -52,7 +52,7 @@ class JobClient:
     async def submit(
         self,
         request: ChatRequest,
-        client: Client,
+        client: ClientConnection,
         *,
         wants_events: bool,
         stream: bool = False,

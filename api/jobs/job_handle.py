@@ -17,18 +17,18 @@ from shared.protocol import (
     Delta,
     Event,
     Failed,
-    Finished,
     JobError,
     JobRecord,
     JobStatus,
     Outcome,
+    Succeeded,
     TokenDeltas,
 )
 from shared.queue.token_log import PAGE
 from shared.redis.retry import backoff_delays
 
 POLL_S = 5.0  # without an event for so long, the record and the log are read
-MARGIN_S = 0.05  # so long after its deadline, a job has expired by the clock of Redis too
+DEADLINE_MARGIN_S = 0.05  # so long after its deadline, a job has expired by the clock of Redis too
 
 
 class JobHandle:
@@ -61,9 +61,9 @@ class JobHandle:
         """Note that the job was enqueued, and that it expires `deadline_s` seconds from now."""
         self.record = record
         if deadline_s is not None:
-            self._deadline = time.monotonic() + deadline_s + MARGIN_S
+            self._deadline = time.monotonic() + deadline_s + DEADLINE_MARGIN_S
 
-    # -- the way back --------------------------------------------------------------------------
+    # -- events and outcome -----------------------------------------------------------------------
 
     async def outcome(self, timeout_s: float) -> Outcome | None:
         """Return how the job ended; None if it has not ended within `timeout_s`."""
@@ -169,8 +169,8 @@ class JobHandle:
     # -- metrics -------------------------------------------------------------------------------
 
     def _counted(self, event: Event) -> Event:
-        if self._metrics is not None and isinstance(event, Finished):
-            self._metrics.note_finished(event)
+        if self._metrics is not None and isinstance(event, Succeeded):
+            self._metrics.note_succeeded(event)
         return event
 
     def _timed(self, news: TokenDeltas) -> TokenDeltas:
@@ -196,7 +196,7 @@ def first_index(event: Event | None) -> float:
 
 def num_deltas_of(outcome: Outcome) -> int | None:
     """Return the number of deltas of an ended job; None if only the log knows."""
-    if not isinstance(outcome, Finished):
+    if not isinstance(outcome, Succeeded):
         return None
     return len(sequences_of(outcome).deltas) if outcome.num_deltas is None else outcome.num_deltas
 
@@ -204,7 +204,7 @@ def num_deltas_of(outcome: Outcome) -> int | None:
 def sequences_of(outcome: Outcome) -> TokenDeltas:
     """Return one delta for each sequence of a job without a token log; else no delta."""
     deltas = []
-    if isinstance(outcome, Finished) and outcome.num_deltas is None:
+    if isinstance(outcome, Succeeded) and outcome.num_deltas is None:
         deltas = [
             Delta(sequence=index, text=sequence.text, token_ids=sequence.token_ids or [])
             for index, sequence in enumerate(outcome.result.sequences)

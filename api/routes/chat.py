@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.http.body import read_chat_request
-from api.http.disconnect import Client
+from api.http.disconnect import ClientConnection
 from api.http.headers import IdempotencyKey, Preference, PreferHeader, parse_prefer, prefers
 from api.http.responses import wait_for_result, wait_or_accept
 from api.http.sse import EventStreamResponse
@@ -69,7 +69,7 @@ async def read_and_submit(
     wants_stream = is_plain and (body.stream or prefers(request, "text/event-stream", JSON))
     handle = await services.client.submit(
         body,
-        Client(request.receive, services.stopping),
+        ClientConnection(request.receive, services.stopping),
         wants_events=preference.wait_s != 0,
         stream=wants_stream or not is_plain,  # a client with a `Location` may ask for events
         idempotency_key=idempotency_key,

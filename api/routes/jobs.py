@@ -12,7 +12,7 @@ from api.errors import (
     json_response,
 )
 from api.http.body import read_chat_request
-from api.http.disconnect import Client
+from api.http.disconnect import ClientConnection
 from api.http.headers import IdempotencyKey
 from api.http.responses import accepted
 from api.jobs.job_handle import JobHandle
@@ -68,7 +68,7 @@ async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Re
     body = await read_chat_request(request, services.settings.max_body_bytes, services.stopping)
     handle = await services.client.submit(
         body,
-        Client(request.receive, services.stopping),
+        ClientConnection(request.receive, services.stopping),
         wants_events=False,
         stream=True,
         idempotency_key=idempotency_key,
@@ -149,7 +149,7 @@ async def view_after(
 ) -> Response:
     """Respond with the job once it has ended, or after `wait_s`."""
     try:
-        client = Client(request.receive, services.stopping)
+        client = ClientConnection(request.receive, services.stopping)
         await client.run_until_disconnect(handle.outcome(wait_s))
     except ClientDisconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)

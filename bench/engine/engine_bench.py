@@ -69,5 +69,5 @@ def _prepare(encoder: PromptEncoder, kwargs: GenerateKwargs, item: WorkItem) -> 
     if item.prompt_ids is None:
         return encoder.prepare(Prompt(text=item.prompt), kwargs)
     context = encoder.card.context_length
-    lengths = plan_lengths(len(item.prompt_ids), kwargs, context, hole=False)
+    lengths = plan_lengths(len(item.prompt_ids), kwargs, context, drop_start=False)
     return TokenizedPrompt(item.prompt_ids, lengths.max_new_tokens)

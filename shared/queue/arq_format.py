@@ -14,10 +14,10 @@ import msgspec
 from shared.errors import JobFailed
 from shared.protocol import (
     Failed,
-    Finished,
     JobError,
     JobStatus,
     Outcome,
+    Succeeded,
     encode,
     encode_events,
 )
@@ -59,12 +59,12 @@ def pack_job() -> bytes:
 
 
 def pack_result(outcome: Outcome, *, queue: str, created_ms: int, started_ms: int) -> bytes:
-    run_ms = outcome.run_ms if isinstance(outcome, Finished) else 0
+    run_ms = outcome.run_ms if isinstance(outcome, Succeeded) else 0
     return encode(
         ArqResult(
             job_try=outcome.attempt,
             enqueued_ms=created_ms,
-            success=isinstance(outcome, Finished),
+            success=isinstance(outcome, Succeeded),
             outcome=outcome,
             started_ms=started_ms,
             finished_ms=started_ms + round(run_ms),

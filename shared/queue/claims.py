@@ -13,7 +13,7 @@ class FreeCapacity:
     """What a worker can take in addition to its jobs."""
 
     rows: int  # of a batch
-    tokens: int  # of KV cache
+    kv_tokens: int
     running: int  # jobs that the worker has
 
 
@@ -33,7 +33,7 @@ class Lease:
 class ClaimedJob(Lease):
     job: ChatJob
     rows: int
-    tokens: int
+    kv_tokens: int
     time_left_s: float  # from the claim to the deadline, by the clock of Redis
 
 
@@ -80,7 +80,7 @@ def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
 
 
 def _decode_leased(worker_id: str, max_attempts: int, fields: list[Any]) -> ClaimedJob | DeadLetter:
-    job_id, payload, rows, tokens, attempts, fencing_token, previous_fencing_token = fields[:7]
+    job_id, payload, rows, kv_tokens, attempts, fencing_token, previous_fencing_token = fields[:7]
     created_ms, started_ms, time_left_ms = fields[7:]
     lease: dict[str, Any] = {
         "worker_id": worker_id,
@@ -96,7 +96,7 @@ def _decode_leased(worker_id: str, max_attempts: int, fields: list[Any]) -> Clai
     return ClaimedJob(
         job=job,
         rows=rows,
-        tokens=tokens,
+        kv_tokens=kv_tokens,
         time_left_s=int(time_left_ms) / 1000,
         **lease,
     )

@@ -222,14 +222,14 @@ class JobQueue:
             worker_id,
             lease_ms,
             free.rows,
-            free.tokens,
+            free.kv_tokens,
             free.running,
             first_attempt_alone(max_attempts),
             max_attempts,
         )
         return decode_claim(worker_id, max_attempts, reply)
 
-    async def begin(
+    async def start(
         self, worker_id: str, job_id: str, *, fencing_token: int, lease_ms: int, attempts: int = 0
     ) -> StartResult:
         """Start or continue the run of a claimed job, after `attempts` runs that died.
@@ -238,7 +238,7 @@ class JobQueue:
         """
         return StartResult(
             await self._scripts.run(
-                Script.BEGIN, job_id, worker_id, fencing_token, lease_ms, attempts
+                Script.START, job_id, worker_id, fencing_token, lease_ms, attempts
             )
         )
 
@@ -253,7 +253,7 @@ class JobQueue:
     async def finish(
         self, lease: Lease, outcome: Outcome, *, fencing_token: int, is_dead_letter: bool = False
     ) -> bool:
-        """Write the outcome of a job and send it to the watchers; False if the lease is lost.
+        """Write the outcome of a job and send it to the subscribers; False if the lease is lost.
 
         `fencing_token` overrides the token of `lease`: the worker may have claimed the job again.
         """

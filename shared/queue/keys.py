@@ -17,7 +17,7 @@ from arq.constants import (
 JOB_TTL_S = 24 * 3600  # the latest deadline, and the deadline of a job without one
 JOB_KEPT_S = JOB_TTL_S + 3600  # TTL of the keys of a job that has not ended
 RESULT_TTL_S = 3600  # default of `ttl_s`
-TOMBSTONE_S = 900  # minimum TTL of a record after the end: a frozen worker may wake up
+MIN_RECORD_TTL_S = 900  # of a record after the job's end: a frozen worker may wake up
 REPLIES_TTL_S = 600  # of an api replica's stream after its last event
 REPLIES_MAX_ENTRIES = 10_000
 WORKER_TTL_S = 10  # a worker without a heartbeat for this long is not live
@@ -27,7 +27,9 @@ DEAD_LETTERS_MAX = 1000  # ids of the latest dead letters
 UNKNOWN_RETRY_AFTER_S = 10  # Retry-After without a drain rate: no worker, or no backlog yet
 LISTED_MAX = 10_000  # finished jobs of each status in a listing: the latest
 
-LEASED = 2**42  # scores below: waiting jobs (ms of the year 2109); from here on: leased jobs
+# Score of a leased job: this, plus the end of its lease. Waiting jobs have lower scores: Unix ms up
+# to the year 2109.
+LEASE_SCORE_BASE = 2**42
 PRIORITY_WINDOW_MS = 30_000  # head start of one priority step; bounded, so that no job starves
 
 # Fields of the hash `Keys.record`; `job_state.lua` and docs/reference/redis-keys.md describe them.
@@ -42,7 +44,7 @@ RECORD_FIELDS = (
     "cost_rows",
     "cost_tokens",
     "queue_score",
-    "watchers",
+    "subscribers",
     "idempotency",
     "worker",
     "fencing_token",
@@ -78,7 +80,7 @@ class Keys:
         return job_key_prefix + job_id
 
     def arq_retry(self, job_id: str) -> str:
-        """Number: exists once the run of the latest lease has started."""
+        """Name the flag '1' that exists once the run of the latest lease has started."""
         return retry_key_prefix + job_id
 
     def arq_in_progress(self, job_id: str) -> str:
@@ -145,9 +147,9 @@ class Keys:
         return f"{self.queue}:job-index"
 
     @property
-    def exclusive_worker(self) -> str:
-        """Id of the worker that claims nothing until it is empty, for a job that must run alone."""
-        return f"{self.queue}:exclusive-worker"
+    def alone_worker(self) -> str:
+        """Id of the worker that claims nothing until it is idle, for a job that runs alone."""
+        return f"{self.queue}:alone-worker"
 
     @property
     def backlog(self) -> str:

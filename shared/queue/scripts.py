@@ -23,7 +23,7 @@ ScriptArg = str | bytes | int | float
 class Script(StrEnum):
     ENQUEUE = "enqueue"
     CLAIM = "claim"
-    BEGIN = "begin"
+    START = "start"
     RENEW = "renew"
     FINISH = "finish"
     RELEASE = "release"
@@ -38,12 +38,12 @@ class Script(StrEnum):
 
 
 # Precede the text of each script in this order: a later file uses functions of an earlier one.
-PRELUDE = ("time", "job_index", "backlog", "job_state")
+SHARED_LUA = ("time", "job_index", "backlog", "job_state")
 
 CLOCK_STALE_S = 60.0  # clocks drift apart
 NO_MEMORY = "command not allowed when used memory"
-# At `maxmemory` Redis refuses the first write of a script if that may need memory. After a first
-# write that needs none, Redis lets all others pass.
+# Redis checks its memory limit only at the first write of a script. PERSIST needs no memory, so it
+# goes first.
 ALLOW_OOM_PREFIX = "redis.call('PERSIST', QUEUE)\n"
 
 
@@ -56,12 +56,12 @@ class Scripts:
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._clock = RedisClock(redis)
-        prelude = _constants(keys) + "".join(map(_source, PRELUDE))
+        shared = _constants(keys) + "".join(map(_source, SHARED_LUA))
         self._scripts = {
-            script: redis.register_script(prelude + _source(script)) for script in Script
+            script: redis.register_script(shared + _source(script)) for script in Script
         }
         self._allow_oom: dict[Script, AsyncScript] = {
-            script: redis.register_script(prelude + ALLOW_OOM_PREFIX + _source(script))
+            script: redis.register_script(shared + ALLOW_OOM_PREFIX + _source(script))
             for script in Script
             if script is not Script.ENQUEUE
         }
@@ -128,7 +128,7 @@ def _constants(keys: Keys) -> str:
         "DEAD_LETTERS": keys.dead_letters,
         "TOTALS": keys.totals,
         "JOB_INDEX": keys.job_index,
-        "EXCLUSIVE_WORKER": keys.exclusive_worker,
+        "ALONE_WORKER": keys.alone_worker,
         "BACKLOG": keys.backlog,
         "CURRENT_MODEL": keys.current_model,
         "LOADING": keys.loading,
@@ -154,11 +154,11 @@ def _constants(keys: Keys) -> str:
 
 def _limits() -> dict[str, str | int]:
     return {
-        "LEASED": constants.LEASED,
+        "LEASE_SCORE_BASE": constants.LEASE_SCORE_BASE,
         "JOB_TTL_MS": constants.JOB_TTL_S * 1000,
         "JOB_KEPT_MS": constants.JOB_KEPT_S * 1000,
         "RESULT_TTL_MS": constants.RESULT_TTL_S * 1000,
-        "TOMBSTONE_MS": constants.TOMBSTONE_S * 1000,
+        "MIN_RECORD_TTL_MS": constants.MIN_RECORD_TTL_S * 1000,
         "REPLIES_TTL_MS": constants.REPLIES_TTL_S * 1000,
         "WORKER_TTL_MS": constants.WORKER_TTL_S * 1000,
         "MODEL_CARD_TTL_MS": constants.MODEL_CARD_TTL_S * 1000,

@@ -14,13 +14,13 @@ from shared.queue.keys import Keys
 from shared.queue.scripts import Script, Scripts
 
 PAGE = 500  # deltas read at a time
-# Deltas written at a time, about 5 ms of Redis. It closes connections that send a million values,
-# and a script can address fewer than 4,000 jobs in one stream entry.
+# Deltas written at a time: Redis needs about 5 ms for them. Redis closes a connection that sends a
+# million values, and Lua's `unpack` limits a stream entry to fewer than 4,000 jobs.
 MAX_AT_ONCE = 1000
 
 
 # What to add to one job's log: job id, fencing token, index of the first delta, packed deltas.
-Tail = tuple[str, int, int, list[bytes]]
+PendingAppend = tuple[str, int, int, list[bytes]]
 
 
 class TokenLog:
@@ -31,16 +31,17 @@ class TokenLog:
         self._keys = keys
         self._scripts = Scripts(redis, keys)
 
-    async def append(self, worker_id: str, tails: Sequence[Tail]) -> list[int | None]:
-        """Add to the logs of several jobs in one command, and send the deltas to their watchers.
+    async def append(self, worker_id: str, appends: Sequence[PendingAppend]) -> list[int | None]:
+        """Add to the logs of several jobs in one command, and send the deltas to their subscribers.
 
-        `tails` should hold little more than MAX_AT_ONCE deltas. Returns the new length of each log;
-        None where the worker does not own the job, and nothing was written. A log shorter than a
-        tail's index has lost its end with Redis: it got nothing, and the worker must send the rest
-        from there. Repeating a call changes nothing.
+        `appends` should hold little more than MAX_AT_ONCE deltas. Returns the new length of each
+        log, or None where the worker does not own the lease; then nothing was written. A log
+        shorter than an append's index has lost its end with Redis. Such a log gets nothing, and
+        the worker must send the deltas from the returned length on. A repeated call changes
+        nothing.
         """
         args: list[str | int | bytes] = []
-        for job_id, fencing_token, index, deltas in tails:
+        for job_id, fencing_token, index, deltas in appends:
             args += [job_id, fencing_token, index, len(deltas), *deltas]
         lengths: list[int | None] = await self._scripts.run(Script.APPEND_TOKENS, worker_id, *args)
         return lengths

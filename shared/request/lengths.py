@@ -27,17 +27,17 @@ class Lengths:
     max_new_tokens: int
 
 
-def plan_lengths(prompt: int, kwargs: GenerateKwargs, context: int, *, hole: bool) -> Lengths:
+def plan_lengths(prompt: int, kwargs: GenerateKwargs, context: int, *, drop_start: bool) -> Lengths:
     """Return the lengths for a prompt of `prompt` tokens in a context of `context` tokens.
 
-    With `hole` the start of the prompt is dropped to make room for the new tokens. Raises
+    With `drop_start`, the start of the prompt is dropped to make room for the new tokens. Raises
     BadRequest with both numbers if the prompt leaves no room.
     """
     wanted = wanted_new_tokens(prompt, kwargs)
     if prompt + wanted <= context:
         return Lengths(prompt, wanted)
-    if hole:
-        return _with_hole(wanted, context)
+    if drop_start:
+        return _with_start_dropped(wanted, context)
     if not _length_given(kwargs) and prompt < context:
         return Lengths(prompt, context - prompt)
     raise _too_long(prompt, wanted, kwargs, context)
@@ -62,7 +62,7 @@ def _length_given(kwargs: GenerateKwargs) -> bool:
     return bool({"max_length", "max_new_tokens"} & kwargs.model_fields_set)
 
 
-def _with_hole(wanted: int, context: int) -> Lengths:
+def _with_start_dropped(wanted: int, context: int) -> Lengths:
     if wanted >= context:
         raise BadRequest(
             f"{wanted} new tokens leave no room for a prompt in the model's context of {context}",

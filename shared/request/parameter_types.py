@@ -17,7 +17,7 @@ MAX_STOP_CHARS = 1024
 MAX_DECAY = 100.0  # growth per token
 
 
-def whole(value: Any) -> Any:
+def as_integer(value: Any) -> Any:
     """Return an integer for a float without a fraction, because JSON has one number type.
 
     Other values are returned unchanged, for the field to check.
@@ -25,10 +25,10 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def whole_items(value: Any) -> Any:
-    """Apply `whole` to the items of a list that has floats."""
+def items_as_integers(value: Any) -> Any:
+    """Apply `as_integer` to the items of a list that has floats."""
     if isinstance(value, list) and float in set(map(type, value)):
-        return [whole(item) for item in value]
+        return [as_integer(item) for item in value]
     return value
 
 
@@ -49,24 +49,24 @@ def as_pair(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-WHOLE = BeforeValidator(whole)  # after the limits, or the JSON schema misses them
-Count = Annotated[int, Field(ge=0, le=MAX_INT), WHOLE]
-PositiveCount = Annotated[int, Field(ge=1, le=MAX_INT), WHOLE]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED), WHOLE]
+INTEGER = BeforeValidator(as_integer)  # after the limits, or the JSON schema misses them
+Count = Annotated[int, Field(ge=0, le=MAX_INT), INTEGER]
+PositiveCount = Annotated[int, Field(ge=1, le=MAX_INT), INTEGER]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), INTEGER]
 
 # Each list stops at its first error: a body can hold hundreds of thousands of invalid items, and a
 # response names five.
 TokenId = Count
 TokenIdItem = Annotated[int, Field(ge=0, le=MAX_INT)]  # the list converts its items to integers
-WHOLE_ITEMS = BeforeValidator(whole_items)
+INTEGER_ITEMS = BeforeValidator(items_as_integers)
 TokenIdList = Annotated[
-    list[TokenIdItem], Field(min_length=1, max_length=MAX_LIST, fail_fast=True), WHOLE_ITEMS
+    list[TokenIdItem], Field(min_length=1, max_length=MAX_LIST, fail_fast=True), INTEGER_ITEMS
 ]
 TokenIds = Annotated[
     TokenIdList, BeforeValidator(as_list, json_schema_input_type=TokenId | TokenIdList)
 ]
 TokenSequence = Annotated[
-    list[TokenIdItem], Field(min_length=1, max_length=MAX_NGRAM, fail_fast=True), WHOLE_ITEMS
+    list[TokenIdItem], Field(min_length=1, max_length=MAX_NGRAM, fail_fast=True), INTEGER_ITEMS
 ]
 WordList = Annotated[list[TokenSequence], Field(min_length=1, max_length=MAX_LIST, fail_fast=True)]
 Words = Annotated[

@@ -20,7 +20,7 @@ from shared.request.limits import (
     MIN_SCALE,
 )
 from shared.request.parameter_types import (
-    WHOLE,
+    INTEGER,
     Biases,
     Count,
     LengthDecay,
@@ -75,7 +75,7 @@ class GenerateKwargs(OptionalFieldsModel):
         description="Divides the logits; 1e-6 to 1e6.",
         examples=[0.7],
     )
-    top_k: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT), WHOLE, while_sampling(ge=0)] | None = (
+    top_k: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT), INTEGER, while_sampling(ge=0)] | None = (
         Field(default=10, description="Keep the k likeliest tokens; 0 keeps all.")
     )
     top_p: Annotated[float, while_sampling(gt=0, le=1)] = Field(
@@ -188,7 +188,7 @@ class GenerateKwargs(OptionalFieldsModel):
         "none. Defaults to the worker's setting.",
         examples=[10],
     )
-    max_matching_ngram_size: Annotated[int, Field(ge=1, le=MAX_LOOKUP_NGRAM), WHOLE] = Field(
+    max_matching_ngram_size: Annotated[int, Field(ge=1, le=MAX_LOOKUP_NGRAM), INTEGER] = Field(
         default=2,
         description="Longest n-gram by which drafts are looked up.",
     )
@@ -200,7 +200,7 @@ class GenerateKwargs(OptionalFieldsModel):
         default=False, description="Return token ids with log-probabilities."
     )
     return_dict_in_generate: bool = Field(default=False, description="Same as output_scores.")
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), WHOLE] | None = Field(
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), INTEGER] | None = Field(
         default=None,
         description="Return each step's k best log-probabilities.",
     )

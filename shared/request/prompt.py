@@ -80,8 +80,10 @@ class PromptEncoder:
         """Tokenize a checked text and compute its lengths. Raises BadRequest."""
         token_ids = self._token_ids(text, prompt)
         self._check_embedded(token_ids, "messages" if prompt.messages else "prompt")
-        hole = prompt.handle_long_generation == "hole"
-        lengths = plan_lengths(len(token_ids), kwargs, self.card.context_length, hole=hole)
+        drop_start = prompt.handle_long_generation == "hole"
+        lengths = plan_lengths(
+            len(token_ids), kwargs, self.card.context_length, drop_start=drop_start
+        )
         self._check_kv_tokens(lengths.prompt + lengths.max_new_tokens, kwargs)
         return TokenizedPrompt(token_ids[-lengths.prompt :], lengths.max_new_tokens)
 

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from shared.queue.keys import TOMBSTONE_S
+from shared.queue.keys import MIN_RECORD_TTL_S
 from tests.chaos.checks.expected_results import ExpectedResults, run_without_faults
 from tests.chaos.checks.final_state import CANCELLATION_S
 from tests.chaos.checks.guarantees import Guarantees
@@ -138,8 +138,8 @@ def by_jobs_kept(
     """
     ratios = []
     for now in samples:
-        if now.at >= samples[0].at + TOMBSTONE_S:
-            then = next(each for each in samples if each.at >= now.at - TOMBSTONE_S)
+        if now.at >= samples[0].at + MIN_RECORD_TTL_S:
+            then = next(each for each in samples if each.at >= now.at - MIN_RECORD_TTL_S)
             ratios.append(measure(now) / max(1, now.num_accepted - then.num_accepted))
     return ratios
 

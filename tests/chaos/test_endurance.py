@@ -1,6 +1,6 @@
 """The endurance run reports growth, but not a change of pace."""
 
-from shared.queue.keys import TOMBSTONE_S
+from shared.queue.keys import MIN_RECORD_TTL_S
 from tests.chaos.checks.resource_samples import ResourceSample
 from tests.chaos.endurance import trends
 
@@ -15,7 +15,7 @@ def samples(*, jobs_per_s: list[float], leaks: float = 0) -> list[ResourceSample
     accepted = [0.0]
     for pace in jobs_per_s:
         accepted.append(accepted[-1] + pace * EVERY_S)
-    kept = TOMBSTONE_S // EVERY_S
+    kept = MIN_RECORD_TTL_S // EVERY_S
     return [
         ResourceSample(
             at=minute * EVERY_S,

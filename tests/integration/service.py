@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
-from shared.protocol import Event, Failed, Finished, JobRecord, JobStatus, Prompt, TokenDeltas
+from shared.protocol import Event, Failed, JobRecord, JobStatus, Prompt, Succeeded, TokenDeltas
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.reply_stream import ReplyStream, Subscription
@@ -110,7 +110,7 @@ class SubmittedJob:
             return False
         return True
 
-    async def end(self) -> Finished | Failed:
+    async def end(self) -> Succeeded | Failed:
         async with asyncio.timeout(WAIT_S):
             while True:
                 event = await self.subscription.get(None)

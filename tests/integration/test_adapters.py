@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.protocol import Finished
+from shared.protocol import Succeeded
 from tests.integration.service import WAIT_S, ApiChild, Service, WorkerChild
 from tests.worker.lora import write_adapter
 from worker.engine import AdapterMode, Engine, SamplingParams, generate
@@ -82,7 +82,7 @@ async def test_merged_adapters_apply_to_all_requests(
     await service.ready(worker)
     job = await service.submit(new_tokens=NUM_TOKENS, generate_kwargs={"do_sample": False})
     outcome = await job.end()
-    assert isinstance(outcome, Finished)
+    assert isinstance(outcome, Succeeded)
     merged = Engine.from_pretrained(str(checkpoint), adapters_dir=str(adapters_dir))
     [[expected]] = generate(merged, [PROMPT], SamplingParams(max_new_tokens=NUM_TOKENS))
     assert outcome.result.sequences[0].text == expected.text

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shared.protocol import Finished
+from shared.protocol import Succeeded
 from shared.queue.job_queue import Depth
 from tests.integration.service import WAIT_S, Service, WorkerChild, eventually
 from tests.redis_server import RedisServer
@@ -71,7 +71,7 @@ async def test_a_worker_stops_though_redis_does_not_answer(
     assert code == 0, worker.log_text
     assert "Traceback" not in worker.log_text
     start_worker()
-    assert isinstance(await job.end(), Finished)  # at once, or after its lease
+    assert isinstance(await job.end(), Succeeded)  # at once, or after its lease
 
 
 async def test_stopped_workers_use_no_attempt(service: Service, start_worker: StartWorker) -> None:
@@ -87,4 +87,4 @@ async def test_stopped_workers_use_no_attempt(service: Service, start_worker: St
         assert {record.attempts for record in records} == {0}
     start_worker(max_attempts=1)
     ends = await asyncio.gather(*(job.end() for job in jobs))
-    assert all(isinstance(end, Finished) for end in ends)
+    assert all(isinstance(end, Succeeded) for end in ends)

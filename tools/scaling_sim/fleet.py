@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.registry.worker_registry import Registry
-from tests.factories import make_finished, make_worker_info
+from tests.factories import make_succeeded, make_worker_info
 
 LEASE_MS = 3_600_000  # no lease may expire: the simulation does not follow Redis' clock
 PLENTY = 10**6
@@ -71,7 +71,7 @@ class Fleet:
         due = [claimed for end, claimed in worker.running.values() if end <= now]
         written = await asyncio.gather(
             *(
-                self._queue.finish(one, make_finished(one.job.id), fencing_token=one.fencing_token)
+                self._queue.finish(one, make_succeeded(one.job.id), fencing_token=one.fencing_token)
                 for one in due
             )
         )

@@ -16,7 +16,7 @@ class ActiveJob:
     job: ChatJob  # the claimed one; with token ids and lengths once this worker has checked it
     fencing_token: int  # changes when this worker claims its own expired lease again
     rows: int  # of a batch, at most
-    tokens: int  # of KV cache, at most
+    kv_tokens: int  # of the KV cache, at most
     runs_alone: bool
     attempt: int  # counts from 1
     deadline: float  # monotonic seconds
@@ -24,7 +24,7 @@ class ActiveJob:
     ended: asyncio.Event = field(default_factory=asyncio.Event)  # this worker is done with it
     run: asyncio.Task[Outcome] | None = None  # None before the run starts
     is_cancelled: bool = False  # by the client
-    is_revoked: bool = False  # another worker owns the job: write nothing
+    has_lost_lease: bool = False  # another worker owns the job: write nothing
     is_stopped: bool = False  # the run must end without an outcome
     outcome: Outcome | None = None
 
@@ -37,7 +37,7 @@ class ActiveJob:
         """Return whether the job's log may hold later tokens of another worker."""
         return self.job.stream and lease.previous_fencing_token > self.fencing_token
 
-    def adopt(self, lease: Lease) -> None:
+    def use_lease(self, lease: Lease) -> None:
         """Continue under a new lease of this same worker."""
         was_lost = lease.previous_fencing_token > self.fencing_token
         if was_lost:  # another worker died while it ran the job

@@ -16,17 +16,17 @@ class Capacity:
     """Limits of one worker's engine."""
 
     rows: int  # of a batch
-    tokens: int  # of KV cache
+    kv_tokens: int  # of the KV cache, at most
     max_attempts: int  # of a job
 
-    def activate(self, claimed: ClaimedJob) -> ActiveJob:
+    def to_active_job(self, claimed: ClaimedJob) -> ActiveJob:
         """Return the job with what it may use; its last attempt runs alone."""
         return ActiveJob(
             claimed=claimed,
             job=claimed.job,
             fencing_token=claimed.fencing_token,
             rows=claimed.rows,
-            tokens=claimed.tokens,
+            kv_tokens=claimed.kv_tokens,
             runs_alone=claimed.attempts >= first_attempt_alone(self.max_attempts),
             attempt=claimed.attempts + 1,
             deadline=time.monotonic() + claimed.time_left_s,
@@ -37,6 +37,6 @@ class Capacity:
         rows = self.rows - sum(job.rows for job in active)
         return FreeCapacity(
             rows=0 if any(job.runs_alone for job in active) else rows,
-            tokens=self.tokens - sum(job.tokens for job in active),
+            kv_tokens=self.kv_tokens - sum(job.kv_tokens for job in active),
             running=len(active),
         )

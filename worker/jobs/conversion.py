@@ -22,7 +22,7 @@ CLEAN_UPS = (
 )
 
 # Parameters with the same name, type and meaning in a request and in the engine.
-SAME = (
+COPIED_PARAMETERS = (
     "min_length",
     "min_new_tokens",
     "do_sample",
@@ -77,8 +77,8 @@ def to_request(
 def to_sampling_params(
     kwargs: GenerateKwargs, *, max_new_tokens: int, seed: int, card: ModelCard
 ) -> SamplingParams:
-    """Return the engine's parameters; parameters in SAME are copied."""
-    copied = {name: getattr(kwargs, name) for name in SAME}
+    """Return the engine's parameters; parameters in COPIED_PARAMETERS are copied."""
+    copied = {name: getattr(kwargs, name) for name in COPIED_PARAMETERS}
     return SamplingParams(
         **copied,
         max_new_tokens=max_new_tokens,

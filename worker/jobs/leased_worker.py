@@ -25,9 +25,9 @@ POLL_S = 1.0  # without a wake-up, an expired lease is noticed after this time
 # a job starts, its lease is this short, so that such a job soon runs elsewhere.
 CLAIM_LEASE_MS = 2000
 LAST_CLAIM_S = 1.0  # a drain waits this long for a claim that is under way
-HAND_BACK_S = COMMAND_TIMEOUT_S + 1  # one command may go unanswered
+RELEASE_S = COMMAND_TIMEOUT_S + 1  # one command may go unanswered
 
-Task = Callable[[ActiveJob], Coroutine[Any, Any, Outcome]]
+RunJob = Callable[[ActiveJob], Coroutine[Any, Any, Outcome]]
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class LeasedWorker:
         *,
         queue: JobQueue,
         worker_id: str,
-        task: Task,
+        run_job: RunJob,
         capacity: Capacity,
         lease_ms: int,
         on_capacity: Callable[[bool], None] = lambda _: None,
@@ -50,7 +50,7 @@ class LeasedWorker:
         """Nothing is claimed while `may_claim` returns False.
 
         `on_capacity` learns whether a wake-up could lead to a claim now. `on_attempt` learns how
-        each run ended: the job's status, "handed back" or "lost".
+        each run ended: the job's status, "released" or "lost".
         """
         self.worker_id = worker_id
         self.active: dict[str, ActiveJob] = {}  # by job id
@@ -58,14 +58,14 @@ class LeasedWorker:
         self.renewal_due = asyncio.Event()  # set when leases must be renewed ahead of schedule
         self._queue = queue
         self._lifecycle = JobLifecycle(queue, worker_id, lease_ms)
-        self._task = task
+        self._run_job = run_job
         self._capacity = capacity
         self._claim_lease_ms = min(lease_ms, CLAIM_LEASE_MS)
         self._on_capacity = on_capacity
         self._on_attempt = on_attempt
         self._may_claim = may_claim
         self._background: set[asyncio.Task[object]] = set()  # jobs, and writes about them
-        self._is_waiting_for_wake_ups = self._is_draining = self._hands_back = False
+        self._is_waiting_for_wake_ups = self._is_draining = self._is_releasing = False
         self._woken, self._idle = asyncio.Event(), asyncio.Event()
         self._claims_ended, self._grace_skipped = asyncio.Event(), asyncio.Event()
         self._woken.set()
@@ -108,7 +108,7 @@ class LeasedWorker:
                 self._accept(claimed)
         for dead in claim.dead_letters:
             if not self._reclaims_own_job(dead.job_id, dead):
-                self._spawn(self._lifecycle.give_up(dead))
+                self._spawn(self._lifecycle.fail_dead_letter(dead))
         self._set_waiting_for_wake_ups(self.free_capacity.rows > 0 and not claim.is_stalled)
 
     def _set_waiting_for_wake_ups(self, is_waiting: bool) -> None:
@@ -125,11 +125,11 @@ class LeasedWorker:
             return False
         is_outdated = active.is_outdated_by(lease)
         if is_outdated:
-            self.revoke(job_id, active.fencing_token)
-        if is_outdated or active.is_revoked or active.is_stopped:
+            self.lose_lease(job_id, active.fencing_token)
+        if is_outdated or active.has_lost_lease or active.is_stopped:
             self._spawn(self._release_after(active, lease.fencing_token))
         else:
-            active.adopt(lease)
+            active.use_lease(lease)
             self._spawn(self._start(active))
         return True
 
@@ -140,10 +140,10 @@ class LeasedWorker:
 
     def _accept(self, claimed: ClaimedJob) -> None:
         job_id = claimed.job.id
-        if self._hands_back:  # the answer came after the drain's grace period
+        if self._is_releasing:  # the answer came after the drain's grace period
             self._spawn(self._lifecycle.release(job_id, claimed.fencing_token))
             return
-        self.active[job_id] = active = self._capacity.activate(claimed)
+        self.active[job_id] = active = self._capacity.to_active_job(claimed)
         self._spawn(self._run(active))
 
     # -- running -----------------------------------------------------------------------------
@@ -163,28 +163,28 @@ class LeasedWorker:
         """Record the start, or the new lease of a run; return whether it may continue."""
         is_owner = await self._lifecycle.start(active)
         if not is_owner:
-            self.revoke(active.job.id, active.fencing_token)
+            self.lose_lease(active.job.id, active.fencing_token)
         return is_owner
 
     async def _execute(self, active: ActiveJob) -> None:
         """Run the job's task in a task of its own, which `stop` can cancel."""
         if active.is_stopped:
             return
-        active.run = asyncio.create_task(self._task(active))
+        active.run = asyncio.create_task(self._run_job(active))
         await asyncio.wait([active.run])
         active.outcome = outcome_of(active, active.run)
         if active.outcome is not None:
             self.jobs_complete += 1
 
     async def _end(self, active: ActiveJob) -> None:
-        if active.is_revoked:
+        if active.has_lost_lease:
             self._on_attempt("lost")
         elif active.outcome is not None:
             await self._lifecycle.finish(active, active.outcome)
             self._on_attempt(active.outcome.status)
         else:
             await self._lifecycle.release(active.job.id, active.fencing_token)
-            self._on_attempt("handed back")
+            self._on_attempt("released")
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run `work` in the background; a drain waits for it."""
@@ -207,18 +207,18 @@ class LeasedWorker:
         if active := self.active.get(job_id):
             active.cancel()
 
-    def revoke(self, job_id: str, fencing_token: int) -> None:
+    def lose_lease(self, job_id: str, fencing_token: int) -> None:
         """Stop a run that lost its lease with this fencing token; write nothing about it."""
         active = self.active.get(job_id)
         if active is not None and active.fencing_token == fencing_token and active.outcome is None:
             log.warning("lost the lease of a job", job_id=job_id)
-            active.is_revoked = True
+            active.has_lost_lease = True
             active.stop()
 
     def discard_all(self) -> None:
         """Hand nothing back: the engine died, and each job's attempt must count as a death."""
         for active in self.active.values():
-            active.is_revoked = True
+            active.has_lost_lease = True
 
     async def drain(self, grace_s: float) -> None:
         """Stop claiming, let jobs finish for `grace_s`, then hand the rest back.
@@ -231,10 +231,10 @@ class LeasedWorker:
         await wait_at_most(grace_s, self._idle_or_grace_skipped())
         if self.active:
             log.info("handing jobs back", jobs=len(self.active))
-        self._hands_back = True
+        self._is_releasing = True
         for active in self.active.values():
             active.stop()
-        await wait_at_most(HAND_BACK_S, self._idle.wait())
+        await wait_at_most(RELEASE_S, self._idle.wait())
 
     def skip_grace_period(self) -> None:
         """End the grace period of the current or next drain."""
@@ -257,7 +257,7 @@ def outcome_of(active: ActiveJob, run: asyncio.Task[Outcome]) -> Outcome | None:
     error = asyncio.CancelledError() if run.cancelled() else run.exception()
     if error is None:
         return run.result()
-    if active.is_stopped or active.is_revoked:
+    if active.is_stopped or active.has_lost_lease:
         return None
     log.error("a job failed unexpectedly", job_id=active.job.id, exc_info=error)
     return failed(active.job.id, active.attempt, "the worker failed on this job")

@@ -31,13 +31,13 @@ class JobLifecycle:
 
         Mark the job cancelled if its client cancelled it meanwhile.
         """
-        begun = await self._write(active, partial(self._begin, active))
-        if begun is StartResult.CANCELLED:
+        started = await self._write(active, partial(self._write_start, active))
+        if started is StartResult.CANCELLED:
             active.cancel()
-        return bool(begun)
+        return bool(started)
 
-    async def _begin(self, active: ActiveJob, fencing_token: int) -> StartResult:
-        return await self._queue.begin(
+    async def _write_start(self, active: ActiveJob, fencing_token: int) -> StartResult:
+        return await self._queue.start(
             self._worker_id,
             active.job.id,
             fencing_token=fencing_token,
@@ -53,7 +53,7 @@ class JobLifecycle:
 
         _log_end(outcome, await self._write(active, finish))
 
-    async def give_up(self, job: DeadLetter) -> None:
+    async def fail_dead_letter(self, job: DeadLetter) -> None:
         """Fail a job that no worker can run, and keep its id as a dead letter."""
         outcome = failed(job.job_id, job.attempts, job.reason)
         written = await _retry(

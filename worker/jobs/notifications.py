@@ -69,7 +69,7 @@ class LeaseRenewer:
         for job_id in renewal.cancelled:
             self._worker.cancel(job_id)
         for job_id in renewal.lost:
-            self._worker.revoke(job_id, fencing_tokens[job_id])
+            self._worker.lose_lease(job_id, fencing_tokens[job_id])
 
 
 class ListConsumer:

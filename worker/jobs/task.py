@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from shared.errors import ClientError, InvalidParameter, status_code
 from shared.process.asyncio_tasks import wait_at_most
-from shared.protocol import Batch, ChatJob, Failed, Finished, JobError, JobStatus, Outcome
+from shared.protocol import Batch, ChatJob, Failed, JobError, JobStatus, Outcome, Succeeded
 from shared.queue.arq_format import CANCELLED, EXPIRED
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder
@@ -60,7 +60,7 @@ class ChatTask:
         active.job = msgspec.structs.replace(
             job, token_ids=prepared.token_ids, max_new_tokens=prepared.max_new_tokens
         )
-        active.tokens = active.job.cost_tokens
+        active.kv_tokens = active.job.cost_tokens
 
     async def _generate(self, active: ActiveJob, kwargs: GenerateKwargs) -> Outcome:
         started = time.monotonic()
@@ -73,7 +73,7 @@ class ChatTask:
             return _interrupted(active, generation)
         if generation.error is not None:
             return _failed(active, JobStatus.FAILED, generation.error, generation)
-        return Finished(
+        return Succeeded(
             job_id=active.job.id,
             attempt=active.attempt,
             result=to_chat_result(active.job, kwargs, generation),

@@ -9,7 +9,7 @@ import structlog
 
 from shared.process.asyncio_tasks import wait_at_most
 from shared.protocol import Delta, encode
-from shared.queue.token_log import MAX_AT_ONCE, PAGE, Tail, TokenLog
+from shared.queue.token_log import MAX_AT_ONCE, PAGE, PendingAppend, TokenLog
 from shared.redis.retry import retry_until_reachable
 from worker.jobs.active_job import ActiveJob
 
@@ -51,7 +51,7 @@ class JobTokens:
             self._on_growth(self)
             await wait_at_most(REFUSED_RETRY_S, self._stored.wait())
 
-    def tail(self, limit: int) -> Tail:
+    def pending_append(self, limit: int) -> PendingAppend:
         """Return the next deltas to write, at most `limit`, under the current fencing token."""
         start = self._num_stored
         return (
@@ -116,25 +116,25 @@ class TokenLogWriter:
             await retry_until_reachable(self._write, log, "tokens wait for Redis")
 
     async def _write(self) -> None:
-        tails = self._next_tails()
-        if tails:
-            await self._append(tails)
+        appends = self._next_appends()
+        if appends:
+            await self._append(appends)
         if not self._grown:
             self._has_grown.clear()
 
-    async def _append(self, tails: dict[JobTokens, Tail]) -> None:
-        lengths = await self._token_log.append(self._worker_id, list(tails.values()))
-        for tokens, length in zip(tails, lengths, strict=True):
+    async def _append(self, appends: dict[JobTokens, PendingAppend]) -> None:
+        lengths = await self._token_log.append(self._worker_id, list(appends.values()))
+        for tokens, length in zip(appends, lengths, strict=True):
             if length is None or tokens.note_length(length):
                 self._grown.pop(tokens, None)
 
-    def _next_tails(self) -> dict[JobTokens, Tail]:
+    def _next_appends(self) -> dict[JobTokens, PendingAppend]:
         """Return what to write next: about MAX_AT_ONCE deltas, of the logs that grew first."""
-        tails: dict[JobTokens, Tail] = {}
+        appends: dict[JobTokens, PendingAppend] = {}
         left = MAX_AT_ONCE
         for tokens in self._grown:
             if left <= 0:
                 break
-            tails[tokens] = tokens.tail(left)
-            left -= len(tails[tokens][-1])
-        return tails
+            appends[tokens] = tokens.pending_append(left)
+            left -= len(appends[tokens][-1])
+        return appends

@@ -1,4 +1,4 @@
--- Add deltas to the token logs of a worker's jobs, and send them to all watchers: one stream entry
+-- Add deltas to the token logs of a worker's jobs, and send them to all subscribers: one stream entry
 -- per api replica, with one field per job. The field's name is the job's id; its value is the index
 -- of the first delta, a space, and an array of deltas.
 -- Deltas that a log has already are skipped, so the command may be repeated.
@@ -18,7 +18,7 @@ end
 
 local function publish(id, index, deltas)
   local value = index .. ' ' .. array(deltas)
-  for replica in string.gmatch(redis.call('HGET', RECORD .. id, 'watchers') or '', '%S+') do
+  for replica in string.gmatch(redis.call('HGET', RECORD .. id, 'subscribers') or '', '%S+') do
     local entry = entries[replica] or {}
     entry[#entry + 1], entry[#entry + 2] = id, value
     entries[replica] = entry

@@ -1,4 +1,4 @@
--- Prelude of every script: the backlog of waiting jobs. Its drain rate gives the expected start of a job
+-- Part of every script: the backlog of waiting jobs. Its drain rate gives the expected start of a job
 -- and the Retry-After of a refused client.
 -- Fields of the hash BACKLOG (times in Unix ms):
 --   tokens: KV cache tokens of the waiting jobs; every script that adds or removes a job updates it.
@@ -23,7 +23,7 @@ local BACKLOG_FIELDS = {'tokens', 'stalled_since_ms', 'drain_ms', 'drain_claims'
   'drain_tokens', 'drain_measured_ms', 'retry_slot_ms', 'last_claim_ms', 'grace_until_ms'}
 
 local function num_waiting()
-  return redis.call('ZCOUNT', QUEUE, '-inf', '(' .. LEASED)
+  return redis.call('ZCOUNT', QUEUE, '-inf', '(' .. LEASE_SCORE_BASE)
 end
 
 -- Returns BACKLOG as a table of numbers, with the number of live workers as `num_workers`.
@@ -63,7 +63,7 @@ end
 -- For jobs that left without their cost, because their records have expired.
 local function recount_tokens(backlog)
   backlog.tokens = 0
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, '-inf', '(' .. LEASED)) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE, '-inf', '(' .. LEASE_SCORE_BASE)) do
     local tokens = redis.call('HGET', RECORD .. id, 'cost_tokens')
     backlog.tokens = backlog.tokens + tonumber(tokens or 0)
   end

@@ -1,5 +1,5 @@
 -- Cancel a job. One without a valid lease ends here; a running job is ended by its worker.
--- ARGV: id, result in arq's form, events for the watchers
+-- ARGV: id, result in arq's form, events for the subscribers
 -- Returns the record as of now, see read_record.
 local id, result, events = ARGV[1], ARGV[2], ARGV[3]
 local status, worker = unpack(redis.call('HMGET', RECORD .. id, 'status', 'worker'))

@@ -27,8 +27,8 @@ end
 
 local backlog, waiting_before = read_backlog(), num_waiting()
 local is_after_outage = detect_outage(backlog)
-local expired_below = is_after_outage and LEASED - 1 or lease_score(0) -- LEASED - 1: no lease
-local ready = waiting_before + redis.call('ZCOUNT', QUEUE, LEASED, expired_below)
+local expired_below = is_after_outage and LEASE_SCORE_BASE - 1 or lease_score(0) -- LEASE_SCORE_BASE - 1: no lease
+local ready = waiting_before + redis.call('ZCOUNT', QUEUE, LEASE_SCORE_BASE, expired_below)
 local fair_share = math.ceil(ready / math.max(1, backlog.num_workers))
 
 local function fits(rows, tokens, is_alone)
@@ -37,12 +37,12 @@ end
 
 -- Returns whether this busy worker must claim nothing until it is idle. Each of its claims
 -- extends this turn; without claims the turn passes to another worker.
-local function is_exclusive()
-  local exclusive = redis.call('GET', EXCLUSIVE_WORKER)
-  if exclusive and exclusive ~= worker then
+local function become_alone_worker()
+  local alone_worker = redis.call('GET', ALONE_WORKER)
+  if alone_worker and alone_worker ~= worker then
     return false
   end
-  redis.call('SET', EXCLUSIVE_WORKER, worker, 'PX', WORKER_TTL_MS)
+  redis.call('SET', ALONE_WORKER, worker, 'PX', WORKER_TTL_MS)
   return true
 end
 
@@ -74,7 +74,7 @@ local function claim_job(id, is_expired)
   if payload and attempts < max_attempts then
     local is_alone = attempts >= alone_from
     if not fits(rows, tokens, is_alone) then
-      return is_alone and not is_exclusive() and PASSED_OVER or FULL
+      return is_alone and not become_alone_worker() and PASSED_OVER or FULL
     end
     use_capacity(rows, tokens, is_alone)
   end
@@ -121,8 +121,8 @@ local function claim_between(low, high, is_expired)
   return true
 end
 
-local all_fit = claim_between(LEASED, expired_below, true)
-  and claim_between('-inf', '(' .. LEASED, false)
+local all_fit = claim_between(LEASE_SCORE_BASE, expired_below, true)
+  and claim_between('-inf', '(' .. LEASE_SCORE_BASE, false)
 if num_taken > 0 then
   local is_full = not all_fit or free_rows < 1 or free_tokens < 1
   record_claim(backlog, num_taken, tokens_taken, waiting_before - num_taken, is_full)

@@ -1,14 +1,14 @@
 -- Accept one job, unless its idempotency key is known or the backlog is too long. A job may retry an
 -- earlier one: each job has one retry, which takes over its idempotency key.
 -- ARGV: id, payload, arq's job, cost in rows, cost in tokens;
---       head start in ms, deadline in ms from now, ttl of the result in ms, watcher or '';
+--       head start in ms, deadline in ms from now, ttl of the result in ms, subscriber or '';
 --       most jobs and most tokens that may wait;
 --       digests of the idempotency key and of the body, or '';
 --       id of the job to retry or '', latest time in ms at which to accept the job.
 -- Returns {'accepted', 'replayed' or 'conflict', id, created_ms, estimate}, again when it is sent twice;
 -- {'late', time in ms}; {'unknown'} if the job to retry has expired; or a refusal, see backlog.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local head_start_ms, deadline_ms, ttl_ms, watcher = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local head_start_ms, deadline_ms, ttl_ms, subscriber = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
 local key_digest, body_digest, retry_of = ARGV[12], ARGV[13], ARGV[14]
 local latest_ms = tonumber(ARGV[15])
@@ -69,7 +69,7 @@ end
 redis.call('HSET', RECORD .. id,
   'payload', payload, 'status', 'queued', 'created_ms', ms(NOW),
   'deadline_ms', ms(NOW + deadline_ms), 'ttl_ms', ttl_ms, 'cost_rows', rows, 'cost_tokens', tokens,
-  'queue_score', score, 'watchers', watcher)
+  'queue_score', score, 'subscribers', subscriber)
 redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
 redis.call('SET', ARQ_JOB .. id, arq_job, 'PX', JOB_KEPT_MS)
 if key_digest ~= '' then

@@ -1,5 +1,5 @@
 -- End a job, if the worker still owns its lease.
--- ARGV: id, worker, fencing token, status, attempts, result in arq's form, events for the watchers,
+-- ARGV: id, worker, fencing token, status, attempts, result in arq's form, events for the subscribers,
 --       '1' for a dead letter
 -- Returns 1, or 0 if the worker does not own the lease.
 local id, worker, fencing_token, status, attempts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]

@@ -1,5 +1,5 @@
--- Prelude of every script: the record of a job, its lease, and its end.
--- A waiting job's score in QUEUE lies below LEASED; a running job's is LEASED + the end of its lease.
+-- Part of every script: the record of a job, its lease, and its end.
+-- A waiting job's score in QUEUE lies below LEASE_SCORE_BASE; a running job's is LEASE_SCORE_BASE + the end of its lease.
 -- Fields of the hash RECORD (times in Unix ms):
 --   payload: the ChatJob in msgpack, until the job ends.
 --   status: queued, running, succeeded, failed, cancelled or expired.
@@ -7,7 +7,7 @@
 --   deadline_ms, ttl_ms: when a worker stops the job; how long its result is kept.
 --   cost_rows, cost_tokens: batch rows and KV cache tokens that the job needs.
 --   queue_score: its place in the backlog, for a worker that hands it back.
---   watchers: ids of api replicas that want its events, separated by spaces.
+--   subscribers: ids of api replicas that want its events, separated by spaces.
 --   idempotency: digest of its Idempotency-Key.
 --   worker, fencing_token: worker and number of the latest lease; each lease has a higher number.
 --   attempts: runs that died with their workers; after the end, also the run that ended the job.
@@ -15,7 +15,7 @@
 --   retry_of, retried_as: id of the job that this job retries; id of its own retry.
 
 local function lease_score(lease_ms)
-  return LEASED + math.floor(NOW) + tonumber(lease_ms)
+  return LEASE_SCORE_BASE + math.floor(NOW) + tonumber(lease_ms)
 end
 
 -- One element is enough: a worker that takes it and leaves ready jobs behind puts it back.
@@ -39,7 +39,7 @@ local function owns_lease(id, worker, fencing_token)
   end
   local status, latest = unpack(redis.call('HMGET', RECORD .. id, 'status', 'fencing_token'))
   if not status then
-    return NOW - tonumber(fencing_token) < TOMBSTONE_MS
+    return NOW - tonumber(fencing_token) < MIN_RECORD_TTL_MS
   end
   return is_live(status) and tonumber(latest or 0) < tonumber(fencing_token)
 end
@@ -64,13 +64,13 @@ local function keep_payload(id, ttl_ms)
   end
 end
 
--- Ends a job: result, record and the terminal event for every watcher, all or nothing. The record
+-- Ends a job: result, record and the terminal event for every subscriber, all or nothing. The record
 -- outlives a short ttl, so that a worker that was frozen cannot end the job again.
 local function finish(id, status, attempts, result, events)
   local record = RECORD .. id
-  local ttl_ms, watchers, idempotency, created_ms, previous_status, tokens =
+  local ttl_ms, subscribers, idempotency, created_ms, previous_status, tokens =
     unpack(redis.call('HMGET', record,
-      'ttl_ms', 'watchers', 'idempotency', 'created_ms', 'status', 'cost_tokens'))
+      'ttl_ms', 'subscribers', 'idempotency', 'created_ms', 'status', 'cost_tokens'))
   ttl_ms, created_ms = tonumber(ttl_ms or RESULT_TTL_MS), created_ms or ms(NOW)
   redis.call('SET', ARQ_RESULT .. id, result, 'PX', ttl_ms)
   if previous_status == 'queued' then
@@ -82,7 +82,7 @@ local function finish(id, status, attempts, result, events)
   redis.call('HSET', record, 'status', status, 'attempts', attempts,
     'created_ms', created_ms, 'finished_ms', ms(NOW))
   redis.call('HDEL', record, 'payload', 'cancel_result', 'cancel_events')
-  redis.call('PEXPIRE', record, math.max(ttl_ms, TOMBSTONE_MS))
+  redis.call('PEXPIRE', record, math.max(ttl_ms, MIN_RECORD_TTL_MS))
   redis.call('PEXPIRE', TOKEN_LOG .. id, ttl_ms)
   redis.call('HINCRBY', TOTALS, status, 1)
   redis.call('ZREM', QUEUE, id)
@@ -91,7 +91,7 @@ local function finish(id, status, attempts, result, events)
   if idempotency then
     redis.call('PEXPIRE', IDEMPOTENCY .. idempotency, ttl_ms)
   end
-  for replica in string.gmatch(watchers or '', '%S+') do
+  for replica in string.gmatch(subscribers or '', '%S+') do
     send(replica, {'events', events})
   end
 end

@@ -2,7 +2,7 @@
 -- ARGV: most jobs; created_ms and id of the last job of the page before, or '' and ''; then the statuses
 -- Returns {jobs as {id, record}, created_ms and id of the last job looked at or false at the end}.
 local limit, before_id = tonumber(ARGV[1]), ARGV[3]
-local before_ms = math.min(tonumber(ARGV[2]) or LEASED, LEASED - 1)
+local before_ms = math.min(tonumber(ARGV[2]) or LEASE_SCORE_BASE, LEASE_SCORE_BASE - 1)
 local found, jobs = {}, {}
 
 -- Adds the jobs of one status that come after the page before, one more than fit on this page.

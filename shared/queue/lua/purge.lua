@@ -1,6 +1,6 @@
 -- Cancel a batch of waiting jobs and return the next batch; called until that is empty.
 -- ARGV: most jobs to return; only jobs created up to this ms, '' for now; then for each job to cancel: id,
---       result in arq's form, events for the watchers
+--       result in arq's form, events for the subscribers
 -- Returns {number of cancelled jobs, the ms in use, ids of waiting jobs}.
 local limit, until_ms, num_cancelled = ARGV[1], ARGV[2], 0
 if until_ms == '' then

@@ -1,15 +1,15 @@
 -- Read the record of a job, and subscribe an api replica to its terminal event. A job without a valid lease
 -- ends here if it was cancelled or its deadline has passed, so that it ends without any worker.
--- ARGV: id, replica or '', result in arq's form if it expires, events for the watchers
+-- ARGV: id, replica or '', result in arq's form if it expires, events for the subscribers
 -- Returns the record as of now, see read_record.
 local id, replica, result, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local status, watchers, deadline_ms =
-  unpack(redis.call('HMGET', RECORD .. id, 'status', 'watchers', 'deadline_ms'))
+local status, subscribers, deadline_ms =
+  unpack(redis.call('HMGET', RECORD .. id, 'status', 'subscribers', 'deadline_ms'))
 
 if replica ~= '' and status and is_live(status) then
-  watchers = watchers or ''
-  if not string.find(' ' .. watchers .. ' ', ' ' .. replica .. ' ', 1, true) then
-    redis.call('HSET', RECORD .. id, 'watchers', watchers .. ' ' .. replica)
+  subscribers = subscribers or ''
+  if not string.find(' ' .. subscribers .. ' ', ' ' .. replica .. ' ', 1, true) then
+    redis.call('HSET', RECORD .. id, 'subscribers', subscribers .. ' ' .. replica)
   end
 end
 if not finish_cancelled(id) and tonumber(deadline_ms or math.huge) <= NOW then

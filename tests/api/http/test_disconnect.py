@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Message
 
 from api.errors import ClientDisconnected, ServerStopping
-from api.http.disconnect import Client
+from api.http.disconnect import ClientConnection
 from tests.api.api_process import ApiProcess, chat_request, eventually, response_of
 from tests.redis_server import RedisServer
 
@@ -41,7 +41,9 @@ async def ignore_cancellation() -> None:
 async def test_a_disconnect_stops_work_that_swallows_a_cancellation() -> None:
     async with asyncio.timeout(WAIT_S):
         with pytest.raises(ClientDisconnected):
-            await Client(disconnect, asyncio.Event()).run_until_disconnect(ignore_cancellation())
+            await ClientConnection(disconnect, asyncio.Event()).run_until_disconnect(
+                ignore_cancellation()
+            )
 
 
 async def test_a_shutdown_stops_work_that_swallows_a_cancellation() -> None:
@@ -49,14 +51,16 @@ async def test_a_shutdown_stops_work_that_swallows_a_cancellation() -> None:
     stopping.set()
     async with asyncio.timeout(WAIT_S):
         with pytest.raises(ServerStopping):
-            await Client(stay_connected, stopping).run_until_disconnect(ignore_cancellation())
+            await ClientConnection(stay_connected, stopping).run_until_disconnect(
+                ignore_cancellation()
+            )
 
 
 async def test_a_result_that_is_ready_at_the_disconnect_is_returned() -> None:
     async def result() -> int:
         return 7
 
-    assert await Client(disconnect, asyncio.Event()).run_until_disconnect(result()) == 7
+    assert await ClientConnection(disconnect, asyncio.Event()).run_until_disconnect(result()) == 7
 
 
 def close(connection: socket.socket, *, by_reset: bool = False) -> None:

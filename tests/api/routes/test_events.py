@@ -145,13 +145,13 @@ async def test_a_replica_whose_watcher_redis_lost_watches_again(
     record = workerless.keys.record(writer.job.id)
     following = asyncio.create_task(events(workerless, writer.job.id))
     await until_events_awaited(workerless, writer.job.id)
-    await workerless.redis.hdel(record, "watchers")
+    await workerless.redis.hdel(record, "subscribers")
     replica = workerless.services.redis.replica_id.encode()
     for _ in range(3000):
-        if (watchers := await workerless.redis.hget(record, "watchers") or b"").split():
+        if (subscribers := await workerless.redis.hget(record, "subscribers") or b"").split():
             break
         await asyncio.sleep(0.01)
-    assert watchers.split() == [replica]
+    assert subscribers.split() == [replica]
     await writer.finish()
     assert texts(await following) == []
 

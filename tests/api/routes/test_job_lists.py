@@ -10,7 +10,7 @@ from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.registry.worker_registry import Registry
 from tests.echo_worker import letter_card, letter_tokenizer
-from tests.factories import make_finished, make_worker_info
+from tests.factories import make_succeeded, make_worker_info
 from tests.fakes_api import FakeService, fake_service
 
 SUMMARY = {
@@ -184,8 +184,8 @@ async def drain_slowly(service: FakeService) -> None:
     await Registry(service.redis, service.keys).report(make_worker_info("slow"))
     queue = JobQueue(service.redis, service.keys)
     for _ in range(20):
-        free = FreeCapacity(rows=1, tokens=1_000_000, running=0)
+        free = FreeCapacity(rows=1, kv_tokens=1_000_000, running=0)
         [claimed] = (await queue.claim("slow", free, lease_ms=60_000)).jobs
         await queue.finish(
-            claimed, make_finished(claimed.job.id), fencing_token=claimed.fencing_token
+            claimed, make_succeeded(claimed.job.id), fencing_token=claimed.fencing_token
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from shared.protocol import JobStatus
-from shared.queue.keys import LEASED, Keys
+from shared.queue.keys import LEASE_SCORE_BASE, Keys
 from shared.redis.client import UNREACHABLE
 
 WATCH_S = 60.0
@@ -41,7 +41,7 @@ class TakeoverWatch:
     async def jobs_of(self, worker_id: str) -> list[LeasedJob]:
         """Return the jobs that the worker leases now, or none if Redis does not answer."""
         with suppress(*UNREACHABLE):
-            ids = await self._redis.zrangebyscore(self._keys.queue, LEASED, "+inf")
+            ids = await self._redis.zrangebyscore(self._keys.queue, LEASE_SCORE_BASE, "+inf")
             fields = [await self._fields(job_id.decode()) for job_id in ids]
             return [
                 LeasedJob(job_id.decode(), int(fencing_token))

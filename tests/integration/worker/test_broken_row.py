@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shared.protocol import Failed, Finished
+from shared.protocol import Failed, Succeeded
 from tests.integration.service import Service, SubmittedJob, WorkerChild
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
@@ -37,7 +37,7 @@ async def submit(service: Service, kwargs: dict[str, Any], seed: int = 1) -> Sub
 
 async def text_of(job: SubmittedJob) -> str:
     end = await job.end()
-    assert isinstance(end, Finished), end
+    assert isinstance(end, Succeeded), end
     return end.result.result
 
 

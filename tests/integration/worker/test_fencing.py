@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from shared.protocol import Finished, JobStatus
+from shared.protocol import JobStatus, Succeeded
 from shared.queue.job_queue import Depth
 from shared.queue.scripts import Script
 from tests.integration.redis.proxy import Direction, RedisProxy
@@ -81,7 +81,7 @@ async def check_serves(service: Service, worker: WorkerChild, other: WorkerChild
     other.process.send_signal(signal.SIGTERM)
     assert await other.exit_code() == 0
     job = await service.submit()
-    assert isinstance(await job.end(), Finished)
+    assert isinstance(await job.end(), Succeeded)
     assert (await service.record(job)).worker == worker.id
 
 
@@ -103,7 +103,7 @@ async def test_a_worker_frozen_in_a_claim_does_not_run_the_job_again(
     await eventually(is_claimed)
     other = start_worker(lease_s=LEASE_S)
     end = await job.end()
-    assert isinstance(end, Finished) and end.attempt == 1  # the frozen worker had not started it
+    assert isinstance(end, Succeeded) and end.attempt == 1  # the frozen worker had not started it
     await thaw(proxy, frozen)
     await check_serves_and_once(service, job, frozen, other)
 
@@ -117,7 +117,7 @@ async def test_a_worker_frozen_while_writing_a_result_does_not_write_a_second_on
     await frozen_at(proxy, frozen, await digest(service, Script.FINISH))
     other = start_worker(lease_s=LEASE_S)
     end = await job.end()
-    assert isinstance(end, Finished) and end.attempt == 2
+    assert isinstance(end, Succeeded) and end.attempt == 2
     await thaw(proxy, frozen)  # Redis gets its result now, too late
     await check_serves_and_once(service, job, frozen, other)
 
@@ -134,7 +134,7 @@ async def test_a_worker_frozen_while_releasing_a_job_does_not_take_it_from_anoth
     async with asyncio.timeout(WAIT_S):
         await proxy.has_frozen.wait()
     other = start_worker(lease_s=LEASE_S)
-    assert isinstance(await job.end(), Finished)
+    assert isinstance(await job.end(), Succeeded)
     await thaw(proxy, frozen)
     assert await frozen.exit_code() == 0
     await check_written_once(service, job, other)

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared.protocol import Finished
+from shared.protocol import Succeeded
 from tests.integration.service import Service, WorkerChild, eventually
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
@@ -43,7 +43,7 @@ async def test_a_parallel_worker_serves_and_its_jobs_survive_its_death(
     follower.kill()
     assert await broken.exit_code() == 1, broken.log_text
     assert "killed by SIGKILL" in broken.log_text
-    assert isinstance(await job.end(), Finished)
+    assert isinstance(await job.end(), Succeeded)
     record = await service.record(job)
     assert (record.worker, record.attempts) == (other.id, 2)
 

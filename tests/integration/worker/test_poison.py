@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shared.protocol import Failed, Finished, JobRecord, JobStatus
+from shared.protocol import Failed, JobRecord, JobStatus, Succeeded
 from shared.queue.job_queue import Depth
 from tests.integration.service import Service, SubmittedJob, WorkerChild, eventually
 
@@ -23,7 +23,7 @@ async def submit_other(service: Service, seed: int) -> SubmittedJob:
 
 async def text_of(job: SubmittedJob) -> str:
     end = await job.end()
-    assert isinstance(end, Finished), end
+    assert isinstance(end, Succeeded), end
     return end.result.result
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.protocol import Failed, Finished, JobStatus, TokenDeltas
+from shared.protocol import Failed, JobStatus, Succeeded, TokenDeltas
 from tests.integration.service import Service, WorkerChild, launch
 from tests.redis_server import RedisServer
 
@@ -46,7 +46,7 @@ async def test_a_streamed_job_yields_its_tokens_and_then_its_result(
 ) -> None:
     job = await service.submit(new_tokens=12, stream=True)
     end = await job.end()
-    assert isinstance(end, Finished)
+    assert isinstance(end, Succeeded)
     published = [event for event in job.events if isinstance(event, TokenDeltas)]
     deltas = [delta for each in published for delta in each.deltas]
     assert (published[0].index, len(deltas), end.num_deltas) == (0, 12, 12)
@@ -67,7 +67,7 @@ async def test_cancelling_a_running_job_frees_its_row(
     worker.thaw()
     end = await jobs[0].end()
     assert isinstance(end, Failed) and end.status is JobStatus.CANCELLED
-    assert isinstance(await waiting.end(), Finished)
+    assert isinstance(await waiting.end(), Succeeded)
     for job in jobs[1:]:
         await service.queue.cancel(job.id)
     await asyncio.gather(*(job.end() for job in jobs[1:]))
@@ -100,13 +100,13 @@ async def test_concurrent_jobs_share_steps(service: Service, worker: WorkerChild
     jobs = [await service.submit(new_tokens=100) for _ in range(MAX_ROWS)]
     worker.thaw()
     ends = await asyncio.gather(*(job.end() for job in jobs))
-    mean_rows = [end.batch.mean_rows for end in ends if isinstance(end, Finished)]
+    mean_rows = [end.batch.mean_rows for end in ends if isinstance(end, Succeeded)]
     assert len(mean_rows) == MAX_ROWS
     assert sum(mean_rows) / MAX_ROWS >= MAX_ROWS / 2
 
 
 async def test_prompts_are_not_logged(service: Service, worker: WorkerChild) -> None:
     """Prompts are not logged at any level."""
-    assert isinstance(await (await service.submit()).end(), Finished)
+    assert isinstance(await (await service.submit()).end(), Succeeded)
     assert "debug" in worker.log_text
     assert "Once upon" not in worker.log_text

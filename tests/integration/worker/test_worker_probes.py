@@ -6,7 +6,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from shared.protocol import Finished
+from shared.protocol import Succeeded
 from tests.integration.service import Service, WorkerChild, eventually
 
 pytestmark = pytest.mark.integration
@@ -19,7 +19,7 @@ async def test_a_worker_reports_its_health_and_its_work(
 ) -> None:
     worker = start_worker(metrics_port=0, log_format="json")
     await service.ready(worker)
-    assert isinstance(await (await service.submit(new_tokens=8)).end(), Finished)
+    assert isinstance(await (await service.submit(new_tokens=8)).end(), Succeeded)
     async with httpx.AsyncClient(base_url=await url_of(worker), timeout=30) as client:
         assert (await client.get("/livez")).status_code == 200
         assert (await client.get("/readyz")).status_code == 200

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shared.protocol import Finished
+from shared.protocol import Succeeded
 from shared.queue.job_queue import Depth
 from tests.integration.service import WAIT_S, Service, WorkerChild, eventually
 from tests.redis_server import RedisServer
@@ -26,7 +26,7 @@ async def test_killing_a_worker_loses_none_of_its_jobs(
     victim.kill()
     start_worker()
     ends = await asyncio.gather(*(job.end() for job in jobs))
-    assert all(isinstance(end, Finished) for end in ends)
+    assert all(isinstance(end, Succeeded) for end in ends)
     records = [await service.record(job) for job in jobs]
     assert {record.attempts for record in records} <= {1, 2}
     assert await service.queue.depth() == Depth(waiting=0, running=0)
@@ -44,7 +44,7 @@ async def test_a_restart_of_redis_loses_no_job(
     await asyncio.sleep(0.5)
     redis_server.start()
     ends = await asyncio.gather(*(job.end() for job in jobs))
-    assert all(isinstance(end, Finished) for end in ends)
+    assert all(isinstance(end, Succeeded) for end in ends)
     assert worker.process.poll() is None
 
 
@@ -60,7 +60,7 @@ async def test_a_stopped_worker_releases_its_jobs(
     assert await service.queue.depth() == Depth(waiting=1, running=0)
     assert await service.registry.workers() == []
     start_worker()
-    assert isinstance(await job.end(), Finished)
+    assert isinstance(await job.end(), Succeeded)
     assert (await service.record(job)).attempts == 1  # the first attempt did not count
 
 
@@ -72,7 +72,7 @@ async def test_a_stopped_worker_finishes_what_it_can_in_the_grace_period(
     [job] = await service.freeze_at_work(stopped, new_tokens=NEW_TOKENS)
     stopped.process.send_signal(signal.SIGTERM)
     stopped.thaw()
-    assert isinstance(await job.end(), Finished)
+    assert isinstance(await job.end(), Succeeded)
     assert await stopped.exit_code() == 0, stopped.log_text
 
 
@@ -85,9 +85,9 @@ async def test_a_worker_that_resumes_after_a_freeze_writes_no_second_result(
     other = start_worker()
     end = await job.end()
     frozen.thaw()
-    assert isinstance(end, Finished) and end.attempt == 2
+    assert isinstance(end, Succeeded) and end.attempt == 2
     again = await service.submit()  # both workers serve
-    assert isinstance(await again.end(), Finished)
+    assert isinstance(await again.end(), Succeeded)
 
     async def has_noticed() -> bool:
         return "lost the lease" in frozen.log_text or "outcome discarded" in frozen.log_text

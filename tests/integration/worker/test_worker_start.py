@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shared.protocol import Finished
+from shared.protocol import Succeeded
 from tests.integration.redis.proxy import RedisProxy
 from tests.integration.service import WAIT_S, Service, WorkerChild, eventually
 from tests.redis_server import RedisServer, free_port
@@ -75,7 +75,7 @@ async def test_a_worker_waits_for_a_redis_that_fails_during_its_start(
     proxy.restore()
     await service.ready(worker)
     job = await service.submit()
-    assert isinstance(await job.end(), Finished)
+    assert isinstance(await job.end(), Succeeded)
     assert "Traceback" not in worker.log_text
     worker.kill()
     await proxy.stop()

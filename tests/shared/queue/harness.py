@@ -11,7 +11,7 @@ from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Enqueued, JobQueue
 from shared.queue.keys import Keys
 from shared.registry.worker_registry import Registry
-from tests.factories import make_finished, make_job, make_worker_info
+from tests.factories import make_job, make_succeeded, make_worker_info
 
 TOKENS = 10  # of each job
 MAX_QUEUED = 1000
@@ -58,11 +58,11 @@ class QueueHarness:
     async def take(self, rows: int = 1) -> list[ChatJob]:
         """Claim as many jobs as fit, and end them at once."""
         await self.registry.report(make_worker_info("w1"))
-        free = FreeCapacity(rows=rows, tokens=rows * TOKENS, running=1)
+        free = FreeCapacity(rows=rows, kv_tokens=rows * TOKENS, running=1)
         claim = await self.queue.claim("w1", free, lease_ms=60_000)
         for claimed in claim.jobs:
             await self.queue.finish(
-                claimed, make_finished(claimed.job.id), fencing_token=claimed.fencing_token
+                claimed, make_succeeded(claimed.job.id), fencing_token=claimed.fencing_token
             )
         return [claimed.job for claimed in claim.jobs]
 

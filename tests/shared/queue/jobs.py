@@ -6,11 +6,11 @@ from shared.protocol import ChatJob, Failed, JobError, JobStatus
 from shared.queue.claims import Claim, ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
-from tests.factories import make_finished, make_job
+from tests.factories import make_job, make_succeeded
 
 LEASE_MS = 60_000
 EXPIRED_AT_ONCE_MS = -1000  # the lease ended a second ago
-WIDE = FreeCapacity(rows=100, tokens=100_000, running=0)
+WIDE = FreeCapacity(rows=100, kv_tokens=100_000, running=0)
 
 
 async def enqueue(queue: JobQueue, job: ChatJob | None = None, priority: int = 0) -> ChatJob:
@@ -26,14 +26,16 @@ async def claim(
 
 
 async def claim_one(queue: JobQueue, worker: str = "w1", ms: int = LEASE_MS) -> ClaimedJob:
-    claimed = await queue.claim(worker, FreeCapacity(rows=1, tokens=1000, running=0), lease_ms=ms)
+    claimed = await queue.claim(
+        worker, FreeCapacity(rows=1, kv_tokens=1000, running=0), lease_ms=ms
+    )
     assert len(claimed.jobs) == 1
     return claimed.jobs[0]
 
 
 async def finish(queue: JobQueue, claimed: ClaimedJob) -> bool:
     return await queue.finish(
-        claimed, make_finished(claimed.job.id), fencing_token=claimed.fencing_token
+        claimed, make_succeeded(claimed.job.id), fencing_token=claimed.fencing_token
     )
 
 

@@ -6,10 +6,10 @@ from shared.errors import WaitTooLong
 from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Depth
 from shared.queue.keys import JOB_KEPT_S
-from tests.factories import make_finished, make_job, make_worker_info
+from tests.factories import make_job, make_succeeded, make_worker_info
 from tests.shared.queue.harness import TOKENS, QueueHarness, retry_after_for, with_backlog
 
-WIDE = FreeCapacity(rows=100, tokens=100_000, running=0)
+WIDE = FreeCapacity(rows=100, kv_tokens=100_000, running=0)
 
 
 # -- limits -----------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ async def test_the_sum_of_tokens_is_exact_after_redis_lost_a_claim(
         await harness.queue.renew("w1", fencing_tokens, lease_ms=60_000)
     else:
         await harness.queue.finish(
-            claimed, make_finished(job.job_id), fencing_token=claimed.fencing_token
+            claimed, make_succeeded(job.job_id), fencing_token=claimed.fencing_token
         )
     assert ((await harness.queue.depth()).waiting, await harness.tokens()) == (0, 0)
 

@@ -9,7 +9,7 @@ from shared.protocol import (
 )
 from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Depth, JobQueue
-from shared.queue.keys import LEASED, Keys
+from shared.queue.keys import LEASE_SCORE_BASE, Keys
 from shared.registry.worker_registry import Registry
 from tests.factories import make_job, make_worker_info
 from tests.shared.queue.jobs import (
@@ -30,7 +30,7 @@ async def test_a_claimed_job_leaves_the_head_of_the_queue(
     await claim(queue)
     waiting = await enqueue(queue)
     assert await redis.zrange(keys.queue, 0, -1) == [waiting.id.encode(), job.id.encode()]
-    assert await redis.zscore(keys.queue, job.id) > LEASED
+    assert await redis.zscore(keys.queue, job.id) > LEASE_SCORE_BASE
     assert ids(await claim(queue, "w2")) == [waiting.id]
 
 
@@ -73,7 +73,7 @@ async def test_a_claim_that_leaves_ready_jobs_wakes_the_next_worker(
 
 
 @pytest.mark.parametrize(
-    "free", [FreeCapacity(rows=2, tokens=1000, running=1), FreeCapacity(9, 20, 1)]
+    "free", [FreeCapacity(rows=2, kv_tokens=1000, running=1), FreeCapacity(9, 20, 1)]
 )
 async def test_a_claim_stays_within_the_free_capacity(queue: JobQueue, free: FreeCapacity) -> None:
     jobs = [await enqueue(queue) for _ in range(3)]  # 1 row and 10 tokens each
@@ -84,13 +84,13 @@ async def test_a_claim_stays_within_the_free_capacity(queue: JobQueue, free: Fre
 async def test_a_job_that_does_not_fit_is_not_overtaken(queue: JobQueue) -> None:
     await enqueue(queue, make_job(generate_kwargs={"num_return_sequences": 4}))
     await enqueue(queue)
-    claimed = await claim(queue, free=FreeCapacity(rows=3, tokens=1000, running=1))
+    claimed = await claim(queue, free=FreeCapacity(rows=3, kv_tokens=1000, running=1))
     assert (claimed.jobs, claimed.is_stalled) == ([], True)
 
 
 async def test_an_empty_worker_claims_a_job_of_any_size(queue: JobQueue) -> None:
     large = await enqueue(queue, make_job(generate_kwargs={"num_return_sequences": 4}))
-    claimed = await claim(queue, free=FreeCapacity(rows=3, tokens=10, running=0))
+    claimed = await claim(queue, free=FreeCapacity(rows=3, kv_tokens=10, running=0))
     assert ids(claimed) == [large.id]
 
 
@@ -118,11 +118,11 @@ async def test_a_valid_lease_is_not_claimed(queue: JobQueue) -> None:
 async def test_a_job_on_its_last_attempt_runs_alone(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
-    suspect = await enqueue_poison(queue, redis, keys, deaths=2)
+    alone_job = await enqueue_poison(queue, redis, keys, deaths=2)
     other = await enqueue(queue)
-    busy = await claim(queue, free=FreeCapacity(rows=9, tokens=1000, running=1))
+    busy = await claim(queue, free=FreeCapacity(rows=9, kv_tokens=1000, running=1))
     assert (busy.jobs, busy.is_stalled) == ([], True)
-    assert ids(await claim(queue)) == [suspect.id]
+    assert ids(await claim(queue)) == [alone_job.id]
     assert ids(await claim(queue, "w2")) == [other.id]
 
 
@@ -131,7 +131,7 @@ async def test_a_job_out_of_attempts_is_leased_as_a_dead_letter(
 ) -> None:
     poison = await enqueue_poison(queue, redis, keys, deaths=3)
     next_job = await enqueue(queue)
-    claimed = await claim(queue, free=FreeCapacity(rows=1, tokens=10, running=1))
+    claimed = await claim(queue, free=FreeCapacity(rows=1, kv_tokens=10, running=1))
     assert ids(claimed) == [next_job.id]
     [given_up] = claimed.dead_letters
     assert (given_up.job_id, given_up.attempts) == (poison.id, 3)
@@ -196,6 +196,6 @@ async def test_a_claim_returns_the_time_until_the_deadline(
     hurried = await enqueue(queue, make_job(deadline_s=100.0))
     assert 0 < (await claim_one(queue)).time_left_s <= 100
     await redis.hset(keys.record(hurried.id), "deadline_ms", 0)
-    await redis.zadd(keys.queue, {hurried.id: LEASED})
+    await redis.zadd(keys.queue, {hurried.id: LEASE_SCORE_BASE})
     assert (await claim_one(queue)).time_left_s < 0
     assert await redis.pttl(keys.record(patient.id)) > 86_400_000  # for its outcome

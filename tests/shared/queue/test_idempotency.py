@@ -6,7 +6,7 @@ from shared.errors import Conflict
 from shared.protocol import ChatJob
 from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Depth, Enqueued, IdempotencyKey, JobQueue
-from tests.factories import make_finished, make_job
+from tests.factories import make_job, make_succeeded
 
 KEY = IdempotencyKey("key", body_digest="body")
 SAME_KEY_OTHER_BODY = IdempotencyKey("key", body_digest="another body")
@@ -29,10 +29,10 @@ async def test_the_same_key_and_body_give_the_same_job(queue: JobQueue) -> None:
 
 async def test_a_key_finds_its_job_after_the_job_ended(queue: JobQueue) -> None:
     first = await enqueue(queue)
-    free = FreeCapacity(rows=1, tokens=1000, running=0)
+    free = FreeCapacity(rows=1, kv_tokens=1000, running=0)
     [claimed] = (await queue.claim("w1", free, lease_ms=60_000)).jobs
     assert await queue.finish(
-        claimed, make_finished(first.job_id), fencing_token=claimed.fencing_token
+        claimed, make_succeeded(first.job_id), fencing_token=claimed.fencing_token
     )
     again = await enqueue(queue)
     assert (again.job_id, again.replayed) == (first.job_id, True)

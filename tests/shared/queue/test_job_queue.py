@@ -7,8 +7,8 @@ from redis.asyncio import Redis
 from shared.protocol import (
     ChatJob,
     Failed,
-    Finished,
     JobStatus,
+    Succeeded,
     decode_events,
     encode,
 )
@@ -16,7 +16,7 @@ from shared.queue.arq_format import deserialize
 from shared.queue.claims import StartResult
 from shared.queue.job_queue import PURGED_AT_ONCE, Depth, JobQueue
 from shared.queue.keys import Keys
-from tests.factories import make_finished, make_job
+from tests.factories import make_job, make_succeeded
 from tests.shared.queue.jobs import (
     EXPIRED_AT_ONCE_MS,
     LEASE_MS,
@@ -35,7 +35,7 @@ from tests.shared.queue.jobs import (
 async def test_a_finished_job_shows_its_result(queue: JobQueue) -> None:
     job = await enqueue(queue)
     claimed = await claim_one(queue)
-    outcome = make_finished(job.id)
+    outcome = make_succeeded(job.id)
     assert await queue.finish(claimed, outcome, fencing_token=claimed.fencing_token)
     record = await queue.record(job.id)
     assert record is not None
@@ -86,7 +86,7 @@ async def test_every_watcher_gets_the_terminal_event(
     await finish(queue, await claim_one(queue))
     for replica in ("api-1", "api-2"):
         [(_, fields)] = await redis.xrange(keys.replies(replica))
-        assert decode_events(fields[b"events"]) == [make_finished(job.id)]
+        assert decode_events(fields[b"events"]) == [make_succeeded(job.id)]
 
 
 async def test_watching_a_finished_job_returns_its_result(queue: JobQueue) -> None:
@@ -143,8 +143,10 @@ async def test_the_worker_of_a_cancelled_running_job_is_informed(
     assert await redis.lrange(keys.control("w1"), 0, -1) == [job.id.encode()]
     renewal = await queue.renew("w1", {job.id: claimed.fencing_token}, lease_ms=LEASE_MS)
     assert renewal.cancelled == [job.id]
-    begun = await queue.begin("w1", job.id, fencing_token=claimed.fencing_token, lease_ms=LEASE_MS)
-    assert begun is StartResult.CANCELLED
+    started = await queue.start(
+        "w1", job.id, fencing_token=claimed.fencing_token, lease_ms=LEASE_MS
+    )
+    assert started is StartResult.CANCELLED
 
 
 async def test_a_job_of_a_dead_worker_is_cancelled_at_once(
@@ -229,6 +231,6 @@ async def until_a_later_ms(queue: JobQueue) -> None:
 
 
 def test_results_are_plain_msgpack() -> None:
-    finished = make_finished("id")
-    assert isinstance(finished, Finished)
-    assert deserialize(encode({"s": True, "r": finished}))["r"]["type"] == "finished"
+    finished = make_succeeded("id")
+    assert isinstance(finished, Succeeded)
+    assert deserialize(encode({"s": True, "r": finished}))["r"]["type"] == "succeeded"

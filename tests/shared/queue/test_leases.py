@@ -4,9 +4,9 @@ from redis.asyncio import Redis
 
 from shared.protocol import JobStatus
 from shared.queue.job_queue import Depth, JobQueue
-from shared.queue.keys import TOMBSTONE_S, Keys
+from shared.queue.keys import MIN_RECORD_TTL_S, Keys
 from shared.queue.token_log import TokenLog
-from tests.factories import make_finished, make_job
+from tests.factories import make_job, make_succeeded
 from tests.shared.queue.harness import QueueHarness
 from tests.shared.queue.jobs import (
     EXPIRED_AT_ONCE_MS,
@@ -103,12 +103,12 @@ async def test_an_old_lease_of_a_job_without_a_record_finishes_no_job_again(
     job = await enqueue(queue)
     claimed = await claim_one(queue, "w1")
     await redis.flushall()
-    old = claimed.fencing_token - 1000 * TOMBSTONE_S
-    assert not await queue.begin("w1", job.id, fencing_token=old, lease_ms=LEASE_MS)
+    old = claimed.fencing_token - 1000 * MIN_RECORD_TTL_S
+    assert not await queue.start("w1", job.id, fencing_token=old, lease_ms=LEASE_MS)
     assert (await queue.renew("w1", {job.id: old}, lease_ms=LEASE_MS)).lost == [job.id]
     log = TokenLog(redis, keys)
     assert await log.append("w1", [(job.id, old, 0, [b"a"])]) == [None]
-    assert not await queue.finish(claimed, make_finished(job.id), fencing_token=old)
+    assert not await queue.finish(claimed, make_succeeded(job.id), fencing_token=old)
     assert await redis.keys() == []
 
 

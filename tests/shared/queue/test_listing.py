@@ -8,9 +8,9 @@ from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.listing import Cursor, JobPage
-from tests.factories import make_finished, make_job
+from tests.factories import make_job, make_succeeded
 
-WIDE = FreeCapacity(rows=1000, tokens=1_000_000, running=0)
+WIDE = FreeCapacity(rows=1000, kv_tokens=1_000_000, running=0)
 
 
 async def enqueue(queue: JobQueue, **fields: object) -> ChatJob:
@@ -21,10 +21,10 @@ async def enqueue(queue: JobQueue, **fields: object) -> ChatJob:
 
 async def run(queue: JobQueue, *, num: int) -> None:
     """Let the first `num` waiting jobs succeed."""
-    free = FreeCapacity(rows=num, tokens=1_000_000, running=1)
+    free = FreeCapacity(rows=num, kv_tokens=1_000_000, running=1)
     for claimed in (await queue.claim("w1", free, lease_ms=60_000)).jobs:
         await queue.finish(
-            claimed, make_finished(claimed.job.id), fencing_token=claimed.fencing_token
+            claimed, make_succeeded(claimed.job.id), fencing_token=claimed.fencing_token
         )
 
 
@@ -76,7 +76,7 @@ async def test_a_listing_by_status_shows_only_that_status(queue: JobQueue) -> No
     jobs = [await enqueue(queue) for _ in range(6)]
     await run(queue, num=2)
     await queue.cancel(jobs[2].id)
-    await queue.claim("w2", FreeCapacity(rows=1, tokens=1000, running=1), lease_ms=60_000)
+    await queue.claim("w2", FreeCapacity(rows=1, kv_tokens=1000, running=1), lease_ms=60_000)
     expected = {
         JobStatus.SUCCEEDED: jobs[:2],
         JobStatus.CANCELLED: jobs[2:3],

@@ -15,7 +15,7 @@ from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
 from shared.redis.client import connect
 from shared.registry.worker_registry import Registry
-from tests.factories import make_card, make_finished, make_job, make_worker_info
+from tests.factories import make_card, make_job, make_succeeded, make_worker_info
 from tests.integration.service import eventually
 from tests.redis_server import RedisServer
 
@@ -39,7 +39,7 @@ async def enqueue(queue: JobQueue) -> ChatJob:
 
 
 async def claim(queue: JobQueue, rows: int) -> list[ClaimedJob]:
-    free = FreeCapacity(rows=rows, tokens=1_000_000, running=0)
+    free = FreeCapacity(rows=rows, kv_tokens=1_000_000, running=0)
     return (await queue.claim("w1", free, lease_ms=LEASE_MS)).jobs
 
 
@@ -68,7 +68,7 @@ async def test_accepted_jobs_run_to_their_end(redis: Redis, queue: JobQueue) -> 
     jobs = [await enqueue(queue) for _ in range(3)]
     await fill(redis)
     for job in await claim(queue, rows=3):
-        assert await queue.begin(
+        assert await queue.start(
             "w1", job.job.id, fencing_token=job.fencing_token, lease_ms=LEASE_MS
         )
         assert (
@@ -78,7 +78,7 @@ async def test_accepted_jobs_run_to_their_end(redis: Redis, queue: JobQueue) -> 
         packed = [encode(Delta(text=text, token_ids=[1])) for text in "ab"]
         assert await log.append("w1", [(job.job.id, job.fencing_token, 0, packed)]) == [2]
         assert [delta.text for delta in await log.read(job.job.id, 1)] == ["b"]
-        assert await queue.finish(job, make_finished(job.job.id), fencing_token=job.fencing_token)
+        assert await queue.finish(job, make_succeeded(job.job.id), fencing_token=job.fencing_token)
     assert [await status(queue, job) for job in jobs] == [JobStatus.SUCCEEDED] * 3
     assert await redis.xlen(Keys().replies("api-1")) == 6  # deltas and the end of each
 
@@ -114,7 +114,7 @@ async def test_jobs_are_accepted_again_once_results_have_expired(
     for _ in range(50):
         await queue.enqueue(make_job(ttl_s=1), reply_to=None, max_queued=100)
     for claimed in await claim(queue, rows=50):
-        long = make_finished(claimed.job.id, text=20_000 * "x")  # in two places of the result
+        long = make_succeeded(claimed.job.id, text=20_000 * "x")  # in two places of the result
         assert await queue.finish(claimed, long, fencing_token=claimed.fencing_token)
     used = (await redis.info("memory"))["used_memory"]
     await redis.config_set("maxmemory", used - 1_000_000)

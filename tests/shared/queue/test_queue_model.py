@@ -27,7 +27,7 @@ from shared.protocol import JobStatus, decode_events
 from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
-from tests.factories import make_finished, make_job
+from tests.factories import make_job, make_succeeded
 
 T = TypeVar("T")
 WORKERS = st.sampled_from(["w1", "w2"])
@@ -115,7 +115,7 @@ class QueueMachine(RuleBasedStateMachine):
         lease_ms=st.sampled_from([LONG_MS, EXPIRED_AT_ONCE_MS]),
     )
     def claim(self, worker: str, rows: int, tokens: int, running: int, lease_ms: int) -> Any:
-        free = FreeCapacity(rows=rows, tokens=tokens, running=running)
+        free = FreeCapacity(rows=rows, kv_tokens=tokens, running=running)
         claimed = self.do(self.queue.claim(worker, free, lease_ms=lease_ms)).jobs
         expired = [
             job_id for job_id, job in self.jobs.items() if job.is_expired and not job.is_cancelled
@@ -157,7 +157,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(lease=consumes(leases))
     def finish(self, lease: ClaimedJob) -> None:
-        outcome = make_finished(lease.job.id)
+        outcome = make_succeeded(lease.job.id)
         expected = self.owns(lease)
         assert (
             self.do(self.queue.finish(lease, outcome, fencing_token=lease.fencing_token))

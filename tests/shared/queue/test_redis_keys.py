@@ -15,12 +15,12 @@ from shared.queue.keys import (
     JOB_KEPT_S,
     LISTED_MAX,
     LOADING_TTL_S,
+    MIN_RECORD_TTL_S,
     MODEL_CARD_TTL_S,
     RECORD_FIELDS,
     REPLIES_MAX_ENTRIES,
     REPLIES_TTL_S,
     RESULT_TTL_S,
-    TOMBSTONE_S,
     WORKER_TTL_S,
     Keys,
 )
@@ -84,7 +84,7 @@ def test_the_page_names_the_ttls_and_bounds() -> None:
 
     assert ttl("record:<job_id>").startswith(f"{JOB_KEPT_S // 3600} h; ")
     assert f"default {RESULT_TTL_S // 3600} h" in ttl("record:<job_id>")
-    assert f"at least {TOMBSTONE_S // 60} min" in ttl("record:<job_id>")
+    assert f"at least {MIN_RECORD_TTL_S // 60} min" in ttl("record:<job_id>")
     assert ttl("replies:<replica_id>").startswith(f"{REPLIES_TTL_S // 60} min ")
     assert ttl("worker:<worker_id>").startswith(f"{WORKER_TTL_S} s ")
     assert ttl("current-model").startswith(f"{MODEL_CARD_TTL_S // 86400} d")
@@ -138,9 +138,9 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
     await queue.enqueue(second, reply_to="api", max_queued=9)
     await observer.look()
 
-    one_row = FreeCapacity(rows=1, tokens=10, running=0)
+    one_row = FreeCapacity(rows=1, kv_tokens=10, running=0)
     [claimed] = (await queue.claim("w1", one_row, lease_ms=LEASE_MS)).jobs
-    assert await queue.begin("w1", first.id, fencing_token=claimed.fencing_token, lease_ms=LEASE_MS)
+    assert await queue.start("w1", first.id, fencing_token=claimed.fencing_token, lease_ms=LEASE_MS)
     addition = (first.id, claimed.fencing_token, 0, [encode(Delta(token_ids=[1]))])
     await TokenLog(redis, keys).append("w1", [addition])
     await queue.cancel(first.id)
@@ -155,7 +155,7 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
     assert await queue.retry(first.id, max_queued=9)
 
     await redis.hset(keys.record(second.id), "attempts", "1")  # its last attempt must run alone
-    busy = FreeCapacity(rows=9, tokens=1000, running=1)
+    busy = FreeCapacity(rows=9, kv_tokens=1000, running=1)
     assert (await queue.claim("w1", busy, lease_ms=LEASE_MS, max_attempts=2)).is_stalled
     await observer.look()
 

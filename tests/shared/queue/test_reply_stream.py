@@ -11,7 +11,7 @@ from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import Delta, Event, TokenDeltas, encode, encode_events
 from shared.queue.keys import Keys
 from shared.queue.reply_stream import TERMINAL_EVENTS, ReplyStream
-from tests.factories import make_finished
+from tests.factories import make_succeeded
 
 WAIT_S = 30.0
 
@@ -42,7 +42,7 @@ async def reader(redis: Redis, keys: Keys) -> AsyncIterator[ReplyStream]:
 async def test_a_subscriber_gets_the_events_of_its_job_in_order(
     redis: Redis, keys: Keys, reader: ReplyStream
 ) -> None:
-    end = make_finished("a")
+    end = make_succeeded("a")
     with reader.subscribe("a") as a, reader.subscribe("b") as b:
         await write(redis, keys, token("a", 0), token("b", 0))
         await write(redis, keys, token("c", 0), replica_id="api-2")

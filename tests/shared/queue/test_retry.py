@@ -13,9 +13,9 @@ from shared.queue.job_queue import Depth, Enqueued, IdempotencyKey, JobQueue
 from shared.queue.keys import PRIORITY_WINDOW_MS, Keys
 from shared.queue.scripts import Script, ScriptArg, Scripts
 from shared.queue.token_log import TokenLog
-from tests.factories import make_finished, make_job
+from tests.factories import make_job, make_succeeded
 
-WIDE = FreeCapacity(rows=1000, tokens=1_000_000, running=0)
+WIDE = FreeCapacity(rows=1000, kv_tokens=1_000_000, running=0)
 LEASE_MS = 60_000
 
 
@@ -63,7 +63,7 @@ async def test_a_retry_is_a_copy_of_the_job_under_a_new_id(queue: JobQueue) -> N
     assert {**_fields(new.job), "id": job.id} == _fields(job)
     assert (new.attempts, new.previous_fencing_token) == (0, 0)
     assert 50 < new.time_left_s <= 100
-    assert await queue.finish(new, make_finished(new.job.id), fencing_token=new.fencing_token)
+    assert await queue.finish(new, make_succeeded(new.job.id), fencing_token=new.fencing_token)
     assert (await record_of(queue, new.job.id)).status is JobStatus.SUCCEEDED
 
 
@@ -144,7 +144,7 @@ async def test_a_job_that_waits_runs_or_succeeded_is_not_retried(queue: JobQueue
     claimed = await claim_one(queue)
     with pytest.raises(Conflict, match="it is running"):
         await retry(queue, job.id)
-    await queue.finish(claimed, make_finished(job.id), fencing_token=claimed.fencing_token)
+    await queue.finish(claimed, make_succeeded(job.id), fencing_token=claimed.fencing_token)
     with pytest.raises(Conflict, match="it is succeeded"):
         await retry(queue, job.id)
 

@@ -8,9 +8,9 @@ from shared.protocol import ChatJob, JobRecord, JobStatus
 from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
-from tests.factories import make_finished, make_job
+from tests.factories import make_job, make_succeeded
 
-FREE = FreeCapacity(rows=100, tokens=1_000_000, running=0)
+FREE = FreeCapacity(rows=100, kv_tokens=1_000_000, running=0)
 SOON_S = 0.02
 
 
@@ -58,7 +58,7 @@ async def test_an_expired_job_of_a_dead_worker_ends(queue: JobQueue) -> None:
     claimed = await claim_one(queue, lease_ms=1)
     assert (await record_after_the_deadline(queue, job)).status is JobStatus.EXPIRED
     assert not await queue.finish(
-        claimed, make_finished(job.id), fencing_token=claimed.fencing_token
+        claimed, make_succeeded(job.id), fencing_token=claimed.fencing_token
     )
 
 
@@ -66,7 +66,7 @@ async def test_a_running_job_after_its_deadline_is_left_to_its_worker(queue: Job
     job = await enqueue(queue, deadline_s=SOON_S)
     claimed = await claim_one(queue, lease_ms=60_000)
     assert (await record_after_the_deadline(queue, job)).status is JobStatus.RUNNING
-    assert await queue.finish(claimed, make_finished(job.id), fencing_token=claimed.fencing_token)
+    assert await queue.finish(claimed, make_succeeded(job.id), fencing_token=claimed.fencing_token)
     assert (await record_after_the_deadline(queue, job)).status is JobStatus.SUCCEEDED
 
 
@@ -89,7 +89,7 @@ async def test_cancelling_an_unknown_job_writes_nothing(
 async def cancel_running(queue: JobQueue, *, lease_ms: int) -> tuple[ChatJob, ClaimedJob]:
     job = await enqueue(queue)
     claimed = await claim_one(queue, lease_ms=lease_ms)
-    assert await queue.begin("w1", job.id, fencing_token=claimed.fencing_token, lease_ms=lease_ms)
+    assert await queue.start("w1", job.id, fencing_token=claimed.fencing_token, lease_ms=lease_ms)
     record = await queue.cancel(job.id)
     assert record is not None and record.status is JobStatus.RUNNING
     return job, claimed
@@ -106,7 +106,7 @@ async def test_a_cancelled_job_of_a_dead_worker_ends_without_another_worker(
     for replica in ("api-1", "api-2"):
         assert await redis.xlen(keys.replies(replica)) == 1
     assert not await queue.finish(
-        claimed, make_finished(job.id), fencing_token=claimed.fencing_token
+        claimed, make_succeeded(job.id), fencing_token=claimed.fencing_token
     )
 
 
@@ -146,7 +146,7 @@ async def test_every_outcome_is_counted_once(queue: JobQueue) -> None:
     claimed = await claim_one(queue, lease_ms=60_000)
     waiting, late = await enqueue(queue), await enqueue(queue, deadline_s=SOON_S)
     for _ in range(2):
-        await queue.finish(claimed, make_finished(done.id), fencing_token=claimed.fencing_token)
+        await queue.finish(claimed, make_succeeded(done.id), fencing_token=claimed.fencing_token)
         await queue.cancel(waiting.id)
         await record_after_the_deadline(queue, late)
     assert await queue.totals() == {

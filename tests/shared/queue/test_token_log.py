@@ -1,4 +1,4 @@
-"""The token log: writes of the lease's owner, repeated and late writes, and events for watchers."""
+"""The token log: writes of the lease's owner, repeated and late writes, and events."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -15,13 +15,13 @@ from shared.protocol import Delta, TokenDeltas, decode_token_deltas, encode
 from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import JOB_KEPT_S, REPLIES_TTL_S, Keys
-from shared.queue.token_log import MAX_AT_ONCE, PAGE, Tail, TokenLog
+from shared.queue.token_log import MAX_AT_ONCE, PAGE, PendingAppend, TokenLog
 from shared.redis.client import connect
-from tests.factories import make_finished, make_job
+from tests.factories import make_job, make_succeeded
 from tests.redis_server import RedisServer
 
 T = TypeVar("T")
-FREE = FreeCapacity(rows=100, tokens=10_000, running=0)
+FREE = FreeCapacity(rows=100, kv_tokens=10_000, running=0)
 LONG_MS = 600_000
 
 
@@ -29,7 +29,7 @@ def deltas(*token_ids: int) -> list[Delta]:
     return [Delta(text=f"<{token_id}>", token_ids=[token_id]) for token_id in token_ids]
 
 
-def addition(lease: ClaimedJob, index: int, *token_ids: int) -> Tail:
+def addition(lease: ClaimedJob, index: int, *token_ids: int) -> PendingAppend:
     packed = [encode(delta) for delta in deltas(*token_ids)]
     return (lease.job.id, lease.fencing_token, index, packed)
 
@@ -39,7 +39,7 @@ def log(redis: Redis, keys: Keys) -> TokenLog:
     return TokenLog(redis, keys)
 
 
-async def begin(queue: JobQueue, reply_to: str | None = "api-1") -> ClaimedJob:
+async def start(queue: JobQueue, reply_to: str | None = "api-1") -> ClaimedJob:
     """Enqueue a job and let w1 claim it."""
     await queue.enqueue(make_job(stream=True), reply_to=reply_to, max_queued=1000)
     return await claim(queue, "w1")
@@ -60,7 +60,7 @@ async def heard(redis: Redis, keys: Keys, replica_id: str) -> list[list[TokenDel
 
 
 async def test_a_log_is_read_from_any_index(queue: JobQueue, log: TokenLog) -> None:
-    lease = await begin(queue)
+    lease = await start(queue)
     assert await log.append("w1", [addition(lease, 0, 10, 11)]) == [2]
     assert await log.append("w1", [addition(lease, 2, 12)]) == [3]
     assert await log.read(lease.job.id, 0) == deltas(10, 11, 12)
@@ -70,14 +70,14 @@ async def test_a_log_is_read_from_any_index(queue: JobQueue, log: TokenLog) -> N
 
 
 async def test_a_long_log_is_read_in_pages(queue: JobQueue, log: TokenLog) -> None:
-    lease = await begin(queue)
+    lease = await start(queue)
     await log.append("w1", [addition(lease, 0, *range(PAGE + 3))])
     assert await log.read(lease.job.id, 1) == deltas(*range(1, PAGE + 1))
     assert await log.read(lease.job.id, PAGE) == deltas(PAGE, PAGE + 1, PAGE + 2)
 
 
 async def test_a_delta_keeps_every_field_of_a_result(queue: JobQueue, log: TokenLog) -> None:
-    lease = await begin(queue)
+    lease = await start(queue)
     delta = Delta(
         sequence=2,
         text="é\n",
@@ -93,7 +93,7 @@ async def test_a_delta_keeps_every_field_of_a_result(queue: JobQueue, log: Token
 async def test_a_repeated_write_adds_nothing_and_sends_one_event(
     queue: JobQueue, log: TokenLog, redis: Redis, keys: Keys
 ) -> None:
-    lease = await begin(queue)
+    lease = await start(queue)
     for _ in range(2):
         assert await log.append("w1", [addition(lease, 0, 10, 11)]) == [2]
     assert await log.append("w1", [addition(lease, 1, 11, 12)]) == [3]
@@ -106,7 +106,7 @@ async def test_a_repeated_write_adds_nothing_and_sends_one_event(
 
 
 async def test_a_log_that_lost_its_end_returns_its_length(queue: JobQueue, log: TokenLog) -> None:
-    lease = await begin(queue)
+    lease = await start(queue)
     await log.append("w1", [addition(lease, 0, 10)])
     assert await log.append("w1", [addition(lease, 3, 13)]) == [1]
     assert await log.read(lease.job.id, 0) == deltas(10)
@@ -115,7 +115,7 @@ async def test_a_log_that_lost_its_end_returns_its_length(queue: JobQueue, log: 
 async def test_each_replica_gets_one_entry_for_all_jobs_of_a_call(
     queue: JobQueue, log: TokenLog, redis: Redis, keys: Keys
 ) -> None:
-    first, second, third = await begin(queue), await begin(queue), await begin(queue, "api-2")
+    first, second, third = await start(queue), await start(queue), await start(queue, "api-2")
     await queue.watch(second.job.id, "api-2")
     additions = [addition(lease, 0, 1) for lease in (first, second, third)]
     assert await log.append("w1", additions) == [1, 1, 1]
@@ -128,7 +128,7 @@ async def test_each_replica_gets_one_entry_for_all_jobs_of_a_call(
 async def test_jobs_with_a_lost_lease_get_no_deltas_and_the_others_do(
     queue: JobQueue, log: TokenLog, redis: Redis, keys: Keys
 ) -> None:
-    lost, kept = await begin(queue), await begin(queue)
+    lost, kept = await start(queue), await start(queue)
     await queue.release("w1", {lost.job.id: lost.fencing_token})
     both = [addition(lost, 0, 66), addition(kept, 0, 1)]
     assert await log.append("w1", both) == [None, 1]
@@ -136,7 +136,7 @@ async def test_jobs_with_a_lost_lease_get_no_deltas_and_the_others_do(
     assert await log.append("w1", both) == [None, 1]
     assert await log.append("w2", [addition(again, 0, 66)]) == [None]
     assert await log.append("w1", [addition(again, 0, 1)]) == [1]
-    await queue.finish(again, make_finished(again.job.id), fencing_token=again.fencing_token)
+    await queue.finish(again, make_succeeded(again.job.id), fencing_token=again.fencing_token)
     assert await log.append("w1", [addition(again, 1, 66)]) == [None]
     assert await log.read(lost.job.id, 0) == deltas(1)
 
@@ -149,12 +149,12 @@ async def test_a_log_has_the_ttl_of_its_job_and_then_of_the_result(
     key = keys.token_log(lease.job.id)
     await log.append("w1", [addition(lease, 0, 1)])
     assert JOB_KEPT_S - 60 < await redis.ttl(key) <= JOB_KEPT_S
-    await queue.finish(lease, make_finished(lease.job.id), fencing_token=lease.fencing_token)
+    await queue.finish(lease, make_succeeded(lease.job.id), fencing_token=lease.fencing_token)
     assert 0 < await redis.ttl(key) <= 60
 
 
 async def test_a_released_job_keeps_its_log(queue: JobQueue, log: TokenLog) -> None:
-    lease = await begin(queue)
+    lease = await start(queue)
     await log.append("w1", [addition(lease, 0, 1)])
     await queue.release("w1", {lease.job.id: lease.fencing_token})
     assert await log.read(lease.job.id, 0) == deltas(1)
@@ -175,7 +175,7 @@ class LogMachine(RuleBasedStateMachine):
         self.log = TokenLog(self.redis, self.keys)
         self.former: list[ClaimedJob] = []
         self.length = 0
-        self.lease = self.do(begin(self.queue))
+        self.lease = self.do(start(self.queue))
         self.num_made = 0
 
     def teardown(self) -> None:
@@ -257,7 +257,7 @@ async def test_one_command_can_address_the_largest_number_of_jobs(real_redis: Re
     queue, log = JobQueue(real_redis, keys), TokenLog(real_redis, keys)
     for _ in range(count):
         await queue.enqueue(make_job(stream=True), reply_to="api-1", max_queued=count)
-    free = FreeCapacity(rows=count, tokens=10 * count, running=0)
+    free = FreeCapacity(rows=count, kv_tokens=10 * count, running=0)
     leases = (await queue.claim("w1", free, lease_ms=LONG_MS)).jobs
     lengths = await log.append("w1", [addition(lease, 0, 1) for lease in leases])
     assert lengths == [1] * count
@@ -269,7 +269,7 @@ async def test_the_cost_of_a_step(real_redis: Redis, capsys: pytest.CaptureFixtu
     """A worker with 32 streamed rows makes one call; the api replica gets one entry."""
     redis, keys, steps = real_redis, Keys(), 200
     queue, log = JobQueue(redis, keys), TokenLog(redis, keys)
-    leases = [await begin(queue) for _ in range(32)]
+    leases = [await start(queue) for _ in range(32)]
     await redis.config_resetstat()
     for index in range(steps):
         await log.append("w1", [addition(lease, index, index) for lease in leases])

@@ -12,8 +12,8 @@ from redis.exceptions import ConnectionError
 from shared.protocol import JobStatus, Outcome
 from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Depth, JobQueue
-from shared.queue.keys import LEASED, Keys
-from tests.factories import make_finished
+from shared.queue.keys import LEASE_SCORE_BASE, Keys
+from tests.factories import make_succeeded
 from tests.worker.jobs.workers import (
     WAIT_S,
     ended,
@@ -28,7 +28,7 @@ from tests.worker.jobs.workers import (
 from worker.jobs.active_job import ActiveJob
 from worker.jobs.leased_worker import CLAIM_LEASE_MS
 
-EMPTY = FreeCapacity(rows=8, tokens=10_000, running=0)
+EMPTY = FreeCapacity(rows=8, kv_tokens=10_000, running=0)
 
 
 async def test_a_worker_whose_engine_may_be_stuck_claims_nothing(
@@ -60,12 +60,12 @@ async def test_a_worker_whose_engine_may_be_stuck_claims_nothing(
 async def test_a_job_on_its_last_attempt_runs_alone_although_all_workers_are_busy(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
-    [suspect] = await enqueue(queue)
+    [alone_job] = await enqueue(queue)
     for worker in ("dead-1", "dead-2"):
         [claimed] = (await queue.claim(worker, EMPTY, lease_ms=-1000)).jobs
-        await queue.begin(
+        await queue.start(
             worker,
-            suspect,
+            alone_job,
             fencing_token=claimed.fencing_token,
             lease_ms=-1000,
             attempts=claimed.attempts,
@@ -74,10 +74,10 @@ async def test_a_job_on_its_last_attempt_runs_alone_although_all_workers_are_bus
 
     async def briefly(active: ActiveJob) -> Outcome:
         [at_work] = [worker for worker in workers if active.job.id in worker.active]
-        if active.job.id == suspect:
+        if active.job.id == alone_job:
             num_active.append(len(at_work.active))
         await asyncio.sleep(0.01)
-        return make_finished(active.job.id, attempt=active.attempt)
+        return make_succeeded(active.job.id, attempt=active.attempt)
 
     async def keep_busy() -> None:
         while True:
@@ -88,7 +88,7 @@ async def test_a_job_on_its_last_attempt_runs_alone_although_all_workers_are_bus
     workers = [make_worker(redis, keys, briefly, name=name, rows=4) for name in ("w1", "w2")]
     async with running(*workers):
         callers = asyncio.create_task(keep_busy())
-        record = await ended(queue, suspect)
+        record = await ended(queue, alone_job)
         callers.cancel()
     assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 3)
     assert num_active == [1]
@@ -99,19 +99,19 @@ async def test_a_lease_is_short_until_its_job_starts(
 ) -> None:
     """If the answer to a claim is lost, its jobs must soon be free again."""
     [job_id] = await enqueue(queue)
-    begin = JobQueue.begin
+    start = JobQueue.start
 
     async def lease_ends_within(low_ms: float, high_ms: float) -> bool:
         score = await redis.zscore(keys.queue, job_id) or 0
-        return low_ms < score - LEASED - 1000 * time.time() <= high_ms
+        return low_ms < score - LEASE_SCORE_BASE - 1000 * time.time() <= high_ms
 
     async def fail(*args: Any, **kwargs: Any) -> bool:
         raise ConnectionError("gone")
 
-    monkeypatch.setattr(JobQueue, "begin", fail)
+    monkeypatch.setattr(JobQueue, "start", fail)
     async with running(make_worker(redis, keys, never)):
         await eventually(partial(lease_ends_within, 0, CLAIM_LEASE_MS))
-        monkeypatch.setattr(JobQueue, "begin", begin)
+        monkeypatch.setattr(JobQueue, "start", start)
         await eventually(partial(lease_ends_within, 30_000, 60_000))
 
 
@@ -119,17 +119,17 @@ async def test_a_job_that_another_worker_owns_before_it_starts_is_not_run(
     redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = await enqueue(queue)
-    begin = JobQueue.begin
+    start = JobQueue.start
 
     async def too_late(*args: Any, **kwargs: Any) -> bool:
-        monkeypatch.setattr(JobQueue, "begin", begin)
+        monkeypatch.setattr(JobQueue, "start", start)
         await redis.set(keys.arq_in_progress(job_id), "w2:2")
-        return await begin(*args, **kwargs)
+        return await start(*args, **kwargs)
 
-    monkeypatch.setattr(JobQueue, "begin", too_late)
+    monkeypatch.setattr(JobQueue, "start", too_late)
     worker = make_worker(redis, keys, succeed)
     async with running(worker):
-        await eventually(lambda: JobQueue.begin is begin and not worker.active)
+        await eventually(lambda: JobQueue.start is start and not worker.active)
     assert await queue.depth() == Depth(waiting=0, running=1)
     assert worker.jobs_complete == 0
 
@@ -137,8 +137,8 @@ async def test_a_job_that_another_worker_owns_before_it_starts_is_not_run(
 async def test_a_job_on_its_last_attempt_runs_alone(
     redis: ArqRedis, keys: Keys, queue: JobQueue
 ) -> None:
-    suspect, _other = await enqueue(queue, 2)
-    await redis.hset(keys.record(suspect), "attempts", "2")
+    alone_job, _other = await enqueue(queue, 2)
+    await redis.hset(keys.record(alone_job), "attempts", "2")
     num_claims = 0
 
     def count_claims() -> bool:
@@ -148,7 +148,7 @@ async def test_a_job_on_its_last_attempt_runs_alone(
 
     worker = make_worker(redis, keys, never, may_claim=count_claims)
     async with running(worker):
-        await started(worker, suspect)
+        await started(worker, alone_job)
         before = num_claims
 
         def claimed_again() -> bool:
@@ -156,7 +156,7 @@ async def test_a_job_on_its_last_attempt_runs_alone(
             return num_claims > before + 2
 
         await eventually(claimed_again)
-        assert list(worker.active) == [suspect]
+        assert list(worker.active) == [alone_job]
 
 
 async def test_a_revoked_job_is_stopped_and_nothing_is_written(
@@ -167,7 +167,7 @@ async def test_a_revoked_job_is_stopped_and_nothing_is_written(
     worker = make_worker(redis, keys, never, on_attempt=attempts.append)
     async with running(worker):
         active = await started(worker, job_id)
-        worker.revoke(job_id, active.fencing_token)
+        worker.lose_lease(job_id, active.fencing_token)
         await eventually(lambda: not worker.active)
     assert await queue.depth() == Depth(waiting=0, running=1)
     assert attempts == ["lost"]

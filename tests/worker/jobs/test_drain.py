@@ -36,7 +36,7 @@ async def test_a_drain_hands_unfinished_jobs_back(
             await started(worker, job_id)
         await worker.drain(grace_s=0)
         assert not worker.active
-    assert attempts == ["handed back"] * 3
+    assert attempts == ["released"] * 3
     for job_id in ids:
         assert await is_queued(queue, job_id)
 
@@ -69,7 +69,7 @@ async def test_a_claim_answered_after_the_grace_period_is_handed_back(
     redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.jobs.leased_worker.LAST_CLAIM_S", 0.05)
-    monkeypatch.setattr("worker.jobs.leased_worker.HAND_BACK_S", WAIT_S)
+    monkeypatch.setattr("worker.jobs.leased_worker.RELEASE_S", WAIT_S)
     [stubborn] = await enqueue(queue)
     claim, is_asked = JobQueue.claim, asyncio.Event()
     is_handing_back, is_handed_back = asyncio.Event(), asyncio.Event()

@@ -147,13 +147,13 @@ async def test_a_job_cancelled_between_claim_and_start_stops_at_once(
     redis: ArqRedis, keys: Keys, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = await enqueue(queue)
-    begin = JobQueue.begin
+    start = JobQueue.start
 
-    async def begin_late(*args: Any, **kwargs: Any) -> StartResult:
+    async def start_late(*args: Any, **kwargs: Any) -> StartResult:
         await queue.cancel(job_id)
-        return await begin(*args, **kwargs)
+        return await start(*args, **kwargs)
 
-    monkeypatch.setattr(JobQueue, "begin", begin_late)
+    monkeypatch.setattr(JobQueue, "start", start_late)
     async with running(make_worker(redis, keys, until_cancelled)):
         record = await ended(queue, job_id)
     assert record.status is JobStatus.CANCELLED

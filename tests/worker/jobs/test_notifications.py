@@ -34,7 +34,7 @@ class FakeWorker:
     def cancel(self, job_id: str) -> None:
         self.calls.append(("cancel", job_id))
 
-    def revoke(self, job_id: str, fencing_token: int) -> None:
+    def lose_lease(self, job_id: str, fencing_token: int) -> None:
         self.calls.append(("revoke", job_id, str(fencing_token)))
 
 

@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError
 from shared.protocol import JobStatus, Outcome
 from shared.queue.claims import Claim
 from shared.queue.job_queue import JobQueue
-from shared.queue.keys import LEASED, Keys
+from shared.queue.keys import LEASE_SCORE_BASE, Keys
 from tests.factories import make_job
 from tests.worker.jobs.workers import (
     ended,
@@ -23,7 +23,7 @@ from tests.worker.jobs.workers import (
 )
 from worker.jobs.active_job import ActiveJob
 
-EXPIRED_LONG_AGO = LEASED + 1
+EXPIRED_LONG_AGO = LEASE_SCORE_BASE + 1
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ async def test_a_job_that_is_reclaimed_while_its_revoked_run_ends_runs_again(
             )
 
         await eventually(lambda: bool(fencing_tokens))
-        worker.revoke(job_id, fencing_tokens[0])
+        worker.lose_lease(job_id, fencing_tokens[0])
         await redis.zadd(keys.queue, {job_id: EXPIRED_LONG_AGO})  # the other worker died at once
         await eventually(claimed_again)
         may_end.set()

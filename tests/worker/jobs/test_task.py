@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from shared.protocol import ChatJob, Delta, Failed, Finished, JobStatus, Message, Prompt
+from shared.protocol import ChatJob, Delta, Failed, JobStatus, Message, Prompt, Succeeded
 from shared.queue.claims import ClaimedJob
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
@@ -82,18 +82,18 @@ def activate(job: ChatJob, *, time_left_s: float = WAIT_S) -> ActiveJob:
         previous_fencing_token=0,
         attempts=0,
         rows=job.cost_rows,
-        tokens=job.cost_tokens,
+        kv_tokens=job.cost_tokens,
         time_left_s=time_left_s,
         created_ms=NOW_MS - 50,
         started_ms=NOW_MS,
     )
-    return Capacity(rows=8, tokens=1000, max_attempts=3).activate(claimed)
+    return Capacity(rows=8, kv_tokens=1000, max_attempts=3).to_active_job(claimed)
 
 
-async def finished(task: ChatTask, job: ChatJob) -> Finished:
+async def finished(task: ChatTask, job: ChatJob) -> Succeeded:
     async with asyncio.timeout(WAIT_S):
         outcome = await task(activate(job))
-    assert isinstance(outcome, Finished), outcome
+    assert isinstance(outcome, Succeeded), outcome
     return outcome
 
 

@@ -13,7 +13,7 @@ from shared.protocol import Delta
 from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
-from shared.queue.token_log import MAX_AT_ONCE, PAGE, Tail, TokenLog
+from shared.queue.token_log import MAX_AT_ONCE, PAGE, PendingAppend, TokenLog
 from tests.factories import make_job
 from worker.jobs.active_job import ActiveJob
 from worker.jobs.capacity import Capacity
@@ -39,20 +39,20 @@ class PausedLog(TokenLog):
         super().__init__(redis, KEYS)
         self.begun = asyncio.Semaphore(0)
         self.permits = asyncio.Semaphore(0)
-        self.calls: list[Sequence[Tail]] = []
+        self.calls: list[Sequence[PendingAppend]] = []
         self.failures: list[Exception] = []
 
     def permit_all(self) -> None:
         for _ in range(1000):
             self.permits.release()
 
-    async def append(self, worker_id: str, tails: Sequence[Tail]) -> list[int | None]:
-        self.calls.append(tails)
+    async def append(self, worker_id: str, appends: Sequence[PendingAppend]) -> list[int | None]:
+        self.calls.append(appends)
         self.begun.release()
         await self.permits.acquire()
         if self.failures:
             raise self.failures.pop()
-        return await super().append(worker_id, tails)
+        return await super().append(worker_id, appends)
 
     @property
     def sizes(self) -> list[list[int]]:
@@ -90,9 +90,9 @@ async def new_job(queue: JobQueue) -> ActiveJob:
 
 
 async def claim(queue: JobQueue, worker_id: str) -> ActiveJob:
-    free = FreeCapacity(rows=8, tokens=1000, running=0)
+    free = FreeCapacity(rows=8, kv_tokens=1000, running=0)
     [claimed] = (await queue.claim(worker_id, free, lease_ms=LEASE_MS)).jobs
-    return Capacity(rows=8, tokens=1000, max_attempts=3).activate(claimed)
+    return Capacity(rows=8, kv_tokens=1000, max_attempts=3).to_active_job(claimed)
 
 
 async def logged(token_log: TokenLog, active: ActiveJob) -> list[int]:

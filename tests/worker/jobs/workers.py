@@ -11,10 +11,10 @@ from shared.protocol import Failed, JobRecord, JobStatus, Outcome
 from shared.queue.arq_format import CANCELLED
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
-from tests.factories import make_finished, make_job
+from tests.factories import make_job, make_succeeded
 from worker.jobs.active_job import ActiveJob
 from worker.jobs.capacity import Capacity
-from worker.jobs.leased_worker import LeasedWorker, Task
+from worker.jobs.leased_worker import LeasedWorker, RunJob
 
 WAIT_S = 30.0
 
@@ -22,7 +22,7 @@ WAIT_S = 30.0
 def make_worker(
     redis: ArqRedis,
     keys: Keys,
-    task: Task,
+    task: RunJob,
     *,
     name: str = "w1",
     rows: int = 8,
@@ -32,8 +32,8 @@ def make_worker(
     return LeasedWorker(
         queue=JobQueue(redis, keys),
         worker_id=name,
-        task=task,
-        capacity=Capacity(rows=rows, tokens=10_000, max_attempts=3),
+        run_job=task,
+        capacity=Capacity(rows=rows, kv_tokens=10_000, max_attempts=3),
         lease_ms=60_000,
         on_attempt=on_attempt,
         may_claim=may_claim,
@@ -89,7 +89,7 @@ async def ended(queue: JobQueue, job_id: str) -> JobRecord:
 
 
 async def succeed(active: ActiveJob) -> Outcome:
-    return make_finished(active.job.id, attempt=active.attempt)
+    return make_succeeded(active.job.id, attempt=active.attempt)
 
 
 async def never(active: ActiveJob) -> Outcome:
