@@ -78,7 +78,7 @@ def find_redis_binary() -> str:
             return system
     raise SettingsError(
         "no valkey-server found, nor redis-server: install one (apt-get install redis-server) "
-        "or point --redis-url (REDIS_URL) at a running Redis"
+        "or point --redis-url at a running Redis"
     )
 
 

@@ -64,7 +64,7 @@ def check_model(model: str) -> None:
     """Raise SettingsError for a folder that cannot be a checkpoint."""
     looks_like_path = model.startswith((".", "/", "~")) or Path(model).exists()
     if looks_like_path and not (Path(model).expanduser() / "config.json").is_file():
-        raise SettingsError(f"--model (MODEL) = {model!r}: no checkpoint there (no config.json)")
+        raise SettingsError(f"--model = {model!r}: no checkpoint there (no config.json)")
 
 
 def check_port(host: str, port: int) -> None:
@@ -75,7 +75,7 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
     except OSError as error:
         raise SettingsError(
-            f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port (PORT)"
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port"
         ) from error
 
 
@@ -162,10 +162,10 @@ def check_redis(url: str) -> None:
     try:
         asyncio.run(_ping(url))
     except SettingsError as error:
-        raise SettingsError(f"--redis-url (REDIS_URL): {error.message}") from error
+        raise SettingsError(f"--redis-url: {error.message}") from error
     except UNREACHABLE as error:
         reason = str(error) or f"no answer within {REDIS_S:.0f} s"
-        raise SettingsError(f"--redis-url (REDIS_URL): cannot reach Redis: {reason}") from error
+        raise SettingsError(f"--redis-url: cannot reach Redis: {reason}") from error
 
 
 async def _ping(url: str) -> None:

@@ -19,6 +19,8 @@ STABLE_AFTER_S = 60.0  # a child that ran for so long is restarted without a del
 
 @dataclass(slots=True)
 class Child:
+    """One child process: how to start it, and its latest run."""
+
     name: str
     command: Sequence[str]
     env: Mapping[str, str]

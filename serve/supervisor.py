@@ -73,7 +73,9 @@ class Supervisor:
             if is_ready():
                 return
             if time.monotonic() > deadline:
-                raise SettingsError(f"gave up waiting for {name}; see {self.api.log.parent}")
+                raise SettingsError(
+                    f"{name} did not start within --start-timeout-s; see {self.api.log.parent}"
+                )
             time.sleep(POLL_S)
 
     def _check_children(self) -> None:

@@ -190,7 +190,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     status: JobStatus
     created_ms: int
-    started_ms: int | None = None
+    started_ms: int | None = None  # of the latest claim
     finished_ms: int | None = None
     attempts: int = 0
     worker: str | None = None

@@ -1,10 +1,10 @@
-"""Which Falconer this is."""
+"""Read the version of the installed package."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 
 def falconer_version() -> str:
-    """The installed package's version; a checkout that is not installed has none."""
+    """Return the installed package's version; "0+source" for a checkout that is not installed."""
     try:
         return version("falconer")
     except PackageNotFoundError:

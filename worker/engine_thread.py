@@ -85,6 +85,7 @@ class EngineThread:
         """
         self.stats = EngineStats()
         self.failed = asyncio.Event()
+        self.failure = ""  # the reason, once `failed` is set
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._commands: SimpleQueue[Request | Abort | Stop] = SimpleQueue()
@@ -102,9 +103,9 @@ class EngineThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its current step; wait for a stuck step no longer than a moment.
+        """End the thread after its current step; wait at most JOIN_TIMEOUT_S for that step.
 
-        Harmless if the thread never started.
+        Do nothing if the thread never started.
         """
         self._is_stopped = True
         self._commands.put(Stop())
@@ -125,14 +126,14 @@ class EngineThread:
             self._commands.put(Abort(request_id))
 
     def fail(self, reason: str) -> None:
-        """Set `failed`, from any thread: the engine's own may be idle, or blocked.
+        """Set `failed` and `failure`, from any thread: the engine's thread may be idle or blocked.
 
         A call after `stop` changes nothing: `stop` itself ends the engine's processes.
         """
         if self._is_stopped:
             return
         log.error("the engine stopped", reason=reason)
-        self._call(self.failed.set)
+        self._end(reason)
 
     @property
     def step_age_s(self) -> float:
@@ -146,9 +147,13 @@ class EngineThread:
             while self._execute_commands():
                 if self._engine.has_work:
                     self._step()
-        except Exception:
+        except Exception as error:
             log.exception("the engine stopped")
-            self._call(self.failed.set)
+            self._end(f"{type(error).__name__}: {error}")
+
+    def _end(self, reason: str) -> None:
+        self.failure = f"the engine stopped: {reason}"
+        self._call(self.failed.set)
 
     def _execute_commands(self) -> bool:
         """Wait for a command if idle, then execute all there are; return False at a Stop."""

@@ -41,7 +41,7 @@ def main(settings: WorkerSettings) -> int:
         asyncio.run(_run(settings, model, listener))
         return 0
     except (EngineStuck, EngineDied) as error:
-        log.critical("exiting; other workers will run the jobs", reason=str(error))
+        log.critical("exiting; any live worker runs the jobs", reason=str(error))
         logging.shutdown()
         os._exit(1)  # a thread stuck in a device call would block a normal exit forever
 

@@ -218,7 +218,7 @@ class WorkerProcess:
 
     async def _watch_engine(self) -> None:
         await self._engine_thread.failed.wait()
-        raise EngineDied("the engine ended by an error")
+        raise EngineDied(self._engine_thread.failure)
 
     async def _deregister(self) -> None:
         """Leave the registry: live workers share ready jobs, and a stopping one takes none."""

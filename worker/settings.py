@@ -7,7 +7,7 @@ from pydantic import ByteSize, Field
 from shared.process.log_config import LogFormat, LogLevel
 from shared.process.settings import ProcessSettings
 
-WORKER_ID_PATTERN = r"^[^\s:]{1,64}$"  # goes into Redis keys and fencing tokens
+WORKER_ID_PATTERN = r"^[^\s:]{1,64}$"  # part of Redis keys and of a lease's owner
 
 
 class WorkerSettings(ProcessSettings):

@@ -1,4 +1,4 @@
-"""Follows which model the workers serve, with its tokenizer and its limits."""
+"""Follow which model the workers serve, with its tokenizer and its limits."""
 
 import asyncio
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Cancels jobs after an enqueue without an answer: the client got a 503.
+"""Cancel jobs after an enqueue without an answer: the client got a 503.
 
 Redis may have accepted such a job. Redis itself refuses an enqueue that arrives too late.
 """

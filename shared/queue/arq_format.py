@@ -59,6 +59,7 @@ def pack_job() -> bytes:
 
 
 def pack_result(outcome: Outcome, *, queue: str, created_ms: int, started_ms: int) -> bytes:
+    """Pack a terminal event as arq's result; arq's finish time is the start plus the run time."""
     run_ms = outcome.run_ms if isinstance(outcome, Succeeded) else 0
     return encode(
         ArqResult(

@@ -26,7 +26,7 @@ class Lease:
     previous_fencing_token: int  # of the lease before this one; 0 at first
     attempts: int  # runs that died with their workers
     created_ms: int
-    started_ms: int
+    started_ms: int  # time of this claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

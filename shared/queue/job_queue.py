@@ -232,7 +232,7 @@ class JobQueue:
     async def start(
         self, worker_id: str, job_id: str, *, fencing_token: int, lease_ms: int, attempts: int = 0
     ) -> StartResult:
-        """Start or continue the run of a claimed job, after `attempts` runs that died.
+        """Start or continue the run of a claimed job, after `attempts` runs whose workers died.
 
         From now on the death of the worker counts as an attempt.
         """
@@ -272,7 +272,7 @@ class JobQueue:
         return bool(written)
 
     async def release(self, worker_id: str, fencing_tokens: Mapping[str, int]) -> int:
-        """Hand jobs back to their earlier place, without counting an attempt; return how many."""
+        """Return jobs to their earlier place, without counting an attempt; return how many."""
         args = [part for lease in fencing_tokens.items() for part in lease]
         released = await self._scripts.run(Script.RELEASE, worker_id, *args)
         return int(released)

@@ -89,8 +89,9 @@ class ReplyStream:
     def _deliver(self, field: bytes, data: bytes) -> None:
         try:
             events = self._decode(field, data)
-        except ValueError as error:  # of another version; the job's record and log have it too
-            log.error("unreadable reply", error=str(error))
+        except ValueError as error:
+            # The job's record and log hold the event too.
+            log.error("event unreadable: a worker of another version wrote it", error=str(error))
             return
         for event in events:
             for subscription in self._subscriptions.get(event.job_id, ()):

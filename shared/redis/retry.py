@@ -9,6 +9,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
+from redis.exceptions import AuthenticationError, ResponseError
 from structlog.stdlib import BoundLogger
 
 from shared.redis.client import UNREACHABLE
@@ -29,6 +30,8 @@ async def retry_until_reachable(
 ) -> T:
     """Return the result of `call`; after each error in `on`, log `event` and call again later.
 
+    The log entry names the cause: Redis is unreachable, or it answered with an error.
+
     Other errors pass through.
     """
     delays = backoff_delays(max_delay_s)
@@ -36,8 +39,14 @@ async def retry_until_reachable(
         try:
             return await call()
         except on as error:
-            log.warning(event, error=str(error) or type(error).__name__)
+            log.warning(event, cause=cause_of(error), error=str(error) or type(error).__name__)
         await asyncio.sleep(next(delays))
+
+
+def cause_of(error: Exception) -> str:
+    """Return whether Redis answered with an error, such as a missing permission."""
+    is_answer = isinstance(error, AuthenticationError | ResponseError)
+    return "Redis command failed" if is_answer else "Redis is unreachable"
 
 
 def backoff_delays(max_delay_s: float = MAX_DELAY_S) -> Iterator[float]:

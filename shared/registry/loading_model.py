@@ -25,7 +25,7 @@ async def announce_model(redis_url: str, queue: str, model: str) -> None:
             announce = partial(_announce, Registry(client, Keys(queue)), source_digest(model))
             await retry_until_reachable(announce, log, "the model announcement waits for Redis")
     except TimeoutError:
-        log.warning("the model was not announced: Redis is away")
+        log.warning("the model was not announced: Redis did not answer in time")
     finally:
         with suppress(*UNREACHABLE):
             await client.aclose()

@@ -33,6 +33,8 @@ def _pack(card: ModelCard, tokenizer_json: bytes) -> bytes:
 
 
 class Registry:
+    """Live workers and the current model card of one queue."""
+
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys

@@ -37,6 +37,8 @@ class Rate:
 
 
 class Heartbeat:
+    """Sends the heartbeats of one worker."""
+
     def __init__(
         self,
         registry: Registry,
@@ -57,18 +59,21 @@ class Heartbeat:
         self._tokens = Rate(measured=time.monotonic())
 
     async def run(self) -> None:
-        """Beat until cancelled; retry soon, for a Redis that restarted may not know the worker."""
+        """Send heartbeats until cancelled; retry soon, because a restarted Redis lost the id."""
         while True:
             await retry_until_reachable(
-                self.beat, log, "no heartbeat: Redis is unreachable", max_delay_s=MAX_DELAY_S
+                self.beat, log, "no heartbeat sent", max_delay_s=MAX_DELAY_S
             )
             await asyncio.sleep(INTERVAL_S)
 
     async def beat(self) -> None:
-        """Report once; register the model again if Redis has lost it."""
+        """Send one heartbeat; publish the model card again if `Registry.report` asks for it."""
         if not await self._registry.report(self._current()):
             await self._registry.publish_card(self._card, self._tokenizer_json)
-            log.info("model registered again", card=self._info.card_hash[:12])
+            log.info(
+                "model card published again: Redis lost it, or no live worker serves its card",
+                card=self._info.card_hash[:12],
+            )
 
     def _current(self) -> WorkerInfo:
         now = time.monotonic()

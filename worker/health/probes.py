@@ -16,12 +16,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shared.redis.retry import cause_of
 from worker.health.metrics import WorkerMetrics
 
 READY_TIMEOUT_S = 1.0
 
 
 class Probes:
+    """The HTTP application of one worker."""
+
     def __init__(
         self,
         metrics: WorkerMetrics,
@@ -63,14 +66,16 @@ class Probes:
     async def _live(self, request: Request) -> Response:
         if self._is_alive():
             return JSONResponse({"status": "alive"})
-        return JSONResponse({"detail": "an engine step takes too long"}, 503)
+        return JSONResponse(
+            {"detail": "an engine step has taken longer than --step-timeout-s"}, 503
+        )
 
     async def _ready(self, request: Request) -> Response:
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 is_ready = await self._is_ready()
-        except (RedisError, OSError):
-            return JSONResponse({"detail": "Redis is unreachable"}, 503)
+        except (RedisError, OSError) as error:
+            return JSONResponse({"detail": cause_of(error)}, 503)
         if is_ready:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"detail": "not registered yet"}, 503)

@@ -30,7 +30,7 @@ class ActiveJob:
 
     @property
     def time_left_s(self) -> float:
-        """Seconds until the deadline; negative after it."""
+        """Return the seconds until the deadline; negative after it."""
         return self.deadline - time.monotonic()
 
     def is_outdated_by(self, lease: Lease) -> bool:

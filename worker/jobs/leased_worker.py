@@ -1,10 +1,11 @@
 """Claim jobs that fit, run them under leases, and release jobs that cannot finish here.
 
-A `Task` runs a job, and `Capacity` measures how much fits. This module imports no engine.
+A `RunJob` runs a job, and `Capacity` measures how much fits. This module imports no engine.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import structlog
@@ -24,7 +25,7 @@ POLL_S = 1.0  # without a wake-up, an expired lease is noticed after this time
 # If the answer to a claim is lost, its jobs stay leased to a worker that does not know them. Until
 # a job starts, its lease is this short, so that such a job soon runs elsewhere.
 CLAIM_LEASE_MS = 2000
-LAST_CLAIM_S = 1.0  # a drain waits this long for a claim that is under way
+LAST_CLAIM_S = 1.0  # timeout of a shutdown's wait for a claim that is under way
 RELEASE_S = COMMAND_TIMEOUT_S + 1  # one command may go unanswered
 
 RunJob = Callable[[ActiveJob], Coroutine[Any, Any, Outcome]]
@@ -49,8 +50,8 @@ class LeasedWorker:
     ) -> None:
         """Nothing is claimed while `may_claim` returns False.
 
-        `on_capacity` learns whether a wake-up could lead to a claim now. `on_attempt` learns how
-        each run ended: the job's status, "released" or "lost".
+        `on_capacity` gets whether a wake-up could lead to a claim now. `on_attempt` gets the end of
+        each run: the job's status, "released" or "lost".
         """
         self.worker_id = worker_id
         self.active: dict[str, ActiveJob] = {}  # by job id
@@ -86,7 +87,7 @@ class LeasedWorker:
         while not self._is_draining:
             await wait_at_most(POLL_S, self._woken.wait())
             self._woken.clear()
-            await retry_until_reachable(self._claim, log, "no claim: Redis is unreachable")
+            await retry_until_reachable(self._claim, log, "no job claimed")
         self._claims_ended.set()
 
     async def _claim(self) -> None:
@@ -108,7 +109,7 @@ class LeasedWorker:
                 self._accept(claimed)
         for dead in claim.dead_letters:
             if not self._reclaims_own_job(dead.job_id, dead):
-                self._spawn(self._lifecycle.fail_dead_letter(dead))
+                self._spawn(self._lifecycle.fail_dead_letter(dead), dead.job_id)
         self._set_waiting_for_wake_ups(self.free_capacity.rows > 0 and not claim.is_stalled)
 
     def _set_waiting_for_wake_ups(self, is_waiting: bool) -> None:
@@ -127,10 +128,10 @@ class LeasedWorker:
         if is_outdated:
             self.lose_lease(job_id, active.fencing_token)
         if is_outdated or active.has_lost_lease or active.is_stopped:
-            self._spawn(self._release_after(active, lease.fencing_token))
+            self._spawn(self._release_after(active, lease.fencing_token), job_id)
         else:
             active.use_lease(lease)
-            self._spawn(self._start(active))
+            self._spawn(self._start(active), job_id)
         return True
 
     async def _release_after(self, active: ActiveJob, fencing_token: int) -> None:
@@ -140,11 +141,11 @@ class LeasedWorker:
 
     def _accept(self, claimed: ClaimedJob) -> None:
         job_id = claimed.job.id
-        if self._is_releasing:  # the answer came after the drain's grace period
-            self._spawn(self._lifecycle.release(job_id, claimed.fencing_token))
+        if self._is_releasing:  # the claim's answer came after the grace period
+            self._spawn(self._lifecycle.release(job_id, claimed.fencing_token), job_id)
             return
         self.active[job_id] = active = self._capacity.to_active_job(claimed)
-        self._spawn(self._run(active))
+        self._spawn(self._run(active), job_id)
 
     # -- running -----------------------------------------------------------------------------
 
@@ -186,19 +187,19 @@ class LeasedWorker:
             await self._lifecycle.release(active.job.id, active.fencing_token)
             self._on_attempt("released")
 
-    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
-        """Run `work` in the background; a drain waits for it."""
+    def _spawn(self, work: Coroutine[Any, Any, object], job_id: str) -> None:
+        """Run the work on a job in the background; a shutdown waits for it."""
         self._idle.clear()
         task = asyncio.create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._forget)
+        task.add_done_callback(partial(self._forget, job_id))
 
-    def _forget(self, task: asyncio.Task[object]) -> None:
+    def _forget(self, job_id: str, task: asyncio.Task[object]) -> None:
         self._background.discard(task)
         if not self._background:
             self._idle.set()
         if not task.cancelled() and (error := task.exception()):
-            log.error("the handling of a job failed", exc_info=error)
+            log.error("work on a job failed", job_id=job_id, exc_info=error)
 
     # -- stopping jobs -----------------------------------------------------------------------
 
@@ -216,21 +217,21 @@ class LeasedWorker:
             active.stop()
 
     def discard_all(self) -> None:
-        """Hand nothing back: the engine died, and each job's attempt must count as a death."""
+        """Release no job: the engine died, and each started job must count an attempt."""
         for active in self.active.values():
             active.has_lost_lease = True
 
     async def drain(self, grace_s: float) -> None:
-        """Stop claiming, let jobs finish for `grace_s`, then hand the rest back.
+        """Stop claiming, let jobs finish for `grace_s`, then release the rest.
 
-        Returns when every job is written or handed back, or Redis takes too long.
+        Returns when every job has ended or is released, or after RELEASE_S more.
         """
         self._is_draining = True
         self.wake()
         await wait_at_most(LAST_CLAIM_S, self._claims_ended.wait())
         await wait_at_most(grace_s, self._idle_or_grace_skipped())
         if self.active:
-            log.info("handing jobs back", jobs=len(self.active))
+            log.info("releasing jobs", jobs=len(self.active))
         self._is_releasing = True
         for active in self.active.values():
             active.stop()
@@ -252,12 +253,16 @@ class LeasedWorker:
 def outcome_of(active: ActiveJob, run: asyncio.Task[Outcome]) -> Outcome | None:
     """Return how a finished run ended its job; None if it was stopped before the job's end.
 
-    A run that breaks fails its job: it would break on the next worker, too.
+    An unexpected error fails the job, because the job would fail on the next worker too.
     """
     error = asyncio.CancelledError() if run.cancelled() else run.exception()
     if error is None:
         return run.result()
     if active.is_stopped or active.has_lost_lease:
         return None
-    log.error("a job failed unexpectedly", job_id=active.job.id, exc_info=error)
-    return failed(active.job.id, active.attempt, "the worker failed on this job")
+    log.error("job failed by an unexpected error", job_id=active.job.id, exc_info=error)
+    return failed(
+        active.job.id,
+        active.attempt,
+        f"the worker failed on this job: {type(error).__name__}; see its log",
+    )

@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 
 class JobLifecycle:
+    """Writes the state of one worker's jobs, each under its fencing token."""
+
     def __init__(self, queue: JobQueue, worker_id: str, lease_ms: int) -> None:
         self._queue = queue
         self._worker_id = worker_id
@@ -65,13 +67,13 @@ class JobLifecycle:
         _log_end(outcome, written)
 
     async def release(self, job_id: str, fencing_token: int) -> None:
-        """Hand the job back to the queue; the attempt does not count."""
+        """Return the job to the queue; the attempt does not count."""
         await _retry(lambda: self._queue.release(self._worker_id, {job_id: fencing_token}), job_id)
 
     async def _write(self, active: ActiveJob, write: Callable[[int], Awaitable[T]]) -> T:
         """Call `write` with the job's fencing token, again if the token changed meanwhile.
 
-        A refused write may precede the news that this worker has claimed the job again.
+        This worker may claim the job again while Redis refuses the write under the old token.
         """
         while True:
             fencing_token = active.fencing_token
@@ -87,7 +89,7 @@ def failed(job_id: str, attempt: int, message: str) -> Failed:
 
 async def _retry(write: Callable[[], Awaitable[T]], job_id: str) -> T:
     bound = log.bind(job_id=job_id)
-    return await retry_until_reachable(write, bound, "a job's state waits for Redis")
+    return await retry_until_reachable(write, bound, "job state not written")
 
 
 def _log_end(outcome: Outcome, written: bool) -> None:

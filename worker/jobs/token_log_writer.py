@@ -95,7 +95,7 @@ class TokenLogWriter:
             return []
         job_id = active.job.id
         return await retry_until_reachable(
-            partial(self._read, job_id), log.bind(job_id=job_id), "a job waits for its token log"
+            partial(self._read, job_id), log.bind(job_id=job_id), "token log not read"
         )
 
     async def _read(self, job_id: str) -> list[Delta]:
@@ -113,7 +113,7 @@ class TokenLogWriter:
         """Write until cancelled; tokens wait here while Redis is unreachable."""
         while True:
             await self._has_grown.wait()
-            await retry_until_reachable(self._write, log, "tokens wait for Redis")
+            await retry_until_reachable(self._write, log, "tokens not written")
 
     async def _write(self) -> None:
         appends = self._next_appends()

@@ -35,11 +35,12 @@ local function fits(rows, tokens, is_alone)
   return num_running == 0 or not is_alone and rows <= free_rows and tokens <= free_tokens
 end
 
--- Returns whether this busy worker must claim nothing until it is idle. Each of its claims
--- extends this turn; without claims the turn passes to another worker.
+-- Makes this busy worker the one that claims nothing until it is idle, unless another worker is the one.
+-- Each claim of this worker extends its turn. If its claims stop, the turn passes to another worker. Returns
+-- whether this worker has the turn.
 local function become_alone_worker()
-  local alone_worker = redis.call('GET', ALONE_WORKER)
-  if alone_worker and alone_worker ~= worker then
+  local current = redis.call('GET', ALONE_WORKER)
+  if current and current ~= worker then
     return false
   end
   redis.call('SET', ALONE_WORKER, worker, 'PX', WORKER_TTL_MS)
@@ -130,7 +131,7 @@ end
 if has_lost_records then
   recount_tokens(backlog)
 end
-if ready - num_passed_over > #claimed then -- jobs passed over wait for a worker that is empty
+if ready - num_passed_over > #claimed then -- jobs passed over wait for an idle worker
   wake_a_worker()
 end
 return {all_fit and 0 or 1, claimed, is_after_outage and 1 or 0}

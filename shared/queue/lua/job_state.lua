@@ -3,10 +3,10 @@
 -- Fields of the hash RECORD (times in Unix ms):
 --   payload: the ChatJob in msgpack, until the job ends.
 --   status: queued, running, succeeded, failed, cancelled or expired.
---   created_ms, started_ms, finished_ms.
+--   created_ms, started_ms, finished_ms; started_ms is the time of the latest claim.
 --   deadline_ms, ttl_ms: when a worker stops the job; how long its result is kept.
 --   cost_rows, cost_tokens: batch rows and KV cache tokens that the job needs.
---   queue_score: its place in the backlog, for a worker that hands it back.
+--   queue_score: its place in the backlog, for a release by its worker.
 --   subscribers: ids of api replicas that want its events, separated by spaces.
 --   idempotency: digest of its Idempotency-Key.
 --   worker, fencing_token: worker and number of the latest lease; each lease has a higher number.
@@ -107,7 +107,7 @@ local function finish_unowned(id, status, result, events)
   return false
 end
 
--- Ends a job that a client cancelled, after its worker died or handed it back. Returns whether it did.
+-- Ends a job that a client cancelled, after its worker died or released it. Returns whether it did.
 local function finish_cancelled(id)
   local result, events =
     unpack(redis.call('HMGET', RECORD .. id, 'cancel_result', 'cancel_events'))

@@ -1,7 +1,7 @@
--- Hand jobs back: they wait at their earlier place again, and the attempt does not count. A job that a
--- client cancelled meanwhile ends.
+-- Release jobs: they wait at their earlier place again, and the attempt does not count. A job that a client
+-- cancelled meanwhile ends.
 -- ARGV: worker, then id and fencing token of each job
--- Returns the number of jobs that were handed back.
+-- Returns the number of jobs that were released.
 local worker = ARGV[1]
 local released = 0
 

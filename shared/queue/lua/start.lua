@@ -1,7 +1,7 @@
--- Start the run of a claimed job: extend its lease to the full length, and count the death of its worker
--- as an attempt from now on.
--- ARGV: id, worker, fencing token, lease in ms, attempts before this run. A claim counts a run as dead,
---       also if the worker claims its own running job again; this corrects the count.
+-- Start the run of a claimed job: extend its lease to the full length. From now on the death of its worker
+-- counts as an attempt.
+-- ARGV: id, worker, fencing token, lease in ms, attempts before this run. A claim of an expired lease counts
+--       an attempt, even if the same worker still runs the job. The last argument corrects that count.
 -- Returns 0 if the worker no longer owns the lease, 1, or 2 if a client has cancelled the job.
 local id, worker, fencing_token, lease_ms, attempts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
