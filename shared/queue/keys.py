@@ -80,62 +80,68 @@ class Keys:
         return job_key_prefix + job_id
 
     def arq_retry(self, job_id: str) -> str:
-        """Name the flag '1' that exists once the run of the latest lease has started."""
+        """Return the key of the flag '1': the run of the latest lease has started."""
         return retry_key_prefix + job_id
 
     def arq_in_progress(self, job_id: str) -> str:
-        """Owner of the latest lease: worker id, a colon, fencing token."""
+        """Return the key of the owner of the latest lease: worker id, a colon, fencing token."""
         return in_progress_key_prefix + job_id
 
     def arq_result(self, job_id: str) -> str:
         return result_key_prefix + job_id
 
     def record(self, job_id: str) -> str:
-        """Hash: the job and its state; its fields stand in `job_state.lua`."""
+        """Return the key of a hash: the job and its state, in the fields of `job_state.lua`."""
         return f"{self.queue}:record:{job_id}"
 
     def token_log(self, job_id: str) -> str:
-        """List: the deltas of a streamed job, in order."""
+        """Return the key of a list: the deltas of a streamed job, in order."""
         return f"{self.queue}:token-log:{job_id}"
 
     def retry_payload(self, job_id: str) -> str:
-        """Payload of a job that ended without a result."""
+        """Return the key of the payload of a job that ended without a result."""
         return f"{self.queue}:retry-payload:{job_id}"
 
     def idempotency(self, digest: str) -> str:
-        """Id of the job that an Idempotency-Key created, a space, digest of the body."""
+        """Return the key of the id of the job that an Idempotency-Key created.
+
+        The digest of the request's body follows the id, after a space.
+        """
         return f"{self.queue}:idempotency:{digest}"
 
     @property
     def wake(self) -> str:
-        """List that an idle worker blocks on; one element: a job is ready."""
+        """Return the key of the list that an idle worker blocks on; an element: a job is ready."""
         return f"{self.queue}:wake"
 
     def control(self, worker_id: str) -> str:
-        """List of the ids of jobs that a worker must cancel."""
+        """Return the key of a list: the ids of jobs that a worker must cancel."""
         return f"{self.queue}:control:{worker_id}"
 
     def replies(self, replica_id: str) -> str:
-        """Stream of events for one api replica."""
+        """Return the key of the stream of events for one api replica."""
         return f"{self.queue}:replies:{replica_id}"
 
     @property
     def workers(self) -> str:
-        """Sorted set: worker id → time of its last heartbeat, Redis time in ms."""
+        """Return the key of a sorted set: worker id → Redis time of its last heartbeat in ms."""
         return f"{self.queue}:workers"
 
     def worker(self, worker_id: str) -> str:
-        """WorkerInfo of the last heartbeat."""
+        """Return the key of the WorkerInfo of the last heartbeat."""
         return f"{self.queue}:worker:{worker_id}"
 
     @property
     def current_model(self) -> str:
-        """Hash of the model card that requests are checked against."""
+        """Return the key of the digest of the model card that requests are checked against."""
         return f"{self.queue}:current-model"
 
     @property
     def loading(self) -> str:
-        """Digest of the checkpoint that a worker loads, until its card is published."""
+        """Return the key of the digest of the checkpoint that a worker loads.
+
+        The key exists until the worker publishes its card.
+        """
         return f"{self.queue}:loading"
 
     def model_card(self, card_hash: str) -> str:
@@ -143,25 +149,25 @@ class Keys:
 
     @property
     def job_index(self) -> str:
-        """Sorted set of all jobs by status and creation."""
+        """Return the key of a sorted set: all jobs by status and creation."""
         return f"{self.queue}:job-index"
 
     @property
     def alone_worker(self) -> str:
-        """Id of the worker that claims nothing until it is idle, for a job that runs alone."""
+        """Return the key of the id of the worker that drains for a job that runs alone."""
         return f"{self.queue}:alone-worker"
 
     @property
     def backlog(self) -> str:
-        """Hash: cost and drain rate of the waiting jobs; its fields stand in `backlog.lua`."""
+        """Return the key of a hash: cost and drain rate of the waiting jobs, see `backlog.lua`."""
         return f"{self.queue}:backlog"
 
     @property
     def totals(self) -> str:
-        """Hash: number of accepted jobs (queued), and of ended jobs by status."""
+        """Return the key of a hash: number of accepted jobs (queued), and ended jobs by status."""
         return f"{self.queue}:totals"
 
     @property
     def dead_letters(self) -> str:
-        """List: ids of jobs that were given up, the latest first."""
+        """Return the key of a list: ids of the latest dead letters, the newest first."""
         return f"{self.queue}:dead-letters"

@@ -54,7 +54,7 @@ def connect(url: str, *, name: str, block_s: float = 0.0) -> ArqRedis:
         if isinstance(connection, SSLConnection):
             connection.ssl_context.get()  # raises if a certificate file is missing
     except (ValueError, TypeError, OSError, RedisError) as error:
-        raise SettingsError(f"--redis-url is not usable: {error}") from None
+        raise SettingsError(f"redis_url is not usable: {error}") from None
     client = ArqRedis.from_pool(pool)
     assert isinstance(client, ArqRedis)
     return client

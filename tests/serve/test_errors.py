@@ -44,7 +44,7 @@ def assert_one_line(result: "subprocess.CompletedProcess[str]", *parts: str) -> 
 
 def test_a_port_in_use_is_reported(taken_port: int, tmp_path: Path) -> None:
     result = serve("--port", str(taken_port), "--state-dir", str(tmp_path))
-    assert_one_line(result, f"127.0.0.1:{taken_port}", "Address already in use", "PORT")
+    assert_one_line(result, f"127.0.0.1:{taken_port}", "Address already in use", "--port")
 
 
 def test_a_missing_model_folder_is_reported(tmp_path: Path) -> None:

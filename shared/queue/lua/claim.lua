@@ -35,7 +35,7 @@ local function fits(rows, tokens, is_alone)
   return num_running == 0 or not is_alone and rows <= free_rows and tokens <= free_tokens
 end
 
--- Makes this busy worker the one that claims nothing until it is idle, unless another worker is the one.
+-- Gives this busy worker the turn to claim nothing until it is idle, unless another worker has the turn.
 -- Each claim of this worker extends its turn. If its claims stop, the turn passes to another worker. Returns
 -- whether this worker has the turn.
 local function become_alone_worker()

@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 import structlog
-from redis.exceptions import ConnectionError
+from redis.exceptions import AuthenticationError, ConnectionError, ResponseError
 from structlog.testing import capture_logs
 
 from shared.redis import retry as backoff
@@ -36,6 +36,21 @@ async def test_a_call_is_repeated_until_it_succeeds_and_each_failure_is_logged()
         assert await retry_until_reachable(call, log.bind(job_id="a"), "a job waits") == 7
     assert [(line["event"], line["job_id"]) for line in logs] == [("a job waits", "a")] * 3
     assert [line["error"] for line in logs] == ["gone", "refused", "TimeoutError"]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ConnectionError("gone"), "Redis is unreachable"),
+        (OSError("refused"), "Redis is unreachable"),
+        (ResponseError("NOSCRIPT"), "Redis command failed"),
+        (AuthenticationError("NOAUTH"), "Redis command failed"),
+    ],
+)
+async def test_the_log_separates_errors_of_redis_from_outages(error: Exception, cause: str) -> None:
+    with capture_logs() as logs:
+        assert await retry_until_reachable(Call(error), log, "no job claimed") == 7
+    assert [line["cause"] for line in logs] == [cause]
 
 
 async def test_errors_that_a_retry_cannot_cure_pass_through() -> None:
