@@ -25,7 +25,7 @@ class Completion:
     finish_reason: FinishReason | None = None
     score: float | None = None  # of a beam search
 
-    def take(self, output: TokenOutput) -> None:
+    def append(self, output: TokenOutput) -> None:
         self.text += output.text
         self.token_ids.append(output.token_id)
         self.finish_reason = output.finish_reason
@@ -85,4 +85,4 @@ def _take_step(engine: Engine, completions: dict[str, list[Completion]]) -> None
     for output in engine.step():
         if isinstance(output, RequestFailed):
             raise GenerationFailed(output.message)
-        completions[output.request_id][output.sequence].take(output)
+        completions[output.request_id][output.sequence].append(output)

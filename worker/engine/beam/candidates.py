@@ -14,7 +14,7 @@ from worker.engine.sampling.sampled_token import top_columns
 from worker.engine.sampling.sorting import below, indices_of
 from worker.engine.sampling_params import SamplingParams
 
-IMPOSSIBLE = -1.0e9  # transformers' score of a beam that must not win
+LOSING_SCORE = -1.0e9  # transformers' score of a beam that must not win
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Candidates:
 
 def first_scores(num_beams: int) -> torch.Tensor:
     """Return scores float32 [num_beams] by which only the first of equal beams can win."""
-    scores = torch.full((num_beams,), IMPOSSIBLE)
+    scores = torch.full((num_beams,), LOSING_SCORE)
     scores[0] = 0.0
     return scores
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from worker.engine.beam.candidates import IMPOSSIBLE, Candidates, expand_beams, first_scores
+from worker.engine.beam.candidates import LOSING_SCORE, Candidates, expand_beams, first_scores
 from worker.engine.beam.hypothesis import Beam, Hypothesis, Successor, length_divisor
 from worker.engine.sampling.logits_processors import process
 from worker.engine.sampling.logits_processors.base import Rows
@@ -47,7 +47,7 @@ class BeamSearch:
         self._running = [root]
         self._running_scores = first_scores(params.num_beams)
         self._ended = [root] * params.num_beams
-        self._ended_scores = torch.full((params.num_beams,), IMPOSSIBLE)
+        self._ended_scores = torch.full((params.num_beams,), LOSING_SCORE)
         self._has_ended = torch.zeros(params.num_beams, dtype=torch.bool)  # each of `_ended`
         self._can_improve = True
 
@@ -78,7 +78,7 @@ class BeamSearch:
 
     def _continue(self, candidates: Candidates, ends: torch.Tensor) -> list[Successor]:
         """Continue with the best beams that have not ended."""
-        scores = candidates.scores + ends.float() * IMPOSSIBLE
+        scores = candidates.scores + ends.float() * LOSING_SCORE
         self._running_scores, best = scores.topk(self._params.num_beams)
         self._running = [candidates.beams[rank] for rank in best.tolist()]
         return candidates.successors(best.tolist())
@@ -89,8 +89,8 @@ class BeamSearch:
         joins = ends & (torch.arange(len(ends)) < num_beams)
         scores = candidates.scores / length_divisor(candidates.beams[0].length, self._params)
         for is_barred in (self._is_full, not self._can_improve):
-            scores = scores + is_barred * IMPOSSIBLE
-        scores = scores + ~joins * IMPOSSIBLE
+            scores = scores + is_barred * LOSING_SCORE
+        scores = scores + ~joins * LOSING_SCORE
         self._ended_scores, best = torch.cat([self._ended_scores, scores]).topk(num_beams)
         self._has_ended = torch.cat([self._has_ended, joins])[best]
         beams = [*self._ended, *candidates.beams]
@@ -102,5 +102,5 @@ class BeamSearch:
         at_full_length = params.early_stopping == "never" and params.length_penalty > 0
         length = params.max_new_tokens if at_full_length else self._running[0].length
         best_possible = self._running_scores[0] / length_divisor(length, params)
-        worst = torch.where(self._has_ended, self._ended_scores.min(), IMPOSSIBLE)
+        worst = torch.where(self._has_ended, self._ended_scores.min(), LOSING_SCORE)
         return bool((best_possible > worst).any())

@@ -34,15 +34,15 @@ class CandidateTokens:
     scores: torch.Tensor  # processed, float32 [n, width]
     token_ids: torch.Tensor | None = None  # int64 [n, width]; None: column i is token i
 
-    def take(self, rows: list[int], columns: torch.Tensor, sequences: Rows) -> list[SampledToken]:
+    def select(self, rows: list[int], columns: torch.Tensor, sequences: Rows) -> list[SampledToken]:
         """Return the token in `columns` int64 [len(rows)] for each of `rows`."""
         tokens = columns if self.token_ids is None else self.token_ids[rows, columns]
-        taken = zip(tokens.tolist(), rows, columns.tolist(), sequences, strict=True)
+        selected = zip(tokens.tolist(), rows, columns.tolist(), sequences, strict=True)
         return [
             self._with_logprobs(token_id, row, column, sequence.params)
             if sequence.params.wants_logprobs
             else SampledToken(token_id)
-            for token_id, row, column, sequence in taken
+            for token_id, row, column, sequence in selected
         ]
 
     def _with_logprobs(

@@ -88,20 +88,20 @@ def _sample(
 ) -> Iterable[SampledToken | SamplingFailure]:
     match path:
         case SamplingPath.GREEDY:
-            return _take_best(scores, rows, sequences)
+            return _select_best(scores, rows, sequences)
         case SamplingPath.GREEDY_PROCESSED:
             shaped = TiledScores(apply_shapers(scores.rows(rows), sequences))
-            return _take_best(shaped, list(range(len(rows))), sequences)
+            return _select_best(shaped, list(range(len(rows))), sequences)
         case SamplingPath.TOP_K:
             return _sample_top_k(scores, rows, sequences)
         case SamplingPath.FULL:
             candidates = CandidateTokens(apply_shapers(scores.rows(rows), sequences))
             columns = multinomial_tiled(candidates.scores, _uniforms(scores, sequences))
-            return _take_if_possible(candidates, columns, sequences)
+            return _select_if_possible(candidates, columns, sequences)
 
 
-def _take_best(scores: TiledScores, rows: list[int], sequences: Rows) -> list[SampledToken]:
-    return CandidateTokens(scores.scores).take(rows, scores.argmax(scores.index(rows)), sequences)
+def _select_best(scores: TiledScores, rows: list[int], sequences: Rows) -> list[SampledToken]:
+    return CandidateTokens(scores.scores).select(rows, scores.argmax(scores.index(rows)), sequences)
 
 
 def _sample_top_k(
@@ -114,7 +114,7 @@ def _sample_top_k(
     )
     candidates = CandidateTokens(apply_shapers(shortlist.scores, sequences), shortlist.token_ids)
     columns = multinomial(candidates.scores, _uniforms(scores, sequences))
-    return _take_if_possible(candidates, columns, sequences)
+    return _select_if_possible(candidates, columns, sequences)
 
 
 def _uniforms(scores: TiledScores, sequences: Rows) -> torch.Tensor:
@@ -127,11 +127,11 @@ def _uniforms(scores: TiledScores, sequences: Rows) -> torch.Tensor:
     return torch.from_numpy(uniform).to(scores.maxima.device)
 
 
-def _take_if_possible(
+def _select_if_possible(
     candidates: CandidateTokens, columns: torch.Tensor, sequences: Rows
 ) -> list[SampledToken | SamplingFailure]:
     """Return the tokens in `columns`; a failure for rows without a distribution."""
-    tokens = candidates.take(list(range(len(sequences))), columns, sequences)
+    tokens = candidates.select(list(range(len(sequences))), columns, sequences)
     is_possible = candidates.scores.amax(dim=-1).isfinite().tolist()
     failure = SamplingFailure(NOTHING_TO_SAMPLE, FailureCause.PARAMETERS)
     return [

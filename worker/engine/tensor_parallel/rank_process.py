@@ -96,7 +96,7 @@ def run_rank(serve: Serve, rank: int, rendezvous: Rendezvous, pipe: "Connection[
     Thread(target=driver.send_heartbeats, name="heartbeat", daemon=True).start()
     try:
         serve(TensorParallel(rank, rendezvous.size), rendezvous, driver)
-    except Exception as error:  # the process's border
+    except Exception as error:  # the driver reports it
         with suppress(OSError):
             driver.send(FAILED, f"{type(error).__name__}: {error}")
         if driver.is_ready:

@@ -12,7 +12,7 @@ from tests.worker.engine.oracle import END_OF_TEXT_ID, Oracle, to_generate_kwarg
 from tests.worker.engine.sampling.chi_square import p_value
 from tests.worker.engine.workload import ScheduledRequest, run_all
 from worker.engine import Engine, EngineConfig, SamplingParams
-from worker.engine.beam.candidates import IMPOSSIBLE, Candidates, expand_beams
+from worker.engine.beam.candidates import LOSING_SCORE, Candidates, expand_beams
 from worker.engine.beam.hypothesis import Beam
 from worker.engine.text.detokenizer import StopStrings, TokenBytes
 from worker.model.tokenizer.tokenizer_files import load_tokenizer
@@ -40,7 +40,7 @@ def root(oracles: dict[str, Oracle]) -> Beam:
 
 def sample(root: Beam, scores: torch.Tensor, seed: int) -> Candidates:
     """Four candidates for the first step of two beams; `scores` [vocab]."""
-    beam_scores = torch.tensor([0.0, IMPOSSIBLE])
+    beam_scores = torch.tensor([0.0, LOSING_SCORE])
     return expand_beams([root], beam_scores, scores[None], replace(PARAMS, seed=seed))
 
 
@@ -69,9 +69,9 @@ def test_impossible_candidates_come_last(root: Beam) -> None:
     # The second beam repeats the first: both have only the possible tokens, none twice.
     assert sorted(s.token_id for s in candidates.successors([0, 1])) == [1, 3]
     assert candidates.scores[:2].min() >= -1.0
-    assert candidates.scores[2:].tolist() == [IMPOSSIBLE] * 2
+    assert candidates.scores[2:].tolist() == [LOSING_SCORE] * 2
     only = sample(root, torch.tensor([-torch.inf, 0.0, -torch.inf]), seed=0)
-    assert only.scores.tolist() == [0.0, IMPOSSIBLE, -torch.inf, -torch.inf]
+    assert only.scores.tolist() == [0.0, LOSING_SCORE, -torch.inf, -torch.inf]
 
 
 def test_candidates_are_the_same_however_many_tokens_are_ruled_out(root: Beam) -> None:
