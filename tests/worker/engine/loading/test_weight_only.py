@@ -10,10 +10,10 @@ from tests.worker.engine.oracle import generate, load_oracle
 from tests.worker.engine.quantized_oracle import (
     GREEDY,
     QuantizeSummed,
-    each_alone,
     generate_all,
     quantize_halves,
     quantize_jointly,
+    quantize_separately,
     quantized_oracle,
     scheduled_requests,
 )
@@ -39,7 +39,7 @@ def load(path: Path, config: EngineConfig = SMALL_CACHE, **options: Any) -> Engi
 @pytest.mark.parametrize(
     ("like", "executor", "quantize_summed"),
     [
-        *((like, Executor.TORCH, each_alone) for like in ("7b", "40b", "11b", "rw")),
+        *((like, Executor.TORCH, quantize_separately) for like in ("7b", "40b", "11b", "rw")),
         *((like, Executor.OPENVINO, quantize_jointly) for like in ("7b", "40b", "11b")),
     ],
 )
