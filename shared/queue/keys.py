@@ -66,6 +66,7 @@ BACKLOG_FIELDS = (
     "drain_measured_ms",
     "retry_slot_ms",
     "last_claim_ms",
+    "outage_since_ms",
     "grace_until_ms",
 )
 

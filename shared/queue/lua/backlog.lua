@@ -8,7 +8,8 @@
 --   drain_measured_ms: when these sums were last updated.
 --   retry_slot_ms: when the last refused client should retry.
 --   last_claim_ms: time of the last claim of any worker.
---   grace_until_ms: until then expired leases stay with their workers, see claim.lua.
+--   outage_since_ms, grace_until_ms: the leases that expired after the first stay with their workers until
+--     the second, see claim.lua.
 
 local DECAY_MS = 10000 -- time constant of the drain sums
 local MAX_DECAY = 0.5 -- at one claim, as a power of e
@@ -20,7 +21,8 @@ local MAX_RETRY_AFTER_MS = 600000
 local RETRY_FACTOR, RETRY_MARGIN_MS = 1.2, 1000
 
 local BACKLOG_FIELDS = {'tokens', 'stalled_since_ms', 'drain_ms', 'drain_claims', 'drain_jobs',
-  'drain_tokens', 'drain_measured_ms', 'retry_slot_ms', 'last_claim_ms', 'grace_until_ms'}
+  'drain_tokens', 'drain_measured_ms', 'retry_slot_ms', 'last_claim_ms', 'outage_since_ms',
+  'grace_until_ms'}
 
 local function num_waiting()
   return redis.call('ZCOUNT', QUEUE, '-inf', '(' .. LEASE_SCORE_BASE)

@@ -12,22 +12,27 @@ local free_rows, free_tokens, num_running = tonumber(ARGV[3]), tonumber(ARGV[4])
 local alone_from, max_attempts = tonumber(ARGV[6]), tonumber(ARGV[7])
 
 -- Every worker claims once a second. After a longer gap Redis was away or frozen, or its clock jumped, and
--- no lease could be renewed: for GRACE_MS expired leases stay with their workers.
+-- no lease could be renewed: for GRACE_MS the leases that expired in the gap stay with their workers. A slow
+-- worker leaves gaps, too: the next claim takes over what expired before its own gap.
 local OUTAGE_MS, GRACE_MS = 1500, 1500
 
 -- Returns whether the time of grace after an outage lasts.
 local function detect_outage(backlog)
   if backlog.last_claim_ms > 0 and NOW - backlog.last_claim_ms > OUTAGE_MS then
+    backlog.outage_since_ms = backlog.last_claim_ms
     backlog.grace_until_ms = NOW + GRACE_MS
   end
   backlog.last_claim_ms = NOW
-  write_backlog(backlog, {'last_claim_ms', 'grace_until_ms'})
+  write_backlog(backlog, {'last_claim_ms', 'outage_since_ms', 'grace_until_ms'})
   return NOW < backlog.grace_until_ms
 end
 
 local backlog, waiting_before = read_backlog(), num_waiting()
 local is_after_outage = detect_outage(backlog)
-local expired_below = is_after_outage and LEASE_SCORE_BASE - 1 or lease_score(0) -- LEASE_SCORE_BASE - 1: no lease
+local expired_below = lease_score(0)
+if is_after_outage then
+  expired_below = LEASE_SCORE_BASE + math.floor(backlog.outage_since_ms)
+end
 local ready = waiting_before + redis.call('ZCOUNT', QUEUE, LEASE_SCORE_BASE, expired_below)
 local fair_share = math.ceil(ready / math.max(1, backlog.num_workers))
 

@@ -1,5 +1,6 @@
 """Leases: renewal, release, expiry, and outages of Redis."""
 
+import pytest
 from redis.asyncio import Redis
 
 from shared.protocol import JobStatus
@@ -157,11 +158,13 @@ async def test_only_the_owner_of_the_lease_can_release_a_job(queue: JobQueue) ->
 # -- expiry -----------------------------------------------------------------------------------
 
 
-async def claim_each_second(harness: QueueHarness, worker_id: str, seconds: int) -> list[str]:
+async def claim_each_second(
+    harness: QueueHarness, worker_id: str, times: int, *, period_s: float = 1.0
+) -> list[str]:
     """Claim once a second, as a worker does; return the ids of the claimed jobs."""
     job_ids: list[str] = []
-    for _ in range(seconds):
-        harness.clock.now_s += 1.0
+    for _ in range(times):
+        harness.clock.now_s += period_s
         job_ids += ids(await claim(harness.queue, worker_id))
     return job_ids
 
@@ -191,6 +194,16 @@ async def test_leases_that_expired_during_an_outage_stay_with_their_workers(
     assert await claim_each_second(harness, "other", 1) == []
     assert await claim_each_second(harness, "other", 1) == [job_id]  # its worker did not renew
     assert not (await claim(harness.queue, "other")).is_after_outage
+
+
+@pytest.mark.parametrize("period_s", [1.6, 10.0])
+async def test_a_worker_that_claims_too_seldom_takes_over_expired_leases(
+    harness: QueueHarness, period_s: float
+) -> None:
+    """Each of its claims follows a gap that looks like an outage."""
+    job_id = await leased_job(harness)
+    times = round(LEASE_MS / 1000 / period_s) + 2
+    assert await claim_each_second(harness, "slow", times, period_s=period_s) == [job_id]
 
 
 async def test_a_lease_renewed_after_an_outage_stays_valid(harness: QueueHarness) -> None:
