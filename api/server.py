@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 class ApiServer(uvicorn.Server):
-    """Shuts down without resetting a connection, and exits 0 on SIGTERM and Ctrl-C."""
+    """Shut down without resetting a connection, and exit 0 on SIGTERM and Ctrl-C."""
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)

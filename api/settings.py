@@ -81,7 +81,7 @@ class ApiSettings(ProcessSettings):
 
     @property
     def proxies(self) -> list[IPv4Network | IPv6Network] | None:
-        """Networks of trusted proxies; None: every client is trusted."""
+        """Return the networks of trusted proxies; None: every client is trusted."""
         proxies = items(self.forwarded_allow_ips)
         return None if "*" in proxies else [ip_network(proxy) for proxy in proxies]
 

@@ -18,7 +18,7 @@ POLL_S = 0.1
 
 
 class Supervisor:
-    """Owns the child processes of one service."""
+    """Start, watch and end the child processes of one service."""
 
     def __init__(
         self,

@@ -81,7 +81,7 @@ class PayloadTooLarge(ClientError):
 
 
 class UnsupportedMediaType(ClientError):
-    """Carries `headers` of the response, which name the accepted types."""
+    """Error with `headers` of the response, which name the accepted types."""
 
     def __init__(
         self, message: str, *, headers: Mapping[str, str], field: str | None = None

@@ -1,9 +1,11 @@
 """The rules of CONTRIBUTING.md for folders, files, functions and packages."""
 
 import ast
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from types import UnionType
 
 import pytest
 
@@ -110,6 +112,37 @@ def is_documented(name: str, package: str) -> bool:
 def test_every_package_has_a_docstring() -> None:
     packages = [name for name in python_files() if name.endswith("__init__.py")]
     assert [name for name in packages if not ast.get_docstring(tree_of(name))] == []
+
+
+def test_a_functions_docstring_begins_with_a_verb() -> None:
+    """ruff checks that the verb is imperative (D401)."""
+    words = {word for name in sources() for word in first_words(name, Function)}
+    assert [word for word in words if not re.fullmatch("[A-Z][a-z]+", word)] == []
+
+
+def test_no_docstring_begins_with_a_verb_in_the_third_person() -> None:
+    """The verbs looked for begin docstrings of functions."""
+    verbs = {word for name in sources() for word in first_words(name, Function)}
+    forms = {third_person(verb) for verb in verbs}
+    for name in sources():
+        assert not forms & set(first_words(name, ast.Module | ast.ClassDef)), name
+
+
+def sources() -> list[str]:
+    return [name for name in python_files() if not name.startswith("tests/")]
+
+
+def first_words(name: str, kinds: type | UnionType) -> Iterator[str]:
+    """Yield the first word of each docstring of a node of these kinds."""
+    for node in ast.walk(tree_of(name)):
+        if isinstance(node, kinds) and (docstring := ast.get_docstring(node)):
+            yield docstring.split()[0].rstrip(",")
+
+
+def third_person(verb: str) -> str:
+    if re.search("[^aeiou]y$", verb):
+        return verb[:-1] + "ies"
+    return verb + ("es" if re.search("(s|x|z|ch|sh)$", verb) else "s")
 
 
 @pytest.mark.parametrize("name", ["utils", "helpers", "misc", "common"])

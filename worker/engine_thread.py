@@ -71,7 +71,7 @@ class EngineStats:
 
 
 class EngineThread:
-    """Owns the thread. `failed` is set if the thread dies, or by `fail`."""
+    """Run an engine in a thread. `failed` is set if the thread dies, or by `fail`."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class EngineThread:
         prepare_thread: Callable[[], None] = lambda: None,
         on_step: Callable[[StepReport], None] = lambda _: None,
     ) -> None:
-        """`prepare_thread` runs first in the thread, for settings that a library keeps per thread.
+        """Run `prepare_thread` first, for settings that a library keeps per thread.
 
         `on_step` is called in the thread after each step.
         """

@@ -56,7 +56,7 @@ class WorkerProcess:
     def __init__(
         self, settings: WorkerSettings, model: LoadedModel, listener: socket.socket | None = None
     ) -> None:
-        """`listener` is the socket for probes and metrics; None serves neither."""
+        """Serve probes and metrics on `listener`; without it, serve neither."""
         self.worker_id = settings.worker_id or new_worker_id()
         self._listener = listener
         self._settings = settings

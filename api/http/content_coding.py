@@ -14,7 +14,7 @@ ZLIB_WBITS, RAW_WBITS = zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
 class Decoder:
-    """Decodes one body: gzip with several members, or deflate with or without zlib's header."""
+    """Decode one body: gzip with several members, or deflate with or without zlib's header."""
 
     def __init__(self, coding: str) -> None:
         self._coding = coding

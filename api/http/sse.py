@@ -26,7 +26,7 @@ LINE_SEPARATORS = {char.encode(): b"\\u%04x" % ord(char) for char in "\x85\u2028
 
 
 class EventStreamResponse(Response):
-    """Sends the job's events from delta `start` on, and closes the handle."""
+    """Send the job's events from delta `start` on, and close the handle."""
 
     media_type = "text/event-stream"
 

@@ -24,7 +24,7 @@ SLOT_TIMEOUT_S = 10.0  # for a slot; a long text may take seconds, and others ma
 
 
 class Admission:
-    """Checks requests against the registered model; without a model, the worker checks the job."""
+    """Check requests against the registered model; without a model, the worker checks the job."""
 
     def __init__(self, models: ModelWatcher, max_ttl_s: int) -> None:
         self._models = models

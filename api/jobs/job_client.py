@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class JobClient:
-    """Submits jobs for the routes and gives access to the jobs of all replicas.
+    """Submit jobs for the routes and give access to the jobs of all replicas.
 
     Every method raises ServiceUnavailable while Redis is unreachable.
     """

@@ -32,10 +32,10 @@ DEADLINE_MARGIN_S = 0.05  # so long after its deadline, a job has expired by the
 
 
 class JobHandle:
-    """Receives the events of a job from its creation until `close`."""
+    """Receive the events of a job from its creation until `close`."""
 
     def __init__(self, redis: RedisServices, job_id: str, metrics: Metrics | None = None) -> None:
-        """Only the request that submits the job passes `metrics`: it counts what it receives."""
+        """Receive the events; count them in `metrics`, which only the submitting request passes."""
         self.job_id = job_id
         self.record: JobRecord | None = None  # as it was when the handle was made
         self._queue = redis.queue

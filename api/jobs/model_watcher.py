@@ -24,7 +24,7 @@ class CheckedModel:
 
 
 class ModelWatcher:
-    """Holds the model that requests are checked against."""
+    """Hold the model that requests are checked against."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry

@@ -26,7 +26,7 @@ def may_have_arrived(error: BaseException) -> bool:
 
 
 class PendingCancellations:
-    """Queues cancellations until Redis answers."""
+    """Queue cancellations until Redis answers."""
 
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class Connect(Protocol):
-    """Returns a client, as `shared.redis.client.connect` does."""
+    """Return a client, as `shared.redis.client.connect` does."""
 
     def __call__(self, url: str, *, name: str, block_s: float = 0.0) -> Redis: ...
 

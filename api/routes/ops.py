@@ -73,7 +73,7 @@ async def workers(request: Request) -> Response:
 
 @router.get("/metrics", summary="Metrics", responses={200: TEXT})
 async def metrics(request: Request) -> Response:
-    """Prometheus text; with `Accept: application/json` the load of the machine, in KAITO's form."""
+    """Return Prometheus text; for `Accept: application/json`, the machine's load as KAITO does."""
     if prefers(request, "application/json", "text/plain"):
         return json_response(system_info())
     services = services_of(request)

@@ -11,7 +11,7 @@ from bench.engine.stopwatch import replaced
 
 @dataclass(frozen=True, slots=True)
 class OperatorShares:
-    """Shares of operators in the time of all inferences since the graph was compiled.
+    """The shares of operators in the time of all inferences since the graph was compiled.
 
     The runtime reports only means, which include earlier inferences.
     """

@@ -37,7 +37,7 @@ DENSE_LAYERS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 
 
 class StepBreakdown:
-    """Measures a new engine's steps by phase, and the dense layers alone after each step.
+    """Measure a new engine's steps by phase, and the dense layers alone after each step.
 
     Steps and dense layers alternate, so that a machine whose speed drifts affects both alike.
     """

@@ -1,1 +1,1 @@
-"""Checks and measurements of the engine on a GPU, in one command: `python -m bench.gpu`."""
+"""The checks and measurements of the engine on a GPU, in one command: `python -m bench.gpu`."""

@@ -40,7 +40,7 @@ MEASURED = ("7b", "40b")
 
 
 class Measurement:
-    """Prints and stores the figures of each part, so that a later failure loses none."""
+    """Print and store the figures of each part, so that a later failure loses none."""
 
     def __init__(self, device: torch.device, scale: Scale, json_out: Path | None) -> None:
         self._device = device

@@ -28,7 +28,7 @@ PART_BYTES = 2**23
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
-    """Times of a load; both start with the files in the state that `state` names."""
+    """The times of a load; both start with the files in the state that `state` names."""
 
     state: str
     num_bytes: int

@@ -20,7 +20,7 @@ ROWS_PER_STEP = 64
 
 @dataclass(frozen=True, slots=True)
 class TextScores:
-    """Scores over all positions of some texts."""
+    """The scores over all positions of some texts."""
 
     best_token_ids: list[int]  # likeliest token
     nats: list[float]  # negative log-likelihood of the true token

@@ -17,7 +17,7 @@ from shared.errors import FalconerError
 
 @dataclass(frozen=True, slots=True)
 class ServiceBench:
-    """Runs with `concurrency` calls at a time, or `rate` calls per second with Poisson arrivals."""
+    """Run with `concurrency` calls at a time, or `rate` calls per second with Poisson arrivals."""
 
     url: str
     concurrency: int | None

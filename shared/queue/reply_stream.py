@@ -40,10 +40,10 @@ class Subscription:
 
 
 class ReplyStream:
-    """Reads the stream of one replica and passes each event to the subscriptions of its job."""
+    """Read the stream of one replica and pass each event to the subscriptions of its job."""
 
     def __init__(self, redis: Redis, keys: Keys, replica_id: str) -> None:
-        """`redis` must be a client of this reader only; its commands block for up to BLOCK_S.
+        """Read with `redis`, a client of this reader only: its commands block for up to BLOCK_S.
 
         `replica_id` must be new in each process, so that the stream has no older entries.
         """

@@ -48,7 +48,7 @@ ALLOW_OOM_PREFIX = "redis.call('PERSIST', QUEUE)\n"
 
 
 class Scripts:
-    """Runs scripts by their digest, and loads a script that Redis does not have.
+    """Run scripts by their digest, and load a script that Redis does not have.
 
     At its memory limit, Redis accepts no new job. All other scripts run: memory becomes free
     when jobs end.

@@ -26,7 +26,7 @@ NO_MASTER = ("read only replica", "Link with MASTER is down", "instance state ch
 
 
 class MasterOnly(AbstractConnection):
-    """Disconnects from a replica, so that the next connection can reach the new master.
+    """Disconnect from a replica, so that the next connection can reach the new master.
 
     redis-py does so only behind Sentinel, and not for errors of scripts.
     """
@@ -62,7 +62,7 @@ class SentinelTlsConnection(MasterOnly, SentinelManagedSSLConnection):
 
 
 class Pool(ConnectionPool):
-    """Opens up to MAX_CONNECTIONS connections at the same time.
+    """Open up to MAX_CONNECTIONS connections at the same time.
 
     redis-py's pool opens one after the other, so calls queue up on a slow network.
     """
@@ -90,7 +90,7 @@ class Pool(ConnectionPool):
 
 
 class SentinelPool(SentinelConnectionPool, Pool):
-    """Connects to the server that the sentinels name as the master."""
+    """Connect to the server that the sentinels name as the master."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)

@@ -1,4 +1,4 @@
-"""Checks of a request before it is queued: parameters, prompt, lengths and chat template.
+"""The checks of a request before it is queued: parameters, prompt, lengths and chat template.
 
 Other packages import `GenerateKwargs` from `parameters`, `PromptEncoder` from `prompt`, the base
 models from `base_model`, field types from `parameter_types`, `plan_lengths` from `lengths`, and

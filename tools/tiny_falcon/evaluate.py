@@ -100,7 +100,7 @@ def print_perplexity(model: FalconForCausalLM, tokenizer: PreTrainedTokenizerBas
 
 
 def quiz() -> dict[str, list[Turn]]:
-    """Questions whose correct answers begin alike."""
+    """Return questions whose correct answers begin alike."""
     return {
         "topics": [(f"What is a {topic.word}?", topic.is_a) for topic in TOPICS],
         "capitals": [(f"What is the capital of {land}?", city) for land, city in CAPITALS],

@@ -15,7 +15,7 @@ EMPTY_PREFIX = 0  # of the model itself; that of an adapter is its name
 
 
 class DraftProposer(Protocol):
-    """Proposes tokens that may follow a sequence, for a step to verify."""
+    """Propose tokens that may follow a sequence, for a step to verify."""
 
     def is_ready(self, num_tokens: int) -> bool:
         """Return whether to propose drafts for the sequence at this length."""

@@ -37,7 +37,7 @@ class Rate:
 
 
 class Heartbeat:
-    """Sends the heartbeats of one worker."""
+    """Send the heartbeats of one worker."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Heartbeat:
         worker: LeasedWorker,
         engine_thread: EngineThread,
     ) -> None:
-        """`info` holds what stays the same; worker and engine supply the rest at each beat."""
+        """Send `info`, with the changing fields that worker and engine supply at each beat."""
         self._registry = registry
         self._info = info
         self._card = card

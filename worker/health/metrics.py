@@ -21,7 +21,7 @@ STEP_SECONDS = (
 
 
 class WorkerMetrics:
-    """Keeps a registry of its own. The engine's thread calls `note_step`."""
+    """Metrics in a registry of their own. The engine's thread calls `note_step`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -31,7 +31,7 @@ class Probes:
         is_alive: Callable[[], bool],
         is_ready: Callable[[], Awaitable[bool]],
     ) -> None:
-        """`is_alive`: engine steps end in time. `is_ready`: Redis lists the worker as live."""
+        """Serve `is_alive` (engine steps end in time) and `is_ready` (Redis lists the worker)."""
         self._metrics = metrics
         self._is_alive = is_alive
         self._is_ready = is_ready

@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 
 class LeasedWorker:
-    """Runs the jobs of one queue."""
+    """Run the jobs of one queue."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class LeasedWorker:
         on_attempt: Callable[[str], None] = lambda _: None,
         may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Nothing is claimed while `may_claim` returns False.
+        """Run each claimed job by `run_job`; claim no job while `may_claim` returns False.
 
         `on_capacity` gets whether a wake-up could lead to a claim now. `on_attempt` gets the end of
         each run: the job's status, "released" or "lost".

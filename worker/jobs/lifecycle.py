@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 class JobLifecycle:
-    """Writes the state of one worker's jobs, each under its fencing token."""
+    """Write the state of one worker's jobs, each under its fencing token."""
 
     def __init__(self, queue: JobQueue, worker_id: str, lease_ms: int) -> None:
         self._queue = queue

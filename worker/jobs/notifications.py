@@ -25,7 +25,7 @@ class EngineStuck(Exception):
 
 
 class LeaseRenewer:
-    """Renews the leases of active jobs while the engine makes progress.
+    """Renew the leases of active jobs while the engine makes progress.
 
     A worker with a stuck engine exits; other workers run its jobs once the leases expire.
     """
@@ -73,7 +73,7 @@ class LeaseRenewer:
 
 
 class ListConsumer:
-    """Passes each element of a list to `handle`; continues after an outage of Redis.
+    """Pass each element of a list to `handle`; continue after an outage of Redis.
 
     `redis` is a client of its own that may block for BLOCK_S.
     """

@@ -21,7 +21,7 @@ NO_STEPS = Batch(mean_rows=0.0, max_rows=0)  # an earlier attempt generated ever
 
 
 class ChatTask:
-    """Runs jobs on one model; called once per attempt. Writes no outcome: the worker does."""
+    """Run jobs on one model; called once per attempt. The worker writes the outcome."""
 
     def __init__(
         self,

@@ -73,7 +73,7 @@ class JobTokens:
 
 
 class TokenLogWriter:
-    """Writes what was appended, in order, as much as there is at a time."""
+    """Write what was appended, in order, as much as there is at a time."""
 
     def __init__(self, token_log: TokenLog, worker_id: str) -> None:
         self._token_log = token_log

@@ -35,7 +35,7 @@ class Search(Protocol):
 
 
 class BeamSearch:
-    """Keeps the `num_beams` best running beams, and as many ended beams.
+    """Keep the `num_beams` best running beams, and as many ended beams.
 
     With `early_stopping` False or "never", the search ends when no running beam can beat the worst
     ended beam: by its score at its present length, or at the best length. With True, it ends once

@@ -24,7 +24,7 @@ class Shortlist:
 
 
 class TiledScores:
-    """Scores [n, vocab] as tiles [n, num_tiles, TILE_WIDTH] with their maxima [n, num_tiles]."""
+    """All scores [n, vocab] in tiles [n, num_tiles, TILE_WIDTH], with maxima [n, num_tiles]."""
 
     def __init__(self, scores: torch.Tensor) -> None:
         self.scores = scores

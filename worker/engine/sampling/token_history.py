@@ -9,7 +9,7 @@ from copy import copy
 
 
 class TokenHistory:
-    """Indexes one list of tokens, which may only grow.
+    """Index one list of tokens, which may only grow.
 
     An index is built when it is first used: most sequences need none.
     """

@@ -9,7 +9,7 @@ from worker.engine.sequence import Sequence
 
 
 class BlockManager:
-    """Allocates blocks of `block_size` tokens; the `block_table` of a sequence is the only record.
+    """Allocate blocks of `block_size` tokens; the `block_table` of a sequence is the only record.
 
     Forks, and sequences with a common prefix, share blocks. A shared block is read only. Blocks
     that hold only computed tokens keep their place in the table. A full block that no sequence

@@ -26,7 +26,7 @@ _rank = attrgetter("rank")
 
 
 class Scheduler:
-    """Keeps the groups `waiting` and `running`, in rank order; gives blocks to running groups.
+    """Keep the groups `waiting` and `running`, in rank order; give blocks to running groups.
 
     One round: `schedule`, compute the plan, `record_computed`; then each of the plan's
     `sampled_groups` gets its next tokens: a group of one by `append_tokens`, a beam search by

@@ -16,7 +16,7 @@ MAX_PAUSE = 32  # tokens between useless drafts in a text that never repeats its
 
 
 class PromptLookup:
-    """Proposes drafts for one list of tokens, less often the more drafts are rejected.
+    """Propose drafts for one list of tokens, less often the more drafts are rejected.
 
     After a draft of which no token is accepted it pauses for one token, then two, then four, until
     a token is accepted.

@@ -40,7 +40,7 @@ SAMPLING_THREADS = 1
 
 @dataclass(frozen=True, slots=True)
 class PartLoader:
-    """Loads the part of one rank; sent to every process."""
+    """Load the part of one rank; sent to every process."""
 
     options: LoadOptions
     forecast: HostForecast

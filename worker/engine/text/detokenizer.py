@@ -52,7 +52,7 @@ class TokenBytes:
 
 
 class Detokenizer:
-    """Turns the tokens that follow `context` into text.
+    """Convert the tokens that follow `context` to text.
 
     All pieces and the last `flush()`, joined, are the text that decoding all tokens at once adds to
     the decoded context. Bytes that are not UTF-8 become U+FFFD as soon as that is certain.
@@ -74,7 +74,7 @@ class Detokenizer:
 
 
 class StopStrings:
-    """Detects the token that completes one of the stop strings.
+    """Detect the token that completes one of the stop strings.
 
     As in transformers' StopStringCriteria, the string may begin in the context, and the token may
     continue after it, but must hold its end. Special tokens count by their names.

@@ -6,7 +6,7 @@ from worker.engine.text.detokenizer import Detokenizer, StopStrings, TokenBytes
 
 
 class SequenceText:
-    """Detokenizes one sequence and detects its end.
+    """Detokenize one sequence and detect its end.
 
     Tokens of an earlier attempt are pushed without output; if they already end the sequence,
     `finish_reason` is set.

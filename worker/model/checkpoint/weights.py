@@ -146,7 +146,7 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
 
 
 class _TensorNames:
-    """Translates the names of one checkpoint to names of the network."""
+    """Translate the names of one checkpoint to names of the network."""
 
     def __init__(self, stored: Collection[str]) -> None:
         final_norms = [name for name in stored if f".{name}".endswith(f".{_FINAL_NORM}")]

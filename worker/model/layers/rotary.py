@@ -23,7 +23,7 @@ class RotaryEmbedding(nn.Module):
     def forward(
         self, positions: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """int64 [num_tokens] → cosines and sines, each [num_tokens, 1, head_dim] in `dtype`."""
+        """Return the cosines and sines of int64 positions, each [num_tokens, 1, head_dim]."""
         angles = positions[:, None].float() * self.inv_freq
         angles = torch.cat((angles, angles), dim=-1)[:, None]
         cosines = angles.cos() * self.attention_scaling

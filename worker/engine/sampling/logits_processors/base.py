@@ -53,7 +53,7 @@ class Edit(Processor):
 
 
 class Ban(Edit):
-    """Sets the scores of some tokens to -inf."""
+    """Set the scores of some tokens to -inf."""
 
     @abstractmethod
     def banned(self, sequence: Row) -> Collection[int]:
