@@ -16,11 +16,11 @@ from worker.model.errors import CheckpointError
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.layers.flash_attention import plan_attention
 from worker.model.layers.rotary import RotaryEmbedding, alibi_slopes, apply_rotary
-from worker.model.lora import AdapterRows, LayerUpdates
+from worker.model.lora import AdapterTokens, LayerUpdates
 from worker.model.tensor_parallel import TensorParallel
 
 UNSPLIT = TensorParallel()
-NO_ADAPTERS = AdapterRows()
+NO_ADAPTERS = AdapterTokens()
 
 # Attention of one layer: query, key and value in, contexts out.
 LayerAttention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -174,7 +174,7 @@ class FalconModel(nn.Module):
         positions: torch.Tensor,
         kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
-        adapters: AdapterRows,
+        adapters: AdapterTokens,
     ) -> torch.Tensor:
         embedded: torch.Tensor = self.word_embeddings(input_ids)
         rotary, hidden_states = None, embedded
@@ -211,7 +211,7 @@ class FalconForCausalLM(nn.Module):
         positions: torch.Tensor,
         kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
-        adapters: AdapterRows = NO_ADAPTERS,
+        adapters: AdapterTokens = NO_ADAPTERS,
     ) -> torch.Tensor:
         """Run one packed step and write its keys and values into the caches.
 

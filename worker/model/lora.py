@@ -1,6 +1,6 @@
 """Low-rank updates of linear layers (LoRA, Hu et al. 2021): merged into the weights, or served.
 
-Served updates are added to each adapter's rows of a packed step, as in S-LoRA (Sheng et al. 2023)
+Served updates are added to each adapter's tokens of a packed step, as in S-LoRA (Sheng et al. 2023)
 and Punica (Chen et al. 2023).
 """
 
@@ -48,20 +48,20 @@ def merge_adapters(model: nn.Module, adapters: Sequence[LoraAdapter]) -> None:
 class LayerUpdates:
     """The updates of a step's adapters in one decoder layer."""
 
-    # For each adapter: its updates by the name of the linear layer, and its rows of the packed
-    # step, int64 [n]. No row has two adapters.
+    # For each adapter: its updates by the name of the linear layer, and the indices of its packed
+    # tokens, int64 [n]. No token has two adapters.
     parts: Sequence[tuple[Mapping[str, LowRank], torch.Tensor]] = ()
 
     def add(self, linear: str, input: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Add the updates of a linear layer to `output`, in place; return it.
 
         `input` [num_tokens, in_features] is the input of the layer, `output`
-        [num_tokens, out_features] its output. Rows without an adapter stay as they are.
+        [num_tokens, out_features] its output. Tokens without an adapter keep their output.
         """
-        for updates, rows in self.parts:
+        for updates, tokens in self.parts:
             update = updates.get(linear)
             if update is not None:
-                output.index_add_(0, rows, update.apply(input.index_select(0, rows)))
+                output.index_add_(0, tokens, update.apply(input.index_select(0, tokens)))
         return output
 
 
@@ -79,13 +79,13 @@ class ServedAdapter:
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterRows:
-    """The rows of a packed step that belong to each adapter."""
+class AdapterTokens:
+    """The indices of the packed tokens of each adapter."""
 
     parts: Sequence[tuple[ServedAdapter, torch.Tensor]] = ()
 
-    def to(self, device: torch.device) -> "AdapterRows":
-        return AdapterRows([(adapter, rows.to(device)) for adapter, rows in self.parts])
+    def to(self, device: torch.device) -> "AdapterTokens":
+        return AdapterTokens([(adapter, tokens.to(device)) for adapter, tokens in self.parts])
 
     def in_layer(self, layer: int) -> LayerUpdates:
-        return LayerUpdates([(adapter.layers[layer], rows) for adapter, rows in self.parts])
+        return LayerUpdates([(adapter.layers[layer], tokens) for adapter, tokens in self.parts])

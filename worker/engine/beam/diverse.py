@@ -13,7 +13,7 @@ from worker.engine.beam.candidates import Candidates, expand_beams, first_scores
 from worker.engine.beam.hypothesis import Beam, Hypothesis, Successor, length_divisor
 from worker.engine.outputs import FinishReason
 from worker.engine.sampling.logits_processors import process
-from worker.engine.sampling.logits_processors.base import Rows
+from worker.engine.sampling.logits_processors.base import SequenceViews
 from worker.engine.sampling_params import SamplingParams
 
 _score = attrgetter("score")
@@ -26,7 +26,7 @@ class DiverseBeamSearch:
         self._params = params
         self._groups = [BeamGroup(params, root) for _ in range(params.num_beam_groups)]
 
-    def propose(self, logits: torch.Tensor, sequences: Rows) -> list[Candidates]:
+    def propose(self, logits: torch.Tensor, sequences: SequenceViews) -> list[Candidates]:
         """Return one proposal for each group that is not done."""
         log_probs = logits.log_softmax(dim=-1)
         proposals: list[Candidates] = []

@@ -10,7 +10,7 @@ from worker.engine.beam.hypothesis import Beam, BeamToken, Hypothesis, Successor
 from worker.engine.beam.search import BeamSearch, Search
 from worker.engine.outputs import FailureCause, FinishReason, TokenOutput
 from worker.engine.request import Request
-from worker.engine.sampling.logits_processors.base import Rows
+from worker.engine.sampling.logits_processors.base import SequenceViews
 from worker.engine.sampling.sampled_token import SamplingFailure
 from worker.engine.sampling.sampler import INVALID_LOGITS, NOTHING_TO_SAMPLE
 from worker.engine.text.detokenizer import Detokenizer, StopStrings, TokenBytes
@@ -29,7 +29,9 @@ class BeamState:
         kind = DiverseBeamSearch if params.num_beam_groups > 1 else BeamSearch
         self._search: Search = kind(params, Beam((), stop_strings))
 
-    def propose(self, logits: torch.Tensor, sequences: Rows) -> list[Candidates] | SamplingFailure:
+    def propose(
+        self, logits: torch.Tensor, sequences: SequenceViews
+    ) -> list[Candidates] | SamplingFailure:
         """Propose continuations of the group's `sequences`, by float32 `logits` [n, vocab].
 
         Changes no state: a step that failed may be repeated.

@@ -10,14 +10,14 @@ import torch
 from worker.engine.beam.candidates import LOSING_SCORE, Candidates, expand_beams, first_scores
 from worker.engine.beam.hypothesis import Beam, Hypothesis, Successor, length_divisor
 from worker.engine.sampling.logits_processors import process
-from worker.engine.sampling.logits_processors.base import Rows
+from worker.engine.sampling.logits_processors.base import SequenceViews
 from worker.engine.sampling_params import SamplingParams
 
 
 class Search(Protocol):
     """A state machine: logits of the rows in, rows of the next step out."""
 
-    def propose(self, logits: torch.Tensor, sequences: Rows) -> list[Candidates]:
+    def propose(self, logits: torch.Tensor, sequences: SequenceViews) -> list[Candidates]:
         """Propose continuations of the rows, by their float32 `logits` [n, vocab].
 
         Changes no state. The first step has one row, the prompt; each later step has the rows that
@@ -51,7 +51,7 @@ class BeamSearch:
         self._has_ended = torch.zeros(params.num_beams, dtype=torch.bool)  # each of `_ended`
         self._can_improve = True
 
-    def propose(self, logits: torch.Tensor, sequences: Rows) -> list[Candidates]:
+    def propose(self, logits: torch.Tensor, sequences: SequenceViews) -> list[Candidates]:
         scores = process(logits.log_softmax(dim=-1), sequences)
         if self._params.do_sample and not scores.amax() < torch.inf:
             return []

@@ -44,7 +44,7 @@ class PackedStep:
         return cls(
             token_ids=_concatenated([chunk.token_ids for chunk in chunks]).astype(np.int64),
             positions=np.arange(cu_seqlens_q[-1]) + offsets,
-            sampled=_last_rows(cu_seqlens_q[1:], [chunk.num_sampled for chunk in chunks]),
+            sampled=_last_indices(cu_seqlens_q[1:], [chunk.num_sampled for chunk in chunks]),
             past_lens=starts,
             cu_seqlens_q=cu_seqlens_q,
             block_indices=_concatenated(tables),
@@ -89,18 +89,18 @@ class PackedStep:
         lengths: Int32s = self.past_lens + np.diff(self.cu_seqlens_q)
         return lengths
 
-    def owners(self) -> Int64s:
-        """Return the chunk of each packed token, int64 [num_tokens]."""
+    def chunk_indices(self) -> Int64s:
+        """Return the index of the chunk of each packed token, int64 [num_tokens]."""
         return np.repeat(np.arange(len(self.past_lens)), np.diff(self.cu_seqlens_q))
 
-    def adapter_rows(self) -> dict[str, Int64s]:
+    def adapter_tokens(self) -> dict[str, Int64s]:
         """Return the packed tokens of each adapter, int64 [n], ascending."""
         chunks: dict[str, list[int]] = {}
         for chunk, name in enumerate(self.adapters):
             if name is not None:
                 chunks.setdefault(name, []).append(chunk)
-        owners = self.owners()
-        return {name: np.flatnonzero(np.isin(owners, own)) for name, own in chunks.items()}
+        chunk_indices = self.chunk_indices()
+        return {name: np.flatnonzero(np.isin(chunk_indices, own)) for name, own in chunks.items()}
 
     def block_tables(self) -> Int64s:
         """Return the blocks of each chunk, int64 [num_seqs, max_blocks], padded with block 0."""
@@ -122,7 +122,7 @@ def warm_up_steps(device_type: str, *, num_blocks: int, block_size: int) -> list
     return steps
 
 
-def _last_rows(ends: Int32s, counts: list[int]) -> Int64s:
+def _last_indices(ends: Int32s, counts: list[int]) -> Int64s:
     """Return the last `counts[i]` indices before each of `ends`."""
     spans = (range(end - n, end) for end, n in zip(ends.tolist(), counts, strict=True))
     return np.fromiter(chain.from_iterable(spans), dtype=np.int64)

@@ -13,7 +13,7 @@ from worker.engine.execution.packed_batch import Int64s, PackedStep, warm_up_ste
 from worker.engine.scheduling.step_plan import BlockCopy, StepPlan
 from worker.model.falcon import FalconForCausalLM
 from worker.model.kv_cache import AttentionMetadata, KVCache
-from worker.model.lora import AdapterRows, ServedAdapter
+from worker.model.lora import AdapterTokens, ServedAdapter
 
 
 class Runner(Protocol):
@@ -93,7 +93,7 @@ class ModelRunner:
             self._tensor(step.positions),
             self.kv_caches,
             self._metadata(step),
-            self._adapter_rows(step),
+            self._adapter_tokens(step),
         )
         return hidden_states
 
@@ -103,7 +103,7 @@ class ModelRunner:
 
     def _metadata(self, step: PackedStep) -> AttentionMetadata:
         block_tables = step.block_tables()
-        blocks = block_tables[step.owners(), step.positions // self.block_size]
+        blocks = block_tables[step.chunk_indices(), step.positions // self.block_size]
         return AttentionMetadata(
             cu_seqlens_q=step.cu_seqlens_q.tolist(),
             context_lens=step.context_lens.tolist(),
@@ -111,10 +111,10 @@ class ModelRunner:
             block_tables=self._tensor(block_tables),
         )
 
-    def _adapter_rows(self, step: PackedStep) -> AdapterRows:
-        rows = step.adapter_rows()
-        return AdapterRows(
-            [(self._adapters[name], self._tensor(own)) for name, own in rows.items()]
+    def _adapter_tokens(self, step: PackedStep) -> AdapterTokens:
+        tokens_of = step.adapter_tokens()
+        return AdapterTokens(
+            [(self._adapters[name], self._tensor(tokens)) for name, tokens in tokens_of.items()]
         )
 
     def _tensor(self, array: Int64s) -> torch.Tensor:

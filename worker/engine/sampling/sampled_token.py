@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from worker.engine.outputs import FailureCause
-from worker.engine.sampling.logits_processors.base import Rows
+from worker.engine.sampling.logits_processors.base import SequenceViews
 from worker.engine.sampling_params import SamplingParams
 
 
@@ -34,7 +34,9 @@ class CandidateTokens:
     scores: torch.Tensor  # processed, float32 [n, width]
     token_ids: torch.Tensor | None = None  # int64 [n, width]; None: column i is token i
 
-    def select(self, rows: list[int], columns: torch.Tensor, sequences: Rows) -> list[SampledToken]:
+    def select(
+        self, rows: list[int], columns: torch.Tensor, sequences: SequenceViews
+    ) -> list[SampledToken]:
         """Return the token in `columns` int64 [len(rows)] for each of `rows`."""
         tokens = columns if self.token_ids is None else self.token_ids[rows, columns]
         selected = zip(tokens.tolist(), rows, columns.tolist(), sequences, strict=True)

@@ -11,8 +11,13 @@ from enum import Enum, auto
 import torch
 
 from worker.engine.outputs import FailureCause
-from worker.engine.sampling.logits_processors import apply_edits, apply_shapers
-from worker.engine.sampling.logits_processors.base import Row, Rows, count_per_row, per_row
+from worker.engine.sampling.logits_processors import apply_in_place_processors, apply_row_processors
+from worker.engine.sampling.logits_processors.base import (
+    SequenceView,
+    SequenceViews,
+    count_per_row,
+    per_row,
+)
 from worker.engine.sampling.multinomial import multinomial, multinomial_tiled
 from worker.engine.sampling.philox import uniforms
 from worker.engine.sampling.sampled_token import CandidateTokens, SampledToken, SamplingFailure
@@ -25,7 +30,7 @@ NOTHING_TO_SAMPLE = (
 
 
 class SamplingPath(Enum):
-    """How rows get their tokens from the edited scores; rows on one path go together."""
+    """How rows get their tokens after the in-place processors; rows on one path go together."""
 
     GREEDY = auto()
     GREEDY_PROCESSED = auto()
@@ -33,15 +38,17 @@ class SamplingPath(Enum):
     FULL = auto()
 
     @classmethod
-    def of(cls, sequence: Row, scores: TiledScores) -> "SamplingPath":
+    def of(cls, sequence: SequenceView, scores: TiledScores) -> "SamplingPath":
         if not sequence.params.do_sample:
-            return cls.GREEDY_PROCESSED if sequence.pipeline.shapers else cls.GREEDY
+            return cls.GREEDY_PROCESSED if sequence.pipeline.row_processors else cls.GREEDY
         count = sequence.params.num_candidates
         return cls.TOP_K if count is not None and count <= scores.num_tiles else cls.FULL
 
 
 @torch.inference_mode()
-def sample_tokens(logits: torch.Tensor, sequences: Rows) -> list[SampledToken | SamplingFailure]:
+def sample_tokens(
+    logits: torch.Tensor, sequences: SequenceViews
+) -> list[SampledToken | SamplingFailure]:
     """Sample the next token of each sequence from float32 `logits` [n, vocab].
 
     A row with nan or inf fails, unless its request repairs them; other rows do not notice. The
@@ -52,14 +59,14 @@ def sample_tokens(logits: torch.Tensor, sequences: Rows) -> list[SampledToken | 
     scores = TiledScores(logits)
     sampled: dict[int, SampledToken | SamplingFailure] = {}
     failures = _find_invalid(scores, sequences)
-    scores = _edited(scores, sequences)
+    scores = _process_in_place(scores, sequences)
     for path, rows in _rows_by_path(scores, sequences).items():
         members = [sequences[row] for row in rows]
         sampled |= zip(rows, _sample(path, scores, rows, members), strict=True)
     return [failures.get(row) or sampled[row] for row in range(len(sequences))]
 
 
-def _find_invalid(logits: TiledScores, sequences: Rows) -> dict[int, SamplingFailure]:
+def _find_invalid(logits: TiledScores, sequences: SequenceViews) -> dict[int, SamplingFailure]:
     """Find rows with nan or +inf, unless their requests repair them."""
     return {
         row: SamplingFailure(INVALID_LOGITS, FailureCause.MODEL)
@@ -68,15 +75,15 @@ def _find_invalid(logits: TiledScores, sequences: Rows) -> dict[int, SamplingFai
     }
 
 
-def _edited(scores: TiledScores, sequences: Rows) -> TiledScores:
-    """Apply the edits, in place; return the tiles of the result."""
-    if not any(sequence.pipeline.edits for sequence in sequences):
+def _process_in_place(scores: TiledScores, sequences: SequenceViews) -> TiledScores:
+    """Apply the in-place processors; return the tiles of the result."""
+    if not any(sequence.pipeline.in_place_processors for sequence in sequences):
         return scores
-    apply_edits(scores.scores, sequences)
+    apply_in_place_processors(scores.scores, sequences)
     return TiledScores(scores.scores)
 
 
-def _rows_by_path(scores: TiledScores, sequences: Rows) -> dict[SamplingPath, list[int]]:
+def _rows_by_path(scores: TiledScores, sequences: SequenceViews) -> dict[SamplingPath, list[int]]:
     rows_of: defaultdict[SamplingPath, list[int]] = defaultdict(list)
     for row, sequence in enumerate(sequences):
         rows_of[SamplingPath.of(sequence, scores)].append(row)
@@ -84,40 +91,44 @@ def _rows_by_path(scores: TiledScores, sequences: Rows) -> dict[SamplingPath, li
 
 
 def _sample(
-    path: SamplingPath, scores: TiledScores, rows: list[int], sequences: Rows
+    path: SamplingPath, scores: TiledScores, rows: list[int], sequences: SequenceViews
 ) -> Iterable[SampledToken | SamplingFailure]:
     match path:
         case SamplingPath.GREEDY:
             return _select_best(scores, rows, sequences)
         case SamplingPath.GREEDY_PROCESSED:
-            shaped = TiledScores(apply_shapers(scores.rows(rows), sequences))
-            return _select_best(shaped, list(range(len(rows))), sequences)
+            processed = TiledScores(apply_row_processors(scores.rows(rows), sequences))
+            return _select_best(processed, list(range(len(rows))), sequences)
         case SamplingPath.TOP_K:
             return _sample_top_k(scores, rows, sequences)
         case SamplingPath.FULL:
-            candidates = CandidateTokens(apply_shapers(scores.rows(rows), sequences))
+            candidates = CandidateTokens(apply_row_processors(scores.rows(rows), sequences))
             columns = multinomial_tiled(candidates.scores, _uniforms(scores, sequences))
             return _select_if_possible(candidates, columns, sequences)
 
 
-def _select_best(scores: TiledScores, rows: list[int], sequences: Rows) -> list[SampledToken]:
+def _select_best(
+    scores: TiledScores, rows: list[int], sequences: SequenceViews
+) -> list[SampledToken]:
     return CandidateTokens(scores.scores).select(rows, scores.argmax(scores.index(rows)), sequences)
 
 
 def _sample_top_k(
-    scores: TiledScores, rows: list[int], sequences: Rows
+    scores: TiledScores, rows: list[int], sequences: SequenceViews
 ) -> list[SampledToken | SamplingFailure]:
     shortlist = scores.shortlist(
         scores.index(rows),
         count_per_row(scores.scores, (s.params.num_candidates or 0 for s in sequences)),
         per_row(scores.scores, (s.params.temperature for s in sequences)),
     )
-    candidates = CandidateTokens(apply_shapers(shortlist.scores, sequences), shortlist.token_ids)
+    candidates = CandidateTokens(
+        apply_row_processors(shortlist.scores, sequences), shortlist.token_ids
+    )
     columns = multinomial(candidates.scores, _uniforms(scores, sequences))
     return _select_if_possible(candidates, columns, sequences)
 
 
-def _uniforms(scores: TiledScores, sequences: Rows) -> torch.Tensor:
+def _uniforms(scores: TiledScores, sequences: SequenceViews) -> torch.Tensor:
     """Return the random number of each sequence's next token, float64 [n]."""
     uniform = uniforms(
         [sequence.params.seed for sequence in sequences],
@@ -128,7 +139,7 @@ def _uniforms(scores: TiledScores, sequences: Rows) -> torch.Tensor:
 
 
 def _select_if_possible(
-    candidates: CandidateTokens, columns: torch.Tensor, sequences: Rows
+    candidates: CandidateTokens, columns: torch.Tensor, sequences: SequenceViews
 ) -> list[SampledToken | SamplingFailure]:
     """Return the tokens in `columns`; a failure for rows without a distribution."""
     tokens = candidates.select(list(range(len(sequences))), columns, sequences)

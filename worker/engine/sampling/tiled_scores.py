@@ -65,11 +65,11 @@ class TiledScores:
         # k tiles have a maximum of at least the k-th best maximum, so k columns reach this floor.
         # The clamp keeps it above -inf, the score of banned tokens.
         floor = kth_best(maxima, counts).clamp_(min=torch.finfo(maxima.dtype).min)
-        owners, tile = indices_of(~below(maxima, floor))
-        scores = self.tiles.flatten(0, 1).index_select(0, rows[owners] * self.num_tiles + tile)
-        place, column = indices_of(~below(scores / temperature[owners], floor[owners]))
-        token_ids = tile[place] * TILE_WIDTH + column
-        return _pack(owners[place], token_ids, scores[place, column], len(rows))
+        row_of_tile, tile = indices_of(~below(maxima, floor))
+        scores = self.tiles.flatten(0, 1).index_select(0, rows[row_of_tile] * self.num_tiles + tile)
+        index, column = indices_of(~below(scores / temperature[row_of_tile], floor[row_of_tile]))
+        token_ids = tile[index] * TILE_WIDTH + column
+        return _pack(row_of_tile[index], token_ids, scores[index, column], len(rows))
 
 
 def tiled(matrix: torch.Tensor, filler: float) -> torch.Tensor:
@@ -80,15 +80,15 @@ def tiled(matrix: torch.Tensor, filler: float) -> torch.Tensor:
 
 
 def _pack(
-    owners: torch.Tensor, token_ids: torch.Tensor, scores: torch.Tensor, num_rows: int
+    rows: torch.Tensor, token_ids: torch.Tensor, scores: torch.Tensor, num_rows: int
 ) -> Shortlist:
-    """Arrange entries [k], sorted by row (`owners`) and token, as rows of equal width."""
-    counts = owners.bincount(minlength=num_rows)
+    """Arrange scores [k], sorted by row and token, in rows of equal width."""
+    counts = rows.bincount(minlength=num_rows)
     width = -(-int(counts.max()) // _MIN_WIDTH) * _MIN_WIDTH or _MIN_WIDTH
     starts = counts.cumsum(0) - counts
-    columns = torch.arange(len(owners), device=owners.device) - starts[owners]
+    columns = torch.arange(len(rows), device=rows.device) - starts[rows]
     shape = (num_rows, width)
     shortlist = Shortlist(scores.new_full(shape, -torch.inf), token_ids.new_zeros(shape))
-    shortlist.scores[owners, columns] = scores
-    shortlist.token_ids[owners, columns] = token_ids
+    shortlist.scores[rows, columns] = scores
+    shortlist.token_ids[rows, columns] = token_ids
     return shortlist

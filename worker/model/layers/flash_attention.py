@@ -131,8 +131,8 @@ def _context_slots(metadata: AttentionMetadata, block_size: int) -> torch.Tensor
     """
     device, num_keys = metadata.block_tables.device, sum(metadata.context_lens)
     context_lens = torch.tensor(metadata.context_lens).to(device)
-    owners = torch.repeat_interleave(context_lens, output_size=num_keys)
+    sequences = torch.repeat_interleave(context_lens, output_size=num_keys)
     starts = context_lens.cumsum(0) - context_lens
-    positions = torch.arange(num_keys, device=device) - starts[owners]
-    blocks = metadata.block_tables[owners, positions // block_size]
+    positions = torch.arange(num_keys, device=device) - starts[sequences]
+    blocks = metadata.block_tables[sequences, positions // block_size]
     return blocks * block_size + positions % block_size

@@ -33,7 +33,7 @@ def test_tokens_are_packed_end_to_end_with_positions_in_their_own_sequences() ->
     step = pack()
     assert step.token_ids.tolist() == [104, 105, 106, 51]
     assert step.positions.tolist() == [4, 5, 6, 1]
-    assert step.owners().tolist() == [0, 0, 0, 1]
+    assert step.chunk_indices().tolist() == [0, 0, 0, 1]
     assert step.cu_seqlens_q.tolist() == [0, 3, 4]
 
 
@@ -66,7 +66,7 @@ def test_blocks_after_the_context_are_left_out() -> None:
 def test_warm_up_tokens_use_one_block() -> None:
     step = PackedStep.of_first_tokens(3)
     assert step.context_lens.tolist() == [1, 1, 1]
-    assert step.owners().tolist() == step.sampled.tolist() == [0, 1, 2]
+    assert step.chunk_indices().tolist() == step.sampled.tolist() == [0, 1, 2]
     assert step.block_tables().tolist() == [[0], [0], [0]]
 
 

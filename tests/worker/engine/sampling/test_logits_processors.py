@@ -14,7 +14,12 @@ from tests.worker.engine.random_params import (
     random_sampling_params,
 )
 from tests.worker.engine.sampling.rows import make_sequence
-from worker.engine.sampling.logits_processors import EDITS, SHAPERS, make_pipeline, process
+from worker.engine.sampling.logits_processors import (
+    IN_PLACE_PROCESSORS,
+    ROW_PROCESSORS,
+    make_pipeline,
+    process,
+)
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.sequence import Sequence
 
@@ -136,21 +141,23 @@ def test_an_eos_beyond_the_vocabulary_is_passed_over() -> None:
 def test_the_random_mixes_use_every_processor() -> None:
     random = Random(0)
     pipelines = [random_sequence(random, n).pipeline for n in range(600)]
-    assert {edit for pipeline in pipelines for edit in pipeline.edits} == {*EDITS}
-    assert {shaper for pipeline in pipelines for shaper in pipeline.shapers} == {*SHAPERS}
+    assert {p for pipeline in pipelines for p in pipeline.in_place_processors} == {
+        *IN_PLACE_PROCESSORS
+    }
+    assert {p for pipeline in pipelines for p in pipeline.row_processors} == {*ROW_PROCESSORS}
 
 
 def test_parameters_at_their_neutral_values_need_no_processor() -> None:
     neutral = SamplingParams(
         do_sample=True, min_new_tokens=0, top_k=0, eos_token_ids=(1,), repetition_penalty=1.0
     )
-    assert not make_pipeline(neutral).edits
-    assert not make_pipeline(neutral).shapers
+    assert not make_pipeline(neutral).in_place_processors
+    assert not make_pipeline(neutral).row_processors
 
 
 def test_warpers_are_ignored_in_greedy_mode() -> None:
     params = SamplingParams(temperature=0.5, top_k=3, top_p=0.5, min_p=0.1, typical_p=0.5)
-    assert not make_pipeline(params).shapers
+    assert not make_pipeline(params).row_processors
 
 
 def test_a_decay_too_large_for_a_float_makes_eos_certain() -> None:

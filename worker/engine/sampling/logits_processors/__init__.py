@@ -1,7 +1,7 @@
 """Logits processors: to add one, write a small class and add it to a table here.
 
-The order is that of `_get_logits_processor` in transformers 5: the edits, then the shapers. Each
-processor handles all rows that use it at once. Other packages import `base` (Row,
+The order is that of `_get_logits_processor` in transformers 5: in-place processors, then row
+processors. Each handles all rows that use it at once. Other packages import `base` (SequenceView,
 LogitsPipeline).
 """
 
@@ -20,7 +20,12 @@ from worker.engine.sampling.logits_processors.bans import (
     SuppressTokens,
     banned_sequences,
 )
-from worker.engine.sampling.logits_processors.base import Edit, LogitsPipeline, Rows, Shaper
+from worker.engine.sampling.logits_processors.base import (
+    InPlaceProcessor,
+    LogitsPipeline,
+    RowProcessor,
+    SequenceViews,
+)
 from worker.engine.sampling.logits_processors.penalties import (
     ExponentialDecayLengthPenalty,
     RemoveInvalidValues,
@@ -40,7 +45,7 @@ from worker.engine.sampling.logits_processors.warpers import (
 )
 from worker.engine.sampling_params import SamplingParams
 
-EDITS: tuple[Edit, ...] = (
+IN_PLACE_PROCESSORS: tuple[InPlaceProcessor, ...] = (
     SequenceBias(),
     RepetitionPenalty(),
     NoRepeatNgram(),
@@ -55,8 +60,8 @@ EDITS: tuple[Edit, ...] = (
     BeginSuppressTokens(),
 )
 # With top-k, the sampler passes only the columns that may be among the `num_candidates` best after
-# division by temperature. So no shaper but Temperature may come before TopK.
-SHAPERS: tuple[Shaper, ...] = (
+# division by temperature. So no row processor but Temperature may come before TopK.
+ROW_PROCESSORS: tuple[RowProcessor, ...] = (
     Temperature(),
     TopK(),
     TopP(),
@@ -70,45 +75,45 @@ SHAPERS: tuple[Shaper, ...] = (
 
 def make_pipeline(params: SamplingParams) -> LogitsPipeline:
     """Select the processors that a request needs. Call it once per request."""
-    shapers = [s for s in SHAPERS if params.do_sample or not s.is_warper]
+    row_processors = [p for p in ROW_PROCESSORS if params.do_sample or not p.is_warper]
     return LogitsPipeline(
-        edits=tuple(edit for edit in EDITS if edit.is_active(params)),
-        shapers=tuple(shaper for shaper in shapers if shaper.is_active(params)),
+        in_place_processors=tuple(p for p in IN_PLACE_PROCESSORS if p.is_active(params)),
+        row_processors=tuple(p for p in row_processors if p.is_active(params)),
         biased_sequences=biased_sequences(params),
         banned_sequences=banned_sequences(params),
     )
 
 
-def process(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+def process(scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
     """Process float32 `scores` [n, vocab], one row per sequence, as `generate` would.
 
-    `scores` are logits, or log-probabilities in a beam search. They are edited in place.
+    `scores` are logits, or log-probabilities in a beam search. They are changed in place.
     """
-    apply_edits(scores, sequences)
-    return apply_shapers(scores, sequences)
+    apply_in_place_processors(scores, sequences)
+    return apply_row_processors(scores, sequences)
 
 
-def apply_edits(scores: torch.Tensor, sequences: Rows) -> None:
-    """Apply each edit to the rows of `scores` [n, vocab] that use it, in place."""
-    rows_of: defaultdict[Edit, list[int]] = defaultdict(list)
+def apply_in_place_processors(scores: torch.Tensor, sequences: SequenceViews) -> None:
+    """Apply each in-place processor to the rows of `scores` [n, vocab] that use it, in place."""
+    rows_of: defaultdict[InPlaceProcessor, list[int]] = defaultdict(list)
     for row, sequence in enumerate(sequences):
-        for processor in sequence.pipeline.edits:
+        for processor in sequence.pipeline.in_place_processors:
             rows_of[processor].append(row)
-    for processor in EDITS:
+    for processor in IN_PLACE_PROCESSORS:
         if rows := rows_of.get(processor):
             processor(scores, rows, [sequences[row] for row in rows])
 
 
-def apply_shapers(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
-    """Apply each shaper to the rows of `scores` [n, width] that use it; may work in place.
+def apply_row_processors(scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
+    """Apply each row processor to the rows of `scores` [n, width] that use it; may work in place.
 
     The columns need not be the whole vocabulary: tokens that cannot be sampled may be left out.
     """
-    rows_of: defaultdict[Shaper, list[int]] = defaultdict(list)
+    rows_of: defaultdict[RowProcessor, list[int]] = defaultdict(list)
     for row, sequence in enumerate(sequences):
-        for processor in sequence.pipeline.shapers:
+        for processor in sequence.pipeline.row_processors:
             rows_of[processor].append(row)
-    for processor in SHAPERS:
+    for processor in ROW_PROCESSORS:
         rows = rows_of.get(processor, [])
         if len(rows) == len(sequences):
             scores = processor(scores, sequences)

@@ -5,7 +5,13 @@ from collections.abc import Collection
 
 import torch
 
-from worker.engine.sampling.logits_processors.base import Ban, Edit, Row, Rows, entries
+from worker.engine.sampling.logits_processors.base import (
+    Ban,
+    InPlaceProcessor,
+    SequenceView,
+    SequenceViews,
+    score_indices,
+)
 from worker.engine.sampling.token_sequences import TokenSequenceIndex
 from worker.engine.sampling_params import SamplingParams
 
@@ -16,7 +22,7 @@ class NoRepeatNgram(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return params.no_repeat_ngram_size > 0
 
-    def banned(self, sequence: Row) -> Collection[int]:
+    def banned(self, sequence: SequenceView) -> Collection[int]:
         size = sequence.params.no_repeat_ngram_size
         return sequence.history.repeating(sequence.token_ids, size)
 
@@ -27,7 +33,7 @@ class EncoderNoRepeatNgram(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return params.encoder_no_repeat_ngram_size > 0
 
-    def banned(self, sequence: Row) -> Collection[int]:
+    def banned(self, sequence: SequenceView) -> Collection[int]:
         size = sequence.params.encoder_no_repeat_ngram_size
         prompt_length = sequence.num_prompt_tokens
         return sequence.history.repeating_prompt(sequence.token_ids, prompt_length, size)
@@ -39,7 +45,7 @@ class MinLength(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.eos_token_ids and (params.min_length or params.min_new_tokens))
 
-    def banned(self, sequence: Row) -> Collection[int]:
+    def banned(self, sequence: SequenceView) -> Collection[int]:
         params = sequence.params
         if params.min_new_tokens is None:
             is_short = len(sequence.token_ids) < params.min_length
@@ -48,23 +54,23 @@ class MinLength(Ban):
         return params.eos_token_ids if is_short else ()
 
 
-class BadWords(Edit):
+class BadWords(InPlaceProcessor):
     """Forbid the token that would complete one of the given token sequences."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.bad_words_ids)
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
         found = [s.pipeline.banned_sequences.completions(s.token_ids) for s in sequences]
-        named = entries(scores, rows, [completions.token_ids for completions in found])
-        scores[named.rows, named.token_ids] += -torch.inf  # added: nan stays nan
+        indices = score_indices(scores, rows, [completions.token_ids for completions in found])
+        scores[indices.rows, indices.token_ids] += -torch.inf  # added: nan stays nan
 
 
 class SuppressTokens(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.suppress_tokens)
 
-    def banned(self, sequence: Row) -> Collection[int]:
+    def banned(self, sequence: SequenceView) -> Collection[int]:
         return sequence.params.suppress_tokens
 
 
@@ -74,33 +80,33 @@ class BeginSuppressTokens(Ban):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.begin_suppress_tokens)
 
-    def banned(self, sequence: Row) -> Collection[int]:
+    def banned(self, sequence: SequenceView) -> Collection[int]:
         params = sequence.params
         bos_is_forced = params.forced_bos_token_id is not None and sequence.num_prompt_tokens == 1
         is_first = sequence.num_generated_tokens == (1 if bos_is_forced else 0)
         return params.begin_suppress_tokens if is_first else ()
 
 
-class ForcedBos(Edit):
+class ForcedBos(InPlaceProcessor):
     """Force `forced_bos_token_id` after a prompt of one token."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.forced_bos_token_id is not None
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
         for row, sequence in zip(rows, sequences, strict=True):
             token_id = sequence.params.forced_bos_token_id
             if len(sequence.token_ids) == 1 and token_id is not None:
                 _leave_only(scores[row], (token_id,))
 
 
-class ForcedEos(Edit):
+class ForcedEos(InPlaceProcessor):
     """Force one of `forced_eos_token_ids` as the last token of a sequence of full length."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.forced_eos_token_ids)
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
         for row, sequence in zip(rows, sequences, strict=True):
             if sequence.num_generated_tokens == sequence.params.max_new_tokens - 1:
                 _leave_only(scores[row], sequence.params.forced_eos_token_ids)

@@ -1,4 +1,4 @@
-"""The interface of logits processors: edits of some tokens' scores, and shapers of whole rows."""
+"""The interface of logits processors: in place on some tokens' scores, or on whole rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
@@ -13,7 +13,7 @@ from worker.engine.sampling.token_sequences import TokenSequenceIndex
 from worker.engine.sampling_params import SamplingParams
 
 
-class Row(Protocol):
+class SequenceView(Protocol):
     """What sampling reads of a sequence; `worker.engine.sequence.Sequence` implements it."""
 
     index: int  # among the sequences of its request
@@ -29,10 +29,10 @@ class Row(Protocol):
     def num_generated_tokens(self) -> int: ...
 
 
-Rows = Sequence[Row]
+SequenceViews = Sequence[SequenceView]
 
 
-class Processor(ABC):
+class LogitsProcessor(ABC):
     """One rule of transformers' `GenerationConfig`, applied to the rows that use it.
 
     Stateless: all state is in the sequences. The result of a row depends on that row alone, to the
@@ -44,28 +44,28 @@ class Processor(ABC):
         """Return whether a request with these parameters needs the processor."""
 
 
-class Edit(Processor):
-    """Changes the scores of certain token ids, in place."""
+class InPlaceProcessor(LogitsProcessor):
+    """Change the scores of certain token ids, in place."""
 
     @abstractmethod
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
-        """Edit in place float32 `scores` [n, vocab]; row `rows[i]` is for `sequences[i]`."""
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
+        """Process float32 `scores` [n, vocab] in place; row `rows[i]` is for `sequences[i]`."""
 
 
-class Ban(Edit):
+class Ban(InPlaceProcessor):
     """Set the scores of some tokens to -inf."""
 
     @abstractmethod
-    def banned(self, sequence: Row) -> Collection[int]:
+    def banned(self, sequence: SequenceView) -> Collection[int]:
         """Return the token ids that must not come next; ids beyond the vocabulary are ignored."""
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
-        named = entries(scores, rows, [self.banned(sequence) for sequence in sequences])
-        scores[named.rows, named.token_ids] = -torch.inf
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
+        indices = score_indices(scores, rows, [self.banned(sequence) for sequence in sequences])
+        scores[indices.rows, indices.token_ids] = -torch.inf
 
 
-class Shaper(Processor):
-    """Changes a row by its scores alone, whatever their tokens.
+class RowProcessor(LogitsProcessor):
+    """Change a row by its scores alone, whatever their tokens.
 
     A column of -inf changes no other column: the caller may leave it out of the row.
     """
@@ -73,8 +73,8 @@ class Shaper(Processor):
     is_warper: ClassVar[bool] = False  # acts in sampling only; greedy mode ignores it
 
     @abstractmethod
-    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
-        """Shape float32 `scores` [n, width], row i of which is for `sequences[i]`.
+    def __call__(self, scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
+        """Process float32 `scores` [n, width], row i of which is for `sequences[i]`.
 
         The result may be `scores` itself, changed in place.
         """
@@ -84,33 +84,35 @@ class Shaper(Processor):
 class LogitsPipeline:
     """The processors of one request, in order, with the token sequences that they look up."""
 
-    edits: tuple[Edit, ...] = ()
-    shapers: tuple[Shaper, ...] = ()
+    in_place_processors: tuple[InPlaceProcessor, ...] = ()
+    row_processors: tuple[RowProcessor, ...] = ()
     biased_sequences: TokenSequenceIndex = field(default_factory=TokenSequenceIndex)
     banned_sequences: TokenSequenceIndex = field(default_factory=TokenSequenceIndex)
 
 
 @dataclass(frozen=True, slots=True)
-class Entries:
+class ScoreIndices:
     """Indices into a matrix of scores, int64 [m] each."""
 
     rows: torch.Tensor
     token_ids: torch.Tensor
-    owners: torch.Tensor  # which of the collections given to `entries` each one is from
+    sequences: torch.Tensor  # indices into the sequences given to the processor
 
 
-def entries(scores: torch.Tensor, rows: list[int], named: Iterable[Collection[int]]) -> Entries:
-    """Return the indices in `scores` [n, vocab] of the tokens named for each of `rows`.
+def score_indices(
+    scores: torch.Tensor, rows: list[int], token_ids_of_rows: Iterable[Collection[int]]
+) -> ScoreIndices:
+    """Return the indices in `scores` [n, vocab] of the token ids given for each of `rows`.
 
     Ids beyond the vocabulary, which an eos may have, are left out.
     """
-    columns = [np.array(token_ids, dtype=np.int64) for token_ids in named]
-    owners = np.repeat(np.arange(len(columns)), [len(column) for column in columns])
+    columns = [np.array(token_ids, dtype=np.int64) for token_ids in token_ids_of_rows]
+    sequences = np.repeat(np.arange(len(columns)), [len(column) for column in columns])
     token_ids = np.concatenate(columns)
     is_known = token_ids < scores.shape[1]
-    owners, token_ids = owners[is_known], token_ids[is_known]
-    places = np.stack([np.array(rows)[owners], token_ids, owners])
-    return Entries(*torch.from_numpy(places).to(scores.device))
+    sequences, token_ids = sequences[is_known], token_ids[is_known]
+    indices = np.stack([np.array(rows)[sequences], token_ids, sequences])
+    return ScoreIndices(*torch.from_numpy(indices).to(scores.device))
 
 
 def per_row(scores: torch.Tensor, values: Iterable[float]) -> torch.Tensor:

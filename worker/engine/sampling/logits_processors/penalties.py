@@ -6,42 +6,44 @@ import numpy as np
 import torch
 
 from worker.engine.sampling.logits_processors.base import (
-    Edit,
-    Row,
-    Rows,
-    Shaper,
-    entries,
+    InPlaceProcessor,
+    RowProcessor,
+    SequenceView,
+    SequenceViews,
     per_row,
+    score_indices,
 )
 from worker.engine.sampling.token_sequences import TokenSequenceIndex
 from worker.engine.sampling_params import SamplingParams
 
 
-class RepetitionPenalty(Edit):
+class RepetitionPenalty(InPlaceProcessor):
     """Lower the score of every token the sequence holds, prompt included (Keskar et al. 2019)."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.repetition_penalty != 1.0
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
-        named = entries(scores, rows, [s.history.distinct(s.token_ids) for s in sequences])
-        penalty = per_row(scores, (s.params.repetition_penalty for s in sequences))[named.owners, 0]
-        seen = scores[named.rows, named.token_ids]
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
+        indices = score_indices(scores, rows, [s.history.distinct(s.token_ids) for s in sequences])
+        penalty = per_row(scores, (s.params.repetition_penalty for s in sequences))[
+            indices.sequences, 0
+        ]
+        seen = scores[indices.rows, indices.token_ids]
         lowered = torch.where(seen < 0, seen * penalty, seen / penalty)
-        scores[named.rows, named.token_ids] = lowered
+        scores[indices.rows, indices.token_ids] = lowered
 
 
-class SequenceBias(Edit):
+class SequenceBias(InPlaceProcessor):
     """Add a bias to the token that would complete one of the given token sequences."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.sequence_bias)
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
         found = [s.pipeline.biased_sequences.completions(s.token_ids) for s in sequences]
-        named = entries(scores, rows, [completions.token_ids for completions in found])
+        indices = score_indices(scores, rows, [completions.token_ids for completions in found])
         biases = np.concatenate([completions.biases for completions in found])
-        scores[named.rows, named.token_ids] += torch.from_numpy(biases).to(scores.device)
+        scores[indices.rows, indices.token_ids] += torch.from_numpy(biases).to(scores.device)
 
 
 def biased_sequences(params: SamplingParams) -> TokenSequenceIndex:
@@ -49,42 +51,44 @@ def biased_sequences(params: SamplingParams) -> TokenSequenceIndex:
     return TokenSequenceIndex(dict(params.sequence_bias))
 
 
-class ExponentialDecayLengthPenalty(Edit):
+class ExponentialDecayLengthPenalty(InPlaceProcessor):
     """Raise eos by `factor ** n` once the continuation is n tokens past its start length."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.exponential_decay_length_penalty is not None and bool(params.eos_token_ids)
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
-        named = entries(scores, rows, [tuple(set(s.params.eos_token_ids)) for s in sequences])
-        growth = per_row(scores, map(_decay_growth, sequences))[named.owners, 0]
-        eos = scores[named.rows, named.token_ids]
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
+        indices = score_indices(
+            scores, rows, [tuple(set(s.params.eos_token_ids)) for s in sequences]
+        )
+        growth = per_row(scores, map(_decay_growth, sequences))[indices.sequences, 0]
+        eos = scores[indices.rows, indices.token_ids]
         penalty = (eos.abs() * growth).masked_fill(~eos.isfinite(), 0.0)
-        scores[named.rows, named.token_ids] = eos + penalty
+        scores[indices.rows, indices.token_ids] = eos + penalty
 
 
-class RemoveInvalidValues(Edit):
+class RemoveInvalidValues(InPlaceProcessor):
     """Replace nan by 0, and ±inf, also from earlier bans, by the largest and smallest number."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.remove_invalid_values
 
-    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: Rows) -> None:
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
         for row in rows:
             scores[row].nan_to_num_(nan=0.0)
 
 
-class Renormalize(Shaper):
+class Renormalize(RowProcessor):
     """Turn the scores into log-probabilities; always last."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.renormalize_logits
 
-    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
         return scores.log_softmax(dim=-1)
 
 
-def _decay_growth(sequence: Row) -> float:
+def _decay_growth(sequence: SequenceView) -> float:
     """Return the share of |eos score| to add: `factor ** n - 1`, 0 before the penalty starts."""
     assert sequence.params.exponential_decay_length_penalty is not None
     start, factor = sequence.params.exponential_decay_length_penalty

@@ -1,4 +1,4 @@
-"""Processors that shape the distribution before a token is sampled.
+"""Processors that change the distribution before a token is sampled.
 
 Each copies the arithmetic of transformers' warper of the same name, with one value per row. None
 keeps fewer than `min_tokens_to_keep` tokens.
@@ -8,13 +8,18 @@ from typing import ClassVar
 
 import torch
 
-from worker.engine.sampling.logits_processors.base import Rows, Shaper, count_per_row, per_row
+from worker.engine.sampling.logits_processors.base import (
+    RowProcessor,
+    SequenceViews,
+    count_per_row,
+    per_row,
+)
 from worker.engine.sampling.sorting import ascending, below, kth_best, order_of_distances
 from worker.engine.sampling.tiled_scores import tiled
 from worker.engine.sampling_params import SamplingParams
 
 
-class Warper(Shaper):
+class Warper(RowProcessor):
     is_warper: ClassVar[bool] = True
 
 
@@ -22,7 +27,7 @@ class Temperature(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return params.temperature != 1.0
 
-    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
         return scores / per_row(scores, (s.params.temperature for s in sequences))
 
 
@@ -32,7 +37,7 @@ class TopK(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return bool(params.top_k)
 
-    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
         counts = count_per_row(scores, (s.params.num_candidates or 0 for s in sequences))
         return _mask(scores, below(scores, kth_best(scores, counts)))
 
@@ -43,7 +48,7 @@ class TopP(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return params.top_p < 1.0
 
-    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
         ordered = ascending(scores)
         cumulative = ordered.softmax(dim=-1).cumsum(dim=-1)
         tail = per_row(scores, (1 - s.params.top_p for s in sequences))
@@ -65,7 +70,7 @@ class MinP(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return params.min_p is not None
 
-    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
         probabilities = scores.softmax(dim=-1)
         share = per_row(scores, (s.params.min_p or 0.0 for s in sequences))
         floor = probabilities.amax(dim=-1, keepdim=True) * share
@@ -81,7 +86,7 @@ class TypicalP(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return params.typical_p < 1.0
 
-    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
         mass = per_row(scores, (s.params.typical_p for s in sequences))
         probabilities = scores.softmax(dim=-1)
         surprise = scores.log_softmax(dim=-1).neg_()
@@ -99,7 +104,7 @@ class EpsilonCutoff(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return 0.0 < params.epsilon_cutoff < 1.0
 
-    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
         epsilon = per_row(scores, (s.params.epsilon_cutoff for s in sequences))
         return _cut_below(epsilon, scores.softmax(dim=-1), scores, sequences)
 
@@ -110,7 +115,7 @@ class EtaCutoff(Warper):
     def is_active(self, params: SamplingParams) -> bool:
         return 0.0 < params.eta_cutoff < 1.0
 
-    def __call__(self, scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
         epsilon = per_row(scores, (s.params.eta_cutoff for s in sequences))
         probabilities = scores.softmax(dim=-1)
         entropy = _mean(scores.log_softmax(dim=-1).neg_(), probabilities)
@@ -118,7 +123,7 @@ class EtaCutoff(Warper):
         return _cut_below(floor, probabilities, scores, sequences)
 
 
-def _min_kept(scores: torch.Tensor, sequences: Rows) -> torch.Tensor:
+def _min_kept(scores: torch.Tensor, sequences: SequenceViews) -> torch.Tensor:
     """Return how many tokens of each row warpers must keep, int64 [n, 1]."""
     return count_per_row(scores, (s.params.min_tokens_to_keep for s in sequences))
 
@@ -136,7 +141,7 @@ def _cut_below(
     floor: torch.Tensor,
     probabilities: torch.Tensor,
     scores: torch.Tensor,
-    sequences: Rows,
+    sequences: SequenceViews,
 ) -> torch.Tensor:
     """Remove tokens with `probabilities` below `floor` [n, 1], except the best to keep."""
     worst_kept = kth_best(scores, _min_kept(scores, sequences))
