@@ -92,8 +92,8 @@ class ChatRequest(OptionalFieldsModel):
 class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A job in a listing; times are in UTC.
 
-    A queued job has a `position`, from 1, and `expected_start_s`, seconds from now, if the queue
-    drained lately. `waiting_for` is present while no worker is live. `retry_of` is the job that
+    A queued job has a `position`, from 1, and `expected_start_s`, seconds from now, if the claim
+    rate is known. `waiting_for` is present while no worker is live. `retry_of` is the job that
     this one retries, `retried_as` the job that retries this one.
     """
 

@@ -10,7 +10,7 @@ from shared.errors import ClientError, QueueFull, WaitTooLong
 @dataclass(frozen=True, slots=True)
 class QueueEstimate:
     position: int  # from 1
-    expected_start_s: float | None  # from now; None without a measured drain rate
+    expected_start_s: float | None  # from now; None without a measured claim rate
     has_worker: bool  # whether any worker is live
 
 

@@ -24,7 +24,7 @@ WORKER_TTL_S = 10  # a worker without a heartbeat for this long is not live
 LOADING_TTL_S = 6 * 3600  # longer than any model loads; 80 GB from the hub take a while
 MODEL_CARD_TTL_S = 30 * 24 * 3600  # refreshed while a worker serves the model
 DEAD_LETTERS_MAX = 1000  # ids of the latest dead letters
-UNKNOWN_RETRY_AFTER_S = 10  # Retry-After without a drain rate: no worker, or no backlog yet
+UNKNOWN_RETRY_AFTER_S = 10  # Retry-After without a claim rate: no worker, or no backlog yet
 LISTED_MAX = 10_000  # finished jobs of each status in a listing: the latest
 
 # Score of a leased job: this, plus the end of its lease. Waiting jobs have lower scores: Unix ms up
@@ -59,11 +59,11 @@ RECORD_FIELDS = (
 BACKLOG_FIELDS = (
     "tokens",
     "stalled_since_ms",
-    "drain_ms",
-    "drain_claims",
-    "drain_jobs",
-    "drain_tokens",
-    "drain_measured_ms",
+    "rate_ms",
+    "rate_claims",
+    "rate_jobs",
+    "rate_tokens",
+    "rate_measured_ms",
     "retry_slot_ms",
     "last_claim_ms",
     "outage_since_ms",
@@ -160,7 +160,7 @@ class Keys:
 
     @property
     def backlog(self) -> str:
-        """Return the key of a hash: cost and drain rate of the waiting jobs, see `backlog.lua`."""
+        """Return the key of a hash: cost and claim rate of the waiting jobs, see `backlog.lua`."""
         return f"{self.queue}:backlog"
 
     @property

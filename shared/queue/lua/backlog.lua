@@ -1,27 +1,27 @@
--- Part of every script: the backlog of waiting jobs. Its drain rate gives the expected start of a job
+-- Part of every script: the backlog of waiting jobs. Its claim rate gives the expected start of a job
 -- and the Retry-After of a refused client.
 -- Fields of the hash BACKLOG (times in Unix ms):
 --   tokens: KV cache tokens of the waiting jobs; every script that adds or removes a job updates it.
 --   stalled_since_ms: time of the last claim if it left jobs waiting for lack of capacity, else 0.
---   drain_ms, drain_claims, drain_jobs, drain_tokens: how long jobs waited before full claims, and what
+--   rate_ms, rate_claims, rate_jobs, rate_tokens: how long jobs waited before full claims, and what
 --     these claims took. These sums decay.
---   drain_measured_ms: when these sums were last updated.
+--   rate_measured_ms: when these sums were last updated.
 --   retry_slot_ms: when the last refused client should retry.
 --   last_claim_ms: time of the last claim of any worker.
 --   outage_since_ms, grace_until_ms: the leases that expired after the first stay with their workers until
 --     the second, see claim.lua.
 
-local DECAY_MS = 10000 -- time constant of the drain sums
+local DECAY_MS = 10000 -- time constant of the rate sums
 local MAX_DECAY = 0.5 -- at one claim, as a power of e
 local MAX_PAUSE_MS = 60000 -- a longer time between two claims is an outage, not work
-local DRAIN_KEPT_MS = 300000 -- for how long the sums count without a backlog
+local RATE_KEPT_MS = 300000 -- for how long the sums count without a backlog
 
 local MAX_RETRY_AFTER_MS = 600000
 -- Retry-After exceeds the estimate: a retry that comes too early is refused again.
 local RETRY_FACTOR, RETRY_MARGIN_MS = 1.2, 1000
 
-local BACKLOG_FIELDS = {'tokens', 'stalled_since_ms', 'drain_ms', 'drain_claims', 'drain_jobs',
-  'drain_tokens', 'drain_measured_ms', 'retry_slot_ms', 'last_claim_ms', 'outage_since_ms',
+local BACKLOG_FIELDS = {'tokens', 'stalled_since_ms', 'rate_ms', 'rate_claims', 'rate_jobs',
+  'rate_tokens', 'rate_measured_ms', 'retry_slot_ms', 'last_claim_ms', 'outage_since_ms',
   'grace_until_ms'}
 
 local function num_waiting()
@@ -89,26 +89,26 @@ local function drop_lost_jobs(backlog)
   end
 end
 
--- -- drain rate -------------------------------------------------------------------------------
+-- -- claim rate -------------------------------------------------------------------------------
 
-local function add_to_drain_sums(backlog, jobs, tokens)
-  local drain_ms = math.min(math.max(NOW - backlog.stalled_since_ms, 0.01), MAX_PAUSE_MS)
-  local decay = math.exp(-math.min(drain_ms / DECAY_MS, MAX_DECAY))
-  backlog.drain_ms = backlog.drain_ms * decay + drain_ms
-  backlog.drain_claims = backlog.drain_claims * decay + 1
-  backlog.drain_jobs = backlog.drain_jobs * decay + jobs
-  backlog.drain_tokens = backlog.drain_tokens * decay + tokens
-  backlog.drain_measured_ms = NOW
+local function add_to_rate_sums(backlog, jobs, tokens)
+  local waited_ms = math.min(math.max(NOW - backlog.stalled_since_ms, 0.01), MAX_PAUSE_MS)
+  local decay = math.exp(-math.min(waited_ms / DECAY_MS, MAX_DECAY))
+  backlog.rate_ms = backlog.rate_ms * decay + waited_ms
+  backlog.rate_claims = backlog.rate_claims * decay + 1
+  backlog.rate_jobs = backlog.rate_jobs * decay + jobs
+  backlog.rate_tokens = backlog.rate_tokens * decay + tokens
+  backlog.rate_measured_ms = NOW
 end
 
 -- A claim took `jobs` from the backlog and left `left`. Only the time between two claims that filled
 -- their workers measures what the workers can do.
 local function record_claim(backlog, jobs, tokens, left, is_full)
   if backlog.stalled_since_ms > 0 and is_full then
-    add_to_drain_sums(backlog, jobs, tokens)
-  elseif NOW - backlog.drain_measured_ms > DRAIN_KEPT_MS then -- the workers may be others by now
-    backlog.drain_ms, backlog.drain_claims = 0, 0
-    backlog.drain_jobs, backlog.drain_tokens = 0, 0
+    add_to_rate_sums(backlog, jobs, tokens)
+  elseif NOW - backlog.rate_measured_ms > RATE_KEPT_MS then -- the workers may be others by now
+    backlog.rate_ms, backlog.rate_claims = 0, 0
+    backlog.rate_jobs, backlog.rate_tokens = 0, 0
   end
   backlog.tokens = backlog.tokens - tokens
   backlog.stalled_since_ms = is_full and left > 0 and NOW or 0
@@ -117,31 +117,31 @@ end
 
 -- Returns the ms that one job, one token and one claim take to leave the backlog. Nil if unknown: no
 -- worker is live, no job waits for capacity, or no claim has taken a job meanwhile.
-local function drain_times(backlog)
-  if backlog.num_workers == 0 or backlog.stalled_since_ms == 0 or backlog.drain_claims == 0 then
+local function claim_times(backlog)
+  if backlog.num_workers == 0 or backlog.stalled_since_ms == 0 or backlog.rate_claims == 0 then
     return nil
   end
   -- A pause twice as long as usual lowers the rate, and more so the longer it lasts.
-  local usual_ms = backlog.drain_ms / backlog.drain_claims
+  local usual_ms = backlog.rate_ms / backlog.rate_claims
   local pause_ms = NOW - backlog.stalled_since_ms
-  local drain_ms = backlog.drain_ms * math.max(1, pause_ms / (2 * usual_ms))
+  local rate_ms = backlog.rate_ms * math.max(1, pause_ms / (2 * usual_ms))
   return {
-    job_ms = drain_ms / backlog.drain_jobs,
-    token_ms = drain_ms / math.max(backlog.drain_tokens, 1),
-    claim_ms = drain_ms / backlog.drain_claims,
+    job_ms = rate_ms / backlog.rate_jobs,
+    token_ms = rate_ms / math.max(backlog.rate_tokens, 1),
+    claim_ms = rate_ms / backlog.rate_claims,
   }
 end
 
 -- Returns {position from 1, ms until its start or false, number of live workers} of a waiting job.
 local function estimate(id, backlog)
-  local ahead, drain = redis.call('ZRANK', QUEUE, id) or 0, drain_times(backlog)
-  return {ahead + 1, drain and ms(ahead * drain.job_ms) or false, backlog.num_workers}
+  local ahead, times = redis.call('ZRANK', QUEUE, id) or 0, claim_times(backlog)
+  return {ahead + 1, times and ms(ahead * times.job_ms) or false, backlog.num_workers}
 end
 
 -- -- refusals ---------------------------------------------------------------------------------
 
 -- Returns the ms until a refused client should retry: at least `need_ms`, and `slot_ms` after the retry
--- before. Retries so come at the rate at which the backlog drains (GCRA).
+-- before. Retries so come at the claim rate (GCRA).
 local function take_retry_slot(backlog, need_ms, slot_ms)
   local due_ms = math.max(NOW + need_ms, backlog.retry_slot_ms + slot_ms)
   local retry_after_ms = due_ms - NOW + RETRY_MARGIN_MS
@@ -155,13 +155,13 @@ end
 -- Returns the ms until enough of the backlog has left for a job of `size`: an `excess` of jobs
 -- (`unit` 'job_ms') or of tokens ('token_ms').
 local function retry_after(backlog, unit, excess, size)
-  local drain = drain_times(backlog)
-  if not drain then
+  local times = claim_times(backlog)
+  if not times then
     return UNKNOWN_RETRY_AFTER_MS
   end
   -- A claim takes several jobs at once, and then none until the next claim.
-  local need_ms = excess * drain[unit] + drain.claim_ms - drain.job_ms
-  return take_retry_slot(backlog, RETRY_FACTOR * need_ms, RETRY_FACTOR * size * drain[unit])
+  local need_ms = excess * times[unit] + times.claim_ms - times.job_ms
+  return take_retry_slot(backlog, RETRY_FACTOR * need_ms, RETRY_FACTOR * size * times[unit])
 end
 
 -- Returns the reply of `refuse`.
@@ -178,15 +178,15 @@ local function refuse(backlog, score, tokens, start_within_ms, max_jobs, max_tok
     drop_lost_jobs(backlog)
     jobs = num_waiting()
   end
-  local excess_tokens, drain = backlog.tokens + tokens - max_tokens, drain_times(backlog)
+  local excess_tokens, times = backlog.tokens + tokens - max_tokens, claim_times(backlog)
   if jobs >= max_jobs then
     local retry_after_ms = retry_after(backlog, 'job_ms', jobs + 1 - max_jobs, 1)
     return refusal('too many jobs', backlog, jobs, retry_after_ms)
   elseif jobs > 0 and excess_tokens > 0 then -- a job of any size may wait alone
     local retry_after_ms = retry_after(backlog, 'token_ms', excess_tokens, tokens)
     return refusal('too many tokens', backlog, jobs, retry_after_ms)
-  elseif drain and start_within_ms < JOB_TTL_MS then
-    local wait_ms = redis.call('ZCOUNT', QUEUE, '-inf', '(' .. score) * drain.job_ms
+  elseif times and start_within_ms < JOB_TTL_MS then
+    local wait_ms = redis.call('ZCOUNT', QUEUE, '-inf', '(' .. score) * times.job_ms
     if wait_ms > start_within_ms then -- no retry slot would make the backlog shorter
       local retry_after_ms = RETRY_FACTOR * (wait_ms - start_within_ms) + RETRY_MARGIN_MS
       retry_after_ms = math.min(retry_after_ms, MAX_RETRY_AFTER_MS)

@@ -160,7 +160,7 @@ async def test_too_many_waiting_tokens_are_a_429_that_names_the_limit() -> None:
 async def test_a_deadline_before_the_expected_start_is_a_429_with_the_estimate() -> None:
     async with fake_service(with_worker=False) as service:
         await backlog(service, jobs=40)
-        await drain_slowly(service)
+        await claim_slowly(service)
         response = await post(service, deadline_s=0.01)
         assert response.status_code == 429
         assert response.json()["detail"].startswith("deadline_s: the job would wait for about ")
@@ -179,7 +179,7 @@ async def post(service: FakeService, **fields: Any) -> httpx.Response:
     return await service.http.post("/jobs", json={"prompt": "hello"} | fields)
 
 
-async def drain_slowly(service: FakeService) -> None:
+async def claim_slowly(service: FakeService) -> None:
     """Run half of 40 jobs, one after the other."""
     await Registry(service.redis, service.keys).report(make_worker_info("slow"))
     queue = JobQueue(service.redis, service.keys)

@@ -66,7 +66,7 @@ class QueueHarness:
             )
         return [claimed.job for claimed in claim.jobs]
 
-    async def drain(self, num: int, every_s: float, *, rows: int = 1) -> None:
+    async def take_repeatedly(self, num: int, every_s: float, *, rows: int = 1) -> None:
         for _ in range(num):
             self.clock.now_s += every_s
             assert len(await self.take(rows)) == rows
@@ -78,12 +78,12 @@ class QueueHarness:
 async def with_backlog(
     harness: QueueHarness, *, waiting: int, every_s: float, rows: int = 1
 ) -> None:
-    """Fill the backlog with so many jobs, after the drain rate has been measured."""
+    """Fill the backlog with so many jobs, after the claim rate has been measured."""
     measured = 30
     for _ in range(waiting + rows * (measured + 1)):
         await harness.submit()
     await harness.take(rows)
-    await harness.drain(measured, every_s, rows=rows)
+    await harness.take_repeatedly(measured, every_s, rows=rows)
 
 
 def retry_after_for(needed_s: float) -> Any:

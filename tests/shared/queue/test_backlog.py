@@ -1,4 +1,4 @@
-"""The backlog: its limits, its drain rate, expected starts and deadlines."""
+"""The backlog: its limits, its claim rate, expected starts and deadlines."""
 
 import pytest
 
@@ -83,7 +83,7 @@ async def test_the_sum_of_tokens_is_exact_after_redis_lost_a_claim(
     assert ((await harness.queue.depth()).waiting, await harness.tokens()) == (0, 0)
 
 
-# -- drain rate -------------------------------------------------------------------------------
+# -- claim rate -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("every_s", "rows"), [(0.05, 1), (2.0, 1), (30.0, 1), (4.0, 8)])
@@ -95,17 +95,17 @@ async def test_the_expected_start_follows_the_measured_rate(
     assert start_s == pytest.approx(40 * every_s / rows, rel=0.05)
 
 
-async def test_the_drain_rate_follows_a_change(harness: QueueHarness) -> None:
+async def test_the_claim_rate_follows_a_change(harness: QueueHarness) -> None:
     await with_backlog(harness, waiting=400, every_s=0.1)
-    await harness.drain(60, every_s=0.5)
+    await harness.take_repeatedly(60, every_s=0.5)
     waiting = (await harness.queue.depth()).waiting
     start_s = (await harness.submit()).estimate.expected_start_s
     assert start_s == pytest.approx(waiting * 0.5, rel=0.25)
 
 
-async def test_idle_time_does_not_change_the_drain_rate(harness: QueueHarness) -> None:
+async def test_idle_time_does_not_change_the_claim_rate(harness: QueueHarness) -> None:
     await with_backlog(harness, waiting=20, every_s=1.0)
-    await harness.drain(20, every_s=1.0)
+    await harness.take_repeatedly(20, every_s=1.0)
     for _ in range(5):
         harness.clock.now_s += 20.0
         await harness.submit()
@@ -117,7 +117,7 @@ async def test_idle_time_does_not_change_the_drain_rate(harness: QueueHarness) -
     assert start_s == pytest.approx(10 * 1.0, rel=0.05)
 
 
-async def test_a_burst_to_idle_workers_does_not_change_the_drain_rate(
+async def test_a_burst_to_idle_workers_does_not_change_the_claim_rate(
     harness: QueueHarness,
 ) -> None:
     await harness.registry.report(make_worker_info("w2"))
@@ -129,7 +129,7 @@ async def test_a_burst_to_idle_workers_does_not_change_the_drain_rate(
         6,
     ]  # 34: its fair share
     assert (await harness.submit()).estimate.expected_start_s is None
-    await harness.drain(2, every_s=1.0)
+    await harness.take_repeatedly(2, every_s=1.0)
     assert (await harness.submit()).estimate.expected_start_s == pytest.approx(27, rel=0.05)
 
 
@@ -137,11 +137,11 @@ async def test_the_first_job_of_an_empty_backlog_has_no_expected_start(
     harness: QueueHarness,
 ) -> None:
     await with_backlog(harness, waiting=1, every_s=1.0)
-    await harness.drain(1, every_s=1.0)
+    await harness.take_repeatedly(1, every_s=1.0)
     assert (await harness.submit()).estimate.expected_start_s is None
 
 
-async def test_an_old_drain_rate_expires(harness: QueueHarness) -> None:
+async def test_an_old_claim_rate_expires(harness: QueueHarness) -> None:
     await with_backlog(harness, waiting=1, every_s=0.1)
     await harness.take()
     harness.clock.now_s += 3600
@@ -151,7 +151,7 @@ async def test_an_old_drain_rate_expires(harness: QueueHarness) -> None:
     assert (await harness.submit()).estimate.expected_start_s is None
 
 
-async def test_the_drain_rate_sinks_while_no_job_leaves(harness: QueueHarness) -> None:
+async def test_the_claim_rate_sinks_while_no_job_leaves(harness: QueueHarness) -> None:
     await with_backlog(harness, waiting=10, every_s=0.1)
     starts = []
     for pause_s in (0, 1, 10, 100):
@@ -194,7 +194,7 @@ async def test_only_jobs_ahead_of_a_job_count_for_its_deadline(harness: QueueHar
     assert enqueued.estimate.position == 1
 
 
-async def test_every_deadline_is_accepted_without_a_drain_rate(harness: QueueHarness) -> None:
+async def test_every_deadline_is_accepted_without_a_claim_rate(harness: QueueHarness) -> None:
     for _ in range(30):
         await harness.submit()
     await harness.submit(deadline_s=0.001)

@@ -15,7 +15,7 @@ async def test_without_a_measured_rate_retry_after_is_a_constant(harness: QueueH
     assert (await harness.refused(max_queued=1)).retry_after_s == UNKNOWN_RETRY_AFTER_S
 
 
-async def test_retries_are_spread_at_the_drain_rate(harness: QueueHarness) -> None:
+async def test_retries_are_spread_at_the_claim_rate(harness: QueueHarness) -> None:
     await with_backlog(harness, waiting=20, every_s=3.0)
     retries = [(await harness.refused(max_queued=20)).retry_after_s for _ in range(5)]
     assert retries == [retry_after_for(3.0 * number) for number in (1, 2, 3, 4, 5)]
@@ -27,7 +27,7 @@ async def test_retries_on_time_are_accepted_without_new_requests(harness: QueueH
     retries = [(await harness.refused(max_queued=20)).retry_after_s for _ in range(10)]
     for retry_after_s in retries:
         while harness.clock.now_s < start_s + retry_after_s:
-            await harness.drain(1, every_s=2.0)
+            await harness.take_repeatedly(1, every_s=2.0)
         await harness.submit(max_queued=20)
 
 
@@ -42,7 +42,7 @@ async def test_an_empty_backlog_resets_the_spreading_of_retries(harness: QueueHa
     await with_backlog(harness, waiting=10, every_s=2.0)
     for _ in range(50):
         await harness.refused(max_queued=10)
-    await harness.drain(10, every_s=2.0)  # no client retried
+    await harness.take_repeatedly(10, every_s=2.0)  # no client retried
     for _ in range(11):
         await harness.submit()
     await harness.take()
@@ -58,7 +58,7 @@ async def test_overdue_retries_do_not_delay_later_retries(harness: QueueHarness)
     await with_backlog(harness, waiting=30, every_s=2.0)
     for _ in range(5):
         await harness.refused(max_queued=30)
-    await harness.drain(10, every_s=2.0)
+    await harness.take_repeatedly(10, every_s=2.0)
     assert (await harness.refused(max_queued=20)).retry_after_s == retry_after_for(2.0)
 
 
