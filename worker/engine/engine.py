@@ -26,12 +26,16 @@ from worker.engine.outputs import FailureCause, Output, RequestFailed
 from worker.engine.request import Request, check_request
 from worker.engine.request_state import GroupState, create_groups
 from worker.engine.sampling.sampled_token import SamplingFailure
-from worker.engine.sampling.token_selection import GroupSelection, select_tokens
+from worker.engine.sampling.token_selection import (
+    GroupSelection,
+    Sampled,
+    select_tokens,
+    to_outputs,
+)
 from worker.engine.scheduling.block_manager import BlockManager
 from worker.engine.scheduling.scheduler import Scheduler
-from worker.engine.scheduling.step_plan import StepPlan
+from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.engine.sequence_group import SequenceGroup
-from worker.engine.speculation.verification import VerifiedTokens
 from worker.engine.step_report import Phase, StepReport
 from worker.engine.text.detokenizer import TokenBytes
 from worker.engine.text.sequence_text import SequenceText
@@ -201,7 +205,7 @@ class Engine:
             return self._run_in_halves(plan, error)
         with self.last_step.timed(Phase.COMMIT):
             self.scheduler.record_computed(plan)
-            return self._commit(plan.sampled_groups, selections)
+            return self._commit(plan, selections)
 
     def _compute(self, plan: StepPlan) -> list[GroupSelection]:
         with self.last_step.timed(Phase.FORWARD):
@@ -230,37 +234,37 @@ class Engine:
         alive = plan.only([group for group in plan.groups if group.request_id in self._states])
         return self._run(alive) if alive else []
 
-    def _commit(
-        self, groups: list[SequenceGroup], selections: Iterable[GroupSelection]
-    ) -> list[Output]:
+    def _commit(self, plan: StepPlan, selections: Iterable[GroupSelection]) -> list[Output]:
         """Continue each group as selected; return its tokens. Ends finished and failed groups."""
         outputs: list[Output] = []
-        for group, selection in zip(groups, selections, strict=True):
+        last_chunks = {chunk.group: chunk for chunk in plan.sampled_chunks}
+        for (group, chunk), selection in zip(last_chunks.items(), selections, strict=True):
             match self._state_of(group), selection:
                 case None, _:
                     continue  # another sequence of the request failed in this step
                 case _, SamplingFailure():
                     outputs += self._fail(group.request_id, selection.reason, selection.cause)
-                case SequenceText() as text, VerifiedTokens():
-                    outputs += self._extend(group, text, selection)
+                case SequenceText() as text, tuple():
+                    outputs += self._extend(chunk, text, selection)
                 case BeamState() as search, list():
                     outputs += self._advance(group, search, selection)
         return outputs
 
     def _extend(
-        self, group: SequenceGroup, text: SequenceText, tokens: VerifiedTokens
+        self, chunk: Chunk, text: SequenceText, sampled: tuple[Sampled, ...]
     ) -> list[Output]:
-        [sequence] = group.sequences
-        outputs = tokens.to_outputs(sequence, text)
+        sequence, last = chunk.sequence, sampled[-1]
+        outputs = to_outputs(sampled, text)
         self.scheduler.append_tokens(sequence, [output.token_id for output in outputs])
-        if sequence.proposer and tokens.num_drafts:
-            sequence.proposer.record(tokens.num_accepted, sequence.num_tokens)
-            self.last_step.num_drafts += tokens.num_drafts
-            self.last_step.num_accepted_drafts += tokens.num_accepted
+        if sequence.proposer and chunk.drafts:
+            num_accepted = len(sampled) - 1
+            sequence.proposer.record(num_accepted, sequence.num_tokens)
+            self.last_step.num_drafts += len(chunk.drafts)
+            self.last_step.num_accepted_drafts += num_accepted
         if text.finish_reason is not None:
-            self._finish(group)
-        elif failure := tokens.failure:
-            return [*outputs, *self._fail(group.request_id, failure.reason, failure.cause)]
+            self._finish(chunk.group)
+        elif isinstance(last, SamplingFailure):
+            return [*outputs, *self._fail(sequence.request_id, last.reason, last.cause)]
         return [*outputs]
 
     def _advance(

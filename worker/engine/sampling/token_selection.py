@@ -1,4 +1,4 @@
-"""Select how each group continues from a step's logits: verified tokens, or beam candidates."""
+"""Select how each group continues from a step's logits: sampled tokens, or beam candidates."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,18 @@ import torch
 
 from worker.engine.beam.candidates import Candidates
 from worker.engine.beam.output import BeamState
+from worker.engine.outputs import TokenOutput
 from worker.engine.request_state import GroupState
-from worker.engine.sampling.sampled_token import SamplingFailure
+from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure
 from worker.engine.sampling.sampler import sample_tokens
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.engine.sequence_group import SequenceGroup
-from worker.engine.speculation.verification import VerifiedTokens, verify_drafts
+from worker.engine.text.sequence_text import SequenceText
 
-GroupSelection = VerifiedTokens | list[Candidates] | SamplingFailure
+Sampled = SampledToken | SamplingFailure
+# Of a sequence: accepted drafts and the token after them; a failure stands for that token. Of a
+# beam search: its candidates. A failure alone: the group has no next token.
+GroupSelection = tuple[Sampled, ...] | list[Candidates] | SamplingFailure
 
 
 @contextmanager
@@ -58,15 +62,43 @@ def select_tokens(
             rows += range(row, end)
         row = end
     index = torch.tensor(rows, dtype=torch.int64, device=logits.device)
-    selections.update(_verified_tokens(logits[index] if selections else logits, single))
+    selections.update(_sampled(logits[index] if selections else logits, single))
     return [selections[group] for group in plan.sampled_groups]
 
 
-def _verified_tokens(
+def _sampled(
     logits: torch.Tensor, chunks: list[Chunk]
-) -> Iterator[tuple[SequenceGroup, VerifiedTokens | SamplingFailure]]:
+) -> Iterator[tuple[SequenceGroup, tuple[Sampled, ...] | SamplingFailure]]:
     """Yield what follows each chunk of a group of one, from the `logits` of just these chunks."""
     sampled = iter(sample_tokens(logits, [s for chunk in chunks for s in chunk.sampled]))
     for chunk in chunks:
-        own = list(islice(sampled, chunk.num_sampled))
-        yield chunk.group, verify_drafts(own, chunk.drafts)
+        own = tuple(islice(sampled, chunk.num_sampled))
+        first = own[0]
+        if isinstance(first, SamplingFailure):
+            yield chunk.group, first
+        else:
+            yield chunk.group, verify_drafts(own, chunk.drafts)
+
+
+def verify_drafts(sampled: tuple[Sampled, ...], drafts: tuple[int, ...]) -> tuple[Sampled, ...]:
+    """Return what to keep of `sampled`, where item i follows the first i of `drafts`.
+
+    A draft is accepted if it equals the token sampled in its place. The token after it is then the
+    token that a step of the longer sequence would have sampled, in greedy mode and otherwise.
+    """
+    for count, (token, draft) in enumerate(zip(sampled, drafts, strict=False), 1):
+        if isinstance(token, SamplingFailure) or token.token_id != draft:
+            return sampled[:count]
+    return sampled
+
+
+def to_outputs(sampled: tuple[Sampled, ...], text: SequenceText) -> list[TokenOutput]:
+    """Add the tokens to `text` until the sequence ends or a token failed; return their outputs."""
+    outputs: list[TokenOutput] = []
+    for token in sampled:
+        if isinstance(token, SamplingFailure):
+            break
+        outputs.append(text.push(token.token_id, token.logprob, token.top_logprobs))
+        if text.finish_reason is not None:
+            break
+    return outputs

@@ -1,5 +1,4 @@
 """Speculative decoding by prompt lookup.
 
-Other packages import `drafts` (PromptLookup, add_drafts) and `verification` (verify_drafts,
-VerifiedTokens).
+Other packages import `drafts` (PromptLookup, add_drafts). Sampling verifies the drafts.
 """

@@ -1,6 +1,6 @@
 """The text of one sequence as it grows, and the token that ends it."""
 
-from worker.engine.outputs import FinishReason
+from worker.engine.outputs import FinishReason, TokenOutput
 from worker.engine.sequence import Sequence
 from worker.engine.text.detokenizer import Detokenizer, StopStrings, TokenBytes
 
@@ -15,6 +15,8 @@ class SequenceText:
     def __init__(self, sequence: Sequence, token_bytes: TokenBytes) -> None:
         params = sequence.params
         prompt = sequence.request.prompt_token_ids
+        self._request_id = sequence.request_id
+        self._index = sequence.index
         self._eos_token_ids = frozenset(params.eos_token_ids)
         self._num_tokens_left = params.max_new_tokens
         self._detokenizer = Detokenizer(token_bytes, prompt)
@@ -23,12 +25,21 @@ class SequenceText:
         for token_id in sequence.token_ids[len(prompt) :]:
             self.push(token_id)
 
-    def push(self, token_id: int) -> str:
-        """Push the next token; return the text that is certain by now, all of it at the end."""
+    def push(
+        self,
+        token_id: int,
+        logprob: float | None = None,
+        top_logprobs: dict[int, float] | None = None,
+    ) -> TokenOutput:
+        """Return the output of the next token: with the text that is certain, all at the end."""
         self._num_tokens_left -= 1
         text = self._detokenizer.push(token_id)
         self.finish_reason = self._reason_to_finish(token_id)
-        return text if self.finish_reason is None else text + self._detokenizer.flush()
+        if self.finish_reason is not None:
+            text += self._detokenizer.flush()
+        return TokenOutput(
+            self._request_id, self._index, token_id, text, logprob, top_logprobs, self.finish_reason
+        )
 
     def _reason_to_finish(self, token_id: int) -> FinishReason | None:
         completes_stop_string = self._stop_strings.push(token_id)
