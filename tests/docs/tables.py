@@ -54,7 +54,7 @@ def openapi() -> Schema:
 
 
 def routes_table() -> str:
-    """Return one item per route: method and path, parameters, status codes."""
+    """Return one item per route: method and path, parameters, status codes of success."""
     rows = []
     for path, operations in openapi()["paths"].items():
         for method, operation in operations.items():
@@ -63,7 +63,7 @@ def routes_table() -> str:
                 for parameter in operation.get("parameters", ())
                 if parameter["in"] != "path"
             ]
-            codes = " ".join(sorted(operation["responses"]))
+            codes = " ".join(sorted(code for code in operation["responses"] if code < "400"))
             parameters = f" ({', '.join(f'`{n}`' for n in names)})" if names else ""
             rows.append((f"`{method.upper()} {path}`{parameters}", codes))
     return listed(rows)
@@ -96,22 +96,25 @@ def values(schema: Schema) -> str:
         return array_values(schema)
     if "maxLength" in schema:
         return f"{limits(schema).strip()} characters"
-    return (schema.get("type", "any") + limits(schema)).strip()
+    return f"{schema.get('type', 'any')}{limits(schema)}".strip()
 
 
 def alternatives(schemas: list[Schema]) -> str:
-    """Return the values of each schema; a list of values named before has its length only."""
-    spelled: list[str] = []
-    for schema in schemas:
-        item, text = values(schema.get("items", {})), values(schema)
-        spelled.append(f"a list of {text.removesuffix(f' {item}')}" if item in spelled else text)
-    return " or ".join(dict.fromkeys(spelled))
+    """Return the values of each schema, without single values that may also be in a list."""
+    items = [schema.get("items") for schema in schemas]
+    return " or ".join(dict.fromkeys(values(schema) for schema in schemas if schema not in items))
 
 
 def array_values(schema: Schema) -> str:
+    """Return the length and the items of a list; every list of integers has token ids."""
     length = f"up to {schema['maxItems']:,}" if "maxItems" in schema else "list of"
     items = schema.get("items", {})
-    return f"{length} {'lists of ' if 'items' in items else ''}{values(items)}"
+    if items.get("type") == "integer":
+        return f"{length} token ids"
+    if "maxLength" in items:
+        return f"{length} strings of {values(items)}"
+    text = f"{length} {'lists of ' if 'items' in items else ''}{values(items)}"
+    return text.replace(" pair (", " pairs (")
 
 
 def limits(schema: Schema) -> str:
