@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from api.chat_messages import ChatMessage
 from api.examples import REQUESTS
-from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus, Prompt
+from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus
 from shared.queue.keys import JOB_TTL_S
 from shared.request.base_model import OptionalFieldsModel
 from shared.request.parameter_types import INTEGER
@@ -76,17 +76,6 @@ class ChatRequest(OptionalFieldsModel):
         if messages and info.data.get("prompt"):
             raise PydanticCustomError("rule", "give either prompt or messages, not both")
         return messages or None
-
-    def to_prompt(self) -> Prompt:
-        messages = None
-        if self.messages is not None:
-            messages = tuple(message.to_message() for message in self.messages)
-        return Prompt(
-            text=self.prompt if messages is None else None,
-            messages=messages,
-            prefix=self.prefix,
-            handle_long_generation=self.handle_long_generation,
-        )
 
 
 class JobSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,17 +34,8 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str | None = None  # for chat templates that show it
 
 
-class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """The prompt of a request: exactly one of `text` and `messages` is set."""
-
-    text: str | None = None
-    messages: tuple[Message, ...] | None = None
-    prefix: str | None = None
-    handle_long_generation: str | None = None
-
-
 class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One accepted request.
+    """One accepted request: exactly one of `prompt` and `messages` is set.
 
     With `card_hash`, the api has checked the prompt against that model card, and `token_ids` and
     `max_new_tokens` are final. Without `card_hash`, no model was registered, and the worker checks.
@@ -52,7 +43,10 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = 1
     id: str
-    prompt: Prompt
+    prompt: str | None = None
+    messages: tuple[Message, ...] | None = None
+    prefix: str | None = None
+    handle_long_generation: str | None = None
     generate_kwargs: dict[str, Any]  # the fields of `GenerateKwargs` in the request, validated
     seed: int
     return_full_text: bool = True

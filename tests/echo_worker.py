@@ -99,13 +99,13 @@ class EchoWorker:
     async def _answer(self, claimed: ClaimedJob) -> None:
         job = claimed.job
         del self._running[job.id]
-        if "fail" in (job.prompt.text or ""):
+        if "fail" in (job.prompt or ""):
             error = JobError(message="no room on the device", status_code=500)
             status = JobStatus.FAILED
             failed = Failed(job_id=job.id, attempt=1, status=status, error=error)
             await self._queue.finish(claimed, failed, fencing_token=claimed.fencing_token)
             return
-        words = [f" {word.upper()}" for word in (job.prompt.text or "hello").split(" ")]
+        words = [f" {word.upper()}" for word in (job.prompt or "hello").split(" ")]
         for index, word in enumerate(words if job.stream else ()):
             await self._send(claimed, index, word)
         await self._queue.finish(claimed, finished(job, words), fencing_token=claimed.fencing_token)
@@ -122,7 +122,7 @@ def finished(job: ChatJob, words: list[str]) -> Succeeded:
     text = "".join(words)
     num_prompt = len(job.token_ids or ())
     result = ChatResult(
-        result=(job.prompt.text or "") * job.return_full_text + text,
+        result=(job.prompt or "") * job.return_full_text + text,
         id=job.id,
         sequences=[SequenceResult(text=text, finish_reason="stop", token_count=len(text))],
         usage=Usage(

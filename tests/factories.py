@@ -8,7 +8,6 @@ from shared.protocol import (
     ChatJob,
     ChatResult,
     ModelCard,
-    Prompt,
     SequenceResult,
     Succeeded,
     Usage,
@@ -20,7 +19,7 @@ def make_job(**fields: Any) -> ChatJob:
     """Return a job of one row and 10 tokens of KV cache."""
     defaults: dict[str, Any] = {
         "id": uuid4().hex,
-        "prompt": Prompt(text="Hello"),
+        "prompt": None if "messages" in fields else "Hello",
         "generate_kwargs": {},
         "seed": 1,
         "card_hash": "card",

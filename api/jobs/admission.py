@@ -14,9 +14,9 @@ from api.jobs.model_watcher import CheckedModel, ModelWatcher
 from api.jobs.redis_services import redis_timeout
 from api.schemas import ChatRequest
 from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
-from shared.protocol import ADAPTERS_SINCE, ChatJob
+from shared.protocol import ADAPTERS_SINCE, ChatJob, Message
 from shared.request.parameters import GenerateKwargs
-from shared.request.prompt import TokenizedPrompt, check_prompt
+from shared.request.prompt import check_prompt
 
 LONG_TEXT_CHARS = 8_000  # a longer text is tokenized in a thread, so other requests continue
 TOKENIZATION_SLOTS = 2  # threads for long texts
@@ -40,13 +40,14 @@ class Admission:
         ServerStopping too.
         """
         self._check_ttl(request.ttl_s)
-        prompt = request.to_prompt()
-        check_prompt(prompt)
         kwargs = request.generate_kwargs
         job = ChatJob(
             version=1 if request.adapter is None else ADAPTERS_SINCE,
             id=uuid.uuid4().hex,
-            prompt=prompt,
+            prompt=None if request.messages else request.prompt,
+            messages=_to_messages(request),
+            prefix=request.prefix,
+            handle_long_generation=request.handle_long_generation,
             generate_kwargs=kwargs.model_dump(exclude_unset=True),
             seed=secrets.randbits(32) if kwargs.seed is None else kwargs.seed,
             return_full_text=request.return_full_text,
@@ -57,6 +58,7 @@ class Admission:
             priority=request.priority,
             adapter=request.adapter,
         )
+        check_prompt(job)
         return await self._checked(job, kwargs, client)
 
     def _check_ttl(self, ttl_s: int | None) -> None:
@@ -94,20 +96,15 @@ class Admission:
     ) -> ChatJob:
         """Check and tokenize a job; a long text in a thread, which is slower for a short one."""
         # These checks need no tokens, and so no slot.
-        text = model.encoder.check(job.prompt, kwargs, job.adapter)
-        tokenize = partial(model.encoder.tokenize, text, job.prompt, kwargs)
+        text = model.encoder.check(job, kwargs)
+        tokenize = partial(model.encoder.tokenize, text, job, kwargs)
         is_long = len(text) > LONG_TEXT_CHARS
         tokenized = (
             await client.run_until_disconnect(self._in_slot(tokenize)) if is_long else tokenize()
         )
-        return msgspec.structs.replace(
-            job,
-            card_hash=model.card_hash,
-            token_ids=tokenized.token_ids,
-            max_new_tokens=tokenized.max_new_tokens,
-        )
+        return msgspec.structs.replace(tokenized, card_hash=model.card_hash)
 
-    async def _in_slot(self, tokenize: Callable[[], TokenizedPrompt]) -> TokenizedPrompt:
+    async def _in_slot(self, tokenize: Callable[[], ChatJob]) -> ChatJob:
         try:
             async with asyncio.timeout(SLOT_TIMEOUT_S):
                 await self._slots.acquire()
@@ -120,3 +117,9 @@ class Admission:
         work = asyncio.ensure_future(asyncio.to_thread(tokenize))
         work.add_done_callback(lambda _: self._slots.release())
         return await asyncio.shield(work)  # a disconnect does not end the thread
+
+
+def _to_messages(request: ChatRequest) -> tuple[Message, ...] | None:
+    if request.messages is None:
+        return None
+    return tuple(message.to_message() for message in request.messages)

@@ -3,6 +3,7 @@
 import gc
 from dataclasses import asdict, dataclass
 
+import msgspec
 import torch
 from pydantic import ValidationError
 
@@ -11,12 +12,12 @@ from bench.report import Report
 from bench.workloads import WorkItem
 from shared.errors import ClientError, FalconerError
 from shared.process.settings import load_settings
-from shared.protocol import Prompt
+from shared.protocol import ChatJob
 from shared.request.lengths import plan_lengths
 from shared.request.parameters import GenerateKwargs
-from shared.request.prompt import PromptEncoder, TokenizedPrompt
+from shared.request.prompt import PromptEncoder
 from worker.engine import Engine, Request
-from worker.jobs.conversion import to_sampling_params
+from worker.jobs import conversion
 from worker.model_loading import load_model
 from worker.settings import WorkerSettings
 
@@ -53,21 +54,22 @@ def to_request(encoder: PromptEncoder, request_id: str, item: WorkItem) -> Reque
     """Check a line of the workload as the service does, and convert it to an engine request."""
     try:
         kwargs = GenerateKwargs.model_validate(item.generate_kwargs)
-        prepared = _prepare(encoder, kwargs, item)
+        job = _tokenized(encoder, request_id, kwargs, item)
     except (ClientError, ValidationError) as error:
         raise FalconerError(f"request {request_id} of the workload: {error}") from error
-    params = to_sampling_params(
-        kwargs,
-        max_new_tokens=prepared.max_new_tokens,
-        seed=kwargs.seed or 0,
-        card=encoder.card,
+    return conversion.to_request(request_id, job, kwargs, encoder.card)
+
+
+def _tokenized(
+    encoder: PromptEncoder, job_id: str, kwargs: GenerateKwargs, item: WorkItem
+) -> ChatJob:
+    job = ChatJob(
+        id=job_id, prompt=item.prompt, generate_kwargs=item.generate_kwargs, seed=kwargs.seed or 0
     )
-    return Request(request_id=request_id, prompt_token_ids=prepared.token_ids, params=params)
-
-
-def _prepare(encoder: PromptEncoder, kwargs: GenerateKwargs, item: WorkItem) -> TokenizedPrompt:
     if item.prompt_ids is None:
-        return encoder.prepare(Prompt(text=item.prompt), kwargs)
+        return encoder.prepare(job, kwargs)
     context = encoder.card.context_length
     lengths = plan_lengths(len(item.prompt_ids), kwargs, context, drop_start=False)
-    return TokenizedPrompt(item.prompt_ids, lengths.max_new_tokens)
+    return msgspec.structs.replace(
+        job, token_ids=item.prompt_ids, max_new_tokens=lengths.max_new_tokens
+    )

@@ -1,15 +1,15 @@
-"""Convert a request to token ids: chat template, tokenizer and the limits of the model card.
+"""Tokenize a job: chat template, tokenizer and the limits of the model card.
 
 The api does this before it enqueues a job. A worker does it if the api had no model card.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+import msgspec
 from tokenizers import Tokenizer
 
 from shared.errors import BadRequest, InvalidParameter
-from shared.protocol import ModelCard, Prompt
+from shared.protocol import ChatJob, ModelCard
 from shared.request.chat_template import ChatTemplate
 from shared.request.lengths import max_bytes_per_token, plan_lengths, too_many_bytes
 from shared.request.parameters import GenerateKwargs
@@ -17,23 +17,15 @@ from shared.request.parameters import GenerateKwargs
 ROLES = ("system", "user", "assistant")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedPrompt:
-    """Token ids and length of a request."""
-
-    token_ids: list[int]
-    max_new_tokens: int
-
-
-def check_prompt(prompt: Prompt) -> None:
-    """Check a prompt without a model. Raises BadRequest or InvalidParameter."""
-    if not prompt.text and not prompt.messages:
+def check_prompt(job: ChatJob) -> None:
+    """Check the prompt of a job without a model. Raises BadRequest or InvalidParameter."""
+    if not job.prompt and not job.messages:
         raise BadRequest("Text generation parameter prompt required")
-    if prompt.text and prompt.messages:
+    if job.prompt and job.messages:
         raise InvalidParameter("give either prompt or messages, not both", field="messages")
-    if prompt.messages and prompt.prefix:
+    if job.messages and job.prefix:
         raise InvalidParameter("must not be given together with messages", field="prefix")
-    for index, message in enumerate(prompt.messages or ()):
+    for index, message in enumerate(job.messages or ()):
         if message.role not in ROLES:
             raise BadRequest(
                 f"unknown role {message.role[:40]!r}; roles are {', '.join(ROLES)}",
@@ -58,61 +50,49 @@ class PromptEncoder:
             else ChatTemplate(card.chat_template, card.template_tokens or {})
         )
 
-    def prepare(
-        self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None
-    ) -> TokenizedPrompt:
-        """Check and tokenize a request. Raises what `check` and `tokenize` raise."""
-        return self.tokenize(self.check(prompt, kwargs, adapter), prompt, kwargs)
+    def prepare(self, job: ChatJob, kwargs: GenerateKwargs) -> ChatJob:
+        """Check and tokenize a job. Raises what `check` and `tokenize` raise."""
+        return self.tokenize(self.check(job, kwargs), job, kwargs)
 
-    def check(self, prompt: Prompt, kwargs: GenerateKwargs, adapter: str | None = None) -> str:
+    def check(self, job: ChatJob, kwargs: GenerateKwargs) -> str:
         """Make all checks that need no tokens and return the text to tokenize.
 
         Raises BadRequest for a missing prompt, a prompt with too many bytes or a conversation that
         the template refuses, and InvalidParameter for a parameter outside the model's limits.
         """
-        check_prompt(prompt)
-        self._check_adapter(adapter)
+        check_prompt(job)
+        self._check_adapter(job.adapter)
         self._check_rows(kwargs)
         self._check_vocabulary(kwargs)
-        return self._checked_text(prompt)
+        text = self._render(job) if job.messages else (job.prefix or "") + (job.prompt or "")
+        if job.handle_long_generation is None:
+            self._check_bytes(text)
+        return text
 
-    def tokenize(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> TokenizedPrompt:
-        """Tokenize a checked text and compute its lengths. Raises BadRequest."""
-        token_ids = self._token_ids(text, prompt)
-        self._check_embedded(token_ids, "messages" if prompt.messages else "prompt")
-        drop_start = prompt.handle_long_generation == "hole"
+    def tokenize(self, text: str, job: ChatJob, kwargs: GenerateKwargs) -> ChatJob:
+        """Return the job with the token ids of its checked text and its length. Raises BadRequest.
+
+        The ids are those of prefix and prompt, or of the rendered conversation.
+        """
+        # A chat template adds the special tokens.
+        token_ids = self._tokenize(text, add_special_tokens=not job.messages)
+        if not token_ids:
+            raise BadRequest("Text generation parameter prompt required")
+        self._check_embedded(token_ids, "messages" if job.messages else "prompt")
+        drop_start = job.handle_long_generation == "hole"
         lengths = plan_lengths(
             len(token_ids), kwargs, self.card.context_length, drop_start=drop_start
         )
         self._check_kv_tokens(lengths.prompt + lengths.max_new_tokens, kwargs)
-        return TokenizedPrompt(token_ids[-lengths.prompt :], lengths.max_new_tokens)
+        return msgspec.structs.replace(
+            job, token_ids=token_ids[-lengths.prompt :], max_new_tokens=lengths.max_new_tokens
+        )
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Return the token ids of the whole prompt: prefix and text, or the rendered conversation.
-
-        Raises BadRequest if the number of bytes proves that the prompt is too long.
-        """
-        return self._token_ids(self._checked_text(prompt), prompt)
-
-    def _checked_text(self, prompt: Prompt) -> str:
-        is_chat = bool(prompt.messages)
-        text = self._render(prompt) if is_chat else (prompt.prefix or "") + (prompt.text or "")
-        if prompt.handle_long_generation is None:
-            self._check_bytes(text)
-        return text
-
-    def _token_ids(self, text: str, prompt: Prompt) -> list[int]:
-        # A chat template adds the special tokens.
-        token_ids = self._tokenize(text, add_special_tokens=not prompt.messages)
-        if not token_ids:
-            raise BadRequest("Text generation parameter prompt required")
-        return token_ids
-
-    def _render(self, prompt: Prompt) -> str:
+    def _render(self, job: ChatJob) -> str:
         if self._chat_template is None:
             reason = f"the model {self.card.name} has no chat template; send a prompt instead"
             raise BadRequest(reason, field="messages")
-        return self._chat_template.render(prompt.messages or ())
+        return self._chat_template.render(job.messages or ())
 
     def _check_bytes(self, text: str) -> None:
         if self._max_bytes_per_token is None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shared.protocol import Message, Prompt
+from shared.protocol import ChatJob, Message
 from tests.api.refusals import check_refusal
 from tests.fakes_api import FakeService
 
@@ -57,18 +57,18 @@ UNREADABLE: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-async def submitted(service: FakeService, **fields: Any) -> Prompt:
-    """Return the prompt of the job that the worker received."""
+async def submitted(service: FakeService, **fields: Any) -> ChatJob:
+    """Return the job that the worker received."""
     response = await service.http.post("/jobs", json=fields)
     assert response.status_code == 202, response.text
     await service.until(lambda: service.worker.seen)
-    return service.worker.seen.pop().prompt
+    return service.worker.seen.pop()
 
 
 async def test_text_parts_are_concatenated(service: FakeService) -> None:
     parts = [text("What "), text("flies"), text("?\n"), text("")]
-    prompt = await submitted(service, messages=[user(content=parts)])
-    assert prompt.messages == (Message(role="user", content="What flies?\n"),)
+    job = await submitted(service, messages=[user(content=parts)])
+    assert job.messages == (Message(role="user", content="What flies?\n"),)
 
 
 async def test_text_in_parts_has_the_same_fingerprint(service: FakeService) -> None:
@@ -81,28 +81,31 @@ async def test_text_in_parts_has_the_same_fingerprint(service: FakeService) -> N
 
 
 async def test_the_prompt_has_the_name_of_a_message(service: FakeService) -> None:
-    prompt = await submitted(service, messages=[user(name="Ann"), user(name=None)])
-    assert [message.name for message in prompt.messages or ()] == ["Ann", None]
+    job = await submitted(service, messages=[user(name="Ann"), user(name=None)])
+    assert [message.name for message in job.messages or ()] == ["Ann", None]
 
 
 async def test_an_answer_of_openais_client_is_a_valid_message(service: FakeService) -> None:
-    prompt = await submitted(service, messages=[user(), ANSWER, user()])
-    assert (prompt.messages or ())[1] == Message(role="assistant", content="Falcons.")
+    job = await submitted(service, messages=[user(), ANSWER, user()])
+    assert (job.messages or ())[1] == Message(role="assistant", content="Falcons.")
 
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"prompt": "a", "messages": []}, Prompt(text="a")),
-        ({"prompt": "a", "messages": None}, Prompt(text="a")),
-        ({"prompt": "", "messages": [user()]}, Prompt(messages=(Message("user", "x"),))),
-        ({"prompt": None, "messages": [user()]}, Prompt(messages=(Message("user", "x"),))),
+        ({"prompt": "a", "messages": []}, ("a", None)),
+        ({"prompt": "a", "messages": None}, ("a", None)),
+        ({"prompt": "", "messages": [user()]}, (None, (Message("user", "x"),))),
+        ({"prompt": None, "messages": [user()]}, (None, (Message("user", "x"),))),
     ],
 )
 async def test_an_empty_prompt_or_empty_messages_are_ignored(
-    service: FakeService, fields: dict[str, Any], expected: Prompt
+    service: FakeService,
+    fields: dict[str, Any],
+    expected: tuple[str | None, tuple[Message, ...] | None],
 ) -> None:
-    assert await submitted(service, **fields) == expected
+    job = await submitted(service, **fields)
+    assert (job.prompt, job.messages) == expected
 
 
 async def test_the_error_for_an_invalid_message_names_the_field(service: FakeService) -> None:

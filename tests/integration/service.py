@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
-from shared.protocol import Event, Failed, JobRecord, JobStatus, Prompt, Succeeded, TokenDeltas
+from shared.protocol import Event, Failed, JobRecord, JobStatus, Succeeded, TokenDeltas
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.reply_stream import ReplyStream, Subscription
@@ -145,7 +145,7 @@ class Service:
         """Submit a sampled request that runs for exactly `new_tokens` tokens."""
         kwargs = {"max_new_tokens": new_tokens, "eos_token_id": None}
         made = make_job(
-            prompt=Prompt(text="Once upon a time"),
+            prompt="Once upon a time",
             generate_kwargs=kwargs | job.pop("generate_kwargs", {}),
             card_hash=None,
             token_ids=None,

@@ -11,10 +11,10 @@ from transformers import FalconForCausalLM
 
 from shared.errors import BadRequest, SettingsError
 from shared.process.settings import load_settings
-from shared.protocol import Prompt
 from shared.registry.worker_registry import hash_card
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder
+from tests.factories import make_job
 from tests.worker.lora import write_adapter
 from worker.engine import Output, Request, TokenOutput
 from worker.jobs.conversion import to_sampling_params
@@ -98,9 +98,11 @@ def test_a_pad_token_beyond_the_embedding_table_does_not_change_the_output(
     loaded = load(None, model=folder)
     encoder = PromptEncoder(loaded.card, loaded.tokenizer_json)
     kwargs = GenerateKwargs(do_sample=False, num_beams=2, max_new_tokens=4, eos_token_id=None)
-    prepared = encoder.prepare(Prompt(text="The falcon"), kwargs)
+    prepared = encoder.prepare(make_job(prompt="The falcon"), kwargs)
     params = to_sampling_params(kwargs, max_new_tokens=4, seed=0, card=loaded.card)
-    loaded.engine.add(Request(request_id="a", prompt_token_ids=prepared.token_ids, params=params))
+    loaded.engine.add(
+        Request(request_id="a", prompt_token_ids=prepared.token_ids or [], params=params)
+    )
     outputs: list[Output] = []
     while loaded.engine.has_work:
         outputs += loaded.engine.step()
@@ -111,7 +113,7 @@ def test_a_pad_token_beyond_the_embedding_table_does_not_change_the_output(
     expected = oracle.generate(input_ids, attention_mask=torch.ones_like(input_ids), **options)
     assert tokens == expected[0, input_ids.shape[1] :].tolist()
     with pytest.raises(BadRequest, match=r"token '\[PAD\]' must not occur: its id 512"):
-        encoder.prepare(Prompt(text="The falcon[PAD]"), kwargs)
+        encoder.prepare(make_job(prompt="The falcon[PAD]"), kwargs)
 
 
 def test_a_model_whose_eos_tokens_have_no_embedding_is_refused(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def to_request(
     job: ChatJob,
     kwargs: GenerateKwargs,
     card: ModelCard,
-    generated: tuple[tuple[int, ...], ...],
+    generated: tuple[tuple[int, ...], ...] = (),
 ) -> Request:
     """Return the engine's request for a job with a tokenized prompt.
 
@@ -131,7 +131,7 @@ def to_output(request_id: str, delta: Delta) -> TokenOutput:
 def to_chat_result(job: ChatJob, kwargs: GenerateKwargs, generation: Generation) -> ChatResult:
     """Return the 200 body of a finished generation."""
     sequences = [_to_sequence_result(job, kwargs, outputs) for outputs in generation.sequences]
-    echo = job.prompt.text or "" if job.return_full_text else ""
+    echo = job.prompt or "" if job.return_full_text else ""
     num_prompt = len(job.token_ids or ())
     num_completion = generation.num_tokens
     return ChatResult(

@@ -2,7 +2,6 @@
 
 import time
 
-import msgspec
 from pydantic import ValidationError
 
 from shared.errors import ClientError, InvalidParameter, status_code
@@ -56,10 +55,7 @@ class ChatTask:
         job = active.job
         if job.card_hash == self._card_hash and job.token_ids and job.max_new_tokens:
             return
-        prepared = self._encoder.prepare(job.prompt, kwargs, job.adapter)
-        active.job = msgspec.structs.replace(
-            job, token_ids=prepared.token_ids, max_new_tokens=prepared.max_new_tokens
-        )
+        active.job = self._encoder.prepare(job, kwargs)
         active.kv_tokens = active.job.cost_tokens
 
     async def _generate(self, active: ActiveJob, kwargs: GenerateKwargs) -> Outcome:

@@ -9,9 +9,8 @@ import pytest
 from httpx import Response
 
 from api.jobs.admission import LONG_TEXT_CHARS, TOKENIZATION_SLOTS
-from shared.protocol import Prompt
+from shared.protocol import ChatJob
 from shared.request.parameters import GenerateKwargs
-from shared.request.prompt import TokenizedPrompt
 from tests.fakes_api import FakeService, abandoned_call
 
 LONG = {"prompt": "a" * (LONG_TEXT_CHARS + 1), "handle_long_generation": "hole"}
@@ -24,15 +23,15 @@ class SlowTokenizer:
         model = service.services.models.current
         assert model is not None
         self.go_on = threading.Event()
-        self.started: list[Prompt] = []
+        self.started: list[ChatJob] = []
         self._tokenize = model.encoder.tokenize
         patch.setattr(model.encoder, "tokenize", self.tokenize)
 
-    def tokenize(self, text: str, prompt: Prompt, kwargs: GenerateKwargs) -> TokenizedPrompt:
+    def tokenize(self, text: str, job: ChatJob, kwargs: GenerateKwargs) -> ChatJob:
         if len(text) > LONG_TEXT_CHARS:
-            self.started.append(prompt)
+            self.started.append(job)
             assert self.go_on.wait(30)
-        return self._tokenize(text, prompt, kwargs)
+        return self._tokenize(text, job, kwargs)
 
 
 @pytest.fixture

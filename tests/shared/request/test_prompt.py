@@ -10,11 +10,12 @@ from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from shared.errors import BadRequest, InvalidParameter
-from shared.protocol import Message, Prompt
+from shared.protocol import ChatJob, Message
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder, check_prompt
 from tests.echo_worker import CHAT_TEMPLATE, letter_card, letter_tokenizer
-from tests.shared.request.encoders import make_encoder, refusal
+from tests.factories import make_job
+from tests.shared.request.encoders import make_encoder, refusal, token_ids
 
 CONTEXT = 2048
 
@@ -52,13 +53,11 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_an_adapter_must_be_on_the_model_card() -> None:
     encoder = make_encoder(adapters=("tales", "verse"))
-    prompt, kwargs = Prompt(text="a"), GenerateKwargs()
     for adapter in (None, "verse"):
-        assert encoder.prepare(prompt, kwargs, adapter) == encoder.prepare(prompt, kwargs)
-    with pytest.raises(InvalidParameter) as caught:
-        encoder.prepare(prompt, kwargs, "prose")
-    assert caught.value.field == "adapter"
-    assert caught.value.message.endswith("there are: tales, verse")
+        assert token_ids(encoder, prompt="a", adapter=adapter) == token_ids(encoder, prompt="a")
+    error = refusal(encoder, make_job(prompt="a", adapter="prose"))
+    assert (type(error), error.field) == (InvalidParameter, "adapter")
+    assert error.message.endswith("there are: tales, verse")
 
 
 def test_a_text_above_the_bound_is_refused_without_tokenization(
@@ -66,17 +65,17 @@ def test_a_text_above_the_bound_is_refused_without_tokenization(
 ) -> None:
     most = CONTEXT * len("<|endoftext|>")
     monkeypatch.setattr(encoder, "_tokenize", lambda *_, **__: [1] * (CONTEXT - 1))
-    assert len(encoder.prepare(Prompt(text="a" * most), GenerateKwargs()).token_ids) < CONTEXT
-    for prompt in (
-        Prompt(text="a" * (most + 1)),
-        Prompt(prefix="é", text="a" * (most - 1)),
-        Prompt(messages=(Message(role="user", content="a" * most),)),
+    assert len(token_ids(encoder, prompt="a" * most)) < CONTEXT
+    for job in (
+        make_job(prompt="a" * (most + 1)),
+        make_job(prefix="é", prompt="a" * (most - 1)),
+        make_job(messages=(Message(role="user", content="a" * most),)),
     ):
-        error = refusal(encoder, prompt)
+        error = refusal(encoder, job)
         assert (type(error), error.field) == (BadRequest, "prompt")
         assert "2049 tokens or more" in error.message or "2050 tokens or more" in error.message
         assert f"context of {CONTEXT}" in error.message and "hole" in error.message
-    held = Prompt(text="a" * (most + 1), handle_long_generation="hole")
+    held = make_job(prompt="a" * (most + 1), handle_long_generation="hole")
     assert encoder.prepare(held, GenerateKwargs()).token_ids
 
 
@@ -86,7 +85,7 @@ def test_a_text_above_the_bound_is_refused_without_tokenization(
 def test_a_prompt_has_the_ids_of_transformers(
     encoder: PromptEncoder, oracle: Any, text: str
 ) -> None:
-    assert encoder.encode(Prompt(text=text)) == oracle(text)["input_ids"]
+    assert token_ids(encoder, prompt=text) == oracle(text)["input_ids"]
 
 
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, FALCON_TEMPLATE])
@@ -104,13 +103,14 @@ def test_a_conversation_is_rendered_as_in_transformers(
         continue_final_message=is_continued,
         return_dict=True,
     )["input_ids"]
-    assert encoder.encode(Prompt(messages=messages)) == expected
+    assert token_ids(encoder, messages=messages) == expected
 
 
 def test_the_prefix_precedes_the_prompt_and_counts(encoder: PromptEncoder) -> None:
-    with_prefix = Prompt(text="falcon", prefix="The ")
-    assert encoder.encode(with_prefix) == encoder.encode(Prompt(text="The falcon"))
-    assert encoder.prepare(with_prefix, GenerateKwargs(max_length=15)).max_new_tokens == 5
+    job = make_job(prompt="falcon", prefix="The ")
+    prepared = encoder.prepare(job, GenerateKwargs(max_length=15))
+    assert prepared.token_ids == token_ids(encoder, prompt="The falcon")
+    assert prepared.max_new_tokens == 5
 
 
 def test_truncation_and_padding_stored_in_a_tokenizer_are_not_applied() -> None:
@@ -118,7 +118,7 @@ def test_truncation_and_padding_stored_in_a_tokenizer_are_not_applied() -> None:
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=32)
     encoder = PromptEncoder(letter_card(), tokenizer.to_str().encode())
-    assert len(encoder.encode(Prompt(text="a" * 10))) == 10
+    assert len(token_ids(encoder, prompt="a" * 10)) == 10
 
 
 def framing_tokenizer() -> Tokenizer:
@@ -130,7 +130,7 @@ def framing_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-@given(st.text(), st.booleans())
+@given(st.text(min_size=1), st.booleans())
 def test_every_text_has_the_ids_of_the_tokenizer(text: str, is_conversation: bool) -> None:
     tokenizer = framing_tokenizer()
     card = letter_card(chat_template="{{ messages[0]['content'] }}.")
@@ -138,32 +138,32 @@ def test_every_text_has_the_ids_of_the_tokenizer(text: str, is_conversation: boo
     if is_conversation:
         messages = (Message(role="user", content=text),)
         expected = tokenizer.encode(text + ".", add_special_tokens=False).ids
-        assert encoder.encode(Prompt(messages=messages)) == expected
+        assert token_ids(encoder, messages=messages) == expected
     else:
-        assert encoder.encode(Prompt(text=text)) == tokenizer.encode(text).ids
+        assert token_ids(encoder, prompt=text) == tokenizer.encode(text).ids
 
 
-@pytest.mark.parametrize("prompt", [Prompt(), Prompt(text=""), Prompt(messages=())])
+@pytest.mark.parametrize("prompt", [{"prompt": None}, {"prompt": ""}, {"messages": ()}])
 def test_a_missing_prompt_is_refused_in_the_words_of_the_contract(
-    encoder: PromptEncoder, prompt: Prompt
+    encoder: PromptEncoder, prompt: dict[str, Any]
 ) -> None:
-    error = refusal(encoder, prompt)
+    error = refusal(encoder, make_job(**prompt))
     assert (error.message, error.field) == ("Text generation parameter prompt required", None)
 
 
 def test_an_unknown_role_is_refused_without_a_model() -> None:
-    prompt = Prompt(messages=(Message(role="user", content="x"), Message(role="bot", content="y")))
+    messages = (Message(role="user", content="x"), Message(role="bot", content="y"))
     with pytest.raises(BadRequest, match="bot") as caught:
-        check_prompt(prompt)
+        check_prompt(make_job(messages=messages))
     assert caught.value.field == "messages.1.role"
 
 
 def test_messages_exclude_prompt_and_prefix() -> None:
     messages = (Message(role="user", content="x"),)
     with pytest.raises(InvalidParameter):
-        check_prompt(Prompt(text="x", messages=messages))
+        check_prompt(make_job(prompt="x", messages=messages))
     with pytest.raises(InvalidParameter):
-        check_prompt(Prompt(prefix="x", messages=messages))
+        check_prompt(make_job(prefix="x", messages=messages))
 
 
 @pytest.mark.parametrize(
@@ -182,21 +182,21 @@ def test_messages_exclude_prompt_and_prefix() -> None:
 )
 def test_a_template_that_refuses_or_fails_is_a_bad_request(template: str | None) -> None:
     messages = (Message(role="user", content="x"), Message(role="assistant", content="y"))
-    error = refusal(make_encoder(chat_template=template), Prompt(messages=messages))
+    error = refusal(make_encoder(chat_template=template), make_job(messages=messages))
     assert isinstance(error, BadRequest)
     assert error.field == "messages"
 
 
 @pytest.mark.parametrize(
-    ("prompt", "field"),
+    ("job", "field"),
     [
-        (Prompt(text="a <|im_end|>"), "prompt"),
-        (Prompt(text="a", prefix="<|im_end|>"), "prompt"),
-        (Prompt(messages=(Message(role="user", content="<|im_end|>"),)), "messages"),
+        (make_job(prompt="a <|im_end|>"), "prompt"),
+        (make_job(prompt="a", prefix="<|im_end|>"), "prompt"),
+        (make_job(messages=(Message(role="user", content="<|im_end|>"),)), "messages"),
     ],
 )
 def test_the_error_for_a_token_without_an_embedding_has_its_text_and_id(
-    prompt: Prompt, field: str
+    job: ChatJob, field: str
 ) -> None:
     tokenizer = letter_tokenizer()
     tokenizer.add_tokens(["<|im_end|>"])
@@ -205,6 +205,6 @@ def test_the_error_for_a_token_without_an_embedding_has_its_text_and_id(
     encoder = PromptEncoder(card, tokenizer.to_str().encode())
     message = rf"token '<\|im_end\|>' must not .* id {card.vocab_size} .* of {card.vocab_size} tok"
     with pytest.raises(BadRequest, match=message) as refusal:
-        encoder.prepare(prompt, GenerateKwargs())
+        encoder.prepare(job, GenerateKwargs())
     assert refusal.value.field == field
-    assert encoder.prepare(Prompt(text="a <|im_end|"), GenerateKwargs()).token_ids
+    assert encoder.prepare(make_job(prompt="a <|im_end|"), GenerateKwargs()).token_ids

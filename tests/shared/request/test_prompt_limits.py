@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from shared.errors import BadRequest, InvalidParameter
-from shared.protocol import Prompt
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder
-from tests.shared.request.encoders import lengths, make_encoder, refusal
+from tests.factories import make_job
+from tests.shared.request.encoders import lengths, make_encoder, refusal, token_ids
 
 CONTEXT = 2048
 
@@ -68,9 +68,9 @@ def test_the_error_for_a_length_that_does_not_fit_has_the_numbers(
 
 
 def test_the_hole_keeps_the_end_of_the_prompt(encoder: PromptEncoder) -> None:
-    prompt = Prompt(text="a" * CONTEXT + "the end", handle_long_generation="hole")
+    prompt = make_job(prompt="a" * CONTEXT + "the end", handle_long_generation="hole")
     prepared = encoder.prepare(prompt, GenerateKwargs(max_new_tokens=CONTEXT - 7))
-    assert prepared.token_ids == encoder.encode(Prompt(text="the end"))
+    assert prepared.token_ids == token_ids(encoder, prompt="the end")
 
 
 @pytest.mark.parametrize(
@@ -92,25 +92,25 @@ def test_the_hole_keeps_the_end_of_the_prompt(encoder: PromptEncoder) -> None:
 def test_the_error_for_a_parameter_outside_the_models_limits_names_it(
     encoder: PromptEncoder, kwargs: dict[str, Any], field: str
 ) -> None:
-    error = refusal(encoder, Prompt(text="x"), **kwargs)
+    error = refusal(encoder, make_job(prompt="x"), **kwargs)
     assert isinstance(error, InvalidParameter)
     assert error.field == f"generate_kwargs.{field}"
 
 
 def test_the_number_of_beams_is_limited_by_the_model() -> None:
     encoder = make_encoder(max_num_beams=3)
-    error = refusal(encoder, Prompt(text="x"), num_beams=4)
+    error = refusal(encoder, make_job(prompt="x"), num_beams=4)
     assert error.message == "must be at most 3 with this model, got 4"
-    encoder.prepare(Prompt(text="x"), GenerateKwargs(num_beams=3, max_new_tokens=5))
+    encoder.prepare(make_job(prompt="x"), GenerateKwargs(num_beams=3, max_new_tokens=5))
 
 
 def test_the_error_for_a_request_larger_than_the_cache_has_both_numbers() -> None:
     encoder = make_encoder(max_kv_tokens=100)
-    error = refusal(encoder, Prompt(text="x" * 10), num_return_sequences=4, max_new_tokens=20)
+    error = refusal(encoder, make_job(prompt="x" * 10), num_return_sequences=4, max_new_tokens=20)
     assert isinstance(error, BadRequest)
     assert "120" in error.message
     assert "100" in error.message
 
 
 def test_the_last_token_of_the_vocabulary_is_accepted(encoder: PromptEncoder) -> None:
-    encoder.prepare(Prompt(text="x"), GenerateKwargs(eos_token_id=[256], suppress_tokens=[256]))
+    encoder.prepare(make_job(prompt="x"), GenerateKwargs(eos_token_id=[256], suppress_tokens=[256]))

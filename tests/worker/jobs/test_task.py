@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from shared.protocol import ChatJob, Delta, Failed, JobStatus, Message, Prompt, Succeeded
+from shared.protocol import ChatJob, Delta, Failed, JobStatus, Message, Succeeded
 from shared.queue.claims import ClaimedJob
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
@@ -126,13 +126,12 @@ async def test_the_result_omits_the_prompt_without_return_full_text(task: ChatTa
 
 
 async def test_the_result_of_a_conversation_is_the_reply(task: ChatTask) -> None:
-    prompt = Prompt(messages=(Message(role="user", content="Hi"),))
-    job = make_job(prompt=prompt, max_new_tokens=2)
+    job = make_job(messages=(Message(role="user", content="Hi"),), max_new_tokens=2)
     assert (await finished(task, job)).result.result == "ab"
 
 
 async def test_the_result_omits_the_prefix(task: ChatTask) -> None:
-    job = make_job(prompt=Prompt(text="Hello", prefix="Once. "), max_new_tokens=2)
+    job = make_job(prompt="Hello", prefix="Once. ", max_new_tokens=2)
     assert (await finished(task, job)).result.result == "Helloab"
 
 
