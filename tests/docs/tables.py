@@ -54,7 +54,7 @@ def openapi() -> Schema:
 
 
 def routes_table() -> str:
-    """Return one item per route: method and path, parameters, status codes of success."""
+    """Return one item per route: method and path, parameters, statuses of success unless 200."""
     rows = []
     for path, operations in openapi()["paths"].items():
         for method, operation in operations.items():
@@ -65,7 +65,7 @@ def routes_table() -> str:
             ]
             codes = " ".join(sorted(code for code in operation["responses"] if code < "400"))
             parameters = f" ({', '.join(f'`{n}`' for n in names)})" if names else ""
-            rows.append((f"`{method.upper()} {path}`{parameters}", codes))
+            rows.append((f"`{method.upper()} {path}`{parameters}", "" if codes == "200" else codes))
     return listed(rows)
 
 
