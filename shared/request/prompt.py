@@ -72,7 +72,7 @@ class PromptEncoder:
     def tokenize(self, text: str, job: ChatJob, kwargs: GenerateKwargs) -> ChatJob:
         """Return the job with the token ids of its checked text and its length. Raises BadRequest.
 
-        The ids are those of prefix and prompt, or of the rendered conversation.
+        The ids encode prefix and prompt, or the rendered conversation.
         """
         # A chat template adds the special tokens.
         token_ids = self._tokenize(text, add_special_tokens=not job.messages)
