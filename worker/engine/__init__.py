@@ -1,6 +1,7 @@
 """The continuous-batching engine: `Engine.add`, `.abort`, `.step`; `generate` for scripts.
 
-Other packages import the names in `__all__`.
+Other packages import the names in `__all__`. The loader of the worker, the command line and the
+benchmarks also use `loading` and `memory`.
 """
 
 from worker.engine.config import EngineConfig

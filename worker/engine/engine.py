@@ -1,4 +1,4 @@
-"""The engine: requests in, a token or more per running sequence and step out.
+"""The engine: takes requests, runs them together step by step, returns their tokens.
 
 Synchronous; one thread owns it. Connects scheduler, runner, sampler and text.
 """
@@ -186,10 +186,11 @@ class Engine:
             self.scheduler.finish_group(group)
 
     def step(self) -> list[Output]:
-        """Run one forward pass and return its outputs.
+        """Run one planned batch and return its outputs.
 
-        A failure ends the requests that cause it. Raises EngineBroken if no request causes it: the
-        engine and its requests are lost, with the outputs of this step.
+        After a failure, the batch runs again in halves, and the requests that cause it end. Raises
+        EngineBroken if no request causes it: the engine and its requests are lost, with the
+        outputs of this step.
         """
         self.last_step = StepReport()
         with self.last_step.timed(Phase.SCHEDULE):
@@ -279,7 +280,7 @@ class Engine:
         if isinstance(results, SamplingFailure):
             return self._fail(group.request_id, results.reason, results.cause)
         for sequence in group.sequences:
-            sequence.mark_verified()  # also for a search that ends with its first step
+            sequence.mark_cached_valid()  # also for a search that ends with its first step
         self._finish(group)
         return results
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """Each field means what it means in transformers' `GenerationConfig`, for one unpadded prompt.
+    """Fields that transformers' `GenerationConfig` has too mean the same.
 
-    `None` and the neutral value (1.0, 0) both switch a field off.
+    A default switches its processor off.
     """
 
     max_new_tokens: int = 20

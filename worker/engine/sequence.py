@@ -47,11 +47,11 @@ class Sequence:
     # Kept by the block manager.
     block_table: list[int] = field(default_factory=list)
     num_cached_blocks: int = 0  # the first blocks, which other sequences can find
-    num_verified_blocks: int = 0  # of these, the blocks that led to valid logits
+    num_valid_cached_blocks: int = 0  # of these, the blocks that led to valid logits
     prefix_id: PrefixId = field(init=False)  # of the prefix that the cached blocks hold
 
     def __post_init__(self) -> None:
-        self.prefix_id = self.prefix_root
+        self.prefix_id = self.empty_prefix_id
 
     @classmethod
     def of(
@@ -69,12 +69,12 @@ class Sequence:
 
     def append(self, token_id: int) -> None:
         """Append the next token. Call it once its logits turned out valid."""
-        self.mark_verified()
+        self.mark_cached_valid()
         self.token_ids.append(token_id)
 
     def child(self, index: int, token_id: int) -> "Sequence":
         """Return a successor with one more token for the same group; it has no blocks yet."""
-        self.mark_verified()
+        self.mark_cached_valid()
         child = self.extended_by((token_id,))
         child.index = index
         return child
@@ -130,12 +130,12 @@ class Sequence:
         return not self.params.remove_invalid_values
 
     @property
-    def prefix_root(self) -> PrefixId:
+    def empty_prefix_id(self) -> PrefixId:
         """Return the id of its empty prefix; equal for sequences with the same keys and values."""
         if not self.is_cacheable:
             return -1 - self.arrival
         return EMPTY_PREFIX if self.adapter is None else self.adapter
 
-    def mark_verified(self) -> None:
-        """Mark the cached blocks as verified: logits that depend on all of them were valid."""
-        self.num_verified_blocks = self.num_cached_blocks
+    def mark_cached_valid(self) -> None:
+        """Mark the cached blocks as valid: the logits that depend on them were."""
+        self.num_valid_cached_blocks = self.num_cached_blocks

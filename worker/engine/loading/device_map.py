@@ -33,7 +33,7 @@ from worker.model.falcon import FalconDecoderLayer, FalconForCausalLM
 
 _GIB = 2**30
 _KEPT_FREE = _GIB  # on each GPU, for activations: a small KV cache leaves too little
-_NOWHERE = "disk"  # accelerate's name for layers that fit on no device
+_UNPLACED = "disk"  # accelerate's name for layers that fit on no device
 
 
 def load_spread(options: LoadOptions) -> LoadedRunner:
@@ -92,20 +92,20 @@ def spread(
     `config` or, if it has none, what its rows need, or as many as leave room for every layer.
     Raises ValueError, with the missing bytes, if the memory is too small.
     """
-    shape = _Shape(model_config, config.block_size, dtype, free_bytes)
+    sizes = _LayerSizes(model_config, config.block_size, dtype, free_bytes)
     num_blocks = config.num_blocks
     if num_blocks is None:
         most = config.max_rows * -(-model_config.context_length // config.block_size)
-        num_blocks = max(1, bisect_left(range(1, most + 1), 1, key=shape.missing_bytes))
-    if missing := shape.missing_bytes(num_blocks):
+        num_blocks = max(1, bisect_left(range(1, most + 1), 1, key=sizes.missing_bytes))
+    if missing := sizes.missing_bytes(num_blocks):
         raise ValueError(
             f"weights and {num_blocks} KV blocks do not fit on {len(free_bytes)} GPU(s): "
             f"{missing / _GIB:.1f} GiB are missing"
         )
-    return _to_map(shape.place(num_blocks)), num_blocks
+    return _to_map(sizes.place(num_blocks)), num_blocks
 
 
-class _Shape:
+class _LayerSizes:
     """A network on the meta device, and the free bytes for its layers on each GPU."""
 
     def __init__(
@@ -127,7 +127,7 @@ class _Shape:
         self._room[0] -= rest
 
     def place(self, num_blocks: int) -> list[int | str]:
-        """Return the GPU number, or `_NOWHERE`, that accelerate gives to each layer."""
+        """Return the GPU number, or `_UNPLACED`, that accelerate gives to each layer."""
         from accelerate import infer_auto_device_map  # slow to import, and rarely needed
 
         layer_bytes = self._layer_bytes(num_blocks)
@@ -140,13 +140,13 @@ class _Shape:
             max_memory=dict(enumerate(self._room)),
             no_split_module_classes=[FalconDecoderLayer.__name__],
             clean_result=False,
-            offload_buffers=True,  # no warning: `_NOWHERE` ends in an error
+            offload_buffers=True,  # no warning: `_UNPLACED` ends in an error
         )
         return list(device_map.values())
 
     def missing_bytes(self, num_blocks: int) -> int:
         """Return the bytes that do not fit with this number of KV blocks; 0 if all fits."""
-        num_left = self.place(num_blocks).count(_NOWHERE)
+        num_left = self.place(num_blocks).count(_UNPLACED)
         return num_left * self._layer_bytes(num_blocks) + max(0, -self._room[0])
 
     def _layer_bytes(self, num_blocks: int) -> int:

@@ -29,8 +29,8 @@ NOTHING_TO_SAMPLE = (
 )
 
 
-class SamplingPath(Enum):
-    """How rows get their tokens after the in-place processors; rows on one path go together."""
+class SamplingMethod(Enum):
+    """How rows get their tokens after the in-place processors; rows of one method go together."""
 
     GREEDY = auto()
     GREEDY_PROCESSED = auto()
@@ -38,7 +38,7 @@ class SamplingPath(Enum):
     FULL = auto()
 
     @classmethod
-    def of(cls, sequence: SequenceView, scores: TiledScores) -> "SamplingPath":
+    def of(cls, sequence: SequenceView, scores: TiledScores) -> "SamplingMethod":
         if not sequence.params.do_sample:
             return cls.GREEDY_PROCESSED if sequence.pipeline.row_processors else cls.GREEDY
         count = sequence.params.num_candidates
@@ -60,9 +60,9 @@ def sample_tokens(
     sampled: dict[int, SampledToken | SamplingFailure] = {}
     failures = _find_invalid(scores, sequences)
     scores = _process_in_place(scores, sequences)
-    for path, rows in _rows_by_path(scores, sequences).items():
+    for method, rows in _rows_by_method(scores, sequences).items():
         members = [sequences[row] for row in rows]
-        sampled |= zip(rows, _sample(path, scores, rows, members), strict=True)
+        sampled |= zip(rows, _sample(method, scores, rows, members), strict=True)
     return [failures.get(row) or sampled[row] for row in range(len(sequences))]
 
 
@@ -83,25 +83,27 @@ def _process_in_place(scores: TiledScores, sequences: SequenceViews) -> TiledSco
     return TiledScores(scores.scores)
 
 
-def _rows_by_path(scores: TiledScores, sequences: SequenceViews) -> dict[SamplingPath, list[int]]:
-    rows_of: defaultdict[SamplingPath, list[int]] = defaultdict(list)
+def _rows_by_method(
+    scores: TiledScores, sequences: SequenceViews
+) -> dict[SamplingMethod, list[int]]:
+    rows_of: defaultdict[SamplingMethod, list[int]] = defaultdict(list)
     for row, sequence in enumerate(sequences):
-        rows_of[SamplingPath.of(sequence, scores)].append(row)
+        rows_of[SamplingMethod.of(sequence, scores)].append(row)
     return rows_of
 
 
 def _sample(
-    path: SamplingPath, scores: TiledScores, rows: list[int], sequences: SequenceViews
+    method: SamplingMethod, scores: TiledScores, rows: list[int], sequences: SequenceViews
 ) -> Iterable[SampledToken | SamplingFailure]:
-    match path:
-        case SamplingPath.GREEDY:
+    match method:
+        case SamplingMethod.GREEDY:
             return _select_best(scores, rows, sequences)
-        case SamplingPath.GREEDY_PROCESSED:
+        case SamplingMethod.GREEDY_PROCESSED:
             processed = TiledScores(apply_row_processors(scores.rows(rows), sequences))
             return _select_best(processed, list(range(len(rows))), sequences)
-        case SamplingPath.TOP_K:
+        case SamplingMethod.TOP_K:
             return _sample_top_k(scores, rows, sequences)
-        case SamplingPath.FULL:
+        case SamplingMethod.FULL:
             candidates = CandidateTokens(apply_row_processors(scores.rows(rows), sequences))
             columns = multinomial_tiled(candidates.scores, _uniforms(scores, sequences))
             return _select_if_possible(candidates, columns, sequences)

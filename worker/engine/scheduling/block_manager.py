@@ -64,7 +64,7 @@ class BlockManager:
             self._num_holders[block] += 1
         child.num_computed_tokens = parent.num_computed_tokens
         child.num_cached_blocks = parent.num_cached_blocks
-        child.num_verified_blocks = parent.num_verified_blocks
+        child.num_valid_cached_blocks = parent.num_valid_cached_blocks
         child.prefix_id = parent.prefix_id
 
     def cache_full_blocks(self, sequence: Sequence) -> None:
@@ -80,19 +80,19 @@ class BlockManager:
         return self._next_key(sequence) if end < sequence.num_tokens else None
 
     def free(self, sequence: Sequence) -> None:
-        """Free all blocks; unverified blocks leave the prefix cache.
+        """Free all blocks; blocks that led to no valid logits leave the prefix cache.
 
         All blocks of a sequence that is not `is_cacheable` leave it: no other could use them.
         """
-        num_kept = sequence.num_verified_blocks if sequence.is_cacheable else 0
+        num_kept = sequence.num_valid_cached_blocks if sequence.is_cacheable else 0
         for block in sequence.block_table[num_kept:]:
             self.prefix_cache.remove(block)
         for block in reversed(sequence.block_table):  # so that a prefix outlives what follows it
             self._release(block)
         sequence.block_table = []
         sequence.num_computed_tokens = 0
-        sequence.num_cached_blocks = sequence.num_verified_blocks = 0
-        sequence.prefix_id = sequence.prefix_root
+        sequence.num_cached_blocks = sequence.num_valid_cached_blocks = 0
+        sequence.prefix_id = sequence.empty_prefix_id
 
     def check_integrity(self, sequences: Iterable[Sequence]) -> None:
         """Assert that tables, counts and cache agree; `sequences` are all that hold blocks.
@@ -139,8 +139,8 @@ class BlockManager:
         for block in sequence.block_table[first:end]:
             self._release(block)
         sequence.block_table[first:end] = [hit.block for hit in cached]
-        if sequence.num_verified_blocks == first:  # cached blocks of others are verified
-            sequence.num_verified_blocks = end
+        if sequence.num_valid_cached_blocks == first:  # cached blocks of others are valid
+            sequence.num_valid_cached_blocks = end
         sequence.num_cached_blocks = end
         sequence.prefix_id = cached[-1].prefix_id
         self.num_prefix_hit_tokens += end * self.block_size - sequence.num_computed_tokens

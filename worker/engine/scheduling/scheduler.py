@@ -20,7 +20,7 @@ from worker.engine.sequence_group import GroupStatus, SequenceGroup
 from worker.engine.speculation.drafts import add_drafts
 
 # A prompt token's attention to this many tokens takes about as long as the rest of its step.
-_HALVING_CONTEXT = 1024
+_CONTEXT_THAT_HALVES_CHUNKS = 1024
 
 _rank = attrgetter("rank")
 
@@ -103,7 +103,7 @@ class Scheduler:
             sequence.append(token_id)
         sequence.num_computed_tokens = sequence.num_tokens - 1
         self.block_manager.cache_full_blocks(sequence)
-        sequence.mark_verified()
+        sequence.mark_cached_valid()
 
     def replace_sequences(
         self, group: SequenceGroup, successors: list[tuple[Sequence, int]]
@@ -221,5 +221,5 @@ class Scheduler:
 
     def _chunk_limit(self, sequence: Sequence) -> int:
         """Return the most tokens of a prompt that delays others: fewer in a longer context."""
-        growth = 1 + sequence.num_computed_tokens / _HALVING_CONTEXT
+        growth = 1 + sequence.num_computed_tokens / _CONTEXT_THAT_HALVES_CHUNKS
         return math.ceil(self._max_chunk_tokens / growth)

@@ -30,15 +30,15 @@ class TokenBytes:
         self._special = {token_id for token_id, token in self._added.items() if token.special}
         self._known: dict[int, bytes] = {}
 
-    def spell(self, token_id: int) -> bytes:
+    def bytes_of(self, token_id: int) -> bytes:
         """Return the bytes of a token, of a special one its name; b"" for an unknown id."""
         if token_id not in self._known:
             self._known[token_id] = self._look_up(token_id)
         return self._known[token_id]
 
-    def text_of(self, token_id: int) -> bytes:
+    def text_bytes_of(self, token_id: int) -> bytes:
         """Return the bytes that the token adds to the text; special tokens add none."""
-        return b"" if token_id in self._special else self.spell(token_id)
+        return b"" if token_id in self._special else self.bytes_of(token_id)
 
     def _look_up(self, token_id: int) -> bytes:
         if token_id in self._added:  # matched as text: its characters never stand for bytes
@@ -62,11 +62,13 @@ class Detokenizer:
         self._token_bytes = token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         # The context may end inside a character: the decoder must know its first bytes.
-        self._decoder.decode(_tail(map(token_bytes.text_of, reversed(context)), _MAX_UTF8_BYTES))
+        self._decoder.decode(
+            _tail(map(token_bytes.text_bytes_of, reversed(context)), _MAX_UTF8_BYTES)
+        )
 
     def push(self, token_id: int) -> str:
         """Return the text that is certain by now: "" while a character is incomplete."""
-        return self._decoder.decode(self._token_bytes.text_of(token_id))
+        return self._decoder.decode(self._token_bytes.text_bytes_of(token_id))
 
     def flush(self) -> str:
         """Return the text of the bytes that are still held back. Call it once, at the end."""
@@ -86,13 +88,13 @@ class StopStrings:
         self._token_bytes = token_bytes
         self._needles = [stop_string.encode() for stop_string in stop_strings]
         self._reach = max(map(len, self._needles), default=1) - 1
-        self._tail = _tail(map(token_bytes.spell, reversed(context)), self._reach)
+        self._tail = _tail(map(token_bytes.bytes_of, reversed(context)), self._reach)
 
     def push(self, token_id: int) -> bool:
         """Push the next token; return whether it completes a stop string."""
         if not self._needles:
             return False
-        text = self._tail + self._token_bytes.spell(token_id)
+        text = self._tail + self._token_bytes.bytes_of(token_id)
         num_old = len(self._tail)
         self._tail = _last(text, self._reach)
         return any(

@@ -113,11 +113,11 @@ def test_a_block_is_free_when_its_last_holder_frees_it() -> None:
 def test_blocks_of_an_uncacheable_sequence_evict_no_others() -> None:
     manager = BlockManager(5, BLOCK_SIZE)
     useful = computed(manager, [1] * 8)
-    useful.mark_verified()
+    useful.mark_cached_valid()
     manager.free(useful)
     private = make_sequence([2] * 8, SamplingParams(remove_invalid_values=True), arrival=1)
     compute(manager, private)
-    private.mark_verified()
+    private.mark_cached_valid()
     manager.free(private)
     manager.allocate(make_sequence([3] * 8, arrival=2))
     again = make_sequence([1] * 9, arrival=3)

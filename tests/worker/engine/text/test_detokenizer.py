@@ -102,7 +102,7 @@ def test_an_added_token_has_the_text_that_it_was_added_with(
     special = {tokenizer.token_to_id(token) for token in ADDED[:NUM_SPECIAL]}
     context, ids = (tokenizer.encode("".join(part)).ids for part in (prompt, text))
     encoded = TokenBytes(tokenizer)
-    assert b"".join(map(encoded.spell, ids)).decode() == "".join(text)
+    assert b"".join(map(encoded.bytes_of, ids)).decode() == "".join(text)
     spoken = [token_id for token_id in ids if token_id not in special]
     assert "".join(stream(tokenizer, context, ids)) == "".join(stream(tokenizer, context, spoken))
     if len(spoken) == len(ids):

@@ -18,7 +18,7 @@ from worker.engine.sampling_params import SamplingParams
 
 
 class RepetitionPenalty(InPlaceProcessor):
-    """Lower the score of every token the sequence holds, prompt included (Keskar et al. 2019)."""
+    """Penalize every token that the sequence holds, prompt included (Keskar et al. 2019)."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.repetition_penalty != 1.0
@@ -29,8 +29,8 @@ class RepetitionPenalty(InPlaceProcessor):
             indices.sequences, 0
         ]
         seen = scores[indices.rows, indices.token_ids]
-        lowered = torch.where(seen < 0, seen * penalty, seen / penalty)
-        scores[indices.rows, indices.token_ids] = lowered
+        penalized = torch.where(seen < 0, seen * penalty, seen / penalty)
+        scores[indices.rows, indices.token_ids] = penalized
 
 
 class SequenceBias(InPlaceProcessor):
@@ -52,7 +52,7 @@ def biased_sequences(params: SamplingParams) -> TokenSequenceIndex:
 
 
 class ExponentialDecayLengthPenalty(InPlaceProcessor):
-    """Raise eos by `factor ** n` once the continuation is n tokens past its start length."""
+    """Add `|eos score| * (factor ** n - 1)` to eos, n tokens past the start length."""
 
     def is_active(self, params: SamplingParams) -> bool:
         return params.exponential_decay_length_penalty is not None and bool(params.eos_token_ids)
