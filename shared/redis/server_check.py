@@ -1,6 +1,8 @@
-"""Check at startup that a Redis server is new enough and keeps jobs when it restarts."""
+"""Check at startup that a Redis server is new enough and keeps accepted jobs."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -17,9 +19,10 @@ log = structlog.get_logger(__name__)
 
 
 async def check_server(redis: Redis) -> None:
-    """Raise SettingsError if the server is too old, or would lose accepted jobs at a restart.
+    """Raise SettingsError if the server is too old, or has the fault of `_check_default_user`.
 
-    Log a warning if the user lacks the permission for INFO, as a user without `@dangerous` does.
+    Log a warning if its configuration can lose accepted jobs, or if the user lacks the permission
+    for INFO, as a user without `@dangerous` does.
     """
     try:
         info = await redis.info()
@@ -34,6 +37,18 @@ async def check_server(redis: Redis) -> None:
     has_fault = version < VALKEY_FIX if is_valkey else REDIS_WITH_FAULT <= version < REDIS_FIX
     if has_fault and info.get("aof_enabled") and _user(redis) != "default":
         await _check_default_user(redis, name)
+    _warn_of_losses(info)
+
+
+def _warn_of_losses(info: Mapping[str, Any]) -> None:
+    risks = []
+    if not info.get("aof_enabled"):
+        risks.append("appendonly is off, so a restart can lose jobs")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        risks.append(f"maxmemory-policy must be noeviction: {policy} deletes jobs")
+    if risks:
+        log.warning("Redis can lose accepted jobs", reason="; ".join(risks))
 
 
 def _user(redis: Redis) -> str:

@@ -49,7 +49,7 @@ async def test_a_call_is_repeated_until_it_succeeds_and_each_failure_is_logged()
 )
 async def test_the_log_separates_errors_of_redis_from_outages(error: Exception, cause: str) -> None:
     with capture_logs() as logs:
-        assert await retry_until_reachable(Call(error), log, "no job claimed") == 7
+        assert await retry_until_reachable(Call(error), log, "claim failed, will retry") == 7
     assert [line["cause"] for line in logs] == [cause]
 
 

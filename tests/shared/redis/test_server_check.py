@@ -131,6 +131,36 @@ async def test_a_user_without_acl_permission_gets_a_warning(
     assert "Redis was not checked for lost jobs at a restart" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("append_only", "options", "risks"),
+    [
+        (True, [], []),
+        (False, [], ["appendonly is off"]),
+        (True, ["--maxmemory-policy", "allkeys-lru"], ["allkeys-lru deletes jobs"]),
+        (
+            False,
+            ["--maxmemory-policy", "volatile-ttl"],
+            ["appendonly is off", "volatile-ttl deletes jobs"],
+        ),
+    ],
+)
+async def test_a_configuration_that_can_lose_jobs_gets_one_warning(
+    append_only: bool,
+    options: list[str],
+    risks: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = RedisServer(tmp_path, append_only=append_only, options=[*options, *SMALL])
+    server.start()
+    async with client_of(server, "small") as client:
+        await check_server(client)
+    server.stop()
+    said = capsys.readouterr().out
+    assert said.count("Redis can lose accepted jobs") == bool(risks)
+    assert all(risk in said for risk in risks)
+
+
 async def test_a_user_without_info_permission_can_use_the_server(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
