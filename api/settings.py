@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from shared.process.log_config import LogFormat, LogLevel
 from shared.process.settings import ProcessSettings
-from shared.queue.keys import JOB_TTL_S
+from shared.queue.keys import JOB_TTL_S, MAX_QUEUE_NAME
 
 # An `Origin` header: scheme, host and port in lower case, no path.
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,]+")
@@ -23,7 +23,10 @@ class ApiSettings(ProcessSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="URL; see docs/guides/redis.md.")
     queue: str = Field(
-        "falconer:queue", min_length=1, max_length=200, description="Name of the queue."
+        "falconer:queue",
+        min_length=1,
+        max_length=MAX_QUEUE_NAME,
+        description="Name of the queue.",
     )
     max_body_bytes: int = Field(
         1_048_576, ge=1, le=2**30, description="Larger request bodies get 413."

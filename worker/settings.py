@@ -6,6 +6,7 @@ from pydantic import ByteSize, Field
 
 from shared.process.log_config import LogFormat, LogLevel
 from shared.process.settings import ProcessSettings
+from shared.queue.keys import MAX_QUEUE_NAME
 
 WORKER_ID_PATTERN = r"^[^\s:]{1,64}$"  # part of Redis keys and of a lease's owner
 
@@ -13,7 +14,10 @@ WORKER_ID_PATTERN = r"^[^\s:]{1,64}$"  # part of Redis keys and of a lease's own
 class WorkerSettings(ProcessSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="URL; see docs/guides/redis.md.")
     queue: str = Field(
-        "falconer:queue", min_length=1, max_length=128, description="Name of the queue."
+        "falconer:queue",
+        min_length=1,
+        max_length=MAX_QUEUE_NAME,
+        description="Name of the queue.",
     )
     model: str = Field("tiny", description="Folder, hub id, or `tiny` (bundled).")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

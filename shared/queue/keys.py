@@ -15,7 +15,7 @@ from arq.constants import (
 )
 
 JOB_TTL_S = 24 * 3600  # the latest deadline, and the deadline of a job without one
-JOB_KEPT_S = JOB_TTL_S + 3600  # TTL of the keys of a job that has not ended
+UNFINISHED_JOB_TTL_S = JOB_TTL_S + 3600  # of the keys of a job that has not ended
 RESULT_TTL_S = 3600  # default of `ttl_s`
 MIN_RECORD_TTL_S = 900  # of a record after the job's end: a frozen worker may wake up
 REPLIES_TTL_S = 600  # of an api replica's stream after its last event
@@ -25,6 +25,7 @@ LOADING_TTL_S = 6 * 3600  # longer than any model loads; 80 GB from the hub take
 MODEL_CARD_TTL_S = 30 * 24 * 3600  # refreshed while a worker serves the model
 DEAD_LETTERS_MAX = 1000  # ids of the latest dead letters
 UNKNOWN_RETRY_AFTER_S = 10  # Retry-After without a claim rate: no worker, or no backlog yet
+MAX_QUEUE_NAME = 128  # characters of the queue's name, which most keys begin with
 LISTED_MAX = 10_000  # finished jobs of each status in a listing: the latest
 
 # Score of a leased job: this, plus the end of its lease. Waiting jobs have lower scores: Unix ms up
@@ -58,7 +59,7 @@ RECORD_FIELDS = (
 # Fields of the hash `Keys.backlog`, described at the same places, in `backlog.lua`.
 BACKLOG_FIELDS = (
     "tokens",
-    "stalled_since_ms",
+    "full_since_ms",
     "rate_ms",
     "rate_claims",
     "rate_jobs",
@@ -81,7 +82,10 @@ class Keys:
         return job_key_prefix + job_id
 
     def arq_retry(self, job_id: str) -> str:
-        """Return the key of the flag '1': the run of the latest lease has started."""
+        """Return the key of a flag: the run of the latest lease has started.
+
+        arq counts tries here; Falconer writes '1'.
+        """
         return retry_key_prefix + job_id
 
     def arq_in_progress(self, job_id: str) -> str:

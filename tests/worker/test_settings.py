@@ -1,5 +1,6 @@
 import pytest
 
+from api.settings import ApiSettings
 from shared.errors import SettingsError
 from shared.process.settings import load_settings
 from worker.settings import WorkerSettings
@@ -10,6 +11,13 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("FALCONER_LOG_FORMAT", "json")
     settings = load_settings(WorkerSettings)
     assert (settings.max_rows, settings.log_format, settings.model) == (7, "json", "tiny")
+
+
+def test_api_and_workers_accept_the_same_queue_names() -> None:
+    for settings_class in (ApiSettings, WorkerSettings):
+        assert load_settings(settings_class, {"queue": "q" * 128}).queue == "q" * 128
+        with pytest.raises(SettingsError, match=r"--queue .* at most 128 characters"):
+            load_settings(settings_class, {"queue": "q" * 129})
 
 
 def test_memory_is_a_size_in_any_unit() -> None:
