@@ -47,9 +47,9 @@ def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastA
     app.state.services = services
     for router in ROUTERS:
         app.include_router(router)
-    answer_head(app)
+    add_head_routes(app)
     install_error_handlers(app)
-    name_allowed_methods(app)
+    set_allow_header(app)
     app.add_middleware(MeteredApp, metrics=services.metrics)
     vars(app)["openapi"] = openapi_of(app)  # replaces the method, as FastAPI documents
     return app
@@ -83,15 +83,15 @@ def paths_of(app: FastAPI) -> set[str]:
     return {route.path for route in all_routes(app) if isinstance(route, Route | Mount)}
 
 
-def answer_head(app: FastAPI) -> None:
+def add_head_routes(app: FastAPI) -> None:
     """Add HEAD to each GET route; the server omits the body of the response."""
     for route in all_routes(app):
         if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 
-def name_allowed_methods(app: FastAPI) -> None:
-    """List every method of a path in `Allow`: each method has its own route."""
+def set_allow_header(app: FastAPI) -> None:
+    """Make `Allow` in a 405 list every method of the path: each method has its own route."""
     routes = all_routes(app)
 
     @app.exception_handler(405)

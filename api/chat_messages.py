@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from shared.protocol import Message
 from shared.request.base_model import OptionalFieldsModel, StrictModel
-from shared.request.parameter_types import broken_rule
+from shared.request.parameter_types import rule_error
 
 MAX_NAME = 255  # characters
 MAX_SHOWN = 40  # characters of a value of the request in an error message
@@ -24,21 +24,21 @@ def join_parts(content: Any) -> Any:
     if not isinstance(content, list):
         return content
     if not content:
-        raise broken_rule("must have at least one part")
+        raise rule_error("must have at least one part")
     return "".join(text_of(part, index) for index, part in enumerate(content))
 
 
 def text_of(part: Any, index: int) -> str:
     if not isinstance(part, dict):
-        raise broken_rule(f'part {index} must be an object {{"type": "text", "text": "..."}}')
+        raise rule_error(f'part {index} must be an object {{"type": "text", "text": "..."}}')
     kind, text = part.get("type"), part.get("text")
     if kind != "text":
         shown = repr(kind[:MAX_SHOWN]) if isinstance(kind, str) else "none"
-        raise broken_rule(f'part {index} must be of type "text", got {shown}')
+        raise rule_error(f'part {index} must be of type "text", got {shown}')
     if not isinstance(text, str):
-        raise broken_rule(f"part {index} must have a string as its text")
+        raise rule_error(f"part {index} must have a string as its text")
     if unknown := part.keys() - {"type", "text"}:
-        raise broken_rule(f"part {index} has an unknown parameter {min(unknown)[:MAX_SHOWN]!r}")
+        raise rule_error(f"part {index} has an unknown parameter {min(unknown)[:MAX_SHOWN]!r}")
     return text
 
 
@@ -47,7 +47,7 @@ def only_empty(why: str) -> BeforeValidator:
 
     def check(value: Any) -> None:
         if value not in (None, []):
-            raise broken_rule(f"must be null or empty: {why}")
+            raise rule_error(f"must be null or empty: {why}")
 
     empty_list = Annotated[list[Any], Field(max_length=0)]
     return BeforeValidator(check, json_schema_input_type=empty_list | None)
@@ -65,7 +65,7 @@ Content = Annotated[
 
 
 class ChatMessage(OptionalFieldsModel):
-    keeps_null: ClassVar[frozenset[str]] = frozenset({"role", "content"})
+    nullable_fields: ClassVar[frozenset[str]] = frozenset({"role", "content"})
 
     role: str = Field(description="system, user or assistant.", examples=["user"])
     content: Content = Field(

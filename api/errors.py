@@ -77,18 +77,18 @@ def failure_response(
     if is_openai_path(route_path(request.scope)):
         body = openai_error(status, message, param=field, code=code)
     else:
-        body = ErrorBody(named(field, message), job_id)
+        body = ErrorBody(with_field(field, message), job_id)
     return json_response(body, status, headers)
 
 
-def named(field: str | None, message: str) -> str:
+def with_field(field: str | None, message: str) -> str:
     return f"{field}: {message}" if field else message
 
 
 def describe(errors: Sequence[Mapping[str, Any]]) -> str:
     """Return pydantic's errors in one line, each with its field and its limit."""
     lines = [
-        named(".".join(str(part)[:MAX_SHOWN] for part in error["loc"]), reason(error))
+        with_field(".".join(str(part)[:MAX_SHOWN] for part in error["loc"]), reason(error))
         for error in errors[:MAX_LISTED]
     ]
     if len(errors) > MAX_LISTED:

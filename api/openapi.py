@@ -19,23 +19,23 @@ REF = "#/components/schemas/{}"
 Responses = dict[int | str, dict[str, Any]]
 
 
-def json_of(schema: str, description: str) -> dict[str, Any]:
+def schema_response(schema: str, description: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": REF.format(schema)}}}
     return {"description": description, "content": content}
 
 
-def described(description: str = "OK.") -> dict[str, Any]:
+def object_response(description: str = "OK.") -> dict[str, Any]:
     return {
         "description": description,
         "content": {"application/json": {"schema": {"type": "object"}}},
     }
 
 
-JOB = json_of("JobView", "The job.")
-JOBS = json_of("JobList", "A page of jobs.")
-PURGED = json_of("Purged", "The number of cancelled jobs.")
-MODEL = json_of("Model", "The model or adapter.")
-MODELS = json_of("ModelList", "The model and its adapters.")
+JOB = schema_response("JobView", "The job.")
+JOBS = schema_response("JobList", "A page of jobs.")
+PURGED = schema_response("Purged", "The number of cancelled jobs.")
+MODEL = schema_response("Model", "The model or adapter.")
+MODELS = schema_response("ModelList", "The model and its adapters.")
 TEXT: dict[str, Any] = {
     "description": "Prometheus text, or JSON if `Accept` asks for it.",
     "content": {
@@ -43,41 +43,49 @@ TEXT: dict[str, Any] = {
         "application/json": {"schema": {"$ref": REF.format("SystemInfo")}},
     },
 }
-UNAVAILABLE: Responses = {503: json_of("ErrorBody", "Unavailable; retry after `Retry-After`.")}
-BROKEN: Responses = {503: json_of("ErrorBody", "A task of the process has ended: restart it.")}
+UNAVAILABLE: Responses = {
+    503: schema_response("ErrorBody", "Unavailable; retry after `Retry-After`.")
+}
+BROKEN: Responses = {
+    503: schema_response("ErrorBody", "A task of the process has ended: restart it.")
+}
 LOOKUP_ERRORS: Responses = {
-    404: json_of("ErrorBody", "No such job."),
-    422: json_of("ErrorBody", "An invalid parameter."),
+    404: schema_response("ErrorBody", "No such job."),
+    422: schema_response("ErrorBody", "An invalid parameter."),
     **UNAVAILABLE,
 }
 PARAMETER_ERRORS: Responses = {422: LOOKUP_ERRORS[422], **UNAVAILABLE}
 RETRY_ERRORS: Responses = {
-    409: json_of("ErrorBody", "The job has not ended, or it succeeded."),
-    429: json_of("ErrorBody", "The queue is full; retry after `Retry-After`."),
+    409: schema_response("ErrorBody", "The job has not ended, or it succeeded."),
+    429: schema_response("ErrorBody", "The queue is full; retry after `Retry-After`."),
     **LOOKUP_ERRORS,
 }
 ERRORS: Responses = {
-    400: json_of("ErrorBody", "An invalid body: no prompt, a prompt that is too long, or no JSON."),
-    409: json_of("ErrorBody", "The idempotency key was used with another body."),
-    413: json_of("ErrorBody", "The body is too large."),
-    415: json_of("ErrorBody", "The body is not JSON in UTF-8, or its encoding is unsupported."),
-    422: json_of("ErrorBody", "An unknown or invalid parameter."),
-    499: json_of("ErrorBody", "The job was cancelled."),
-    429: json_of("ErrorBody", "The queue is full; retry after `Retry-After`."),
-    500: json_of("ErrorBody", "The job failed."),
+    400: schema_response(
+        "ErrorBody", "An invalid body: no prompt, a prompt that is too long, or no JSON."
+    ),
+    409: schema_response("ErrorBody", "The idempotency key was used with another body."),
+    413: schema_response("ErrorBody", "The body is too large."),
+    415: schema_response(
+        "ErrorBody", "The body is not JSON in UTF-8, or its encoding is unsupported."
+    ),
+    422: schema_response("ErrorBody", "An unknown or invalid parameter."),
+    499: schema_response("ErrorBody", "The job was cancelled."),
+    429: schema_response("ErrorBody", "The queue is full; retry after `Retry-After`."),
+    500: schema_response("ErrorBody", "The job failed."),
     **UNAVAILABLE,
-    504: json_of("ErrorBody", "The wait timed out; the job with this `id` goes on."),
+    504: schema_response("ErrorBody", "The wait timed out; the job with this `id` goes on."),
 }
 OPENAI_UNAVAILABLE: Responses = {
-    503: json_of("OpenAIErrorBody", "Unavailable; retry after `Retry-After`."),
+    503: schema_response("OpenAIErrorBody", "Unavailable; retry after `Retry-After`."),
 }
 OPENAI_LOOKUP_ERRORS: Responses = {
-    404: json_of("OpenAIErrorBody", "No such model."),
-    422: json_of("OpenAIErrorBody", "An invalid parameter."),
+    404: schema_response("OpenAIErrorBody", "No such model."),
+    422: schema_response("OpenAIErrorBody", "An invalid parameter."),
     **OPENAI_UNAVAILABLE,
 }
 LOCATION = {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}}
-ACCEPTED: dict[str, Any] = {**json_of("JobView", "Accepted."), "headers": LOCATION}
+ACCEPTED: dict[str, Any] = {**schema_response("JobView", "Accepted."), "headers": LOCATION}
 EVENT_STREAM: dict[str, Any] = {  # of OpenAPI 3.2, as FastAPI writes it in 3.1 too
     "itemSchema": {
         "type": "object",

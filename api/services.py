@@ -14,7 +14,7 @@ from api.metrics import Metrics
 from api.settings import ApiSettings
 from shared.process.asyncio_tasks import cancel_all, wait_at_most
 
-SETTLE_TIMEOUT_S = 1.0  # for cancellations, if Redis answers by then
+CANCELLATIONS_TIMEOUT_S = 1.0  # to send them, if Redis answers by then
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Services:
         ]
 
     async def stop(self) -> None:
-        await wait_at_most(SETTLE_TIMEOUT_S, self.cancellations.settle())
+        await wait_at_most(CANCELLATIONS_TIMEOUT_S, self.cancellations.wait_until_sent())
         await cancel_all(self.tasks)
         await self.redis.close()
 

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.process.standard_streams import silence
+from shared.process.standard_streams import redirect_to_devnull
 
 EXAMPLES: tuple[dict[str, object], ...] = (
     {"prompt": "Once upon a time"},
@@ -27,7 +27,7 @@ class Screen:
         try:
             print(text, flush=True)
         except OSError:
-            silence(sys.stdout)
+            redirect_to_devnull(sys.stdout)
 
     def ready(self, *, url: str, model: str, workers: int, redis: str, state_dir: Path) -> None:
         rows = [

@@ -1,6 +1,6 @@
 """All errors of `shared`, which api and worker have in common, and their HTTP status codes.
 
-`worker.engine` and `worker.model` must not import `shared` and define their own errors.
+`worker.engine` and `worker.model` import none of them and define their own errors.
 
     FalconerError
     ├── SettingsError           a setting is wrong: the process exits with this one line

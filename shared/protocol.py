@@ -46,7 +46,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str | None = None
     messages: tuple[Message, ...] | None = None
     prefix: str | None = None
-    handle_long_generation: str | None = None
+    handle_long_generation: str | None = None  # "hole", as in transformers and KAITO
     generate_kwargs: dict[str, Any]  # the fields of `GenerateKwargs` in the request, validated
     seed: int
     return_full_text: bool = True
@@ -248,8 +248,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     version: str
     started_ms: int
-    running: int = 0
-    waiting: int = 0
+    running: int = 0  # rows
+    waiting: int = 0  # rows
     kv_tokens_used: int = 0
     kv_tokens_total: int = 0
     tokens_per_s: float = 0.0

@@ -132,7 +132,7 @@ class EngineThread:
         """
         if self._is_stopped:
             return
-        log.error("the engine stopped", reason=reason)
+        log.error("the engine failed", reason=reason)
         self._end(reason)
 
     @property
@@ -148,11 +148,11 @@ class EngineThread:
                 if self._engine.has_work:
                     self._step()
         except Exception as error:
-            log.exception("the engine stopped")
+            log.exception("the engine failed")
             self._end(f"{type(error).__name__}: {error}")
 
     def _end(self, reason: str) -> None:
-        self.failure = f"the engine stopped: {reason}"
+        self.failure = f"the engine failed: {reason}"
         self._call(self.failed.set)
 
     def _execute_commands(self) -> bool:

@@ -10,17 +10,17 @@ OnToken = Callable[[TokenOutput], None]
 
 
 class Generation:
-    """The sequences of one request; filled on the event loop.
+    """Collect the sequences of one request, on the event loop.
 
-    Sets `changed` when every sequence has ended, or when the request failed with `error`.
+    Sets `finished` when every sequence has ended, or when the request failed with `error`.
     """
 
     def __init__(
-        self, num_sequences: int, changed: asyncio.Event, on_token: OnToken | None = None
+        self, num_sequences: int, finished: asyncio.Event, on_token: OnToken | None = None
     ) -> None:
         self.sequences: list[list[TokenOutput]] = [[] for _ in range(num_sequences)]
         self.error: JobError | None = None
-        self._changed = changed
+        self._finished = finished
         self._on_token = on_token
         self._num_unfinished = num_sequences
         self._num_steps = 0
@@ -42,7 +42,7 @@ class Generation:
             if self._on_token is not None:
                 self._on_token(output)
         if self.is_done:
-            self._changed.set()
+            self._finished.set()
 
     def _append(self, output: TokenOutput) -> None:
         self.sequences[output.sequence].append(output)
@@ -50,7 +50,7 @@ class Generation:
 
     def fail(self, error: JobError) -> None:
         self.error = error
-        self._changed.set()
+        self._finished.set()
 
     @property
     def is_streamed(self) -> bool:

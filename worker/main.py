@@ -14,7 +14,7 @@ from shared.process.signals import end_at_once_on_signals, stop_signals
 from shared.process.sockets import listen
 from shared.redis.client import connect
 from shared.registry.loading_model import announce_model
-from worker.jobs.notifications import EngineStuck
+from worker.jobs.redis_loops import EngineStuck
 from worker.model_loading import LoadedModel, load_model
 from worker.process import EngineDied, WorkerProcess
 from worker.settings import WorkerSettings
@@ -41,7 +41,7 @@ def main(settings: WorkerSettings) -> int:
         asyncio.run(_run(settings, model, listener))
         return 0
     except (EngineStuck, EngineDied) as error:
-        log.critical("exiting; any live worker runs the jobs", reason=str(error))
+        log.critical("exiting; jobs move to other workers after their leases", reason=str(error))
         logging.shutdown()
         os._exit(1)  # a thread stuck in a device call would block a normal exit forever
 

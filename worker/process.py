@@ -35,7 +35,7 @@ from worker.health.metrics import WorkerMetrics
 from worker.health.probes import Probes
 from worker.jobs.capacity import Capacity
 from worker.jobs.leased_worker import LeasedWorker
-from worker.jobs.notifications import BLOCK_S, EngineStuck, LeaseRenewer, ListConsumer
+from worker.jobs.redis_loops import BLOCK_S, EngineStuck, LeaseRenewer, ListConsumer
 from worker.jobs.task import ChatTask
 from worker.jobs.token_log_writer import TokenLogWriter
 from worker.model_loading import LoadedModel
@@ -129,7 +129,7 @@ class WorkerProcess:
                 max_attempts=settings.max_attempts,
             ),
             lease_ms=lease_ms,
-            on_capacity=self._wake.enable,
+            enable_wake_ups=self._wake.enable,
             on_attempt=self._metrics.note_attempt,
             # If a step never ends, a job claimed during it waits until the step's timeout.
             may_claim=lambda: self._engine_thread.step_age_s <= settings.lease_s,
@@ -190,7 +190,7 @@ class WorkerProcess:
     async def _serve(self) -> None:
         self._engine_thread.start()
         # These attract work that other workers could do, so they end first.
-        advertisers = _start(self._heartbeat.run(), self._wake.run())
+        first_to_stop = _start(self._heartbeat.run(), self._wake.run())
         parts = _start(
             self._worker.run(),
             self._control.run(),
@@ -202,15 +202,15 @@ class WorkerProcess:
         stop = _start(self._stopping.wait())
         log.info("worker ready", worker=self.worker_id, model=self._model.card.name)
         try:
-            await _until_first([*stop, *advertisers, *parts])
-            await cancel_all(advertisers)
+            await _until_first([*stop, *first_to_stop, *parts])
+            await cancel_all(first_to_stop)
             await self._deregister()
             await self._worker.drain(self._settings.grace_s)
         except (EngineDied, EngineStuck):
-            self._worker.discard_all()
+            self._worker.abandon_leases()
             raise
         finally:
-            await cancel_all([*stop, *advertisers, *parts])
+            await cancel_all([*stop, *first_to_stop, *parts])
         log.info("worker stopped", worker=self.worker_id)
 
     def _probing(self) -> list[Coroutine[Any, Any, None]]:

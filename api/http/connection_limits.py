@@ -20,7 +20,7 @@ ZEROS = b"0" * 8
 
 
 class ProbingConnection(h11.Connection):
-    """Send bytes of a response ahead of time: a disconnected client answers them with a reset."""
+    """Send bytes of a response early: a disconnected client's kernel resets the connection."""
 
     _ahead = STATUS_LINE  # the next bytes to send, which every response continues with
     _is_chunked = False

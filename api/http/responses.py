@@ -8,8 +8,8 @@ from api.errors import (
     ClientDisconnected,
     ServerStopping,
     json_response,
-    named,
     stopping_response,
+    with_field,
 )
 from api.http.disconnect import ClientConnection
 from api.http.headers import Preference
@@ -41,7 +41,7 @@ async def wait_for_result(
     return outcome_response(outcome)
 
 
-async def wait_or_accept(
+async def wait_as_preferred(
     request: Request,
     services: Services,
     handle: JobHandle,
@@ -49,7 +49,7 @@ async def wait_or_accept(
     *,
     cancel_on_disconnect: bool,
 ) -> Response:
-    """Return the outcome if the job ends within the time that `Prefer` gives, else a 202."""
+    """Return the outcome if the job ends within the seconds of `Prefer: wait`, else a 202."""
     outcome, record = None, handle.record
     if preference.wait_s:
         client = ClientConnection(request.receive, services.stopping)
@@ -89,7 +89,7 @@ def outcome_response(outcome: Outcome) -> Response:
         return json_response(outcome.result)
     error = outcome.error
     return json_response(
-        ErrorBody(named(error.field, error.message), outcome.job_id), error.status_code
+        ErrorBody(with_field(error.field, error.message), outcome.job_id), error.status_code
     )
 
 

@@ -1,6 +1,6 @@
-"""Submit, follow and cancel jobs for the routes. Its only input from HTTP is a disconnect.
+"""Submit, follow and cancel jobs for the routes.
 
-Routes import `JobClient` from `job_client`, `JobHandle` from `job_handle` and `redis_timeout` from
-`redis_services`. The application starts the watcher of `model_watcher`. `admission` and
-`pending_cancellations` are internal.
+Routes import `JobHandle` from `job_handle` and `redis_timeout` from `redis_services`, and get the
+`JobClient` of `job_client` from `api.services`, which also runs the tasks of `model_watcher` and
+`pending_cancellations`. `api.app` assembles these and `admission`.
 """

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 class JobClient:
     """Submit jobs for the routes and give access to the jobs of all replicas.
 
-    Every method raises ServiceUnavailable while Redis is unreachable.
+    Every method except `cancel_abandoned` raises ServiceUnavailable while Redis is unreachable.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class JobClient:
             if may_have_arrived(error):
                 if idempotency_key is None:
                     self._cancellations.add(job.id)
-                raise unanswered(job.id, idempotency_key) from error
+                raise unanswered_enqueue(job.id, idempotency_key) from error
             raise
         if enqueued.replayed:
             handle.close()
@@ -144,8 +144,8 @@ class JobClient:
     async def retry(self, job_id: str) -> JobRecord:
         """Retry a job that failed, expired or was cancelled; return the record of the new job.
 
-        A repeated call returns the same job. Raises NotFound, Conflict and QueueFull. After a
-        ServiceUnavailable, Redis may have accepted the retry.
+        A repeated call returns the same job. Raises NotFound, Conflict, QueueFull and WaitTooLong.
+        After a ServiceUnavailable, Redis may have accepted the retry.
         """
         try:
             async with redis_timeout():
@@ -157,7 +157,7 @@ class JobClient:
                 )
         except ServiceUnavailable as error:
             if may_have_arrived(error):
-                raise retry_unanswered() from error
+                raise unanswered_retry() from error
             raise
         if enqueued.replayed:
             return await self.record(enqueued.job_id)
@@ -199,7 +199,7 @@ def digest_key(request: ChatRequest, idempotency_key: str | None) -> Idempotency
     )
 
 
-def unanswered(job_id: str, idempotency_key: str | None) -> ServiceUnavailable:
+def unanswered_enqueue(job_id: str, idempotency_key: str | None) -> ServiceUnavailable:
     """Return the error for an enqueue without an answer: Redis may have accepted the job."""
     if idempotency_key is not None:
         advice = "if the job was accepted, the same Idempotency-Key finds it"
@@ -208,7 +208,7 @@ def unanswered(job_id: str, idempotency_key: str | None) -> ServiceUnavailable:
     return ServiceUnavailable(f"{REDIS_UNREACHABLE}; {advice}", retry_after_s=RETRY_AFTER_S)
 
 
-def retry_unanswered() -> ServiceUnavailable:
+def unanswered_retry() -> ServiceUnavailable:
     advice = "if the retry was accepted, the same request returns it"
     return ServiceUnavailable(f"{REDIS_UNREACHABLE}; {advice}", retry_after_s=RETRY_AFTER_S)
 

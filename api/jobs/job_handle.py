@@ -35,13 +35,17 @@ class JobHandle:
     """Receive the events of a job from its creation until `close`."""
 
     def __init__(self, redis: RedisServices, job_id: str, metrics: Metrics | None = None) -> None:
-        """Receive the events; count them in `metrics`, which only the submitting request passes."""
+        """Receive the events, and count them in `metrics`.
+
+        Only the request that submits the job passes `metrics`, so that each job counts once.
+        """
         self.job_id = job_id
         self.record: JobRecord | None = None  # as it was when the handle was made
         self._queue = redis.queue
         self._log = redis.token_log
         self._replica_id = redis.replica_id
         self._metrics = metrics
+        self._may_have_missed_events = metrics is None  # the job existed before this handle
         self._opened_at = time.perf_counter()
         self._last_delta_at: float | None = None
         self._deadline: float | None = None
@@ -58,7 +62,7 @@ class JobHandle:
         self._stack.close()
 
     def accepted(self, record: JobRecord, deadline_s: float | None) -> None:
-        """Note that the job was enqueued, and that it expires `deadline_s` seconds from now."""
+        """Record that the job was enqueued, and that it expires `deadline_s` seconds from now."""
         self.record = record
         if deadline_s is not None:
             self._deadline = time.monotonic() + deadline_s + DEADLINE_MARGIN_S
@@ -80,25 +84,24 @@ class JobHandle:
         Yields None about every POLL_S while there is no news.
         """
         index = start  # of the next delta
-        # Only the request that submits the job cannot have missed an event before this.
-        timeout_s = 0.0 if self._metrics is None else POLL_S
+        timeout_s = 0.0 if self._may_have_missed_events else POLL_S
         while True:
             event = await self._next_event(timeout_s)
             timeout_s = POLL_S
-            async for page in self._logged(index, first_index(event)):
+            async for page in self._read_log(index, num_deltas_before(event)):
                 if page is None:
                     yield None
                 else:
-                    yield self._timed(page)
+                    yield self._observe_times(page)
                     index = page.end
             if event is None:
                 yield None
                 continue
             # Deltas behind a gap are dropped: Redis lost what precedes them, and the worker resends
-            # both. `_logged` has just read all that the log has.
-            deltas = event if isinstance(event, TokenDeltas) else sequences_of(event)
+            # both. `_read_log` has just yielded the whole log.
+            deltas = event if isinstance(event, TokenDeltas) else deltas_without_log(event)
             if (news := deltas.since(index)) is not None:
-                yield self._timed(news)
+                yield self._observe_times(news)
                 index = news.end
             if not isinstance(event, TokenDeltas):
                 yield event
@@ -118,24 +121,24 @@ class JobHandle:
     async def _next_event(self, timeout_s: float) -> Event | None:
         """Return the next event, or the outcome in the record if its event was lost."""
         if self.record is not None and self.record.outcome is not None:
-            return self._counted(self.record.outcome)
+            return self._count_success(self.record.outcome)
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
-            event = await self._received(min(left_s, self._silence_s()))
+            event = await self._receive(min(left_s, self._poll_delay_s()))
             event = event or await self._outcome_of_record()
             if event is not None:
-                return self._counted(event)
+                return self._count_success(event)
         return None
 
-    async def _received(self, timeout_s: float) -> Event | None:
+    async def _receive(self, timeout_s: float) -> Event | None:
         with suppress(TimeoutError):
             return await self._subscription.get(timeout_s)
         return None
 
-    def _silence_s(self) -> float:
-        """Return after how long without an event to read the record: at the deadline at the latest.
+    def _poll_delay_s(self) -> float:
+        """Return for how many seconds to wait for an event before the record is read.
 
-        Reading the record of an overdue job that no worker runs is what expires it.
+        At the deadline the record is read at once: that read expires a job without a worker.
         """
         left_s = math.inf if self._deadline is None else self._deadline - time.monotonic()
         return left_s if 0 < left_s < POLL_S else POLL_S
@@ -147,9 +150,9 @@ class JobHandle:
                 record = await self._queue.watch(self.job_id, self._replica_id)
         except ServiceUnavailable:
             return None  # the job and the wait continue
-        return lost(self.job_id) if record is None else record.outcome
+        return lost_job(self.job_id) if record is None else record.outcome
 
-    async def _logged(self, start: int, end: float) -> AsyncIterator[TokenDeltas | None]:
+    async def _read_log(self, start: int, end: float) -> AsyncIterator[TokenDeltas | None]:
         """Yield the log from `start` to `end` or beyond, None while Redis is unreachable."""
         delays = backoff_delays()
         while start < end:
@@ -168,12 +171,12 @@ class JobHandle:
 
     # -- metrics -------------------------------------------------------------------------------
 
-    def _counted(self, event: Event) -> Event:
+    def _count_success(self, event: Event) -> Event:
         if self._metrics is not None and isinstance(event, Succeeded):
             self._metrics.note_succeeded(event)
         return event
 
-    def _timed(self, news: TokenDeltas) -> TokenDeltas:
+    def _observe_times(self, news: TokenDeltas) -> TokenDeltas:
         """Observe when the deltas of a streamed response are sent."""
         if self._metrics is not None:
             for _ in news.deltas:
@@ -186,7 +189,7 @@ class JobHandle:
         return news
 
 
-def first_index(event: Event | None) -> float:
+def num_deltas_before(event: Event | None) -> float:
     """Return the number of deltas that precede an event; infinite if only the log knows."""
     if isinstance(event, TokenDeltas):
         return event.index
@@ -198,11 +201,13 @@ def num_deltas_of(outcome: Outcome) -> int | None:
     """Return the number of deltas of an ended job; None if only the log knows."""
     if not isinstance(outcome, Succeeded):
         return None
-    return len(sequences_of(outcome).deltas) if outcome.num_deltas is None else outcome.num_deltas
+    if outcome.num_deltas is None:
+        return len(outcome.result.sequences)
+    return outcome.num_deltas
 
 
-def sequences_of(outcome: Outcome) -> TokenDeltas:
-    """Return one delta for each sequence of a job without a token log; else no delta."""
+def deltas_without_log(outcome: Outcome) -> TokenDeltas:
+    """Return the deltas of a job without a token log, one for each sequence; else no delta."""
     deltas = []
     if isinstance(outcome, Succeeded) and outcome.num_deltas is None:
         deltas = [
@@ -212,6 +217,7 @@ def sequences_of(outcome: Outcome) -> TokenDeltas:
     return TokenDeltas(job_id=outcome.job_id, index=0, deltas=deltas)
 
 
-def lost(job_id: str) -> Failed:
+def lost_job(job_id: str) -> Failed:
+    """Return the outcome of a job whose record Redis no longer has."""
     error = JobError(message="Redis no longer has the job")
     return Failed(job_id=job_id, attempt=0, status=JobStatus.EXPIRED, error=error)

@@ -37,9 +37,12 @@ class PendingCancellations:
         try:
             self._pending.put_nowait((job_id, time.monotonic() + REDIS_TIMEOUT_S))
         except asyncio.QueueFull:
-            log.warning("too many cancellations pending; a refused job may run", job_id=job_id)
+            log.warning(
+                "too many cancellations pending; an unanswered job may run",
+                job_id=job_id,
+            )
 
-    async def settle(self) -> None:
+    async def wait_until_sent(self) -> None:
         """Wait until all cancellations are sent."""
         await self._pending.join()
 

@@ -64,10 +64,10 @@ async def redis_timeout(timeout_s: float = REDIS_TIMEOUT_S) -> AsyncIterator[Non
     try:
         async with asyncio.timeout(timeout_s):
             yield
-    except ResponseError as error:  # Redis answers and refuses: it is out of memory, or we err
+    except ResponseError as error:  # out of memory, a missing permission, or a defect
         log.error("redis refused a command", error=str(error))
         raise ServiceUnavailable(
-            f"Redis refuses writes: {refusal(error)}", retry_after_s=RETRY_AFTER_S
+            f"Redis refused a command: {refusal(error)}", retry_after_s=RETRY_AFTER_S
         ) from error
     except UNREACHABLE as error:
         raise ServiceUnavailable(REDIS_UNREACHABLE, retry_after_s=RETRY_AFTER_S) from error

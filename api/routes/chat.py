@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from api.http.body import read_chat_request
 from api.http.disconnect import ClientConnection
 from api.http.headers import IdempotencyKey, Preference, PreferHeader, parse_prefer, prefers
-from api.http.responses import wait_for_result, wait_or_accept
+from api.http.responses import wait_as_preferred, wait_for_result
 from api.http.sse import EventStreamResponse
 from api.jobs.job_handle import JobHandle
 from api.openapi import ACCEPTED, ERRORS, RESULT, request_body
@@ -52,7 +52,7 @@ async def chat(
     with handle:
         if preference.wait_s is None:
             return await wait_for_result(request, services, handle, cancel_on_disconnect=cancel)
-        return await wait_or_accept(
+        return await wait_as_preferred(
             request, services, handle, preference, cancel_on_disconnect=cancel
         )
 

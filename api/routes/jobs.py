@@ -112,7 +112,7 @@ async def get_job(request: Request, job_id: str, wait: WaitSeconds = 0) -> Respo
     if not wait or request.method == "HEAD":
         return json_response(JobView.of(await services.client.record(job_id)))
     with await services.client.follow(job_id) as handle:
-        return await view_after(request, services, handle, wait)
+        return await respond_when_ended(request, services, handle, wait)
 
 
 @router.delete(
@@ -125,7 +125,7 @@ async def cancel(request: Request, job_id: str) -> Response:
     services = services_of(request)
     with await services.client.follow(job_id) as handle:
         handle.record = await services.client.cancel(job_id)
-        return await view_after(request, services, handle, CANCEL_WAIT_S)
+        return await respond_when_ended(request, services, handle, CANCEL_WAIT_S)
 
 
 @router.post(
@@ -144,10 +144,10 @@ async def retry(request: Request, job_id: str) -> Response:
     return accepted(request, await services_of(request).client.retry(job_id))
 
 
-async def view_after(
+async def respond_when_ended(
     request: Request, services: Services, handle: JobHandle, wait_s: float
 ) -> Response:
-    """Respond with the job once it has ended, or after `wait_s`."""
+    """Return the job when it has ended, or as it is after `wait_s`."""
     try:
         client = ClientConnection(request.receive, services.stopping)
         await client.run_until_disconnect(handle.outcome(wait_s))

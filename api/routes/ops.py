@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from api.errors import json_response
 from api.http.headers import prefers
 from api.jobs.redis_services import RETRY_AFTER_S, redis_timeout
-from api.openapi import BROKEN, TEXT, UNAVAILABLE, described
+from api.openapi import BROKEN, TEXT, UNAVAILABLE, object_response
 from api.schemas import ErrorBody
 from api.services import Services, services_of
 from api.system_info import system_info
@@ -18,32 +18,29 @@ SCRAPE_TIMEOUT_S = 0.25  # a scrape gets the metrics of the process soon, with o
 router = APIRouter()
 
 
-@router.get("/", summary="Root", responses={200: described("A message.")})
+@router.get("/", summary="Root", responses={200: object_response("A message.")})
 async def root() -> Response:
     return json_response({"message": "Server is running"})
 
 
-@router.get("/health", summary="Health", responses={200: described(), **UNAVAILABLE})
-@router.get("/healthz", summary="Health", responses={200: described(), **UNAVAILABLE})
+@router.get("/health", summary="Health", responses={200: object_response(), **UNAVAILABLE})
+@router.get("/healthz", summary="Health", responses={200: object_response(), **UNAVAILABLE})
 async def health(request: Request) -> Response:
     """Return 200 when Redis answers and a live worker has loaded the model.
 
     From then on, requests are checked against that model.
     """
     services = services_of(request)
-    try:
-        async with redis_timeout():
-            workers = await services.redis.registry.workers()
-            await services.models.refresh()
-    except ServiceUnavailable:
-        workers = []
+    async with redis_timeout():
+        workers = await services.redis.registry.workers()
+        await services.models.refresh()
     if not workers:
         retry_after = {"Retry-After": str(RETRY_AFTER_S)}
         return json_response(ErrorBody("Model not initialized"), 503, retry_after)
     return json_response({"status": "Healthy"})
 
 
-@router.get("/livez", summary="Liveness", responses={200: described(), **BROKEN})
+@router.get("/livez", summary="Liveness", responses={200: object_response(), **BROKEN})
 async def alive(request: Request) -> Response:
     """Return 200 while all tasks of the process run."""
     if dead := services_of(request).dead_tasks:
@@ -51,7 +48,7 @@ async def alive(request: Request) -> Response:
     return json_response({"status": "alive"})
 
 
-@router.get("/readyz", summary="Readiness", responses={200: described(), **UNAVAILABLE})
+@router.get("/readyz", summary="Readiness", responses={200: object_response(), **UNAVAILABLE})
 async def ready(request: Request) -> Response:
     """Return 200 when Redis answers. Workers do not matter: they may be scaled to zero.
 
@@ -63,7 +60,7 @@ async def ready(request: Request) -> Response:
     return json_response({"status": "ready"})
 
 
-@router.get("/workers", summary="Live workers", responses={200: described(), **UNAVAILABLE})
+@router.get("/workers", summary="Live workers", responses={200: object_response(), **UNAVAILABLE})
 async def workers(request: Request) -> Response:
     """List the live workers, with their load and speed."""
     async with redis_timeout():

@@ -23,7 +23,7 @@ def secure_standard_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # stderr does so by default
 
 
-def silence(stream: TextIO) -> None:
+def redirect_to_devnull(stream: TextIO) -> None:
     """Redirect a stream to the null device after its reader has closed it."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())

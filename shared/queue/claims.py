@@ -14,7 +14,7 @@ class FreeCapacity:
 
     rows: int  # of a batch
     kv_tokens: int
-    running: int  # jobs that the worker has
+    running: int  # jobs that the worker has leased
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class DeadLetter(Lease):
 class Claim:
     jobs: list[ClaimedJob]
     dead_letters: list[DeadLetter]
-    is_stalled: bool  # a job is ready that the worker has no capacity for
+    lacks_capacity: bool  # a ready job does not fit into the worker
     is_after_outage: bool  # expired leases stay with their workers for a moment: renew them now
 
 
@@ -69,12 +69,12 @@ class Renewal:
 
 def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
     """Decode the reply of `claim.lua`; a job that cannot be decoded becomes a dead letter."""
-    is_stalled, leased, is_after_outage = reply
+    lacks_capacity, leased, is_after_outage = reply
     jobs = [_decode_leased(worker_id, max_attempts, fields) for fields in leased]
     return Claim(
         jobs=[job for job in jobs if isinstance(job, ClaimedJob)],
         dead_letters=[job for job in jobs if isinstance(job, DeadLetter)],
-        is_stalled=bool(is_stalled),
+        lacks_capacity=bool(lacks_capacity),
         is_after_outage=bool(is_after_outage),
     )
 
@@ -114,6 +114,6 @@ def _job_or_reason(payload: bytes | None, attempts: int, max_attempts: int) -> C
         return error.message
 
 
-def first_attempt_alone(max_attempts: int) -> int:
-    """Return the number of failed attempts from which on a job runs alone: before its last one."""
+def run_alone_from(max_attempts: int) -> int:
+    """Return the number of counted attempts from which on a job runs alone: on its last one."""
     return max(1, max_attempts - 1)

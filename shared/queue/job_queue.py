@@ -1,4 +1,4 @@
-"""The job queue in Redis: each operation of the api or of a worker runs one Lua script.
+"""The job queue in Redis: each change of its state is one Lua script, which may be repeated.
 
 Errors of Redis pass through.
 """
@@ -30,7 +30,7 @@ from shared.queue.claims import (
     Renewal,
     StartResult,
     decode_claim,
-    first_attempt_alone,
+    run_alone_from,
 )
 from shared.queue.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
 from shared.queue.listing import Cursor, JobPage, decode_page, decode_record
@@ -60,8 +60,8 @@ class Enqueued:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    waiting: int
-    running: int
+    waiting: int  # jobs
+    running: int  # leased jobs
 
 
 class JobQueue:
@@ -224,7 +224,7 @@ class JobQueue:
             free.rows,
             free.kv_tokens,
             free.running,
-            first_attempt_alone(max_attempts),
+            run_alone_from(max_attempts),
             max_attempts,
         )
         return decode_claim(worker_id, max_attempts, reply)

@@ -1,4 +1,4 @@
-"""Run the Lua scripts of `shared/queue/lua/`; each one is an atomic change of the queue's state.
+"""Run the Lua scripts of `shared/queue/lua/`; each one reads or changes the queue atomically.
 
 Key names and constants of `shared/queue/keys.py` precede the text of each script. Scripts build
 key names from job ids, so one Redis must serve the queue; a Redis Cluster cannot.
@@ -42,8 +42,8 @@ SHARED_LUA = ("time", "job_index", "backlog", "job_state")
 
 CLOCK_STALE_S = 60.0  # clocks drift apart
 NO_MEMORY = "command not allowed when used memory"
-# Redis checks its memory limit only at the first write of a script. PERSIST needs no memory, so it
-# goes first.
+# Redis checks its memory limit only at the first write of a script. PERSIST needs no memory, and
+# changes nothing because QUEUE has no TTL: behind it, a script runs at the memory limit too.
 ALLOW_OOM_PREFIX = "redis.call('PERSIST', QUEUE)\n"
 
 
@@ -83,8 +83,8 @@ class Scripts:
         deadline_s = time.monotonic() + within_s
         await self._clock.refresh()
         while (left_s := deadline_s - time.monotonic()) > 0:
-            latest_ms = self._clock.deadline_ms(left_s)
-            reply: list[Any] = await self.run(script, *args, latest_ms)
+            accept_before_ms = self._clock.deadline_ms(left_s)
+            reply: list[Any] = await self.run(script, *args, accept_before_ms)
             if reply[0] != b"late":
                 return reply
             self._clock.observe(int(reply[1]))  # the clock may have been set
@@ -92,7 +92,7 @@ class Scripts:
 
 
 class RedisClock:
-    """Estimate of the clock of Redis, behind it by the time that the last reading took."""
+    """Estimate of the clock of Redis, behind it by the transit time of the last reading."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -156,7 +156,7 @@ def _limits() -> dict[str, str | int]:
     return {
         "LEASE_SCORE_BASE": constants.LEASE_SCORE_BASE,
         "JOB_TTL_MS": constants.JOB_TTL_S * 1000,
-        "JOB_KEPT_MS": constants.JOB_KEPT_S * 1000,
+        "UNFINISHED_JOB_TTL_MS": constants.UNFINISHED_JOB_TTL_S * 1000,
         "RESULT_TTL_MS": constants.RESULT_TTL_S * 1000,
         "MIN_RECORD_TTL_MS": constants.MIN_RECORD_TTL_S * 1000,
         "REPLIES_TTL_MS": constants.REPLIES_TTL_S * 1000,

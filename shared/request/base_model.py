@@ -37,16 +37,16 @@ class OptionalFieldsModel(StrictModel):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    # Fields for which null is a value of its own.
-    keeps_null: ClassVar[frozenset[str]] = frozenset()
+    # Fields for which null is a value of its own; for the others it means the default.
+    nullable_fields: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        nullable = cls.model_fields.keys() - cls.keeps_null
-        return {k: v for k, v in data.items() if v is not None or k not in nullable}
+        dropped = cls.model_fields.keys() - cls.nullable_fields
+        return {k: v for k, v in data.items() if v is not None or k not in dropped}
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -16,6 +16,7 @@ from shared.request.parameters import GenerateKwargs
 # Pre-tokenizers that split text and keep all of it, unless their behavior is "Removed".
 SPLITTERS = {"ByteLevel", "Digits", "Punctuation", "Split"}
 
+# "hole" is the name in transformers' pipelines and in KAITO.
 REMEDY = 'ask for less, or set handle_long_generation to "hole" to drop the start of the prompt'
 
 

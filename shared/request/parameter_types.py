@@ -90,8 +90,8 @@ Bias = Annotated[tuple[TokenSequence, BiasValue], BeforeValidator(as_pair)]
 Biases = Annotated[list[Bias], Field(min_length=1, max_length=MAX_LIST, fail_fast=True)]
 
 
-def broken_rule(message: str) -> PydanticCustomError:
-    """Return the error to raise in a check; `message` must name the limit."""
+def rule_error(message: str) -> PydanticCustomError:
+    """Return pydantic's error for a value that breaks a rule; `message` must name the limit."""
     return PydanticCustomError("rule", "{message}", {"message": message})
 
 
@@ -119,7 +119,7 @@ def while_sampling(
             and (le is None or value <= le)
         )
         if info.data.get("do_sample") and not is_inside:
-            raise broken_rule(f"must be {bounds} while do_sample is true")
+            raise rule_error(f"must be {bounds} while do_sample is true")
         return value
 
     return AfterValidator(check)

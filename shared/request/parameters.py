@@ -30,7 +30,7 @@ from shared.request.parameter_types import (
     TokenId,
     TokenIds,
     Words,
-    broken_rule,
+    rule_error,
     while_sampling,
 )
 
@@ -45,7 +45,7 @@ class GenerateKwargs(OptionalFieldsModel):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"max_new_tokens": 40, "do_sample": False}]}
     )
-    keeps_null: ClassVar[frozenset[str]] = frozenset({"eos_token_id", "top_k"})
+    nullable_fields: ClassVar[frozenset[str]] = frozenset({"eos_token_id", "top_k"})
 
     # Length in tokens. If both are given, the limit of new tokens applies.
     max_length: PositiveCount = Field(
@@ -215,16 +215,16 @@ class GenerateKwargs(OptionalFieldsModel):
     def _check_num_beam_groups(cls, groups: int, info: ValidationInfo) -> int:
         num_beams = info.data.get("num_beams", groups)
         if num_beams % groups:
-            raise broken_rule(f"must divide num_beams, which is {num_beams}")
+            raise rule_error(f"must divide num_beams, which is {num_beams}")
         if groups > 1 and info.data.get("do_sample"):
-            raise broken_rule("must be 1 while do_sample is true")
+            raise rule_error("must be 1 while do_sample is true")
         return groups
 
     @field_validator("diversity_penalty")
     @classmethod
     def _check_diversity_penalty(cls, penalty: float, info: ValidationInfo) -> float:
         if penalty <= 0 and info.data.get("num_beam_groups", 1) > 1:
-            raise broken_rule("must be > 0 with num_beam_groups > 1")
+            raise rule_error("must be > 0 with num_beam_groups > 1")
         return penalty
 
     @field_validator("num_return_sequences")
@@ -232,16 +232,16 @@ class GenerateKwargs(OptionalFieldsModel):
     def _check_num_return_sequences(cls, count: int, info: ValidationInfo) -> int:
         num_beams = info.data.get("num_beams", count)
         if num_beams > 1 and count > num_beams:
-            raise broken_rule(f"must be at most num_beams, which is {num_beams}")
+            raise rule_error(f"must be at most num_beams, which is {num_beams}")
         if num_beams == 1 and count > 1 and not info.data.get("do_sample", True):
-            raise broken_rule("must be 1 in greedy decoding (do_sample false, num_beams 1)")
+            raise rule_error("must be 1 in greedy decoding (do_sample false, num_beams 1)")
         return count
 
     @field_validator("eos_token_id")
     @classmethod
     def _check_eos_token_id(cls, eos: list[int] | None, info: ValidationInfo) -> list[int] | None:
         if info.data.get("num_beams", 1) > 1 and len(eos or ()) > MAX_BEAM_EOS:
-            raise broken_rule(f"must hold at most {MAX_BEAM_EOS} with num_beams > 1")
+            raise rule_error(f"must hold at most {MAX_BEAM_EOS} with num_beams > 1")
         return eos
 
     @field_validator("forced_bos_token_id", "forced_eos_token_id")
@@ -251,5 +251,5 @@ class GenerateKwargs(OptionalFieldsModel):
     ) -> int | list[int] | None:
         forced_ids = {forced} if isinstance(forced, int) else set(forced or ())
         if forced_ids and forced_ids.issubset(info.data.get("suppress_tokens") or ()):
-            raise broken_rule("must name a token that is not in suppress_tokens")
+            raise rule_error("must name a token that is not in suppress_tokens")
         return forced

@@ -182,7 +182,7 @@ async def test_another_thread_can_fail_an_idle_engine(
     await asyncio.to_thread(engine_thread.fail, "part 1 of 2 failed")
     async with asyncio.timeout(WAIT_S):
         await engine_thread.failed.wait()
-    assert engine_thread.failure == "the engine stopped: part 1 of 2 failed"
+    assert engine_thread.failure == "the engine failed: part 1 of 2 failed"
 
 
 async def test_the_exit_of_engine_processes_after_stop_is_no_failure(

@@ -62,7 +62,7 @@ class Heartbeat:
         """Send heartbeats until cancelled; retry soon, because a restarted Redis lost the id."""
         while True:
             await retry_until_reachable(
-                self.beat, log, "no heartbeat sent", max_delay_s=MAX_DELAY_S
+                self.beat, log, "heartbeat failed, will retry", max_delay_s=MAX_DELAY_S
             )
             await asyncio.sleep(INTERVAL_S)
 

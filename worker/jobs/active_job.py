@@ -20,11 +20,11 @@ class ActiveJob:
     runs_alone: bool
     attempt: int  # counts from 1
     deadline: float  # monotonic seconds
-    changed: asyncio.Event = field(default_factory=asyncio.Event)  # generated or cancelled
+    finished_or_cancelled: asyncio.Event = field(default_factory=asyncio.Event)  # its generation
     ended: asyncio.Event = field(default_factory=asyncio.Event)  # this worker is done with it
     run: asyncio.Task[Outcome] | None = None  # None before the run starts
     is_cancelled: bool = False  # by the client
-    has_lost_lease: bool = False  # another worker owns the job: write nothing
+    has_lost_lease: bool = False  # write nothing: another worker may own the job
     is_stopped: bool = False  # the run must end without an outcome
     outcome: Outcome | None = None
 
@@ -33,21 +33,20 @@ class ActiveJob:
         """Return the seconds until the deadline; negative after it."""
         return self.deadline - time.monotonic()
 
-    def is_outdated_by(self, lease: Lease) -> bool:
-        """Return whether the job's log may hold later tokens of another worker."""
-        return self.job.stream and lease.previous_fencing_token > self.fencing_token
+    def missed_lease_before(self, lease: Lease) -> bool:
+        """Return whether the job had a lease between that of this run and the new one."""
+        return lease.previous_fencing_token > self.fencing_token
 
     def use_lease(self, lease: Lease) -> None:
         """Continue under a new lease of this same worker."""
-        was_lost = lease.previous_fencing_token > self.fencing_token
-        if was_lost:  # another worker died while it ran the job
+        if self.missed_lease_before(lease):  # another worker died while it ran the job
             self.attempt = lease.attempts + 1
         self.fencing_token = lease.fencing_token
 
     def cancel(self) -> None:
         """Cancel on behalf of the client; the run ends with an outcome."""
         self.is_cancelled = True
-        self.changed.set()
+        self.finished_or_cancelled.set()
 
     def stop(self) -> None:
         """End the run without an outcome, whether or not it has started."""

@@ -1,13 +1,14 @@
 """Compute how much of the engine active jobs may use, and how much a claim may add.
 
-Sums upper bounds, so that claimed jobs fit without preemption.
+Sums upper bounds, so that tokenized jobs fit without preemption; other jobs count 0 tokens until
+their worker tokenizes them.
 """
 
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from shared.queue.claims import ClaimedJob, FreeCapacity, first_attempt_alone
+from shared.queue.claims import ClaimedJob, FreeCapacity, run_alone_from
 from worker.jobs.active_job import ActiveJob
 
 
@@ -27,12 +28,12 @@ class Capacity:
             fencing_token=claimed.fencing_token,
             rows=claimed.rows,
             kv_tokens=claimed.kv_tokens,
-            runs_alone=claimed.attempts >= first_attempt_alone(self.max_attempts),
+            runs_alone=claimed.attempts >= run_alone_from(self.max_attempts),
             attempt=claimed.attempts + 1,
             deadline=time.monotonic() + claimed.time_left_s,
         )
 
-    def left_by(self, active: Collection[ActiveJob]) -> FreeCapacity:
+    def remaining_after(self, active: Collection[ActiveJob]) -> FreeCapacity:
         """Return what is left if every active job grows to its full size."""
         rows = self.rows - sum(job.rows for job in active)
         return FreeCapacity(

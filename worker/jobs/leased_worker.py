@@ -44,14 +44,14 @@ class LeasedWorker:
         run_job: RunJob,
         capacity: Capacity,
         lease_ms: int,
-        on_capacity: Callable[[bool], None] = lambda _: None,
+        enable_wake_ups: Callable[[bool], None] = lambda _: None,
         on_attempt: Callable[[str], None] = lambda _: None,
         may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
         """Run each claimed job by `run_job`; claim no job while `may_claim` returns False.
 
-        `on_capacity` gets whether a wake-up could lead to a claim now. `on_attempt` gets the end of
-        each run: the job's status, "released" or "lost".
+        `enable_wake_ups` gets whether a wake-up could lead to a claim now. `on_attempt` gets the
+        end of each run: the job's status, "released" or "lost".
         """
         self.worker_id = worker_id
         self.active: dict[str, ActiveJob] = {}  # by job id
@@ -62,7 +62,7 @@ class LeasedWorker:
         self._run_job = run_job
         self._capacity = capacity
         self._claim_lease_ms = min(lease_ms, CLAIM_LEASE_MS)
-        self._on_capacity = on_capacity
+        self._enable_wake_ups = enable_wake_ups
         self._on_attempt = on_attempt
         self._may_claim = may_claim
         self._background: set[asyncio.Task[object]] = set()  # jobs, and writes about them
@@ -74,7 +74,7 @@ class LeasedWorker:
 
     @property
     def free_capacity(self) -> FreeCapacity:
-        return self._capacity.left_by(self.active.values())
+        return self._capacity.remaining_after(self.active.values())
 
     # -- claiming ----------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class LeasedWorker:
         while not self._is_draining:
             await wait_at_most(POLL_S, self._woken.wait())
             self._woken.clear()
-            await retry_until_reachable(self._claim, log, "no job claimed")
+            await retry_until_reachable(self._claim, log, "claim failed, will retry")
         self._claims_ended.set()
 
     async def _claim(self) -> None:
@@ -105,34 +105,35 @@ class LeasedWorker:
         if claim.is_after_outage:
             self.renewal_due.set()
         for claimed in claim.jobs:
-            if not self._reclaims_own_job(claimed.job.id, claimed):
+            if active := self.active.get(claimed.job.id):
+                self._renew_by_claim(active, claimed)
+            else:
                 self._accept(claimed)
         for dead in claim.dead_letters:
-            if not self._reclaims_own_job(dead.job_id, dead):
+            if active := self.active.get(dead.job_id):
+                self._renew_by_claim(active, dead)
+            else:
                 self._spawn(self._lifecycle.fail_dead_letter(dead), dead.job_id)
-        self._set_waiting_for_wake_ups(self.free_capacity.rows > 0 and not claim.is_stalled)
+        self._set_waiting_for_wake_ups(self.free_capacity.rows > 0 and not claim.lacks_capacity)
 
     def _set_waiting_for_wake_ups(self, is_waiting: bool) -> None:
         self._is_waiting_for_wake_ups = is_waiting
-        self._on_capacity(is_waiting)
+        self._enable_wake_ups(is_waiting)
 
-    def _reclaims_own_job(self, job_id: str, lease: Lease) -> bool:
-        """Return whether the job is active here; if so, settle what its new lease means.
+    def _renew_by_claim(self, active: ActiveJob, lease: Lease) -> None:
+        """Continue an active job under a new lease, or release that lease if the run must end.
 
         The old lease expired before this worker renewed it.
         """
-        active = self.active.get(job_id)
-        if active is None:
-            return False
-        is_outdated = active.is_outdated_by(lease)
-        if is_outdated:
+        job_id = active.job.id
+        may_miss_tokens = active.job.stream and active.missed_lease_before(lease)
+        if may_miss_tokens:  # the job's log may hold later tokens of another worker
             self.lose_lease(job_id, active.fencing_token)
-        if is_outdated or active.has_lost_lease or active.is_stopped:
+        if may_miss_tokens or active.has_lost_lease or active.is_stopped:
             self._spawn(self._release_after(active, lease.fencing_token), job_id)
         else:
             active.use_lease(lease)
             self._spawn(self._start(active), job_id)
-        return True
 
     async def _release_after(self, active: ActiveJob, fencing_token: int) -> None:
         """Release the new lease once the old run has ended: earlier, this worker would claim it."""
@@ -216,8 +217,8 @@ class LeasedWorker:
             active.has_lost_lease = True
             active.stop()
 
-    def discard_all(self) -> None:
-        """Release no job: the engine died, and each started job must count an attempt."""
+    def abandon_leases(self) -> None:
+        """Write nothing more about active jobs: the engine died, and each start is an attempt."""
         for active in self.active.values():
             active.has_lost_lease = True
 

@@ -1,6 +1,6 @@
 """Write to the queue that a job starts, ends or is released; retry until Redis answers.
 
-A computed result is never dropped, and a released job runs elsewhere at once.
+A result is dropped only if its lease was lost, and a released job runs elsewhere at once.
 """
 
 from collections.abc import Awaitable, Callable
@@ -71,9 +71,9 @@ class JobLifecycle:
         await _retry(lambda: self._queue.release(self._worker_id, {job_id: fencing_token}), job_id)
 
     async def _write(self, active: ActiveJob, write: Callable[[int], Awaitable[T]]) -> T:
-        """Call `write` with the job's fencing token, again if the token changed meanwhile.
+        """Call `write` with the job's fencing token; repeat a refused write if the token changed.
 
-        This worker may claim the job again while Redis refuses the write under the old token.
+        While the write under the old token was on its way, this worker claimed the job again.
         """
         while True:
             fencing_token = active.fencing_token
@@ -89,7 +89,7 @@ def failed(job_id: str, attempt: int, message: str) -> Failed:
 
 async def _retry(write: Callable[[], Awaitable[T]], job_id: str) -> T:
     bound = log.bind(job_id=job_id)
-    return await retry_until_reachable(write, bound, "job state not written")
+    return await retry_until_reachable(write, bound, "writing job state failed, will retry")
 
 
 def _log_end(outcome: Outcome, written: bool) -> None:

@@ -1,4 +1,4 @@
-"""Renew a worker's leases, and notify the worker of lost leases, cancellations and ready jobs."""
+"""Run the loops of a worker on Redis: renew leases, read wake-ups and cancellations."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -49,7 +49,7 @@ class LeaseRenewer:
         """Renew until cancelled. Raises EngineStuck."""
         interval_s = self._lease_ms / 1000 / RENEWALS_PER_LEASE
         max_delay_s = min(interval_s, MAX_DELAY_S)
-        event = "leases not renewed"
+        event = "lease renewal failed, will retry"
         while True:
             await retry_until_reachable(self._renew, log, event, max_delay_s=max_delay_s)
             await wait_at_most(interval_s, self._worker.renewal_due.wait())
@@ -96,7 +96,7 @@ class ListConsumer:
         """Consume until cancelled."""
         bound = log.bind(key=self._key)
         while True:
-            popped = await retry_until_reachable(self._pop, bound, "no notification read")
+            popped = await retry_until_reachable(self._pop, bound, "BLPOP failed, will retry")
             if popped is not None:
                 self._handle(popped[1].decode())
 

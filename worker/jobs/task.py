@@ -42,7 +42,7 @@ class ChatTask:
             return _failed(active, JobStatus.EXPIRED, EXPIRED)
         try:
             kwargs = _check_kwargs(active.job)
-            self._complete(active, kwargs)
+            self._tokenize_if_needed(active, kwargs)
         except ClientError as error:
             refusal = JobError(
                 message=error.message, status_code=status_code(error), field=error.field
@@ -50,8 +50,8 @@ class ChatTask:
             return _failed(active, JobStatus.FAILED, refusal)
         return await self._generate(active, kwargs)
 
-    def _complete(self, active: ActiveJob, kwargs: GenerateKwargs) -> None:
-        """Check and tokenize the prompt, unless the api did so for this very model card."""
+    def _tokenize_if_needed(self, active: ActiveJob, kwargs: GenerateKwargs) -> None:
+        """Check and tokenize the prompt, unless the api did so with the card of this worker."""
         job = active.job
         if job.card_hash == self._card_hash and job.token_ids and job.max_new_tokens:
             return
@@ -63,7 +63,7 @@ class ChatTask:
         if is_streamed(active.job, kwargs):
             generation = await self._stream(active, kwargs)
         else:
-            generation = Generation(kwargs.num_return_sequences, active.changed)
+            generation = Generation(kwargs.num_return_sequences, active.finished_or_cancelled)
             await self._run(active, kwargs, generation)
         if not generation.is_done:
             return _interrupted(active, generation)
@@ -84,7 +84,7 @@ class ChatTask:
         async with self._token_log.open(active) as tokens:
             generation = Generation(
                 kwargs.num_return_sequences,
-                active.changed,
+                active.finished_or_cancelled,
                 lambda output: tokens.append(to_delta(output)),
             )
             generation.resume(to_output(_request_id(active), delta) for delta in tokens.earlier)
@@ -100,7 +100,7 @@ class ChatTask:
         )
         self._engine_thread.submit(request, generation)
         try:
-            await wait_at_most(active.time_left_s, active.changed.wait())
+            await wait_at_most(active.time_left_s, active.finished_or_cancelled.wait())
         finally:
             self._engine_thread.abort(request.request_id)
 

@@ -36,7 +36,7 @@ class JobTokens:
         self._on_growth = on_growth
 
     def append(self, delta: Delta) -> None:
-        """Have a delta written soon."""
+        """Add a delta; `TokenLogWriter.run` writes it."""
         self._packed.append(encode(delta))
         self._stored.clear()
         self._on_growth(self)
@@ -61,10 +61,10 @@ class JobTokens:
             self._packed[start : start + limit],
         )
 
-    def note_length(self, length: int) -> bool:
-        """Record the log's length in Redis, smaller than before if Redis lost its end.
+    def acknowledge(self, length: int) -> bool:
+        """Record that Redis has the first `length` deltas; return whether these are all.
 
-        Return whether Redis has every delta.
+        `length` is smaller than before if Redis lost the end of the log.
         """
         self._num_stored = length
         if length >= len(self._packed):
@@ -95,7 +95,9 @@ class TokenLogWriter:
             return []
         job_id = active.job.id
         return await retry_until_reachable(
-            partial(self._read, job_id), log.bind(job_id=job_id), "token log not read"
+            partial(self._read, job_id),
+            log.bind(job_id=job_id),
+            "reading the token log failed, will retry",
         )
 
     async def _read(self, job_id: str) -> list[Delta]:
@@ -113,7 +115,7 @@ class TokenLogWriter:
         """Write until cancelled; tokens wait here while Redis is unreachable."""
         while True:
             await self._has_grown.wait()
-            await retry_until_reachable(self._write, log, "tokens not written")
+            await retry_until_reachable(self._write, log, "writing tokens failed, will retry")
 
     async def _write(self) -> None:
         appends = self._next_appends()
@@ -125,7 +127,7 @@ class TokenLogWriter:
     async def _append(self, appends: dict[JobTokens, PendingAppend]) -> None:
         lengths = await self._token_log.append(self._worker_id, list(appends.values()))
         for tokens, length in zip(appends, lengths, strict=True):
-            if length is None or tokens.note_length(length):
+            if length is None or tokens.acknowledge(length):
                 self._grown.pop(tokens, None)
 
     def _next_appends(self) -> dict[JobTokens, PendingAppend]:

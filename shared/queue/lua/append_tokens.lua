@@ -38,7 +38,7 @@ local function append(id, index, first, last)
   if #deltas > 0 then
     publish(id, length, deltas)
     if length == 0 then
-      redis.call('PEXPIRE', TOKEN_LOG .. id, JOB_KEPT_MS)
+      redis.call('PEXPIRE', TOKEN_LOG .. id, UNFINISHED_JOB_TTL_MS)
     end
   end
   return length + #deltas

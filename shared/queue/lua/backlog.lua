@@ -2,14 +2,14 @@
 -- and the Retry-After of a refused client.
 -- Fields of the hash BACKLOG (times in Unix ms):
 --   tokens: KV cache tokens of the waiting jobs; every script that adds or removes a job updates it.
---   stalled_since_ms: time of the last claim if it left jobs waiting for lack of capacity, else 0.
+--   full_since_ms: time of the last claim, if it filled its worker and left jobs waiting, else 0.
 --   rate_ms, rate_claims, rate_jobs, rate_tokens: how long jobs waited before full claims, and what
 --     these claims took. These sums decay.
 --   rate_measured_ms: when these sums were last updated.
 --   retry_slot_ms: when the last refused client should retry.
 --   last_claim_ms: time of the last claim of any worker.
---   outage_since_ms, grace_until_ms: the leases that expired after the first stay with their workers until
---     the second, see claim.lua.
+--   outage_since_ms: time of the last claim before the latest outage, see claim.lua.
+--   grace_until_ms: until then, leases that expired after outage_since_ms stay with their workers.
 
 local DECAY_MS = 10000 -- time constant of the rate sums
 local MAX_DECAY = 0.5 -- at one claim, as a power of e
@@ -20,7 +20,7 @@ local MAX_RETRY_AFTER_MS = 600000
 -- Retry-After exceeds the estimate: a retry that comes too early is refused again.
 local RETRY_FACTOR, RETRY_MARGIN_MS = 1.2, 1000
 
-local BACKLOG_FIELDS = {'tokens', 'stalled_since_ms', 'rate_ms', 'rate_claims', 'rate_jobs',
+local BACKLOG_FIELDS = {'tokens', 'full_since_ms', 'rate_ms', 'rate_claims', 'rate_jobs',
   'rate_tokens', 'rate_measured_ms', 'retry_slot_ms', 'last_claim_ms', 'outage_since_ms',
   'grace_until_ms'}
 
@@ -51,7 +51,7 @@ end
 -- The first job of an empty backlog resets the sum of tokens, and the spreading of retries.
 local function add_to_backlog(id, score, tokens)
   if num_waiting() == 0 then
-    redis.call('HSET', BACKLOG, 'tokens', tokens, 'stalled_since_ms', 0, 'retry_slot_ms', 0)
+    redis.call('HSET', BACKLOG, 'tokens', tokens, 'full_since_ms', 0, 'retry_slot_ms', 0)
   else
     redis.call('HINCRBY', BACKLOG, 'tokens', tokens)
   end
@@ -80,7 +80,7 @@ end
 
 -- Removes waiting jobs that no worker claimed before their records expired.
 local function drop_lost_jobs(backlog)
-  local lost = redis.call('ZRANGEBYSCORE', QUEUE, '-inf', NOW - JOB_KEPT_MS, 'LIMIT', 0, 1000)
+  local lost = redis.call('ZRANGEBYSCORE', QUEUE, '-inf', NOW - UNFINISHED_JOB_TTL_MS, 'LIMIT', 0, 1000)
   if #lost > 0 then
     require_free_memory()
     redis.call('ZREM', QUEUE, unpack(lost))
@@ -92,7 +92,7 @@ end
 -- -- claim rate -------------------------------------------------------------------------------
 
 local function add_to_rate_sums(backlog, jobs, tokens)
-  local waited_ms = math.min(math.max(NOW - backlog.stalled_since_ms, 0.01), MAX_PAUSE_MS)
+  local waited_ms = math.min(math.max(NOW - backlog.full_since_ms, 0.01), MAX_PAUSE_MS)
   local decay = math.exp(-math.min(waited_ms / DECAY_MS, MAX_DECAY))
   backlog.rate_ms = backlog.rate_ms * decay + waited_ms
   backlog.rate_claims = backlog.rate_claims * decay + 1
@@ -104,26 +104,26 @@ end
 -- A claim took `jobs` from the backlog and left `left`. Only the time between two claims that filled
 -- their workers measures what the workers can do.
 local function record_claim(backlog, jobs, tokens, left, is_full)
-  if backlog.stalled_since_ms > 0 and is_full then
+  if backlog.full_since_ms > 0 and is_full then
     add_to_rate_sums(backlog, jobs, tokens)
   elseif NOW - backlog.rate_measured_ms > RATE_KEPT_MS then -- the workers may be others by now
     backlog.rate_ms, backlog.rate_claims = 0, 0
     backlog.rate_jobs, backlog.rate_tokens = 0, 0
   end
   backlog.tokens = backlog.tokens - tokens
-  backlog.stalled_since_ms = is_full and left > 0 and NOW or 0
+  backlog.full_since_ms = is_full and left > 0 and NOW or 0
   write_backlog(backlog, BACKLOG_FIELDS)
 end
 
 -- Returns the ms that one job, one token and one claim take to leave the backlog. Nil if unknown: no
 -- worker is live, no job waits for capacity, or no claim has taken a job meanwhile.
 local function claim_times(backlog)
-  if backlog.num_workers == 0 or backlog.stalled_since_ms == 0 or backlog.rate_claims == 0 then
+  if backlog.num_workers == 0 or backlog.full_since_ms == 0 or backlog.rate_claims == 0 then
     return nil
   end
   -- A pause twice as long as usual lowers the rate, and more so the longer it lasts.
   local usual_ms = backlog.rate_ms / backlog.rate_claims
-  local pause_ms = NOW - backlog.stalled_since_ms
+  local pause_ms = NOW - backlog.full_since_ms
   local rate_ms = backlog.rate_ms * math.max(1, pause_ms / (2 * usual_ms))
   return {
     job_ms = rate_ms / backlog.rate_jobs,

@@ -9,6 +9,6 @@ if not finish_unowned(id, 'cancelled', result, events) and status == 'running' t
   -- The next renewal reports it too, in case Redis loses the list.
   redis.call('HSET', RECORD .. id, 'cancel_result', result, 'cancel_events', events)
   redis.call('RPUSH', control, id)
-  redis.call('PEXPIRE', control, JOB_KEPT_MS)
+  redis.call('PEXPIRE', control, UNFINISHED_JOB_TTL_MS)
 end
 return read_record(id)

@@ -3,17 +3,17 @@
 -- alone, one worker at a time stops claiming until it is idle; other workers skip the job.
 -- ARGV: worker, lease in ms, free rows, free tokens, number of jobs it runs, attempts from which a job
 --       runs alone, most attempts
--- Returns {is stalled, jobs, is after an outage}. Stalled: a job is ready that this worker has no capacity
--- for. Each job: {id, payload or false, cost in rows, cost in tokens, attempts, fencing token, previous
+-- Returns {lacks capacity, jobs, is after an outage}. The first is 1 if a ready job does not fit into this
+-- worker. Each job: {id, payload or false, cost in rows, cost in tokens, attempts, fencing token, previous
 -- fencing token or 0, created_ms, started_ms, ms until its deadline}. A job without a payload or out of
 -- attempts is leased as well, for the worker to end it.
 local worker, lease_ms = ARGV[1], ARGV[2]
 local free_rows, free_tokens, num_running = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local alone_from, max_attempts = tonumber(ARGV[6]), tonumber(ARGV[7])
+local run_alone_from, max_attempts = tonumber(ARGV[6]), tonumber(ARGV[7])
 
--- Every worker claims once a second. After a longer gap Redis was away or frozen, or its clock jumped, and
--- no lease could be renewed: for GRACE_MS the leases that expired in the gap stay with their workers. A slow
--- worker leaves gaps, too: the next claim takes over what expired before its own gap.
+-- Workers that may claim do so at least once a second. After a gap of OUTAGE_MS without a claim of any worker,
+-- Redis was away or frozen, or its clock jumped, and no lease could be renewed. Then, for GRACE_MS, the leases
+-- that expired in the gap stay with their workers. Leases that expired before this gap started are claimed.
 local OUTAGE_MS, GRACE_MS = 1500, 1500
 
 -- Returns whether the time of grace after an outage lasts.
@@ -36,8 +36,8 @@ end
 local ready = waiting_before + redis.call('ZCOUNT', QUEUE, LEASE_SCORE_BASE, expired_below)
 local fair_share = math.ceil(ready / math.max(1, backlog.num_workers))
 
-local function fits(rows, tokens, is_alone)
-  return num_running == 0 or not is_alone and rows <= free_rows and tokens <= free_tokens
+local function fits(rows, tokens, runs_alone)
+  return num_running == 0 or not runs_alone and rows <= free_rows and tokens <= free_tokens
 end
 
 -- Gives this busy worker the turn to claim nothing until it is idle, unless another worker has the turn.
@@ -52,21 +52,21 @@ local function become_alone_worker()
   return true
 end
 
-local function use_capacity(rows, tokens, is_alone)
-  free_rows = is_alone and 0 or free_rows - rows
+local function use_capacity(rows, tokens, runs_alone)
+  free_rows = runs_alone and 0 or free_rows - rows
   free_tokens, num_running = free_tokens - tokens, num_running + 1
 end
 
 local function lease(id, fencing_token, attempts, created_ms)
   redis.call('ZADD', QUEUE, lease_score(lease_ms), id)
-  redis.call('SET', ARQ_IN_PROGRESS .. id, worker .. ':' .. fencing_token, 'PX', JOB_KEPT_MS)
+  redis.call('SET', ARQ_IN_PROGRESS .. id, worker .. ':' .. fencing_token, 'PX', UNFINISHED_JOB_TTL_MS)
   redis.call('HSET', RECORD .. id, 'status', 'running', 'worker', worker,
     'fencing_token', fencing_token, 'started_ms', ms(NOW), 'attempts', attempts)
   index_job(id, 'running', created_ms)
 end
 
 local claimed, num_taken, tokens_taken, has_lost_records = {}, 0, 0, false
-local CLAIMED, PASSED_OVER, FULL = 1, 2, 3
+local CLAIMED, SKIPPED, FULL = 1, 2, 3
 local function claim_job(id, is_expired)
   local payload, rows, tokens, attempts, previous_fencing_token, created_ms, deadline_ms =
     unpack(redis.call('HMGET', RECORD .. id, 'payload', 'cost_rows', 'cost_tokens', 'attempts',
@@ -78,11 +78,11 @@ local function claim_job(id, is_expired)
     attempts = attempts + has_started(id)
   end
   if payload and attempts < max_attempts then
-    local is_alone = attempts >= alone_from
-    if not fits(rows, tokens, is_alone) then
-      return is_alone and not become_alone_worker() and PASSED_OVER or FULL
+    local runs_alone = attempts >= run_alone_from
+    if not fits(rows, tokens, runs_alone) then
+      return runs_alone and not become_alone_worker() and SKIPPED or FULL
     end
-    use_capacity(rows, tokens, is_alone)
+    use_capacity(rows, tokens, runs_alone)
   end
   lease(id, fencing_token, attempts, created_ms)
   if is_expired then
@@ -92,7 +92,7 @@ local function claim_job(id, is_expired)
   end
   if not payload then -- the record may be new
     redis.call('HSET', RECORD .. id, 'created_ms', created_ms)
-    redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
+    redis.call('PEXPIRE', RECORD .. id, UNFINISHED_JOB_TTL_MS)
     has_lost_records = has_lost_records or not is_expired
   end
   claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fencing_token, previous_fencing_token,
@@ -100,7 +100,7 @@ local function claim_job(id, is_expired)
   return CLAIMED
 end
 
-local num_passed_over = 0
+local num_skipped = 0
 -- Claims jobs with scores in this range; claimed and finished jobs leave it. Returns false once a job does
 -- not fit.
 local function claim_between(low, high, is_expired)
@@ -115,8 +115,8 @@ local function claim_between(low, high, is_expired)
         local verdict = claim_job(id, is_expired)
         if verdict == FULL then
           return false
-        elseif verdict == PASSED_OVER then
-          offset, num_passed_over = offset + 1, num_passed_over + 1
+        elseif verdict == SKIPPED then
+          offset, num_skipped = offset + 1, num_skipped + 1
         end
       end
     end
@@ -136,7 +136,7 @@ end
 if has_lost_records then
   recount_tokens(backlog)
 end
-if ready - num_passed_over > #claimed then -- jobs passed over wait for an idle worker
+if ready - num_skipped > #claimed then -- skipped jobs wait for an idle worker
   wake_a_worker()
 end
 return {all_fit and 0 or 1, claimed, is_after_outage and 1 or 0}

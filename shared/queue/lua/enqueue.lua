@@ -4,14 +4,14 @@
 --       head start in ms, deadline in ms from now, ttl of the result in ms, subscriber or '';
 --       most jobs and most tokens that may wait;
 --       digests of the idempotency key and of the body, or '';
---       id of the job to retry or '', latest time in ms at which to accept the job.
+--       id of the job to retry or '', time in ms from which on the job is not accepted.
 -- Returns {'accepted', 'replayed' or 'conflict', id, created_ms, estimate}, again when it is sent twice;
 -- {'late', time in ms}; {'unknown'} if the job to retry has expired; or a refusal, see backlog.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local head_start_ms, deadline_ms, ttl_ms, subscriber = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
 local key_digest, body_digest, retry_of = ARGV[12], ARGV[13], ARGV[14]
-local latest_ms = tonumber(ARGV[15])
+local accept_before_ms = tonumber(ARGV[15])
 local backlog = read_backlog()
 
 local function reply(verdict, job_id, created_ms)
@@ -21,7 +21,7 @@ end
 -- The idempotency key finds this job from now on.
 local function bind_key(digest, body)
   redis.call('HSET', RECORD .. id, 'idempotency', digest)
-  redis.call('SET', IDEMPOTENCY .. digest, id .. ' ' .. body, 'PX', JOB_KEPT_MS)
+  redis.call('SET', IDEMPOTENCY .. digest, id .. ' ' .. body, 'PX', UNFINISHED_JOB_TTL_MS)
 end
 
 local function take_over_key()
@@ -56,7 +56,7 @@ if retry_of ~= '' then
     return {'unknown'}
   end
 end
-if NOW > latest_ms then -- the api has answered 503 by now
+if NOW > accept_before_ms then -- the api has answered 503 by now
   return {'late', ms(NOW)}
 end
 local score = string.format('%.3f', NOW - head_start_ms)
@@ -70,8 +70,8 @@ redis.call('HSET', RECORD .. id,
   'payload', payload, 'status', 'queued', 'created_ms', ms(NOW),
   'deadline_ms', ms(NOW + deadline_ms), 'ttl_ms', ttl_ms, 'cost_rows', rows, 'cost_tokens', tokens,
   'queue_score', score, 'subscribers', subscriber)
-redis.call('PEXPIRE', RECORD .. id, JOB_KEPT_MS)
-redis.call('SET', ARQ_JOB .. id, arq_job, 'PX', JOB_KEPT_MS)
+redis.call('PEXPIRE', RECORD .. id, UNFINISHED_JOB_TTL_MS)
+redis.call('SET', ARQ_JOB .. id, arq_job, 'PX', UNFINISHED_JOB_TTL_MS)
 if key_digest ~= '' then
   bind_key(key_digest, body_digest)
 end

@@ -29,18 +29,17 @@ local function is_live(status)
   return status == 'queued' or status == 'running'
 end
 
--- Returns whether this lease of the worker is valid. If the owner key is missing, Redis may have lost its
--- last writes: the lease is valid while the job is live and its record has a lower fencing token. With this
--- token or a higher one the lease was released. Without a record, an old lease belongs to an ended job.
+-- Returns whether this lease of the worker is valid.
 local function owns_lease(id, worker, fencing_token)
   local owner = redis.call('GET', ARQ_IN_PROGRESS .. id)
-  if owner then
+  if owner then -- the latest lease
     return owner == worker .. ':' .. fencing_token
   end
   local status, latest = unpack(redis.call('HMGET', RECORD .. id, 'status', 'fencing_token'))
-  if not status then
+  if not status then -- the record of an ended job outlives a young lease, so Redis lost this record
     return NOW - tonumber(fencing_token) < MIN_RECORD_TTL_MS
   end
+  -- Redis lost the claim: the record is of an earlier lease. Otherwise the job was released, or has ended.
   return is_live(status) and tonumber(latest or 0) < tonumber(fencing_token)
 end
 

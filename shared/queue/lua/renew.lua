@@ -15,7 +15,7 @@ local function restore_claim(id, fencing_token)
   created_ms = created_ms or ms(NOW)
   redis.call('HSET', record, 'status', 'running', 'worker', worker,
     'fencing_token', fencing_token, 'created_ms', created_ms)
-  redis.call('PEXPIRE', record, JOB_KEPT_MS)
+  redis.call('PEXPIRE', record, UNFINISHED_JOB_TTL_MS)
   index_job(id, 'running', created_ms)
 end
 
@@ -26,7 +26,7 @@ for i = 3, #ARGV, 2 do
   else
     redis.call('ZADD', QUEUE, lease_score(lease_ms), id)
     local owner = worker .. ':' .. fencing_token
-    if redis.call('SET', ARQ_IN_PROGRESS .. id, owner, 'NX', 'PX', JOB_KEPT_MS) then
+    if redis.call('SET', ARQ_IN_PROGRESS .. id, owner, 'NX', 'PX', UNFINISHED_JOB_TTL_MS) then
       restore_claim(id, fencing_token)
     end
     if redis.call('HEXISTS', RECORD .. id, 'cancel_result') == 1 then

@@ -9,7 +9,7 @@ if not owns_lease(id, worker, fencing_token) then
   return 0
 end
 redis.call('ZADD', QUEUE, lease_score(lease_ms), id)
-redis.call('SET', ARQ_RETRY .. id, '1', 'PX', JOB_KEPT_MS)
+redis.call('SET', ARQ_RETRY .. id, '1', 'PX', UNFINISHED_JOB_TTL_MS)
 if redis.call('EXISTS', RECORD .. id) == 1 then -- a record that Redis lost returns with a renewal
   redis.call('HSET', RECORD .. id, 'attempts', attempts)
 end

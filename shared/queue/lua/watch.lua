@@ -1,4 +1,4 @@
--- Read the record of a job, and subscribe an api replica to its terminal event. A job without a valid lease
+-- Read the record of a job, and subscribe an api replica to its events. A job without a valid lease
 -- ends here if it was cancelled or its deadline has passed, so that it ends without any worker.
 -- ARGV: id, replica or '', result in arq's form if it expires, events for the subscribers
 -- Returns the record as of now, see read_record.

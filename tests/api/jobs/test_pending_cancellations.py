@@ -92,7 +92,7 @@ async def test_a_job_that_arrives_after_its_cancellation_is_cancelled_as_well(
     cancelling = asyncio.create_task(cancellations.run())
     await has_cancelled.wait()
     await queue.enqueue(job, reply_to=None, max_queued=9)
-    await cancellations.settle()
+    await cancellations.wait_until_sent()
     assert await queue.depth() == Depth(waiting=0, running=0)
     await cancel_all([cancelling])
 
@@ -134,7 +134,7 @@ async def test_a_job_enqueued_at_a_frozen_redis_does_not_run_after_the_thaw(
         response = await http.post("/jobs", json={"prompt": "hello"}, timeout=30)
         freezable_redis.thaw()
         assert response.status_code == 503
-        await app.state.services.cancellations.settle()
+        await app.state.services.cancellations.wait_until_sent()
         queue: JobQueue = app.state.services.redis.queue
         assert await queue.depth() == Depth(waiting=0, running=0)
         assert await queue.totals() == {}
@@ -171,6 +171,6 @@ async def test_a_job_refused_for_lack_of_memory_is_not_cancelled(
         assert response.status_code == 503
         assert "command not allowed when used memory > 'maxmemory'" in response.json()["detail"]
         assert "Retry-After" in response.headers
-        await app.state.services.cancellations.settle()
+        await app.state.services.cancellations.wait_until_sent()
         assert await redis.keys() == []
         await redis.aclose()

@@ -161,7 +161,7 @@ async def test_without_redis_an_invalid_body_is_still_a_4xx(cut_off: FakeService
     assert response.status_code == 422
 
 
-async def test_a_redis_that_refuses_writes_has_its_own_error(
+async def test_a_redis_that_refuses_commands_has_its_own_error(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def out_of_memory(*args: object, **kwargs: object) -> None:
@@ -170,7 +170,7 @@ async def test_a_redis_that_refuses_writes_has_its_own_error(
     monkeypatch.setattr(service.services.redis.queue, "enqueue", out_of_memory)
     response = await service.http.post("/chat", json={"prompt": "hello"})
     assert response.status_code == 503
-    assert response.json()["detail"] == "Redis refuses writes: OOM command not allowed"
+    assert response.json()["detail"] == "Redis refused a command: OOM command not allowed"
 
 
 async def test_a_waiting_request_survives_an_outage_of_redis(

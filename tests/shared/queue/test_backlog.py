@@ -5,7 +5,7 @@ import pytest
 from shared.errors import WaitTooLong
 from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Depth
-from shared.queue.keys import JOB_KEPT_S
+from shared.queue.keys import UNFINISHED_JOB_TTL_S
 from tests.factories import make_job, make_succeeded, make_worker_info
 from tests.shared.queue.harness import TOKENS, QueueHarness, retry_after_for, with_backlog
 
@@ -40,7 +40,7 @@ async def test_a_refused_job_writes_nothing(harness: QueueHarness) -> None:
 
 async def test_expired_records_subtract_their_tokens(harness: QueueHarness) -> None:
     lost = await harness.submit()
-    harness.clock.now_s += JOB_KEPT_S + 1
+    harness.clock.now_s += UNFINISHED_JOB_TTL_S + 1
     await harness.redis.delete(harness.keys.record(lost.job_id))  # as its ttl does
     await harness.submit()
     await harness.submit(max_queued=2)

@@ -85,7 +85,7 @@ async def test_a_job_that_does_not_fit_is_not_overtaken(queue: JobQueue) -> None
     await enqueue(queue, make_job(generate_kwargs={"num_return_sequences": 4}))
     await enqueue(queue)
     claimed = await claim(queue, free=FreeCapacity(rows=3, kv_tokens=1000, running=1))
-    assert (claimed.jobs, claimed.is_stalled) == ([], True)
+    assert (claimed.jobs, claimed.lacks_capacity) == ([], True)
 
 
 async def test_an_empty_worker_claims_a_job_of_any_size(queue: JobQueue) -> None:
@@ -96,7 +96,7 @@ async def test_an_empty_worker_claims_a_job_of_any_size(queue: JobQueue) -> None
 
 async def test_a_claim_of_an_empty_queue_is_not_stalled(queue: JobQueue) -> None:
     claimed = await claim(queue)
-    assert (claimed.jobs, claimed.is_stalled) == ([], False)
+    assert (claimed.jobs, claimed.lacks_capacity) == ([], False)
 
 
 async def test_expired_leases_are_claimed_before_the_backlog(queue: JobQueue) -> None:
@@ -121,7 +121,7 @@ async def test_a_job_on_its_last_attempt_runs_alone(
     alone_job = await enqueue_poison(queue, redis, keys, deaths=2)
     other = await enqueue(queue)
     busy = await claim(queue, free=FreeCapacity(rows=9, kv_tokens=1000, running=1))
-    assert (busy.jobs, busy.is_stalled) == ([], True)
+    assert (busy.jobs, busy.lacks_capacity) == ([], True)
     assert ids(await claim(queue)) == [alone_job.id]
     assert ids(await claim(queue, "w2")) == [other.id]
 

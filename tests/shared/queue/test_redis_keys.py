@@ -12,7 +12,6 @@ from shared.queue.job_queue import IdempotencyKey, JobQueue
 from shared.queue.keys import (
     BACKLOG_FIELDS,
     DEAD_LETTERS_MAX,
-    JOB_KEPT_S,
     LISTED_MAX,
     LOADING_TTL_S,
     MIN_RECORD_TTL_S,
@@ -21,6 +20,7 @@ from shared.queue.keys import (
     REPLIES_MAX_ENTRIES,
     REPLIES_TTL_S,
     RESULT_TTL_S,
+    UNFINISHED_JOB_TTL_S,
     WORKER_TTL_S,
     Keys,
 )
@@ -82,7 +82,7 @@ def test_the_page_names_the_ttls_and_bounds() -> None:
     def ttl(key: str) -> str:
         return KEY_ROWS[f"<queue>:{key}"]["TTL"]
 
-    assert ttl("record:<job_id>").startswith(f"{JOB_KEPT_S // 3600} h; ")
+    assert ttl("record:<job_id>").startswith(f"{UNFINISHED_JOB_TTL_S // 3600} h; ")
     assert f"default {RESULT_TTL_S // 3600} h" in ttl("record:<job_id>")
     assert f"at least {MIN_RECORD_TTL_S // 60} min" in ttl("record:<job_id>")
     assert ttl("replies:<replica_id>").startswith(f"{REPLIES_TTL_S // 60} min ")
@@ -156,7 +156,7 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
 
     await redis.hset(keys.record(second.id), "attempts", "1")  # its last attempt must run alone
     busy = FreeCapacity(rows=9, kv_tokens=1000, running=1)
-    assert (await queue.claim("w1", busy, lease_ms=LEASE_MS, max_attempts=2)).is_stalled
+    assert (await queue.claim("w1", busy, lease_ms=LEASE_MS, max_attempts=2)).lacks_capacity
     await observer.look()
 
     assert observer.patterns == set(KEY_ROWS)

@@ -59,12 +59,12 @@ async def test_one_worker_at_a_time_becomes_idle_for_a_job_that_runs_alone(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     alone_job = await enqueue_job_that_runs_alone(queue)
-    assert (await claim(queue, "w1", free=BUSY)).is_stalled
+    assert (await claim(queue, "w1", free=BUSY)).lacks_capacity
     for _ in range(3):
         other = await enqueue(queue)
-        assert (await claim(queue, "w1", free=BUSY)).is_stalled
+        assert (await claim(queue, "w1", free=BUSY)).lacks_capacity
         claimed = await claim(queue, "w2", free=BUSY)
-        assert (ids(claimed), claimed.is_stalled) == ([other.id], False)
+        assert (ids(claimed), claimed.lacks_capacity) == ([other.id], False)
     assert ids(await claim(queue, "w1")) == [alone_job.id]
 
 
@@ -72,7 +72,7 @@ async def test_any_idle_worker_claims_a_job_that_runs_alone(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     alone_job, other = await enqueue_job_that_runs_alone(queue), await enqueue(queue)
-    assert (await claim(queue, "w1", free=BUSY)).is_stalled
+    assert (await claim(queue, "w1", free=BUSY)).lacks_capacity
     assert ids(await claim(queue, "w2")) == [alone_job.id]
     assert ids(await claim(queue, "w1", free=BUSY)) == [other.id]
 
@@ -81,11 +81,11 @@ async def test_another_worker_becomes_empty_once_the_first_stops_claiming(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     await enqueue_job_that_runs_alone(queue)
-    assert (await claim(queue, "w1", free=BUSY)).is_stalled
+    assert (await claim(queue, "w1", free=BUSY)).lacks_capacity
     assert 0 < await redis.pttl(keys.alone_worker) <= 1000 * WORKER_TTL_S
     await redis.delete(keys.alone_worker)  # as it expires
-    assert (await claim(queue, "w2", free=BUSY)).is_stalled
-    assert not (await claim(queue, "w1", free=BUSY)).is_stalled
+    assert (await claim(queue, "w2", free=BUSY)).lacks_capacity
+    assert not (await claim(queue, "w1", free=BUSY)).lacks_capacity
 
 
 async def test_jobs_behind_jobs_that_run_alone_are_claimed(

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from shared.protocol import Delta, TokenDeltas, decode_token_deltas, encode
 from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
-from shared.queue.keys import JOB_KEPT_S, REPLIES_TTL_S, Keys
+from shared.queue.keys import REPLIES_TTL_S, UNFINISHED_JOB_TTL_S, Keys
 from shared.queue.token_log import MAX_AT_ONCE, PAGE, PendingAppend, TokenLog
 from shared.redis.client import connect
 from tests.factories import make_job, make_succeeded
@@ -148,7 +148,7 @@ async def test_a_log_has_the_ttl_of_its_job_and_then_of_the_result(
     lease = await claim(queue, "w1")
     key = keys.token_log(lease.job.id)
     await log.append("w1", [addition(lease, 0, 1)])
-    assert JOB_KEPT_S - 60 < await redis.ttl(key) <= JOB_KEPT_S
+    assert UNFINISHED_JOB_TTL_S - 60 < await redis.ttl(key) <= UNFINISHED_JOB_TTL_S
     await queue.finish(lease, make_succeeded(lease.job.id), fencing_token=lease.fencing_token)
     assert 0 < await redis.ttl(key) <= 60
 

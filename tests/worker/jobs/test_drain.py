@@ -48,7 +48,7 @@ async def test_a_drain_waits_for_jobs_until_its_grace_period_is_skipped(
     may_end = asyncio.Event()
 
     async def task(active: ActiveJob) -> Outcome:
-        await (may_end if active.job.id == quick else active.changed).wait()
+        await (may_end if active.job.id == quick else active.finished_or_cancelled).wait()
         return await succeed(active)
 
     worker = make_worker(redis, keys, task)
@@ -114,6 +114,6 @@ async def test_the_death_of_the_engine_counts_as_an_attempt_of_its_jobs(
     worker = make_worker(redis, keys, never)
     async with running(worker):
         await started(worker, job_id)
-        worker.discard_all()
+        worker.abandon_leases()
     assert await queue.depth() == Depth(waiting=0, running=1)  # until the lease ends
     assert await redis.get(keys.arq_retry(job_id)) == b"1"

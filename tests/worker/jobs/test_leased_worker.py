@@ -27,7 +27,7 @@ from tests.worker.jobs.workers import (
     until_cancelled,
 )
 from worker.jobs.active_job import ActiveJob
-from worker.jobs.notifications import BLOCK_S, ListConsumer
+from worker.jobs.redis_loops import BLOCK_S, ListConsumer
 
 
 async def test_jobs_run_and_end(redis: ArqRedis, keys: Keys, queue: JobQueue) -> None:

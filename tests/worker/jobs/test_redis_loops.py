@@ -12,7 +12,7 @@ from tests.worker.fake_engine import FakeEngine
 from worker.engine import Request, SamplingParams
 from worker.engine_thread import EngineThread
 from worker.generation import Generation
-from worker.jobs.notifications import EngineStuck, LeaseRenewer
+from worker.jobs.redis_loops import EngineStuck, LeaseRenewer
 
 WAIT_S = 30.0
 

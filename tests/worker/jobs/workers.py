@@ -93,12 +93,12 @@ async def succeed(active: ActiveJob) -> Outcome:
 
 
 async def never(active: ActiveJob) -> Outcome:
-    await active.changed.wait()
+    await active.finished_or_cancelled.wait()
     raise AssertionError("the job must not change")
 
 
 async def until_cancelled(active: ActiveJob) -> Outcome:
-    await active.changed.wait()
+    await active.finished_or_cancelled.wait()
     assert active.is_cancelled
     return Failed(
         job_id=active.job.id, attempt=active.attempt, status=JobStatus.CANCELLED, error=CANCELLED
