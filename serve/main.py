@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serve.child import Child
 from serve.embedded_redis import EmbeddedRedis
-from serve.process import Child
 from serve.screen import Screen
 from serve.settings import ServeSettings
 from serve.supervisor import Supervisor

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from serve.process import Child
+from serve.child import Child
 from serve.screen import Screen
 from shared.errors import SettingsError
 from shared.process.signals import stop_signals

@@ -13,7 +13,7 @@ from shared.protocol import MergedAdapter, Message, ModelCard
 from shared.request.chat_template import ChatTemplate, compile_template
 from worker.engine import Engine
 from worker.model.checkpoint.adapter_folders import CONFIG_FILE, AdapterFolder
-from worker.model.checkpoint.lora import find_weights
+from worker.model.checkpoint.adapter_weights import find_weights
 from worker.model.checkpoint.weights import plan_loading
 from worker.model.errors import CheckpointError
 from worker.model.tokenizer.chat_template_files import find_chat_template, load_template_tokens

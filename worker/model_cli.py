@@ -12,7 +12,7 @@ from rich.table import Table
 
 from shared.errors import FalconerError
 from worker.engine import EngineConfig
-from worker.engine.loading.executor import check_combination
+from worker.engine.loading.compatibility import check_combination
 from worker.engine.loading.load_plan import (
     AUTO_DTYPE,
     choose_variant,

@@ -8,7 +8,7 @@ import torch
 from shared.errors import SettingsError
 from shared.protocol import ModelCard
 from worker.engine import AdapterMode, Engine, EngineConfig, Executor, Quantization
-from worker.engine.loading.lora import look_for_adapters
+from worker.engine.loading.adapters import look_for_adapters
 from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.checkpoint.tiny import bundled_checkpoint
 from worker.model.errors import CheckpointError

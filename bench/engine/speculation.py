@@ -16,9 +16,9 @@ import typer
 from bench.engine.engine_bench import EngineBench
 from worker.engine import Engine, Request, SamplingParams, generate
 from worker.engine.sampling.logits_processors.base import LogitsPipeline
+from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.engine.sequence import Sequence
-from worker.engine.sequence_group import SequenceGroup
 
 STEP_TOKENS = (1, 2, 4, 8, 11, 16, 24, 32)
 CONTEXT = 256  # tokens in the cache before the step

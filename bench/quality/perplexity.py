@@ -11,9 +11,9 @@ import torch
 
 from worker.engine import Engine, Request, SamplingParams
 from worker.engine.sampling.logits_processors.base import LogitsPipeline
+from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.engine.sequence import Sequence
-from worker.engine.sequence_group import SequenceGroup
 
 ROWS_PER_STEP = 64
 

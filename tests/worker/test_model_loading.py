@@ -34,7 +34,7 @@ def test_a_package_that_cannot_be_imported_is_reported_in_one_line(
     (tmp_path / "verse" / "adapter_config.json").write_text("{}")
     (tmp_path / "verse" / "adapter_model.safetensors").touch()
     monkeypatch.setitem(sys.modules, "peft", None)
-    monkeypatch.setattr("worker.engine.loading.lora.check_peft", lambda: None)
+    monkeypatch.setattr("worker.engine.loading.adapters.check_peft", lambda: None)
     flags = {"device": "cpu", "executor": "torch", "adapters_dir": str(tmp_path)}
     with pytest.raises(SettingsError, match=r"model 'tiny' on cpu: .*peft"):
         load_model(load_settings(WorkerSettings, flags))
@@ -86,7 +86,7 @@ def test_a_model_that_does_not_fit_is_refused_before_loading(
     def never(*args: Any, **kwargs: Any) -> None:
         pytest.fail("the model was loaded")
 
-    for place in ("loading.single_device.load_weights", "tensor_parallel.loading.RankProcesses"):
+    for place in ("loading.single_device.load_weights", "loading.several_processes.RankProcesses"):
         monkeypatch.setattr(f"worker.engine.{place}", never)
     model = write_random_checkpoint(tmp_path, like="40b")
     flags = {"device": "cpu", "model": str(model), "memory": "1MiB", "tensor_parallel": num_parts}

@@ -6,9 +6,9 @@ benchmarks also use `loading` and `memory`.
 
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
+from worker.engine.execution.executor import Executor
 from worker.engine.fault_isolation import EngineBroken
-from worker.engine.loading.executor import Executor
-from worker.engine.loading.lora import AdapterMode
+from worker.engine.loading.adapters import AdapterMode
 from worker.engine.offline import Completion, GenerationFailed, generate
 from worker.engine.outputs import FailureCause, FinishReason, Output, RequestFailed, TokenOutput
 from worker.engine.request import Request

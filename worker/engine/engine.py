@@ -15,30 +15,25 @@ from tokenizers import Tokenizer
 from worker.engine.beam.candidates import Candidates
 from worker.engine.beam.output import BeamState
 from worker.engine.config import EngineConfig
+from worker.engine.execution.executor import Executor
 from worker.engine.execution.torch_runner import Runner
 from worker.engine.fault_isolation import probe_model, release_tensors
 from worker.engine.loading import load_network
-from worker.engine.loading.executor import Executor
-from worker.engine.loading.lora import AdapterMode
+from worker.engine.loading.adapters import AdapterMode
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.report import LoadReport
 from worker.engine.outputs import FailureCause, Output, RequestFailed
 from worker.engine.request import Request, check_request
 from worker.engine.request_state import GroupState, create_groups
 from worker.engine.sampling.sampled_token import SamplingFailure
-from worker.engine.sampling.token_selection import (
-    GroupSelection,
-    Sampled,
-    select_tokens,
-    to_outputs,
-)
 from worker.engine.scheduling.block_manager import BlockManager
 from worker.engine.scheduling.scheduler import Scheduler
+from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
-from worker.engine.sequence_group import SequenceGroup
 from worker.engine.step_report import Phase, StepReport
 from worker.engine.text.detokenizer import TokenBytes
 from worker.engine.text.sequence_text import SequenceText
+from worker.engine.token_selection import GroupSelection, Sampled, select_tokens, to_outputs
 from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap

@@ -13,9 +13,9 @@ from worker.engine.request import Request
 from worker.engine.sampling.logits_processors.base import LogitsPipeline
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.scheduling.block_manager import BlockManager
+from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.engine.sequence import Sequence
-from worker.engine.sequence_group import SequenceGroup
 
 PROBE = Request(request_id="probe", prompt_token_ids=[0], params=SamplingParams(max_new_tokens=1))
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from worker.engine.beam.output import BeamState
 from worker.engine.request import Request
 from worker.engine.sampling.logits_processors import make_pipeline
+from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.sequence import Sequence
-from worker.engine.sequence_group import SequenceGroup
-from worker.engine.speculation.drafts import PromptLookup
+from worker.engine.speculation.prompt_lookup import PromptLookup
 from worker.engine.text.detokenizer import TokenBytes
 from worker.engine.text.sequence_text import SequenceText
 

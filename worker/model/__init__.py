@@ -2,5 +2,6 @@
 
 Other packages import `config` (ModelConfig), `falcon` (FalconForCausalLM), `openvino_falcon`
 (build_graph), `kv_cache` (KVCache), `lora` (ServedAdapter), `device_map` (DeviceMap),
-`tensor_parallel` (TensorParallel) and `errors` (CheckpointError).
+`quantized_linears` (quantize_linears), `tensor_parallel` (TensorParallel), `json_fields` (typed
+JSON) and `errors` (CheckpointError).
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from worker.model.checkpoint.json_fields import JsonFields, read_json
+from worker.model.json_fields import JsonFields, read_json
 
 
 class BlockStyle(StrEnum):

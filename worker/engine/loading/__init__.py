@@ -1,14 +1,14 @@
 """Loading: from a checkpoint to a runner on one device, on several, or in several processes.
 
 Other packages call `load_network`, and import `options` (LoadOptions), `report` (LoadReport),
-`executor` (Executor), `lora` (AdapterMode), `load_plan` (choose_variant) and `single_device` (the
-phases of a load).
+`adapters` (AdapterMode), `compatibility` (check_combination), `load_plan` (choose_variant) and
+`single_device` (parse_kind).
 """
 
-from worker.engine.loading.device_map import load_spread
 from worker.engine.loading.options import LoadOptions
+from worker.engine.loading.several_devices import load_spread
+from worker.engine.loading.several_processes import load_parallel
 from worker.engine.loading.single_device import LoadedRunner, load_runner
-from worker.engine.tensor_parallel.loading import load_parallel
 
 
 def load_network(options: LoadOptions) -> LoadedRunner:

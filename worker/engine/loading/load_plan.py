@@ -6,13 +6,14 @@ from functools import partial
 
 import torch
 
-from worker.engine.loading.executor import Executor, check_quantization, choose_executor
-from worker.engine.loading.lora import AdapterMode
+from worker.engine.execution.executor import Executor
+from worker.engine.loading.adapters import AdapterMode
+from worker.engine.loading.compatibility import check_quantization, choose_executor
 from worker.engine.loading.options import LoadOptions
 from worker.engine.memory.host_forecast import HostForecast, LoadVariant, forecast_host
 from worker.host_memory import FreeMemory, format_bytes, free_memory
 from worker.model.checkpoint.adapter_folders import AdapterFolder
-from worker.model.checkpoint.lora import find_weights
+from worker.model.checkpoint.adapter_weights import find_weights
 from worker.model.checkpoint.weights import EMBEDDINGS, LM_HEAD, LoadingPlan
 from worker.model.config import DTYPES
 from worker.model.layers.quantization import Quantization

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from worker.engine.config import EngineConfig
-from worker.engine.loading.executor import Executor
-from worker.engine.loading.lora import AdapterMode
+from worker.engine.execution.executor import Executor
+from worker.engine.loading.adapters import AdapterMode
 from worker.model.device_map import DeviceMap
 from worker.model.layers.quantization import Quantization
 

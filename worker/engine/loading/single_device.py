@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from worker.engine.execution.executor import Executor
 from worker.engine.execution.torch_runner import ModelRunner, Runner
-from worker.engine.loading.executor import Executor
+from worker.engine.loading.adapters import load_adapters, look_for_adapters
 from worker.engine.loading.load_plan import choose_variant
-from worker.engine.loading.lora import load_adapters, look_for_adapters
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.report import LoadPhase, LoadReport
 from worker.engine.memory.host_forecast import HostForecast, LoadVariant
@@ -23,8 +23,8 @@ from worker.model.device_map import DeviceMap
 from worker.model.falcon import UNSPLIT, FalconForCausalLM
 from worker.model.layers.packed_linear import PackedLinear, can_pack, replace_linears
 from worker.model.layers.quantization import Quantization
-from worker.model.layers.quantize import drop_quantized_weights, quantize_linears, saved_bytes
 from worker.model.lora import ServedAdapter
+from worker.model.quantized_linears import drop_quantized_weights, quantize_linears, saved_bytes
 from worker.model.tensor_parallel import TensorParallel
 
 # torch's own choice, read before a thread narrows it.

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from worker.engine.config import EngineConfig
-from worker.engine.loading.executor import Executor
+from worker.engine.execution.executor import Executor
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
 from worker.model.layers.packed_linear import can_pack
 from worker.model.layers.quantization import Quantization
-from worker.model.layers.quantize import saved_bytes
+from worker.model.quantized_linears import saved_bytes
 from worker.model.tensor_parallel import TensorParallel
 
 _MIB = 2**20

@@ -14,10 +14,9 @@ from operator import attrgetter
 from worker.engine.config import EngineConfig
 from worker.engine.scheduling.block_manager import BlockManager
 from worker.engine.scheduling.prefix_cache import BlockKey
+from worker.engine.scheduling.sequence_group import GroupStatus, SequenceGroup
 from worker.engine.scheduling.step_plan import BlockCopy, Chunk, StepPlan
 from worker.engine.sequence import Sequence
-from worker.engine.sequence_group import GroupStatus, SequenceGroup
-from worker.engine.speculation.drafts import add_drafts
 
 # A prompt token's attention to this many tokens takes about as long as the rest of its step.
 _CONTEXT_THAT_HALVES_CHUNKS = 1024
@@ -82,10 +81,8 @@ class Scheduler:
         self._block_copies.clear()
         self._allocate_running()
         self._admit()
-        return add_drafts(
-            self._share_budget(),
-            max_tokens=self._max_drafting_tokens,
-            block_size=self.block_manager.block_size,
+        return self._share_budget().with_drafts(
+            max_tokens=self._max_drafting_tokens, block_size=self.block_manager.block_size
         )
 
     def record_computed(self, plan: StepPlan) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.sequence import Sequence
-from worker.engine.sequence_group import SequenceGroup
 
 
 class BlockCopy(NamedTuple):
@@ -55,6 +55,25 @@ class Chunk:
         drafted = (self.sequence.extended_by(self.drafts[:n]) for n in range(1, self.num_sampled))
         return [self.sequence, *drafted]
 
+    @property
+    def takes_drafts(self) -> bool:
+        """Return whether a token is sampled and the proposer of the sequence is past its pause."""
+        proposer = self.sequence.proposer
+        return proposer is not None and self.yields_token and proposer.is_ready(self.end)
+
+    def with_drafts(self, limit: int, block_size: int) -> "Chunk":
+        """Add up to `limit` drafts, as far as the blocks of the sequence reach.
+
+        Drafts therefore never preempt a group or evict a block. The last token of a sequence is
+        sampled and never computed, so drafts end before it.
+        """
+        sequence = self.sequence
+        assert sequence.proposer is not None
+        num_slots = len(sequence.block_table) * block_size - sequence.num_tokens
+        num_wanted = sequence.max_length - 1 - sequence.num_tokens
+        drafts = sequence.proposer.propose(sequence.token_ids, min(limit, num_slots, num_wanted))
+        return replace(self, drafts=tuple(drafts), num_tokens=self.num_tokens + len(drafts))
+
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
@@ -98,6 +117,25 @@ class StepPlan:
     @property
     def groups(self) -> list[SequenceGroup]:
         return list(dict.fromkeys(chunk.group for chunk in self.chunks))
+
+    def with_drafts(self, *, max_tokens: int, block_size: int) -> "StepPlan":
+        """Add drafts, up to `max_tokens` tokens in all.
+
+        A step of few tokens takes about as long as a step of one token, because reading the weights
+        dominates. Each chunk that takes drafts gets an equal share of the rest of the budget.
+        """
+        num_left = max_tokens - self.num_tokens
+        num_drafting = sum(chunk.takes_drafts for chunk in self.chunks)
+        if num_drafting == 0 or num_left <= 0:
+            return self
+        chunks = []
+        for chunk in self.chunks:
+            if chunk.takes_drafts:
+                chunk = chunk.with_drafts(num_left // num_drafting, block_size)
+                num_left -= len(chunk.drafts)
+                num_drafting -= 1
+            chunks.append(chunk)
+        return StepPlan(tuple(chunks))
 
     def without_drafts(self) -> "StepPlan":
         """Return the same plan without drafts."""

@@ -1,4 +1,4 @@
 """Speculative decoding by prompt lookup.
 
-Other packages import `drafts` (PromptLookup, add_drafts). Sampling verifies the drafts.
+Other packages import `prompt_lookup` (PromptLookup). The engine verifies the drafts.
 """

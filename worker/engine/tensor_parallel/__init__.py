@@ -1,4 +1,5 @@
 """Tensor parallelism: one network in several processes, behind one runner.
 
-Other packages import `loading` (load_parallel).
+Other packages import `processes` (RankProcesses), `rank_process` (what a rank runs) and `runner`
+(TensorParallelRunner).
 """

@@ -8,7 +8,7 @@ from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.checkpoint.weights import LoadingPlan, plan_loading
 from worker.model.config import ModelConfig
 from worker.model.layers.quantization import Quantization
-from worker.model.layers.quantize import saved_bytes
+from worker.model.quantized_linears import saved_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from worker.model.checkpoint.json_fields import JsonFields, read_json
 from worker.model.errors import CheckpointError, unreadable
+from worker.model.json_fields import JsonFields, read_json
 
 # In the order of preference, as in transformers.
 _STEMS = (("model", "safetensors"), ("pytorch_model", "bin"))

@@ -1,5 +1,5 @@
 """Layers of the network: attention, rotary embeddings, linear layers, 8-bit weights.
 
-Other packages import `flash_attention` (plan_attention), `rotary`, `packed_linear`, `quantization`
-(Quantization) and `quantize` (quantize_linears).
+Other packages import `flash_attention` (plan_attention), `rotary`, `packed_linear`,
+`weight_only_linear`, `float8_linear` and `quantization` (Quantization).
 """

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.model.checkpoint.json_fields import read_optional
 from worker.model.errors import CheckpointError, is_lfs_pointer, unreadable
+from worker.model.json_fields import read_optional
 
 DEFAULT = "default"  # the name of the chat template, if a checkpoint has several templates
 

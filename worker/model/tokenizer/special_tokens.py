@@ -8,9 +8,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from worker.model.checkpoint.json_fields import JsonFields, read_optional
 from worker.model.config import is_legacy
 from worker.model.errors import CheckpointError
+from worker.model.json_fields import JsonFields, read_optional
 from worker.model.tokenizer.chat_template_files import load_template_tokens
 from worker.model.tokenizer.tokenizer_files import load_tokenizer
 

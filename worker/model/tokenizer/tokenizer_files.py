@@ -11,8 +11,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from worker.model.checkpoint.json_fields import read_optional
 from worker.model.errors import CheckpointError, unreadable
+from worker.model.json_fields import read_optional
 from worker.model.tokenizer.chat_template_files import load_template_tokens
 
 TOKENIZER_FILES = (

@@ -12,7 +12,7 @@ from tests.worker.engine.oracle import Oracle
 from tests.worker.engine.sampling.rows import make_sequence
 from tests.worker.engine.workload import Result, ScheduledRequest, run_all
 from worker.engine import Engine, EngineConfig, SamplingParams
-from worker.engine.sequence_group import SequenceGroup
+from worker.engine.scheduling.sequence_group import SequenceGroup
 
 FIXTURES = Path(__file__).parent / "fixtures" / "diverse_beams.json"
 

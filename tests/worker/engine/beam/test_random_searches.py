@@ -15,7 +15,7 @@ from worker.engine.config import EngineConfig
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.scheduling.block_manager import BlockManager
 from worker.engine.scheduling.scheduler import Scheduler
-from worker.engine.sequence_group import SequenceGroup
+from worker.engine.scheduling.sequence_group import SequenceGroup
 
 BLOCK_SIZE = 4
 MAX_ROWS = 12

@@ -26,8 +26,8 @@ from worker.engine import (
 from worker.engine.execution.openvino_runner import OpenVinoRunner
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.single_device import load_runner
+from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
-from worker.engine.sequence_group import SequenceGroup
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 GREEDY = SamplingParams(max_new_tokens=16)

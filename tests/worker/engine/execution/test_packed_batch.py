@@ -9,8 +9,8 @@ import torch
 from tests.worker.engine.sampling.rows import make_sequence
 from worker.engine.execution.packed_batch import WARM_UP_TOKENS, PackedStep, warm_up_steps
 from worker.engine.execution.torch_runner import ModelRunner
+from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
-from worker.engine.sequence_group import SequenceGroup
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.checkpoint.weights import load_model
 

@@ -10,13 +10,13 @@ from pydantic import ByteSize, TypeAdapter
 from worker import host_memory
 from worker.engine import EngineConfig, Executor, Quantization
 from worker.engine.loading import load_plan
+from worker.engine.loading.adapters import AdapterMode
 from worker.engine.loading.load_plan import choose_variant, parse_dtype, wanted_dtypes
-from worker.engine.loading.lora import AdapterMode
 from worker.engine.loading.options import LoadOptions
 from worker.engine.memory.host_forecast import PROCESS_BYTES, HostForecast, meta_model
 from worker.host_memory import FreeMemory
 from worker.model.checkpoint.adapter_folders import AdapterFolder
-from worker.model.checkpoint.lora import WEIGHTS_FILES
+from worker.model.checkpoint.adapter_weights import WEIGHTS_FILES
 from worker.model.checkpoint.random_checkpoint import config_fields
 from worker.model.checkpoint.weights import EMBEDDINGS, LM_HEAD, LoadingPlan
 from worker.model.config import ModelConfig

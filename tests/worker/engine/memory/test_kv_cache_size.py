@@ -11,7 +11,7 @@ import torch
 from tests.fakes import engine_on_fake_runner
 from worker import host_memory
 from worker.engine import EngineConfig
-from worker.engine.loading.executor import Executor
+from worker.engine.execution.executor import Executor
 from worker.engine.memory.host_forecast import PROCESS_BYTES, LoadVariant, forecast_host, meta_model
 from worker.engine.memory.kv_cache_size import (
     MemoryPlan,

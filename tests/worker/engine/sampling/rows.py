@@ -4,7 +4,7 @@ from worker.engine.request import Request
 from worker.engine.sampling.logits_processors import make_pipeline
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.sequence import Sequence
-from worker.engine.speculation.drafts import PromptLookup
+from worker.engine.speculation.prompt_lookup import PromptLookup
 
 
 def make_sequence(

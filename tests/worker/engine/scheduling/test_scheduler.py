@@ -8,8 +8,8 @@ from tests.worker.engine.sampling.rows import make_sequence
 from worker.engine.config import EngineConfig
 from worker.engine.scheduling.block_manager import BlockManager
 from worker.engine.scheduling.scheduler import Scheduler
+from worker.engine.scheduling.sequence_group import GroupStatus, SequenceGroup
 from worker.engine.scheduling.step_plan import StepPlan
-from worker.engine.sequence_group import GroupStatus, SequenceGroup
 
 BLOCK_SIZE = 4
 

@@ -7,9 +7,9 @@ from worker.engine.config import EngineConfig
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.scheduling.block_manager import BlockManager
 from worker.engine.scheduling.scheduler import Scheduler
+from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import StepPlan
 from worker.engine.sequence import Sequence
-from worker.engine.sequence_group import SequenceGroup
 
 BLOCK_SIZE = 16
 EAGER = SamplingParams(max_new_tokens=100, prompt_lookup_num_tokens=8)

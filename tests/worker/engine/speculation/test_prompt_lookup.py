@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.engine.sampling_params import SamplingParams
-from worker.engine.speculation.drafts import MAX_PAUSE, PromptLookup
+from worker.engine.speculation.prompt_lookup import MAX_PAUSE, PromptLookup
 
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=30)  # few, so that n-grams repeat
 

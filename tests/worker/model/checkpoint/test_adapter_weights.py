@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worker.lora import ALL_LINEARS, load_peft, write_adapter
-from worker.model.checkpoint import lora as lora_checkpoint
+from worker.model.checkpoint import adapter_weights
 from worker.model.checkpoint.adapter_folders import CONFIG_FILE, AdapterFolder
-from worker.model.checkpoint.lora import WEIGHTS_FILES, check_peft, read_adapter
+from worker.model.checkpoint.adapter_weights import WEIGHTS_FILES, check_peft, read_adapter
 from worker.model.checkpoint.weights import load_model
 from worker.model.errors import CheckpointError
 from worker.model.falcon import FalconForCausalLM
@@ -262,7 +262,7 @@ def test_merging_adds_up_all_adapters_and_rounds_once(
 
 
 def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora_checkpoint, "find_spec", lambda _: None)
+    monkeypatch.setattr(adapter_weights, "find_spec", lambda _: None)
     with pytest.raises(CheckpointError, match="package peft, which the extra lora brings"):
         check_peft()
 

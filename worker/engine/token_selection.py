@@ -12,8 +12,8 @@ from worker.engine.outputs import TokenOutput
 from worker.engine.request_state import GroupState
 from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure
 from worker.engine.sampling.sampler import sample_tokens
+from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
-from worker.engine.sequence_group import SequenceGroup
 from worker.engine.text.sequence_text import SequenceText
 
 Sampled = SampledToken | SamplingFailure

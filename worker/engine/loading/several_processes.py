@@ -8,10 +8,10 @@ from functools import partial
 
 import torch
 
+from worker.engine.execution.executor import Executor
 from worker.engine.execution.torch_runner import ModelRunner
-from worker.engine.loading.executor import Executor
+from worker.engine.loading.adapters import load_adapters, look_for_adapters
 from worker.engine.loading.load_plan import choose_variant
-from worker.engine.loading.lora import load_adapters, look_for_adapters
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.report import LoadPhase, LoadReport
 from worker.engine.loading.single_device import (

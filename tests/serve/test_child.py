@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.process import Child
+from serve.child import Child
 
 PATIENCE_S = 30.0
 
@@ -103,7 +103,7 @@ def test_the_kernel_kills_a_child_with_its_supervisor(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("the kernel's parent-death signal is Linux's")
     script = (
-        "import os, sys, time; from pathlib import Path; from serve.process import Child\n"
+        "import os, sys, time; from pathlib import Path; from serve.child import Child\n"
         "command = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
         f"child = Child('c', command, os.environ, Path({str(tmp_path / 'log')!r}))\n"
         "child.start(); print(child.pid, flush=True); time.sleep(60)"

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from worker.model.checkpoint.adapter_folders import CONFIG_FILE, AdapterFolder
-from worker.model.checkpoint.json_fields import JsonFields, read_json
 from worker.model.checkpoint.shards import open_shard
 from worker.model.errors import CheckpointError
+from worker.model.json_fields import JsonFields, read_json
 from worker.model.lora import LoraAdapter, LowRank
 
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the first that exists

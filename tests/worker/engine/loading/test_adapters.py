@@ -30,8 +30,8 @@ from worker.engine.execution.openvino_runner import OpenVinoRunner
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.single_device import LoadedRunner, load_runner
+from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
-from worker.engine.sequence_group import SequenceGroup
 from worker.model.errors import CheckpointError
 from worker.model.tokenizer.tokenizer_files import load_tokenizer
 

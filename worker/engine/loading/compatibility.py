@@ -1,23 +1,17 @@
 """Which executors and which 8-bit weights a model, its device and this installation allow."""
 
-from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from worker.engine.config import EngineConfig
+from worker.engine.execution.executor import Executor
 from worker.model.config import ModelConfig
 from worker.model.layers.quantization import Quantization
 
 CPU_INFO = Path("/proc/cpuinfo")
 FP8_CAPABILITY = (8, 9)  # of a GPU that multiplies 8-bit floats: Ada, Hopper and later
-
-
-class Executor(StrEnum):
-    AUTO = "auto"  # the fastest that supports the model
-    TORCH = "torch"  # anywhere
-    OPENVINO = "openvino"  # on CPUs, in float32; an optional extra
 
 
 def choose_executor(

@@ -20,7 +20,7 @@ from worker.engine import (
     SamplingParams,
 )
 from worker.engine.execution.torch_runner import ModelRunner
-from worker.engine.loading.device_map import spread
+from worker.engine.loading.several_devices import spread
 from worker.model.checkpoint.random_checkpoint import config_fields, write_random_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap

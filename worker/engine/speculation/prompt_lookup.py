@@ -1,16 +1,10 @@
-"""Drafts of speculative decoding: their proposer, prompt lookup, and the draft budget of a step.
+"""Propose drafts for speculative decoding by prompt lookup.
 
 Prompt lookup decoding is by A. Saxena, 2023 (github.com/apoorvumang/prompt-lookup-decoding);
 transformers calls it `prompt_lookup_num_tokens`.
-
-A step of few tokens takes about as long as a step of one token, because reading the weights
-dominates. So drafts fill a step up to `max_drafting_tokens`.
 """
 
-from dataclasses import replace
-
 from worker.engine.sampling_params import SamplingParams
-from worker.engine.scheduling.step_plan import Chunk, StepPlan
 
 MAX_PAUSE = 32  # tokens between useless drafts in a text that never repeats itself
 
@@ -80,42 +74,3 @@ class PromptLookup:
             if start is not None:
                 return start
         return None
-
-
-def add_drafts(plan: StepPlan, *, max_tokens: int, block_size: int) -> StepPlan:
-    """Add drafts to a plan, up to `max_tokens` tokens in all.
-
-    Each sequence that gets a token and is ready for drafts gets an equal share of the rest of
-    the budget.
-    """
-    num_left = max_tokens - plan.num_tokens
-    num_drafting = sum(_takes_drafts(chunk) for chunk in plan.chunks)
-    if num_drafting == 0 or num_left <= 0:
-        return plan
-    chunks = []
-    for chunk in plan.chunks:
-        if _takes_drafts(chunk):
-            chunk = _drafted(chunk, num_left // num_drafting, block_size)
-            num_left -= len(chunk.drafts)
-            num_drafting -= 1
-        chunks.append(chunk)
-    return StepPlan(tuple(chunks))
-
-
-def _takes_drafts(chunk: Chunk) -> bool:
-    proposer = chunk.sequence.proposer
-    return proposer is not None and chunk.yields_token and proposer.is_ready(chunk.end)
-
-
-def _drafted(chunk: Chunk, limit: int, block_size: int) -> Chunk:
-    """Add up to `limit` drafts, as far as the blocks of the sequence reach.
-
-    Drafts therefore never preempt a group or evict a block. The last token of a sequence is sampled
-    and never computed, so drafts end before it.
-    """
-    sequence = chunk.sequence
-    assert sequence.proposer is not None
-    num_slots = len(sequence.block_table) * block_size - sequence.num_tokens
-    num_wanted = sequence.max_length - 1 - sequence.num_tokens
-    drafts = sequence.proposer.propose(sequence.token_ids, min(limit, num_slots, num_wanted))
-    return replace(chunk, drafts=tuple(drafts), num_tokens=chunk.num_tokens + len(drafts))

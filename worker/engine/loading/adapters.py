@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from worker.model.checkpoint.adapter_folders import AdapterFolder, find_adapters
-from worker.model.checkpoint.lora import check_peft, read_adapter
+from worker.model.checkpoint.adapter_weights import check_peft, read_adapter
 from worker.model.device_map import DeviceMap
 from worker.model.falcon import UNSPLIT, FalconForCausalLM
 from worker.model.lora import LoraAdapter, LowRank, ServedAdapter, merge_adapters

@@ -7,8 +7,8 @@ from worker.engine.config import EngineConfig
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.scheduling.block_manager import BlockManager
 from worker.engine.scheduling.scheduler import Scheduler
+from worker.engine.scheduling.sequence_group import GroupStatus, SequenceGroup
 from worker.engine.scheduling.step_plan import StepPlan
-from worker.engine.sequence_group import GroupStatus, SequenceGroup
 
 BLOCK_SIZE = 4
 

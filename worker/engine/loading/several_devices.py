@@ -13,9 +13,9 @@ from itertools import groupby
 import torch
 
 from worker.engine.config import EngineConfig
-from worker.engine.loading.executor import Executor
+from worker.engine.execution.executor import Executor
+from worker.engine.loading.adapters import load_adapters, look_for_adapters
 from worker.engine.loading.load_plan import choose_variant, wanted_dtypes
-from worker.engine.loading.lora import load_adapters, look_for_adapters
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.report import LoadReport
 from worker.engine.loading.single_device import (

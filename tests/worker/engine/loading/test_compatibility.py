@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from worker.engine import EngineConfig, Executor, Quantization
-from worker.engine.loading import executor
-from worker.engine.loading.executor import check_quantization, choose_executor
+from worker.engine.loading import compatibility
+from worker.engine.loading.compatibility import check_quantization, choose_executor
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.checkpoint.weights import plan_loading
 from worker.model.config import ModelConfig
@@ -58,7 +58,7 @@ def test_torch_runs_every_other_model(falcon_7b: ModelConfig) -> None:
 def test_without_the_package_torch_takes_over(
     falcon_7b: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "find_spec", lambda _: None)
+    monkeypatch.setattr(compatibility, "find_spec", lambda _: None)
     assert choose(falcon_7b) is Executor.TORCH
     with pytest.raises(ValueError, match="the package openvino is not installed"):
         choose(falcon_7b, Executor.OPENVINO)
@@ -84,7 +84,7 @@ def test_int8_layers_run_on_the_executor_that_multiplies_8_bit_numbers_on_this_c
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
-    monkeypatch.setattr(executor, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(compatibility, "CPU_INFO", tmp_path / "cpuinfo")
     assert choose(falcon_7b, quantization=Quantization.INT8) is expected
     assert choose(falcon_7b, quantization=Quantization.INT8_WEIGHT_ONLY) is Executor.OPENVINO
 
@@ -94,7 +94,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU and an installation that support every kind."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     found = ModuleSpec("torchao", None)
-    monkeypatch.setattr(executor, "find_spec", lambda name: found)
+    monkeypatch.setattr(compatibility, "find_spec", lambda name: found)
 
 
 def test_unquantized_weights_run_on_any_device() -> None:
@@ -139,6 +139,6 @@ def test_fp8_needs_a_gpu_that_multiplies_8_bit_floats(
 
 @pytest.mark.usefixtures("hopper")
 def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "find_spec", lambda name: None)
+    monkeypatch.setattr(compatibility, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"it is the extra falconer\[quantization\]"):
         check_quantization(FP8, dtype=torch.bfloat16, device=CUDA)

@@ -6,9 +6,9 @@ from tests.fakes import byte_tokenizer
 from tests.worker.engine.sampling.rows import make_sequence
 from worker.engine import FailureCause, FinishReason, SamplingParams
 from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure
-from worker.engine.sampling.token_selection import Sampled, to_outputs, verify_drafts
 from worker.engine.text.detokenizer import TokenBytes
 from worker.engine.text.sequence_text import SequenceText
+from worker.engine.token_selection import Sampled, to_outputs, verify_drafts
 
 FAILED = SamplingFailure("nan", FailureCause.MODEL)
 
