@@ -12,8 +12,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Scope
 
-from api.errors import failure_response, install_error_handlers
 from api.http.body import BodyLength
+from api.http.errors import failure_response, install_error_handlers
 from api.http.paths import RoutePaths
 from api.jobs.admission import Admission
 from api.jobs.job_client import JobClient

@@ -9,9 +9,9 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.errors import describe, failure_response
 from api.http.content_coding import decoder_of
 from api.http.disconnect import run_until_stopping
+from api.http.errors import describe, failure_response
 from api.http.headers import parameters, split
 from api.schemas import ChatRequest
 from shared.errors import BadRequest, InvalidParameter, PayloadTooLarge, UnsupportedMediaType

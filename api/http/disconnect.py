@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from api.errors import ClientDisconnected, ServerStopping
+from api.http.errors import ClientDisconnected, ServerStopping
 from shared.process.asyncio_tasks import cancel_all
 
 T = TypeVar("T")

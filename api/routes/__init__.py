@@ -1,1 +1,4 @@
-"""The routes: `chat`, `jobs`, `events`, `openai` and `ops`. `api/app.py` includes their routers."""
+"""The routes: `chat`, `jobs`, `events`, `openai` and `ops`. `api/app.py` includes their routers.
+
+They respond with `responses` or, as a stream of events, with `sse`.
+"""

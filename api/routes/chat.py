@@ -8,10 +8,10 @@ from fastapi.responses import Response
 from api.http.body import read_chat_request
 from api.http.disconnect import ClientConnection
 from api.http.headers import IdempotencyKey, Preference, PreferHeader, parse_prefer, prefers
-from api.http.responses import wait_as_preferred, wait_for_result
-from api.http.sse import EventStreamResponse
 from api.jobs.job_handle import JobHandle
 from api.openapi import ACCEPTED, ERRORS, RESULT, request_body
+from api.routes.responses import wait_as_preferred, wait_for_result
+from api.routes.sse import EventStreamResponse
 from api.services import Services, services_of
 
 JSON = "application/json"

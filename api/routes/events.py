@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
-from api.http.sse import EventStreamResponse
 from api.openapi import EVENTS, LOOKUP_ERRORS
+from api.routes.sse import EventStreamResponse
 from api.services import services_of
 
 MAX_EVENT_ID = 2**53 - 1  # exact in every JSON parser

@@ -5,16 +5,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from api.errors import (
+from api.http.body import read_chat_request
+from api.http.disconnect import ClientConnection
+from api.http.errors import (
     CLIENT_CLOSED_REQUEST,
     ClientDisconnected,
     ServerStopping,
     json_response,
 )
-from api.http.body import read_chat_request
-from api.http.disconnect import ClientConnection
 from api.http.headers import IdempotencyKey
-from api.http.responses import accepted
 from api.jobs.job_handle import JobHandle
 from api.openapi import (
     ACCEPTED,
@@ -27,6 +26,7 @@ from api.openapi import (
     RETRY_ERRORS,
     request_body,
 )
+from api.routes.responses import accepted
 from api.schemas import JobList, JobSummary, JobView, Purged
 from api.services import Services, services_of
 from shared.protocol import JobStatus

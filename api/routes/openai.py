@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.errors import json_response
+from api.http.errors import json_response
 from api.jobs.redis_services import redis_timeout
 from api.openai.schemas import Model, ModelList
 from api.openapi import MODEL, MODELS, OPENAI_LOOKUP_ERRORS, OPENAI_UNAVAILABLE

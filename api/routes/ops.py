@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from api.errors import json_response
+from api.http.errors import json_response
 from api.http.headers import prefers
 from api.jobs.redis_services import RETRY_AFTER_S, redis_timeout
 from api.openapi import BROKEN, TEXT, UNAVAILABLE, object_response

@@ -8,7 +8,7 @@ from http.client import HTTPResponse
 from typing import Any
 
 from api.server import UNREAD_S
-from tests.api.http.served import serving
+from tests.api.served import serving
 from tests.fakes_api import FakeService
 
 WAIT_S = 60.0

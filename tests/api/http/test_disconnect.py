@@ -9,8 +9,8 @@ import time
 import pytest
 from starlette.types import Message
 
-from api.errors import ClientDisconnected, ServerStopping
 from api.http.disconnect import ClientConnection
+from api.http.errors import ClientDisconnected, ServerStopping
 from tests.api.api_process import ApiProcess, chat_request, eventually, response_of
 from tests.redis_server import RedisServer
 

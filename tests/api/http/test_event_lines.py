@@ -10,7 +10,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.http.sse import event
+from api.routes.sse import event
 from tests.fakes_api import served_api
 
 SEPARATORS = [char for char in map(chr, range(0x110000)) if len(f"a{char}b".splitlines()) > 1]

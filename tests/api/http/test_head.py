@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from tests.api.http.served import served
 from tests.api.job_events import submit
+from tests.api.served import served
 from tests.fakes_api import FakeService
 
 PAGES = ["/docs", "/redoc", "/openapi.json", "/static-offline-docs/swagger-ui.css"]

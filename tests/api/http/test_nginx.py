@@ -14,9 +14,9 @@ from api.settings import ApiSettings
 from shared.queue.keys import Keys
 from tests.api.api_process import PATIENCE_S, ApiProcess
 from tests.api.http.nginx import Nginx, documented, needs_nginx
-from tests.api.http.served import served
 from tests.api.http.test_paths import check_prefix
 from tests.api.job_events import JobWriter, claim_from
+from tests.api.served import served
 from tests.echo_worker import EchoWorker
 from tests.fakes_api import FakeService
 from tests.redis_server import RedisServer
@@ -104,7 +104,7 @@ async def test_each_event_of_a_stream_arrives_before_the_next_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Keep-alive comments are off: they would flush a buffer of nginx."""
-    monkeypatch.setattr("api.http.sse.KEEP_ALIVE_S", 3600)
+    monkeypatch.setattr("api.routes.sse.KEEP_ALIVE_S", 3600)
     async with served(workerless.asgi) as direct:
         port = direct.base_url.port
         assert port

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.api.http.nginx import Nginx, documented, needs_nginx
-from tests.api.http.served import serving
 from tests.api.job_events import claim_job
 from tests.api.raw_client import RawClient
+from tests.api.served import serving
 from tests.fakes_api import FakeService
 
 WORD = "a" * 1_000_000

@@ -59,7 +59,7 @@ async def test_an_invalid_streamed_request_gets_a_json_error(service: FakeServic
 async def test_a_stream_without_tokens_gets_keep_alive_comments(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.http.sse.KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr("api.routes.sse.KEEP_ALIVE_S", 0.01)
     monkeypatch.setattr("api.jobs.job_handle.POLL_S", 0.01)
     service.worker.paused = True
     body = {"prompt": "hello", "stream": True}

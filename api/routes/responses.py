@@ -3,7 +3,8 @@
 from fastapi import Request
 from fastapi.responses import Response
 
-from api.errors import (
+from api.http.disconnect import ClientConnection
+from api.http.errors import (
     CLIENT_CLOSED_REQUEST,
     ClientDisconnected,
     ServerStopping,
@@ -11,7 +12,6 @@ from api.errors import (
     stopping_response,
     with_field,
 )
-from api.http.disconnect import ClientConnection
 from api.http.headers import Preference
 from api.http.paths import job_path
 from api.jobs.job_handle import JobHandle

@@ -9,8 +9,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.errors import ClientDisconnected, ServerStopping, stopping_message
 from api.http.disconnect import ClientConnection
+from api.http.errors import ClientDisconnected, ServerStopping, stopping_message
 from api.http.paths import job_path
 from api.jobs.job_client import JobClient
 from api.jobs.job_handle import JobHandle, num_deltas_of
