@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from shared.redis.client import connect
-from tests.deploy.manifests import ROOT
 from tests.redis_server import RedisServer
-from tools.scaling_sim.autoscaler import Autoscaler, Rules
+from tools.scaling_sim.autoscaler import MANIFEST, Autoscaler, Rules
 from tools.scaling_sim.simulation import Scenario, simulate
 
-MANIFEST = ROOT / "deploy" / "k8s" / "components" / "keda" / "scaledobject.yaml"
 RULES = Rules.from_manifest(MANIFEST)
 
 

@@ -4,18 +4,26 @@ python -m tools.scaling_sim docs/images/autoscaling.svg
 """
 
 import asyncio
+import os
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
+from serve.child import Child
+from serve.embedded_redis import EmbeddedRedis
 from shared.redis.client import connect
-from tests.deploy.manifests import ROOT
-from tests.redis_server import RedisServer
-from tools.scaling_sim.autoscaler import Rules
+from shared.redis.retry import retry_until_reachable
+from tools.scaling_sim.autoscaler import MANIFEST, Rules
 from tools.scaling_sim.plot import Line, Panel, draw
 from tools.scaling_sim.simulation import Moment, Scenario, SimulationResult, simulate
 
-MANIFEST = ROOT / "deploy" / "k8s" / "components" / "keda" / "scaledobject.yaml"
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 5.0
 LOAD_ENDS_S = 60 * 60
 SCENARIO = Scenario(
     rate=lambda now: 50.0 if now < LOAD_ENDS_S else 0.0,
@@ -26,16 +34,38 @@ SCENARIO = Scenario(
 )
 
 
+log = structlog.get_logger(__name__)
+
+
 async def run(rules: Rules) -> SimulationResult:
-    with tempfile.TemporaryDirectory() as folder:
-        server = RedisServer(Path(folder))
-        server.start()
-        redis = connect(server.url, name="scaling")
+    with redis_in_memory() as url:
+        redis = connect(url, name="scaling")
         try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await retry_until_reachable(redis.ping, log, "waiting for Redis")
             return await simulate(redis, rules, SCENARIO)
         finally:
             await redis.aclose()
-            server.stop()
+
+
+@contextmanager
+def redis_in_memory() -> Iterator[str]:
+    """Start the server of `falconer serve` without its file; yield the URL."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = EmbeddedRedis.prepare(Path(folder))
+        child = Child(
+            "redis",
+            [server.binary, "-"],
+            os.environ,
+            Path(folder) / "redis.log",
+            server.configuration + "appendonly no\n",
+        )
+        child.start()
+        try:
+            yield server.url
+        finally:
+            child.terminate()
+            child.wait(time.monotonic() + STOP_TIMEOUT_S)
 
 
 def plot(result: SimulationResult) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+MANIFEST = Path(__file__).parents[2] / "deploy/k8s/components/keda/scaledobject.yaml"
+
 SYNC_S = 15  # period of the HorizontalPodAutoscaler
 TOLERANCE = 0.1  # a ratio closer to 1 changes nothing
 

@@ -6,10 +6,10 @@ They claim, finish and release jobs by the same scripts as workers.
 import asyncio
 from dataclasses import dataclass, field
 
+from shared.protocol import Batch, ChatResult, Succeeded, Usage, WorkerInfo
 from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.registry.worker_registry import Registry
-from tests.factories import make_succeeded, make_worker_info
 
 LEASE_MS = 3_600_000  # no lease may expire: the simulation does not follow Redis' clock
 PLENTY = 10**6
@@ -64,14 +64,14 @@ class Fleet:
         for worker in self.ready(now):
             await self._finish_due(worker, now)
         for worker in self.ready(now):
-            await self._registry.report(make_worker_info(worker.id))
+            await self._registry.report(worker_info(worker.id))
             await self._fill(worker, now, accepted_at)
 
     async def _finish_due(self, worker: SimWorker, now: float) -> None:
         due = [claimed for end, claimed in worker.running.values() if end <= now]
         written = await asyncio.gather(
             *(
-                self._queue.finish(one, make_succeeded(one.job.id), fencing_token=one.fencing_token)
+                self._queue.finish(one, succeeded(one.job.id), fencing_token=one.fencing_token)
                 for one in due
             )
         )
@@ -91,3 +91,22 @@ class Fleet:
             for one in claim.jobs:
                 worker.running[one.job.id] = (now + self._service_s, one)
                 self.waits_s.append(now - accepted_at[one.job.id])
+
+
+def worker_info(worker_id: str) -> WorkerInfo:
+    return WorkerInfo(
+        id=worker_id, model="none", card_hash="none", device="none", version="0", started_ms=0
+    )
+
+
+def succeeded(job_id: str) -> Succeeded:
+    """Return an outcome without text."""
+    usage = Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
+    return Succeeded(
+        job_id=job_id,
+        attempt=1,
+        result=ChatResult(result="", id=job_id, sequences=[], usage=usage, seed=0),
+        batch=Batch(mean_rows=1.0, max_rows=1),
+        queue_ms=0.0,
+        run_ms=0.0,
+    )

@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 from redis.asyncio import Redis
 
 from shared.errors import QueueFull
+from shared.protocol import ChatJob
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.registry.worker_registry import Registry
-from tests.factories import make_job
 from tools.scaling_sim.autoscaler import Autoscaler, Rules
 from tools.scaling_sim.fleet import Fleet
 
@@ -90,7 +91,7 @@ async def _arrive(
     result: SimulationResult,
     accepted_at: dict[str, float],
 ) -> None:
-    jobs = [make_job() for _ in range(number)]
+    jobs = [ChatJob(id=uuid4().hex, prompt="", generate_kwargs={}, seed=0) for _ in range(number)]
     answers = await asyncio.gather(
         *(queue.enqueue(job, reply_to=None, max_queued=MAX_QUEUED) for job in jobs),
         return_exceptions=True,
