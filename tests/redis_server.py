@@ -6,9 +6,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from serve.embedded_redis import find_redis_binary
 from tests.processes import end
@@ -91,6 +92,18 @@ class RedisServer:
                 return connection.recv(16).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
+
+
+@contextmanager
+def running_redis(directory: Path, **options: Any) -> Iterator[RedisServer]:
+    """Start a Redis with its files in `directory`; stop it at exit."""
+    directory.mkdir(exist_ok=True)
+    server = RedisServer(directory, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def free_port() -> int:

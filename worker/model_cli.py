@@ -24,7 +24,7 @@ from worker.engine.loading.single_device import parse_kind
 from worker.engine.memory.host_forecast import PROCESS_BYTES, HostForecast
 from worker.engine.memory.kv_cache_size import MemoryPlan, forecast_cpu, forecast_gpu
 from worker.host_memory import FreeMemory, format_bytes, free_memory
-from worker.model.checkpoint.info import ModelInfo, describe_plan
+from worker.model.checkpoint.info import ModelInfo, describe
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.checkpoint.tiny import copy_bundled
 from worker.model.checkpoint.weights import LoadingPlan, plan_loading
@@ -79,7 +79,7 @@ def show_info(
         else:
             wanted = plan.dtype if dtype is None else parse_dtype(dtype)
             check_combination(rounding, dtype=wanted, device=target)
-            tables = _on_gpu(describe_plan(plan, wanted, rounding), config, num_bytes)
+            tables = _on_gpu(describe(plan, wanted, rounding), config, num_bytes)
     for table in tables:
         Console().print(table)
 
@@ -88,12 +88,12 @@ def _on_cpu(plan: LoadingPlan, options: LoadOptions, memory: int | None) -> list
     cpu = torch.device("cpu")
     variants = forecast_variants(plan, options, cpu)
     if memory is None:
-        info = describe_plan(plan, variants[0].variant.dtype, options.quantization)
+        info = describe(plan, variants[0].variant.dtype, options.quantization)
         return [_facts(info), _variants(variants, free_memory().num_bytes)]
     left = f"left of {format_bytes(memory)} by the process itself"
     free = FreeMemory(max(0, memory - PROCESS_BYTES), left)
     chosen = choose_variant(plan, options, cpu, free=free)
-    info = describe_plan(plan, chosen.variant.dtype, options.quantization)
+    info = describe(plan, chosen.variant.dtype, options.quantization)
     shared = forecast_cpu(
         info.config,
         options.config,

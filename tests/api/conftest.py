@@ -6,7 +6,7 @@ from tests.api.api_process import ApiProcess
 from tests.api.job_events import JobWriter, claim_job, submit
 from tests.api.raw_client import RawClient, connected
 from tests.fakes_api import FakeService, fake_service
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, running_redis
 
 
 @pytest.fixture
@@ -38,10 +38,8 @@ async def writer(workerless: FakeService) -> JobWriter:
 
 @pytest.fixture
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -13,17 +13,13 @@ from shared.queue.reply_stream import BLOCK_S, ReplyStream
 from shared.redis.client import connect
 from shared.registry.worker_registry import Registry
 from tests.integration.service import ApiChild, Service, WorkerChild, launch
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer, free_port, running_redis
 
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    directory = tmp_path / "redis"
-    directory.mkdir()
-    server = RedisServer(directory, append_only=True)
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(tmp_path / "redis", append_only=True) as server:
+        yield server
 
 
 @pytest.fixture

@@ -10,17 +10,15 @@ from redis.asyncio import Redis
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.redis.client import connect
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, running_redis
 from tests.shared.queue.harness import Clock, QueueHarness
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     directory: Path = tmp_path_factory.mktemp("redis")
-    server = RedisServer(directory)
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(directory) as server:
+        yield server
 
 
 @pytest.fixture(params=["fakeredis", "redis"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.redis.client import connect
-from tests.redis_server import RedisServer
+from tests.redis_server import running_redis
 from tools.scaling_sim.autoscaler import MANIFEST, Autoscaler, Rules
 from tools.scaling_sim.simulation import Scenario, simulate
 
@@ -16,10 +16,8 @@ RULES = Rules.from_manifest(MANIFEST)
 
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server.url
-    server.stop()
+    with running_redis(tmp_path) as server:
+        yield server.url
 
 
 def follow(scaler: Autoscaler, num_jobs: int, start_s: int, until_s: int) -> list[int]:

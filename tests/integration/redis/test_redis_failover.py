@@ -16,7 +16,7 @@ from tests.integration.load import Load
 from tests.integration.redis.proxy import RedisProxy
 from tests.integration.service import ApiChild, WorkerChild, eventually
 from tests.processes import end
-from tests.redis_server import RedisServer, free_port, redis_binary
+from tests.redis_server import RedisServer, free_port, redis_binary, running_redis
 
 pytestmark = pytest.mark.integration
 
@@ -29,12 +29,8 @@ SYNC_S = 60.0
 
 @pytest.fixture
 def second_server(tmp_path: Path) -> Iterator[RedisServer]:
-    directory = tmp_path / "second"
-    directory.mkdir()
-    server = RedisServer(directory, append_only=True)
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(tmp_path / "second", append_only=True) as server:
+        yield server
 
 
 @pytest.fixture

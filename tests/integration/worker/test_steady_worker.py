@@ -7,7 +7,7 @@ import pytest
 
 from shared.protocol import Failed, JobStatus, Succeeded, TokenDeltas
 from tests.integration.service import Service, WorkerChild, launch
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, running_redis
 
 pytestmark = pytest.mark.integration
 
@@ -17,10 +17,8 @@ MAX_ROWS = 32
 
 @pytest.fixture(scope="module")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

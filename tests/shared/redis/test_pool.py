@@ -16,7 +16,7 @@ from shared.redis.client import connect
 from shared.redis.pool import MAX_CONNECTIONS
 from tests.factories import make_job
 from tests.integration.service import eventually
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, running_redis
 
 
 class SilentServer:
@@ -69,10 +69,8 @@ async def test_a_cancelled_call_frees_its_connection() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(tmp_path) as server:
+        yield server
 
 
 async def test_a_connection_closes_when_its_server_becomes_a_replica(server: RedisServer) -> None:

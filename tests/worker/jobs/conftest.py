@@ -9,15 +9,13 @@ from redis.asyncio import Redis
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.redis.client import connect
-from tests.redis_server import RedisServer
+from tests.redis_server import running_redis
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server.url
-    server.stop()
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
 
 
 @pytest.fixture

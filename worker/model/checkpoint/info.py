@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.model.checkpoint.folder import resolve_checkpoint
-from worker.model.checkpoint.weights import LoadingPlan, plan_loading
+from worker.model.checkpoint.weights import LoadingPlan
 from worker.model.config import ModelConfig
 from worker.model.layers.quantization import Quantization
 from worker.model.quantized_linears import saved_bytes
@@ -23,19 +22,9 @@ class ModelInfo:
 
 
 def describe(
-    source: str, dtype: torch.dtype | None = None, quantization: Quantization | None = None
-) -> ModelInfo:
-    """Describe a local folder or hub id; `dtype` None takes the checkpoint's.
-
-    Raises CheckpointError as loading it would.
-    """
-    return describe_plan(plan_loading(resolve_checkpoint(source)), dtype, quantization)
-
-
-def describe_plan(
     plan: LoadingPlan, dtype: torch.dtype | None = None, quantization: Quantization | None = None
 ) -> ModelInfo:
-    """Describe a checkpoint by its plan."""
+    """Describe a checkpoint by its plan; `dtype` None takes the checkpoint's."""
     dtype = dtype or plan.dtype
     whole_bytes = plan.model.config.num_parameters * dtype.itemsize
     return ModelInfo(

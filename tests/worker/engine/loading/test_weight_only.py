@@ -22,6 +22,7 @@ from worker.engine.execution.openvino_runner import OpenVinoRunner
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.model.checkpoint.info import describe
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.weights import plan_loading
 from worker.model.layers.weight_only_linear import WeightOnlyLinear
 
 SAMPLING = SamplingParams(max_new_tokens=16, do_sample=True, top_k=20, seed=1)
@@ -70,9 +71,10 @@ def test_the_weights_take_as_much_memory_as_forecast(like: str, tmp_path: Path) 
     for layer in model.modules():
         if isinstance(layer, WeightOnlyLinear):
             tensors |= {layer._weight, layer._scale}
-    foretold = describe(str(path), quantization=Quantization.INT8_WEIGHT_ONLY).weight_bytes
+    plan = plan_loading(path)
+    foretold = describe(plan, quantization=Quantization.INT8_WEIGHT_ONLY).weight_bytes
     assert sum(tensor.nbytes for tensor in tensors) == foretold
-    assert foretold < describe(str(path)).weight_bytes
+    assert foretold < describe(plan).weight_bytes
 
 
 @pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.INT8_WEIGHT_ONLY])

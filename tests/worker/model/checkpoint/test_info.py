@@ -7,14 +7,14 @@ from torch import nn
 
 from worker.model.checkpoint.info import describe
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
-from worker.model.checkpoint.weights import load_model
+from worker.model.checkpoint.weights import load_model, plan_loading
 from worker.model.errors import CheckpointError
 from worker.model.layers.quantization import Quantization, quantize_rows
 
 
 @pytest.mark.parametrize("like", ["7b", "40b", "11b", "rw"])
 def test_a_description_fits_the_loaded_model(checkpoint: Callable[[str], Path], like: str) -> None:
-    info = describe(str(checkpoint(like)))
+    info = describe(plan_loading(checkpoint(like)))
     model = load_model(str(checkpoint(like)), device=torch.device("cpu"))
     assert info.config.style == like
     assert info.weight_bytes == sum(parameter.nbytes for parameter in set(model.parameters()))
@@ -22,7 +22,8 @@ def test_a_description_fits_the_loaded_model(checkpoint: Callable[[str], Path], 
 
 
 def test_sizes_are_in_the_requested_dtype(checkpoint: Callable[[str], Path]) -> None:
-    stored, half = (describe(str(checkpoint("7b")), dtype) for dtype in (None, torch.bfloat16))
+    plan = plan_loading(checkpoint("7b"))
+    stored, half = (describe(plan, dtype) for dtype in (None, torch.bfloat16))
     assert stored.dtype is torch.float32
     assert 2 * half.weight_bytes == stored.weight_bytes
     assert 2 * half.kv_bytes_per_token == stored.kv_bytes_per_token
@@ -30,7 +31,7 @@ def test_sizes_are_in_the_requested_dtype(checkpoint: Callable[[str], Path]) -> 
 
 @pytest.mark.parametrize("like", ["7b", "40b", "11b", "rw"])
 def test_the_size_of_int8_weights_is_forecast(checkpoint: Callable[[str], Path], like: str) -> None:
-    info = describe(str(checkpoint(like)), quantization=Quantization.INT8)
+    info = describe(plan_loading(checkpoint(like)), quantization=Quantization.INT8)
     model = load_model(str(checkpoint(like)), device=torch.device("cpu"))
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     weights_and_scales = [tensor for linear in linears for tensor in quantize_rows(linear.weight)]
@@ -45,4 +46,4 @@ def test_a_checkpoint_that_would_not_load_is_not_described(tmp_path: Path) -> No
     write_random_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no weights in"):
-        describe(str(tmp_path))
+        describe(plan_loading(tmp_path))
