@@ -75,12 +75,14 @@ class Metrics:
             "1 if Redis answered this scrape in time; if 0, queue, jobs and workers are old.",
         )
 
-    def note_succeeded(self, finished: Succeeded) -> None:
+    def record_succeeded(self, finished: Succeeded) -> None:
         self.queue_wait.observe(finished.queue_ms / 1000)
         self.tokens.labels("prompt").inc(finished.result.usage.prompt_tokens)
         self.tokens.labels("generated").inc(finished.result.usage.completion_tokens)
 
-    def note_service(self, depth: Depth, totals: Mapping[JobStatus, int], num_workers: int) -> None:
+    def record_service(
+        self, depth: Depth, totals: Mapping[JobStatus, int], num_workers: int
+    ) -> None:
         self.queue_depth.labels("waiting").set(depth.waiting)
         self.queue_depth.labels("running").set(depth.running)
         self.jobs.totals = totals

@@ -105,7 +105,7 @@ class WorkerProcess:
     def _make_engine_thread(self) -> EngineThread:
         engine = self._model.engine
         prepare_thread = partial(torch.set_num_threads, engine.num_torch_threads)
-        engine_thread = EngineThread(engine, prepare_thread, self._metrics.note_step)
+        engine_thread = EngineThread(engine, prepare_thread, self._metrics.record_step)
         engine.process_failure.add_done_callback(
             lambda failure: engine_thread.fail(failure.result())
         )
@@ -130,7 +130,7 @@ class WorkerProcess:
             ),
             lease_ms=lease_ms,
             enable_wake_ups=self._wake.enable,
-            on_attempt=self._metrics.note_attempt,
+            on_attempt=self._metrics.record_attempt,
             # If a step never ends, a job claimed during it waits until the step's timeout.
             may_claim=lambda: self._engine_thread.step_age_s <= settings.lease_s,
         )

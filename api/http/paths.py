@@ -32,7 +32,9 @@ class RoutePaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             prefix = self._prefix_of(scope)
-            path = self._without(prefix, ORIGIN.sub("", scope["path"])).removesuffix("/") or "/"
+            path = (
+                self._strip_prefix(prefix, ORIGIN.sub("", scope["path"])).removesuffix("/") or "/"
+            )
             scope = {**scope, "root_path": prefix, "path": prefix + path}
         await self._app(scope, receive, send)
 
@@ -53,7 +55,7 @@ class RoutePaths:
             address = address.ipv4_mapped
         return any(address in network for network in self._proxies)
 
-    def _without(self, prefix: str, path: str) -> str:
+    def _strip_prefix(self, prefix: str, path: str) -> str:
         """Return the path without the prefix, which the proxy may have stripped.
 
         The proxy must strip a prefix such as /chat, which begins a path of the API too.

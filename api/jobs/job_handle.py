@@ -173,7 +173,7 @@ class JobHandle:
 
     def _count_success(self, event: Event) -> Event:
         if self._metrics is not None and isinstance(event, Succeeded):
-            self._metrics.note_succeeded(event)
+            self._metrics.record_succeeded(event)
         return event
 
     def _observe_times(self, news: TokenDeltas) -> TokenDeltas:

@@ -89,4 +89,4 @@ async def refresh_gauges(services: Services) -> None:
         services.metrics.redis_up.set(0)
         return
     services.metrics.redis_up.set(1)
-    services.metrics.note_service(depth, totals, len(live))
+    services.metrics.record_service(depth, totals, len(live))

@@ -57,13 +57,13 @@ def output_of(*command: object, **options: Any) -> str:
 
 
 @needs("java", "default-jdk-headless")
-def test_java(url: str, expected: str) -> None:
+def test_java_runs_every_call(url: str, expected: str) -> None:
     limits = ("-Xmx256m", "-XX:+UseSerialGC")
     check_calls(parse_report(output_of("java", *limits, HERE / "Client.java", url)), expected)
 
 
 @needs("node", "nodejs")
-def test_node_fetch(url: str, expected: str) -> None:
+def test_fetch_of_node_runs_every_call(url: str, expected: str) -> None:
     check_calls(parse_report(output_of("node", HERE / "node.mjs", url)), expected)
 
 
@@ -72,7 +72,7 @@ def test_node_fetch(url: str, expected: str) -> None:
     not (PACKAGES / "node_modules" / "eventsource").exists(),
     reason="no eventsource package: make clients-test installs it",
 )
-def test_node_eventsource(url: str, expected: str) -> None:
+def test_eventsource_of_node_follows_a_job(url: str, expected: str) -> None:
     report = parse_report(output_of("node", HERE / "node.mjs", url, PACKAGES))
     check_events(report["followed"], expected)
 
@@ -112,7 +112,7 @@ def calls_of(
     }
 
 
-def test_requests(url: str, expected: str) -> None:
+def test_requests_runs_every_call(url: str, expected: str) -> None:
     with requests.Session() as http:
         http.trust_env = False
         body = REQUEST | {"stream": True}
@@ -127,7 +127,7 @@ def test_requests(url: str, expected: str) -> None:
     check_calls(report, expected)
 
 
-def test_httpx(url: str, expected: str) -> None:
+def test_httpx_runs_every_call(url: str, expected: str) -> None:
     with httpx.Client(trust_env=False, timeout=PATIENCE_S) as http:
         with http.stream("POST", f"{url}/chat", json=REQUEST | {"stream": True}) as stream:
             lines = list(stream.iter_lines())
@@ -137,7 +137,7 @@ def test_httpx(url: str, expected: str) -> None:
 
 @needs("curl", "curl")
 @pytest.mark.parametrize("version", ["--http1.0", "--http1.1", "--http2"])
-def test_curl(url: str, expected: str, version: str) -> None:
+def test_curl_runs_every_call(url: str, expected: str, version: str) -> None:
     if version == "--http2" and "HTTP2" not in output_of("curl", "--version"):
         pytest.skip("this curl has no HTTP/2")
     curl = ("curl", "-sN", version, "--noproxy", "*", "-H", "Content-Type: application/json")
@@ -160,7 +160,7 @@ def test_curl(url: str, expected: str, version: str) -> None:
 
 
 @needs("curl", "curl")
-def test_curl_with_the_api_as_its_proxy(url: str) -> None:
+def test_curl_may_use_the_api_as_its_proxy(url: str) -> None:
     """curl sends an absolute target."""
     elsewhere = "http://elsewhere.example/livez"
     assert "alive" in output_of("curl", "-s", "--noproxy", "", "--proxy", url, elsewhere)

@@ -9,7 +9,7 @@ import pytest
 
 from shared.protocol import Succeeded
 from tests.integration.service import WAIT_S, ApiChild, Service, WorkerChild
-from tests.worker.lora import write_adapter
+from tests.worker.peft_adapters import write_adapter
 from worker.engine import AdapterMode, Engine, SamplingParams, generate
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 

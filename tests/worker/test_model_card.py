@@ -15,7 +15,7 @@ from shared.registry.worker_registry import hash_card
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder
 from tests.factories import make_job
-from tests.worker.lora import write_adapter
+from tests.worker.peft_adapters import write_adapter
 from worker.engine import Output, Request, TokenOutput
 from worker.jobs.conversion import to_sampling_params
 from worker.model.checkpoint.adapter_folders import AdapterFolder

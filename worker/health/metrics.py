@@ -21,7 +21,7 @@ STEP_SECONDS = (
 
 
 class WorkerMetrics:
-    """Metrics in a registry of their own. The engine's thread calls `note_step`."""
+    """Metrics in a registry of their own. The engine's thread calls `record_step`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -61,7 +61,7 @@ class WorkerMetrics:
             _EngineCollector(read_stats, total_kv_tokens // block_size, block_size)
         )
 
-    def note_step(self, report: StepReport) -> None:
+    def record_step(self, report: StepReport) -> None:
         if report.num_rows == 0:
             return
         self._rows.observe(report.num_rows)
@@ -71,7 +71,7 @@ class WorkerMetrics:
         for phase, seconds in report.seconds.items():
             self._step_seconds.labels(phase).observe(seconds)
 
-    def note_attempt(self, outcome: str) -> None:
+    def record_attempt(self, outcome: str) -> None:
         self._attempts.labels(outcome).inc()
 
     def text(self) -> bytes:

@@ -69,7 +69,7 @@ async def test_repeatedly_killed_connections(service: Service, load: Load) -> No
     await assert_no_loss_and_no_leak(service, load)
 
 
-async def test_black_holes_and_a_slow_network(
+async def test_no_job_is_lost_in_a_blocked_or_slow_network(
     service: Service, load: Load, proxy: RedisProxy
 ) -> None:
     async with load.running():

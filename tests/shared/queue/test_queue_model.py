@@ -128,7 +128,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.fencing_tokens.add((lease.job.id, lease.fencing_token))
             job.status, job.owner = JobStatus.RUNNING, (worker, lease.fencing_token)
             job.is_expired = lease_ms == EXPIRED_AT_ONCE_MS
-        self.note_jobs_that_the_claim_ended()
+        self.record_jobs_that_the_claim_ended()
         costs = [lease.job.cost_tokens for lease in claimed]
         assert len(claimed) <= max(rows, 1)
         assert sum(costs) <= tokens or (running == 0 and len(claimed) == 1)
@@ -136,8 +136,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert not overtaking or set(expired) <= {lease.job.id for lease in claimed}
         return multiple(*claimed)
 
-    def note_jobs_that_the_claim_ended(self) -> None:
-        """A claim ends the cancelled jobs of dead workers that it meets."""
+    def record_jobs_that_the_claim_ended(self) -> None:
+        """Record that a claim ends the cancelled jobs of dead workers."""
         for job_id, job in self.jobs.items():
             if job.is_cancelled and job.is_expired:
                 record = self.do(self.queue.page([JobStatus.CANCELLED], limit=100))

@@ -265,7 +265,9 @@ async def test_one_command_can_address_the_largest_number_of_jobs(real_redis: Re
     assert sorted(each.job_id for each in entry) == sorted(lease.job.id for lease in leases)
 
 
-async def test_the_cost_of_a_step(real_redis: Redis, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_step_of_32_streamed_rows_takes_one_call(
+    real_redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A worker with 32 streamed rows makes one call; the api replica gets one entry."""
     redis, keys, steps = real_redis, Keys(), 200
     queue, log = JobQueue(redis, keys), TokenLog(redis, keys)

@@ -20,7 +20,7 @@ def samples(metrics: WorkerMetrics) -> dict[tuple[str, str], float]:
 def test_each_step_is_observed_once_in_rows_and_in_every_phase() -> None:
     metrics = WorkerMetrics()
     for _ in range(2):
-        metrics.note_step(StepReport(3, 40, dict.fromkeys(Phase, 0.02)))
+        metrics.record_step(StepReport(3, 40, dict.fromkeys(Phase, 0.02)))
     exported = samples(metrics)
     assert exported["falconer_batch_rows_count", ""] == 2
     assert exported["falconer_batch_rows_sum", ""] == 6
@@ -31,7 +31,7 @@ def test_each_step_is_observed_once_in_rows_and_in_every_phase() -> None:
 
 def test_drafts_are_counted_by_verification_outcome() -> None:
     metrics = WorkerMetrics()
-    metrics.note_step(StepReport(1, 8, num_drafts=7, num_accepted_drafts=5))
+    metrics.record_step(StepReport(1, 8, num_drafts=7, num_accepted_drafts=5))
     exported = samples(metrics)
     assert exported["falconer_draft_tokens_total", "accepted"] == 5
     assert exported["falconer_draft_tokens_total", "rejected"] == 2
@@ -39,7 +39,7 @@ def test_drafts_are_counted_by_verification_outcome() -> None:
 
 def test_a_step_without_rows_is_not_observed() -> None:
     metrics = WorkerMetrics()
-    metrics.note_step(StepReport())
+    metrics.record_step(StepReport())
     assert samples(metrics)["falconer_batch_rows_count", ""] == 0
 
 
@@ -59,7 +59,7 @@ def test_blocks_hits_and_preemptions_are_read_at_each_scrape() -> None:
 def test_attempts_are_counted_by_outcome() -> None:
     metrics = WorkerMetrics()
     for outcome in ("succeeded", "succeeded", "failed"):
-        metrics.note_attempt(outcome)
+        metrics.record_attempt(outcome)
     exported = samples(metrics)
     assert exported["falconer_attempts_total", "succeeded"] == 2
     assert exported["falconer_attempts_total", "failed"] == 1

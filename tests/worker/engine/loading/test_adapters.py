@@ -15,7 +15,7 @@ from tests.worker.engine.param_strategies import BEAMS, GREEDY, SAMPLING, prompt
 from tests.worker.engine.sampling.rows import make_sequence
 from tests.worker.engine.workload import ScheduledRequest, run_all
 from tests.worker.engine.workload_strategies import examples, scheduled_requests
-from tests.worker.lora import acting_as, load_peft, write_adapter
+from tests.worker.peft_adapters import acting_as, load_peft, write_adapter
 from worker.engine import (
     AdapterMode,
     Engine,

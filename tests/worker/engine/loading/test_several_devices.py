@@ -10,7 +10,7 @@ import torch
 from tests.worker.engine.conftest import STYLES
 from tests.worker.engine.loading.fake_devices import fake_devices
 from tests.worker.engine.workload import ScheduledRequest, run_all
-from tests.worker.lora import write_adapter
+from tests.worker.peft_adapters import write_adapter
 from worker.engine import (
     AdapterMode,
     Engine,

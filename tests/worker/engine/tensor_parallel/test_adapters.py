@@ -8,7 +8,7 @@ import pytest
 
 from tests.worker.engine.oracle import generate, silence
 from tests.worker.engine.workload import ScheduledRequest, run_all
-from tests.worker.lora import acting_as, load_peft, write_adapter
+from tests.worker.peft_adapters import acting_as, load_peft, write_adapter
 from worker.engine import AdapterMode, Engine, EngineConfig, SamplingParams
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.worker.lora import ALL_LINEARS, load_peft, write_adapter
+from tests.worker.peft_adapters import ALL_LINEARS, load_peft, write_adapter
 from worker.model.checkpoint import adapter_weights
 from worker.model.checkpoint.adapter_folders import CONFIG_FILE, AdapterFolder
 from worker.model.checkpoint.adapter_weights import WEIGHTS_FILES, check_peft, read_adapter
