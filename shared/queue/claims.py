@@ -32,8 +32,6 @@ class Lease:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedJob(Lease):
     job: ChatJob
-    rows: int
-    kv_tokens: int
     time_left_s: float  # from the claim to the deadline, by the clock of Redis
 
 
@@ -80,8 +78,8 @@ def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
 
 
 def _decode_leased(worker_id: str, max_attempts: int, fields: list[Any]) -> ClaimedJob | DeadLetter:
-    job_id, payload, rows, kv_tokens, attempts, fencing_token, previous_fencing_token = fields[:7]
-    created_ms, started_ms, time_left_ms = fields[7:]
+    job_id, payload, attempts, fencing_token, previous_fencing_token = fields[:5]
+    created_ms, started_ms, time_left_ms = fields[5:]
     lease: dict[str, Any] = {
         "worker_id": worker_id,
         "fencing_token": fencing_token,
@@ -93,13 +91,7 @@ def _decode_leased(worker_id: str, max_attempts: int, fields: list[Any]) -> Clai
     job = _job_or_reason(payload, attempts, max_attempts)
     if isinstance(job, str):
         return DeadLetter(job_id=job_id.decode(), reason=job, **lease)
-    return ClaimedJob(
-        job=job,
-        rows=rows,
-        kv_tokens=kv_tokens,
-        time_left_s=int(time_left_ms) / 1000,
-        **lease,
-    )
+    return ClaimedJob(job=job, time_left_s=int(time_left_ms) / 1000, **lease)
 
 
 def _job_or_reason(payload: bytes | None, attempts: int, max_attempts: int) -> ChatJob | str:

@@ -15,8 +15,6 @@ class ActiveJob:
     claimed: ClaimedJob
     job: ChatJob  # the claimed one; with token ids and lengths once this worker has checked it
     fencing_token: int  # changes when this worker claims its own expired lease again
-    rows: int  # of a batch, at most
-    kv_tokens: int  # of the KV cache, at most
     runs_alone: bool
     attempt: int  # counts from 1
     deadline: float  # monotonic seconds

@@ -21,13 +21,11 @@ class Capacity:
     max_attempts: int  # of a job
 
     def to_active_job(self, claimed: ClaimedJob) -> ActiveJob:
-        """Return the job with what it may use; its last attempt runs alone."""
+        """Return the job with its deadline; its last attempt runs alone."""
         return ActiveJob(
             claimed=claimed,
             job=claimed.job,
             fencing_token=claimed.fencing_token,
-            rows=claimed.rows,
-            kv_tokens=claimed.kv_tokens,
             runs_alone=claimed.attempts >= run_alone_from(self.max_attempts),
             attempt=claimed.attempts + 1,
             deadline=time.monotonic() + claimed.time_left_s,
@@ -35,9 +33,9 @@ class Capacity:
 
     def remaining_after(self, active: Collection[ActiveJob]) -> FreeCapacity:
         """Return what is left if every active job grows to its full size."""
-        rows = self.rows - sum(job.rows for job in active)
+        rows = self.rows - sum(one.job.cost_rows for one in active)
         return FreeCapacity(
-            rows=0 if any(job.runs_alone for job in active) else rows,
-            kv_tokens=self.kv_tokens - sum(job.kv_tokens for job in active),
+            rows=0 if any(one.runs_alone for one in active) else rows,
+            kv_tokens=self.kv_tokens - sum(one.job.cost_tokens for one in active),
             running=len(active),
         )

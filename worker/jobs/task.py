@@ -56,7 +56,6 @@ class ChatTask:
         if job.card_hash == self._card_hash and job.token_ids and job.max_new_tokens:
             return
         active.job = self._encoder.prepare(job, kwargs)
-        active.kv_tokens = active.job.cost_tokens
 
     async def _generate(self, active: ActiveJob, kwargs: GenerateKwargs) -> Outcome:
         started = time.monotonic()

@@ -4,9 +4,9 @@
 -- ARGV: worker, lease in ms, free rows, free tokens, number of jobs it runs, attempts from which a job
 --       runs alone, most attempts
 -- Returns {lacks capacity, jobs, is after an outage}. The first is 1 if a ready job does not fit into this
--- worker. Each job: {id, payload or false, cost in rows, cost in tokens, attempts, fencing token, previous
--- fencing token or 0, created_ms, started_ms, ms until its deadline}. A job without a payload or out of
--- attempts is leased as well, for the worker to end it.
+-- worker. Each job: {id, payload or false, attempts, fencing token, previous fencing token or 0, created_ms,
+-- started_ms, ms until its deadline}. A job without a payload or out of attempts is leased as well, for the
+-- worker to end it.
 local worker, lease_ms = ARGV[1], ARGV[2]
 local free_rows, free_tokens, num_running = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local run_alone_from, max_attempts = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -95,8 +95,8 @@ local function claim_job(id, is_expired)
     redis.call('PEXPIRE', RECORD .. id, UNFINISHED_JOB_TTL_MS)
     has_lost_records = has_lost_records or not is_expired
   end
-  claimed[#claimed + 1] = {id, payload, rows, tokens, attempts, fencing_token, previous_fencing_token,
-    created_ms, ms(NOW), ms((deadline_ms or NOW) - NOW)}
+  claimed[#claimed + 1] = {id, payload, attempts, fencing_token, previous_fencing_token, created_ms,
+    ms(NOW), ms((deadline_ms or NOW) - NOW)}
   return CLAIMED
 end
 
