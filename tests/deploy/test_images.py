@@ -69,6 +69,7 @@ def test_redis_is_configured_not_to_lose_jobs() -> None:
     for option in (
         "--appendonly yes",
         "--appendfsync always",
+        "--maxmemory 768mb",
         "--maxmemory-policy noeviction",
         "--dir /data",
     ):
