@@ -1,7 +1,7 @@
 """Prometheus metrics of the api, in their own registry.
 
 Metrics of the queue and of jobs come from Redis and are the same on every replica. Each replica
-counts the tokens and waits of its own requests. Workers export the rest.
+counts the tokens of the jobs whose end its own requests awaited. Workers export the rest.
 """
 
 import time
@@ -53,11 +53,6 @@ class Metrics:
         self.jobs = JobTotals()
         self.registry.register(self.jobs)
         self.tokens = counter("falconer_tokens", "Tokens of jobs that succeeded.", ["kind"])
-        self.queue_wait = histogram(
-            "falconer_queue_wait_seconds",
-            "From the acceptance to the start of jobs that succeeded.",
-            buckets=SECONDS,
-        )
         self.first_token = histogram(
             "falconer_time_to_first_token_seconds",
             "From the request to the first token of streamed responses.",
@@ -76,7 +71,6 @@ class Metrics:
         )
 
     def record_succeeded(self, finished: Succeeded) -> None:
-        self.queue_wait.observe(finished.queue_ms / 1000)
         self.tokens.labels("prompt").inc(finished.result.usage.prompt_tokens)
         self.tokens.labels("generated").inc(finished.result.usage.completion_tokens)
 

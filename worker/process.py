@@ -130,6 +130,7 @@ class WorkerProcess:
             ),
             lease_ms=lease_ms,
             enable_wake_ups=self._wake.enable,
+            on_first_start=self._metrics.record_wait,
             on_attempt=self._metrics.record_attempt,
             # If a step never ends, a job claimed during it waits until the step's timeout.
             may_claim=lambda: self._engine_thread.step_age_s <= settings.lease_s,

@@ -59,7 +59,9 @@ def test_an_api_that_starts_before_redis_connects_later(tmp_path: Path) -> None:
         late.stop()
 
 
-def test_a_trusted_proxy_may_also_send_the_address_of_its_client(api: ApiProcess) -> None:
+def test_the_address_of_a_client_does_not_hide_the_prefix_of_a_trusted_proxy(
+    api: ApiProcess,
+) -> None:
     """uvicorn would replace the address of the proxy, which is trusted, by that of the client."""
     connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=PATIENCE_S)
     headers = {"X-Forwarded-For": "203.0.113.5", "X-Forwarded-Prefix": "/falcon"}

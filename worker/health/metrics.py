@@ -1,4 +1,4 @@
-"""Prometheus metrics of one worker: engine steps and attempts of jobs.
+"""Prometheus metrics of one worker: engine steps, waits and attempts of jobs.
 
 The api exports what clients see, such as latencies.
 """
@@ -13,6 +13,7 @@ from worker.engine import StepReport
 from worker.engine_thread import EngineStats
 
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
+WAIT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 300)
 # A phase takes between microseconds (scheduling) and seconds (a long prompt on a CPU).
 STEP_SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075),
@@ -46,6 +47,12 @@ class WorkerMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self._queue_wait = Histogram(
+            "falconer_queue_wait_seconds",
+            "From the acceptance of a job to the start of its first attempt.",
+            buckets=WAIT_SECONDS,
+            registry=self.registry,
+        )
         self._attempts = Counter(
             "falconer_attempts",
             "Attempts of jobs on this worker, by outcome.",
@@ -70,6 +77,9 @@ class WorkerMetrics:
         self._draft_tokens.labels("rejected").inc(report.num_drafts - report.num_accepted_drafts)
         for phase, seconds in report.seconds.items():
             self._step_seconds.labels(phase).observe(seconds)
+
+    def record_wait(self, seconds: float) -> None:
+        self._queue_wait.observe(seconds)
 
     def record_attempt(self, outcome: str) -> None:
         self._attempts.labels(outcome).inc()
@@ -96,8 +106,8 @@ class _EngineCollector(Collector):
         blocks.add_metric(["free"], self._num_blocks - num_used)
         yield blocks
         yield CounterMetricFamily(
-            "falconer_prefix_cache_hits",
-            "Prompt tokens found in the KV cache.",
+            "falconer_prefix_cache_hit_tokens",
+            "Tokens found in the KV cache instead of computed.",
             value=stats.num_prefix_hit_tokens,
         )
         yield CounterMetricFamily(

@@ -31,6 +31,11 @@ class ActiveJob:
         """Return the seconds until the deadline; negative after it."""
         return self.deadline - time.monotonic()
 
+    @property
+    def waited_s(self) -> float:
+        """Return the seconds from the job's acceptance to this worker's claim."""
+        return (self.claimed.started_ms - self.claimed.created_ms) / 1000
+
     def missed_lease_before(self, lease: Lease) -> bool:
         """Return whether the job had a lease between that of this run and the new one."""
         return lease.previous_fencing_token > self.fencing_token

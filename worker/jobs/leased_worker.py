@@ -45,13 +45,15 @@ class LeasedWorker:
         capacity: Capacity,
         lease_ms: int,
         enable_wake_ups: Callable[[bool], None] = lambda _: None,
+        on_first_start: Callable[[float], None] = lambda _: None,
         on_attempt: Callable[[str], None] = lambda _: None,
         may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
         """Run each claimed job by `run_job`; claim no job while `may_claim` returns False.
 
-        `enable_wake_ups` gets whether a wake-up could lead to a claim now. `on_attempt` gets the
-        end of each run: the job's status, "released" or "lost".
+        `enable_wake_ups` gets whether a wake-up could lead to a claim now. `on_first_start` gets
+        the seconds from the acceptance to the first attempt of a job. `on_attempt` gets the end of
+        each run: the job's status, "released" or "lost".
         """
         self.worker_id = worker_id
         self.active: dict[str, ActiveJob] = {}  # by job id
@@ -63,6 +65,7 @@ class LeasedWorker:
         self._capacity = capacity
         self._claim_lease_ms = min(lease_ms, CLAIM_LEASE_MS)
         self._enable_wake_ups = enable_wake_ups
+        self._on_first_start = on_first_start
         self._on_attempt = on_attempt
         self._may_claim = may_claim
         self._background: set[asyncio.Task[object]] = set()  # jobs, and writes about them
@@ -172,6 +175,8 @@ class LeasedWorker:
         """Run the job's task in a task of its own, which `stop` can cancel."""
         if active.is_stopped:
             return
+        if active.attempt == 1:
+            self._on_first_start(active.waited_s)
         active.run = asyncio.create_task(self._run_job(active))
         await asyncio.wait([active.run])
         active.outcome = outcome_of(active, active.run)

@@ -73,7 +73,7 @@ class ChatTask:
             attempt=active.attempt,
             result=to_chat_result(active.job, kwargs, generation),
             batch=generation.batch or NO_STEPS,
-            queue_ms=active.claimed.started_ms - active.claimed.created_ms,
+            queue_ms=1000 * active.waited_s,
             run_ms=1000 * (time.monotonic() - started),
             num_deltas=_num_deltas(active.job, kwargs, generation),
         )

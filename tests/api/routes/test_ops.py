@@ -76,7 +76,6 @@ async def test_metrics_count_requests_jobs_and_tokens(service: FakeService) -> N
         'falconer_jobs_total{status="failed"} 1.0',
         'falconer_tokens_total{kind="prompt"} 10.0',
         'falconer_tokens_total{kind="generated"} 12.0',
-        "falconer_queue_wait_seconds_count 2.0",
         "falconer_time_to_first_token_seconds_count 1.0",
         'falconer_queue_depth{state="waiting"} 0.0',
         "falconer_workers 1.0",

@@ -52,8 +52,16 @@ def test_blocks_hits_and_preemptions_are_read_at_each_scrape() -> None:
     exported = samples(metrics)
     assert exported["falconer_kv_blocks", "used"] == 3
     assert exported["falconer_kv_blocks", "free"] == 7
-    assert exported["falconer_prefix_cache_hits_total", ""] == 64
+    assert exported["falconer_prefix_cache_hit_tokens_total", ""] == 64
     assert exported["falconer_preemptions_total", ""] == 2
+
+
+def test_the_wait_of_a_job_is_observed_once() -> None:
+    metrics = WorkerMetrics()
+    metrics.record_wait(7.5)
+    exported = samples(metrics)
+    assert exported["falconer_queue_wait_seconds_count", ""] == 1
+    assert exported["falconer_queue_wait_seconds_sum", ""] == 7.5
 
 
 def test_attempts_are_counted_by_outcome() -> None:

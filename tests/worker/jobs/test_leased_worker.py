@@ -39,6 +39,17 @@ async def test_jobs_run_and_end(redis: ArqRedis, keys: Keys, queue: JobQueue) ->
     assert await queue.depth() == Depth(0, 0)
 
 
+async def test_the_wait_of_each_job_is_reported_once(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    ids = await enqueue(queue, 3)
+    waits: list[float] = []
+    async with running(make_worker(redis, keys, succeed, on_first_start=waits.append)):
+        records = [await ended(queue, job_id) for job_id in ids]
+    starts_ms = [(record.created_ms, record.started_ms or 0) for record in records]
+    assert sorted(waits) == sorted((start - created) / 1000 for created, start in starts_ms)
+
+
 async def test_no_more_is_claimed_than_fits(redis: ArqRedis, keys: Keys, queue: JobQueue) -> None:
     await enqueue(queue, 5)
     worker = make_worker(redis, keys, never, rows=3)

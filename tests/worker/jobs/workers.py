@@ -26,6 +26,7 @@ def make_worker(
     *,
     name: str = "w1",
     rows: int = 8,
+    on_first_start: Callable[[float], None] = lambda _: None,
     on_attempt: Callable[[str], None] = lambda _: None,
     may_claim: Callable[[], bool] = lambda: True,
 ) -> LeasedWorker:
@@ -35,6 +36,7 @@ def make_worker(
         run_job=task,
         capacity=Capacity(rows=rows, kv_tokens=10_000, max_attempts=3),
         lease_ms=60_000,
+        on_first_start=on_first_start,
         on_attempt=on_attempt,
         may_claim=may_claim,
     )

@@ -162,14 +162,14 @@ def test_transformers_renders_the_same_chat() -> None:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_it_stops_by_itself(prompt: str) -> None:
+def test_the_tiny_model_ends_its_texts(prompt: str) -> None:
     new_ids = continuations()[prompt]
     assert new_ids[-1] == END_OF_TEXT_ID
     assert len(new_ids) > 1
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_it_does_not_loop(prompt: str) -> None:
+def test_the_tiny_model_does_not_repeat_itself(prompt: str) -> None:
     new_ids = continuations()[prompt]
     runs = Counter(zip(*(new_ids[i:] for i in range(4)), strict=False))
     assert max(runs.values(), default=0) <= 3
@@ -189,7 +189,7 @@ def test_other_prompts_get_other_texts() -> None:
     assert len(texts) == len(PROMPTS)
 
 
-def test_it_knows_what_a_queue_is() -> None:
+def test_the_tiny_model_answers_what_a_queue_is() -> None:
     assert "line" in tokenizer().decode(greedy("User: What is a queue?\n\nFalcon:"))
 
 
