@@ -106,7 +106,7 @@ class _EngineCollector(Collector):
         blocks.add_metric(["free"], self._num_blocks - num_used)
         yield blocks
         yield CounterMetricFamily(
-            "falconer_prefix_cache_hit_tokens",
+            "falconer_prefix_cache_hits",
             "Tokens found in the KV cache instead of computed.",
             value=stats.num_prefix_hit_tokens,
         )

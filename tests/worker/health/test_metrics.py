@@ -52,7 +52,7 @@ def test_blocks_hits_and_preemptions_are_read_at_each_scrape() -> None:
     exported = samples(metrics)
     assert exported["falconer_kv_blocks", "used"] == 3
     assert exported["falconer_kv_blocks", "free"] == 7
-    assert exported["falconer_prefix_cache_hit_tokens_total", ""] == 64
+    assert exported["falconer_prefix_cache_hits_total", ""] == 64
     assert exported["falconer_preemptions_total", ""] == 2
 
 
