@@ -94,7 +94,7 @@ class GenerateKwargs(OptionalFieldsModel):
         default=0.0, description="Drop tokens below this probability."
     )
     eta_cutoff: Annotated[float, while_sampling(ge=0, lt=1)] = Field(
-        default=0.0, description="Drop tokens by a bound that depends on the entropy."
+        default=0.0, description="Drop tokens below min(eta, sqrt(eta) * exp(-entropy))."
     )
     seed: Seed | None = Field(
         default=None,
@@ -118,8 +118,8 @@ class GenerateKwargs(OptionalFieldsModel):
     )
     early_stopping: Literal[True, False, "never"] = Field(
         default=False,
-        description="true stops once num_beams sequences are complete, false when a better "
-        "one is unlikely, never when impossible.",
+        description="When to stop: true once num_beams sequences are complete, false once a "
+        "better one is unlikely, `never` once none is possible.",
     )
     length_penalty: float = Field(
         default=1.0,
