@@ -39,7 +39,8 @@ class ChatRequest(OptionalFieldsModel):
         default=None, description="Goes before the prompt; not in the result."
     )
     handle_long_generation: Literal["hole"] | None = Field(
-        default=None, description="Drop the start of a prompt that is too long."
+        default=None,
+        description="Drop the start of a prompt that is too long; named as in transformers.",
     )
     return_full_text: bool = Field(default=True, description="Put the prompt before each text.")
     clean_up_tokenization_spaces: bool = Field(

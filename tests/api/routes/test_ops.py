@@ -133,10 +133,13 @@ async def test_without_redis_a_request_gets_503_with_retry_after(
     assert "Redis" in response.json()["detail"]
 
 
-async def test_without_redis_the_process_is_alive_but_not_healthy(cut_off: FakeService) -> None:
+async def test_without_redis_the_process_is_alive_and_its_health_names_redis(
+    cut_off: FakeService,
+) -> None:
     assert (await cut_off.http.get("/livez")).status_code == 200
     unhealthy = await cut_off.http.get("/health")
     assert (unhealthy.status_code, unhealthy.headers["retry-after"]) == (503, "2")
+    assert "Redis is unreachable" in unhealthy.json()["detail"]
     assert (await cut_off.http.get("/metrics")).status_code == 200
     assert (await cut_off.http.get("/")).status_code == 200
 
