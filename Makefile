@@ -11,7 +11,7 @@ SOURCES := api bench deploy falconer serve shared tests tools worker
 # Values from the command line or the environment. make would expand a `$`, and the shell quotes and
 # backticks: keep the values unchanged, and let recipes read them as variables.
 GIVEN := PYTHON PORT MODEL WORKERS REDIS_URL SEED JOBS FAULTS PEERS CONTAINER IMAGE_BUILD \
-  DEVICE PYTHON_IMAGE TORCH_CPU_INDEX SMOKE_DIR
+  DEVICE PYTHON_IMAGE TORCH_CPU_INDEX SMOKE_DIR FULL_SIZE
 given = $(filter-out undefined,$(origin $(1)))
 $(foreach name,$(GIVEN),$(if $(call given,$(name)),$(eval override $(name) := $$(value $(name)))))
 export $(foreach name,$(GIVEN),$(if $(call given,$(name)),$(name)))
@@ -23,7 +23,7 @@ IMAGE_BUILD ?= "$${CONTAINER:=$(CONTAINER_DEFAULT)}" build \
   $$(case "$$CONTAINER" in *podman) echo --format docker;; esac)
 build_args = $(foreach name,$(1),$(if $(call given,$(name)),--build-arg "$(name)=$$$(name)"))
 
-.PHONY: clients-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-engine lock clean help
+.PHONY: clients-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-engine benchmarks lock clean help
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -64,8 +64,13 @@ chaos: $(VENV)/.dev ## inject faults into a service under load: SEED=, JOBS=, FA
 bench: $(VENV)/.dev ## measure added latency, batching and Redis cost of the service
 	$(BIN)/python -m bench.service.overhead
 
-bench-engine: $(VENV)/.dev ## compare the engine with generate, OpenVINO GenAI and vLLM, 15 minutes; PEERS=no: without the last two
-	$(BIN)/python -m bench.peers.compare $(if $(filter no,$(PEERS)),--no-peers) $(call option,MODEL,model)
+bench-engine: $(VENV)/.dev ## compare the engine with generate, OpenVINO GenAI and vLLM, 30 minutes; PEERS=no: without the last two
+	$(BIN)/python -m bench.peers.compare $(if $(filter no,$(PEERS)),--side falconer --side generate) \
+	  $(call option,MODEL,model)
+
+benchmarks: $(VENV)/.dev ## measure every figure of docs/benchmarks.md, an hour: FULL_SIZE= (a checkpoint of falcon-7b's size)
+	$(BIN)/python -m bench.publish --measure engine --measure bandwidth --measure sweep --measure service \
+	  $(call option,FULL_SIZE,full-size)
 
 smoke-7b: $(VENV)/.serve ## serve falcon-7b's shape with random weights: 16 GiB of memory, 13 of disk; SMOKE_DIR=
 	$(BIN)/python -m bench.service.smoke "$${SMOKE_DIR:-.falconer/falcon-7b-random}"

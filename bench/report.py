@@ -24,6 +24,7 @@ class RequestReport:
     ttft_s: float | None = None
     latency_s: float | None = None
     inter_token_s: list[float] = field(default_factory=list)
+    prompt_tokens: int | None = None  # as a server counts them
     error: str | None = None
 
     @property

@@ -112,6 +112,13 @@ def drawn_lengths(
     return [_item(draw, vocab_size, prompt, output, generate_kwargs) for prompt, output in lengths]
 
 
+def read_vocab_size(checkpoint: Path) -> int:
+    """Return the number of token ids of the model in a folder."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    size: int = config["vocab_size"]
+    return size
+
+
 def equal_lengths(
     rows: tuple[dict[str, Any], ...], *, vocab_size: int, num_prompt: int = 32, num_new: int = 48
 ) -> list[WorkItem]:

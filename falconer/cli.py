@@ -74,7 +74,9 @@ def bench_engine(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Concurrent requests; all by default.")
     ] = None,
-    max_rows: Annotated[int, typer.Option(min=1, help="Maximum number of rows in a step.")] = 32,
+    max_rows: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of rows in a step.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     executor: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",

@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import msgspec
 import torch
@@ -28,7 +29,7 @@ class EngineBench:
 
     model: str
     concurrency: int | None = None  # None: all requests at once
-    max_rows: int = 32
+    max_rows: int | None = None  # None: the default of a worker
     dtype: str = "auto"
     device: str = "auto"
     executor: str = "auto"
@@ -38,7 +39,9 @@ class EngineBench:
     def run(self, items: list[WorkItem]) -> Report:
         engine, encoder = self.load()
         requests = [to_request(encoder, str(number), item) for number, item in enumerate(items, 1)]
-        return replay(engine, requests, self.concurrency or len(requests))
+        report = replay(engine, requests, self.concurrency or len(requests))
+        report.extra["settings"] = settings_of(engine)
+        return report
 
     def load(self) -> tuple[Engine, PromptEncoder]:
         """Load the engine as a worker does, to run it in this thread."""
@@ -48,6 +51,17 @@ class EngineBench:
         torch.set_num_threads(loaded.engine.num_torch_threads)
         gc.freeze()  # as a worker does
         return loaded.engine, PromptEncoder(loaded.card, loaded.tokenizer_json)
+
+
+def settings_of(engine: Engine) -> dict[str, Any]:
+    """Return what the engine runs with, whether given or chosen for the machine."""
+    config, forecast = engine.config, engine.load_report.forecast
+    return {
+        "variant": str(forecast.variant) if forecast else None,
+        "max_rows": config.max_rows,
+        "max_step_tokens": config.max_step_tokens,
+        "max_chunk_tokens": config.max_chunk_tokens,
+    }
 
 
 def to_request(encoder: PromptEncoder, request_id: str, item: WorkItem) -> Request:

@@ -7,42 +7,29 @@ hardly within one.
 
 import json
 import os
-import statistics
 import sys
-from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from bench.peers.comparison import (
-    Comparison,
-    contenders_table,
-    costs_table,
-    int8_table,
-    phases_table,
-)
-from bench.peers.contenders import (
-    FALCONER,
-    FALCONER_INT8,
-    FALCONER_TORCH,
-    Conditions,
-    Contender,
-    falconer_contenders,
-    openvino_contenders,
-    run_to_json,
-    transformers_contenders,
-    vllm_contenders,
-)
+from bench.figures import record
+from bench.peers.comparison import Comparison, reference_outputs
+from bench.peers.contenders import Conditions, Contender, Mode, Side, gather_contenders
 from bench.peers.environments import check_call
-from bench.workloads import GREEDY, drawn_lengths
+from bench.peers.tables import contenders_table, costs_table, phases_table
+from bench.process import run_to_json
+from bench.workloads import GREEDY, WorkItem, drawn_lengths, read_vocab_size
 from shared.errors import FalconerError
 
-# 122 M parameters in the style of falcon-7b.
+# 122 M parameters in the style of falcon-7b, bfloat16 as all published Falcons.
 SHAPE = ("--hidden-size", "768", "--num-layers", "12", "--num-heads", "12", "--vocab-size", "65024")
+ROWS = [64, 32, 1]
+SIDES, MODES = list(Side), list(Mode)
+MIN_ROWS_OF_INTERNALS = 32
 
 
 def compare(
@@ -52,10 +39,16 @@ def compare(
     model: Annotated[
         Path | None, typer.Option(help="A checkpoint; by default 122 M random parameters.")
     ] = None,
-    peers: Annotated[bool, typer.Option(help="Also OpenVINO GenAI and vLLM (5 GB, once).")] = True,
+    side: Annotated[
+        list[Side], typer.Option(help="The engines; GenAI and vLLM take 5 GB, once.")
+    ] = SIDES,
+    mode: Annotated[list[Mode], typer.Option(help="How they compute.")] = MODES,
+    rows: Annotated[list[int], typer.Option(min=1, help="Most sequences in a step.")] = ROWS,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     requests: Annotated[int, typer.Option(min=1, help="Number of requests.")] = 64,
-    max_rows: Annotated[int, typer.Option(min=32, help="Most sequences in a step.")] = 32,
+    internals: Annotated[
+        bool, typer.Option(help="Also measure where the time of a step goes.")
+    ] = True,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of every contender.")] = (
         os.cpu_count() or 1
     ),
@@ -63,56 +56,70 @@ def compare(
     """Compare the engine with other engines; figures.json in the folder has all figures."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = model.resolve() if model else ensure_model(folder / "model")
-    conditions = Conditions(checkpoint, threads, max_rows, requests, folder / "peers")
-    items = drawn_lengths(GREEDY, vocab_size=vocab_size(checkpoint), num_requests=requests)
-    comparison = Comparison(items, folder, threads)
+    checkpoint = model.resolve() if model else ensure_model(folder / "model-bfloat16")
+    items = drawn_lengths(GREEDY, vocab_size=read_vocab_size(checkpoint), num_requests=requests)
+    conditions = Conditions(checkpoint, threads, max(rows), requests, folder / "peers")
+    reference = find_reference(items, conditions, folder)
     console = Console()
-    contenders = gather_contenders(conditions, comparison.failures, with_peers=peers)
-    for number in range(1, rounds + 1):
-        run_round(comparison, contenders, console, number)
-    report(comparison, contenders, console, partial(measure_internals, conditions, folder, rounds))
+    for num_rows in rows:
+        contenders, failures = gather(side, mode, replace(conditions, max_rows=num_rows))
+        comparison = Comparison(items, reference, folder, threads, contenders, failures=failures)
+        run_rounds(comparison, rounds, console)
+        summaries = comparison.summaries()
+        figures = {"contenders": summaries, "failures": failures, "rounds": rounds}
+        record(folder / "figures.json", ("engine", str(num_rows)), figures)
+        console.print(contenders_table(num_rows, summaries, failures))
+    if internals and max(rows) >= MIN_ROWS_OF_INTERNALS:
+        show_internals(conditions, folder, rounds, console)
 
 
 def ensure_model(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         command = (sys.executable, "-m", "falconer", "model", "random", str(folder))
-        check_call(*command, "--like", "7b", *SHAPE)
+        check_call(*command, "--like", "7b", *SHAPE, "--dtype", "bfloat16")
     return folder
 
 
-def vocab_size(checkpoint: Path) -> int:
-    config = json.loads((checkpoint / "config.json").read_text())
-    size: int = config["vocab_size"]
-    return size
+def find_reference(items: list[WorkItem], conditions: Conditions, folder: Path) -> list[list[int]]:
+    """Return the tokens of Falconer's float32 engine, from an earlier run where there is one."""
+    config = conditions.model / "config.json"
+    identity = f"{conditions.model} {config.stat().st_mtime_ns} {len(items)}"
+    saved = folder / f"reference-{sha256(identity.encode()).hexdigest()[:12]}.json"
+    if not saved.is_file():
+        [contender] = gather_contenders(Side.FALCONER, [Mode.FLOAT32], conditions)
+        outputs = reference_outputs(contender, items, folder, conditions.threads)
+        saved.write_text(json.dumps(outputs))
+    outputs = json.loads(saved.read_text())
+    return outputs
 
 
-def gather_contenders(
-    conditions: Conditions, failures: dict[str, str], *, with_peers: bool
-) -> list[Contender]:
-    """Return the contenders that can run here; add the reason for each other one to `failures`."""
-    falconer, *variants = falconer_contenders(conditions)
-    contenders = [falconer]
-    peers = {"OpenVINO GenAI": openvino_contenders, "vLLM": vllm_contenders} if with_peers else {}
-    for name, make_contenders in peers.items():
+def gather(
+    sides: list[Side], modes: list[Mode], conditions: Conditions
+) -> tuple[list[Contender], dict[str, str]]:
+    """Return the contenders that can run here, and the reason for each side that cannot."""
+    contenders: list[Contender] = []
+    failures: dict[str, str] = {}
+    for side in sides:
         try:
-            contenders += make_contenders(conditions)
+            contenders += gather_contenders(side, modes, conditions)
         except FalconerError as error:
-            failures[name] = error.message
-    return [*contenders, *variants, *transformers_contenders(conditions)]
+            failures[side] = error.message
+    return contenders, failures
 
 
-def run_round(
-    comparison: Comparison, contenders: list[Contender], console: Console, number: int
-) -> None:
-    """Run every contender once. Raises FalconerError when Falconer fails: no ratio is left."""
-    for contender in contenders:
-        comparison.run(contender)
-        if FALCONER in comparison.failures:
-            raise FalconerError(comparison.failures[FALCONER])
-        if runs := comparison.runs.get(contender.name):
-            figure = f"{runs[-1].tokens_per_s:.1f} tokens/s"
-            console.print(f"round {number}: {contender.name}: {figure}", highlight=False)
+def run_rounds(comparison: Comparison, rounds: int, console: Console) -> None:
+    for number in range(1, rounds + 1):
+        for contender in comparison.contenders:
+            if run := comparison.run(contender):
+                figure = f"{run.tokens_per_s:.1f} tokens/s"
+                console.print(f"round {number}: {contender.name}: {figure}", highlight=False)
+
+
+def show_internals(conditions: Conditions, folder: Path, rounds: int, console: Console) -> None:
+    figures = measure_internals(conditions, folder, rounds)
+    record(folder / "figures.json", ("internals",), figures)
+    console.print(phases_table(figures["step_breakdown"]))
+    console.print(costs_table(figures))
 
 
 def measure_internals(conditions: Conditions, folder: Path, rounds: int) -> Any:
@@ -122,42 +129,6 @@ def measure_internals(conditions: Conditions, folder: Path, rounds: int) -> Any:
     command += [*conditions.flags, "--requests", str(conditions.num_requests)]
     command += ["--rounds", str(rounds), "--json", str(json_out)]
     return run_to_json(command, json_out, conditions.threads)
-
-
-def report(
-    comparison: Comparison,
-    contenders: list[Contender],
-    console: Console,
-    measure: Callable[[], Any],
-) -> None:
-    """Print the tables; write figures.json after each, so that a later failure loses none."""
-    done = {
-        contender.name: contender for contender in contenders if contender.name in comparison.runs
-    }
-    figures: dict[str, Any] = {
-        "contenders": {name: comparison.summary(contender) for name, contender in done.items()},
-        "failures": comparison.failures,
-    }
-    show(contenders_table(figures["contenders"], comparison.failures), figures, comparison, console)
-    if {FALCONER_INT8, FALCONER_TORCH} <= done.keys():
-        figures["int8"] = judge_int8(comparison, done[FALCONER_INT8])
-        show(int8_table(figures["int8"]), figures, comparison, console)
-    figures["internals"] = measure()
-    show(phases_table(figures["internals"]["step_breakdown"]), figures, comparison, console)
-    show(costs_table(figures["internals"]), figures, comparison, console)
-
-
-def show(table: Table, figures: dict[str, Any], comparison: Comparison, console: Console) -> None:
-    console.print(table)
-    (comparison.folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-
-
-def judge_int8(comparison: Comparison, contender: Contender) -> dict[str, float]:
-    ratios = comparison.ratios(contender.name, FALCONER_TORCH)
-    return {
-        "over_torch_float32": statistics.median(ratios),
-        "top1_agreement": comparison.agreement(contender),
-    }
 
 
 def main() -> None:

@@ -2,14 +2,11 @@
 
 import random
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from bench.peers.contenders import FALCONER, Contender, ContenderRun, run_contender
+from bench.peers.contenders import Contender, ContenderRun, Mode, Side, run_contender
 from bench.workloads import WorkItem, representative, write_workload
 from shared.errors import FalconerError
 
@@ -18,52 +15,65 @@ CHOICES_PER_REQUEST = 2
 
 @dataclass(slots=True)
 class Comparison:
-    """Rounds of one workload over all contenders."""
+    """Rounds of one workload over all contenders of one number of rows."""
 
     items: list[WorkItem]
+    reference: list[list[int]]  # the tokens of Falconer's float32 engine
     folder: Path  # of the contenders' request and report files
     threads: int
+    contenders: list[Contender]
     runs: dict[str, list[ContenderRun]] = field(default_factory=dict)  # by contender, one per round
     failures: dict[str, str] = field(default_factory=dict)  # error message by failed contender
 
-    def run(self, contender: Contender) -> None:
-        """Run a contender once, or skip it if it failed before."""
+    def run(self, contender: Contender) -> ContenderRun | None:
+        """Run a contender once, or skip it if it failed before.
+
+        The first run also computes the tokens of which `summary` gives the agreement.
+        """
         if contender.name in self.failures:
-            return
+            return None
+        choices = None if contender.name in self.runs else self.choices()[0]
         try:
-            run = self._run(contender, self.sample(contender))
+            run = run_once(contender, self.sample(contender), choices, self.folder, self.threads)
         except FalconerError as error:
             self.failures[contender.name] = error.message
             self.runs.pop(contender.name, None)
-        else:
-            self.runs.setdefault(contender.name, []).append(run)
+            return None
+        self.runs.setdefault(contender.name, []).append(run)
+        return run
 
-    def agreement(self, quantized: Contender) -> float:
-        """Run `quantized` once more and return the share of tokens it chooses as float32 does."""
-        items, expected = choices_to_repeat(
-            self.items, self.runs[FALCONER][0].outputs, per_request=CHOICES_PER_REQUEST
-        )
-        return top1_agreement(self._run(quantized, items).outputs, expected)
+    def summaries(self) -> dict[str, Any]:
+        """Return the figures of each contender that did not fail."""
+        return {c.name: self.summary(c) for c in self.contenders if c.name in self.runs}
 
     def summary(self, contender: Contender) -> dict[str, Any]:
-        """Return medians over the rounds; `falconer_is_faster` is [min, median, max] of ratios."""
+        """Return the speed of each round; `falconer_is_faster` is [min, median, max] by mode."""
         runs = self.runs[contender.name]
-        speeds = [run.tokens_per_s for run in runs]
-        ratios = self.ratios(FALCONER, contender.name)
         return {
-            "tokens_per_s": statistics.median(speeds),
-            "falconer_is_faster": [min(ratios), statistics.median(ratios), max(ratios)],
+            "side": contender.side,
+            "mode": contender.mode,
+            "settings": ", ".join(filter(None, [contender.settings, runs[0].variant])),
+            "requests": contender.num_requests,
+            "tokens_per_s": [run.tokens_per_s for run in runs],
+            "falconer_is_faster": self.ratios(contender),
+            "agreement": top1_agreement(runs[0].choices, self.choices()[1]),
             "same_outputs": self.same_outputs(contender),
         }
 
-    def ratios(self, name: str, base: str) -> list[float]:
-        """Return the speed of contender `name` over that of `base`, round by round."""
-        pairs = zip(self.runs[name], self.runs[base], strict=True)
-        return [run.tokens_per_s / other.tokens_per_s for run, other in pairs]
+    def ratios(self, contender: Contender) -> dict[str, list[float]]:
+        """Return Falconer's speed in each of its modes over the contender's, over the rounds."""
+        by_mode = {c.mode: self.runs.get(c.name) for c in self.contenders if is_falconer(c)}
+        ratios = {}
+        for mode, ours in by_mode.items():
+            if ours is not None:
+                pairs = zip(ours, self.runs[contender.name], strict=True)
+                values = [run.tokens_per_s / other.tokens_per_s for run, other in pairs]
+                ratios[mode.value] = [min(values), statistics.median(values), max(values)]
+        return ratios
 
     def same_outputs(self, contender: Contender) -> float:
-        """Return the share of requests whose tokens equal Falconer's, in the first round."""
-        answers = zip(self.items, self.runs[FALCONER][0].outputs, strict=True)
+        """Return the share of requests whose tokens all equal float32's, in the first round."""
+        answers = zip(self.items, self.reference, strict=True)
         expected = {tuple(item.prompt_ids or ()): output for item, output in answers}
         sample = self.sample(contender)
         outputs = zip(sample, self.runs[contender.name][0].outputs, strict=True)
@@ -73,10 +83,36 @@ class Comparison:
     def sample(self, contender: Contender) -> list[WorkItem]:
         return representative(self.items, contender.num_requests)
 
-    def _run(self, contender: Contender, items: list[WorkItem]) -> ContenderRun:
-        requests = self.folder / "requests.jsonl"
-        write_workload(requests, items)
-        return run_contender(contender, requests, self.folder / "report.json", self.threads)
+    def choices(self) -> tuple[list[WorkItem], list[int]]:
+        return choices_to_repeat(self.items, self.reference, per_request=CHOICES_PER_REQUEST)
+
+
+def is_falconer(contender: Contender) -> bool:
+    return contender.side is Side.FALCONER
+
+
+def reference_outputs(
+    contender: Contender, items: list[WorkItem], folder: Path, threads: int
+) -> list[list[int]]:
+    """Return the tokens of Falconer's float32 engine. Raises FalconerError if it fails."""
+    assert is_falconer(contender) and contender.mode is Mode.FLOAT32
+    return run_once(contender, items, None, folder, threads).outputs
+
+
+def run_once(
+    contender: Contender,
+    items: list[WorkItem],
+    choices: list[WorkItem] | None,
+    folder: Path,
+    threads: int,
+) -> ContenderRun:
+    requests, repeated = folder / "requests.jsonl", folder / "choices.jsonl"
+    write_workload(requests, items)
+    if choices is not None:
+        write_workload(repeated, choices)
+    return run_contender(
+        contender, requests, repeated if choices else None, folder / "report.json", threads
+    )
 
 
 def choices_to_repeat(
@@ -108,60 +144,3 @@ def top1_agreement(outputs: list[list[int]], expected: list[int]) -> float:
     """Return the share of outputs that are the expected token."""
     pairs = zip(outputs, expected, strict=True)
     return sum(output == [token_id] for output, token_id in pairs) / len(expected)
-
-
-def contenders_table(summaries: Mapping[str, Any], failures: Mapping[str, str]) -> Table:
-    table = Table("contender", "tokens/s", "falconer is faster by", "same outputs", box=None)
-    for name, summary in summaries.items():
-        least, median, most = summary["falconer_is_faster"]
-        table.add_row(
-            name,
-            f"{summary['tokens_per_s']:.1f}",
-            f"{median:.2f}x ({least:.2f} to {most:.2f})",
-            f"{summary['same_outputs']:.0%}",
-        )
-    for name, message in failures.items():
-        table.add_row(name, "failed", message, "")
-    return table
-
-
-def phases_table(breakdown: Mapping[str, Any]) -> Table:
-    table = Table("part of a step", "ms", "share", box=None)
-    milliseconds = 1000 / breakdown["steps"]
-    for phase, seconds in breakdown["phases_s"].items():
-        share = seconds / breakdown["engine_s"]
-        table.add_row(phase, f"{seconds * milliseconds:.2f}", f"{share:.1%}")
-    table.add_row("all", f"{breakdown['engine_s'] * milliseconds:.2f}", "")
-    alone = f"{breakdown['dense_alone_s'] * milliseconds:.2f}"
-    table.add_row(
-        "dense layers and head alone", alone, f"{breakdown['dense_alone_over_engine']:.1%}"
-    )
-    return table
-
-
-def int8_table(figures: Mapping[str, float]) -> Table:
-    table = Table("int8 weights", "figure", "target", box=None)
-    table.add_row("speed over torch in float32", f"{figures['over_torch_float32']:.2f}x", "≥ 1.5")
-    table.add_row("same choice as float32", f"{figures['top1_agreement']:.1%}", "")
-    return table
-
-
-def costs_table(internals: Mapping[str, Any]) -> Table:
-    """Show each figure that must stay small next to its target."""
-    steps, latency = internals["parameters"], internals["latency"]
-    table = Table("measure", "figure", "target", box=None)
-    rows = [
-        (
-            "sampling (top_k 50, top_p 0.95) over greedy",
-            steps["sampling_over_greedy"],
-            "≤ 1.05",
-        ),
-        ("32 different parameter sets over 32 equal ones", steps["different_over_equal"], "≤ 1.10"),
-        ("a 1,500-token prompt: typical gap over median", latency["usual_over_median"], "≤ 2"),
-        ("a 1,500-token prompt: worst step over median", latency["step_max_over_median"], "≤ 2"),
-        ("a 1,500-token prompt: worst single gap over median", latency["max_over_median"], ""),
-        ("no prompt: worst single gap over median", latency["quiet_max_over_median"], ""),
-    ]
-    for name, figure, aim in rows:
-        table.add_row(name, f"{figure:.3f}", aim)
-    return table

@@ -1,30 +1,39 @@
 """Contenders of the comparison: how each is started, and its part of the workload.
 
-Every run is a process of its own with the same threads and the same allocator settings.
+A contender is one engine in one mode. Every run is a process of its own with the same threads and
+the same allocator settings.
 """
 
-import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from bench.peers.environments import OPENVINO, VLLM, Environment, export_to_openvino
-from shared.errors import FalconerError
+from bench.process import run_to_json
 
-ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 400
-MAX_ERROR_CHARS = 300
-KEPT_BYTES = str(2**30)  # the allocator keeps buffers up to this size, which avoids page faults
+# A slow contender runs a sample of the workload.
+SMALLEST_SAMPLE = 4
+REQUESTS_PER_ROW = 4
 
-FALCONER = "falconer"
-FALCONER_TORCH = "falconer, torch alone"
-FALCONER_INT8 = "falconer, int8 weights"
-GENERATE_BATCHES = "generate, static batches"
-GENERATE_ONE = "generate, one at a time"
-NUM_ONE_AT_A_TIME = 4
+
+class Side(StrEnum):
+    """The engines."""
+
+    FALCONER = "falconer"
+    GENAI = "genai"
+    VLLM = "vllm"
+    GENERATE = "generate"  # transformers, in static batches
+
+
+class Mode(StrEnum):
+    """How an engine computes."""
+
+    FLOAT32 = "float32"  # weights, activations and KV cache
+    DEFAULT = "default"  # what the engine chooses for the checkpoint
+    BEST = "best"  # 8-bit weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,93 +50,147 @@ class Conditions:
     def flags(self) -> tuple[str, ...]:
         return ("--threads", str(self.threads), "--max-rows", str(self.max_rows))
 
+    @property
+    def sample_size(self) -> int:
+        """Return the number of requests that take about as long as all take with many rows."""
+        wanted = max(SMALLEST_SAMPLE, REQUESTS_PER_ROW * self.max_rows)
+        return min(self.num_requests, wanted)
+
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """An engine, or a variant of ours, that runs the workload."""
+    """An engine in one mode, which runs the workload."""
 
-    name: str
-    command: tuple[str, ...]  # without `--requests FILE --json FILE`
-    num_requests: int  # of the workload; slow contenders run a sample
+    side: Side
+    mode: Mode
+    settings: str  # what differs from the other modes, in words
+    command: tuple[str, ...]  # without the files of requests and report
+    num_requests: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.side}, {self.mode}"
 
 
 @dataclass(frozen=True, slots=True)
 class ContenderRun:
     tokens_per_s: float
     outputs: list[list[int]]  # new token ids, in the order of the requests
+    choices: list[list[int]]  # new token ids of the requests for one token each
+    variant: str | None  # dtype and executor, where the engine reports them
 
 
-def falconer_contenders(conditions: Conditions) -> list[Contender]:
-    command = (sys.executable, "-m", "falconer", "bench", "engine", "--device", "cpu")
-    common = ("--model", str(conditions.model), *conditions.flags)
+def gather_contenders(side: Side, modes: list[Mode], conditions: Conditions) -> list[Contender]:
+    """Return the contenders of a side in those of the modes that it has.
+
+    Creates the environment and the export that they need. Raises FalconerError.
+    """
+    makers: dict[Side, Callable[[list[Mode], Conditions], list[Contender]]] = {
+        Side.FALCONER: falconer_contenders,
+        Side.GENAI: openvino_contenders,
+        Side.VLLM: vllm_contenders,
+        Side.GENERATE: transformers_contenders,
+    }
+    return makers[side](modes, conditions)
+
+
+def falconer_contenders(modes: list[Mode], conditions: Conditions) -> list[Contender]:
+    command = (sys.executable, "-m", "bench.peers.falconer", "--model", str(conditions.model))
     variants = {
-        FALCONER: (),
-        FALCONER_TORCH: ("--executor", "torch"),
-        FALCONER_INT8: ("--quantization", "int8"),
+        Mode.FLOAT32: ("float32", ("--dtype", "float32")),
+        Mode.DEFAULT: ("default settings", ()),
+        Mode.BEST: ("int8 weights", ("--quantization", "int8")),
     }
     return [
-        Contender(name, (*command, *common, *flags), conditions.num_requests)
-        for name, flags in variants.items()
+        Contender(
+            Side.FALCONER,
+            mode,
+            variants[mode][0],
+            (*command, *conditions.flags, *variants[mode][1]),
+            conditions.sample_size,
+        )
+        for mode in modes
     ]
 
 
-def transformers_contenders(conditions: Conditions) -> list[Contender]:
-    command = (sys.executable, "-m", "bench.peers.transformers", "--model", str(conditions.model))
-    batch_of_one = (*command, "--threads", str(conditions.threads), "--max-rows", "1")
-    return [
-        Contender(GENERATE_BATCHES, (*command, *conditions.flags), conditions.max_rows),
-        Contender(GENERATE_ONE, batch_of_one, NUM_ONE_AT_A_TIME),
-    ]
-
-
-def openvino_contenders(conditions: Conditions) -> list[Contender]:
-    """Return contenders with both precisions of the KV cache; create environment and export."""
+def openvino_contenders(modes: list[Mode], conditions: Conditions) -> list[Contender]:
+    """Return contenders of OpenVINO GenAI; each mode has its own export of the checkpoint."""
     environment = Environment(conditions.peers / "openvino", OPENVINO)
     environment.ensure()
-    exported = export_to_openvino(environment, conditions.model, conditions.peers)
-    command = (str(environment.python), "-m", "bench.peers.openvino", "--model", str(exported))
-    common = (*command, *conditions.flags)
-    return [
-        Contender(
-            "OpenVINO GenAI, KV in f32", (*common, "--kv-cache", "f32"), conditions.num_requests
-        ),
-        Contender("OpenVINO GenAI, its own KV", common, conditions.num_requests),
-    ]
+    exact = ("--kv-cache", "f32", "--precision", "f32")
+    variants: dict[Mode, tuple[str, str | None, tuple[str, ...]]] = {
+        Mode.FLOAT32: ("float32, KV cache in float32", "fp32", exact),
+        Mode.DEFAULT: ("its defaults: bfloat16 on such CPUs, KV cache in 8 bits", None, ()),
+        Mode.BEST: ("int8 weights, else its defaults", "int8", ()),
+    }
+    contenders = []
+    for mode in modes:
+        settings, weights, flags = variants[mode]
+        exported = export_to_openvino(environment, conditions.model, conditions.peers, weights)
+        command = (str(environment.python), "-m", "bench.peers.openvino", "--model", str(exported))
+        contenders.append(
+            Contender(
+                Side.GENAI,
+                mode,
+                settings,
+                (*command, *conditions.flags, *flags),
+                conditions.sample_size,
+            )
+        )
+    return contenders
 
 
-def vllm_contenders(conditions: Conditions) -> list[Contender]:
-    """Return the contender; create its environment if it is missing."""
+def vllm_contenders(modes: list[Mode], conditions: Conditions) -> list[Contender]:
+    """Return contenders of vLLM's CPU build, which has no 8-bit weights for this checkpoint."""
     environment = Environment(conditions.peers / "vllm", VLLM)
     environment.ensure()
     command = (str(environment.python), "-m", "bench.peers.vllm", "--model", str(conditions.model))
-    return [Contender("vLLM, CPU build", (*command, *conditions.flags), conditions.num_requests)]
+    dtypes = {Mode.FLOAT32: "float32", Mode.DEFAULT: "bfloat16"}
+    return [
+        Contender(
+            Side.VLLM,
+            mode,
+            dtypes[mode],
+            (*command, *conditions.flags, "--dtype", dtypes[mode]),
+            conditions.sample_size,
+        )
+        for mode in modes
+        if mode in dtypes
+    ]
+
+
+def transformers_contenders(modes: list[Mode], conditions: Conditions) -> list[Contender]:
+    """Return `generate` on one batch, or on some requests one at a time."""
+    if Mode.FLOAT32 not in modes:
+        return []
+    command = (sys.executable, "-m", "bench.peers.transformers", "--model", str(conditions.model))
+    one_batch = max(SMALLEST_SAMPLE, conditions.max_rows)
+    return [
+        Contender(
+            Side.GENERATE,
+            Mode.FLOAT32,
+            "float32, static batches",
+            (*command, *conditions.flags),
+            min(conditions.num_requests, one_batch),
+        )
+    ]
 
 
 def run_contender(
-    contender: Contender, requests: Path, json_out: Path, threads: int
+    contender: Contender, requests: Path, choices: Path | None, json_out: Path, threads: int
 ) -> ContenderRun:
     """Run one contender once. Raises FalconerError with the end of its output when it fails."""
     command = [*contender.command, "--requests", str(requests), "--json", str(json_out)]
+    if choices is not None:
+        command += ["--choices", str(choices)]
     report = run_to_json(command, json_out, threads)
-    outputs = [request["sequences"][0]["token_ids"] for request in report["requests"]]
-    return ContenderRun(report["summary"]["tokens_per_s"], outputs)
+    return ContenderRun(
+        report["summary"]["tokens_per_s"],
+        token_ids_of(report["requests"]),
+        token_ids_of(report["choices"]),
+        report["variant"],
+    )
 
 
-def run_to_json(command: list[str], json_out: Path, threads: int) -> Any:
-    """Run a command of this project in a process of its own and return the JSON that it wrote."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": str(threads),
-        "MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
-        "MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
-        "HF_HUB_OFFLINE": "1",
-    }
-    try:
-        result = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise FalconerError(f"took more than {TIMEOUT_S} s") from error
-    if result.returncode:
-        raise FalconerError(" ".join(result.stderr.split())[-MAX_ERROR_CHARS:])
-    return json.loads(json_out.read_text())
+def token_ids_of(requests: list[dict[str, Any]]) -> list[list[int]]:
+    return [request["sequences"][0]["token_ids"] for request in requests]

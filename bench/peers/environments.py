@@ -45,17 +45,23 @@ class Environment:
         done.write_text(wanted)
 
 
-def export_to_openvino(environment: Environment, model: Path, folder: Path) -> Path:
-    """Convert a checkpoint with optimum-intel once, and return the folder of the result."""
+def export_to_openvino(
+    environment: Environment, model: Path, folder: Path, weights: str | None
+) -> Path:
+    """Convert a checkpoint with optimum-intel once, and return the folder of the result.
+
+    `weights` is a format such as fp32 or int8; None is the tool's default.
+    """
     config = model / "config.json"
     if not config.is_file():
         raise FalconerError(f"--model {model}: must be the folder of a checkpoint")
-    identity = f"{model.resolve()} {config.stat().st_mtime_ns}"
+    identity = f"{model.resolve()} {config.stat().st_mtime_ns} {weights}"
     exported = folder / f"exported-{sha256(identity.encode()).hexdigest()[:12]}"
     if not (exported / "openvino_tokenizer.xml").is_file():  # written last
         command = (str(environment.python.with_name("optimum-cli")), "export", "openvino")
-        task = ("--task", "text-generation-with-past", "--weight-format", "fp32")
-        check_call(*command, "--model", str(model), *task, str(exported))
+        task = ("--task", "text-generation-with-past")
+        chosen = () if weights is None else ("--weight-format", weights)
+        check_call(*command, "--model", str(model), *task, *chosen, str(exported))
     return exported
 
 

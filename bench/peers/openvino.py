@@ -1,6 +1,7 @@
-"""Run OpenVINO GenAI's continuous batching in float32, on a checkpoint exported by optimum-intel.
+"""Run OpenVINO GenAI's continuous batching on a checkpoint exported by optimum-intel.
 
-`--kv-cache` is the precision of its KV cache; the runtime's default is 8 bits.
+`--precision` is the type it computes in, `--kv-cache` that of its KV cache. The runtime's defaults
+are bfloat16, where the CPU has it, and 8 bits.
 """
 
 from collections import deque
@@ -19,7 +20,7 @@ from bench.peers.exchange import PeerRequest, Task, read_task, time_task
 
 
 def main() -> None:
-    task = read_task("--kv-cache", "--step-tokens")
+    task = read_task("--kv-cache", "--precision", "--step-tokens")
     pipeline = load_pipeline(task)
     time_task(task, lambda requests: generate(pipeline, requests, task.max_rows))
 
@@ -29,10 +30,9 @@ def load_pipeline(task: Task) -> ContinuousBatchingPipeline:
     scheduling.max_num_seqs = task.max_rows
     if task.options.step_tokens is not None:
         scheduling.max_num_batched_tokens = int(task.options.step_tokens)
-    properties: dict[str, object] = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": task.threads,
-    }
+    properties: dict[str, object] = {"INFERENCE_NUM_THREADS": task.threads}
+    if task.options.precision is not None:
+        properties["INFERENCE_PRECISION_HINT"] = task.options.precision
     if task.options.kv_cache is not None:
         properties["KV_CACHE_PRECISION"] = task.options.kv_cache
     return ContinuousBatchingPipeline(task.model, scheduling, "CPU", properties)

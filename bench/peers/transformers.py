@@ -1,4 +1,4 @@
-"""Run transformers' `generate`: one request at a time, or static batches of `--max-rows`."""
+"""Run transformers' `generate` in float32, in static batches of `--max-rows` requests."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ PAD_ID = 0
 def main() -> None:
     task = read_task()
     torch.set_num_threads(task.threads)
-    model: Any = AutoModelForCausalLM.from_pretrained(task.model)
+    model: Any = AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.float32)
     # Passed as an argument, `None` would mean the checkpoint's.
     model.generation_config.eos_token_id = None
     time_task(task, lambda requests: generate_in_batches(model, requests, task.max_rows))

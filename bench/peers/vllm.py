@@ -1,4 +1,4 @@
-"""Run vLLM's CPU build in float32, with all requests in one call of its offline engine."""
+"""Run vLLM's CPU build in `--dtype`, with all requests in one call of its offline engine."""
 
 import os
 from typing import Any
@@ -10,7 +10,7 @@ KV_CACHE_GIB = "4"
 
 
 def main() -> None:
-    task = read_task()
+    task = read_task("--dtype")
     # vLLM reads these when it is imported. Its engine runs in this process, with all its threads.
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -27,7 +27,7 @@ def load_engine(task: Task) -> Any:
 
     return LLM(
         model=task.model,
-        dtype="float32",
+        dtype=task.options.dtype,
         max_num_seqs=task.max_rows,
         max_model_len=CONTEXT_LENGTH,
         enable_prefix_caching=False,

@@ -5,14 +5,17 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from bench.report import Report, RequestReport
+from bench.service.routes import Chat, Route
 from bench.workloads import WorkItem
 from shared.errors import FalconerError
+
+END_OF_STREAM = "[DONE]"  # of OpenAI's routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,7 @@ class ServiceBench:
     rate: float | None
     stream: bool
     timeout_s: float
+    route: Route = field(default_factory=Chat)
 
     def run(self, items: list[WorkItem]) -> Report:
         if (self.concurrency is None) == (self.rate is None):
@@ -56,44 +60,42 @@ class ServiceBench:
             yield call
 
     async def _call(self, client: httpx.AsyncClient, item: WorkItem) -> RequestReport:
-        kwargs = {**item.generate_kwargs, "return_dict_in_generate": True}
-        body = {"prompt": item.prompt, "return_full_text": False, "generate_kwargs": kwargs}
         report = RequestReport()
+        body = self.route.body(item)
         started = time.perf_counter()
         try:
             if self.stream:
-                result = await _read_stream(client, {**body, "stream": True}, report, started)
+                await self._read_stream(client, {**body, "stream": True}, report, started)
             else:
-                response = await client.post("/chat", json=body)
-                result = _checked(response.status_code, response.json())
+                response = await client.post(self.route.path, json=body)
+                report.sequences = _checked(response.status_code, response.json())["sequences"]
         except (httpx.HTTPError, ValueError, FalconerError) as error:  # ValueError: not JSON
             report.error = f"{type(error).__name__}: {error}"
             return report
         report.latency_s = time.perf_counter() - started
-        report.sequences = result["sequences"]
         return report
 
-
-async def _read_stream(
-    client: httpx.AsyncClient, body: dict[str, Any], report: RequestReport, started: float
-) -> dict[str, Any]:
-    """Read the events of one call with their times; return the terminal event."""
-    previous: float | None = None
-    async with client.stream("POST", "/chat", json=body) as response:
-        if response.status_code != 200:
-            _checked(response.status_code, json.loads(await response.aread()))
-        async for line in response.aiter_lines():
-            if not line.startswith("data:"):
-                continue
-            now, event = time.perf_counter(), json.loads(line.removeprefix("data:"))
-            if "status" in event:
-                return _checked(200 if event["status"] == "succeeded" else 500, event)
-            if previous is None:
-                report.ttft_s = now - started
-            else:
-                report.inter_token_s.append(now - previous)
-            previous = now
-    raise FalconerError("the stream ended without a terminal event")
+    async def _read_stream(
+        self, client: httpx.AsyncClient, body: dict[str, Any], report: RequestReport, started: float
+    ) -> None:
+        """Read the events of one call with their times until the event with its results."""
+        previous: float | None = None
+        async with client.stream("POST", self.route.path, json=body) as response:
+            if response.status_code != 200:
+                _checked(response.status_code, json.loads(await response.aread()))
+            async for line in response.aiter_lines():
+                data = line.removeprefix("data:").strip()
+                if not line.startswith("data:") or data == END_OF_STREAM:
+                    continue
+                now = time.perf_counter()
+                if self.route.read(json.loads(data), report):
+                    if previous is None:
+                        report.ttft_s = now - started
+                    else:
+                        report.inter_token_s.append(now - previous)
+                    previous = now
+        if not report.sequences:
+            raise FalconerError("the stream ended without a terminal event")
 
 
 def _checked(status_code: int, body: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The tables and plots of docs/benchmarks.md, from the file of all figures."""

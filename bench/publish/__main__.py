@@ -1,0 +1,104 @@
+"""`make benchmarks`: measure everything, and write the tables and plots of docs/benchmarks.md.
+
+`python -m bench.publish` writes the page from docs/benchmarks.json, the figures of the last run.
+`--measure SECTION` measures a section first, in the folder of `bench.peers.compare`.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.figures import read_figures
+from bench.peers.compare import ensure_model
+from bench.publish.plots import draw
+from bench.publish.tables import fill
+from shared.errors import FalconerError
+
+DOCS = Path(__file__).parents[2] / "docs"
+Command = tuple[str, ...]
+
+
+class Section(StrEnum):
+    ENGINE = "engine"
+    BANDWIDTH = "bandwidth"
+    SWEEP = "sweep"
+    SERVICE = "service"
+
+
+def publish(
+    measure: Annotated[
+        list[Section] | None, typer.Option(help="Sections to measure; `make benchmarks`: all.")
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option(help="Folder for the model, the peers' environments and all figures.")
+    ] = Path(".falconer/bench"),
+    full_size: Annotated[
+        Path | None, typer.Option(help="A checkpoint of falcon-7b's size, for the bandwidth.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    docs: Annotated[Path, typer.Option(help="Folder of benchmarks.md and its figures.")] = DOCS,
+) -> None:
+    """Write the tables and plots of docs/benchmarks.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in measure or []:
+        for command in commands(section, folder, full_size, rounds):
+            print(f"$ python {' '.join(command)}", flush=True)
+            if subprocess.run((sys.executable, *command)).returncode:
+                raise FalconerError(f"{section} failed: its figures stay as they were")
+    if measure:
+        shutil.copyfile(folder / "figures.json", docs / "benchmarks.json")
+    write_page(docs)
+
+
+def write_page(docs: Path) -> None:
+    """Write the tables into benchmarks.md and the plots next to it, from benchmarks.json."""
+    figures, page = read_figures(docs / "benchmarks.json"), docs / "benchmarks.md"
+    page.write_text(fill(page.read_text(encoding="utf-8"), figures), encoding="utf-8")
+    draw(figures, docs / "images")
+
+
+def commands(
+    section: Section, folder: Path, full_size: Path | None, rounds: int
+) -> Iterator[Command]:
+    """Yield the commands that measure a section, as arguments of python."""
+    if section in (Section.ENGINE, Section.SERVICE):
+        module = "bench.peers.compare" if section is Section.ENGINE else "bench.service.compare"
+        yield ("-m", module, "--folder", str(folder), "--rounds", str(rounds))
+        return
+    small = str(ensure_model(folder / "model-bfloat16"))
+    figures = ("--figures", str(folder / "figures.json"))
+    if section is Section.SWEEP:
+        for dtype in ("auto", "float32"):
+            yield ("-m", "bench.engine.sweep", "--model", small, "--dtype", dtype, *figures)
+        return
+    for model, formats in models_and_formats(small, full_size):
+        for flags in formats:
+            yield ("-m", "bench.engine.bandwidth", "--model", model, *flags, *figures)
+
+
+def models_and_formats(
+    small: str, full_size: Path | None
+) -> Iterator[tuple[str, tuple[Command, ...]]]:
+    """Yield each model with the flags of the formats that it is measured in."""
+    bfloat16, int8 = ("--dtype", "bfloat16"), ("--quantization", "int8")
+    yield small, (("--dtype", "float32"), bfloat16, int8)
+    if full_size is not None:
+        yield str(full_size), (bfloat16, int8)
+
+
+def main() -> None:
+    try:
+        typer.run(publish)
+    except FalconerError as error:
+        print(f"bench.publish: {error.message}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
