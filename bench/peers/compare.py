@@ -89,8 +89,8 @@ def find_reference(items: list[WorkItem], conditions: Conditions, folder: Path) 
         [contender] = gather_contenders(Side.FALCONER, [Mode.FLOAT32], conditions)
         outputs = reference_outputs(contender, items, folder, conditions.threads)
         saved.write_text(json.dumps(outputs))
-    outputs = json.loads(saved.read_text())
-    return outputs
+    reference: list[list[int]] = json.loads(saved.read_text())
+    return reference
 
 
 def gather(

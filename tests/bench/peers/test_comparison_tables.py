@@ -2,11 +2,11 @@
 
 from rich.console import Console, RenderableType
 
-from bench.peers.comparison import contenders_table, costs_table, int8_table, phases_table
+from bench.peers.tables import contenders_table, costs_table, phases_table
 
 
 def printed(table: RenderableType) -> str:
-    console = Console(width=120)
+    console = Console(width=160)
     with console.capture() as capture:
         console.print(table)
     return capture.get()
@@ -14,13 +14,17 @@ def printed(table: RenderableType) -> str:
 
 def test_contenders_show_median_and_range_and_failures_their_error() -> None:
     summary = {
-        "tokens_per_s": 48.04,
-        "falconer_is_faster": [3.9, 4.25, 5.1],
+        "tokens_per_s": [40.0, 48.04, 60.0],
+        "falconer_is_faster": {"float32": [3.9, 4.25, 5.1], "best": [6.0, 7.0, 8.0]},
+        "agreement": 0.5,
         "same_outputs": 0.97,
     }
-    text = printed(contenders_table({"generate": summary}, {"vLLM": "no wheel for this machine"}))
+    text = printed(contenders_table(64, {"genai": summary}, {"vllm": "no wheel for this machine"}))
+    assert "64 rows" in text
     assert "48.0" in text
-    assert "4.25x (3.90 to 5.10)" in text
+    assert "4.25 (3.90 to 5.10)" in text
+    assert "7.00 (6.00 to 8.00)" in text
+    assert "50%" in text
     assert "97%" in text
     assert "no wheel for this machine" in text
 
@@ -52,6 +56,3 @@ def test_costs_are_shown_with_their_targets() -> None:
     text = printed(costs_table(internals))
     assert "1.021" in text
     assert "≤ 1.05" in text
-    text = printed(int8_table({"over_torch_float32": 1.914, "top1_agreement": 0.95}))
-    assert "1.91x" in text
-    assert "95.0%" in text

@@ -1,73 +1,82 @@
-"""Commands of the contenders, and processes that succeed or fail."""
+"""Commands of the contenders, and a run of our own."""
 
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.peers.contenders import (
-    FALCONER,
-    FALCONER_INT8,
     Conditions,
+    Contender,
+    Mode,
+    Side,
     falconer_contenders,
+    gather_contenders,
     run_contender,
-    run_to_json,
-    transformers_contenders,
 )
-from bench.peers.environments import OPENVINO, Environment
+from bench.peers.environments import OPENVINO, VLLM, Environment
 from bench.workloads import WorkItem, write_workload
-from shared.errors import FalconerError
+
+MODES = list(Mode)
 
 
 @pytest.fixture
 def conditions(tmp_path: Path) -> Conditions:
-    return Conditions(tmp_path / "model", 2, 32, 64, tmp_path / "peers")
+    for name, requirements in (("openvino", OPENVINO), ("vllm", VLLM)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "requirements.done").write_text("\n".join(requirements))
+    return Conditions(tmp_path / "model", 2, 32, 64, tmp_path)
 
 
-def test_contenders_differ_only_in_what_is_compared(conditions: Conditions) -> None:
-    contenders = {contender.name: contender for contender in falconer_contenders(conditions)}
-    extra = contenders[FALCONER_INT8].command[len(contenders[FALCONER].command) :]
-    assert extra == ("--quantization", "int8")
-    for contender in (*contenders.values(), *transformers_contenders(conditions)):
-        assert contender.command[contender.command.index("--threads") + 1] == "2"
+def flag(contender: Contender, name: str) -> str:
+    return contender.command[contender.command.index(name) + 1]
 
 
-def test_one_at_a_time_has_batches_of_one_and_a_small_sample(conditions: Conditions) -> None:
-    batches, one = transformers_contenders(conditions)
-    assert one.command[one.command.index("--max-rows") + 1] == "1"
-    assert one.num_requests < batches.num_requests == 32
+@pytest.mark.parametrize("side", [Side.FALCONER, Side.VLLM, Side.GENERATE])
+def test_the_contenders_of_a_side_have_the_same_threads_and_rows(
+    side: Side, conditions: Conditions
+) -> None:
+    contenders = gather_contenders(side, MODES, conditions)
+    assert len({contender.name for contender in contenders}) == len(contenders) > 0
+    for contender in contenders:
+        assert (flag(contender, "--threads"), flag(contender, "--max-rows")) == ("2", "32")
+
+
+def test_modes_of_falconer_differ_in_the_flags_of_a_worker(conditions: Conditions) -> None:
+    by_mode = {c.mode: c.command for c in falconer_contenders(MODES, conditions)}
+    common = len(by_mode[Mode.DEFAULT])
+    assert by_mode[Mode.FLOAT32][common:] == ("--dtype", "float32")
+    assert by_mode[Mode.BEST][common:] == ("--quantization", "int8")
+
+
+def test_a_side_runs_only_the_selected_modes(conditions: Conditions) -> None:
+    assert [c.mode for c in gather_contenders(Side.VLLM, [Mode.DEFAULT], conditions)] == ["default"]
+    assert gather_contenders(Side.GENERATE, [Mode.BEST], conditions) == []
+
+
+def test_few_rows_run_a_sample(conditions: Conditions) -> None:
+    sizes = {
+        rows: falconer_contenders([Mode.FLOAT32], replace(conditions, max_rows=rows))[0]
+        for rows in (1, 8, 64)
+    }
+    assert {rows: sizes[rows].num_requests for rows in sizes} == {1: 4, 8: 32, 64: 64}
 
 
 def test_our_engine_runs_in_a_process_with_outputs_in_order(tmp_path: Path) -> None:
-    requests = tmp_path / "requests.jsonl"
-    kwargs = {"do_sample": False, "eos_token_id": None}
-    write_workload(
-        requests,
-        [
-            WorkItem(prompt_ids=[20], generate_kwargs={**kwargs, "max_new_tokens": n})
-            for n in (3, 2)
-        ],
-    )
+    requests, choices = tmp_path / "requests.jsonl", tmp_path / "choices.jsonl"
+    for path, lengths in ((requests, (3, 2)), (choices, (1,))):
+        items = [
+            WorkItem(prompt_ids=[20], generate_kwargs={"max_new_tokens": length})
+            for length in lengths
+        ]
+        write_workload(path, items)
     bundled = Conditions(Path("tiny"), 1, 32, 2, tmp_path)
-    run = run_contender(
-        falconer_contenders(bundled)[0], requests, tmp_path / "report.json", threads=1
-    )
+    [contender] = falconer_contenders([Mode.FLOAT32], bundled)
+    run = run_contender(contender, requests, choices, tmp_path / "report.json", threads=1)
     assert [len(output) for output in run.outputs] == [3, 2]
+    assert run.choices == [run.outputs[0][:1]]
     assert run.tokens_per_s > 0
-
-
-def test_a_process_has_the_shared_threads_and_allocator(tmp_path: Path) -> None:
-    json_out = tmp_path / "out.json"
-    code = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
-    environment = run_to_json([sys.executable, "-c", code, str(json_out)], json_out, threads=3)
-    assert environment["OMP_NUM_THREADS"] == "3"
-    assert environment["MALLOC_MMAP_THRESHOLD_"] == environment["MALLOC_TRIM_THRESHOLD_"]
-
-
-def test_the_error_of_a_failed_process_is_the_end_of_its_output(tmp_path: Path) -> None:
-    code = "import sys; sys.exit('no room for the KV cache')"
-    with pytest.raises(FalconerError, match="no room for the KV cache"):
-        run_to_json([sys.executable, "-c", code], tmp_path / "out.json", threads=1)
+    assert run.variant is not None and "float32" in run.variant
 
 
 def test_an_existing_environment_is_not_created_again(tmp_path: Path) -> None:

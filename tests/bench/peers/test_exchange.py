@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,13 +33,32 @@ def test_a_task_holds_the_workload_and_the_peers_own_flags(
     assert (task.threads, task.max_rows, task.options.kv_cache) == (2, 32, "f32")
 
 
-def test_the_report_counts_only_requested_tokens(task: Task) -> None:
-    time_task(task, lambda requests: [[5] * request.num_new for request in requests])
+def numbered(requests: list[PeerRequest]) -> list[list[int]]:
+    return [[5] * request.num_new for request in requests]
+
+
+def test_the_report_counts_the_tokens_of_the_requests_only(task: Task) -> None:
+    time_task(task, numbered, variant="dtype float32")
     report = json.loads(task.json_out.read_text())
     wanted = sum(request.num_new for request in task.requests)
     assert report["summary"]["output_tokens"] == wanted
     assert report["summary"]["tokens_per_s"] == wanted / report["summary"]["wall_s"]
     assert report["requests"][0]["sequences"][0]["token_ids"] == [5] * task.requests[0].num_new
+    assert (report["choices"], report["variant"]) == ([], "dtype float32")
+
+
+def test_choices_run_after_the_measurement(task: Task) -> None:
+    calls: list[list[PeerRequest]] = []
+
+    def generate(requests: list[PeerRequest]) -> list[list[int]]:
+        calls.append(requests)
+        return numbered(requests)
+
+    one_token = [PeerRequest([1, 2], 1)]
+    time_task(replace(task, choices=one_token), generate)
+    assert calls[1:] == [task.requests, one_token]  # the first call is the warm-up
+    report = json.loads(task.json_out.read_text())
+    assert report["choices"] == [{"sequences": [{"token_ids": [5]}]}]
 
 
 def test_a_peer_that_ends_early_is_an_error(task: Task) -> None:
