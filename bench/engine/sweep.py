@@ -82,8 +82,8 @@ def sweep(
     """Print the best settings found, and the share of their speed that the defaults have."""
     console = Console()
     command = (sys.executable, "-m", "falconer", "bench", "engine", "--device", "cpu")
-    flags = ("--model", model, "--dtype", dtype)
-    flags += () if quantization is None else ("--quantization", quantization)
+    quantized = () if quantization is None else ("--quantization", quantization)
+    flags = ("--model", model, "--dtype", dtype, *quantized)
     vocab_size = read_vocab_size(find_checkpoint(model))
     with tempfile.TemporaryDirectory(prefix="falconer-sweep-") as folder:
         workload = Path(folder) / "requests.jsonl"

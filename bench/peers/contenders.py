@@ -81,7 +81,7 @@ class ContenderRun:
 
 
 def gather_contenders(side: Side, modes: list[Mode], conditions: Conditions) -> list[Contender]:
-    """Return the contenders of a side in those of the modes that it has.
+    """Return the contenders of a side in the modes that it has.
 
     Creates the environment and the export that they need. Raises FalconerError.
     """

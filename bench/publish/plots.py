@@ -23,13 +23,6 @@ NAMES = {
 NAMES["generate"] = "transformers"
 COLORS = {"falconer": "#1b6ca8", "genai": "#e08e2b", "vllm": "#5b8c5a", "generate": "#9a9a9a"}
 COLORS["engine"] = "#7fb2d9"
-STYLE = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "falconer",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 WIDTH = 0.25  # of a bar
 
 
@@ -49,7 +42,15 @@ def draw(figures: Figures, folder: Path, suffix: str = "svg") -> list[Path]:
 
 @contextmanager
 def styled() -> Iterator[Figure]:
-    with matplotlib.rc_context(STYLE):
+    """Yield a figure; its SVG keeps text as text and has no random ids."""
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "falconer",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with matplotlib.rc_context(style):
         yield Figure(figsize=(7.5, 3), layout="constrained", facecolor="white")
 
 
@@ -88,6 +89,7 @@ def draw_bars(axes: Axes, at: list[float], values: list[list[float]], side: str)
         at, medians, WIDTH * 0.92, yerr=[below, above], label=NAMES[side], color=COLORS[side]
     )
     axes.bar_label(bars, [f"{m:,.0f}" for m in medians], padding=2)
+    axes.margins(y=0.12)
 
 
 def plot_bandwidth(figure: Figure, section: Figures) -> None:
@@ -98,10 +100,8 @@ def plot_bandwidth(figure: Figure, section: Figures) -> None:
         for name, result in section.items()
         for share in result["rows"]
     ][::-1]
-    bars = axes.barh([name for name, _ in shares], [100 * share for _, share in shares])
-    bars_color = COLORS["falconer"]
-    for bar in bars:
-        bar.set_color(bars_color)
+    names, values = [name for name, _ in shares], [100 * share for _, share in shares]
+    bars = axes.barh(names, values, color=COLORS["falconer"])
     axes.bar_label(bars, [f"{share:.0%}" for _, share in shares], padding=2)
     axes.axvline(100, color="black", linewidth=0.8)
     axes.set_xlabel("% of the speed at which memory delivers the weights")
@@ -112,9 +112,10 @@ def plot_sweep(figure: Figure, section: Figures) -> None:
     """Draw the speed of each tried setting over the defaults', by its p99 between tokens."""
     axes = figure.subplots()
     for name, sweep in section.items():
-        points = [(1000 * t["inter_token_p99_s"], t["over_default"]) for t in sweep["trials"]]
-        axes.scatter(*zip(*points, strict=True), s=14, label=name)
-        axes.scatter([1000 * sweep["default"]["inter_token_p99_s"]], [1.0], marker="*", s=90)
+        gaps = [1000 * trial["inter_token_p99_s"] for trial in sweep["trials"]]
+        dots = axes.scatter(gaps, [t["over_default"] for t in sweep["trials"]], s=14, label=name)
+        star = [1000 * sweep["default"]["inter_token_p99_s"]]
+        axes.scatter(star, [1.0], s=90, marker="*", color=dots.get_facecolor(), zorder=3)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xlabel("p99 between tokens, ms (star: the defaults)")
     axes.set_ylabel("tokens/s over the defaults'")

@@ -81,7 +81,11 @@ def compare(
                 else run_server(one, conditions, items, clients, share, console)
             )
         measured.append(figures)
-        result = {"max_rows": max_rows, "rounds": measured, "summary": summarize(measured)}
+        result: dict[str, Any] = {
+            "max_rows": max_rows,
+            "rounds": measured,
+            "summary": summarize(measured),
+        }
         record(folder / "figures.json", ("service",), result)
     console.print(table_of(result["summary"]))
 
@@ -96,7 +100,11 @@ def run_server(
 ) -> dict[str, Any]:
     with SERVERS[side](conditions) as server:
         return apply_loads(
-            server, items, clients, shares, lambda line: console.print(f"  {line}", highlight=False)
+            server,
+            items,
+            clients,
+            shares,
+            lambda line: console.print(f"  {line}", highlight=False, soft_wrap=True),
         )
 
 

@@ -108,7 +108,7 @@ def test_equal_figures_give_equal_plots(figures: dict[str, Any], tmp_path: Path)
     assert b"800" in first[0], "text stays text"
 
 
-def test_the_page_and_its_plots_are_those_of_its_figures(tmp_path: Path) -> None:
+def test_the_page_and_its_plots_show_its_figures(tmp_path: Path) -> None:
     """`python -m bench.publish` writes them."""
     for name in ("benchmarks.md", "benchmarks.json"):
         shutil.copy(DOCS / name, tmp_path / name)
