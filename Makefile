@@ -68,8 +68,8 @@ bench-engine: $(VENV)/.dev ## compare the engine with generate, OpenVINO GenAI a
 	$(BIN)/python -m bench.peers.compare $(if $(filter no,$(PEERS)),--side falconer --side generate) \
 	  $(call option,MODEL,model)
 
-benchmarks: $(VENV)/.dev ## measure every figure of docs/benchmarks.md, an hour: FULL_SIZE= (a checkpoint of falcon-7b's size)
-	$(BIN)/python -m bench.publish --measure engine --measure bandwidth --measure sweep --measure service \
+benchmarks: $(VENV)/.dev ## measure every figure of docs/benchmarks.md, two hours: FULL_SIZE= (folder for falcon-7b's size, 13 GB)
+	$(BIN)/python -m bench.publish $(addprefix --measure ,engine sweep service serve bandwidth) \
 	  $(call option,FULL_SIZE,full-size)
 
 smoke-7b: $(VENV)/.serve ## serve falcon-7b's shape with random weights: 16 GiB of memory, 13 of disk; SMOKE_DIR=

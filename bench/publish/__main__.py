@@ -22,6 +22,9 @@ from shared.errors import FalconerError
 
 DOCS = Path(__file__).parents[2] / "docs"
 Command = tuple[str, ...]
+FLOAT32, BFLOAT16 = ("--dtype", "float32"), ("--dtype", "bfloat16")
+INT8 = ("--quantization", "int8")
+FORMATS: tuple[Command, ...] = (BFLOAT16, INT8)
 
 
 class Section(StrEnum):
@@ -29,6 +32,7 @@ class Section(StrEnum):
     BANDWIDTH = "bandwidth"
     SWEEP = "sweep"
     SERVICE = "service"
+    SERVE = "serve"  # falcon-7b's size
 
 
 def publish(
@@ -39,7 +43,7 @@ def publish(
         Path, typer.Option(help="Folder for the model, the peers' environments and all figures.")
     ] = Path(".falconer/bench"),
     full_size: Annotated[
-        Path | None, typer.Option(help="A checkpoint of falcon-7b's size, for the bandwidth.")
+        Path | None, typer.Option(help="Falcon-7b's size; written there if missing, 13 GB.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     docs: Annotated[Path, typer.Option(help="Folder of benchmarks.md and its figures.")] = DOCS,
@@ -67,29 +71,24 @@ def commands(
     section: Section, folder: Path, full_size: Path | None, rounds: int
 ) -> Iterator[Command]:
     """Yield the commands that measure a section, as arguments of python."""
-    if section in (Section.ENGINE, Section.SERVICE):
-        module = "bench.peers.compare" if section is Section.ENGINE else "bench.service.compare"
-        yield ("-m", module, "--folder", str(folder), "--rounds", str(rounds))
-        return
-    small = str(ensure_model(folder / "model-bfloat16"))
     figures = ("--figures", str(folder / "figures.json"))
-    if section is Section.SWEEP:
-        for dtype in ("auto", "float32"):
-            yield ("-m", "bench.engine.sweep", "--model", small, "--dtype", dtype, *figures)
-        return
-    for model, formats in models_and_formats(small, full_size):
-        for flags in formats:
-            yield ("-m", "bench.engine.bandwidth", "--model", model, *flags, *figures)
-
-
-def models_and_formats(
-    small: str, full_size: Path | None
-) -> Iterator[tuple[str, tuple[Command, ...]]]:
-    """Yield each model with the flags of the formats that it is measured in."""
-    bfloat16, int8 = ("--dtype", "bfloat16"), ("--quantization", "int8")
-    yield small, (("--dtype", "float32"), bfloat16, int8)
-    if full_size is not None:
-        yield str(full_size), (bfloat16, int8)
+    small = folder / "model-bfloat16"
+    match section:
+        case Section.ENGINE | Section.SERVICE:
+            module = "bench.peers.compare" if section is Section.ENGINE else "bench.service.compare"
+            yield ("-m", module, "--folder", str(folder), "--rounds", str(rounds))
+        case Section.SWEEP:
+            model = str(ensure_model(small))
+            for flags in ((), FLOAT32):
+                yield ("-m", "bench.engine.sweep", "--model", model, *flags, *figures)
+        case Section.BANDWIDTH:
+            models = [ensure_model(small), *([full_size] if full_size else [])]
+            for path in models:
+                for flags in FORMATS if path == full_size else (FLOAT32, *FORMATS):
+                    yield ("-m", "bench.engine.bandwidth", "--model", str(path), *flags, *figures)
+        case Section.SERVE if full_size is not None:
+            for flags in ((), INT8):
+                yield ("-m", "bench.service.smoke", str(full_size), *flags, *figures)
 
 
 def main() -> None:

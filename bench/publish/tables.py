@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.peers.contenders import Mode
 from bench.peers.tables import with_range
+from bench.publish.plots import PLOTS
 
 Figures = dict[str, Any]
 
@@ -19,9 +20,15 @@ def fill(page: str, figures: Figures) -> str:
 
     def block(match: re.Match[str]) -> str:
         section = match[2]
-        text = SECTIONS[section](figures[section]) if section in figures else NOT_MEASURED
-        where = described_machine(figures["machine"][section]) if section in figures else ""
-        return f"{match[1]}\n{where}{text}\n{match[3]}"
+        if section not in figures:
+            return f"{match[1]}\n{NOT_MEASURED}\n{match[3]}"
+        parts = [
+            described_machine(figures["machine"][section]),
+            SECTIONS[section](figures[section]),
+        ]
+        if section in PLOTS:
+            parts.append(f"![{section}](images/benchmarks-{section}.svg)\n")
+        return "\n".join([match[1], *parts, match[3]])
 
     return BLOCK.sub(block, page)
 
@@ -30,7 +37,7 @@ def described_machine(machine: Figures) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     return (
         f"{machine['date']}, {machine['cores']} virtual cores of {machine['processor']}, "
-        f"{machine['memory_gib']} GiB, {versions}:\n\n"
+        f"{machine['memory_gib']} GiB, {versions}:\n"
     )
 
 
@@ -137,6 +144,21 @@ def service_lines(summary: Figures) -> Iterator[list[str]]:
             ]
 
 
+def serve_table(section: Figures) -> str:
+    heads = ["model", "ready", "first token", "tokens/s of 1 / 8 rows", "peak loading", "serving"]
+    lines = [
+        [
+            name,
+            f"{figures['ready_s']:.0f} s",
+            f"{figures['ttft_s']:.2f} s",
+            " / ".join(f"{speed:.2f}" for speed in figures["tokens_per_s"].values()),
+            *(f"{peak['whole'] / 1e9:.1f} GB" for peak in figures["peaks"].values()),
+        ]
+        for name, figures in section.items()
+    ]
+    return markdown(heads, lines)
+
+
 def markdown(heads: list[str], lines: Iterable[list[str]]) -> str:
     rows = [heads, ["---"] * len(heads), *lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -148,4 +170,5 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "bandwidth": bandwidth_table,
     "sweep": sweep_table,
     "service": service_table,
+    "serve": serve_table,
 }

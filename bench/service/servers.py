@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from bench.service.routes import Chat, Completions, Route
 from serve.embedded_redis import free_port
 from shared.errors import FalconerError
 
-START_TIMEOUT_S = 600.0
+START_TIMEOUT_S = 1800.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.2
 CONTEXT_LENGTH = 2048
@@ -83,19 +83,29 @@ def vllm_server(conditions: Conditions) -> Iterator[Server]:
 
 @contextmanager
 def running(
-    command: Sequence[str], env: dict[str, str], health: str, output: Path
+    command: Sequence[str], env: Mapping[str, str], health: str, output: Path
 ) -> Iterator[None]:
-    """Run a server until exit. Raises FalconerError if `health` is not 200 within the limit."""
-    with output.open("wb") as out:
-        process = subprocess.Popen(command, env=env, stdout=out, stderr=out)
-    try:
+    """Run a server that is ready, until exit. Raises FalconerError as `wait_until_healthy` does."""
+    with started(command, env, output) as process:
         wait_until_healthy(process, health, output)
         yield
+
+
+@contextmanager
+def started(
+    command: Sequence[str], env: Mapping[str, str], output: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a server, yield its process and stop it at exit."""
+    with output.open("wb") as out:
+        process = subprocess.Popen(command, env=dict(env), stdout=out, stderr=out)
+    try:
+        yield process
     finally:
         stop(process)
 
 
 def wait_until_healthy(process: "subprocess.Popen[bytes]", health: str, output: Path) -> None:
+    """Wait until `health` is 200. Raises FalconerError if the server exits, or after a limit."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -1,26 +1,27 @@
-"""`make smoke-7b`: start the service with falcon-7b's shape and answer one request.
+"""`make smoke-7b`: start the service with falcon-7b's shape and answer some requests.
 
 Writes a checkpoint of random weights, starts `falconer serve` with default settings, and prints the
-times and the peak memory. `--small` tries the command on any machine.
+times, the speed and the peak memory. `--small` tries the command on any machine.
 """
 
 import argparse
-import signal
-import subprocess
+import os
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import httpx
 import psutil
 import torch
 
-from bench.report import RequestReport
+from bench.figures import record
+from bench.report import Report
+from bench.service.servers import started, wait_until_healthy
 from bench.service.service_bench import ServiceBench
 from bench.workloads import WorkItem
 from serve.embedded_redis import free_port
@@ -30,20 +31,27 @@ from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 PROMPT = "The falcon is a bird of prey that"
 NUM_TOKENS = 16
-START_TIMEOUT_S = 1800.0
-STOP_TIMEOUT_S = 30.0
+ROWS = (1, 8)
 CALL_TIMEOUT_S = 900.0
 SAMPLE_S = 0.05
 
 
-@dataclass
-class PeakMemory:
-    """Peak memory of a process tree in bytes that the kernel cannot reclaim."""
+@dataclass(slots=True)
+class Peak:
+    """Peak memory in bytes that the kernel cannot reclaim."""
 
-    pid: int
-    whole: int = 0
+    whole: int = 0  # of all processes
     worker: int = 0
     with_files: int = 0  # of the worker, with mapped files
+
+
+@dataclass
+class PeakMemory:
+    """Peak memory of a process tree in each phase; `phase` is the present one."""
+
+    pid: int
+    phase: str
+    peaks: dict[str, Peak] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
@@ -65,29 +73,36 @@ class PeakMemory:
 
     def _sample(self) -> None:
         whole = 0
+        peak = self.peaks.setdefault(self.phase, Peak())
         service = psutil.Process(self.pid)
         for process in [service, *service.children(recursive=True)]:
             memory = process.memory_info()
             held = memory.rss - getattr(memory, "shared", 0)
             whole += held
             if "worker" in process.cmdline():
-                self.worker = max(self.worker, held)
-                self.with_files = max(self.with_files, memory.rss)
-        self.whole = max(self.whole, whole)
+                peak.worker = max(peak.worker, held)
+                peak.with_files = max(peak.with_files, memory.rss)
+        peak.whole = max(peak.whole, whole)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description="Start a service with falcon-7b's shape and answer one request."
+        description="Start a service with falcon-7b's shape and answer some requests."
     )
     parser.add_argument(
         "folder", type=Path, help="folder of the checkpoint, written if it is missing"
     )
     parser.add_argument("--small", action="store_true", help="a small model of the same style")
+    parser.add_argument("--quantization", help="of the worker's weights, such as int8")
+    parser.add_argument("--figures", type=Path, help="file of all figures to add to")
     args = parser.parse_args()
     try:
         make_checkpoint(args.folder, full_size=not args.small)
-        serve(args.folder)
+        figures = serve(args.folder, args.quantization)
+        print_figures(figures)
+        if args.figures is not None:
+            name = f"{args.folder.name}, {args.quantization or 'defaults'}"
+            record(args.figures, ("serve", name), figures)
     except (FalconerError, ValueError, OSError) as error:
         print(f"smoke: {error}", file=sys.stderr)
         return 1
@@ -108,75 +123,63 @@ def make_checkpoint(folder: Path, *, full_size: bool) -> None:
     )
 
 
-def serve(folder: Path) -> None:
-    """Start the service, send one request, stop the service and print the figures."""
+def serve(folder: Path, quantization: str | None) -> dict[str, Any]:
+    """Start the service, send requests, stop the service and return the figures."""
     with tempfile.TemporaryDirectory(prefix="falconer-smoke-") as state:
         url = f"http://127.0.0.1:{(port := free_port())}"
         command = [sys.executable, "-P", "-m", "falconer", "serve", "--model", str(folder)]
-        place = ["--port", str(port), "--state-dir", state]
-        started = time.perf_counter()
-        output = Path(state) / "output"
-        with output.open("wb") as out:
-            service = subprocess.Popen([*command, *place], stdout=out, stderr=out)
-        try:
-            with PeakMemory(service.pid).watched() as peak:
-                wait_until_healthy(service, url, output)
-                ready_s = time.perf_counter() - started
-                answer = send_request(url)
-        finally:
-            stop(service)
-        print_figures(Path(state) / "logs" / "worker-1.log", peak, ready_s, answer)
+        command += ["--port", str(port), "--state-dir", state]
+        env = os.environ | ({"FALCONER_QUANTIZATION": quantization} if quantization else {})
+        output, begun = Path(state) / "output", time.perf_counter()
+        with started(command, env, output) as service:
+            with PeakMemory(service.pid, "loading").watched() as memory:
+                wait_until_healthy(service, f"{url}/health", output)
+                ready_s = time.perf_counter() - begun
+                memory.phase = "serving"
+                answers = {rows: send_requests(url, rows) for rows in ROWS}
+        return {
+            "loaded": loading_line(Path(state) / "logs" / "worker-1.log"),
+            "ready_s": ready_s,
+            "ttft_s": (answers[1].summary()["ttft_s"] or {})["p50"],
+            "tokens_per_s": {str(rows): decoding_speed(r, rows) for rows, r in answers.items()},
+            "peaks": {phase: asdict(peak) for phase, peak in memory.peaks.items()},
+        }
 
 
-def wait_until_healthy(service: "subprocess.Popen[bytes]", url: str, output: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if service.poll() is not None:
-            raise FalconerError(f"the service exited: {output.read_text(errors='replace').strip()}")
-        try:
-            if httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
-    raise FalconerError(f"the service was not ready within {START_TIMEOUT_S:.0f} s")
-
-
-def send_request(url: str) -> RequestReport:
+def send_requests(url: str, rows: int) -> Report:
+    """Send `rows` requests at once. Raises FalconerError if one fails."""
     kwargs = {"max_new_tokens": NUM_TOKENS, "eos_token_id": None}
-    bench = ServiceBench(url, concurrency=1, rate=None, stream=True, timeout_s=CALL_TIMEOUT_S)
-    [answer] = bench.run([WorkItem(prompt=PROMPT, generate_kwargs=kwargs)]).requests
-    if answer.error is not None or answer.ttft_s is None or answer.latency_s is None:
-        raise FalconerError(f"/chat failed: {answer.error}")
-    return answer
+    bench = ServiceBench(url, concurrency=rows, rate=None, stream=True, timeout_s=CALL_TIMEOUT_S)
+    report = bench.run([WorkItem(prompt=PROMPT, generate_kwargs=kwargs)] * rows)
+    for request in report.requests:
+        if request.error is not None:
+            raise FalconerError(f"/chat failed: {request.error}")
+    return report
 
 
-def print_figures(log: Path, peak: PeakMemory, ready_s: float, answer: RequestReport) -> None:
-    assert answer.ttft_s is not None and answer.latency_s is not None
-    num_tokens = answer.output_tokens
-    decoding_s = answer.latency_s - answer.ttft_s
+def decoding_speed(report: Report, rows: int) -> float:
+    """Return tokens per second of all rows after their first tokens."""
+    median: float = report.summary()["inter_token_s"]["p50"]
+    return rows / median
+
+
+def loading_line(log: Path) -> str:
     loaded = [line for line in log.read_text().splitlines() if "model loaded" in line]
-    print(f"worker's log {' '.join(loaded[-1].split())}")
-    print(f"ready        after {ready_s:.1f} s")
-    print(
-        f"peak memory  worker {format_bytes(peak.worker)} "
-        f"({format_bytes(peak.with_files)} with mapped files), "
-        f"whole service {format_bytes(peak.whole)}"
-    )
-    print(f"first token  after {answer.ttft_s:.2f} s")
-    print(
-        f"tokens/s     {(num_tokens - 1) / decoding_s:.2f} after the first, "
-        f"{num_tokens / answer.latency_s:.2f} over all {num_tokens}"
-    )
+    return " ".join(loaded[-1].split())
 
 
-def stop(service: "subprocess.Popen[bytes]") -> None:
-    service.send_signal(signal.SIGTERM)
-    try:
-        service.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        service.kill()
-        service.wait()
+def print_figures(figures: dict[str, Any]) -> None:
+    print(f"worker's log {figures['loaded']}")
+    print(f"ready        after {figures['ready_s']:.1f} s")
+    for phase, peak in figures["peaks"].items():
+        print(
+            f"peak memory  {phase}: worker {format_bytes(peak['worker'])} "
+            f"({format_bytes(peak['with_files'])} with mapped files), "
+            f"whole service {format_bytes(peak['whole'])}"
+        )
+    print(f"first token  after {figures['ttft_s']:.2f} s")
+    for rows, speed in figures["tokens_per_s"].items():
+        print(f"tokens/s     {speed:.2f} with {rows} row{'s' if rows != '1' else ''}")
 
 
 if __name__ == "__main__":
