@@ -68,7 +68,7 @@ bench-engine: $(VENV)/.dev ## compare the engine with generate, OpenVINO GenAI a
 	$(BIN)/python -m bench.peers.compare $(if $(filter no,$(PEERS)),--side falconer --side generate) \
 	  $(call option,MODEL,model)
 
-benchmarks: $(VENV)/.dev ## measure every figure of docs/benchmarks.md, two hours: FULL_SIZE= (folder for falcon-7b's size, 13 GB)
+benchmarks: $(VENV)/.dev ## measure every figure of docs/benchmarks.md, 90 minutes: FULL_SIZE= (folder for falcon-7b's size, 13 GB)
 	$(BIN)/python -m bench.publish $(addprefix --measure ,engine sweep service serve bandwidth) \
 	  $(call option,FULL_SIZE,full-size)
 

@@ -9,6 +9,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,52 +69,46 @@ def compare(
     checkpoint = model.resolve() if model else ensure_model(folder / "model-bfloat16")
     conditions = Conditions(checkpoint, threads, max_rows, folder / "peers")
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    items = text_workload(tokenizer, requests)
+    plan = Plan(conditions, text_workload(tokenizer, requests), clients, share, folder)
     console = Console()
     measured: list[dict[str, Any]] = []
     for number in range(1, rounds + 1):
-        figures = {}
-        for one in side:
-            console.print(f"round {number}: {one}")
-            figures[one.value] = (
-                run_engine(conditions, items, folder, max(clients))
-                if one is Side.ENGINE
-                else run_server(one, conditions, items, clients, share, console)
-            )
-        measured.append(figures)
-        result: dict[str, Any] = {
-            "max_rows": max_rows,
-            "rounds": measured,
-            "summary": summarize(measured),
-        }
+        console.print(f"round {number}")
+        measured.append({one.value: run_side(one, plan, console) for one in side})
+        result: dict[str, Any] = {"max_rows": max_rows, "rounds": measured}
+        result["summary"] = summarize(measured)
         record(folder / "figures.json", ("service",), result)
     console.print(table_of(result["summary"]))
 
 
-def run_server(
-    side: Side,
-    conditions: Conditions,
-    items: list[WorkItem],
-    clients: list[int],
-    shares: list[float],
-    console: Console,
-) -> dict[str, Any]:
-    with SERVERS[side](conditions) as server:
-        return apply_loads(
-            server,
-            items,
-            clients,
-            shares,
-            lambda line: console.print(f"  {line}", highlight=False, soft_wrap=True),
-        )
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The loads of a round."""
+
+    conditions: Conditions
+    items: list[WorkItem]
+    clients: list[int]
+    shares: list[float]
+    folder: Path  # of request and report files
 
 
-def run_engine(
-    conditions: Conditions, items: list[WorkItem], folder: Path, clients: int
-) -> dict[str, Any]:
+def run_side(side: Side, plan: Plan, console: Console) -> dict[str, Any]:
+    """Return the figures of a server, or of the engine, by load."""
+
+    def say(line: str) -> None:
+        console.print(f"  {side}, {line}", highlight=False, soft_wrap=True)
+
+    if side is Side.ENGINE:
+        return run_engine(plan)
+    with SERVERS[side](plan.conditions) as server:
+        return apply_loads(server, plan.items, plan.clients, plan.shares, say)
+
+
+def run_engine(plan: Plan) -> dict[str, Any]:
     """Run the requests through the engine alone, as many at a time as there are clients."""
-    requests, json_out = folder / "requests.jsonl", folder / "report.json"
-    write_workload(requests, items)
+    requests, json_out = plan.folder / "requests.jsonl", plan.folder / "report.json"
+    write_workload(requests, plan.items)
+    conditions, clients = plan.conditions, max(plan.clients)
     command = [sys.executable, "-m", "falconer", "bench", "engine", "--device", "cpu"]
     command += ["--model", str(conditions.model), "--max-rows", str(conditions.max_rows)]
     command += ["--threads", str(conditions.threads), "--concurrency", str(clients)]

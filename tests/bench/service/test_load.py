@@ -1,4 +1,4 @@
-"""Load on a server that speaks OpenAI's route, and on a server that speaks ours."""
+"""Load on a server that speaks OpenAI's route, and on a server that speaks our route."""
 
 import asyncio
 import json
