@@ -73,6 +73,7 @@ def commands(
     """Yield the commands that measure a section, as arguments of python."""
     figures = ("--figures", str(folder / "figures.json"))
     small = folder / "model-bfloat16"
+    flags: Command
     match section:
         case Section.ENGINE | Section.SERVICE:
             module = "bench.peers.compare" if section is Section.ENGINE else "bench.service.compare"
