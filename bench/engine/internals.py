@@ -14,10 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from bench.engine.dense_floor import dense_layers
-from bench.engine.engine_bench import EngineBench, to_request
+from bench.engine.engine_bench import EngineBench, settings_of, to_request
 from bench.engine.latency import measure_latency
-from bench.engine.openvino_operators import counters_enabled
-from bench.engine.step_breakdown import StepBreakdown
+from bench.engine.step_breakdown import measure_steps
 from bench.workloads import DIFFERENT, GREEDY, SAMPLING, WorkItem, drawn_lengths, equal_lengths
 from worker.engine import Engine, Request, TokenOutput
 
@@ -36,20 +35,21 @@ def measure_internals(
     requests: Annotated[int, typer.Option(min=1, help="Requests of the step breakdown.")] = 64,
     max_rows: Annotated[int, typer.Option(min=32, help="Most rows in one step.")] = 32,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a step.")] = 2,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     executor: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
     rounds: Annotated[int, typer.Option(min=1, help="Figures are medians over the rounds.")] = 3,
 ) -> None:
     bench = EngineBench(
-        model, max_rows=max_rows, threads=threads, executor=executor, dtype="float32", device="cpu"
+        model, max_rows=max_rows, threads=threads, executor=executor, dtype=dtype, device="cpu"
     )
-    with counters_enabled():
-        engine, encoder = bench.load()
+    engine, encoder = bench.load()
     vocab_size = engine.model_config.vocab_size
     make = partial(to_request, encoder)
     items = drawn_lengths(GREEDY, vocab_size=vocab_size, num_requests=requests)
-    breakdown = StepBreakdown(engine, dense_layers(engine.runner, threads=threads))
+    prepared = [make(str(number), item) for number, item in enumerate(items)]
     figures = {
-        "step_breakdown": breakdown.measure([make(str(i), item) for i, item in enumerate(items)]),
+        "variant": settings_of(engine)["variant"],
+        "step_breakdown": measure_steps(engine, dense_layers(engine, threads=threads), prepared),
         "parameters": measure_parameter_cost(engine, make, vocab_size=vocab_size, rounds=rounds),
         "latency": measure_latency(engine, vocab_size=vocab_size, rounds=rounds),
     }

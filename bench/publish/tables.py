@@ -74,14 +74,16 @@ def internals_table(section: Figures) -> str:
         section[name] for name in ("step_breakdown", "parameters", "latency")
     )
     phases = ((p, s / breakdown["engine_s"]) for p, s in breakdown["phases_s"].items())
-    lines = [[phase, f"{share:.1%} of a step"] for phase, share in phases]
+    lines = [[f"phase {phase}", f"{share:.1%} of a step"] for phase, share in phases]
+    alone = f"{breakdown['dense_alone_over_engine']:.1%} of a step"
+    lines.append(["dense layers and head alone, after each step", alone])
     lines += [
         ["sampling (top_k 50, top_p 0.95) over greedy", f"{steps['sampling_over_greedy']:.2f}"],
         ["32 different parameter sets over equal ones", f"{steps['different_over_equal']:.2f}"],
         ["1,500-token prompt: typical gap over median", f"{latency['usual_over_median']:.2f}"],
         ["1,500-token prompt: worst step over median", f"{latency['step_max_over_median']:.2f}"],
     ]
-    return markdown(["part", "figure"], lines)
+    return markdown([section["variant"], "figure"], lines)
 
 
 def bandwidth_table(section: Figures) -> str:

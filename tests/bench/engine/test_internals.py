@@ -8,11 +8,11 @@ from bench.engine.dense_floor import dense_layers
 from bench.engine.engine_bench import EngineBench, to_request
 from bench.engine.internals import median_decode_step_s
 from bench.engine.latency import Disturbance, measure_latency, summarize
-from bench.engine.openvino_operators import counters_enabled
-from bench.engine.step_breakdown import PHASES, StepBreakdown
+from bench.engine.step_breakdown import REST, measure_steps
 from bench.workloads import DIFFERENT, GREEDY, SAMPLING, equal_lengths
 from shared.request.prompt import PromptEncoder
 from worker.engine import Engine, Request
+from worker.engine.step_report import Phase
 
 EXECUTORS = ("torch", "openvino")
 
@@ -20,8 +20,7 @@ EXECUTORS = ("torch", "openvino")
 def load(executor: str) -> tuple[Engine, PromptEncoder]:
     if executor == "openvino":
         pytest.importorskip("openvino")
-    with counters_enabled():
-        return EngineBench("tiny", device="cpu", executor=executor, threads=1).load()
+    return EngineBench("tiny", device="cpu", executor=executor, threads=1).load()
 
 
 def requests_of(engine: Engine, encoder: PromptEncoder, num_new: int) -> list[Request]:
@@ -34,23 +33,13 @@ def requests_of(engine: Engine, encoder: PromptEncoder, num_new: int) -> list[Re
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_the_times_of_all_phases_add_up_to_the_steps(executor: str) -> None:
     engine, encoder = load(executor)
-    breakdown = StepBreakdown(engine, dense_layers(engine.runner, threads=1))
-    figures = breakdown.measure(requests_of(engine, encoder, num_new=12))
+    requests = requests_of(engine, encoder, num_new=12)
+    figures = measure_steps(engine, dense_layers(engine, threads=1), requests)
     assert figures["steps"] >= 12
-    assert set(figures["phases_s"]) == set(PHASES)
+    assert set(figures["phases_s"]) == {*Phase, REST}
     assert all(seconds > 0 for seconds in figures["phases_s"].values()), figures
     assert sum(figures["phases_s"].values()) == pytest.approx(figures["engine_s"])
     assert figures["dense_alone_over_engine"] == figures["dense_alone_s"] / figures["engine_s"] > 0
-
-
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_a_measurement_leaves_the_engine_unchanged(executor: str) -> None:
-    engine, encoder = load(executor)
-    before = set(vars(engine)), set(vars(engine.runner))
-    StepBreakdown(engine, dense_layers(engine.runner, threads=1)).measure(
-        requests_of(engine, encoder, num_new=2)
-    )
-    assert (set(vars(engine)), set(vars(engine.runner))) == before
     assert not engine.has_work
 
 
@@ -87,6 +76,6 @@ def test_a_delay_in_the_same_step_of_all_rounds_counts_as_the_engines() -> None:
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_the_dense_layers_accept_any_number_of_rows(executor: str) -> None:
     engine, _ = load(executor)
-    compute = dense_layers(engine.runner, threads=1)
+    compute = dense_layers(engine, threads=1)
     for num_tokens, num_logit_rows in ((1, 1), (40, 3), (7, 0)):
         compute(num_tokens, num_logit_rows)
