@@ -13,12 +13,8 @@ from rich.table import Table
 from shared.errors import FalconerError
 from worker.engine import EngineConfig
 from worker.engine.loading.compatibility import check_combination
-from worker.engine.loading.load_plan import (
-    AUTO_DTYPE,
-    choose_variant,
-    forecast_variants,
-    parse_dtype,
-)
+from worker.engine.loading.dtypes import AUTO_DTYPE, parse_dtype
+from worker.engine.loading.load_plan import choose_variant, forecast_variants
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.single_device import parse_kind
 from worker.engine.memory.host_forecast import PROCESS_BYTES, HostForecast

@@ -22,14 +22,14 @@ class WorkerSettings(ProcessSettings):
     model: str = Field("tiny", description="Folder, hub id, or `tiny` (bundled).")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Of weights and KV cache. auto: on GPU the checkpoint's; on CPU what fits.",
+        description="Of weights and KV cache. auto: the checkpoint's if the device multiplies it.",
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:N or auto."
     )
     executor: Literal["auto", "torch", "openvino"] = Field(
         "auto",
-        description="torch, openvino (CPU, float32) or auto (the fastest that fits).",
+        description="torch, openvino (CPU) or auto (the fastest that fits).",
     )
     quantization: Literal["int8", "int8-weight-only", "fp8"] | None = Field(
         None,

@@ -116,6 +116,11 @@ class ModelConfig:
         final_norm = 2 * self.hidden_size
         return embeddings + final_norm + self.num_layers * self._parameters_per_layer()
 
+    @property
+    def is_small(self) -> bool:
+        """Return whether threads wait longer than they compute."""
+        return self.num_parameters < 20_000_000
+
     def _parameters_per_layer(self) -> int:
         hidden, ffn = self.hidden_size, self.ffn_hidden_size
         qkv = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim

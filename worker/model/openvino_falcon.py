@@ -4,6 +4,7 @@ OpenVINO fuses the element-wise work into oneDNN matrix products and has an atte
 reads paged keys and values.
 """
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -31,14 +32,19 @@ def why_unsupported(config: ModelConfig) -> str | None:
     return None
 
 
+def is_cache(input_name: str) -> bool:
+    """Return whether a graph input holds the keys or values of a layer."""
+    return input_name.startswith(("key_cache.", "value_cache."))
+
+
 def build_graph(model: FalconForCausalLM, quantization: Quantization | None) -> ov.Model:
-    """Build a graph from packed tokens to logits; `model` is in float32, on the CPU.
+    """Build a graph from packed tokens to logits; `model` is in float32 or bfloat16, on the CPU.
 
     Inputs, by name: `input_ids`, `positions`: int64 [num_tokens]; `sampled`: int64 [n], the rows
     that need logits; `past_lens` [num_seqs], `subsequence_begins` [num_seqs + 1], `block_indices`,
     `block_indices_begins` [num_seqs + 1] and `max_context_len` []: int32, as PagedAttention takes
-    them; `key_cache.N` and `value_cache.N`: float32 [num_blocks, num_kv_heads, 32, head_dim],
-    written in place. Output: logits, float32 [n, vocab_size].
+    them; `key_cache.N` and `value_cache.N`: [num_blocks, num_kv_heads, 32, head_dim] in the model's
+    dtype, written in place. Output: logits, float32 [n, vocab_size].
 
     The graph shares the memory of the model's weights, some of which it joins for that. Both int8
     kinds of `quantization` quantize copies of the linear layers' weights, one scale per output row;
@@ -52,6 +58,7 @@ class _GraphBuilder:
         self._model = model
         self._config = model.config
         self._quantization = quantization
+        self._type = ov.Type.bf16 if model.dtype == torch.bfloat16 else ov.Type.f32
         self._parameters: list[Node] = []
         self._input_ids = self._parameter("input_ids", [-1], np.int64)
         self._positions = self._parameter("positions", [-1], np.int64)
@@ -75,7 +82,7 @@ class _GraphBuilder:
         sampled = op.gather(hidden, self._sampled, _int64(0))
         normed = _layer_norm(sampled, transformer.ln_f)
         logits = self._product(normed, self._head_weight(), None)
-        return ov.Model([logits], self._parameters)
+        return ov.Model([op.convert(logits, ov.Type.f32)], self._parameters)
 
     def _layer(
         self, residual: Node, index: int, layer: FalconDecoderLayer, rotary: tuple[Node, Node]
@@ -139,13 +146,15 @@ class _GraphBuilder:
         angles = op.multiply(positions, _shared(embedding.inv_freq))
         angles = op.concat([angles, angles], -1)
         scaling = op.constant(np.float32(embedding.attention_scaling))
-        return op.multiply(op.cos(angles), scaling), op.multiply(op.sin(angles), scaling)
+        cosines, sines = (op.multiply(wave(angles), scaling) for wave in (op.cos, op.sin))
+        return op.convert(cosines, self._type), op.convert(sines, self._type)
 
     def _rotate(self, heads: Node, rotary: tuple[Node, Node]) -> Node:
         """Rotate in the form that the runtime recognizes and replaces by one operator, RoPE."""
         half = self._config.head_dim // 2
         halves = op.variadic_split(heads, _int64(3), _int64([half, half]))
-        negated = op.multiply(halves.output(1), op.constant(np.float32(-1)))
+        minus_one = op.convert(op.constant(np.float32(-1)), self._type)
+        negated = op.multiply(halves.output(1), minus_one)
         turned = op.concat([negated, halves.output(0)], -1)
         cosines, sines = rotary
         return op.add(op.multiply(heads, cosines), op.multiply(turned, sines))
@@ -154,7 +163,7 @@ class _GraphBuilder:
         config = self._config
         shape = [-1, config.num_kv_heads, BLOCK_SIZE, config.head_dim]
         caches = [
-            self._parameter(f"{kind}_cache.{layer}", shape, np.float32) for kind in ("key", "value")
+            self._parameter(f"{kind}_cache.{layer}", shape, self._type) for kind in ("key", "value")
         ]
         scale = op.constant(np.float32(config.head_dim**-0.5))
         sliding_window, alibi_slopes = op.constant(np.int32(0)), _none(np.float32)
@@ -167,19 +176,20 @@ class _GraphBuilder:
         return op.reshape(attention.output(0), _int64([0, config.hidden_size]), special_zero=True)
 
     def _linear(self, hidden: Node, linear: Linear) -> Node:
-        return self._product(hidden, self._weight(linear.weight), linear.bias)
+        bias = None if linear.bias is None else _shared(linear.bias)
+        return self._product(hidden, self._weight(linear.weight), bias)
 
     def _sum_of_linears(self, terms: list[tuple[Node, Linear]]) -> Node:
         """Compute the sum of several layers as one product."""
         weight = _side_by_side([linear for _, linear in terms])
-        biases: list[torch.Tensor] = [linear.bias for _, linear in terms if linear.bias is not None]
-        bias = torch.stack(biases).sum(dim=0) if biases else None
+        biases = [_shared(linear.bias) for _, linear in terms if linear.bias is not None]
+        bias = reduce(op.add, biases) if biases else None  # folded to one constant
         hidden = op.concat([hidden for hidden, _ in terms], 1)
         return self._product(hidden, self._weight(weight), bias)
 
-    def _product(self, hidden: Node, weight: Node, bias: torch.Tensor | None) -> Node:
+    def _product(self, hidden: Node, weight: Node, bias: Node | None) -> Node:
         product = op.matmul(hidden, weight, transpose_a=False, transpose_b=True)
-        return product if bias is None else op.add(product, _shared(bias))
+        return product if bias is None else op.add(product, bias)
 
     def _weight(self, weight: torch.Tensor) -> Node:
         return _shared(weight) if self._quantization is None else _quantized(weight)
@@ -188,7 +198,7 @@ class _GraphBuilder:
         weight = self._model.lm_head.weight
         return _quantized(weight) if self._quantization is Quantization.INT8 else _shared(weight)
 
-    def _parameter(self, name: str, shape: list[int], dtype: type[np.generic]) -> Node:
+    def _parameter(self, name: str, shape: list[int], dtype: type[np.generic] | ov.Type) -> Node:
         parameter = op.parameter(shape, dtype, name=name)
         parameter.output(0).set_names({name})
         self._parameters.append(parameter)
@@ -238,7 +248,11 @@ def _int64(values: int | list[int]) -> Node:
 
 
 def _shared(tensor: torch.Tensor) -> Node:
-    return op.constant(tensor.detach().numpy(), shared_memory=True)
+    """Return a constant in the memory of a tensor, which must outlive the graph."""
+    if tensor.dtype != torch.bfloat16:
+        return op.constant(tensor.detach().numpy(), shared_memory=True)
+    bits = tensor.detach().view(torch.uint16).numpy()  # numpy has no bfloat16
+    return ov.op.Constant(ov.Tensor(bits, ov.Shape(bits.shape), ov.Type.bf16), shared_memory=True)
 
 
 def _output(node: Node) -> Node:

@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from worker.engine.execution.packed_batch import PackedStep, warm_up_steps
 from worker.engine.scheduling.step_plan import StepPlan
-from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
 from worker.model.layers.quantization import Quantization
-from worker.model.openvino_falcon import BLOCK_SIZE, build_graph
+from worker.model.openvino_falcon import BLOCK_SIZE, build_graph, is_cache
 
 # Activations of 8-bit layers are quantized on the fly in groups of this size, each with a scale.
 _ACTIVATION_GROUP_SIZE = 128
 _BLOCK_INDICES_MULTIPLE = 256
 
-Caches = dict[str, NDArray[np.float32]]
+Caches = dict[str, NDArray[Any]]  # [num_blocks, …] by graph input
+# numpy has no bfloat16: arrays of another type hold its bits.
+_NUMPY_TYPES = {ov.Type.f32: np.float32, ov.Type.bf16: np.uint16}
 
 
 class OpenVinoRunner:
@@ -34,18 +35,22 @@ class OpenVinoRunner:
         self.num_blocks = num_blocks
         self.model = model  # the graph shares the memory of its weights
         self.infer_request = compiled.create_infer_request()
-        self.kv_caches = _allocate_caches(model.config, num_blocks)
-        for name, cache in self.kv_caches.items():
-            self.infer_request.set_tensor(name, ov.Tensor(cache, shared_memory=True))
+        self.kv_caches: Caches = {}
+        for port in compiled.inputs:
+            if is_cache(name := port.get_any_name()):
+                cache, tensor = _allocate_cache(port, num_blocks)
+                self.kv_caches[name] = cache  # a tensor keeps no reference to its array
+                self.infer_request.set_tensor(name, tensor)
 
     @staticmethod
     def compile(
         model: FalconForCausalLM, *, num_threads: int, quantization: Quantization | None
     ) -> ov.CompiledModel:
-        """Compile a model in float32. This takes the memory of its weights once more."""
+        """Compile a model. The first step takes the memory of its linear layers once more."""
+        precision = "bf16" if model.dtype == torch.bfloat16 else "f32"
         properties = {
-            "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 on CPUs that have it
-            "KV_CACHE_PRECISION": "f32",
+            "INFERENCE_PRECISION_HINT": precision,  # the default depends on the CPU
+            "KV_CACHE_PRECISION": precision,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": num_threads,
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": _activation_group_size(quantization),
@@ -103,15 +108,13 @@ def _padded(block_indices: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.concatenate([block_indices, np.zeros(missing, dtype=np.int32)])
 
 
-def _allocate_caches(config: ModelConfig, num_blocks: int) -> Caches:
-    """Allocate keys and values of every layer, by the name of their graph input.
+def _allocate_cache(port: ov.ConstOutput, num_blocks: int) -> tuple[NDArray[Any], ov.Tensor]:
+    """Allocate the keys or values of a layer in the layout that the compiled graph asks for.
 
     Fills them, so that the system provides the memory now. Page by page (2 MiB each, in every
     layer) it delayed a step by 200 ms whenever a context grew into new blocks.
     """
-    shape = (num_blocks, config.num_kv_heads, BLOCK_SIZE, config.head_dim)
-    return {
-        f"{kind}_cache.{layer}": np.full(shape, 0, dtype=np.float32)
-        for layer in range(config.num_layers)
-        for kind in ("key", "value")
-    }
+    block_shape = [dimension.get_length() for dimension in list(port.partial_shape)[1:]]
+    shape = (num_blocks, *block_shape)
+    cache = np.full(shape, 0, dtype=_NUMPY_TYPES[port.element_type])
+    return cache, ov.Tensor(cache, ov.Shape(shape), port.element_type)

@@ -27,7 +27,9 @@ def choose_executor(
     """Return TORCH or OPENVINO. Raises ValueError if `wanted` is OPENVINO and cannot run it."""
     if wanted is Executor.TORCH:
         return wanted
-    obstacle = _openvino_obstacle(model_config, dtype, device, config, serves_adapters)
+    obstacle = _openvino_obstacle(
+        model_config, dtype, device, quantization, config, serves_adapters
+    )
     is_slow = quantization is Quantization.INT8 and not _has_vnni()
     if obstacle is None and wanted is Executor.AUTO and is_slow:
         return Executor.TORCH  # OpenVINO would compute with the 8-bit weights in float32
@@ -42,6 +44,7 @@ def _openvino_obstacle(
     model_config: ModelConfig,
     dtype: torch.dtype,
     device: torch.device,
+    quantization: Quantization | None,
     config: EngineConfig,
     serves_adapters: bool,
 ) -> str | None:
@@ -53,8 +56,12 @@ def _openvino_obstacle(
         from worker.model.openvino_falcon import BLOCK_SIZE, why_unsupported
     except ImportError as error:
         return f"the installed openvino is not supported: {error}"
-    if device.type != "cpu" or dtype != torch.float32:
-        return f"it needs device cpu and dtype float32, not {device} and {_name(dtype)}"
+    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
+        return f"it needs device cpu and dtype float32 or bfloat16, not {device} and {_name(dtype)}"
+    if dtype == torch.bfloat16 and not _cpu_has("avx512_bf16", "amx_bf16"):
+        return "it multiplies bfloat16 only on CPUs with avx512_bf16 or amx_bf16"
+    if dtype == torch.bfloat16 and quantization:
+        return f"with quantization {quantization} it needs dtype float32, not bfloat16"
     if config.block_size != BLOCK_SIZE:
         return f"block_size must be {BLOCK_SIZE}, not {config.block_size}"
     return why_unsupported(model_config)
@@ -64,9 +71,20 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def multiplies_bfloat16() -> bool:
+    """Return whether the CPU multiplies bfloat16 natively (AVX-512, AMX, Arm); False if unknown."""
+    return _cpu_has("bf16")
+
+
 def _has_vnni() -> bool:
     """Return whether the CPU multiplies 8-bit numbers natively; True if unknown."""
-    return not CPU_INFO.exists() or "vnni" in CPU_INFO.read_text()
+    return not CPU_INFO.exists() or _cpu_has("vnni")
+
+
+def _cpu_has(*flags: str) -> bool:
+    """Return whether the CPU states a feature with one of these words in its name."""
+    text = CPU_INFO.read_text() if CPU_INFO.exists() else ""
+    return any(flag in text for flag in flags)
 
 
 def check_quantization(

@@ -9,18 +9,15 @@ import torch
 from worker.engine.execution.executor import Executor
 from worker.engine.loading.adapters import AdapterMode
 from worker.engine.loading.compatibility import check_quantization, choose_executor
+from worker.engine.loading.dtypes import CPU_DTYPES, wanted_dtypes
 from worker.engine.loading.options import LoadOptions
 from worker.engine.memory.host_forecast import HostForecast, LoadVariant, forecast_host
 from worker.host_memory import FreeMemory, format_bytes, free_memory
 from worker.model.checkpoint.adapter_folders import AdapterFolder
 from worker.model.checkpoint.adapter_weights import find_weights
 from worker.model.checkpoint.weights import EMBEDDINGS, LM_HEAD, LoadingPlan
-from worker.model.config import DTYPES
 from worker.model.layers.quantization import Quantization
 
-AUTO_DTYPE = "auto"
-# In the order of preference. Also for checkpoints in float16, which CPUs multiply six times slower.
-CPU_DTYPES = (torch.float32, torch.bfloat16)
 # The share of free memory to leave to other processes, if a smaller variant allows it.
 _SHARE_LEFT = 0.1
 
@@ -67,19 +64,21 @@ class _VariantChoice:
     def allowed(self) -> list[HostForecast]:
         """Forecast the variants of the options. Raises ValueError if there is none."""
         options = self.options
-        variants: dict[LoadVariant, None] = {}
+        variants: dict[LoadVariant, str] = {}  # with the reason for its dtype
         obstacles: list[ValueError] = []
-        for dtype in wanted_dtypes(options.dtype, self.plan.dtype, self.device):
+        for dtype, reason in wanted_dtypes(options.dtype, self.plan, self.device).items():
             try:
                 check_quantization(options.quantization, dtype=dtype, device=self.device)
                 variants |= dict.fromkeys(
-                    self._variants(dtype, options.executor, options.quantization)
+                    self._variants(dtype, options.executor, options.quantization), reason
                 )
             except ValueError as obstacle:
                 obstacles.append(obstacle)
         if not variants:
             raise obstacles[0]
-        return [self._forecast(variant) for variant in variants]
+        return [
+            replace(self._forecast(variant), reason=reason) for variant, reason in variants.items()
+        ]
 
     def others(self) -> Iterator[HostForecast]:
         """Forecast variants of other settings, the most similar first."""
@@ -152,16 +151,3 @@ def _refusal(choice: _VariantChoice, smallest: HostForecast, free: FreeMemory) -
     if least.needed_bytes == smallest.needed_bytes:
         return f"{needs}; no other dtype, executor or quantization needs less"
     return f"{needs}; even {least.variant} needs {format_bytes(least.needed_bytes)}"
-
-
-def wanted_dtypes(name: str | None, stored: torch.dtype, device: torch.device) -> list[torch.dtype]:
-    """Return the dtypes that `name` allows for a checkpoint in `stored`; see LoadOptions."""
-    if name is None or (name == AUTO_DTYPE and device.type != "cpu"):
-        return [stored]
-    return list(CPU_DTYPES) if name == AUTO_DTYPE else [parse_dtype(name)]
-
-
-def parse_dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {name}")
-    return DTYPES[name]

@@ -16,8 +16,8 @@ class LoadOptions:
 
     source: str  # a local folder or a hub id
     config: EngineConfig = field(default_factory=EngineConfig)
-    # None: the checkpoint's. "auto": the checkpoint's on a GPU; on a CPU float32, or bfloat16 where
-    # only that fits.
+    # None: the checkpoint's. "auto": the checkpoint's on a GPU; on a CPU bfloat16 for a checkpoint
+    # in bfloat16 if the CPU multiplies it; else float32, or bfloat16 where only that fits.
     dtype: str | None = None
     device: str = "cpu"  # cpu, cuda or cuda:N
     executor: Executor = Executor.AUTO

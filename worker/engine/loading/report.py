@@ -66,6 +66,7 @@ class LoadReport:
         if self.forecast:
             fields |= {
                 "variant": str(self.forecast.variant),
+                "dtype_reason": self.forecast.reason,
                 "forecast_bytes": self.forecast.needed_bytes,
             }
         if self.memory:

@@ -15,7 +15,8 @@ import torch
 from worker.engine.config import EngineConfig
 from worker.engine.execution.executor import Executor
 from worker.engine.loading.adapters import load_adapters, look_for_adapters
-from worker.engine.loading.load_plan import choose_variant, wanted_dtypes
+from worker.engine.loading.dtypes import wanted_dtypes
+from worker.engine.loading.load_plan import choose_variant
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.report import LoadReport
 from worker.engine.loading.single_device import (
@@ -74,7 +75,7 @@ def _spread_over_gpus(plan: LoadingPlan, options: LoadOptions) -> tuple[DeviceMa
     return spread(
         plan.model.config,
         options.config,
-        dtype=wanted_dtypes(options.dtype, plan.dtype, gpus[0])[0],
+        dtype=next(iter(wanted_dtypes(options.dtype, plan, gpus[0]))),
         free_bytes=[free_memory(gpu) for gpu in gpus],
     )
 

@@ -29,7 +29,6 @@ from worker.model.tensor_parallel import TensorParallel
 
 # torch's own choice, read before a thread narrows it.
 _DEFAULT_NUM_THREADS = torch.get_num_threads()
-SMALL_MODEL = 20_000_000  # parameters; below, threads wait longer than they compute
 
 # glibc's malloc returns a freed buffer to the system only above a threshold. By default it raises
 # the threshold with use, up to 32 MiB. Loading would keep the memory of temporary copies, up to the
@@ -137,7 +136,7 @@ def prepare_model(
     if quantization:
         quantize_linears(model, quantization, device)
     model.to(device)
-    if device.type == "cpu" and model.dtype == torch.float32 and can_pack():
+    if device.type == "cpu" and can_pack(model.dtype):
         replace_linears(model, PackedLinear)  # the unquantized layers
 
 
@@ -156,7 +155,7 @@ def _load_openvino(
         num_blocks = choose_num_blocks(
             config,
             model.config,
-            torch.float32,
+            model.dtype,
             torch.device("cpu"),
             free_bytes=free_memory(torch.device("cpu"), options.memory),
             step_bytes=forecast.step_bytes,
@@ -164,14 +163,13 @@ def _load_openvino(
         runner = OpenVinoRunner(model, graph, num_blocks=num_blocks)
     with report.timed(LoadPhase.WARM_UP):
         runner.warm_up()
-    report.record_memory(model.config, config, torch.float32, num_blocks=num_blocks)
+    report.record_memory(model.config, config, model.dtype, num_blocks=num_blocks)
     # OpenVINO has its own threads; a second pool would compete for their cores.
     return LoadedRunner(runner, model.config, num_torch_threads=1, report=report)
 
 
 def _choose_num_threads(options: LoadOptions, model_config: ModelConfig) -> int:
-    is_small = model_config.num_parameters < SMALL_MODEL
-    return options.num_threads or (1 if is_small else _DEFAULT_NUM_THREADS)
+    return options.num_threads or (1 if model_config.is_small else _DEFAULT_NUM_THREADS)
 
 
 def parse_device(name: str) -> torch.device:

@@ -12,7 +12,7 @@ from worker.engine.config import EngineConfig
 from worker.engine.execution.executor import Executor
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
-from worker.model.layers.packed_linear import can_pack
+from worker.model.layers.packed_linear import PACKED_DTYPES
 from worker.model.layers.quantization import Quantization
 from worker.model.quantized_linears import saved_bytes
 from worker.model.tensor_parallel import TensorParallel
@@ -50,6 +50,7 @@ class HostForecast:
     step_bytes: int  # temporary memory of the largest step
     kv_bytes: int  # of the configured KV cache, else of one block
     row_bytes: int  # of a sequence of full length in the KV cache
+    reason: str = ""  # for the dtype, to follow "because"
 
     @property
     def needed_bytes(self) -> int:
@@ -116,7 +117,7 @@ def _weight_bytes(variant: LoadVariant, model: FalconForCausalLM) -> tuple[int, 
     left = whole - saved_bytes(model, variant.dtype, variant.quantization)
     linears = [linear.weight.numel() for linear in _linears(model)]
     body = [linear.weight.numel() for linear in _linears(model.transformer)]
-    packs = variant.dtype == torch.float32 and can_pack()
+    packs = variant.dtype in PACKED_DTYPES  # few CPUs and builds of torch cannot
     match variant.executor, variant.quantization:
         case Executor.TORCH, None if packs:
             # One layer at a time exists twice; a tied head stays tied.

@@ -11,6 +11,7 @@ from torch import nn
 
 from worker.model.layers.quantization import quantize_rows
 
+PACKED_DTYPES = (torch.float32, torch.bfloat16)
 # Inputs get 7 bits, unsigned: CPUs without VNNI add pairs of products in 16 bits, and twice
 # 127 x 127 is the most that fits. For signed inputs oneDNN has no fast kernel.
 _INPUT_MAX = 63
@@ -19,7 +20,10 @@ _TINY = 1e-30  # the least scale: a row of zeros has none
 
 
 class PackedLinear(nn.Module):
-    """`input @ weight.T + bias` in float32, by the oneDNN calls of torch.compile."""
+    """`input @ weight.T + bias` by the oneDNN calls of torch.compile.
+
+    bfloat16 products are rounded before the bias is added, as in `FalconLinear`.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -27,10 +31,11 @@ class PackedLinear(nn.Module):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        rounds_first = self.bias is not None and input.dtype == torch.bfloat16
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            input, self._weight, self.bias, "none", [], ""
+            input, self._weight, None if rounds_first else self.bias, "none", [], ""
         )
-        return product
+        return product + self.bias if rounds_first else product
 
 
 class Int8Linear(nn.Module):
@@ -70,6 +75,8 @@ def replace_linears(model: nn.Module, kind: Callable[[nn.Linear], nn.Module]) ->
                 setattr(parent, name, kind(child))
 
 
-def can_pack() -> bool:
-    """Return whether this build of torch has oneDNN's packed weights."""
-    return hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+def can_pack(dtype: torch.dtype) -> bool:
+    """Return whether this build of torch packs weights of this dtype for this CPU."""
+    if dtype not in PACKED_DTYPES or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

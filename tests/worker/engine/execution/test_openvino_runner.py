@@ -24,12 +24,14 @@ from worker.engine import (
     TokenOutput,
 )
 from worker.engine.execution.openvino_runner import OpenVinoRunner
+from worker.engine.loading.compatibility import multiplies_bfloat16
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.single_device import load_runner
 from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
+WITH_BFLOAT16 = pytest.mark.skipif(not multiplies_bfloat16(), reason="the CPU lacks bfloat16")
 GREEDY = SamplingParams(max_new_tokens=16)
 SMALL_CACHE = EngineConfig(max_rows=8, num_blocks=9, max_step_tokens=24)
 
@@ -48,11 +50,14 @@ def falcon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def load(
-    falcon: Falcon, config: EngineConfig, quantization: Quantization | None = None
+    falcon: Falcon,
+    config: EngineConfig,
+    quantization: Quantization | None = None,
+    dtype: str = "float32",
 ) -> tuple[Engine, OpenVinoRunner]:
     engine = Engine.from_pretrained(
         str(falcon.path),
-        dtype="float32",
+        dtype=dtype,
         executor=Executor.OPENVINO,
         quantization=quantization,
         config=config,
@@ -99,8 +104,11 @@ def test_blocks_that_other_sequences_left_are_never_read(falcon: Falcon) -> None
     assert run(engine, wishes) == [generate(falcon.oracle, prompt, GREEDY) for prompt in wishes]
 
 
-def test_a_copied_block_holds_what_its_source_holds_in_every_layer(falcon: Falcon) -> None:
-    engine, runner = load(falcon, SMALL_CACHE)
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=WITH_BFLOAT16)])
+def test_a_copied_block_holds_what_its_source_holds_in_every_layer(
+    falcon: Falcon, dtype: str
+) -> None:
+    engine, runner = load(falcon, SMALL_CACHE, dtype=dtype)
     run(engine, prompts(falcon, 1))
     before = {name: cache.copy() for name, cache in runner.kv_caches.items()}
     source = next(block for block in range(9) if before["key_cache.0"][block].any())

@@ -1,5 +1,6 @@
 """Which executor and which quantization a model may have, and the errors for others."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -9,7 +10,11 @@ import torch
 
 from worker.engine import EngineConfig, Executor, Quantization
 from worker.engine.loading import compatibility
-from worker.engine.loading.compatibility import check_quantization, choose_executor
+from worker.engine.loading.compatibility import (
+    check_quantization,
+    choose_executor,
+    multiplies_bfloat16,
+)
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.checkpoint.weights import plan_loading
 from worker.model.config import ModelConfig
@@ -42,13 +47,43 @@ def choose(
     )
 
 
+@pytest.fixture
+def cpu_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that changes what the CPU says of itself."""
+
+    def write(flags: str) -> None:
+        (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+        monkeypatch.setattr(compatibility, "CPU_INFO", tmp_path / "cpuinfo")
+
+    return write
+
+
 def test_a_float32_falcon_on_the_cpu_runs_on_openvino(falcon_7b: ModelConfig) -> None:
     assert choose(falcon_7b) is Executor.OPENVINO
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("avx512f avx512_bf16", Executor.OPENVINO),
+        ("avx512f amx_bf16", Executor.OPENVINO),
+        ("avx512f avx512_vnni", Executor.TORCH),
+        ("asimd bf16", Executor.TORCH),
+    ],
+)
+def test_bfloat16_runs_on_openvino_where_its_runtime_multiplies_it(
+    flags: str, expected: Executor, falcon_7b: ModelConfig, cpu_flags: Callable[[str], None]
+) -> None:
+    cpu_flags(flags)
+    assert choose(falcon_7b, dtype=torch.bfloat16) is expected
+    assert multiplies_bfloat16() is ("bf16" in flags)
+    quantized = choose(falcon_7b, dtype=torch.bfloat16, quantization=WEIGHT_ONLY)
+    assert quantized is Executor.TORCH
+
+
 def test_torch_runs_every_other_model(falcon_7b: ModelConfig) -> None:
     assert choose(falcon_7b, device=CUDA) is Executor.TORCH
-    assert choose(falcon_7b, dtype=torch.bfloat16) is Executor.TORCH
+    assert choose(falcon_7b, dtype=torch.float16) is Executor.TORCH
     assert choose(falcon_7b, block_size=16) is Executor.TORCH
     assert choose(replace(falcon_7b, alibi=True)) is Executor.TORCH
     assert choose(replace(falcon_7b, activation="relu")) is Executor.TORCH
@@ -67,7 +102,7 @@ def test_without_the_package_torch_takes_over(
 def test_an_unsupported_request_for_openvino_names_the_reason(falcon_7b: ModelConfig) -> None:
     with pytest.raises(ValueError, match="block_size must be 32, not 16"):
         choose(falcon_7b, Executor.OPENVINO, block_size=16)
-    with pytest.raises(ValueError, match="needs device cpu and dtype float32, not cuda"):
+    with pytest.raises(ValueError, match="needs device cpu and dtype float32 or bfloat16, not cu"):
         choose(falcon_7b, Executor.OPENVINO, device=CUDA)
     with pytest.raises(ValueError, match="alibi"):
         choose(replace(falcon_7b, alibi=True), Executor.OPENVINO)
@@ -80,11 +115,9 @@ def test_int8_layers_run_on_the_executor_that_multiplies_8_bit_numbers_on_this_c
     falcon_7b: ModelConfig,
     flags: str,
     expected: Executor,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cpu_flags: Callable[[str], None],
 ) -> None:
-    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
-    monkeypatch.setattr(compatibility, "CPU_INFO", tmp_path / "cpuinfo")
+    cpu_flags(flags)
     assert choose(falcon_7b, quantization=Quantization.INT8) is expected
     assert choose(falcon_7b, quantization=Quantization.INT8_WEIGHT_ONLY) is Executor.OPENVINO
 

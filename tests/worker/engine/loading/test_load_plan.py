@@ -1,5 +1,6 @@
 """The variant that is loaded when memory is short, and the refusals before anything is read."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from pydantic import ByteSize, TypeAdapter
 
 from worker import host_memory
 from worker.engine import EngineConfig, Executor, Quantization
-from worker.engine.loading import load_plan
+from worker.engine.loading import compatibility, load_plan
 from worker.engine.loading.adapters import AdapterMode
-from worker.engine.loading.load_plan import choose_variant, parse_dtype, wanted_dtypes
+from worker.engine.loading.dtypes import parse_dtype, wanted_dtypes
+from worker.engine.loading.load_plan import choose_variant
 from worker.engine.loading.options import LoadOptions
 from worker.engine.memory.host_forecast import PROCESS_BYTES, HostForecast, meta_model
 from worker.host_memory import FreeMemory
@@ -23,6 +25,18 @@ from worker.model.config import ModelConfig
 
 CPU = torch.device("cpu")
 GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def cpu_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let the CPU lack bfloat16; return a function that changes what the CPU says of itself."""
+
+    def write(flags: str) -> None:
+        (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+        monkeypatch.setattr(compatibility, "CPU_INFO", tmp_path / "cpuinfo")
+
+    write("avx512f avx512_vnni")
+    return write
 
 
 def published(like: str, **fields: Any) -> LoadingPlan:
@@ -55,7 +69,7 @@ def choose(
         ("70GiB", torch.float32, Executor.OPENVINO),
         ("40GiB", torch.float32, Executor.TORCH),
         ("21GiB", torch.bfloat16, Executor.TORCH),
-        ("14.2GiB", torch.bfloat16, Executor.TORCH),
+        ("14.4GiB", torch.bfloat16, Executor.TORCH),
     ],
 )
 def test_auto_takes_the_best_variant_that_fits(
@@ -66,16 +80,42 @@ def test_auto_takes_the_best_variant_that_fits(
     assert (variant.dtype, variant.executor) == (dtype, executor)
 
 
+@pytest.mark.parametrize(
+    ("free", "executor"), [("70GiB", Executor.OPENVINO), ("21GiB", Executor.TORCH)]
+)
+def test_auto_takes_bfloat16_for_a_checkpoint_in_it_where_the_cpu_multiplies_it(
+    free: str, executor: Executor, cpu_flags: Callable[[str], None]
+) -> None:
+    cpu_flags("avx512f avx512_bf16")
+    chosen = choose(free)
+    assert (chosen.variant.dtype, chosen.variant.executor) == (torch.bfloat16, executor)
+    assert chosen.reason == "it is the checkpoint's dtype, and this CPU multiplies it"
+    int8 = choose("70GiB", quantization=Quantization.INT8)
+    assert int8.variant.dtype is torch.float32
+    for stored in ("float32", "float16"):
+        assert choose("70GiB", published("7b", torch_dtype=stored)).variant.dtype is torch.float32
+
+
+def test_the_choice_of_a_dtype_has_a_reason() -> None:
+    assert choose("70GiB").reason == "this CPU does not multiply bfloat16 natively"
+    assert choose("21GiB").reason == "float32 does not fit in memory"
+    assert choose("21GiB", dtype="bfloat16").reason == "the setting dtype asks for it"
+    float32 = published("7b", torch_dtype="float32")
+    assert choose("70GiB", float32).reason == "it is the checkpoint's dtype"
+
+
 def test_auto_leaves_memory_free_if_a_smaller_variant_fits() -> None:
     needed = choose("40GiB").needed_bytes
     assert choose(f"{needed}", executor=Executor.TORCH).variant.dtype is torch.bfloat16
     assert choose(f"{needed}", dtype="float32").variant.executor is Executor.TORCH
 
 
-def test_small_models_get_what_is_exact_and_fast() -> None:
+def test_small_models_get_what_is_exact_and_fast(cpu_flags: Callable[[str], None]) -> None:
+    cpu_flags("avx512f avx512_bf16")
     small = published("7b", hidden_size=64, num_hidden_layers=2, num_attention_heads=8)
-    variant = choose("1GiB", small).variant
-    assert (variant.dtype, variant.executor) == (torch.float32, Executor.OPENVINO)
+    chosen = choose("1GiB", small)
+    assert (chosen.variant.dtype, chosen.variant.executor) == (torch.float32, Executor.OPENVINO)
+    assert chosen.reason == "a model this small is not faster in bfloat16"
 
 
 def test_float16_checkpoints_are_served_in_bfloat16_where_float32_does_not_fit() -> None:
@@ -188,11 +228,11 @@ def test_the_limits_of_container_and_setting_bound_what_is_free(
 
 
 def test_a_known_dtype_is_found_and_none_leaves_the_choice_to_the_checkpoint() -> None:
-    half, cuda = torch.float16, torch.device("cuda")
-    assert wanted_dtypes("bfloat16", half, CPU) == [torch.bfloat16]
-    assert wanted_dtypes(None, half, CPU) == [half]
-    assert wanted_dtypes("auto", half, cuda) == [half]
-    assert wanted_dtypes("auto", half, CPU) == [torch.float32, torch.bfloat16]
+    half, cuda = published("7b", torch_dtype="float16"), torch.device("cuda")
+    assert list(wanted_dtypes("bfloat16", half, CPU)) == [torch.bfloat16]
+    assert list(wanted_dtypes(None, half, CPU)) == [torch.float16]
+    assert list(wanted_dtypes("auto", half, cuda)) == [torch.float16]
+    assert list(wanted_dtypes("auto", half, CPU)) == [torch.float32, torch.bfloat16]
 
 
 def test_an_unknown_dtype_is_refused_with_those_there_are() -> None:
