@@ -53,7 +53,7 @@ async def in_pieces(content: bytes, size: int) -> AsyncIterator[bytes]:
 
 def check_echo(service: FakeService, response: httpx.Response) -> None:
     assert response.status_code == 200, response.text
-    assert service.worker.seen[-1].prompt.text == TEXT
+    assert service.worker.seen[-1].prompt == TEXT
 
 
 # -- charset and byte order mark -------------------------------------------------------------
