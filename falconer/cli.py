@@ -82,12 +82,13 @@ def bench_engine(
     executor: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
     quantization: Quantization = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of a step.")] = None,
+    kv_dtype: Annotated[str, typer.Option(help="Of the KV cache: auto or int8.")] = "auto",
 ) -> None:
     from bench.engine.engine_bench import EngineBench
 
     check_output(json_out)
     bench = EngineBench(
-        model, concurrency, max_rows, dtype, device, executor, quantization, threads
+        model, concurrency, max_rows, dtype, device, executor, quantization, threads, kv_dtype
     )
     raise typer.Exit(finish_bench(bench.run(read_workload(requests)), json_out))
 

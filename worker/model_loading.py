@@ -52,6 +52,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
         engine = Engine.from_pretrained(
             str(checkpoint),
             dtype=settings.dtype,
+            kv_dtype=settings.kv_dtype,
             device=device,
             executor=Executor(settings.executor),
             quantization=settings.quantization and Quantization(settings.quantization),

@@ -22,7 +22,10 @@ class WorkerSettings(ProcessSettings):
     model: str = Field("tiny", description="Folder, hub id, or `tiny` (bundled).")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Of weights and KV cache. auto: the checkpoint's if the device multiplies it.",
+        description="Of the weights. auto: the checkpoint's if the device multiplies it.",
+    )
+    kv_dtype: Literal["auto", "int8"] = Field(
+        "auto", description="Of the KV cache. auto: that of the weights. int8: on OpenVINO."
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:N or auto."

@@ -35,6 +35,7 @@ class EngineBench:
     executor: str = "auto"
     quantization: str | None = None
     threads: int | None = None
+    kv_dtype: str = "auto"
 
     def run(self, items: list[WorkItem]) -> Report:
         engine, encoder = self.load()

@@ -129,8 +129,15 @@ class ModelConfig:
         return hidden * (qkv + hidden + 2 * ffn) + biases + num_norms * 2 * hidden
 
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
-        """Return the bytes of KV cache that one token takes over all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
+        """Return the bytes of KV cache that one token takes over all layers.
+
+        In int8, OpenVINO adds scales and zero points: for each value, and for each column of a
+        block of 32 keys.
+        """
+        bytes_per_head = 2 * self.head_dim * dtype.itemsize
+        if dtype == torch.int8:
+            bytes_per_head += 8 + 8 * self.head_dim // 32
+        return self.num_layers * self.num_kv_heads * bytes_per_head
 
 
 # model_type of the first releases, which had their own code: falcon-40b's, then that of falcon-7b

@@ -23,7 +23,8 @@ _BLOCK_INDICES_MULTIPLE = 256
 
 Caches = dict[str, NDArray[Any]]  # [num_blocks, …] by graph input
 # numpy has no bfloat16: arrays of another type hold its bits.
-_NUMPY_TYPES = {ov.Type.f32: np.float32, ov.Type.bf16: np.uint16}
+_NUMPY_TYPES = {ov.Type.f32: np.float32, ov.Type.bf16: np.uint16, ov.Type.u8: np.uint8}
+_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "u8"}
 
 
 class OpenVinoRunner:
@@ -44,13 +45,16 @@ class OpenVinoRunner:
 
     @staticmethod
     def compile(
-        model: FalconForCausalLM, *, num_threads: int, quantization: Quantization | None
+        model: FalconForCausalLM,
+        *,
+        num_threads: int,
+        quantization: Quantization | None,
+        kv_dtype: torch.dtype,
     ) -> ov.CompiledModel:
         """Compile a model. The first step takes the memory of its linear layers once more."""
-        precision = "bf16" if model.dtype == torch.bfloat16 else "f32"
         properties = {
-            "INFERENCE_PRECISION_HINT": precision,  # the default depends on the CPU
-            "KV_CACHE_PRECISION": precision,
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[model.dtype],  # the default depends on the CPU
+            "KV_CACHE_PRECISION": _PRECISIONS[kv_dtype],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": num_threads,
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": _activation_group_size(quantization),

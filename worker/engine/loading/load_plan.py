@@ -1,6 +1,7 @@
 """Choose dtype, executor and quantization by what fits in memory, before a weight is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -85,7 +86,8 @@ class _VariantChoice:
         kinds = dict.fromkeys([self.options.quantization, None, Quantization.INT8_WEIGHT_ONLY])
         for quantization in kinds:
             for dtype in CPU_DTYPES:
-                if self._is_possible(dtype, quantization):
+                with suppress(ValueError):
+                    check_quantization(quantization, dtype=dtype, device=self.device)
                     yield from map(
                         self._forecast, self._variants(dtype, Executor.AUTO, quantization)
                     )
@@ -102,17 +104,10 @@ class _VariantChoice:
             stores_head=plan.origins[LM_HEAD] != plan.origins[EMBEDDINGS],
         )
 
-    def _is_possible(self, dtype: torch.dtype, quantization: Quantization | None) -> bool:
-        try:
-            check_quantization(quantization, dtype=dtype, device=self.device)
-        except ValueError:
-            return False
-        return True
-
     def _variants(
         self, dtype: torch.dtype, executor: Executor, quantization: Quantization | None
     ) -> Iterator[LoadVariant]:
-        """Yield the variants of a dtype, the fastest first."""
+        """Yield the variants of a dtype, the fastest first. Raises ValueError if there is none."""
         options = self.options
         if options.tensor_parallel > 1 or options.device_map is not None:
             executor = Executor.TORCH
@@ -126,9 +121,23 @@ class _VariantChoice:
             config=options.config,
             serves_adapters=is_served,
         )
+        if options.kv_dtype == "int8":
+            yield LoadVariant(dtype, _only_openvino(executor, choose), quantization, torch.int8)
+            return
         yield LoadVariant(dtype, choose(executor), quantization)
         if executor is Executor.AUTO:
             yield LoadVariant(dtype, Executor.TORCH, quantization)
+
+
+def _only_openvino(wanted: Executor, choose: Callable[[Executor], Executor]) -> Executor:
+    """Return OPENVINO. Raises ValueError if it is not wanted or cannot run the model."""
+    needs = "kv_dtype int8 needs executor openvino"
+    if wanted is Executor.TORCH:
+        raise ValueError(f"{needs}, which runs in one process on a CPU, not torch")
+    try:
+        return choose(Executor.OPENVINO)
+    except ValueError as error:
+        raise ValueError(f"{needs}; {error}") from error
 
 
 def _refusal(choice: _VariantChoice, smallest: HostForecast, free: FreeMemory) -> str:

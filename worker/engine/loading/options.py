@@ -19,6 +19,8 @@ class LoadOptions:
     # None: the checkpoint's. "auto": the checkpoint's on a GPU; on a CPU bfloat16 for a checkpoint
     # in bfloat16 if the CPU multiplies it; else float32, or bfloat16 where only that fits.
     dtype: str | None = None
+    # Of the KV cache. "auto": that of the weights. "int8": rounded, on OpenVINO.
+    kv_dtype: Literal["auto", "int8"] = "auto"
     device: str = "cpu"  # cpu, cuda or cuda:N
     executor: Executor = Executor.AUTO
     quantization: Quantization | None = None

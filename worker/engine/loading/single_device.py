@@ -148,14 +148,19 @@ def _load_openvino(
     config, quantization = options.config, options.quantization
     num_threads = _choose_num_threads(options, model.config)
     with report.timed(LoadPhase.PREPARE):
-        graph = OpenVinoRunner.compile(model, num_threads=num_threads, quantization=quantization)
+        graph = OpenVinoRunner.compile(
+            model,
+            num_threads=num_threads,
+            quantization=quantization,
+            kv_dtype=forecast.variant.cache_dtype,
+        )
         if quantization:
             drop_quantized_weights(model, quantization)  # the graph has its own
     with report.timed(LoadPhase.KV_CACHE):
         num_blocks = choose_num_blocks(
             config,
             model.config,
-            model.dtype,
+            forecast.variant.cache_dtype,
             torch.device("cpu"),
             free_bytes=free_memory(torch.device("cpu"), options.memory),
             step_bytes=forecast.step_bytes,
@@ -163,7 +168,8 @@ def _load_openvino(
         runner = OpenVinoRunner(model, graph, num_blocks=num_blocks)
     with report.timed(LoadPhase.WARM_UP):
         runner.warm_up()
-    report.record_memory(model.config, config, model.dtype, num_blocks=num_blocks)
+    kv_dtype = forecast.variant.cache_dtype
+    report.record_memory(model.config, config, kv_dtype, num_blocks=num_blocks)
     # OpenVINO has its own threads; a second pool would compete for their cores.
     return LoadedRunner(runner, model.config, num_torch_threads=1, report=report)
 

@@ -33,11 +33,17 @@ class LoadVariant:
     dtype: torch.dtype
     executor: Executor  # never AUTO
     quantization: Quantization | None = None
+    kv_dtype: torch.dtype | None = None  # None: that of the weights
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        return self.kv_dtype or self.dtype
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         quantized = f", quantization {self.quantization}" if self.quantization else ""
-        return f"dtype {dtype}, executor {self.executor}{quantized}"
+        cached = f", kv_dtype {str(self.kv_dtype).removeprefix('torch.')}" if self.kv_dtype else ""
+        return f"dtype {dtype}, executor {self.executor}{quantized}{cached}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ def forecast_host(
         loading = loading if variant.quantization else adapters
         return HostForecast(variant, num_parts * loading, 0, 0, 0, 0)
     fixed = num_parts * _LIBRARY_BYTES + (num_parts - 1) * PROCESS_BYTES
-    kv_bytes_per_token = model.config.kv_bytes_per_token(variant.dtype)
+    kv_bytes_per_token = model.config.kv_bytes_per_token(variant.cache_dtype)
     return HostForecast(
         variant,
         loading_bytes=num_parts * loading + fixed,

@@ -143,7 +143,7 @@ def forecast_cpu(
 
     Raises ValueError if the weights leave no room for a block.
     """
-    dtype = host.variant.dtype
+    dtype = host.variant.cache_dtype
     num_blocks = choose_num_blocks(
         config,
         model_config,
