@@ -33,6 +33,7 @@ class Mode(StrEnum):
 
     FLOAT32 = "float32"  # weights, activations and KV cache
     DEFAULT = "default"  # what the engine chooses for the checkpoint
+    INT8_KV = "int8-kv"  # the default, with a KV cache in 8 bits where that is an option
     BEST = "best"  # 8-bit weights
 
 
@@ -99,6 +100,7 @@ def falconer_contenders(modes: list[Mode], conditions: Conditions) -> list[Conte
     variants = {
         Mode.FLOAT32: ("float32", ("--dtype", "float32")),
         Mode.DEFAULT: ("default settings", ()),
+        Mode.INT8_KV: ("KV cache in 8 bits", ("--kv-dtype", "int8")),
         Mode.BEST: ("int8 weights", ("--quantization", "int8")),
     }
     return [
@@ -124,7 +126,7 @@ def openvino_contenders(modes: list[Mode], conditions: Conditions) -> list[Conte
         Mode.BEST: ("int8 weights, else its defaults", "int8", ()),
     }
     contenders = []
-    for mode in modes:
+    for mode in (mode for mode in modes if mode in variants):
         settings, weights, flags = variants[mode]
         exported = export_to_openvino(environment, conditions.model, conditions.peers, weights)
         command = (str(environment.python), "-m", "bench.peers.openvino", "--model", str(exported))

@@ -1,4 +1,7 @@
-"""Run Falconer's engine as a contender: `--dtype` and `--quantization` are a worker's flags."""
+"""Run Falconer's engine as a contender.
+
+`--dtype`, `--kv-dtype` and `--quantization` are a worker's flags.
+"""
 
 from functools import partial
 
@@ -11,13 +14,14 @@ from worker.engine import Engine
 
 
 def main() -> None:
-    task = read_task("--dtype", "--quantization")
+    task = read_task("--dtype", "--kv-dtype", "--quantization")
     bench = EngineBench(
         task.model,
         device="cpu",
         max_rows=task.max_rows,
         threads=task.threads,
         dtype=task.options.dtype or "auto",
+        kv_dtype=task.options.kv_dtype or "auto",
         quantization=task.options.quantization,
     )
     engine, encoder = bench.load()

@@ -46,6 +46,7 @@ def test_modes_of_falconer_differ_in_the_flags_of_a_worker(conditions: Condition
     by_mode = {c.mode: c.command for c in falconer_contenders(MODES, conditions)}
     common = len(by_mode[Mode.DEFAULT])
     assert by_mode[Mode.FLOAT32][common:] == ("--dtype", "float32")
+    assert by_mode[Mode.INT8_KV][common:] == ("--kv-dtype", "int8")
     assert by_mode[Mode.BEST][common:] == ("--quantization", "int8")
 
 
