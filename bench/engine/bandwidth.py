@@ -31,8 +31,15 @@ READ_BYTES = 2**30
 READS = 3  # of which the fastest counts
 NUM_PROMPT = 16
 ROWS = [1, 8]
-BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8, "int8-weight-only": 8}
-DTYPE_HEAD = ("int8-weight-only",)  # the head keeps the dtype
+BITS: dict[str, float] = {
+    "float32": 32,
+    "bfloat16": 16,
+    "float16": 16,
+    "int8": 8,
+    "int8-weight-only": 8,
+}
+BITS["int4"] = 4 + 32 / 64  # 64 weights share a float32 scale
+INT8_HEAD = ("int8", "int4")  # other heads have the dtype of the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +174,7 @@ def bytes_per_step(engine: Engine) -> float:
     variant = variant_of(engine)
     dtype = str(variant.dtype).removeprefix("torch.")
     body, head = num_weights(engine.model_config)
-    head_format = dtype if weight_format(engine) in DTYPE_HEAD else weight_format(engine)
+    head_format = "int8" if weight_format(engine) in INT8_HEAD else dtype
     return (body * BITS[weight_format(engine)] + head * BITS[head_format]) / 8
 
 
