@@ -16,8 +16,8 @@ from worker.model_card import describe_merged, describe_model, read_prompt_files
 from worker.settings import WorkerSettings
 
 BUNDLED = "tiny"
-# On two cores, such a chunk delays 16 decoding rows by at most about one step.
-MAX_CHUNK_TOKENS = {"cpu": 32, "cuda": 512}
+# Such a chunk takes about as long as a step in which one sequence decodes.
+MAX_CHUNK_TOKENS = {"cpu": 16, "cuda": 512}
 # Tokens that a step computes in hardly more time than one. The GPU's figure is arithmetic, not
 # measured: with fewer tokens, reading the weights takes longer than computing.
 MAX_DRAFTING_TOKENS = {"cpu": 16, "cuda": 64}

@@ -78,8 +78,8 @@ class WorkerSettings(ProcessSettings):
     max_chunk_tokens: int | None = Field(
         None,
         ge=1,
-        description="Most tokens of a prompt in a step while others decode. Unset: 32 on CPU, 512 "
-        "on GPU.",
+        description="Prompt tokens beside one generating sequence; each more adds one. "
+        "Unset: 16 on CPU, 512 on GPU.",
     )
     prompt_lookup: int | None = Field(
         None,

@@ -13,9 +13,9 @@ class EngineConfig:
     num_blocks: int | None = None
     block_size: int = 32  # tokens per block
     max_step_tokens: int = 512  # tokens that one step computes: longer prompts come in chunks
-    # Tokens of one prompt in a step while other sequences decode: a chunk delays their next tokens.
-    # After n computed tokens of the prompt the limit is divided by 1 + n / 1024.
-    max_chunk_tokens: int = 32
+    # Tokens of prompts in a step while one sequence decodes: they take as long as that step alone.
+    # Each further decoding sequence adds one token, and prompts from the third on add time.
+    max_chunk_tokens: int = 16
     # Draft tokens per sequence and step, for requests that do not say. None: no drafts.
     prompt_lookup_num_tokens: int | None = None
     max_drafting_tokens: int = 16  # drafts fill a step up to this many tokens, which are cheap

@@ -6,7 +6,6 @@ lower priority waits while higher priorities fill the rows. Priority decides the
 and, when blocks run out, of preemption. It takes no row from a running group.
 """
 
-import math
 from bisect import insort
 from collections.abc import Iterator
 from operator import attrgetter
@@ -14,12 +13,14 @@ from operator import attrgetter
 from worker.engine.config import EngineConfig
 from worker.engine.scheduling.block_manager import BlockManager
 from worker.engine.scheduling.prefix_cache import BlockKey
+from worker.engine.scheduling.prompt_budget import (
+    PromptWork,
+    prompt_cost_limit,
+    share_among_prompts,
+)
 from worker.engine.scheduling.sequence_group import GroupStatus, SequenceGroup
 from worker.engine.scheduling.step_plan import BlockCopy, Chunk, StepPlan
 from worker.engine.sequence import Sequence
-
-# A prompt token's attention to this many tokens takes about as long as the rest of its step.
-_CONTEXT_THAT_HALVES_CHUNKS = 1024
 
 _rank = attrgetter("rank")
 
@@ -204,19 +205,21 @@ class Scheduler:
     def _share_budget(self) -> StepPlan:
         """Give one token to each sequence, so that all keep streaming; share the rest in order."""
         work = list(self._next_work())
-        budget = self._max_step_tokens - len(work)
-        delays_others = any(num_wanted == 1 for _, _, num_wanted in work)
+        prompts = [PromptWork(s.num_computed_tokens, n) for _, s, n in work if n > 1]
+        num_decoding = len(work) - len(prompts)
+        sizes = share_among_prompts(
+            prompts,
+            max_tokens=self._max_step_tokens - num_decoding,
+            max_cost=prompt_cost_limit(
+                num_decoding=num_decoding,
+                num_prompts=len(prompts),
+                max_chunk_tokens=self._max_chunk_tokens,
+            ),
+        )
+        next_size = iter(sizes)
         chunks = []
         for group, sequence, num_wanted in work:
-            limit = self._chunk_limit(sequence) if delays_others else num_wanted
-            extra = min(num_wanted - 1, limit - 1, budget)
-            budget -= extra
-            block_copy = self._block_copies[sequence]
-            start = sequence.num_computed_tokens
-            chunks.append(Chunk(group, sequence, start, 1 + extra, block_copy))
+            num_tokens = next(next_size) if num_wanted > 1 else 1
+            start, block_copy = sequence.num_computed_tokens, self._block_copies[sequence]
+            chunks.append(Chunk(group, sequence, start, num_tokens, block_copy))
         return StepPlan(tuple(chunks))
-
-    def _chunk_limit(self, sequence: Sequence) -> int:
-        """Return the most tokens of a prompt that delays others: fewer in a longer context."""
-        growth = 1 + sequence.num_computed_tokens / _CONTEXT_THAT_HALVES_CHUNKS
-        return math.ceil(self._max_chunk_tokens / growth)

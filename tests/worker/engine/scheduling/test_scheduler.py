@@ -187,8 +187,8 @@ def test_a_sequence_that_waits_for_a_prefix_delays_no_other() -> None:
     add(scheduler, 1)
     assert [shares(run(scheduler)) for _ in range(4)] == [
         [(0, 8), (2, 1)],
-        [(0, 8), (2, 1)],
-        [(0, 6), (2, 1)],
+        [(0, 7), (2, 1)],
+        [(0, 7), (2, 1)],
         [(0, 1), (1, 2), (2, 1)],
     ]
 
@@ -199,35 +199,45 @@ def test_prompts_get_all_tokens_of_a_step_when_no_sequence_decodes() -> None:
     assert shares(run(scheduler)) == [(0, 19), (1, 1)]
 
 
-def test_each_prompt_gets_a_small_chunk_while_others_decode() -> None:
+def test_a_prompt_gets_a_small_chunk_while_others_decode() -> None:
     scheduler = make_scheduler(max_step_tokens=20, max_chunk_tokens=6)
     add(scheduler, 1)
     run(scheduler)
-    add(scheduler, 8, 30)
-    assert shares(run(scheduler)) == [(0, 1), (1, 6), (2, 6)]
-    assert shares(run(scheduler)) == [(0, 1), (1, 2), (2, 6)]
+    add(scheduler, 8)
+    assert shares(run(scheduler)) == [(0, 1), (1, 6)]
+    assert shares(run(scheduler)) == [(0, 1), (1, 2)]
+
+
+def test_a_chunk_grows_with_the_sequences_that_decode() -> None:
+    scheduler = make_scheduler(max_step_tokens=20, max_chunk_tokens=6)
+    add(scheduler, 1, 1, 1)
+    run(scheduler)
+    add(scheduler, 30)
+    assert shares(run(scheduler)) == [(0, 1), (1, 1), (2, 1), (3, 8)]
 
 
 def test_chunks_shrink_as_the_context_grows_that_they_attend_to() -> None:
     scheduler = make_scheduler(num_blocks=1000, max_step_tokens=2000, max_chunk_tokens=40)
-    add(scheduler, 1024, 1)
+    add(scheduler, 1024)
     run(scheduler)
     [prompt] = add(scheduler, 1500)
     sizes: dict[int, int] = {}
     while prompt.sequences[0].num_generated_tokens == 0:
         start = prompt.sequences[0].num_computed_tokens
-        sizes[start] = dict(shares(run(scheduler)))[2]
+        sizes[start] = dict(shares(run(scheduler)))[1]
     assert sizes[0] == 40
     assert list(sizes.values())[:-1] == sorted(list(sizes.values())[:-1], reverse=True)
     assert 19 <= min(size for start, size in sizes.items() if start <= 1024) <= 21
 
 
 def test_the_chunks_of_many_prompts_together_stay_within_the_step() -> None:
-    scheduler = make_scheduler(max_step_tokens=16, max_chunk_tokens=10)
+    scheduler = make_scheduler(max_rows=8, max_step_tokens=16, max_chunk_tokens=10)
     add(scheduler, 1)
     run(scheduler)
-    add(scheduler, 30, 30)
-    assert shares(run(scheduler)) == [(0, 1), (1, 10), (2, 5)]
+    add(scheduler, *[30] * 6)
+    plan = run(scheduler)
+    assert plan.num_tokens == 16
+    assert len(plan.chunks) == 7
 
 
 def test_a_step_budget_below_the_rows_is_refused() -> None:
