@@ -166,23 +166,20 @@ def model_info(
         str | None, typer.Option(help="float32, bfloat16 or float16; by default a worker's choice.")
     ] = None,
     device: Annotated[str, typer.Option(help="Device of the memory: cuda or cpu.")] = "cuda",
-    max_rows: Annotated[int, typer.Option(min=1, help="Setting of the worker.")] = 32,
+    max_rows: Annotated[int | None, typer.Option(min=1, help="Setting of the worker.")] = None,
     block_size: Annotated[int, typer.Option(min=1, help="Setting of the worker.")] = 32,
     quantization: Quantization = None,
 ) -> None:
     from worker.engine import EngineConfig
     from worker.model_cli import show_info
 
-    config = EngineConfig(
-        max_rows=max_rows, block_size=block_size, max_step_tokens=max(max_rows, 512)
-    )
     show_info(
         source,
         memory=memory,
         dtype=dtype,
         quantization=quantization,
         device=device,
-        config=config,
+        config=EngineConfig.for_machine(device, max_rows=max_rows, block_size=block_size),
     )
 
 

@@ -28,7 +28,7 @@ FORBIDDEN = {
 }
 
 LIBRARY = ("worker/engine/", "worker/model/")
-HOST_MEMORY = "worker/host_memory.py"  # the service reads it, too, without loading torch
+HOST = {"worker/host_memory.py", "worker/cgroups.py"}  # read without loading torch, too
 
 # The api and the engine check the same bounds. This module defines them and imports nothing.
 SHARED_LIMITS = "shared.request.limits"
@@ -43,13 +43,13 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
             assert not forbidden, f"{name} imports {forbidden}"
 
 
-def test_engine_and_model_import_only_one_leaf_of_the_rest_of_the_worker() -> None:
+def test_engine_and_model_import_only_what_describes_the_host_from_the_rest_of_the_worker() -> None:
     graph = import_graph()
     for name, imported in graph.items():
         if name.startswith(LIBRARY):
             rest = {other for other in imported if not other.startswith(LIBRARY)}
-            assert {other for other in rest if other.startswith("worker/")} <= {HOST_MEMORY}, name
-    assert not graph[HOST_MEMORY]
+            assert {other for other in rest if other.startswith("worker/")} <= HOST, name
+    assert all(set(graph[name]) <= HOST for name in HOST)
 
 
 def test_the_limits_that_api_and_engine_share_import_nothing() -> None:

@@ -1,17 +1,16 @@
 """Compute how much host memory this process may still allocate.
 
-The bounds are the machine, its control groups (Linux, versions 2 and 1: a container's limit) and a
-setting. Sources: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. Imports neither
+The bounds are the machine, its control groups (a container's limit) and a setting. Imports neither
 torch nor the engine.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-UNLIMITED = "max"
+from worker.cgroups import MEMBERSHIP, MOUNT, UNLIMITED, control_groups
+
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -53,50 +52,28 @@ def taken_bytes() -> int:
 class CgroupFiles:
     """The file names of one cgroup version."""
 
-    folder: str  # of the groups, under the mount point
     limit: str
     usage: str
     cache: tuple[str, str]  # entries of memory.stat: file pages that the kernel can drop
 
 
 V1 = CgroupFiles(
-    "memory",
     "memory.limit_in_bytes",
     "memory.usage_in_bytes",
     ("total_inactive_file", "total_active_file"),
 )
-V2 = CgroupFiles("", "memory.max", "memory.current", ("inactive_file", "active_file"))
+V2 = CgroupFiles("memory.max", "memory.current", ("inactive_file", "active_file"))
+FILES = {1: V1, 2: V2}
 
 
-def memory_left(
-    mount: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
-) -> int | None:
+def memory_left(mount: Path = MOUNT, membership: Path = MEMBERSHIP) -> int | None:
     """Return bytes until the tightest limit of the process's groups; None without a limit."""
     left = [
         left
-        for files, folder in _groups(mount, membership)
-        if (left := _left_in(folder, files)) is not None
+        for group in control_groups("memory", mount, membership)
+        if (left := _left_in(group.folder, FILES[group.version])) is not None
     ]
     return max(0, min(left)) if left else None
-
-
-def _groups(mount: Path, membership: Path) -> Iterator[tuple[CgroupFiles, Path]]:
-    """Yield the process's groups and their parents: each may set a limit.
-
-    In a container, the path may be the host's; only the mount point is visible then.
-    """
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        files = V1 if controllers else V2
-        root = mount / files.folder
-        group = root / path.lstrip("/")
-        yield from ((files, g) for g in (group, *group.parents) if g.is_relative_to(root))
 
 
 def _left_in(group: Path, files: CgroupFiles) -> int | None:

@@ -12,11 +12,13 @@ from rich.table import Table
 
 from shared.errors import FalconerError
 from worker.engine import EngineConfig
+from worker.engine.loading.calibration import known_limits
 from worker.engine.loading.compatibility import check_combination
 from worker.engine.loading.dtypes import AUTO_DTYPE, parse_dtype
 from worker.engine.loading.load_plan import choose_variant, forecast_variants
 from worker.engine.loading.options import LoadOptions
 from worker.engine.loading.single_device import parse_kind
+from worker.engine.loading.step_limits import lower_to_blocks
 from worker.engine.memory.host_forecast import PROCESS_BYTES, HostForecast
 from worker.engine.memory.kv_cache_size import MemoryPlan, forecast_cpu, forecast_gpu
 from worker.host_memory import FreeMemory, format_bytes, free_memory
@@ -60,16 +62,21 @@ def show_info(
 ) -> None:
     """Print a model's sizes and how many rows fit: on common cards, or into `memory`.
 
-    With `dtype` None, a worker's choice applies. Raises FalconerError if quantization, device
-    and dtype do not go together, or if the model does not fit into `memory`.
+    With `dtype` None, a worker's choice applies. Where it would measure steps to lower the open
+    limits of `config`, the forecast takes their upper bounds. Raises FalconerError if quantization,
+    device and dtype do not go together, or if the model does not fit into `memory`.
     """
     with _user_errors():
         target, rounding = parse_kind(device), _quantization(quantization)
         plan = plan_loading(find_checkpoint(source))
         num_bytes = None if memory is None else _parse_memory(memory)
         if target.type == "cpu":
+            known = known_limits(config, plan.model.config, target)
             options = LoadOptions(
-                source, config=config, dtype=dtype or AUTO_DTYPE, quantization=rounding
+                source,
+                config=known.config if known else config,
+                dtype=dtype or AUTO_DTYPE,
+                quantization=rounding,
             )
             tables = _on_cpu(plan, options, num_bytes)
         else:
@@ -100,7 +107,7 @@ def _on_cpu(plan: LoadingPlan, options: LoadOptions, memory: int | None) -> list
     return [
         _facts(info),
         _variants(variants, free.num_bytes, chosen),
-        _plan(shared, options.config, memory),
+        _plan(shared, options.config, memory, is_measured=bool(options.config.open_limits)),
     ]
 
 
@@ -114,7 +121,7 @@ def _on_gpu(info: ModelInfo, config: EngineConfig, memory: int | None) -> list[T
         memory_bytes=memory,
         weight_bytes=info.weight_bytes,
     )
-    return [_facts(info), _plan(shared, config, memory)]
+    return [_facts(info), _plan(shared, config, memory, is_measured=False)]
 
 
 def _variants(
@@ -179,8 +186,15 @@ def _cards(info: ModelInfo) -> Table:
     return table
 
 
-def _plan(plan: MemoryPlan, config: EngineConfig, memory: int) -> Table:
-    """Return the sizes that a worker with these settings logs after loading."""
+def _plan(plan: MemoryPlan, bounds: EngineConfig, memory: int, *, is_measured: bool) -> Table:
+    """Return the sizes that a worker with these settings logs after loading.
+
+    `is_measured`: the worker measures its steps, and may choose fewer rows and KV blocks for them.
+    """
+    config = lower_to_blocks(bounds, bounds, plan.num_blocks)
+    rows = f"{config.max_rows:,} at most"
+    if is_measured:
+        rows += "; a worker measures its steps and may choose fewer, with a smaller KV cache"
     table = Table(box=None, show_header=False, title="")
     for name, value in (
         ("memory", format_bytes(memory)),
@@ -189,7 +203,7 @@ def _plan(plan: MemoryPlan, config: EngineConfig, memory: int) -> Table:
         ("blocks", f"{plan.num_blocks:,} of {plan.block_size} tokens"),
         ("KV tokens", f"{plan.kv_tokens:,}"),
         ("rows of full length", f"{plan.rows_of(plan.context_length):,}"),
-        ("rows in a step", f"{config.max_rows:,} at most"),
+        ("rows in a step", rows),
     ):
         table.add_row(name, value)
     return table

@@ -16,8 +16,6 @@ from worker.model_card import describe_merged, describe_model, read_prompt_files
 from worker.settings import WorkerSettings
 
 BUNDLED = "tiny"
-# Such a chunk takes about as long as a step in which one sequence decodes.
-MAX_CHUNK_TOKENS = {"cpu": 16, "cuda": 512}
 # Tokens that a step computes in hardly more time than one. The GPU's figure is arithmetic, not
 # measured: with fewer tokens, reading the weights takes longer than computing.
 MAX_DRAFTING_TOKENS = {"cpu": 16, "cuda": 64}
@@ -88,12 +86,13 @@ def find_checkpoint(model: str) -> Path:
 def _engine_config(settings: WorkerSettings, device: str) -> EngineConfig:
     kv_tokens = settings.kv_tokens
     kind = device.partition(":")[0]
-    return EngineConfig(
+    return EngineConfig.for_machine(
+        device,
         max_rows=settings.max_rows,
+        max_step_tokens=settings.max_step_tokens,
+        max_chunk_tokens=settings.max_chunk_tokens,
         num_blocks=None if kv_tokens is None else -(-kv_tokens // settings.block_size),
         block_size=settings.block_size,
-        max_step_tokens=settings.max_step_tokens,
-        max_chunk_tokens=settings.max_chunk_tokens or MAX_CHUNK_TOKENS[kind],
         prompt_lookup_num_tokens=settings.prompt_lookup,
         max_drafting_tokens=MAX_DRAFTING_TOKENS[kind],
     )

@@ -124,7 +124,7 @@ class WorkerProcess:
             worker_id=self.worker_id,
             run_job=ChatTask(self._engine_thread, encoder, card_hash, self._token_log),
             capacity=Capacity(
-                rows=settings.max_rows,
+                rows=model.engine.config.max_rows,
                 kv_tokens=model.engine.total_kv_tokens,
                 max_attempts=settings.max_attempts,
             ),

@@ -65,21 +65,26 @@ class WorkerSettings(ProcessSettings):
         "merge",
         description="merge into the weights, or serve to requests that name one.",
     )
-    max_rows: int = Field(32, ge=1, le=4096, description="Most sequences in a step.")
+    max_rows: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Most sequences in a step. Unset: chosen for model and machine.",
+    )
     kv_tokens: int | None = Field(
         None, ge=1, description="Tokens in the KV cache. Unset: what max_rows needs, or what fits."
     )
     block_size: int = Field(32, ge=1, le=1024, description="Tokens per block of the KV cache.")
-    max_step_tokens: int = Field(
-        512,
+    max_step_tokens: int | None = Field(
+        None,
         ge=1,
-        description="Most tokens in a step; longer prompts are split.",
+        description="Most tokens in a step; longer prompts are split. Unset: chosen.",
     )
     max_chunk_tokens: int | None = Field(
         None,
         ge=1,
-        description="Prompt tokens beside one generating sequence; each more adds one. "
-        "Unset: 16 on CPU, 512 on GPU.",
+        description="Prompt tokens with one generating sequence; each more adds one. "
+        "Unset: chosen.",
     )
     prompt_lookup: int | None = Field(
         None,

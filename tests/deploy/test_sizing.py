@@ -80,7 +80,8 @@ def test_the_page_has_a_table() -> None:
 @pytest.mark.parametrize(("like", "cells"), CPU_ROW.findall(sizing_page()))
 def test_the_page_states_the_memory_of_a_worker_on_cpus(like: str, cells: str) -> None:
     model = meta_model(published(like))
-    needed = [forecast_host(variant, model, EngineConfig(), device=CPU) for variant in CPU_VARIANTS]
+    config = EngineConfig.for_machine("cpu")
+    needed = [forecast_host(variant, model, config, device=CPU) for variant in CPU_VARIANTS]
     documented = [f"{(PROCESS_BYTES + forecast.needed_bytes) / GIB:.1f}" for forecast in needed]
     if model.config.alibi:
         documented[0] = documented[2] = ""  # OpenVINO does not support it

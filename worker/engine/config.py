@@ -1,6 +1,14 @@
 """Limits of what one engine runs at once."""
 
 from dataclasses import dataclass, fields
+from typing import Any
+
+# Of the limits that the loader may lower. On a GPU, reading the weights takes as long as computing
+# about 512 tokens: arithmetic, not measured.
+_UPPER_BOUNDS = {
+    "cpu": {"max_rows": 128, "max_step_tokens": 512, "max_chunk_tokens": 512},
+    "cuda": {"max_rows": 256, "max_step_tokens": 2048, "max_chunk_tokens": 512},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +28,29 @@ class EngineConfig:
     prompt_lookup_num_tokens: int | None = None
     max_drafting_tokens: int = 16  # drafts fill a step up to this many tokens, which are cheap
 
+    # Names of limits that no setting gives: the loader may lower them to suit model and machine.
+    open_limits: frozenset[str] = frozenset()
+
+    @classmethod
+    def for_machine(cls, device: str, **given: Any) -> "EngineConfig":
+        """Return a config with open limits: the absent or None of rows, step and chunk tokens.
+
+        They have the upper bounds of `device`: cpu, cuda or cuda:N. Raises ValueError for a wrong
+        combination.
+        """
+        bounds = _UPPER_BOUNDS["cuda" if device.startswith("cuda") else "cpu"]
+        open_limits = frozenset(name for name in bounds if given.get(name) is None)
+        limits = bounds | {name: given[name] for name in bounds if name not in open_limits}
+        if "max_rows" in open_limits:
+            limits["max_rows"] = min(limits["max_rows"], limits["max_step_tokens"])
+        if "max_step_tokens" in open_limits:
+            limits["max_step_tokens"] = max(limits["max_step_tokens"], limits["max_rows"])
+        return cls(**{**given, **limits}, open_limits=open_limits)
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise ValueError(f"{field.name} must be at least 1, not {value}")
         if self.max_step_tokens < self.max_rows:
             # Every running sequence gets at least its one token in every step.

@@ -99,7 +99,7 @@ class Engine:
         """
         options = LoadOptions(
             source,
-            config=config or EngineConfig(),
+            config=config or EngineConfig.for_machine(device),
             dtype=dtype,
             kv_dtype=kv_dtype,
             device=device,
@@ -121,7 +121,7 @@ class Engine:
             runner=loaded.runner,
             tokenizer=load_tokenizer(resolve_checkpoint(options.source)),
             model_config=loaded.model_config,
-            config=options.config,
+            config=loaded.config,
             adapters=loaded.adapters,
         )
         engine.num_torch_threads = loaded.num_torch_threads

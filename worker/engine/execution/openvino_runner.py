@@ -67,9 +67,9 @@ class OpenVinoRunner:
         The next step overwrites them.
         """
         self.copy_blocks(plan.block_copies)
-        return self._compute(PackedStep.of(plan, BLOCK_SIZE))
+        return self.compute(PackedStep.of(plan, BLOCK_SIZE))
 
-    def _compute(self, step: PackedStep) -> torch.Tensor:
+    def compute(self, step: PackedStep) -> torch.Tensor:
         # OpenVINO keeps no reference to the arrays: `inputs` must outlive the call.
         inputs: dict[str, NDArray[Any]] = {
             "input_ids": step.token_ids,
@@ -93,7 +93,7 @@ class OpenVinoRunner:
         For a model of 500 MB that takes 200 ms, which no request should wait for.
         """
         for step in warm_up_steps("cpu", num_blocks=self.num_blocks, block_size=BLOCK_SIZE):
-            self._compute(step)
+            self.compute(step)
 
     def copy_blocks(self, block_copies: Sequence[tuple[int, int]]) -> None:
         for source, destination in block_copies:

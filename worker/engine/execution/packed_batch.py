@@ -53,34 +53,25 @@ class PackedStep:
         )
 
     @classmethod
-    def of_first_tokens(cls, num_seqs: int) -> "PackedStep":
-        """Make a warm-up step: token 0 as the first one of sequences that all use block 0."""
-        zeros = np.zeros(num_seqs, dtype=np.int32)
-        begins = np.arange(num_seqs + 1, dtype=np.int32)
-        return cls(
-            token_ids=zeros.astype(np.int64),
-            positions=zeros.astype(np.int64),
-            sampled=begins[:-1].astype(np.int64),
-            past_lens=zeros,
-            cu_seqlens_q=begins,
-            block_indices=zeros,
-            block_begins=begins,
-            adapters=[None] * num_seqs,
-        )
+    def on_shared_blocks(
+        cls, starts: list[int], lengths: list[int], block_size: int
+    ) -> "PackedStep":
+        """Make a step for warm-up and measurement: sequences of tokens 0, all on blocks from 0 on.
 
-    @classmethod
-    def of_first_chunk(cls, num_tokens: int, block_size: int) -> "PackedStep":
-        """Make a warm-up step: one sequence of tokens 0 in blocks from 0 on."""
-        num_blocks = -(-num_tokens // block_size)
+        Sequence i has `starts[i]` tokens before the step and `lengths[i]` in it.
+        """
+        ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+        counts = [-(-end // block_size) for end in ends]
+        cu_seqlens_q = _cumulative(np.array(lengths, dtype=np.int32))
         return cls(
-            token_ids=np.zeros(num_tokens, dtype=np.int64),
-            positions=np.arange(num_tokens, dtype=np.int64),
-            sampled=np.array([num_tokens - 1], dtype=np.int64),
-            past_lens=np.zeros(1, dtype=np.int32),
-            cu_seqlens_q=np.array([0, num_tokens], dtype=np.int32),
-            block_indices=np.arange(num_blocks, dtype=np.int32),
-            block_begins=np.array([0, num_blocks], dtype=np.int32),
-            adapters=[None],
+            token_ids=np.zeros(sum(lengths), dtype=np.int64),
+            positions=np.concatenate([np.arange(*span) for span in zip(starts, ends, strict=True)]),
+            sampled=cu_seqlens_q[1:].astype(np.int64) - 1,
+            past_lens=np.array(starts, dtype=np.int32),
+            cu_seqlens_q=cu_seqlens_q,
+            block_indices=_concatenated([list(range(count)) for count in counts]),
+            block_begins=_cumulative(np.array(counts, dtype=np.int32)),
+            adapters=[None] * len(lengths),
         )
 
     @property
@@ -115,10 +106,13 @@ def warm_up_steps(device_type: str, *, num_blocks: int, block_size: int) -> list
 
     On a GPU, one of them is a chunk of a prompt, at most as long as the KV cache.
     """
-    steps = [PackedStep.of_first_tokens(num_rows) for num_rows in WARM_UP_ROWS]
+    steps = [
+        PackedStep.on_shared_blocks([0] * num_rows, [1] * num_rows, block_size)
+        for num_rows in WARM_UP_ROWS
+    ]
     if device_type == "cuda":
         num_tokens = min(WARM_UP_TOKENS, num_blocks * block_size)
-        steps.append(PackedStep.of_first_chunk(num_tokens, block_size))
+        steps.append(PackedStep.on_shared_blocks([0], [num_tokens], block_size))
     return steps
 
 

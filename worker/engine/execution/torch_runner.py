@@ -76,7 +76,11 @@ class ModelRunner:
     def warm_up(self) -> None:
         """Compute the warm-up steps, so that no request waits while kernels are loaded."""
         for step in self.warm_up_steps():
-            self.compute_logits(self.run_layers(step, []), step)
+            self.compute(step)
+
+    def compute(self, step: PackedStep) -> torch.Tensor:
+        """Compute a step that copies no block; return its logits."""
+        return self.compute_logits(self.run_layers(step, []), step)
 
     def warm_up_steps(self) -> list[PackedStep]:
         return warm_up_steps(

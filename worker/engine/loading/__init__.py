@@ -1,8 +1,9 @@
 """Loading: from a checkpoint to a runner on one device, on several, or in several processes.
 
 Other packages call `load_network`, and import `options` (LoadOptions), `report` (LoadReport),
-`adapters` (AdapterMode), `compatibility` (check_combination), `dtypes` (parse_dtype), `load_plan`
-(choose_variant) and `single_device` (parse_kind).
+`adapters` (AdapterMode), `calibration` (known_limits), `compatibility` (check_combination),
+`dtypes` (parse_dtype), `load_plan` (choose_variant), `single_device` (parse_kind) and `step_limits`
+(lower_to_blocks).
 """
 
 from worker.engine.loading.options import LoadOptions

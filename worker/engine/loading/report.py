@@ -18,8 +18,21 @@ class LoadPhase(StrEnum):
     HEADERS = "headers"  # config.json and the headers of the weights
     WEIGHTS = "weights"  # read, convert and move to the device
     PREPARE = "prepare"  # pack or quantize weights, compile
+    CALIBRATION = "calibration"  # measure steps, to choose the limits that are open
     KV_CACHE = "kv_cache"
     WARM_UP = "warm_up"  # first steps: libraries load kernels and allocate
+
+
+@dataclass(frozen=True, slots=True)
+class LimitChoice:
+    """The limits that an engine runs with."""
+
+    config: EngineConfig
+    reason: str  # what set them, with the times they were chosen by
+
+    def to_log(self) -> dict[str, int | float | str]:
+        names = ("max_rows", "max_step_tokens", "max_chunk_tokens")
+        return {name: getattr(self.config, name) for name in names} | {"limits": self.reason}
 
 
 @dataclass(slots=True)
@@ -31,6 +44,8 @@ class LoadReport:
     weight_bytes: int = 0  # as loaded
     forecast: HostForecast | None = None
     memory: MemoryPlan | None = None
+    limits: LimitChoice | None = None
+    num_threads: int | None = None  # of a step on a CPU
 
     def timed(self, phase: LoadPhase) -> AbstractContextManager[None]:
         return timed(self.seconds, phase)
@@ -69,6 +84,10 @@ class LoadReport:
                 "dtype_reason": self.forecast.reason,
                 "forecast_bytes": self.forecast.needed_bytes,
             }
+        if self.limits:
+            fields |= self.limits.to_log()
+        if self.num_threads:
+            fields["threads"] = self.num_threads
         if self.memory:
             fields |= {
                 "weight_bytes": self.weight_bytes,

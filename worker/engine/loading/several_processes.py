@@ -3,7 +3,7 @@
 For models that one device cannot hold or runs too slowly: falcon-40b on 2, 4 or 8 GPUs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,9 +11,10 @@ import torch
 from worker.engine.execution.executor import Executor
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.engine.loading.adapters import load_adapters, look_for_adapters
+from worker.engine.loading.calibration import fixed_limits
 from worker.engine.loading.load_plan import choose_variant
 from worker.engine.loading.options import LoadOptions
-from worker.engine.loading.report import LoadPhase, LoadReport
+from worker.engine.loading.report import LimitChoice, LoadPhase, LoadReport
 from worker.engine.loading.single_device import (
     LoadedRunner,
     keep_freed_memory,
@@ -21,6 +22,7 @@ from worker.engine.loading.single_device import (
     plan_model,
     prepare_model,
     read_model,
+    record_limits,
 )
 from worker.engine.memory.host_forecast import HostForecast
 from worker.engine.memory.kv_cache_size import choose_num_blocks, free_memory
@@ -42,7 +44,8 @@ SAMPLING_THREADS = 1
 class PartLoader:
     """Load the part of one rank; sent to every process."""
 
-    options: LoadOptions
+    options: LoadOptions  # with the config of `limits`
+    limits: LimitChoice
     forecast: HostForecast
     device_type: str
     num_threads: int
@@ -117,11 +120,13 @@ def load_parallel(options: LoadOptions) -> LoadedRunner:
     except BaseException:
         processes.stop()
         raise
+    config = loader.options.config
     report.record_memory(
-        model.config, options.config, model.dtype, num_blocks=runner.num_blocks, num_parts=size
+        model.config, config, model.dtype, num_blocks=runner.num_blocks, num_parts=size
     )
+    config = record_limits(loader.limits, options.config, runner.num_blocks, report)
     return LoadedRunner(
-        runner, model.config, SAMPLING_THREADS, report, tuple(adapters), processes.lost
+        runner, model.config, config, SAMPLING_THREADS, report, tuple(adapters), processes.lost
     )
 
 
@@ -133,8 +138,10 @@ def _plan(options: LoadOptions) -> PartLoader:
     plan = plan_model(options.source, LoadReport())
     TensorParallel(size=options.tensor_parallel).check(plan.model.config)
     folders = look_for_adapters(options.adapters_dir)
+    limits = fixed_limits(options.config, target, "with tensor_parallel")
+    options = replace(options, config=limits.config)
     forecast = choose_variant(plan, options, target, folders)
-    return PartLoader(options, forecast, target.type, options.num_threads or 1, folders)
+    return PartLoader(options, limits, forecast, target.type, options.num_threads or 1, folders)
 
 
 def _serve(

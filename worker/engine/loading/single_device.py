@@ -1,19 +1,25 @@
 """Load a checkpoint onto one device: weights, KV cache and runner."""
 
 import ctypes
+import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
+from worker.cgroups import cpu_quota
+from worker.engine.config import EngineConfig
 from worker.engine.execution.executor import Executor
 from worker.engine.execution.torch_runner import ModelRunner, Runner
 from worker.engine.loading.adapters import load_adapters, look_for_adapters
+from worker.engine.loading.calibration import MeasurableRunner, choose_limits, known_limits
 from worker.engine.loading.load_plan import choose_variant
 from worker.engine.loading.options import LoadOptions
-from worker.engine.loading.report import LoadPhase, LoadReport
+from worker.engine.loading.report import LimitChoice, LoadPhase, LoadReport
+from worker.engine.loading.step_limits import lower_to_blocks
 from worker.engine.memory.host_forecast import HostForecast, LoadVariant
 from worker.engine.memory.kv_cache_size import choose_num_blocks, free_memory
 from worker.model.checkpoint.folder import resolve_checkpoint
@@ -44,6 +50,7 @@ _MOST_OF_OLD_GLIBC = 2**25  # what versions before 2.35 take for the threshold a
 class LoadedRunner:
     runner: Runner
     model_config: ModelConfig
+    config: EngineConfig  # with the chosen limits
     num_torch_threads: int  # for the thread that runs the steps
     report: LoadReport
     adapters: tuple[str, ...] = ()  # names that requests may give
@@ -61,7 +68,9 @@ def load_runner(options: LoadOptions) -> LoadedRunner:
     device_map = DeviceMap(target)
     folders = look_for_adapters(options.adapters_dir)
     plan = plan_model(options.source, report)
-    report.forecast = forecast = choose_variant(plan, options, target, folders)
+    known = known_limits(options.config, plan.model.config, target)
+    to_forecast = replace(options, config=known.config) if known else options
+    report.forecast = forecast = choose_variant(plan, to_forecast, target, folders)
     model = read_model(plan, forecast.variant, report, device_map)
     adapters = load_adapters(folders, options.adapter_mode, model, device_map)
     if forecast.variant.executor is Executor.OPENVINO:
@@ -109,24 +118,67 @@ def load_torch(
     report: LoadReport,
 ) -> LoadedRunner:
     """Allocate the KV cache of a network that is on its device; return a runner for both."""
-    config = options.config
+    num_threads = _choose_num_threads(options, model.config)
+    block_size = options.config.block_size
+    make_runner = partial(ModelRunner.with_cache, model, block_size=block_size, adapters=adapters)
+    if model.device.type == "cpu":
+        report.num_threads = num_threads
+    loaded = _start(
+        make_runner,
+        model,
+        options,
+        forecast,
+        report,
+        num_threads=num_threads,
+        num_torch_threads=num_threads,
+    )
+    return replace(loaded, adapters=tuple(adapters))
+
+
+def _start(
+    make_runner: Callable[..., MeasurableRunner],
+    model: FalconForCausalLM,
+    options: LoadOptions,
+    forecast: HostForecast,
+    report: LoadReport,
+    *,
+    num_threads: int,
+    num_torch_threads: int,
+) -> LoadedRunner:
+    """Choose the open limits, allocate the KV cache that they need, and warm the runner up."""
+    kv_dtype = forecast.variant.cache_dtype
+    with report.timed(LoadPhase.CALIBRATION):
+        limits = choose_limits(
+            options.config,
+            model,
+            make_runner,
+            num_threads=num_threads,
+            num_torch_threads=num_torch_threads,
+        )
     with report.timed(LoadPhase.KV_CACHE):
         num_blocks = choose_num_blocks(
-            config,
+            limits.config,
             model.config,
-            model.dtype,
+            kv_dtype,
             model.device,
             free_bytes=free_memory(model.device, options.memory),
             step_bytes=forecast.step_bytes,
         )
-        runner = ModelRunner.with_cache(
-            model, num_blocks=num_blocks, block_size=config.block_size, adapters=adapters
-        )
+        runner = make_runner(num_blocks=num_blocks)
     with report.timed(LoadPhase.WARM_UP):
         runner.warm_up()
-    report.record_memory(model.config, config, model.dtype, num_blocks=num_blocks)
-    num_threads = _choose_num_threads(options, model.config)
-    return LoadedRunner(runner, model.config, num_threads, report, tuple(adapters))
+    report.record_memory(model.config, limits.config, kv_dtype, num_blocks=num_blocks)
+    config = record_limits(limits, options.config, num_blocks, report)
+    return LoadedRunner(runner, model.config, config, num_torch_threads, report)
+
+
+def record_limits(
+    limits: LimitChoice, bounds: EngineConfig, num_blocks: int, report: LoadReport
+) -> EngineConfig:
+    """Lower the rows, if open, to what the KV cache holds; record the limits and return them."""
+    config = lower_to_blocks(limits.config, bounds, num_blocks)
+    report.limits = replace(limits, config=config)
+    return config
 
 
 def prepare_model(
@@ -145,7 +197,7 @@ def _load_openvino(
 ) -> LoadedRunner:
     from worker.engine.execution.openvino_runner import OpenVinoRunner
 
-    config, quantization = options.config, options.quantization
+    quantization = options.quantization
     num_threads = _choose_num_threads(options, model.config)
     with report.timed(LoadPhase.PREPARE):
         graph = OpenVinoRunner.compile(
@@ -156,26 +208,22 @@ def _load_openvino(
         )
         if quantization:
             drop_quantized_weights(model, quantization)  # the graph has its own
-    with report.timed(LoadPhase.KV_CACHE):
-        num_blocks = choose_num_blocks(
-            config,
-            model.config,
-            forecast.variant.cache_dtype,
-            torch.device("cpu"),
-            free_bytes=free_memory(torch.device("cpu"), options.memory),
-            step_bytes=forecast.step_bytes,
-        )
-        runner = OpenVinoRunner(model, graph, num_blocks=num_blocks)
-    with report.timed(LoadPhase.WARM_UP):
-        runner.warm_up()
-    kv_dtype = forecast.variant.cache_dtype
-    report.record_memory(model.config, config, kv_dtype, num_blocks=num_blocks)
-    # OpenVINO has its own threads; a second pool would compete for their cores.
-    return LoadedRunner(runner, model.config, num_torch_threads=1, report=report)
+    report.num_threads = num_threads
+    return _start(
+        partial(OpenVinoRunner, model, graph),
+        model,
+        options,
+        forecast,
+        report,
+        num_threads=num_threads,
+        num_torch_threads=1,  # a pool of torch would compete with OpenVINO's for the cores
+    )
 
 
 def _choose_num_threads(options: LoadOptions, model_config: ModelConfig) -> int:
-    return options.num_threads or (1 if model_config.is_small else _DEFAULT_NUM_THREADS)
+    """Return the setting; else one for a small model, or torch's choice within the CPU quota."""
+    most = math.ceil(cpu_quota() or _DEFAULT_NUM_THREADS)
+    return options.num_threads or (1 if model_config.is_small else min(most, _DEFAULT_NUM_THREADS))
 
 
 def parse_device(name: str) -> torch.device:

@@ -26,7 +26,7 @@ class PromptWork:
 
     @property
     def token_cost(self) -> float:
-        """Return the cost of its next token, with the attention to the computed ones."""
+        """Return the cost of its next token, with its attention to computed tokens."""
         return 1 + self.num_computed / _CONTEXT_OF_DOUBLE_COST
 
 
@@ -44,7 +44,7 @@ def share_among_prompts(
     """Return the tokens of each prompt in a step: one, and its share of what the limits leave.
 
     Half of the cost goes to the prompts in order, so that each soon is the first; the rest goes to
-    the shortest prompts, so that they do not wait for long ones. `max_tokens` is at least the
+    the shortest prompts, so that they do not wait for long prompts. `max_tokens` is at least the
     number of prompts.
     """
     sizes = [1] * len(prompts)

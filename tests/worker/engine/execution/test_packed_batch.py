@@ -64,18 +64,26 @@ def test_blocks_after_the_context_are_left_out() -> None:
 
 
 def test_warm_up_tokens_use_one_block() -> None:
-    step = PackedStep.of_first_tokens(3)
+    step = PackedStep.on_shared_blocks([0] * 3, [1] * 3, BLOCK_SIZE)
     assert step.context_lens.tolist() == [1, 1, 1]
     assert step.chunk_indices().tolist() == step.sampled.tolist() == [0, 1, 2]
     assert step.block_tables().tolist() == [[0], [0], [0]]
 
 
 def test_a_warm_up_chunk_uses_as_many_blocks_as_it_fills() -> None:
-    step = PackedStep.of_first_chunk(10, BLOCK_SIZE)
+    step = PackedStep.on_shared_blocks([0], [10], BLOCK_SIZE)
     assert step.positions.tolist() == list(range(10))
     assert step.context_lens.tolist() == [10]
     assert step.sampled.tolist() == [9]
     assert step.block_tables().tolist() == [[0, 1, 2]]
+
+
+def test_sequences_of_a_measurement_share_the_blocks_of_their_contexts() -> None:
+    step = PackedStep.on_shared_blocks([7, 3], [1, 4], BLOCK_SIZE)
+    assert step.positions.tolist() == [7, 3, 4, 5, 6]
+    assert step.context_lens.tolist() == [8, 7]
+    assert step.sampled.tolist() == [0, 4]
+    assert step.block_tables().tolist() == [[0, 1], [0, 1]]
 
 
 def test_a_cpu_warms_up_with_one_row_and_two() -> None:

@@ -245,7 +245,9 @@ def test_a_step_budget_below_the_rows_is_refused() -> None:
         EngineConfig(max_rows=5, max_step_tokens=4)
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(EngineConfig)])
+@pytest.mark.parametrize(
+    "name", [field.name for field in fields(EngineConfig) if field.name != "open_limits"]
+)
 def test_a_limit_below_one_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
         EngineConfig(**{name: 0})
