@@ -52,7 +52,7 @@ class Comparison:
         return {
             "side": contender.side,
             "mode": contender.mode,
-            "settings": ", ".join(filter(None, [contender.settings, runs[0].variant])),
+            "settings": runs[0].variant or contender.settings,
             "requests": contender.num_requests,
             "tokens_per_s": [run.tokens_per_s for run in runs],
             "falconer_is_faster": self.ratios(contender),

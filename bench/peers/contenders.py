@@ -64,7 +64,7 @@ class Contender:
 
     side: Side
     mode: Mode
-    settings: str  # what differs from the other modes, in words
+    settings: str  # in words, for an engine that does not report its variant
     command: tuple[str, ...]  # without the files of requests and report
     num_requests: int
 
@@ -97,18 +97,18 @@ def gather_contenders(side: Side, modes: list[Mode], conditions: Conditions) -> 
 
 def falconer_contenders(modes: list[Mode], conditions: Conditions) -> list[Contender]:
     command = (sys.executable, "-m", "bench.peers.falconer", "--model", str(conditions.model))
-    variants = {
-        Mode.FLOAT32: ("float32", ("--dtype", "float32")),
-        Mode.DEFAULT: ("default settings", ()),
-        Mode.INT8_KV: ("KV cache in 8 bits", ("--kv-dtype", "int8")),
-        Mode.BEST: ("int8 weights", ("--quantization", "int8")),
+    flags: dict[Mode, tuple[str, ...]] = {
+        Mode.FLOAT32: ("--dtype", "float32"),
+        Mode.DEFAULT: (),
+        Mode.INT8_KV: ("--kv-dtype", "int8"),
+        Mode.BEST: ("--quantization", "int8"),
     }
     return [
         Contender(
             Side.FALCONER,
             mode,
-            variants[mode][0],
-            (*command, *conditions.flags, *variants[mode][1]),
+            mode,
+            (*command, *conditions.flags, *flags[mode]),
             conditions.sample_size,
         )
         for mode in modes

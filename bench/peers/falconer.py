@@ -3,12 +3,14 @@
 `--dtype`, `--kv-dtype` and `--quantization` are a worker's flags.
 """
 
+import sys
 from functools import partial
 
 from bench.engine.engine_bench import EngineBench, settings_of, to_request
 from bench.engine.replay import replay
 from bench.peers.exchange import PeerRequest, read_task, time_task
 from bench.workloads import GREEDY, WorkItem
+from shared.errors import FalconerError
 from shared.request.prompt import PromptEncoder
 from worker.engine import Engine
 
@@ -24,7 +26,10 @@ def main() -> None:
         kv_dtype=task.options.kv_dtype or "auto",
         quantization=task.options.quantization,
     )
-    engine, encoder = bench.load()
+    try:
+        engine, encoder = bench.load()
+    except FalconerError as error:
+        sys.exit(error.message)
     time_task(task, partial(generate, engine, encoder), variant=settings_of(engine)["variant"])
 
 
