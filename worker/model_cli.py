@@ -104,10 +104,11 @@ def _on_cpu(plan: LoadingPlan, options: LoadOptions, memory: int | None) -> list
         memory_bytes=memory,
         weight_bytes=info.weight_bytes,
     )
+    is_measured = known_limits(options.config, info.config, cpu) is None
     return [
         _facts(info),
         _variants(variants, free.num_bytes, chosen),
-        _plan(shared, options.config, memory, is_measured=bool(options.config.open_limits)),
+        _plan(shared, options.config, memory, is_measured=is_measured),
     ]
 
 
@@ -191,7 +192,7 @@ def _plan(plan: MemoryPlan, bounds: EngineConfig, memory: int, *, is_measured: b
 
     `is_measured`: the worker measures its steps, and may choose fewer rows and KV blocks for them.
     """
-    config = lower_to_blocks(bounds, bounds, plan.num_blocks)
+    config = lower_to_blocks(bounds, plan.num_blocks)
     rows = f"{config.max_rows:,} at most"
     if is_measured:
         rows += "; a worker measures its steps and may choose fewer, with a smaller KV cache"

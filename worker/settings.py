@@ -72,7 +72,10 @@ class WorkerSettings(ProcessSettings):
         description="Most sequences in a step. Unset: chosen for model and machine.",
     )
     kv_tokens: int | None = Field(
-        None, ge=1, description="Tokens in the KV cache. Unset: what max_rows needs, or what fits."
+        None,
+        ge=1,
+        description="Tokens in the KV cache. Unset: full contexts of max_rows, at most 32 if "
+        "chosen on a CPU, or what fits.",
     )
     block_size: int = Field(32, ge=1, le=1024, description="Tokens per block of the KV cache.")
     max_step_tokens: int | None = Field(

@@ -28,7 +28,7 @@ class EngineConfig:
     prompt_lookup_num_tokens: int | None = None
     max_drafting_tokens: int = 16  # drafts fill a step up to this many tokens, which are cheap
 
-    # Names of limits that no setting gives: the loader may lower them to suit model and machine.
+    # Names of the limits that no setting gives: the loader lowers them to suit model and machine.
     open_limits: frozenset[str] = frozenset()
 
     @classmethod

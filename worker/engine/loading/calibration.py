@@ -1,13 +1,12 @@
 """Measure the steps of a loaded model for the limits that no setting gives.
 
-Takes about 4 s at most, or three steps where these take longer. A wrong measurement costs speed and
-changes no result.
+Takes about 4 s at most on a quiet machine, or three steps where these take longer. A wrong
+measurement costs speed and changes no result.
 """
 
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -27,7 +26,7 @@ from worker.engine.loading.step_limits import (
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
 
-BUDGET_S = 4.0
+BUDGET_S = 3.0
 _RUNS = 3  # of a step, of which the shortest counts
 _LONGEST_RUNS_S = 0.3  # of a step: a longer one does not run again
 _CONTEXT = 256  # tokens of each decoding row
@@ -80,7 +79,7 @@ def fixed_limits(bounds: EngineConfig, device: torch.device, condition: str) -> 
     if not bounds.open_limits:
         return LimitChoice(bounds, "set")
     if device.type != "cpu":
-        return LimitChoice(replace(bounds, open_limits=frozenset()), f"by device {device.type}")
+        return LimitChoice(bounds, f"by device {device.type}")
     return LimitChoice(lower_to_defaults(bounds), f"not measured {condition}")
 
 

@@ -124,7 +124,7 @@ def load_parallel(options: LoadOptions) -> LoadedRunner:
     report.record_memory(
         model.config, config, model.dtype, num_blocks=runner.num_blocks, num_parts=size
     )
-    config = record_limits(loader.limits, options.config, runner.num_blocks, report)
+    config = record_limits(loader.limits, runner.num_blocks, report)
     return LoadedRunner(
         runner, model.config, config, SAMPLING_THREADS, report, tuple(adapters), processes.lost
     )

@@ -68,9 +68,9 @@ def load_runner(options: LoadOptions) -> LoadedRunner:
     device_map = DeviceMap(target)
     folders = look_for_adapters(options.adapters_dir)
     plan = plan_model(options.source, report)
-    known = known_limits(options.config, plan.model.config, target)
-    to_forecast = replace(options, config=known.config) if known else options
-    report.forecast = forecast = choose_variant(plan, to_forecast, target, folders)
+    if known := known_limits(options.config, plan.model.config, target):
+        options = replace(options, config=known.config)
+    report.forecast = forecast = choose_variant(plan, options, target, folders)
     model = read_model(plan, forecast.variant, report, device_map)
     adapters = load_adapters(folders, options.adapter_mode, model, device_map)
     if forecast.variant.executor is Executor.OPENVINO:
@@ -168,15 +168,13 @@ def _start(
     with report.timed(LoadPhase.WARM_UP):
         runner.warm_up()
     report.record_memory(model.config, limits.config, kv_dtype, num_blocks=num_blocks)
-    config = record_limits(limits, options.config, num_blocks, report)
+    config = record_limits(limits, num_blocks, report)
     return LoadedRunner(runner, model.config, config, num_torch_threads, report)
 
 
-def record_limits(
-    limits: LimitChoice, bounds: EngineConfig, num_blocks: int, report: LoadReport
-) -> EngineConfig:
+def record_limits(limits: LimitChoice, num_blocks: int, report: LoadReport) -> EngineConfig:
     """Lower the rows, if open, to what the KV cache holds; record the limits and return them."""
-    config = lower_to_blocks(limits.config, bounds, num_blocks)
+    config = lower_to_blocks(limits.config, num_blocks)
     report.limits = replace(limits, config=config)
     return config
 

@@ -36,7 +36,7 @@ class StepTimes:
 
 
 def lower_to_times(bounds: EngineConfig, times: StepTimes) -> EngineConfig:
-    """Return `bounds` with its open limits lowered to what the times allow, and settled."""
+    """Return `bounds` with its open limits lowered to what the times allow."""
     limits = {
         "max_rows": choose_rows(times.decode_s),
         "max_step_tokens": choose_step_tokens(times.prompt_token_s, bounds.max_step_tokens),
@@ -46,7 +46,7 @@ def lower_to_times(bounds: EngineConfig, times: StepTimes) -> EngineConfig:
 
 
 def lower_to_defaults(bounds: EngineConfig) -> EngineConfig:
-    """Return `bounds` with its open limits lowered to the defaults of EngineConfig, and settled."""
+    """Return `bounds` with its open limits lowered to the defaults of EngineConfig."""
     defaults = EngineConfig()
     return _lower(bounds, {name: getattr(defaults, name) for name in bounds.open_limits})
 
@@ -56,15 +56,12 @@ def _lower(bounds: EngineConfig, limits: Mapping[str, int]) -> EngineConfig:
     if "max_step_tokens" in lowered:  # every row gets a token in every step
         max_rows = lowered.get("max_rows", bounds.max_rows)
         lowered["max_step_tokens"] = max(lowered["max_step_tokens"], max_rows)
-    return replace(bounds, **lowered, open_limits=frozenset())
+    return replace(bounds, **lowered)
 
 
-def lower_to_blocks(config: EngineConfig, bounds: EngineConfig, num_blocks: int) -> EngineConfig:
-    """Return `config` with fewer rows if memory bounds the KV cache to few tokens for each.
-
-    `config` comes from `bounds`, whose open limits say whether a setting gives the rows.
-    """
-    if "max_rows" not in bounds.open_limits or config.num_blocks is not None:
+def lower_to_blocks(config: EngineConfig, num_blocks: int) -> EngineConfig:
+    """Return `config` with fewer rows, if open, where memory leaves few tokens for each."""
+    if "max_rows" not in config.open_limits or config.num_blocks is not None:
         return config
     most = max(1, num_blocks * config.block_size // TOKENS_PER_ROW)
     return replace(config, max_rows=min(config.max_rows, most))

@@ -14,6 +14,7 @@ from worker.engine.memory.host_forecast import PROCESS_BYTES, HostForecast
 from worker.model.config import ModelConfig
 
 SHARE_OF_FREE_MEMORY = {"cuda": 0.85, "cpu": 0.5}  # the rest is for activations and other processes
+MOST_FULL_ROWS = 32  # sequences of full length, on a CPU, if no setting gives the rows
 # What CUDA, its libraries and torch keep for themselves: an estimate.
 _TAKEN_BY_CUDA = 2**29
 
@@ -30,13 +31,18 @@ def choose_num_blocks(
 ) -> int:
     """Return `config.num_blocks`, or enough for `max_rows` sequences of full length if they fit.
 
+    On a CPU, rows that no setting gives count up to 32: rows are seldom full, and the cache takes
+    memory from other processes.
+
     `free_bytes` are free after the weights; the largest step needs `step_bytes` of them. Each of
     `num_parts` tensor-parallel parts holds its share of a block, on its own GPU; on CPUs all share
     one memory. Raises ValueError if not one block fits.
     """
     if config.num_blocks is not None:
         return config.num_blocks
-    wanted = config.max_rows * -(-model_config.context_length // config.block_size)
+    is_chosen = device.type == "cpu" and "max_rows" in config.open_limits
+    num_full_rows = min(config.max_rows, MOST_FULL_ROWS) if is_chosen else config.max_rows
+    wanted = num_full_rows * -(-model_config.context_length // config.block_size)
     bytes_per_block = config.block_size * model_config.kv_bytes_per_token(dtype)
     if device.type != "cpu":
         bytes_per_block //= num_parts

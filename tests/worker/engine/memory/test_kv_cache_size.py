@@ -46,6 +46,13 @@ def test_the_kv_cache_holds_every_row_at_its_full_length() -> None:
     assert choose(EngineConfig(max_rows=5, block_size=16)) == 5 * 7
 
 
+def test_rows_that_a_cpu_chooses_share_the_blocks_of_32_full_sequences() -> None:
+    chosen, given = EngineConfig.for_machine("cpu"), EngineConfig.for_machine("cpu", max_rows=128)
+    assert (chosen.max_rows, given.max_rows) == (128, 128)
+    assert choose(chosen) == 32 * 4  # blocks of 32 tokens
+    assert choose(given) == 128 * 4
+
+
 def test_the_kv_cache_takes_at_most_half_of_the_free_memory() -> None:
     assert choose(EngineConfig(block_size=16), 2 * 10 * BYTES_PER_BLOCK + 1) == 10
 
