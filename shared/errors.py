@@ -51,9 +51,10 @@ class JobFailed(FalconerError):
 
 
 class ClientError(FalconerError):
-    def __init__(self, message: str, *, field: str | None = None) -> None:
+    def __init__(self, message: str, *, field: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+        self.code = code  # below `/v1`, to distinguish errors of one status
 
 
 class BadRequest(ClientError):

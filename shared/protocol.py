@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 
 from shared.errors import UnreadableJob
+from shared.results import ChatResult, PromptScores
 
-VERSION = 2
+VERSION = 3
 ADAPTERS_SINCE = 2  # older workers ignore the adapter
+PROMPTS_SINCE = 3  # older workers ignore `model`, and how the prompt is made
 
 
 class JobStatus(StrEnum):
@@ -35,7 +37,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One accepted request: exactly one of `prompt` and `messages` is set.
+    """One accepted request: exactly one of `prompt`, `prompt_token_ids` and `messages` is set.
 
     With `card_hash`, the api has checked the prompt against that model card, and `token_ids` and
     `max_new_tokens` are final. Without `card_hash`, no model was registered, and the worker checks.
@@ -44,8 +46,15 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     id: str
     prompt: str | None = None
+    prompt_token_ids: list[int] | None = None
     messages: tuple[Message, ...] | None = None
+    model: str | None = None  # the model of the card, or one of its adapters
     prefix: str | None = None
+    add_special_tokens: bool | None = None  # None: to a prompt, not to a conversation
+    continue_final_message: bool = True  # if the assistant wrote it; else a new one begins
+    prediction: str | None = None  # text to draft from
+    prediction_token_ids: list[int] | None = None  # set together with `token_ids`
+    fill_context: bool = False  # without a length, generate up to the end of the context
     handle_long_generation: str | None = None  # "hole", as in transformers and KAITO
     generate_kwargs: dict[str, Any]  # the fields of `GenerateKwargs` in the request, validated
     seed: int
@@ -74,34 +83,6 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
         return self.cost_rows * (len(self.token_ids) + self.max_new_tokens)
 
 
-class SequenceResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One generated sequence."""
-
-    text: str  # the continuation, without the prompt
-    finish_reason: str  # "stop": eos or stop string; "length": max_new_tokens
-    token_count: int
-    score: float | None = None
-    token_ids: list[int] | None = None
-    token_logprobs: list[float] | None = None
-    top_logprobs: list[dict[int, float]] | None = None
-
-
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class ChatResult(msgspec.Struct, frozen=True, kw_only=True, rename={"result": "Result"}):
-    """The 200 body of `/chat`."""
-
-    result: str
-    id: str
-    sequences: list[SequenceResult]
-    usage: Usage
-    seed: int
-
-
 class JobError(msgspec.Struct, frozen=True, kw_only=True):
     """The reason why a job has no result."""
 
@@ -126,6 +107,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logprob: float | None = None
     top_logprobs: dict[int, float] | None = None
     finish_reason: str | None = None
+    prompt: PromptScores | None = None  # with the first token of the first sequence
 
 
 class TokenDeltas(msgspec.Struct, frozen=True, kw_only=True):

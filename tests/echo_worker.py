@@ -8,21 +8,19 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from shared.protocol import (
     Batch,
     ChatJob,
-    ChatResult,
     Delta,
     Failed,
     JobError,
     JobStatus,
     ModelCard,
-    SequenceResult,
     Succeeded,
-    Usage,
     encode,
 )
 from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
+from shared.results import ChatResult, SequenceResult, Usage
 
 LEASE_MS = 60_000
 FREE = FreeCapacity(rows=100, kv_tokens=1_000_000, running=0)

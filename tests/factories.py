@@ -3,16 +3,8 @@
 from typing import Any
 from uuid import uuid4
 
-from shared.protocol import (
-    Batch,
-    ChatJob,
-    ChatResult,
-    ModelCard,
-    SequenceResult,
-    Succeeded,
-    Usage,
-    WorkerInfo,
-)
+from shared.protocol import Batch, ChatJob, ModelCard, Succeeded, WorkerInfo
+from shared.results import ChatResult, SequenceResult, Usage
 
 
 def make_job(**fields: Any) -> ChatJob:

@@ -85,9 +85,9 @@ class FakeRunner:
         if any(self._crash_token in context for context in contexts):
             raise RuntimeError("the device gave up")
         rows = [
-            self._logits(context[: len(context) - num_ahead])
+            self._logits(context[:length])
             for chunk, context in zip(plan.chunks, contexts, strict=True)
-            for num_ahead in reversed(range(chunk.num_sampled))
+            for length in lengths_with_logits(chunk, len(context))
         ]
         return torch.stack(rows) if rows else torch.empty(0, VOCAB_SIZE)
 
@@ -121,6 +121,13 @@ class FakeRunner:
         logits = torch.zeros(VOCAB_SIZE)
         logits[self.next_token(context)] = 10.0
         return logits
+
+
+def lengths_with_logits(chunk: Chunk, context_length: int) -> list[int]:
+    """Return the lengths of the contexts whose next token is scored or sampled, in order."""
+    scored = range(chunk.start + 1, chunk.start + 1 + chunk.num_scored)
+    sampled = range(context_length - chunk.num_sampled + 1, context_length + 1)
+    return [*scored, *sampled]
 
 
 def _tokens(chunk: Chunk) -> list[int]:

@@ -16,7 +16,11 @@ from worker.model.checkpoint.adapter_folders import CONFIG_FILE, AdapterFolder
 from worker.model.checkpoint.adapter_weights import find_weights
 from worker.model.checkpoint.weights import plan_loading
 from worker.model.errors import CheckpointError
-from worker.model.tokenizer.chat_template_files import find_chat_template, load_template_tokens
+from worker.model.tokenizer.chat_template_files import (
+    find_chat_template,
+    load_template_tokens,
+    read_named_template,
+)
 from worker.model.tokenizer.special_tokens import SpecialTokens, load_special_tokens
 
 
@@ -29,9 +33,12 @@ class PromptFiles:
     template_tokens: dict[str, str]
 
 
-def read_prompt_files(checkpoint: Path) -> PromptFiles:
-    """Read special tokens and chat template, but no weights. Raises CheckpointError."""
-    template = load_chat_template(checkpoint)
+def read_prompt_files(checkpoint: Path, chat_template: str | None = None) -> PromptFiles:
+    """Read special tokens and chat template, but no weights. Raises CheckpointError.
+
+    `chat_template` names another template than that of the checkpoint.
+    """
+    template = load_chat_template(checkpoint, chat_template)
     vocab_size = plan_loading(checkpoint).model.config.vocab_size
     tokens = load_template_tokens(checkpoint)
     conversation = "" if template is None else _shortest_conversation(template, tokens)
@@ -95,12 +102,12 @@ def _digest(folder: AdapterFolder) -> str:
     return both.hexdigest()
 
 
-def load_chat_template(checkpoint: Path) -> str | None:
-    """Read and compile the checkpoint's chat template; return None if it has none.
+def load_chat_template(checkpoint: Path, name: str | None = None) -> str | None:
+    """Read and compile the named chat template, or the checkpoint's; None if it has none.
 
     Raises CheckpointError with file and line.
     """
-    template = find_chat_template(checkpoint)
+    template = find_chat_template(checkpoint) if name is None else read_named_template(name)
     if template is None:
         return None
     try:

@@ -42,7 +42,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     device = choose_device(settings.device)
     try:
         checkpoint = find_checkpoint(settings.model)
-        prompt_files = read_prompt_files(checkpoint)
+        prompt_files = read_prompt_files(checkpoint, settings.chat_template)
         mode = AdapterMode(settings.adapter_mode)
         # List the folder before loading: adapters added meanwhile are not in the weights.
         folders = look_for_adapters(settings.adapters_dir) if mode is AdapterMode.MERGE else []

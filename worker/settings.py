@@ -20,6 +20,10 @@ class WorkerSettings(ProcessSettings):
         description="Name of the queue.",
     )
     model: str = Field("tiny", description="Folder, hub id, or `tiny` (bundled).")
+    chat_template: str | None = Field(
+        None,
+        description="File of a chat template, or `falcon-instruct`. Unset: the checkpoint's.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Of the weights. auto: the checkpoint's if the device multiplies it.",

@@ -49,13 +49,14 @@ class ChatTemplate:
         self._shows_content = "content" in source  # transformers makes the same check
         self._special_tokens = special_tokens
 
-    def render(self, messages: tuple[Message, ...]) -> str:
-        """Return the text of the prompt. A final message of the assistant stays open, to continue.
+    def render(self, messages: tuple[Message, ...], *, continue_final: bool = True) -> str:
+        """Return the text of the prompt.
 
+        A final message of the assistant stays open if `continue_final`; else a new one begins.
         Raises BadRequest if the template refuses the conversation or fails.
         """
         try:
-            if messages[-1].role == "assistant":
+            if messages[-1].role == "assistant" and continue_final:
                 return self._render_to_continue(messages)
             return self._fill(messages, add_generation_prompt=True)
         except TEMPLATE_FAILURES as error:

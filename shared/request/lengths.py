@@ -16,6 +16,8 @@ from shared.request.parameters import GenerateKwargs
 # Pre-tokenizers that split text and keep all of it, unless their behavior is "Removed".
 SPLITTERS = {"ByteLevel", "Digits", "Punctuation", "Split"}
 
+TOO_LONG = "context_length_exceeded"  # OpenAI's code
+
 # "hole" is the name in transformers' pipelines and in KAITO.
 REMEDY = 'ask for less, or set handle_long_generation to "hole" to drop the start of the prompt'
 
@@ -42,6 +44,16 @@ def plan_lengths(prompt: int, kwargs: GenerateKwargs, context: int, *, drop_star
     if not _length_given(kwargs) and prompt < context:
         return Lengths(prompt, context - prompt)
     raise _too_long(prompt, wanted, kwargs, context)
+
+
+def fill_context(prompt: int, kwargs: GenerateKwargs, room: int) -> GenerateKwargs:
+    """Return the parameters with `max_new_tokens` up to `room` tokens, unless a length is given.
+
+    A prompt without room for a new token is left for `plan_lengths` to refuse.
+    """
+    if _length_given(kwargs):
+        return kwargs
+    return kwargs.model_copy(update={"max_new_tokens": max(1, room - prompt)})
 
 
 def wanted_new_tokens(prompt: int, kwargs: GenerateKwargs) -> int:
@@ -80,6 +92,7 @@ def _too_long(prompt: int, wanted: int, kwargs: GenerateKwargs, context: int) ->
         f"the prompt's {prompt} tokens and {wanted} new ones exceed the model's context of "
         f"{context}; {REMEDY}",
         field=f"generate_kwargs.{given}" if given and prompt < context else "prompt",
+        code=TOO_LONG,
     )
 
 
@@ -89,6 +102,7 @@ def too_many_bytes(num_bytes: int, least_tokens: int, context: int) -> BadReques
         f"the prompt's {num_bytes} bytes are {least_tokens} tokens or more and exceed the model's "
         f"context of {context}; {REMEDY}",
         field="prompt",
+        code=TOO_LONG,
     )
 
 

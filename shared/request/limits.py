@@ -5,6 +5,7 @@ MAX_SEED = 2**63 - 1
 MAX_BEAM_EOS = 16  # eos ids in beam search: each is one more candidate per beam and step
 MAX_LOOKUP_NGRAM = 16  # tokens that a draft is looked up by: each size adds an entry per token
 MAX_TOP_LOGPROBS = 20
+MAX_PENALTY = 2.0  # of a presence or frequency penalty, as OpenAI limits them
 
 # Bounds that keep float32 logits finite, whatever a request combines: a bias divided by the least
 # penalty and the least temperature, 1024 times over, stays below 3.4e38. None limits any real use.

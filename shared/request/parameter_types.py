@@ -68,6 +68,7 @@ TokenIds = Annotated[
 TokenSequence = Annotated[
     list[TokenIdItem], Field(min_length=1, max_length=MAX_NGRAM, fail_fast=True), INTEGER_ITEMS
 ]
+PromptTokenIds = Annotated[list[TokenIdItem], Field(min_length=1, fail_fast=True), INTEGER_ITEMS]
 WordList = Annotated[list[TokenSequence], Field(min_length=1, max_length=MAX_LIST, fail_fast=True)]
 Words = Annotated[
     WordList, BeforeValidator(as_words, json_schema_input_type=WordList | TokenIdList)

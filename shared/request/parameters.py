@@ -15,6 +15,7 @@ from shared.request.limits import (
     MAX_INT,
     MAX_LENGTH_POWER,
     MAX_LOOKUP_NGRAM,
+    MAX_PENALTY,
     MAX_SCALE,
     MAX_TOP_LOGPROBS,
     MIN_SCALE,
@@ -116,7 +117,7 @@ class GenerateKwargs(OptionalFieldsModel):
         validate_default=True,
         description="Subtracted from other groups' tokens; > 0 with several groups.",
     )
-    early_stopping: Literal[True, False, "never"] = Field(
+    early_stopping: bool | Literal["never"] = Field(
         default=False,
         description="When to stop: true once num_beams sequences are complete, false once a "
         "better one is unlikely, `never` once none is possible.",
@@ -139,6 +140,18 @@ class GenerateKwargs(OptionalFieldsModel):
         le=MAX_SCALE,
         description="Above 1 discourages earlier tokens.",
         examples=[1.1],
+    )
+    presence_penalty: float = Field(
+        default=0.0,
+        ge=-MAX_PENALTY,
+        le=MAX_PENALTY,
+        description="Subtracted from the logit of each token that the sequence has generated.",
+    )
+    frequency_penalty: float = Field(
+        default=0.0,
+        ge=-MAX_PENALTY,
+        le=MAX_PENALTY,
+        description="Subtracted as often as the sequence has generated the token.",
     )
     no_repeat_ngram_size: Count = Field(default=0, description="No n-gram of this size twice.")
     encoder_no_repeat_ngram_size: Count = Field(
@@ -171,10 +184,18 @@ class GenerateKwargs(OptionalFieldsModel):
         description="Choice of a finished group of diverse beams, else unused. Defaults to the "
         "model's, else eos.",
     )
+    stop_token_ids: TokenIds | None = Field(
+        default=None, description="End a sequence, in addition to eos_token_id; no beams."
+    )
     stop_strings: StopStrings | None = Field(
         default=None,
         description="Texts that end a sequence and stay in it.",
         examples=["\nUser:"],
+    )
+    include_stop_str_in_output: bool = Field(
+        default=True,
+        description="False: the text ends before the stop string or stop token, and a stop string "
+        "must lie in the new text.",
     )
     exponential_decay_length_penalty: LengthDecay | None = Field(
         default=None,
@@ -204,6 +225,16 @@ class GenerateKwargs(OptionalFieldsModel):
         default=None,
         description="Return each step's k best log-probabilities.",
     )
+    logprobs_mode: Literal["processed_logprobs", "raw_logprobs"] = Field(
+        default="processed_logprobs",
+        description="Log-probabilities after all processors, or of the model's own logits. Beams "
+        "have the former.",
+    )
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS), INTEGER] | None = Field(
+        default=None,
+        description="Return log-probabilities of the prompt's tokens, with the k best; no beams.",
+    )
+    return_token_ids: bool = Field(default=False, description="Return token ids, the prompt's too.")
 
     @property
     def wants_scores(self) -> bool:
@@ -236,6 +267,15 @@ class GenerateKwargs(OptionalFieldsModel):
         if num_beams == 1 and count > 1 and not info.data.get("do_sample", True):
             raise rule_error("must be 1 in greedy decoding (do_sample false, num_beams 1)")
         return count
+
+    @field_validator("stop_token_ids", "prompt_logprobs")
+    @classmethod
+    def _check_without_beams(
+        cls, value: int | list[int] | None, info: ValidationInfo
+    ) -> int | list[int] | None:
+        if value is not None and info.data.get("num_beams", 1) > 1:
+            raise rule_error("must not be given with num_beams > 1")
+        return value
 
     @field_validator("eos_token_id")
     @classmethod

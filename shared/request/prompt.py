@@ -8,23 +8,34 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from tokenizers import Tokenizer
 
-from shared.errors import BadRequest, InvalidParameter
+from shared.errors import BadRequest, InvalidParameter, ModelNotFound
 from shared.protocol import ChatJob, ModelCard
 from shared.request.chat_template import ChatTemplate
-from shared.request.lengths import max_bytes_per_token, plan_lengths, too_many_bytes
+from shared.request.lengths import (
+    Lengths,
+    fill_context,
+    max_bytes_per_token,
+    plan_lengths,
+    too_many_bytes,
+)
 from shared.request.parameters import GenerateKwargs
 
 ROLES = ("system", "user", "assistant")
+MAX_CHARS_PER_TOKEN = 64  # of a prediction, if the tokenizer sets no bound; a longer text is cut
 
 
 def check_prompt(job: ChatJob) -> None:
     """Check the prompt of a job without a model. Raises BadRequest or InvalidParameter."""
-    if not job.prompt and not job.messages:
+    if not job.prompt and not job.messages and not job.prompt_token_ids:
         raise BadRequest("Text generation parameter prompt required")
     if job.prompt and job.messages:
         raise InvalidParameter("give either prompt or messages, not both", field="messages")
-    if job.messages and job.prefix:
-        raise InvalidParameter("must not be given together with messages", field="prefix")
+    if job.prompt_token_ids and (job.prompt or job.messages):
+        reason = "must not be given together with prompt or messages"
+        raise InvalidParameter(reason, field="prompt_token_ids")
+    if job.prefix and not job.prompt:
+        given = "messages" if job.messages else "prompt_token_ids"
+        raise InvalidParameter(f"must not be given together with {given}", field="prefix")
     for index, message in enumerate(job.messages or ()):
         if message.role not in ROLES:
             raise BadRequest(
@@ -39,10 +50,10 @@ class PromptEncoder:
     def __init__(self, card: ModelCard, tokenizer_json: bytes) -> None:
         """Compile the chat template. Raises BrokenChatTemplate."""
         self.card = card
-        self._tokenizer: Tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        self.tokenizer: Tokenizer = Tokenizer.from_buffer(tokenizer_json)
         # tokenizer.json may have settings of the training. Prompts are never truncated or padded.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
         self._max_bytes_per_token = max_bytes_per_token(tokenizer_json)
         self._chat_template = (
             None
@@ -61,38 +72,72 @@ class PromptEncoder:
         the template refuses, and InvalidParameter for a parameter outside the model's limits.
         """
         check_prompt(job)
+        self._check_model(job.model)
         self._check_adapter(job.adapter)
         self._check_rows(kwargs)
         self._check_vocabulary(kwargs)
+        if job.prompt_token_ids:
+            return ""
         text = self._render(job) if job.messages else (job.prefix or "") + (job.prompt or "")
         if job.handle_long_generation is None:
             self._check_bytes(text)
         return text
 
     def tokenize(self, text: str, job: ChatJob, kwargs: GenerateKwargs) -> ChatJob:
-        """Return the job with the token ids of its checked text and its length. Raises BadRequest.
+        """Return the job with the token ids of its checked text, its length and its adapter.
 
-        The ids encode prefix and prompt, or the rendered conversation.
+        The ids encode prefix and prompt, or the rendered conversation. Raises BadRequest.
         """
-        # A chat template adds the special tokens.
-        token_ids = self._tokenize(text, add_special_tokens=not job.messages)
+        token_ids = job.prompt_token_ids or self._tokenize_text(text, job)
         if not token_ids:
             raise BadRequest("Text generation parameter prompt required")
-        self._check_embedded(token_ids, "messages" if job.messages else "prompt")
-        drop_start = job.handle_long_generation == "hole"
-        lengths = plan_lengths(
-            len(token_ids), kwargs, self.card.context_length, drop_start=drop_start
-        )
+        self._check_embedded(token_ids, job)
+        lengths = self._lengths(len(token_ids), job, kwargs)
         self._check_kv_tokens(lengths.prompt + lengths.max_new_tokens, kwargs)
+        names_adapter = job.adapter is None and job.model in self.card.adapters
         return msgspec.structs.replace(
-            job, token_ids=token_ids[-lengths.prompt :], max_new_tokens=lengths.max_new_tokens
+            job,
+            token_ids=token_ids[-lengths.prompt :],
+            max_new_tokens=lengths.max_new_tokens,
+            prediction_token_ids=self._tokenize_prediction(job.prediction),
+            adapter=job.model if names_adapter else job.adapter,
         )
+
+    def _tokenize_prediction(self, text: str | None) -> list[int] | None:
+        """Return the token ids to draft from, at most a context of them, in the vocabulary."""
+        if not text:
+            return None
+        limit = self.card.context_length
+        text = text[: limit * (self._max_bytes_per_token or MAX_CHARS_PER_TOKEN)]
+        token_ids = self._tokenize(text, add_special_tokens=False)[:limit]
+        return [token_id for token_id in token_ids if token_id < self.card.vocab_size]
+
+    def text_of(self, token_ids: list[int]) -> str:
+        """Return the text of token ids, without special tokens."""
+        text: str = self.tokenizer.decode(token_ids)
+        return text
+
+    def _lengths(self, num_prompt: int, job: ChatJob, kwargs: GenerateKwargs) -> Lengths:
+        context = self.card.context_length
+        if job.fill_context:
+            rows = max(kwargs.num_return_sequences, kwargs.num_beams)
+            room = min(context, self.card.max_kv_tokens // rows)
+            kwargs = fill_context(num_prompt, kwargs, room)
+        drop_start = job.handle_long_generation == "hole"
+        return plan_lengths(num_prompt, kwargs, context, drop_start=drop_start)
+
+    def _tokenize_text(self, text: str, job: ChatJob) -> list[int]:
+        """Return the token ids; a chat template adds the special tokens itself."""
+        add = not job.messages if job.add_special_tokens is None else job.add_special_tokens
+        return self._tokenize(text, add_special_tokens=add)
 
     def _render(self, job: ChatJob) -> str:
         if self._chat_template is None:
             reason = f"the model {self.card.name} has no chat template; send a prompt instead"
             raise BadRequest(reason, field="messages")
-        return self._chat_template.render(job.messages or ())
+        return self._chat_template.render(
+            job.messages or (), continue_final=job.continue_final_message
+        )
 
     def _check_bytes(self, text: str) -> None:
         if self._max_bytes_per_token is None:
@@ -104,11 +149,18 @@ class PromptEncoder:
 
     def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
         # A batch of one: unlike `encode`, this call releases the interpreter lock.
-        (encoding,) = self._tokenizer.encode_batch_fast(
+        (encoding,) = self.tokenizer.encode_batch_fast(
             [text], add_special_tokens=add_special_tokens
         )
         token_ids: list[int] = encoding.ids
         return token_ids
+
+    def _check_model(self, model: str | None) -> None:
+        """Raise ModelNotFound unless the name is that of the model or of an adapter."""
+        known = (self.card.name, *self.card.adapters)
+        if model is not None and model not in known:
+            names = ", ".join(dict.fromkeys(known))
+            raise ModelNotFound(f"no model {model[:40]!r}; there are: {names}", field="model")
 
     def _check_adapter(self, adapter: str | None) -> None:
         if adapter is not None and adapter not in self.card.adapters:
@@ -136,16 +188,17 @@ class PromptEncoder:
                 reason = f"token id {outside} is outside the vocabulary of {size} tokens"
                 raise InvalidParameter(reason, field=f"generate_kwargs.{name}")
 
-    def _check_embedded(self, token_ids: list[int], field: str) -> None:
+    def _check_embedded(self, token_ids: list[int], job: ChatJob) -> None:
         """Raise BadRequest for a token without an embedding: a tokenizer may have more tokens."""
         size = self.card.vocab_size
         outside = next((token_id for token_id in token_ids if token_id >= size), None)
         if outside is not None:
-            token = self._tokenizer.id_to_token(outside)
+            token = self.tokenizer.id_to_token(outside)
+            given = (name for name in ("messages", "prompt_token_ids") if getattr(job, name))
             raise BadRequest(
                 f"the token {token!r} must not occur: its id {outside} is outside the model's "
                 f"vocabulary of {size} tokens",
-                field=field,
+                field=next(given, "prompt"),
             )
 
     def _check_kv_tokens(self, length: int, kwargs: GenerateKwargs) -> None:
@@ -164,7 +217,13 @@ def named_token_ids(kwargs: GenerateKwargs) -> Iterator[tuple[str, Iterable[int]
     for name in ("pad_token_id", "forced_bos_token_id"):
         token_id = getattr(kwargs, name)
         yield name, () if token_id is None else (token_id,)
-    for name in ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"):
+    for name in (
+        "eos_token_id",
+        "stop_token_ids",
+        "forced_eos_token_id",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+    ):
         yield name, getattr(kwargs, name) or ()
     for index, word in enumerate(kwargs.bad_words_ids or ()):
         yield f"bad_words_ids.{index}", word

@@ -6,10 +6,11 @@ They claim, finish and release jobs by the same scripts as workers.
 import asyncio
 from dataclasses import dataclass, field
 
-from shared.protocol import Batch, ChatResult, Succeeded, Usage, WorkerInfo
+from shared.protocol import Batch, Succeeded, WorkerInfo
 from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.job_queue import JobQueue
 from shared.registry.worker_registry import Registry
+from shared.results import ChatResult, Usage
 
 LEASE_MS = 3_600_000  # no lease may expire: the simulation does not follow Redis' clock
 PLENTY = 10**6

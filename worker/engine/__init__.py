@@ -10,7 +10,14 @@ from worker.engine.execution.executor import Executor
 from worker.engine.fault_isolation import EngineBroken
 from worker.engine.loading.adapters import AdapterMode
 from worker.engine.offline import Completion, GenerationFailed, generate
-from worker.engine.outputs import FailureCause, FinishReason, Output, RequestFailed, TokenOutput
+from worker.engine.outputs import (
+    FailureCause,
+    FinishReason,
+    Output,
+    PromptScores,
+    RequestFailed,
+    TokenOutput,
+)
 from worker.engine.request import Request
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.step_report import Phase, StepReport
@@ -28,6 +35,7 @@ __all__ = [
     "GenerationFailed",
     "Output",
     "Phase",
+    "PromptScores",
     "Quantization",
     "Request",
     "RequestFailed",

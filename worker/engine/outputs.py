@@ -1,12 +1,23 @@
 """What `Engine.step()` returns: one token of one sequence, or the end of a request that failed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 
 
 class FinishReason(StrEnum):
     STOP = "stop"  # an eos token or a stop string
     LENGTH = "length"  # max_new_tokens
+
+
+@dataclass(slots=True)
+class PromptScores:
+    """The engine's findings about the prompt of a request."""
+
+    num_cached_tokens: int = 0  # found in the prefix cache
+    token_ids: list[int] | None = None  # where the request asked for `prompt_logprobs`
+    # Under the model's logits; of the tokens from the second on.
+    logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -29,6 +40,8 @@ class TokenOutput:
     finish_reason: FinishReason | None = None  # of the last token; its text flushes what is left
     # On the last token of a beam: the sum of its log-probabilities / length ** length_penalty.
     score: float | None = None
+    # With the first token of a request's first sequence, unless an earlier attempt generated it.
+    prompt: PromptScores | None = field(default=None, compare=False)
 
 
 class FailureCause(Enum):

@@ -11,6 +11,7 @@ from shared.request.limits import (
     MAX_INT,
     MAX_LENGTH_POWER,
     MAX_LOOKUP_NGRAM,
+    MAX_PENALTY,
     MAX_SCALE,
     MAX_SEED,
     MAX_TOP_LOGPROBS,
@@ -34,6 +35,7 @@ class Request:
     generated: tuple[tuple[int, ...], ...] = field(default=())
     priority: int = 0  # higher runs first; equal priorities in order of arrival
     adapter: str | None = None  # of the engine, by name; None: the model itself
+    prediction: tuple[int, ...] = ()  # tokens to draft from, as from the prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +79,15 @@ LIMITS = {
     "diversity_penalty": Limit(float, -MAX_BIAS, MAX_BIAS),
     "length_penalty": Limit(float, -MAX_LENGTH_POWER, MAX_LENGTH_POWER),
     "repetition_penalty": SCALE,
+    "presence_penalty": Limit(float, -MAX_PENALTY, MAX_PENALTY),
+    "frequency_penalty": Limit(float, -MAX_PENALTY, MAX_PENALTY),
     "no_repeat_ngram_size": AT_LEAST_0,
     "encoder_no_repeat_ngram_size": AT_LEAST_0,
     "forced_bos_token_id": INT_OR_NONE,
     "prompt_lookup_num_tokens": INT_OR_NONE,
     "max_matching_ngram_size": Limit(int, 1, MAX_LOOKUP_NGRAM),
     "top_logprobs": Limit(int, 0, MAX_TOP_LOGPROBS),
+    "prompt_logprobs": Limit(int, 0, MAX_TOP_LOGPROBS, may_be_none=True),
 }
 LIMITS_WHILE_SAMPLING = {  # greedy decoding ignores them
     "temperature": SCALE,
@@ -155,6 +160,8 @@ def _check_tuple(name: str, value: object, kind: type) -> None:
 
 def _check_beams(params: SamplingParams) -> None:
     num_beams, num_groups = params.num_beams, params.num_beam_groups
+    if num_beams > 1 and params.prompt_logprobs is not None:
+        raise ValueError("prompt_logprobs must be None with num_beams > 1")
     if 1 < num_beams < params.num_return_sequences:
         raise ValueError(
             f"num_return_sequences must be at most num_beams ({num_beams}), "
@@ -218,6 +225,7 @@ def _token_id_fields(request: Request) -> Iterator[tuple[str, tuple[int, ...] | 
     """Yield each field that indexes logits or embeddings. An eos id out of range never occurs."""
     params = request.params
     yield "prompt_token_ids", request.prompt_token_ids
+    yield "prediction", request.prediction
     for generated in request.generated:
         yield "generated", generated
     for word in params.bad_words_ids:

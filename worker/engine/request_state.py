@@ -35,7 +35,11 @@ def _create_sequences(
     params, pipeline = request.params, make_pipeline(request.params)
     sequences = [
         Sequence.of(
-            request, index, next(arrivals), pipeline, PromptLookup.of(params, default=num_drafts)
+            request,
+            index,
+            next(arrivals),
+            pipeline,
+            PromptLookup.of(params, num_drafts, request.prediction),
         )
         for index in range(params.num_return_sequences)
     ]

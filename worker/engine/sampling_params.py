@@ -16,6 +16,7 @@ class SamplingParams:
     min_new_tokens: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
+    include_stop: bool = True  # in the text; else a stop string must lie in the new text
     pad_token_id: int | None = None  # diverse beams only; None stands for the first eos
 
     do_sample: bool = False
@@ -36,6 +37,8 @@ class SamplingParams:
     length_penalty: float = 1.0
 
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     no_repeat_ngram_size: int = 0
     encoder_no_repeat_ngram_size: int = 0
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
@@ -53,6 +56,8 @@ class SamplingParams:
 
     logprobs: bool = False
     top_logprobs: int = 0
+    raw_logprobs: bool = False  # of the model's own logits; no beams
+    prompt_logprobs: int | None = None  # the likeliest tokens to report; no beams
 
     @property
     def wants_logprobs(self) -> bool:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from worker.engine.outputs import PromptScores
 from worker.engine.request import Request
 from worker.engine.sampling.token_history import TokenHistory
 from worker.engine.sampling_params import SamplingParams
@@ -43,6 +44,7 @@ class Sequence:
     num_computed_tokens: int = 0  # with keys and values in the KV cache
     history: TokenHistory = field(default_factory=TokenHistory, repr=False)
     proposer: DraftProposer | None = field(default=None, repr=False)
+    prompt_scores: PromptScores | None = field(default=None, repr=False)  # until the first token
 
     # Kept by the block manager.
     block_table: list[int] = field(default_factory=list)
@@ -65,7 +67,13 @@ class Sequence:
         """Make sequence `index` of a request, with the tokens that were generated before."""
         generated = request.generated[index] if index < len(request.generated) else ()
         token_ids = [*request.prompt_token_ids, *generated]
-        return cls(request, index, arrival, token_ids, pipeline, proposer=proposer)
+        sequence = cls(request, index, arrival, token_ids, pipeline, proposer=proposer)
+        if index == 0 and not generated:
+            is_scored = request.params.prompt_logprobs is not None
+            sequence.prompt_scores = PromptScores(
+                token_ids=list(request.prompt_token_ids) if is_scored else None
+            )
+        return sequence
 
     def append(self, token_id: int) -> None:
         """Append the next token. Call it once its logits turned out valid."""
@@ -125,9 +133,19 @@ class Sequence:
         return self.request.adapter
 
     @property
+    def scores_prompt(self) -> bool:
+        """Return whether its chunks yield log-probabilities of the prompt's tokens."""
+        return self.prompt_scores is not None and self.prompt_scores.token_ids is not None
+
+    @property
     def is_cacheable(self) -> bool:
-        """Return whether others may use its blocks: repaired logits may hide invalid values."""
-        return not self.params.remove_invalid_values
+        """Return whether it uses blocks of others and others its own.
+
+        Repaired logits may hide invalid values. Blocks of others come without the logits of their
+        tokens, which the log-probabilities of a prompt need.
+        """
+        scores_prompt = self.index == 0 and self.params.prompt_logprobs is not None
+        return not (self.params.remove_invalid_values or scores_prompt)
 
     @property
     def empty_prefix_id(self) -> PrefixId:

@@ -1,4 +1,4 @@
-"""Select how each group continues from a step's logits: sampled tokens, or beam candidates."""
+"""Select how each group continues from a step's logits, and score the tokens of prompts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from worker.engine.beam.candidates import Candidates
 from worker.engine.beam.output import BeamState
 from worker.engine.outputs import TokenOutput
 from worker.engine.request_state import GroupState
-from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure
+from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure, top_columns
 from worker.engine.sampling.sampler import sample_tokens
 from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
@@ -37,6 +37,39 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
+def _score_prompts(logits: torch.Tensor, plan: StepPlan) -> torch.Tensor:
+    """Record the log-probabilities of prompts; return the logits that tokens are sampled from.
+
+    `logits` float32 [n, vocab] has for each chunk `num_scored` rows, then `num_sampled`. A repeated
+    step changes nothing: what is recorded already stays.
+    """
+    if not plan.scores_prompts:
+        return logits
+    sampled: list[int] = []
+    row = 0
+    for chunk in plan.chunks:
+        end = row + chunk.num_scored
+        if chunk.num_scored:
+            _record_scores(chunk, logits[row:end])
+        row = end + chunk.num_sampled
+        sampled += range(end, row)
+    return logits[torch.tensor(sampled, dtype=torch.int64, device=logits.device)]
+
+
+def _record_scores(chunk: Chunk, logits: torch.Tensor) -> None:
+    """Add the scores that rows of `logits` give to the tokens after the start of the chunk."""
+    sequence = chunk.sequence
+    scores, count = sequence.prompt_scores, sequence.params.prompt_logprobs
+    assert scores is not None and count is not None
+    num_known = max(0, len(scores.logprobs) - chunk.start)
+    logprobs = logits[num_known:].log_softmax(dim=-1)
+    first = chunk.start + num_known + 1
+    token_ids = sequence.token_ids[first : first + len(logprobs)]
+    index = torch.tensor(token_ids, dtype=torch.int64, device=logits.device)
+    scores.logprobs += logprobs.gather(-1, index[:, None])[:, 0].tolist()
+    scores.top_logprobs += [top_columns(row, count) for row in logprobs]
+
+
 @torch.inference_mode()
 @_one_thread()
 def select_tokens(
@@ -44,9 +77,12 @@ def select_tokens(
 ) -> list[GroupSelection]:
     """Select how each of `plan.sampled_groups` continues, from float32 `logits` [n, vocab].
 
+    Of a chunk that scores its prompt, the first `num_scored` rows go to `prompt_scores`.
+
     A beam search gets candidates. All other groups get tokens from one call of the sampler, with a
     row for the sequence and one for each draft. The contents of `logits` are lost.
     """
+    logits = _score_prompts(logits, plan)
     selections: dict[SequenceGroup, GroupSelection] = {}
     single: list[Chunk] = []
     rows: list[int] = []

@@ -2,9 +2,11 @@
 
 import msgspec
 
-from shared.protocol import ChatJob, ChatResult, Delta, ModelCard, SequenceResult, Usage
+from shared.protocol import ChatJob, Delta, ModelCard
 from shared.request.parameters import GenerateKwargs
+from shared.results import ChatResult, PromptResult, PromptScores, SequenceResult, Usage
 from worker.engine import FinishReason, Request, SamplingParams, TokenOutput
+from worker.engine import PromptScores as EngineScores
 from worker.generation import Generation
 
 # The replacements of transformers' `clean_up_tokenization`, in its order.
@@ -40,6 +42,8 @@ COPIED_PARAMETERS = (
     "early_stopping",
     "length_penalty",
     "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
     "no_repeat_ngram_size",
     "encoder_no_repeat_ngram_size",
     "forced_bos_token_id",
@@ -48,6 +52,7 @@ COPIED_PARAMETERS = (
     "renormalize_logits",
     "prompt_lookup_num_tokens",
     "max_matching_ngram_size",
+    "prompt_logprobs",
 )
 
 
@@ -71,6 +76,7 @@ def to_request(
         generated=generated,
         priority=job.priority,
         adapter=job.adapter,
+        prediction=tuple(job.prediction_token_ids or ()),
     )
 
 
@@ -86,6 +92,7 @@ def to_sampling_params(
         eos_token_ids=_eos_token_ids(kwargs, card),
         pad_token_id=card.pad_token_id if kwargs.pad_token_id is None else kwargs.pad_token_id,
         stop_strings=tuple(kwargs.stop_strings or ()),
+        include_stop=kwargs.include_stop_str_in_output,
         bad_words_ids=tuple(tuple(word) for word in kwargs.bad_words_ids or ()),
         sequence_bias=tuple((tuple(ids), bias) for ids, bias in kwargs.sequence_bias or ()),
         suppress_tokens=tuple(kwargs.suppress_tokens or ()),
@@ -93,14 +100,15 @@ def to_sampling_params(
         forced_eos_token_ids=tuple(kwargs.forced_eos_token_id or ()),
         logprobs=kwargs.wants_scores,
         top_logprobs=kwargs.top_logprobs or 0,
+        raw_logprobs=kwargs.logprobs_mode == "raw_logprobs" and kwargs.num_beams == 1,
     )
 
 
 def _eos_token_ids(kwargs: GenerateKwargs, card: ModelCard) -> tuple[int, ...]:
-    """Return the model's own unless the request sets them; null means none."""
-    if "eos_token_id" not in kwargs.model_fields_set:
-        return tuple(card.eos_token_ids)
-    return tuple(kwargs.eos_token_id or ())
+    """Return the model's own unless the request sets them, and the stop tokens; null means none."""
+    is_set = "eos_token_id" in kwargs.model_fields_set
+    eos = kwargs.eos_token_id or () if is_set else card.eos_token_ids
+    return tuple(dict.fromkeys([*eos, *(kwargs.stop_token_ids or ())]))
 
 
 def to_delta(output: TokenOutput) -> Delta:
@@ -111,12 +119,26 @@ def to_delta(output: TokenOutput) -> Delta:
         logprob=output.logprob,
         top_logprobs=output.top_logprobs,
         finish_reason=output.finish_reason,
+        prompt=to_prompt_scores(output.prompt),
+    )
+
+
+def to_prompt_scores(found: EngineScores | None) -> PromptScores | None:
+    if found is None:
+        return None
+    is_scored = found.token_ids is not None
+    return PromptScores(
+        cached_tokens=found.num_cached_tokens,
+        token_ids=found.token_ids,
+        logprobs=found.logprobs if is_scored else None,
+        top_logprobs=found.top_logprobs if is_scored else None,
     )
 
 
 def to_output(request_id: str, delta: Delta) -> TokenOutput:
     """Return the output that `to_delta` converted."""
     [token_id] = delta.token_ids
+    found = delta.prompt
     return TokenOutput(
         request_id=request_id,
         sequence=delta.sequence,
@@ -125,6 +147,14 @@ def to_output(request_id: str, delta: Delta) -> TokenOutput:
         logprob=delta.logprob,
         top_logprobs=delta.top_logprobs,
         finish_reason=FinishReason(delta.finish_reason) if delta.finish_reason else None,
+        prompt=None if found is None else to_engine_scores(found),
+    )
+
+
+def to_engine_scores(found: PromptScores) -> EngineScores:
+    """Return the scores that `to_prompt_scores` converted."""
+    return EngineScores(
+        found.cached_tokens, found.token_ids, found.logprobs or [], found.top_logprobs or []
     )
 
 
@@ -132,6 +162,7 @@ def to_chat_result(job: ChatJob, kwargs: GenerateKwargs, generation: Generation)
     """Return the 200 body of a finished generation."""
     sequences = [_to_sequence_result(job, kwargs, outputs) for outputs in generation.sequences]
     echo = job.prompt or "" if job.return_full_text else ""
+    prompt = generation.sequences[0][0].prompt
     num_prompt = len(job.token_ids or ())
     num_completion = generation.num_tokens
     return ChatResult(
@@ -142,8 +173,24 @@ def to_chat_result(job: ChatJob, kwargs: GenerateKwargs, generation: Generation)
             prompt_tokens=num_prompt,
             completion_tokens=num_completion,
             total_tokens=num_prompt + num_completion,
+            cached_tokens=prompt.num_cached_tokens if prompt else msgspec.UNSET,
         ),
         seed=job.seed,
+        prompt=_to_prompt_result(job, kwargs, prompt),
+    )
+
+
+def _to_prompt_result(
+    job: ChatJob, kwargs: GenerateKwargs, found: EngineScores | None
+) -> PromptResult | msgspec.UnsetType:
+    """Return the prompt's token ids and scores, where the request asks for either."""
+    wants_scores = kwargs.prompt_logprobs is not None
+    if not (kwargs.return_token_ids or wants_scores):
+        return msgspec.UNSET
+    return PromptResult(
+        token_ids=job.token_ids or [],
+        token_logprobs=found.logprobs if found and wants_scores else None,
+        top_logprobs=found.top_logprobs if found and kwargs.prompt_logprobs else None,
     )
 
 
@@ -156,6 +203,8 @@ def _to_sequence_result(
         finish_reason=str(outputs[-1].finish_reason),
         token_count=len(outputs),
     )
+    if kwargs.return_token_ids:
+        result = msgspec.structs.replace(result, token_ids=[o.token_id for o in outputs])
     return _with_scores(result, kwargs, outputs) if kwargs.wants_scores else result
 
 

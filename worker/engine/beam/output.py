@@ -13,7 +13,8 @@ from worker.engine.request import Request
 from worker.engine.sampling.logits_processors.base import SequenceViews
 from worker.engine.sampling.sampled_token import SamplingFailure
 from worker.engine.sampling.sampler import INVALID_LOGITS, NOTHING_TO_SAMPLE
-from worker.engine.text.detokenizer import Detokenizer, StopStrings, TokenBytes
+from worker.engine.text.detokenizer import StopStrings, TokenBytes
+from worker.engine.text.visible_text import VisibleText
 
 TOO_FEW_SEQUENCES = "fewer sequences than asked for can be made: the parameters ban every token"
 
@@ -25,7 +26,8 @@ class BeamState:
         self._request = request
         self._token_bytes = token_bytes
         params = request.params
-        stop_strings = StopStrings(token_bytes, params.stop_strings, request.prompt_token_ids)
+        context = request.prompt_token_ids if params.include_stop else ()
+        stop_strings = StopStrings(token_bytes, params.stop_strings, context)
         kind = DiverseBeamSearch if params.num_beam_groups > 1 else BeamSearch
         self._search: Search = kind(params, Beam((), stop_strings))
 
@@ -57,13 +59,13 @@ class BeamState:
         ]
 
     def _outputs(self, index: int, hypothesis: Hypothesis) -> list[TokenOutput]:
-        detokenizer = Detokenizer(self._token_bytes, self._request.prompt_token_ids)
+        text = VisibleText(self._token_bytes, self._request.params, self._request.prompt_token_ids)
         outputs = [
-            self._output(index, token, detokenizer.push(token.token_id))
+            self._output(index, token, text.push(token.token_id))
             for token in hypothesis.beam.tokens
         ]
         last = outputs[-1]
-        last.text += detokenizer.flush()
+        last.text += text.flush()
         # A beam that neither ended nor reached its full length is returned if none is better.
         last.finish_reason = hypothesis.beam.finish_reason or FinishReason.LENGTH
         last.score = _finite(hypothesis.score)

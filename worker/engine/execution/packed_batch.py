@@ -1,12 +1,13 @@
 """Pack the chunks of a step end to end, without padding, as numpy arrays for any runner."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.engine.scheduling.step_plan import StepPlan
+from worker.engine.scheduling.step_plan import Chunk, StepPlan
 
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
@@ -26,7 +27,7 @@ class PackedStep:
 
     token_ids: Int64s  # [num_tokens]
     positions: Int64s  # [num_tokens], in its own sequence
-    sampled: Int64s  # [n]: the packed tokens after which a token is sampled
+    sampled: Int64s  # [n]: the packed tokens after which a token is scored or sampled
     past_lens: Int32s  # [num_seqs], tokens in the cache before this step
     cu_seqlens_q: Int32s  # [num_seqs + 1]
     block_indices: Int32s
@@ -44,7 +45,7 @@ class PackedStep:
         return cls(
             token_ids=_concatenated([chunk.token_ids for chunk in chunks]).astype(np.int64),
             positions=np.arange(cu_seqlens_q[-1]) + offsets,
-            sampled=_last_indices(cu_seqlens_q[1:], [chunk.num_sampled for chunk in chunks]),
+            sampled=_indices_with_logits(cu_seqlens_q, chunks),
             past_lens=starts,
             cu_seqlens_q=cu_seqlens_q,
             block_indices=_concatenated(tables),
@@ -116,9 +117,14 @@ def warm_up_steps(device_type: str, *, num_blocks: int, block_size: int) -> list
     return steps
 
 
-def _last_indices(ends: Int32s, counts: list[int]) -> Int64s:
-    """Return the last `counts[i]` indices before each of `ends`."""
-    spans = (range(end - n, end) for end, n in zip(ends.tolist(), counts, strict=True))
+def _indices_with_logits(cu_seqlens_q: Int32s, chunks: Sequence[Chunk]) -> Int64s:
+    """Return the packed tokens of each chunk that score the prompt, then those to sample after."""
+    bounds = zip(cu_seqlens_q[:-1].tolist(), cu_seqlens_q[1:].tolist(), chunks, strict=True)
+    spans = (
+        span
+        for start, end, chunk in bounds
+        for span in (range(start, start + chunk.num_scored), range(end - chunk.num_sampled, end))
+    )
     return np.fromiter(chain.from_iterable(spans), dtype=np.int64)
 
 

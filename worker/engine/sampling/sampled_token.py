@@ -1,7 +1,7 @@
 """A token that was sampled for a row, or the reason why there is none."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -42,7 +42,7 @@ class CandidateTokens:
         selected = zip(tokens.tolist(), rows, columns.tolist(), sequences, strict=True)
         return [
             self._with_logprobs(token_id, row, column, sequence.params)
-            if sequence.params.wants_logprobs
+            if sequence.params.wants_logprobs and not sequence.params.raw_logprobs
             else SampledToken(token_id)
             for token_id, row, column, sequence in selected
         ]
@@ -51,16 +51,24 @@ class CandidateTokens:
         self, token_id: int, row: int, column: int, params: SamplingParams
     ) -> SampledToken:
         logprobs = self.scores[row].log_softmax(dim=-1)
-        logprob = logprobs[column].item()
-        is_defined = not math.isnan(logprob)  # nan where every token is banned
-        best = top_columns(logprobs, params.top_logprobs)
-        if self.token_ids is not None:
-            best = {int(self.token_ids[row, column]): best[column] for column in best}
-        return SampledToken(
-            token_id,
-            logprob if params.logprobs and is_defined else None,
-            best if params.top_logprobs else None,
-        )
+        token = logprobs_of(token_id, column, logprobs, params)
+        if self.token_ids is None or token.top_logprobs is None:
+            return token
+        best = {int(self.token_ids[row, c]): value for c, value in token.top_logprobs.items()}
+        return replace(token, top_logprobs=best)
+
+
+def logprobs_of(
+    token_id: int, column: int, logprobs: torch.Tensor, params: SamplingParams
+) -> SampledToken:
+    """Return the token in `column` of one row [width] with the log-probabilities it asks for."""
+    logprob = logprobs[column].item()
+    is_defined = not math.isnan(logprob)  # nan where every token is banned
+    return SampledToken(
+        token_id,
+        logprob if params.logprobs and is_defined else None,
+        top_columns(logprobs, params.top_logprobs) if params.top_logprobs else None,
+    )
 
 
 def top_columns(logprobs: torch.Tensor, count: int) -> dict[int, float]:

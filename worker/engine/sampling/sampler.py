@@ -20,8 +20,14 @@ from worker.engine.sampling.logits_processors.base import (
 )
 from worker.engine.sampling.multinomial import multinomial, multinomial_tiled
 from worker.engine.sampling.philox import uniforms
-from worker.engine.sampling.sampled_token import CandidateTokens, SampledToken, SamplingFailure
+from worker.engine.sampling.sampled_token import (
+    CandidateTokens,
+    SampledToken,
+    SamplingFailure,
+    logprobs_of,
+)
 from worker.engine.sampling.tiled_scores import TiledScores
+from worker.engine.sampling_params import SamplingParams
 
 INVALID_LOGITS = "the model's logits contain nan or inf; remove_invalid_values would repair them"
 NOTHING_TO_SAMPLE = (
@@ -57,13 +63,33 @@ def sample_tokens(
     if not sequences:
         return []
     scores = TiledScores(logits)
+    raw = _raw_logprobs(logits, sequences)
     sampled: dict[int, SampledToken | SamplingFailure] = {}
     failures = _find_invalid(scores, sequences)
     scores = _process_in_place(scores, sequences)
     for method, rows in _rows_by_method(scores, sequences).items():
         members = [sequences[row] for row in rows]
         sampled |= zip(rows, _sample(method, scores, rows, members), strict=True)
+    for row, logprobs in raw.items():
+        sampled[row] = _with_raw_logprobs(sampled[row], logprobs, sequences[row].params)
     return [failures.get(row) or sampled[row] for row in range(len(sequences))]
+
+
+def _raw_logprobs(logits: torch.Tensor, sequences: SequenceViews) -> dict[int, torch.Tensor]:
+    """Return log-probabilities [vocab] of the model's logits, for the rows that want them."""
+    return {
+        row: logits[row].log_softmax(dim=-1)
+        for row, sequence in enumerate(sequences)
+        if sequence.params.raw_logprobs and sequence.params.wants_logprobs
+    }
+
+
+def _with_raw_logprobs(
+    token: SampledToken | SamplingFailure, logprobs: torch.Tensor, params: SamplingParams
+) -> SampledToken | SamplingFailure:
+    if isinstance(token, SamplingFailure):
+        return token
+    return logprobs_of(token.token_id, token.token_id, logprobs, params)
 
 
 def _find_invalid(logits: TiledScores, sequences: SequenceViews) -> dict[int, SamplingFailure]:

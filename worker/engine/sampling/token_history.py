@@ -1,4 +1,4 @@
-"""Incremental indexes of a growing sequence: its distinct tokens and its n-grams.
+"""Incremental indexes of a growing sequence: its distinct tokens, their counts, its n-grams.
 
 Reading the whole context again at every step would cost more the longer it gets.
 """
@@ -14,12 +14,22 @@ class TokenHistory:
     An index is built when it is first used: most sequences need none.
     """
 
-    __slots__ = ("_distinct", "_num_read", "_own_ngrams", "_prompt_ngrams", "_seen")
+    __slots__ = (
+        "_counts",
+        "_distinct",
+        "_num_counted",
+        "_num_read",
+        "_own_ngrams",
+        "_prompt_ngrams",
+        "_seen",
+    )
 
     def __init__(self) -> None:
         self._distinct = array("q")
         self._seen: set[int] = set()
         self._num_read = 0
+        self._counts: dict[int, int] = {}
+        self._num_counted = 0
         self._own_ngrams: NgramIndex | None = None
         self._prompt_ngrams: NgramIndex | None = None
 
@@ -28,6 +38,7 @@ class TokenHistory:
         other = copy(self)
         other._distinct = self._distinct[:]
         other._seen = self._seen.copy()
+        other._counts = self._counts.copy()
         other._own_ngrams = self._own_ngrams and self._own_ngrams.fork()
         return other
 
@@ -39,6 +50,13 @@ class TokenHistory:
                 self._distinct.append(token_id)
         self._num_read = len(token_ids)
         return self._distinct
+
+    def counts(self, token_ids: list[int], num_prompt_tokens: int) -> dict[int, int]:
+        """Return how often each token follows the prompt."""
+        for token_id in token_ids[max(self._num_counted, num_prompt_tokens) :]:
+            self._counts[token_id] = self._counts.get(token_id, 0) + 1
+        self._num_counted = len(token_ids)
+        return self._counts
 
     def repeating(self, token_ids: list[int], size: int) -> "array[int]":
         """Return tokens that would complete an n-gram of `size` that the sequence holds."""

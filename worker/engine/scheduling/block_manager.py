@@ -144,6 +144,9 @@ class BlockManager:
         sequence.num_cached_blocks = end
         sequence.prefix_id = cached[-1].prefix_id
         self.num_prefix_hit_tokens += end * self.block_size - sequence.num_computed_tokens
+        if sequence.prompt_scores is not None:
+            num_cached = min(end * self.block_size, sequence.num_prompt_tokens)
+            sequence.prompt_scores.num_cached_tokens = num_cached
         sequence.num_computed_tokens = end * self.block_size
 
     def _shares_next_block(self, sequence: Sequence) -> bool:

@@ -50,6 +50,14 @@ class Chunk:
         return 1 + len(self.drafts) if self.yields_token else 0
 
     @property
+    def num_scored(self) -> int:
+        """Return the first tokens whose logits score the next token of the prompt."""
+        sequence = self.sequence
+        if not sequence.scores_prompt:
+            return 0
+        return max(0, min(self.end, sequence.num_prompt_tokens - 1) - self.start)
+
+    @property
     def sampled(self) -> list[Sequence]:
         """Return the sequences to sample for: itself, and itself with each prefix of the drafts."""
         drafted = (self.sequence.extended_by(self.drafts[:n]) for n in range(1, self.num_sampled))
@@ -109,6 +117,11 @@ class StepPlan:
     def sampled_groups(self) -> list[SequenceGroup]:
         """Return the groups that get tokens, each once, in the order of the logits."""
         return list(dict.fromkeys(chunk.group for chunk in self.sampled_chunks))
+
+    @property
+    def scores_prompts(self) -> bool:
+        """Return whether the logits of a chunk begin with rows that score its prompt."""
+        return any(chunk.num_scored for chunk in self.chunks)
 
     @property
     def has_drafts(self) -> bool:

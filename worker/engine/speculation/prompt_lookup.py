@@ -4,8 +4,11 @@ Prompt lookup decoding is by A. Saxena, 2023 (github.com/apoorvumang/prompt-look
 transformers calls it `prompt_lookup_num_tokens`.
 """
 
+from collections.abc import Sequence
+
 from worker.engine.sampling_params import SamplingParams
 
+PREDICTION_DRAFTS = 10  # per step, for a request with a prediction that sets no number
 MAX_PAUSE = 32  # tokens between useless drafts in a text that never repeats itself
 
 
@@ -16,7 +19,11 @@ class PromptLookup:
     a token is accepted.
     """
 
-    def __init__(self, num_tokens: int, max_ngram_size: int) -> None:
+    def __init__(
+        self, num_tokens: int, max_ngram_size: int, prediction: Sequence[int] = ()
+    ) -> None:
+        """Draft up to `num_tokens`, also from `prediction`, as if it preceded the tokens."""
+        self._prediction = list(prediction)
         self._num_tokens = num_tokens
         self._max_ngram_size = max_ngram_size
         self._continuations: dict[
@@ -27,16 +34,20 @@ class PromptLookup:
         self._resume_at = 0  # tokens
 
     @classmethod
-    def of(cls, params: SamplingParams, default: int | None) -> "PromptLookup | None":
+    def of(
+        cls, params: SamplingParams, default: int | None, prediction: Sequence[int] = ()
+    ) -> "PromptLookup | None":
         """Return the proposer that the parameters, or else `default`, ask for.
 
-        Beam searches get none: their beams are candidates enough.
+        Beam searches get none: their beams are candidates enough. A prediction asks for drafts.
         """
         num_tokens = params.prompt_lookup_num_tokens
         num_tokens = default if num_tokens is None else num_tokens
+        if num_tokens is None and prediction:
+            num_tokens = PREDICTION_DRAFTS
         if not num_tokens or params.num_beams > 1:
             return None
-        return cls(num_tokens, params.max_matching_ngram_size)
+        return cls(num_tokens, params.max_matching_ngram_size, prediction)
 
     def is_ready(self, num_tokens: int) -> bool:
         """Return whether a sequence of `num_tokens` is past its pause."""
@@ -48,6 +59,8 @@ class PromptLookup:
         The longest n-gram that is found decides. If what followed reaches the end of the text, it
         repeats itself, like a copy in Lempel-Ziv compression (1977).
         """
+        if self._prediction:
+            token_ids = self._prediction + token_ids
         self._read(token_ids)
         start = self._find_continuation(token_ids)
         if start is None:

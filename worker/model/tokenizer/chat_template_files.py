@@ -8,6 +8,7 @@ from typing import Any
 from worker.model.errors import CheckpointError, is_lfs_pointer, unreadable
 from worker.model.json_fields import read_optional
 
+FALCON_INSTRUCT = "falcon-instruct"  # a bundled template, with System:, User: and Falcon:
 DEFAULT = "default"  # the name of the chat template, if a checkpoint has several templates
 
 
@@ -32,6 +33,16 @@ def find_chat_template(folder: Path) -> TemplateFile | None:
             source = _default_of(template, name)
             return None if source is None else TemplateFile(source, f"{name}: chat_template")
     return None
+
+
+def read_named_template(name: str) -> TemplateFile:
+    """Read the template that a setting names: `falcon-instruct`, or a file.
+
+    Raises CheckpointError.
+    """
+    bundled = Path(__file__).parents[1] / "bundled" / f"{FALCON_INSTRUCT}.jinja"
+    file = bundled if name == FALCON_INSTRUCT else Path(name)
+    return TemplateFile(_read(file), file.name)
 
 
 def load_template_tokens(folder: Path) -> dict[str, str]:

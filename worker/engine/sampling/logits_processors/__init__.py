@@ -28,6 +28,7 @@ from worker.engine.sampling.logits_processors.base import (
 )
 from worker.engine.sampling.logits_processors.penalties import (
     ExponentialDecayLengthPenalty,
+    GeneratedTokenPenalties,
     RemoveInvalidValues,
     Renormalize,
     RepetitionPenalty,
@@ -48,6 +49,7 @@ from worker.engine.sampling_params import SamplingParams
 IN_PLACE_PROCESSORS: tuple[InPlaceProcessor, ...] = (
     SequenceBias(),
     RepetitionPenalty(),
+    GeneratedTokenPenalties(),  # transformers has none; in vLLM's place
     NoRepeatNgram(),
     EncoderNoRepeatNgram(),
     BadWords(),

@@ -33,6 +33,24 @@ class RepetitionPenalty(InPlaceProcessor):
         scores[indices.rows, indices.token_ids] = penalized
 
 
+class GeneratedTokenPenalties(InPlaceProcessor):
+    """Subtract from generated tokens: a penalty for each occurrence, and one for any, as vLLM."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
+
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
+        counts = [s.history.counts(s.token_ids, s.num_prompt_tokens) for s in sequences]
+        indices = score_indices(scores, rows, [list(count) for count in counts])
+        numbers = np.array([n for count in counts for n in count.values()], dtype=np.float32)
+        frequency = per_row(scores, (s.params.frequency_penalty for s in sequences))
+        presence = per_row(scores, (s.params.presence_penalty for s in sequences))
+        penalized = scores[indices.rows, indices.token_ids]
+        penalized -= frequency[indices.sequences, 0] * torch.from_numpy(numbers).to(scores.device)
+        penalized -= presence[indices.sequences, 0]
+        scores[indices.rows, indices.token_ids] = penalized
+
+
 class SequenceBias(InPlaceProcessor):
     """Add a bias to the token that would complete one of the given token sequences."""
 
