@@ -22,16 +22,22 @@ from api.jobs.pending_cancellations import PendingCancellations
 from api.jobs.redis_services import Connect, RedisServices
 from api.metrics import MeteredApp, Metrics
 from api.openapi import openapi_of
-from api.routes import chat, events, jobs, openai, ops
+from api.routes import chat, completions, events, jobs, openai, ops
 from api.services import Services
 from api.settings import ApiSettings
 from shared.redis.client import connect as connect_redis
 from shared.version import falconer_version
 
 CORS_METHODS = ("GET", "HEAD", "POST", "DELETE")
-CORS_HEADERS = ("Location", "Retry-After", "Preference-Applied")
+CORS_HEADERS = (
+    "Location",
+    "Retry-After",
+    "Preference-Applied",
+    "X-Request-Id",
+    "X-Should-Retry",
+)
 
-ROUTERS = [module.router for module in (chat, jobs, events, openai, ops)]
+ROUTERS = [module.router for module in (chat, jobs, events, completions, openai, ops)]
 
 
 def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastAPI:

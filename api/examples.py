@@ -42,6 +42,14 @@ CONVERSATION: dict[str, Any] = {
     "generate_kwargs": {"do_sample": False, "max_new_tokens": 60},
 }
 
+# Requests below `/v1`.
+CHAT_COMPLETION: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "What is a falcon?"}],
+    "max_tokens": 60,
+    "temperature": 0,
+}
+COMPLETION: dict[str, Any] = {"prompt": "Once upon a time there was", "max_tokens": 40}
+
 # Named examples of OpenAPI.
 REQUESTS: dict[str, dict[str, Any]] = {
     "prompt": {"summary": "A prompt to continue", "value": PROMPT_ONLY},

@@ -9,10 +9,13 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from api.examples import ANSWER, REQUESTS
-from api.openai.schemas import Model, ModelList, OpenAIErrorBody
+from api.openai.answers import ChatCompletion, Completion
+from api.openai.chat import ChatCompletionRequest
+from api.openai.completion import CompletionRequest
+from api.openai.schemas import Model, ModelList, OpenAIErrorBody, is_openai_path
 from api.schemas import ChatRequest, ErrorBody, JobList, JobView, Purged
 from api.system_info import SystemInfo
-from shared.protocol import ChatResult
+from shared.results import ChatResult
 
 REF = "#/components/schemas/{}"
 
@@ -64,6 +67,7 @@ ERRORS: Responses = {
     400: schema_response(
         "ErrorBody", "An invalid body: no prompt, a prompt that is too long, or no JSON."
     ),
+    404: schema_response("ErrorBody", "No such model."),
     409: schema_response("ErrorBody", "The idempotency key was used with another body."),
     413: schema_response("ErrorBody", "The body is too large."),
     415: schema_response(
@@ -81,8 +85,13 @@ OPENAI_UNAVAILABLE: Responses = {
 }
 OPENAI_LOOKUP_ERRORS: Responses = {
     404: schema_response("OpenAIErrorBody", "No such model."),
-    422: schema_response("OpenAIErrorBody", "An invalid parameter."),
+    400: schema_response("OpenAIErrorBody", "An invalid parameter."),
     **OPENAI_UNAVAILABLE,
+}
+OPENAI_ERRORS: Responses = {
+    status: schema_response("OpenAIErrorBody", response["description"])
+    for status, response in ERRORS.items()
+    if status != 422
 }
 LOCATION = {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}}
 ACCEPTED: dict[str, Any] = {**schema_response("JobView", "Accepted."), "headers": LOCATION}
@@ -108,6 +117,25 @@ RESULT: dict[str, Any] = {
         "text/event-stream": EVENT_STREAM,
     },
 }
+CHUNKS: dict[str, Any] = {
+    "itemSchema": {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "data": {"type": "string", "description": "A chunk as JSON; at the end `[DONE]`."}
+        },
+    }
+}
+
+
+def openai_answer(schema: str) -> dict[str, Any]:
+    response = schema_response(schema, "The answer; with `stream` its chunks.")
+    response["content"]["text/event-stream"] = CHUNKS
+    return response
+
+
+CHAT_COMPLETION = openai_answer("ChatCompletion")
+COMPLETION = openai_answer("Completion")
 EVENTS: dict[str, Any] = {
     "description": "The job's events, from the first or after `Last-Event-ID`.",
     "content": {"text/event-stream": EVENT_STREAM},
@@ -122,7 +150,10 @@ def request_body(schema: str) -> dict[str, Any]:
 
 def component_schemas() -> dict[str, Any]:
     template = REF.format("{model}")
-    _, pydantic = models_json_schema([(ChatRequest, "validation")], ref_template=template)
+    models = (ChatRequest, ChatCompletionRequest, CompletionRequest)
+    _, pydantic = models_json_schema(
+        [(model, "validation") for model in models], ref_template=template
+    )
     _, structs = msgspec.json.schema_components(
         [
             ChatResult,
@@ -133,6 +164,8 @@ def component_schemas() -> dict[str, Any]:
             SystemInfo,
             Model,
             ModelList,
+            ChatCompletion,
+            Completion,
             OpenAIErrorBody,
         ],
         ref_template=REF.format("{name}"),
@@ -145,6 +178,16 @@ def show_examples(document: dict[str, Any]) -> None:
     for path in ("/chat", "/jobs"):
         body = document["paths"][path]["post"]["requestBody"]
         body["content"]["application/json"]["examples"] = REQUESTS
+
+
+def omit_422_below_v1(document: dict[str, Any]) -> None:
+    """Remove the response that FastAPI adds: below `/v1` an invalid parameter is a 400."""
+    for path, operations in document["paths"].items():
+        if is_openai_path(path):
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+    for schema in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(schema, None)
 
 
 def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
@@ -161,6 +204,7 @@ def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(component_schemas())
             show_examples(document)
+            omit_422_below_v1(document)
             app.openapi_schema = document
         return app.openapi_schema
 

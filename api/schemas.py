@@ -9,15 +9,17 @@ from pydantic_core import PydanticCustomError
 
 from api.chat_messages import ChatMessage
 from api.examples import REQUESTS
-from shared.protocol import Batch, ChatResult, JobError, JobRecord, JobStatus
+from shared.protocol import Batch, JobError, JobRecord, JobStatus
 from shared.queue.keys import JOB_TTL_S
 from shared.request.base_model import OptionalFieldsModel
-from shared.request.parameter_types import INTEGER
+from shared.request.parameter_types import INTEGER, PromptTokenIds
 from shared.request.parameters import GenerateKwargs
+from shared.results import ChatResult
 
 T = TypeVar("T")
 
 MAX_MESSAGES = 1024
+MAX_MODEL_NAME = 1024  # characters; may be the path of a folder
 MAX_ADAPTER_NAME = 255  # characters; the name of a folder
 
 
@@ -29,11 +31,19 @@ class ChatRequest(OptionalFieldsModel):
     )
 
     prompt: str | None = Field(default=None, description="Text to continue.")
+    prompt_token_ids: PromptTokenIds | None = Field(
+        default=None, description="Token ids to continue, instead of a text."
+    )
     messages: list[ChatMessage] | None = Field(
         default=None,
         max_length=MAX_MESSAGES,
         fail_fast=True,
         description="A conversation. The model continues a last message of the assistant.",
+    )
+    model: str | None = Field(
+        default=None,
+        max_length=MAX_MODEL_NAME,
+        description="Name of the served model, or of a LoRA adapter. Others are a 404.",
     )
     prefix: str | None = Field(
         default=None, description="Goes before the prompt; not in the result."
@@ -41,6 +51,19 @@ class ChatRequest(OptionalFieldsModel):
     handle_long_generation: Literal["hole"] | None = Field(
         default=None,
         description="Drop the start of a prompt that is too long; named as in transformers.",
+    )
+    add_special_tokens: bool | None = Field(
+        default=None,
+        description="Let the tokenizer add its special tokens. Default: to prompts, not messages.",
+    )
+    continue_final_message: bool = Field(
+        default=True, description="False: answer a last message of the assistant with a new one."
+    )
+    fill_context: bool = Field(
+        default=False, description="Without a length, generate up to the end of the context."
+    )
+    prediction: str | None = Field(
+        default=None, description="Expected text, to draft from; changes no result."
     )
     return_full_text: bool = Field(default=True, description="Put the prompt before each text.")
     clean_up_tokenization_spaces: bool = Field(

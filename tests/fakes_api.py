@@ -93,8 +93,9 @@ async def abandoned_call(
     body: dict[str, Any],
     leave: asyncio.Event,
     headers: Mapping[str, str] | None = None,
+    path: str = "/chat",
 ) -> list[Message]:
-    """Send `POST /chat`, disconnect once `leave` is set, and return the response's messages."""
+    """Send `POST` to `path`, disconnect once `leave` is set, and return the response's messages."""
     sent: list[Message] = []
     requests = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
 
@@ -113,8 +114,8 @@ async def abandoned_call(
         "http_version": "1.1",
         "method": "POST",
         "scheme": "http",
-        "path": "/chat",
-        "raw_path": b"/chat",
+        "path": path,
+        "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
         "headers": [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()],

@@ -2,9 +2,10 @@
 
 import asyncio
 from codecs import BOM_UTF8
+from typing import TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,6 +20,8 @@ from shared.errors import BadRequest, InvalidParameter, PayloadTooLarge, Unsuppo
 BODY_TIMEOUT_S = 30.0
 JSON = "application/json"
 CHARSETS = {"utf-8", "utf8", "us-ascii"}  # ASCII is a part of UTF-8
+T = TypeVar("T", bound=BaseModel)
+
 LENGTHS = {b"content-length", b"transfer-encoding"}
 
 
@@ -48,16 +51,31 @@ async def read_chat_request(
     request: Request, max_bytes: int, stopping: asyncio.Event
 ) -> ChatRequest:
     """Return the valid request. Raises a ClientError that names the field, or ServerStopping."""
+    try:
+        return await read_model(request, ChatRequest, max_bytes, stopping)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_context=False)
+        at_root = not errors[0]["loc"]
+        raise InvalidParameter(describe(errors), field="body" if at_root else None) from error
+
+
+async def read_model(
+    request: Request, model: type[T], max_bytes: int, stopping: asyncio.Event
+) -> T:
+    """Return the body as a model.
+
+    Raises pydantic's ValidationError for an object that is no valid model, a ClientError for any
+    other invalid body, or ServerStopping.
+    """
     check_content_type(content_type_of(request.headers))
     body = await run_until_stopping(read_body(request, max_bytes), stopping)
     try:
-        return ChatRequest.model_validate_json(body.removeprefix(BOM_UTF8))
+        return model.model_validate_json(body.removeprefix(BOM_UTF8))
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False)
-        if errors[0]["type"] == "json_invalid":
-            raise BadRequest(errors[0]["msg"], field="body") from error
-        at_root = not errors[0]["loc"]
-        raise InvalidParameter(describe(errors), field="body" if at_root else None) from error
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise BadRequest(first["msg"], field="body") from error
+        raise
 
 
 def content_type_of(headers: Headers) -> str:

@@ -13,7 +13,13 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from api.http.paths import route_path
-from api.openai.schemas import OpenAIErrorBody, is_openai_path, openai_code, openai_error
+from api.openai.schemas import (
+    OpenAIErrorBody,
+    is_openai_path,
+    openai_code,
+    openai_error,
+    openai_status,
+)
 from api.schemas import ErrorBody
 from shared.errors import ClientError, FalconerError, status_code
 
@@ -24,6 +30,7 @@ MAX_SHOWN = 100  # characters of a name or number of the request
 SUBJECT = re.compile("(Input|String|List|Tuple) should")
 IN_JSON = {"True": "true", "False": "false", "'": '"', " after validation": ""}
 
+REQUEST_ID = "x-request-id"  # OpenAI's SDK shows it
 CLIENT_CLOSED_REQUEST = 499  # nginx's code, for the metrics: the client has disconnected
 STOPPING = {"Retry-After": "1", "Connection": "close"}
 
@@ -75,10 +82,18 @@ def failure_response(
     """Return an error in the form of the path; `code` is part of OpenAI's form only."""
     body: OpenAIErrorBody | ErrorBody
     if is_openai_path(route_path(request.scope)):
+        status = openai_status(status)
         body = openai_error(status, message, param=field, code=code)
+        headers = {**(headers or {}), **echoed_request_id(request)}
     else:
         body = ErrorBody(with_field(field, message), job_id)
     return json_response(body, status, headers)
+
+
+def echoed_request_id(request: Request) -> dict[str, str]:
+    """Return the header with the id that the client gave its request, if any."""
+    request_id = request.headers.get(REQUEST_ID)
+    return {} if request_id is None else {REQUEST_ID: request_id}
 
 
 def with_field(field: str | None, message: str) -> str:

@@ -7,13 +7,16 @@ application gets both in ASGI's form: `root_path` is the prefix, and `path` begi
 import re
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
+from typing import Annotated
 
+from pydantic import AfterValidator
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.settings import PREFIX, ApiSettings
 
 ORIGIN = re.compile("^https?://[^/]*")
+ANSWER_PREFIX = re.compile("^(chatcmpl|cmpl)-")
 
 
 class RoutePaths:
@@ -73,6 +76,14 @@ def first_segment(path: str) -> str:
 def route_path(scope: Scope) -> str:
     """Return the path of the route, without the prefix."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def without_answer_prefix(job_id: str) -> str:
+    """Return the job's id for that of an answer below `/v1`, which begins with its kind."""
+    return ANSWER_PREFIX.sub("", job_id)
+
+
+JobId = Annotated[str, AfterValidator(without_answer_prefix)]  # in a path
 
 
 def job_path(scope: Scope, job_id: str) -> str:

@@ -14,10 +14,19 @@ from api.jobs.model_watcher import CheckedModel, ModelWatcher
 from api.jobs.redis_services import redis_timeout
 from api.schemas import ChatRequest
 from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
-from shared.protocol import ADAPTERS_SINCE, ChatJob, Message
+from shared.protocol import ADAPTERS_SINCE, PROMPTS_SINCE, ChatJob, Message
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import check_prompt
 
+# Fields that workers before PROMPTS_SINCE ignore.
+PROMPT_FIELDS = {
+    "prompt_token_ids",
+    "model",
+    "add_special_tokens",
+    "continue_final_message",
+    "fill_context",
+    "prediction",
+}
 LONG_TEXT_CHARS = 8_000  # a longer text is tokenized in a thread, so other requests continue
 TOKENIZATION_SLOTS = 2  # threads for long texts
 SLOT_TIMEOUT_S = 10.0  # for a slot; a long text may take seconds, and others may be waiting
@@ -42,10 +51,16 @@ class Admission:
         self._check_ttl(request.ttl_s)
         kwargs = request.generate_kwargs
         job = ChatJob(
-            version=1 if request.adapter is None else ADAPTERS_SINCE,
+            version=protocol_version(request),
             id=uuid.uuid4().hex,
             prompt=None if request.messages else request.prompt,
+            prompt_token_ids=request.prompt_token_ids,
             messages=_to_messages(request),
+            model=request.model,
+            add_special_tokens=request.add_special_tokens,
+            continue_final_message=request.continue_final_message,
+            prediction=request.prediction,
+            fill_context=request.fill_context,
             prefix=request.prefix,
             handle_long_generation=request.handle_long_generation,
             generate_kwargs=kwargs.model_dump(exclude_unset=True),
@@ -98,7 +113,7 @@ class Admission:
         # These checks need no tokens, and so no slot.
         text = model.encoder.check(job, kwargs)
         tokenize = partial(model.encoder.tokenize, text, job, kwargs)
-        is_long = len(text) > LONG_TEXT_CHARS
+        is_long = len(text) + len(job.prediction or "") > LONG_TEXT_CHARS
         tokenized = (
             await client.run_until_disconnect(self._in_slot(tokenize)) if is_long else tokenize()
         )
@@ -117,6 +132,13 @@ class Admission:
         work = asyncio.ensure_future(asyncio.to_thread(tokenize))
         work.add_done_callback(lambda _: self._slots.release())
         return await asyncio.shield(work)  # a disconnect does not end the thread
+
+
+def protocol_version(request: ChatRequest) -> int:
+    """Return the version of the oldest workers that can run the request."""
+    if PROMPT_FIELDS & request.model_fields_set:
+        return PROMPTS_SINCE
+    return 1 if request.adapter is None else ADAPTERS_SINCE
 
 
 def _to_messages(request: ChatRequest) -> tuple[Message, ...] | None:

@@ -86,6 +86,8 @@ class JobClient:
             handle.close()
             return await self.follow(enqueued.job_id)
         handle.accepted(record_of(enqueued), job.deadline_s)
+        if request.generate_kwargs.return_token_ids:
+            handle.prompt_token_ids = job.token_ids
         return handle
 
     async def _find(self, key: IdempotencyKey | None) -> JobHandle | None:

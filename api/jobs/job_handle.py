@@ -41,6 +41,7 @@ class JobHandle:
         """
         self.job_id = job_id
         self.record: JobRecord | None = None  # as it was when the handle was made
+        self.prompt_token_ids: list[int] | None = None  # of a job that this replica tokenized
         self._queue = redis.queue
         self._log = redis.token_log
         self._replica_id = redis.replica_id

@@ -1,1 +1,6 @@
-"""The shapes of OpenAI's interface, in `schemas`. Its routes are in `api/routes/openai.py`."""
+"""OpenAI's interface: requests become jobs, and results and tokens its answers.
+
+Routes import the bodies of `chat` and `completion` (their base is in `request`), what shows their
+jobs from `chat_view`, `completion_view` and `view`, and error codes of `fields`. Others import
+`schemas` (models and errors) and `answers`.
+"""

@@ -4,9 +4,23 @@ from typing import Literal
 
 import msgspec
 
-from shared.errors import FalconerError, ModelNotFound
+from shared.errors import (
+    BadRequest,
+    ClientError,
+    FalconerError,
+    InvalidParameter,
+    ModelNotFound,
+    QueueFull,
+    WaitTooLong,
+)
 
-CODES: dict[type[FalconerError], str] = {ModelNotFound: "model_not_found"}
+CODES: dict[type[FalconerError], str] = {
+    BadRequest: "invalid_value",
+    InvalidParameter: "invalid_value",
+    ModelNotFound: "model_not_found",
+    QueueFull: "rate_limit_exceeded",
+    WaitTooLong: "rate_limit_exceeded",
+}
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +45,7 @@ class OpenAIError(msgspec.Struct, frozen=True, kw_only=True):
     """The reason why a request failed."""
 
     message: str
-    type: Literal["invalid_request_error", "server_error"]
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
     param: str | None  # the invalid field, if one field is invalid
     code: str | None  # distinguishes errors of one status, for programs
 
@@ -47,7 +61,8 @@ def is_openai_path(path: str) -> bool:
 
 
 def openai_code(error: FalconerError) -> str | None:
-    return CODES.get(type(error))
+    code = error.code if isinstance(error, ClientError) else None
+    return code or CODES.get(type(error))
 
 
 def openai_error(
@@ -56,8 +71,19 @@ def openai_error(
     return OpenAIErrorBody(
         OpenAIError(
             message=message,
-            type="server_error" if status >= 500 else "invalid_request_error",
+            type=error_type(status),
             param=param,
             code=code,
         )
     )
+
+
+def error_type(status: int) -> Literal["invalid_request_error", "rate_limit_error", "server_error"]:
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
+
+
+def openai_status(status: int) -> int:
+    """Return the status below `/v1`: OpenAI answers an invalid parameter with 400."""
+    return 400 if status == 422 else status

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
+from api.http.paths import JobId
 from api.openapi import EVENTS, LOOKUP_ERRORS
 from api.routes.sse import EventStreamResponse
 from api.services import services_of
@@ -35,7 +36,7 @@ LastEventId = Annotated[
         **LOOKUP_ERRORS,
     },
 )
-async def follow(request: Request, job_id: str, last_event_id: LastEventId = None) -> Response:
+async def follow(request: Request, job_id: JobId, last_event_id: LastEventId = None) -> Response:
     """Stream the events of a queued, running or ended job, as the stream of `/chat` has them.
 
     A disconnect does not cancel the job.

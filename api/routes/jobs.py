@@ -14,6 +14,7 @@ from api.http.errors import (
     json_response,
 )
 from api.http.headers import IdempotencyKey
+from api.http.paths import JobId
 from api.jobs.job_handle import JobHandle
 from api.openapi import (
     ACCEPTED,
@@ -103,7 +104,7 @@ async def purge(request: Request, status: Literal["queued"]) -> Response:
 
 
 @router.get("/jobs/{job_id}", summary="Get a job", responses={200: JOB, **LOOKUP_ERRORS})
-async def get_job(request: Request, job_id: str, wait: WaitSeconds = 0) -> Response:
+async def get_job(request: Request, job_id: JobId, wait: WaitSeconds = 0) -> Response:
     """Get the status of a job, and its result once it has succeeded.
 
     `wait` delays the response until the job ends.
@@ -120,7 +121,7 @@ async def get_job(request: Request, job_id: str, wait: WaitSeconds = 0) -> Respo
     summary="Cancel a job",
     responses={200: JOB, **LOOKUP_ERRORS},
 )
-async def cancel(request: Request, job_id: str) -> Response:
+async def cancel(request: Request, job_id: JobId) -> Response:
     """Cancel a queued or running job. A job that has ended stays as it is."""
     services = services_of(request)
     with await services.client.follow(job_id) as handle:
@@ -134,7 +135,7 @@ async def cancel(request: Request, job_id: str) -> Response:
     summary="Retry a job",
     responses={202: ACCEPTED, **RETRY_ERRORS},
 )
-async def retry(request: Request, job_id: str) -> Response:
+async def retry(request: Request, job_id: JobId) -> Response:
     """Run a job that failed, expired or was cancelled again, as a new job with a new id.
 
     `retry_of` names the old job; its record gets `retried_as`. A job has one retry: a repeated

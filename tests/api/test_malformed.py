@@ -69,7 +69,7 @@ MALFORMED: list[tuple[bytes, int, list[str]]] = [
     ),
     # Other fields of the request.
     (body(webhook="http://x"), 422, ["webhook", "unknown"]),
-    (body(model="falcon"), 422, ["model", "unknown"]),
+    (body(model="falcon"), 404, ["no model 'falcon'", "letters"]),
     (body(prefix=1), 422, ["prefix", "string"]),
     (body(handle_long_generation="truncate"), 422, ["handle_long_generation", "hole"]),
     (body(return_full_text="yes"), 422, ["return_full_text", "boolean"]),

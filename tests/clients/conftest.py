@@ -11,9 +11,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from tests.clients.calls import REQUEST
+from tests.clients.openai_client import WAIT_S
 from tests.clients.pages import PageServer, page_server
 from tests.processes import end
 from tests.redis_server import RedisServer, free_port
@@ -73,3 +75,12 @@ def expected(url: str) -> str:
     with urllib.request.urlopen(call, timeout=START_S) as answer:
         result: dict[str, Any] = json.load(answer)
     return str(result["sequences"][0]["text"])
+
+
+@pytest.fixture(scope="session")
+def client(url: str) -> Iterator[openai.OpenAI]:
+    """Return OpenAI's client; it repeats no request."""
+    with openai.OpenAI(
+        base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=WAIT_S
+    ) as client:
+        yield client

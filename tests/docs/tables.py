@@ -81,6 +81,29 @@ def request_table(schema: str) -> str:
     return listed(rows)
 
 
+def openai_table(schema: str, described: str) -> str:
+    """Return one item per field that the schema `described` lacks or defines in another way."""
+    schemas = openapi()["components"]["schemas"]
+    known = schemas[described]["properties"]
+    own = schemas[schema]["properties"]
+    return listed(
+        (f"`{name}`", works_or_is_refused(field))
+        for name, field in own.items()
+        if field != known.get(name)
+    )
+
+
+def works_or_is_refused(field: Schema) -> str:
+    """Return the description of a field, and whether it works; a refused one has few values."""
+    limited = [kind for kind in field.get("anyOf", ()) if "enum" in kind and "type" not in kind]
+    description = field.get("description") or limited[0]["description"]
+    if limited:
+        return description
+    default = field.get("default")
+    shown = "" if default is None else f" (`{str(default).lower()}`)"
+    return description if description.startswith("No effect") else f"Works{shown}. {description}"
+
+
 def values(schema: Schema) -> str:
     """Return the type and the limits of a JSON schema in words; null is left out."""
     if "$ref" in schema:
@@ -140,6 +163,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "routes": routes_table,
     "ChatRequest": lambda: request_table("ChatRequest"),
     "GenerateKwargs": lambda: request_table("GenerateKwargs"),
+    "ChatCompletionRequest": lambda: openai_table("ChatCompletionRequest", "GenerateKwargs"),
+    "CompletionRequest": lambda: openai_table("CompletionRequest", "ChatCompletionRequest"),
 }
 
 

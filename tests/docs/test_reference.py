@@ -26,9 +26,15 @@ def http_page() -> str:
     return (REFERENCE / "http.md").read_text()
 
 
+def field_lists() -> list[tuple[str, str]]:
+    """Return the schemas of each list of fields, and the list."""
+    pages = (http_page(), (REFERENCE / "openai.md").read_text())
+    return [found for page in pages for found in FIELDS.findall(page)]
+
+
 def documented_fields() -> dict[str, set[str]]:
     """Return the names in each list of fields, by the schemas that it documents."""
-    return {names: set(NAME.findall(rows)) for names, rows in FIELDS.findall(http_page())}
+    return {names: set(NAME.findall(rows)) for names, rows in field_lists()}
 
 
 def fields_of(schema: str) -> set[str]:

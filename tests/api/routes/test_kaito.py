@@ -25,7 +25,7 @@ HERE = differences()
 
 # The first part of an item, a body, and the documented status.
 REQUESTS: list[tuple[str, dict[str, Any], int]] = [
-    ("unknown fields of the body", {"prompt": "a", "model": "falcon"}, 422),
+    ("unknown fields of the body", {"prompt": "a", "engine": "falcon"}, 422),
     ("unknown names in `generate_kwargs`", {"prompt": "a", "generate_kwargs": {"x": 1}}, 422),
     ("numbers", {"prompt": "a", "generate_kwargs": {"max_length": 50.0}}, 200),
     ("numbers", {"prompt": "a", "generate_kwargs": {"max_length": "50"}}, 422),

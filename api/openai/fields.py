@@ -1,0 +1,71 @@
+"""Types of the fields of OpenAI's requests, and of fields that are refused by name."""
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from shared.request.base_model import OptionalFieldsModel
+from shared.request.parameter_types import MAX_LIST, MAX_STOP_STRINGS, StopString, StopStrings
+
+UNSUPPORTED = "unsupported"  # pydantic's type of error for a field that is refused by name
+
+MAX_METADATA = 16  # pairs
+MAX_METADATA_KEY = 64  # characters
+MAX_METADATA_VALUE = 512
+MAX_BIAS = 100
+
+
+def unsupported(reason: str) -> PydanticCustomError:
+    return PydanticCustomError(UNSUPPORTED, "{message}", {"message": f"is not supported: {reason}"})
+
+
+def refused(reason: str, *accepted: Any) -> BeforeValidator:
+    """Validate a field that is refused by name, unless its value is one of `accepted`.
+
+    Those change nothing: they ask for what the service does anyway.
+    """
+
+    def check(value: Any) -> Any:
+        if any(type(value) is type(choice) and value == choice for choice in accepted):
+            return value
+        raise unsupported(reason)
+
+    choices = " or ".join(f"`{json.dumps(choice)}`" for choice in accepted)
+    schema = {
+        "enum": [*accepted, None],
+        "description": f"Refused except {choices}: {reason}."
+        if accepted
+        else f"Refused: {reason}.",
+    }
+    return BeforeValidator(check, json_schema_input_type=Annotated[Any, WithJsonSchema(schema)])
+
+
+StopStringsOrNone = StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)]
+
+
+def empty_as_none(value: Any) -> Any:
+    """Return None for an empty list, which some clients send for no stop string."""
+    return None if value == [] else value
+
+
+Stop = Annotated[
+    StopStrings | None,
+    BeforeValidator(empty_as_none, json_schema_input_type=StopStringsOrNone),
+]
+BiasValue = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
+TokenIdText = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+LogitBias = Annotated[dict[TokenIdText, BiasValue], Field(max_length=MAX_LIST)]
+MetadataKey = Annotated[str, Field(max_length=MAX_METADATA_KEY)]
+MetadataValue = Annotated[str, Field(max_length=MAX_METADATA_VALUE)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)]
+
+
+class StreamOptions(OptionalFieldsModel):
+    """Options of a stream."""
+
+    include_usage: bool = Field(
+        default=False, description="Send the usage in a chunk before the end of the stream."
+    )
+    include_obfuscation: Annotated[Any, refused("chunks are not padded", False)] = None

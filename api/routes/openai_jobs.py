@@ -1,0 +1,204 @@
+"""Submit the jobs of a request below `/v1`, wait for all of them, and cancel them together."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import ValidationError
+
+from api.http.body import read_model
+from api.http.disconnect import ClientConnection
+from api.http.errors import (
+    CLIENT_CLOSED_REQUEST,
+    REQUEST_ID,
+    STOPPING,
+    ClientDisconnected,
+    ServerStopping,
+    echoed_request_id,
+    failure_response,
+    json_response,
+    reason,
+    stopping_message,
+)
+from api.http.paths import job_path
+from api.jobs.job_handle import JobHandle
+from api.jobs.redis_services import redis_timeout
+from api.openai.fields import UNSUPPORTED
+from api.openai.request import OpenAIRequest
+from api.openai.view import AnswerHead, MakeView, T
+from api.services import Services
+from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
+from shared.protocol import Failed, Outcome, Succeeded
+
+NO_RETRY = {"x-should-retry": "false"}  # the SDKs retry 5xx, which would make another job
+CODES = {
+    "extra_forbidden": "unknown_parameter",
+    "missing": "missing_required_parameter",
+    UNSUPPORTED: "unsupported_parameter",
+}
+
+
+@dataclass(slots=True)
+class RequestJobs:
+    """The jobs of one request: one for each prompt."""
+
+    services: Services
+    handles: list[JobHandle]
+    has_key: bool  # an idempotency key finds the jobs again
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __enter__(self) -> "RequestJobs":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for handle in self.handles:
+            handle.close()
+
+    @property
+    def job_ids(self) -> list[str]:
+        return [handle.job_id for handle in self.handles]
+
+    async def head(self) -> AnswerHead:
+        """Return the jobs and the present model, which a first worker may just have registered."""
+        models = self.services.models
+        if models.current is None:
+            try:
+                async with redis_timeout():
+                    await models.refresh()
+            except ServiceUnavailable:
+                pass  # answer without the model
+        model = models.current
+        return AnswerHead(
+            self.job_ids,
+            self.created,
+            None if model is None else model.card_hash,
+            None if model is None else model.encoder,
+        )
+
+    async def outcomes(self, timeout_s: float) -> list[Outcome] | None:
+        """Return how the jobs ended, up to the first that failed; None after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        ended: list[Outcome] = []
+        for handle in self.handles:
+            outcome = await handle.outcome(deadline - time.monotonic())
+            if outcome is None:
+                return None
+            ended.append(outcome)
+            if isinstance(outcome, Failed):
+                break
+        return ended
+
+    async def cancel(self) -> None:
+        """Cancel the jobs that have not ended."""
+        for job_id in self.job_ids:
+            await self.services.client.cancel_abandoned(job_id)
+
+    async def cancel_after_disconnect(self) -> None:
+        """Cancel the jobs unless the client can find them by its idempotency key."""
+        if not self.has_key:
+            await self.cancel()
+
+    def headers(self, request: Request) -> dict[str, str]:
+        """Return the headers of every answer about these jobs."""
+        first = self.handles[0].job_id
+        path = job_path(request.scope, first)
+        return {"Location": path, REQUEST_ID: first} | echoed_request_id(request)
+
+    def error_headers(self, request: Request) -> dict[str, str]:
+        """Return the headers of an error, after which the SDKs must not make another job."""
+        return self.headers(request) | ({} if self.has_key else NO_RETRY)
+
+
+async def read_openai_request(request: Request, services: Services, model: type[T]) -> T:
+    """Return the valid body. Raises a ClientError with field and code, or ServerStopping."""
+    try:
+        body = await read_model(request, model, services.settings.max_body_bytes, services.stopping)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise InvalidParameter(
+            reason(first),
+            field=".".join(str(part)[:100] for part in first["loc"]) or "body",
+            code=CODES.get(first["type"], "invalid_value"),
+        ) from error
+    body.check()
+    return body
+
+
+async def submit(
+    request: Request, services: Services, body: OpenAIRequest, idempotency_key: str | None
+) -> RequestJobs:
+    """Submit one job per prompt; a refusal cancels the jobs before it."""
+    connection = ClientConnection(request.receive, services.stopping)
+    with ExitStack() as stack:
+        jobs = stack.enter_context(RequestJobs(services, [], idempotency_key is not None))
+        try:
+            for index, chat_request in enumerate(body.jobs()):
+                handle = await services.client.submit(
+                    chat_request,
+                    connection,
+                    wants_events=True,
+                    stream=body.stream,
+                    idempotency_key=idempotency_key and f"{idempotency_key}:{index}",
+                )
+                jobs.handles.append(handle)
+        except BaseException as error:
+            await asyncio.shield(jobs.cancel())
+            if isinstance(error, ClientError):
+                error.field = body.field_name(error.field)
+            raise
+        stack.pop_all()
+        return jobs
+
+
+async def answer_when_done(
+    request: Request, jobs: RequestJobs, view: MakeView[T], body: T
+) -> Response:
+    """Return the answer once all jobs have succeeded, or the first error."""
+    services = jobs.services
+    client = ClientConnection(request.receive, services.stopping)
+    timeout_s = services.settings.sync_timeout_s
+    try:
+        outcomes = await client.run_until_disconnect(jobs.outcomes(timeout_s))
+    except ClientDisconnected:
+        await jobs.cancel_after_disconnect()
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except ServerStopping:
+        message = stopping_message(jobs.job_ids[0])
+        headers = STOPPING | jobs.error_headers(request)
+        return failure_response(request, 503, message, headers=headers)
+    if outcomes is None:
+        return failure_response(
+            request,
+            504,
+            f"no result within {timeout_s:g} s; the job goes on, see /jobs/{jobs.job_ids[0]}",
+            code="timeout",
+            headers=jobs.error_headers(request),
+        )
+    if isinstance(failed := outcomes[-1], Failed):
+        await jobs.cancel()
+        return failed_response(request, jobs, body, failed)
+    results = [outcome.result for outcome in succeeded(outcomes)]
+    answer = view(body, await jobs.head()).answer(results)
+    return json_response(answer, headers=jobs.headers(request))
+
+
+def succeeded(outcomes: list[Outcome]) -> Iterator[Succeeded]:
+    return (outcome for outcome in outcomes if isinstance(outcome, Succeeded))
+
+
+def failed_response(
+    request: Request, jobs: RequestJobs, body: OpenAIRequest, failed: Failed
+) -> Response:
+    error = failed.error
+    return failure_response(
+        request,
+        error.status_code,
+        error.message,
+        field=body.field_name(error.field),
+        code="model_not_found" if error.status_code == 404 else None,
+        headers=jobs.error_headers(request),
+    )
