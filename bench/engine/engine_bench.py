@@ -62,6 +62,7 @@ def settings_of(engine: Engine) -> dict[str, Any]:
         "max_rows": config.max_rows,
         "max_step_tokens": config.max_step_tokens,
         "max_chunk_tokens": config.max_chunk_tokens,
+        "threads": engine.load_report.num_threads,
     }
 
 
