@@ -9,7 +9,7 @@ command emulates its arithmetic there.
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -24,8 +24,10 @@ from bench.report import check_output
 from shared.errors import FalconerError
 from shared.request.prompt import PromptEncoder
 from worker.engine import Engine, Quantization
+from worker.engine.execution.torch_runner import ModelRunner
+from worker.model.checkpoint.weights import load_model
 from worker.model.layers.packed_linear import replace_linears
-from worker.model_loading import choose_device
+from worker.model_loading import choose_device, find_checkpoint
 
 TEXT = Path(__file__).parents[2] / "tools" / "tiny_falcon" / "heldout.txt"
 WHOLE = "none"
@@ -125,10 +127,17 @@ def _score_texts(bench: EngineBench, lines: list[str]) -> TextScores:
 
 
 def _load_emulated(bench: EngineBench) -> tuple[Engine, PromptEncoder]:
-    """Load the engine and replace the layers that are fp8 in a worker: all but the head."""
-    engine, encoder = replace(bench, quantization=None).load()
-    runner: Any = engine.runner
-    replace_linears(runner.model.transformer, EmulatedFloat8Linear)
+    """Load the engine with a network whose layers are fp8 in a worker: all but the head.
+
+    The network is loaded apart from the engine, which packs weights and drops the originals.
+    """
+    engine, encoder = replace(bench, quantization=None, executor="torch").load()
+    source = str(find_checkpoint(bench.model))
+    model = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
+    replace_linears(model.transformer, EmulatedFloat8Linear)
+    engine.runner = ModelRunner.with_cache(
+        model, num_blocks=engine.runner.num_blocks, block_size=engine.config.block_size
+    )
     return engine, encoder
 
 

@@ -117,7 +117,7 @@ class GenerateKwargs(OptionalFieldsModel):
         validate_default=True,
         description="Subtracted from other groups' tokens; > 0 with several groups.",
     )
-    early_stopping: bool | Literal["never"] = Field(
+    early_stopping: Literal[True, False, "never"] = Field(
         default=False,
         description="When to stop: true once num_beams sequences are complete, false once a "
         "better one is unlikely, `never` once none is possible.",

@@ -4,6 +4,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.protocol import (
+    VERSION,
     JobStatus,
     encode,
 )
@@ -174,7 +175,7 @@ async def test_a_job_without_a_record_is_leased_as_a_dead_letter(
     [
         (b"\xc1", "cannot read this job"),
         (encode({"version": 1, "id": 5}), "cannot read this job"),
-        (encode(make_job(version=99)), "protocol version 99; its worker reads up to 2"),
+        (encode(make_job(version=99)), f"protocol version 99; its worker reads up to {VERSION}"),
     ],
 )
 async def test_an_unreadable_job_does_not_block_other_jobs(
