@@ -138,6 +138,29 @@ def test_extensions_of_vllm_and_of_generate_kwargs_are_extra_fields(
     assert [c.text for c in beams.choices] == [s["text"] for s in expected["sequences"]]
 
 
+def test_scores_of_a_prompt_have_the_form_of_vllm(client: openai.OpenAI, url: str) -> None:
+    extra = {"prompt_logprobs": 1, "return_token_ids": True}
+    expected = chat(url, "Once upon a time", max_new_tokens=1, prompt_logprobs=1)["prompt"]
+    text = client.completions.create(
+        model=MODEL, prompt="Once upon a time", max_tokens=1, extra_body=extra
+    ).choices[0]
+    conversation = client.chat.completions.create(
+        model=MODEL, messages=HELLO, max_tokens=1, extra_body=extra
+    )
+    for part in (text, conversation):
+        assert part.prompt_logprobs[0] is None
+        assert len(part.prompt_logprobs) == len(part.prompt_token_ids)
+    scores = zip(expected["token_ids"][1:], expected["token_logprobs"], strict=True)
+    for (token_id, logprob), entry in zip(scores, text.prompt_logprobs[1:], strict=True):
+        assert entry[str(token_id)]["logprob"] == pytest.approx(logprob)
+        assert 1 in [each["rank"] for each in entry.values()]
+    decoded = [
+        entry[str(token_id)]["decoded_token"]
+        for token_id, entry in zip(text.prompt_token_ids[1:], text.prompt_logprobs[1:], strict=True)
+    ]
+    assert "Once upon a time".endswith("".join(decoded))
+
+
 def test_a_prediction_changes_no_result(client: openai.OpenAI) -> None:
     request: dict[str, Any] = {"model": MODEL, "messages": HELLO, "max_tokens": 16, "seed": 5}
     plain = client.chat.completions.create(**request).choices[0].message.content or ""

@@ -15,13 +15,15 @@ from shared.registry.worker_registry import hash_card
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder
 from tests.factories import make_job
+from tests.shared.request.templates.plain import PLAIN
 from tests.worker.peft_adapters import write_adapter
 from worker.engine import Output, Request, TokenOutput
 from worker.jobs.conversion import to_sampling_params
 from worker.model.checkpoint.adapter_folders import AdapterFolder
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.checkpoint.tiny import bundled_checkpoint
-from worker.model_card import describe_merged
+from worker.model.errors import CheckpointError
+from worker.model_card import describe_merged, read_prompt_files
 from worker.model_loading import LoadedModel, load_model
 from worker.settings import WorkerSettings
 
@@ -144,3 +146,21 @@ def test_a_template_that_always_writes_a_token_without_embedding_is_refused(
         return
     with pytest.raises(SettingsError, match=r"chat template puts '<\|im_start\|>' into every"):
         load(None, model=folder)
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_setting_names_another_chat_template(is_file: bool, tmp_path: Path) -> None:
+    """A file, or the bundled one of Falcon-instruct."""
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ messages[0].content }}")
+    expected = file.read_text() if is_file else PLAIN["falcon-instruct"]
+    name = str(file) if is_file else "falcon-instruct"
+    assert read_prompt_files(bundled_checkpoint(), name).chat_template == expected
+
+
+def test_a_named_chat_template_that_is_absent_or_broken_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jinja"
+    broken.write_text("a\n{% if %}")
+    for name, words in ((str(broken), r"broken\.jinja, line 2"), (str(tmp_path / "no"), "no")):
+        with pytest.raises(CheckpointError, match=words):
+            read_prompt_files(bundled_checkpoint(), name)
