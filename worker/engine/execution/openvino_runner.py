@@ -62,7 +62,7 @@ class OpenVinoRunner:
         return ov.Core().compile_model(build_graph(model, quantization), "CPU", properties)
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
-        """Compute a plan; return float32 logits [len(plan.sampled), vocab].
+        """Compute a plan; return float32 logits [n, vocab]: of each chunk, scored then sampled.
 
         The next step overwrites them.
         """

@@ -22,7 +22,7 @@ class Runner(Protocol):
     num_blocks: int
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
-        """Compute a plan; return float32 logits [len(plan.sampled), vocab]."""
+        """Compute a plan; return float32 logits [n, vocab]: of each chunk, scored then sampled."""
 
 
 class ModelRunner:

@@ -75,16 +75,18 @@ class PrefixMatcher:
     def __init__(self, text: str) -> None:
         self.text = text
         self.length = 0  # of the longest beginning of `text` that ends the text read so far
-        self._shorter = [0]  # by length - 1: the next shorter beginning that ends there too
-        for character in text[1:]:
-            length = self._shorter[-1]
-            while length and text[length] != character:
-                length = self._shorter[length - 1]
-            self._shorter.append(length + (text[length] == character))
+        # By length - 1: the next shorter beginning that ends there too; up to the longest so far.
+        self._shorter = [0]
 
     def push(self, character: str) -> bool:
         """Read one character; return whether it completes `text`."""
-        while self.length and self.text[self.length] != character:
-            self.length = self._shorter[self.length - 1]
-        self.length += self.text[self.length] == character
+        self.length = self._continued(self.length, character)
+        if self.length > len(self._shorter):
+            self._shorter.append(self._continued(self._shorter[-1], character))
         return self.length == len(self.text)
+
+    def _continued(self, length: int, character: str) -> int:
+        """Return the length of the longest beginning that ends with one more character."""
+        while length and self.text[length] != character:
+            length = self._shorter[length - 1]
+        return length + (self.text[length] == character)
