@@ -49,6 +49,12 @@ class JobClient:
         self._max_queued = settings.max_queued
         self._max_queued_tokens = settings.max_queued_tokens
 
+    async def admit(
+        self, request: ChatRequest, client: ClientConnection, *, stream: bool
+    ) -> ChatJob:
+        """Check a request; return its job, which is not enqueued. Raises what `submit` raises."""
+        return await self._admission.admit(request, client, stream=stream)
+
     async def submit(
         self,
         request: ChatRequest,
@@ -57,17 +63,19 @@ class JobClient:
         wants_events: bool,
         stream: bool = False,
         idempotency_key: str | None = None,
+        job: ChatJob | None = None,
     ) -> JobHandle:
         """Check and enqueue a request; return the handle of its job.
 
-        A repeated request with the same idempotency key gets the handle of the first one's job. The
-        handle receives events only if it `wants_events`. Raises a ClientError, ClientDisconnected
-        or ServerStopping before the job is enqueued. After a ServiceUnavailable, a job that Redis
-        may have accepted is cancelled, unless the client can find it by an idempotency key.
+        `job` is what `admit` returned for the request, if it was called. A repeated request with
+        the same idempotency key gets the handle of the first one's job. The handle receives events
+        only if it `wants_events`. Raises a ClientError, ClientDisconnected or ServerStopping before
+        the job is enqueued. After a ServiceUnavailable, a job that Redis may have accepted is
+        cancelled, unless the client can find it by an idempotency key.
         """
         key = digest_key(request, idempotency_key)
         try:
-            job = await self._admission.admit(request, client, stream=stream)
+            job = job or await self.admit(request, client, stream=stream)
         except ClientError:
             if (earlier := await self._find(key)) is None:
                 raise

@@ -32,7 +32,7 @@ from api.openai.request import OpenAIRequest
 from api.openai.view import AnswerHead, MakeView, T
 from api.services import Services
 from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
-from shared.protocol import Failed, Outcome, Succeeded
+from shared.protocol import ChatJob, Failed, Outcome, Succeeded
 
 NO_RETRY = {"x-should-retry": "false"}  # the SDKs retry 5xx, which would make another job
 CODES = {
@@ -97,7 +97,7 @@ class RequestJobs:
         for job_id in self.job_ids:
             await self.services.client.cancel_abandoned(job_id)
 
-    async def cancel_after_disconnect(self) -> None:
+    async def cancel_unless_found(self) -> None:
         """Cancel the jobs unless the client can find them by its idempotency key."""
         if not self.has_key:
             await self.cancel()
@@ -131,27 +131,43 @@ async def read_openai_request(request: Request, services: Services, model: type[
 async def submit(
     request: Request, services: Services, body: OpenAIRequest, idempotency_key: str | None
 ) -> RequestJobs:
-    """Submit one job per prompt; a refusal cancels the jobs before it."""
-    connection = ClientConnection(request.receive, services.stopping)
+    """Submit one job per prompt, once all prompts are known to be valid.
+
+    If the queue takes only some of the jobs, cancel these, unless the same request with its
+    idempotency key can find them later.
+    """
     with ExitStack() as stack:
         jobs = stack.enter_context(RequestJobs(services, [], idempotency_key is not None))
         try:
-            for index, chat_request in enumerate(body.jobs()):
-                handle = await services.client.submit(
-                    chat_request,
-                    connection,
-                    wants_events=True,
-                    stream=body.stream,
-                    idempotency_key=idempotency_key and f"{idempotency_key}:{index}",
-                )
-                jobs.handles.append(handle)
+            await _submit_each(
+                jobs, body, ClientConnection(request.receive, services.stopping), idempotency_key
+            )
         except BaseException as error:
-            await asyncio.shield(jobs.cancel())
+            await asyncio.shield(jobs.cancel_unless_found())
             if isinstance(error, ClientError):
                 error.field = body.field_name(error.field)
             raise
         stack.pop_all()
         return jobs
+
+
+async def _submit_each(
+    jobs: RequestJobs, body: OpenAIRequest, connection: ClientConnection, key: str | None
+) -> None:
+    client, requests, stream = jobs.services.client, body.jobs(), body.stream
+    admitted: list[ChatJob | None] = [None]
+    if len(requests) > 1:
+        admitted = [await client.admit(one, connection, stream=stream) for one in requests]
+    for index, (one, job) in enumerate(zip(requests, admitted, strict=True)):
+        handle = await client.submit(
+            one,
+            connection,
+            wants_events=True,
+            stream=stream,
+            idempotency_key=key and f"{key}:{index}",
+            job=job,
+        )
+        jobs.handles.append(handle)
 
 
 async def answer_when_done(
@@ -164,7 +180,7 @@ async def answer_when_done(
     try:
         outcomes = await client.run_until_disconnect(jobs.outcomes(timeout_s))
     except ClientDisconnected:
-        await jobs.cancel_after_disconnect()
+        await jobs.cancel_unless_found()
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except ServerStopping:
         message = stopping_message(jobs.job_ids[0])

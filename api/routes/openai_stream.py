@@ -45,7 +45,7 @@ class ChunkStreamResponse(Response):
                 client = ClientConnection(receive, self._jobs.services.stopping)
                 await client.run_until_disconnect(self._send_chunks(send))
             except ClientDisconnected:
-                await self._jobs.cancel_after_disconnect()
+                await self._jobs.cancel_unless_found()
             except ServerStopping:
                 message = stopping_message(self._jobs.job_ids[0])
                 error = openai_error(HTTP_STATUS[ServiceUnavailable], message)

@@ -158,12 +158,24 @@ async def test_a_full_queue_leaves_no_job_of_several_prompts() -> None:
         assert await service.num_queued() == 0
 
 
+async def test_with_a_key_the_same_request_submits_the_rest() -> None:
+    body, headers = {"prompt": ["a", "b", "c"]}, {"Idempotency-Key": "k"}
+    async with fake_service(ApiSettings(max_queued=2), with_worker=False) as service:
+        refused = await service.http.post(TEXT, json=body, headers=headers)
+        assert (refused.status_code, await service.num_queued()) == (429, 2)
+        await service.start_worker()
+        await service.until_queued(0)
+        answer = await service.http.post(TEXT, json=body, headers=headers)
+        assert [choice["text"] for choice in answer.json()["choices"]] == [" A", " B", " C"]
+        assert len(service.worker.seen) == 3
+
+
 async def test_an_invalid_prompt_among_others_leaves_no_job(service: FakeService) -> None:
-    service.worker.paused = True
     response = await service.http.post(TEXT, json={"prompt": [[1], [2], [999]]})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "prompt"
-    await service.until_queued(0)
+    jobs = (await service.http.get("/jobs")).json()["jobs"]
+    assert jobs == []
 
 
 @pytest.mark.parametrize(
