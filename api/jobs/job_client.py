@@ -86,9 +86,7 @@ class JobClient:
         except BaseException as error:
             handle.close()
             if may_have_arrived(error):
-                if idempotency_key is None:
-                    self._cancellations.add(job.id)
-                raise unanswered_enqueue(job.id, idempotency_key) from error
+                raise self._cancel_unfindable(job.id, idempotency_key) from error
             raise
         if enqueued.replayed:
             handle.close()
@@ -97,6 +95,12 @@ class JobClient:
         if request.generate_kwargs.return_token_ids:
             handle.prompt_token_ids = job.token_ids
         return handle
+
+    def _cancel_unfindable(self, job_id: str, idempotency_key: str | None) -> ServiceUnavailable:
+        """Cancel a job that no client can find; return the error of its enqueue."""
+        if idempotency_key is None:
+            self._cancellations.add(job_id)
+        return unanswered_enqueue(job_id, idempotency_key)
 
     async def _find(self, key: IdempotencyKey | None) -> JobHandle | None:
         """Return the handle of an earlier request's job; the model may have changed since."""
