@@ -18,8 +18,8 @@ LONGEST_DECODE_S = 0.125
 LONGEST_STEP_S = 2.0  # of prompts alone: a request that arrives waits for its end
 # Below, a step of prompts reads the weights too often: it computes a tenth fewer tokens per second.
 LEAST_STEP_TOKENS = 128
-CHUNK_MULTIPLE = 4
-CHUNK_SHARE = 0.9  # of a decoding step's time: what a measurement leaves out must fit, too
+CHUNK_MULTIPLE = 2
+CHUNK_SHARE = 0.9  # of a decoding step: the longest of many steps must not take twice as long
 TOKENS_PER_ROW = 256  # that the KV cache must hold for each row
 
 
@@ -94,7 +94,7 @@ def choose_chunk_tokens(times: StepTimes) -> int:
     """Return how many prompt tokens take 90 % of the time of a decoding step of one row.
 
     Taken from a step of up to 16 rows, because each row costs about one prompt token. A multiple
-    of 4.
+    of 2.
     """
     rows = max(rows for rows in times.decode_s if rows <= 16)
     num_tokens = CHUNK_SHARE * times.decode_s[rows] / times.prompt_token_s - rows + 1

@@ -59,7 +59,7 @@ def test_steps_are_measured_up_to_the_first_that_is_too_long() -> None:
 def test_no_more_rows_are_measured_than_may_run() -> None:
     machine = Machine(0.010, 0.001)
     assert list(machine.measure(most_rows=20).decode_s) == [1, 8, 16]
-    assert max(rows for rows, _ in machine.steps) <= 17
+    assert max(rows for rows, _ in machine.steps) <= 17  # with the sequence of the chunk
 
 
 def test_other_processes_do_not_change_the_times() -> None:
@@ -72,8 +72,8 @@ def test_other_processes_do_not_change_the_times() -> None:
 def test_measuring_ends_soon_after_its_budget(fixed_s: float) -> None:
     machine = Machine(fixed_s, 0.05 * fixed_s)
     machine.measure()
-    longest = fixed_s * (1 + 0.05 * 48)
-    assert machine.wall_s <= BUDGET_S + 2 * longest
+    longest = fixed_s * (1 + 0.05 * 64)
+    assert machine.wall_s <= BUDGET_S + 3 * longest
 
 
 def test_rows_that_the_budget_leaves_out_cost_as_much_as_prompt_tokens() -> None:

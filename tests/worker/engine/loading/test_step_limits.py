@@ -46,12 +46,12 @@ def test_a_step_of_prompts_takes_two_seconds_at_most_but_not_few_tokens() -> Non
     assert choose_step_tokens(0.100, 512) == 128
 
 
-def test_a_chunk_takes_nearly_as_long_as_a_decoding_step() -> None:
+def test_a_chunk_takes_nine_tenths_of_a_decoding_step() -> None:
     for times in (SMALL, LARGE):
         chunk = chosen(times).max_chunk_tokens
         # With 16 decoding rows, 15 tokens more.
         added_s = (chunk + 15) * times.prompt_token_s
-        assert 0.75 * times.decode_s[16] <= added_s <= times.decode_s[16]
+        assert 0.8 * times.decode_s[16] <= added_s <= 1.0 * times.decode_s[16]
 
 
 def test_a_given_limit_is_kept_and_the_others_follow() -> None:
