@@ -125,12 +125,18 @@ def summarize(rounds: list[dict[str, Any]]) -> dict[str, Any]:
             load: {
                 name: [min(values), statistics.median(values), max(values)]
                 for name in flattened(figures)
-                if (values := [v for r in rounds if (v := flattened(r[side][load])[name])])
+                if (values := figures_of(rounds, side, load, name))
             }
             for load, figures in loads.items()
         }
         for side, loads in rounds[0].items()
     }
+
+
+def figures_of(rounds: list[dict[str, Any]], side: str, load: str, name: str) -> list[float]:
+    """Return one figure in every round; a closed loop has no rate."""
+    values = (flattened(figures[side][load])[name] for figures in rounds)
+    return [value for value in values if value is not None]
 
 
 def flattened(figures: dict[str, Any]) -> dict[str, float | None]:

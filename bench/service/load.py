@@ -115,7 +115,7 @@ def described(load: Load, figures: dict[str, Any]) -> str:
 def text_workload(tokenizer: Tokenizer, num_requests: int, seed: int = 0) -> list[WorkItem]:
     """Return greedy requests whose prompts and outputs have 16 to 256 tokens, as in the engine's.
 
-    Prompts are text, because `/chat` accepts no token ids.
+    Prompts are text, as most clients send them.
     """
     draw = random.Random(seed)
     items = []

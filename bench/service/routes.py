@@ -1,4 +1,4 @@
-"""Routes that stream a completion: Falconer's `/chat`, and `/v1/completions` as in OpenAI's API."""
+"""Routes that stream a completion: Falconer's `/chat`, and OpenAI's `/v1/completions`."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -46,7 +46,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """OpenAI's route as vLLM serves it, for greedy requests that ignore the end of text."""
+    """OpenAI's route, for greedy requests that ignore the end of text."""
 
     model: str
     path: str = "/v1/completions"

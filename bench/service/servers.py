@@ -14,7 +14,7 @@ import httpx
 
 from bench.peers.environments import VLLM, Environment
 from bench.process import environment
-from bench.service.routes import Chat, Completions, Route
+from bench.service.routes import Completions, Route
 from serve.embedded_redis import free_port
 from shared.errors import FalconerError
 
@@ -57,7 +57,7 @@ def falconer_server(conditions: Conditions) -> Iterator[Server]:
         }
         env = environment(conditions.threads, variables)
         with running(command, env, f"{url}/health", Path(folder) / "output"):
-            yield Server(url, Chat())
+            yield Server(url, Completions(served_model(url)))
 
 
 @contextmanager
@@ -78,7 +78,14 @@ def vllm_server(conditions: Conditions) -> Iterator[Server]:
     env = environment(conditions.threads, variables)
     with tempfile.TemporaryDirectory(prefix="vllm-bench-") as folder:
         with running(command, env, f"{url}/health", Path(folder) / "output"):
-            yield Server(url, Completions(str(conditions.model)))
+            yield Server(url, Completions(served_model(url)))
+
+
+def served_model(url: str) -> str:
+    """Return the name of the first model that a server lists."""
+    response = httpx.get(f"{url}/v1/models", timeout=30, trust_env=False)
+    name: str = response.raise_for_status().json()["data"][0]["id"]
+    return name
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from tokenizers import Tokenizer
 
 from bench.report import Report, RequestReport
+from bench.service import compare
 from bench.service.load import (
     Load,
     apply_loads,
@@ -171,3 +172,8 @@ def test_goodput_counts_requests_within_both_limits() -> None:
 def test_a_text_has_exactly_the_tokens_asked_for(tokenizer: Tokenizer, num_tokens: int) -> None:
     text = text_of_length(tokenizer, num_tokens, random.Random(1))
     assert len(tokenizer.encode(text).ids) == num_tokens
+
+
+def test_figures_of_zero_are_summarized_and_absent_figures_are_not() -> None:
+    rounds = [{"vllm": {"1 client": {"good": good, "rate": None}}} for good in (0.0, 0.5, 0.25)]
+    assert compare.summarize(rounds) == {"vllm": {"1 client": {"good": [0.0, 0.25, 0.5]}}}
