@@ -44,9 +44,12 @@ def tokenizer() -> Tokenizer:
 class FakeServer:
     """Both routes; refuses bodies that the real servers would refuse."""
 
-    def __init__(self, tokenizer: Tokenizer, missing_tokens: int = 0) -> None:
+    def __init__(self, tokenizer: Tokenizer, missing_tokens: int = 0, wait_for: int = 1) -> None:
+        """Make a server that sends no token until `wait_for` requests have run at once."""
         self.tokenizer = tokenizer
         self.missing_tokens = missing_tokens
+        self.wait_for = wait_for
+        self.all_run = asyncio.Event()
         self.running = 0
         self.most_running = 0
         routes = [
@@ -84,10 +87,13 @@ class FakeServer:
     async def stream(self, events: list[str]) -> AsyncIterator[str]:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
-        for event in events:
+        if self.most_running >= self.wait_for:
+            self.all_run.set()
+        await self.all_run.wait()
+        for event in events[:-1]:
             yield f"data: {event}\n\n"
-            await asyncio.sleep(0)
-        self.running -= 1
+        self.running -= 1  # before the client can see the end
+        yield f"data: {events[-1]}\n\n"
 
 
 @contextmanager
@@ -131,7 +137,7 @@ def test_every_load_counts_the_tokens_that_were_asked_for(
 
 
 def test_a_closed_loop_has_as_many_requests_in_flight_as_clients(tokenizer: Tokenizer) -> None:
-    fake = FakeServer(tokenizer)
+    fake = FakeServer(tokenizer, wait_for=3)
     with served(fake.app) as url:
         server = Server(url, Completions(MODEL))
         run_load(server, text_workload(tokenizer, 12), Load("three", 12, clients=3))
