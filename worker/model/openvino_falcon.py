@@ -79,8 +79,7 @@ class _GraphBuilder:
         for index, layer in enumerate(transformer.h):
             assert isinstance(layer, FalconDecoderLayer)
             hidden = self._layer(hidden, index, layer, rotary)
-        sampled = op.gather(hidden, self._sampled, _int64(0))
-        normed = _layer_norm(sampled, transformer.ln_f)
+        normed = _layer_norm(hidden, transformer.ln_f)
         logits = self._product(normed, self._head_weight(), None)
         return ov.Model([op.convert(logits, ov.Type.f32)], self._parameters)
 
@@ -92,27 +91,34 @@ class _GraphBuilder:
             case BlockStyle.PARALLEL:
                 normed = _layer_norm(residual, layer.input_layernorm)
                 fused = self._linear(normed, attention.query_key_value)
-                expanded = self._linear(normed, mlp.dense_h_to_4h)
+                expanded = self._linear(self._needed(normed, index), mlp.dense_h_to_4h)
             case BlockStyle.PARALLEL_TWO_NORMS:
                 fused = self._linear(
                     _layer_norm(residual, layer.ln_attn), attention.query_key_value
                 )
-                expanded = self._linear(_layer_norm(residual, layer.ln_mlp), mlp.dense_h_to_4h)
+                normed = _layer_norm(self._needed(residual, index), layer.ln_mlp)
+                expanded = self._linear(normed, mlp.dense_h_to_4h)
             case BlockStyle.SEQUENTIAL:
                 return self._sequential_layer(residual, index, layer, rotary)
-        context = self._attention(fused, index, rotary)
+        context = self._needed(self._attention(fused, index, rotary), index)
         output = self._sum_of_linears(
             [(context, attention.dense), (op.gelu(expanded, "erf"), mlp.dense_4h_to_h)]
         )
-        return op.add(residual, output)
+        return op.add(self._needed(residual, index), output)
+
+    def _needed(self, hidden: Node, index: int) -> Node:
+        """Return the rows of a layer that later ones read; of the last layer, the sampled rows."""
+        is_last = index == self._config.num_layers - 1
+        return op.gather(hidden, self._sampled, _int64(0)) if is_last else hidden
 
     def _sequential_layer(
         self, residual: Node, index: int, layer: FalconDecoderLayer, rotary: tuple[Node, Node]
     ) -> Node:
         attention, mlp = layer.self_attention, layer.mlp
         normed = _layer_norm(residual, layer.input_layernorm)
-        context = self._attention(self._linear(normed, attention.query_key_value), index, rotary)
-        residual = op.add(residual, self._linear(context, attention.dense))
+        fused = self._linear(normed, attention.query_key_value)
+        context = self._needed(self._attention(fused, index, rotary), index)
+        residual = op.add(self._needed(residual, index), self._linear(context, attention.dense))
         normed = _layer_norm(residual, layer.post_attention_layernorm)
         expanded = op.gelu(self._linear(normed, mlp.dense_h_to_4h), "erf")
         return op.add(residual, self._linear(expanded, mlp.dense_4h_to_h))
