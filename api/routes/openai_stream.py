@@ -134,22 +134,33 @@ class ChunkStream(Generic[T]):
 
 
 async def merged_events(jobs: RequestJobs) -> AsyncIterator[tuple[int, Event | None]]:
-    """Yield the events of all jobs with the job's index, each job's in order, to the last end."""
+    """Yield the events of all jobs with the job's index, each job's in order, to the last end.
+
+    Raises what the events of a job raise.
+    """
     if len(jobs.handles) == 1:
         async for news in jobs.handles[0].events():
             yield 0, news
         return
-    events: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue(maxsize=len(jobs.handles))
+    events: asyncio.Queue[tuple[int, Event | None] | Exception] = asyncio.Queue(
+        maxsize=len(jobs.handles)
+    )
 
     async def follow(job: int) -> None:
-        async for news in jobs.handles[job].events():
-            await events.put((job, news))
+        try:
+            async for news in jobs.handles[job].events():
+                await events.put((job, news))
+        except Exception as error:
+            await events.put(error)  # else the response would wait for this job for ever
 
     tasks = [asyncio.create_task(follow(job)) for job in range(len(jobs.handles))]
     num_running = len(tasks)
     try:
         while num_running:
-            job, news = await events.get()
+            item = await events.get()
+            if isinstance(item, Exception):
+                raise item
+            job, news = item
             num_running -= news is not None and not isinstance(news, TokenDeltas)
             yield job, news
     finally:

@@ -14,6 +14,7 @@ from shared.process.settings import load_settings
 from shared.registry.worker_registry import hash_card
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder
+from tests.chat_templates.plain import PLAIN
 from tests.factories import make_job
 from tests.worker.peft_adapters import write_adapter
 from worker.engine import Output, Request, TokenOutput
@@ -25,8 +26,6 @@ from worker.model.errors import CheckpointError
 from worker.model_card import describe_merged, read_prompt_files
 from worker.model_loading import LoadedModel, load_model
 from worker.settings import WorkerSettings
-
-FALCON_INSTRUCT = Path(__file__).parents[2] / "worker/model/bundled/falcon-instruct.jinja"
 
 
 def make_folder(directory: Path, weights: str = "weights", alpha: int = 8) -> AdapterFolder:
@@ -154,7 +153,7 @@ def test_a_setting_names_another_chat_template(is_file: bool, tmp_path: Path) ->
     """A file, or the bundled one of Falcon-instruct."""
     file = tmp_path / "mine.jinja"
     file.write_text("{{ messages[0].content }}")
-    expected = file.read_text() if is_file else FALCON_INSTRUCT.read_text()
+    expected = file.read_text() if is_file else PLAIN["falcon-instruct"]
     name = str(file) if is_file else "falcon-instruct"
     assert read_prompt_files(bundled_checkpoint(), name).chat_template == expected
 

@@ -107,7 +107,7 @@ class _GraphBuilder:
         return op.add(self._needed(residual, index), output)
 
     def _needed(self, hidden: Node, index: int) -> Node:
-        """Return the rows of a layer that later ones read; of the last layer, the sampled rows."""
+        """Return the rows that the next layer reads; in the last layer, the sampled rows."""
         is_last = index == self._config.num_layers - 1
         return op.gather(hidden, self._sampled, _int64(0)) if is_last else hidden
 

@@ -39,7 +39,7 @@ async def test_an_adapter_is_selected_by_its_name(service: FakeService) -> None:
     for model in ("letters", "verse", None):
         body = BODIES[TEXT] | ({} if model is None else {"model": model})
         response = await service.http.post(TEXT, json=body)
-        assert response.json()["model"] == model or "letters"
+        assert response.json()["model"] == (model or "letters")
     assert [job.adapter for job in service.worker.seen] == [None, "verse", None]
 
 

@@ -42,8 +42,7 @@ def test_a_cpu_measures_emulated_fp8_in_its_dtype(tmp_path: Path) -> None:
     assert list(figures) == ["none", "fp8 (emulated)"]
     whole, fp8 = figures.values()
     assert fp8["tokens"] == whole["tokens"] > 100
-    assert 0.9 < fp8["top1_agreement"]
-    assert fp8["perplexity"] != whole["perplexity"]
+    assert 0.9 < fp8["top1_agreement"] < 1
     assert math.isclose(fp8["perplexity"], whole["perplexity"], rel_tol=0.05)
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from shared.errors import BadRequest, BrokenChatTemplate
 from shared.protocol import Message
 from shared.request.chat_template import ChatTemplate
-from tests.shared.request.templates import TEMPLATES
+from tests.chat_templates import TEMPLATES
 
 TOKENS = {
     "bos_token": "<s>",
