@@ -1,11 +1,17 @@
-"""Run a measurement in a process of its own, with the threads and the allocator of all others."""
+"""Run commands that measure: from their arguments, or in a process of its own.
+
+All processes get the same threads and the same allocator settings.
+"""
 
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import typer
 
 from shared.errors import FalconerError
 
@@ -48,3 +54,13 @@ def run_to_json(
     if result.returncode:
         raise FalconerError(" ".join(result.stderr.split())[-MAX_ERROR_CHARS:])
     return json.loads(json_out.read_text())
+
+
+def run_command(name: str, command: Callable[..., None]) -> NoReturn:
+    """Run a command with this process's arguments; exit with 2 and one line if it fails."""
+    try:
+        typer.run(command)
+    except FalconerError as error:
+        print(f"{name}: {error.message}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)

@@ -7,7 +7,6 @@ of the machine's read bandwidth, so that a machine whose speed drifts affects bo
 import os
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from rich.table import Table
 
 from bench.engine.engine_bench import EngineBench
 from bench.figures import record
+from bench.process import run_command
 from bench.workloads import FIRST_WORD_ID
 from shared.errors import FalconerError
 from worker.engine import Engine, Request, SamplingParams, TokenOutput
@@ -213,13 +213,5 @@ def table_of(result: dict[str, Any]) -> Table:
     return table
 
 
-def main() -> None:
-    try:
-        typer.run(measure)
-    except FalconerError as error:
-        print(f"bench.engine.bandwidth: {error.message}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_command("bench.engine.bandwidth", measure)

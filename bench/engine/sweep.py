@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.figures import record
-from bench.process import run_to_json
+from bench.process import run_command, run_to_json
 from bench.workloads import GREEDY, drawn_lengths, read_vocab_size, write_workload
 from shared.errors import FalconerError
 from worker.model_loading import find_checkpoint
@@ -162,13 +162,5 @@ def described(settings: Settings) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def main() -> None:
-    try:
-        typer.run(sweep)
-    except FalconerError as error:
-        print(f"bench.engine.sweep: {error.message}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_command("bench.engine.sweep", sweep)

@@ -21,7 +21,7 @@ from bench.peers.comparison import Comparison, reference_outputs
 from bench.peers.contenders import Conditions, Contender, Mode, Side, gather_contenders
 from bench.peers.environments import check_call
 from bench.peers.tables import contenders_table, costs_table, phases_table
-from bench.process import run_to_json
+from bench.process import run_command, run_to_json
 from bench.workloads import GREEDY, WorkItem, drawn_lengths, read_vocab_size
 from shared.errors import FalconerError
 
@@ -131,13 +131,5 @@ def measure_internals(conditions: Conditions, folder: Path, rounds: int) -> Any:
     return run_to_json(command, json_out, conditions.threads)
 
 
-def main() -> None:
-    try:
-        typer.run(compare)
-    except FalconerError as error:
-        print(f"bench.peers.compare: {error.message}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_command("bench.peers.compare", compare)

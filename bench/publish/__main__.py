@@ -16,6 +16,7 @@ import typer
 
 from bench.figures import read_figures
 from bench.peers.compare import ensure_model
+from bench.process import run_command
 from bench.publish.plots import draw
 from bench.publish.tables import fill
 from shared.errors import FalconerError
@@ -92,13 +93,5 @@ def commands(
                 yield ("-m", "bench.service.smoke", str(full_size), *flags, *figures)
 
 
-def main() -> None:
-    try:
-        typer.run(publish)
-    except FalconerError as error:
-        print(f"bench.publish: {error.message}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_command("bench.publish", publish)

@@ -21,11 +21,10 @@ from tokenizers import Tokenizer
 
 from bench.figures import record
 from bench.peers.compare import ensure_model
-from bench.process import run_to_json
+from bench.process import run_command, run_to_json
 from bench.service.load import apply_loads, text_workload
 from bench.service.servers import Conditions, Server, falconer_server, vllm_server
 from bench.workloads import WorkItem, write_workload
-from shared.errors import FalconerError
 
 CLIENTS = [1, 16, 64]
 SHARES = [0.5, 0.8, 1.1]
@@ -170,13 +169,5 @@ def table_of(summary: dict[str, Any]) -> Table:
     return table
 
 
-def main() -> None:
-    try:
-        typer.run(compare)
-    except FalconerError as error:
-        print(f"bench.service.compare: {error.message}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_command("bench.service.compare", compare)
