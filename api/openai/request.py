@@ -3,6 +3,7 @@
 A request is translated to one `ChatRequest` per prompt: from there on, its jobs are like any other.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -132,9 +133,9 @@ class OpenAIRequest(GenerateKwargs):
     prompt_field: ClassVar[str]  # names the prompt in errors
 
     @property
+    @abstractmethod
     def wants_logprobs(self) -> bool:
         """Return whether the answer has log-probabilities of its tokens."""
-        raise NotImplementedError
 
     @property
     def num_choices(self) -> int:
@@ -228,10 +229,10 @@ class OpenAIRequest(GenerateKwargs):
         given = (own for own in self._given(KWARGS_NAMES) if KWARGS_NAMES[own] == name)
         return next(given, name) + (f".{rest}" if rest else "")
 
+    @abstractmethod
     def jobs(self) -> list[ChatRequest]:
         """Return one request per prompt. Raises InvalidParameter."""
-        raise NotImplementedError
 
+    @abstractmethod
     def for_answer(self) -> Self:
         """Return a copy without the texts that the answer does not need."""
-        raise NotImplementedError
