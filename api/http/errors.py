@@ -134,9 +134,15 @@ def stopping_response(job_id: str) -> Response:
     return json_response(ErrorBody(stopping_message(job_id), job_id), 503, STOPPING)
 
 
-def stopping_message(job_id: str | None) -> str:
-    state = f"the job goes on, see /jobs/{job_id}" if job_id else "nothing was accepted"
+def stopping_message(*job_ids: str) -> str:
+    state = going_on(*job_ids) if job_ids else "nothing was accepted"
     return f"the server is stopping; {state}"
+
+
+def going_on(*job_ids: str) -> str:
+    """Return that jobs continue without this response, and where to find each of them."""
+    subject = "the job goes on" if len(job_ids) == 1 else "the jobs go on"
+    return f"{subject}, see {', '.join(f'/jobs/{job_id}' for job_id in job_ids)}"
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -146,7 +152,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ServerStopping)
     async def _stopping(request: Request, error: ServerStopping) -> Response:
-        return failure_response(request, 503, stopping_message(None), headers=STOPPING)
+        return failure_response(request, 503, stopping_message(), headers=STOPPING)
 
     @app.exception_handler(ClientDisconnected)
     async def _disconnected(request: Request, error: ClientDisconnected) -> Response:

@@ -20,6 +20,7 @@ from api.http.errors import (
     ServerStopping,
     echoed_request_id,
     failure_response,
+    going_on,
     json_response,
     reason,
     stopping_message,
@@ -183,14 +184,14 @@ async def answer_when_done(
         await jobs.cancel_unless_found()
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except ServerStopping:
-        message = stopping_message(jobs.job_ids[0])
+        message = stopping_message(*jobs.job_ids)
         headers = STOPPING | jobs.error_headers(request)
         return failure_response(request, 503, message, headers=headers)
     if outcomes is None:
         return failure_response(
             request,
             504,
-            f"no result within {timeout_s:g} s; the job goes on, see /jobs/{jobs.job_ids[0]}",
+            f"no result within {timeout_s:g} s; {going_on(*jobs.job_ids)}",
             code="timeout",
             headers=jobs.error_headers(request),
         )

@@ -47,7 +47,7 @@ class ChunkStreamResponse(Response):
             except ClientDisconnected:
                 await self._jobs.cancel_unless_found()
             except ServerStopping:
-                message = stopping_message(self._jobs.job_ids[0])
+                message = stopping_message(*self._jobs.job_ids)
                 error = openai_error(HTTP_STATUS[ServiceUnavailable], message)
                 await send({"type": "http.response.body", "body": encoded(error)})
 

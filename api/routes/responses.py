@@ -8,6 +8,7 @@ from api.http.errors import (
     CLIENT_CLOSED_REQUEST,
     ClientDisconnected,
     ServerStopping,
+    going_on,
     json_response,
     stopping_response,
     with_field,
@@ -35,7 +36,7 @@ async def wait_for_result(
         return stopping_response(handle.job_id)
     if outcome is None:
         raise WaitTimeout(
-            f"no result within {timeout_s:g} s; the job goes on, see /jobs/{handle.job_id}",
+            f"no result within {timeout_s:g} s; {going_on(handle.job_id)}",
             job_id=handle.job_id,
         )
     return outcome_response(outcome)

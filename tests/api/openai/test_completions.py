@@ -82,6 +82,17 @@ async def test_a_failed_job_is_an_error_that_no_client_repeats(
     assert error["error"]["type"] == "server_error"
 
 
+async def test_a_timeout_names_the_job_of_each_prompt() -> None:
+    async with fake_service(IMPATIENT) as service:
+        service.worker.paused = True
+        response = await service.http.post(TEXT, json={"prompt": ["hello", "world"]})
+        assert response.status_code == 504
+        first, second = [job["id"] for job in (await service.http.get("/jobs")).json()["jobs"]]
+        message = response.json()["error"]["message"]
+        assert message.startswith("no result within 0.2 s; the jobs go on, see /jobs/")
+        assert f"/jobs/{first}" in message and f"/jobs/{second}" in message
+
+
 async def test_a_timeout_says_that_the_job_continues() -> None:
     async with fake_service(IMPATIENT) as service:
         service.worker.paused = True
