@@ -10,8 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 from api.examples import ANSWER, REQUESTS
 from api.openai.answers import ChatCompletion, Completion
-from api.openai.chat import ChatCompletionRequest
-from api.openai.completion import CompletionRequest
+from api.openai.completions.chat import ChatCompletionRequest
+from api.openai.completions.completion import CompletionRequest
 from api.openai.schemas import Model, ModelList, OpenAIErrorBody, is_openai_path
 from api.schemas import ChatRequest, ErrorBody, JobList, JobView, Purged
 from api.system_info import SystemInfo

@@ -60,7 +60,7 @@ def is_entry_point(name: str) -> bool:
     path = PurePosixPath(name)
     is_command = '__name__ == "__main__"' in text_of(name)
     is_test = path.parts[0] == "tests" and path.name.startswith("test_")
-    is_route = path.parent == PurePosixPath("api/routes")
+    is_route = path.is_relative_to("api/routes")
     is_loaded_by_name = path.name in ENTRY_POINTS or name in PYTEST_PLUGINS
     return is_loaded_by_name or is_command or is_test or is_route
 

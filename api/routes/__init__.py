@@ -1,5 +1,5 @@
-"""The routes: `chat`, `jobs`, `events`, `completions`, `openai` and `ops`.
+"""The routes: `chat`, `jobs`, `events`, `ops`, and OpenAI's interface in `v1`.
 
 `api/app.py` includes their routers. They respond with `responses` or, as a stream of events, with
-`sse`; `completions` with `openai_jobs` and `openai_stream`.
+`sse`.
 """

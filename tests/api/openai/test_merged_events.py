@@ -6,8 +6,8 @@ from typing import cast
 import pytest
 
 from api.jobs.job_handle import JobHandle
-from api.routes.openai_jobs import RequestJobs
-from api.routes.openai_stream import merged_events
+from api.routes.v1.chunk_stream import merged_events
+from api.routes.v1.request_jobs import RequestJobs
 from api.services import Services
 from shared.errors import ServiceUnavailable
 from shared.protocol import Delta, Event, TokenDeltas

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api.openai.chat import ChatCompletionRequest
-from api.openai.completion import CompletionRequest
+from api.openai.completions.chat import ChatCompletionRequest
+from api.openai.completions.completion import CompletionRequest
 from api.openai.request import OpenAIRequest
 from api.schemas import ChatRequest
 from shared.errors import InvalidParameter

@@ -4,14 +4,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.http.headers import IdempotencyKey
-from api.openai.chat import ChatCompletionRequest
-from api.openai.chat_view import ChatView
-from api.openai.completion import CompletionRequest
-from api.openai.completion_view import CompletionView
+from api.openai.completions.chat import ChatCompletionRequest
+from api.openai.completions.chat_view import ChatView
+from api.openai.completions.completion import CompletionRequest
+from api.openai.completions.completion_view import CompletionView
 from api.openai.view import MakeView, T
 from api.openapi import CHAT_COMPLETION, COMPLETION, OPENAI_ERRORS, request_body
-from api.routes.openai_jobs import answer_when_done, read_openai_request, submit
-from api.routes.openai_stream import ChunkStreamResponse
+from api.routes.v1.chunk_stream import ChunkStreamResponse
+from api.routes.v1.request_jobs import answer_when_done, read_openai_request, submit
 from api.services import services_of
 
 router = APIRouter()

@@ -12,7 +12,7 @@ from api.openai.answers import (
     ChatDelta,
     ChatLogprobs,
 )
-from api.openai.chat import ChatCompletionRequest
+from api.openai.completions.chat import ChatCompletionRequest
 from api.openai.logprobs import ScoredToken, chat_logprobs
 from api.openai.view import AnswerView, delta_tokens, sequence_tokens
 from shared.protocol import Delta

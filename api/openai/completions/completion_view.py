@@ -6,7 +6,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from api.openai.answers import Completion, CompletionChoice, CompletionLogprobs, OpenAIUsage
-from api.openai.completion import CompletionRequest
+from api.openai.completions.completion import CompletionRequest
 from api.openai.logprobs import CompletionLogprobsWriter, ScoredToken
 from api.openai.view import (
     AnswerHead,

@@ -15,8 +15,8 @@ from api.http.errors import ClientDisconnected, ServerStopping, stopping_message
 from api.openai.answers import Answer
 from api.openai.schemas import OpenAIErrorBody, openai_error
 from api.openai.view import AnswerView, MakeView, T
-from api.routes.openai_jobs import RequestJobs
 from api.routes.sse import KEEP_ALIVE, KEEP_ALIVE_S, event
+from api.routes.v1.request_jobs import RequestJobs
 from shared.errors import HTTP_STATUS, ServiceUnavailable
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import Delta, Event, JobError, Succeeded, TokenDeltas
