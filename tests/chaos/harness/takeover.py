@@ -51,30 +51,38 @@ class TakeoverWatch:
         return []
 
     async def watch(self, leased: list[LeasedJob]) -> None:
-        """Wait until each job was taken over or is in a terminal state, at most WATCH_S."""
+        """Wait until each job was taken over, renewed or ended, at most WATCH_S.
+
+        A worker that thaws before its leases expire renews them: it did not lose these jobs.
+        """
         lost_at, lost_ms = time.monotonic(), 1000 * time.time()
-        waiting = {job.job_id: job.fencing_token for job in leased}
+        waiting = {job.job_id: job for job in leased}
+        leases: dict[str, float] = {}
         while waiting and time.monotonic() - lost_at < WATCH_S:
-            for job_id, fencing_token in list(waiting.items()):
+            await asyncio.sleep(POLL_S)  # before the first read, renewals on their way arrive
+            for job in list(waiting.values()):
                 with suppress(*UNREACHABLE):
-                    started_ms = await self._restarted_ms(job_id, fencing_token)
+                    started_ms = await self._restarted_ms(job)
                     if started_ms is not None:
                         waited_s = (started_ms - lost_ms) / 1000
-                        self.takeovers.append(Takeover(job_id, lost_at, waited_s))
-                    if started_ms is not None or await self._has_ended(job_id):
-                        del waiting[job_id]
-            await asyncio.sleep(POLL_S)
+                        self.takeovers.append(Takeover(job.job_id, lost_at, waited_s))
+                    if started_ms is not None or await self._is_kept_or_ended(job, leases):
+                        del waiting[job.job_id]
         self.takeovers += [Takeover(job_id, lost_at, None) for job_id in waiting]
 
-    async def _restarted_ms(self, job_id: str, fencing_token: int) -> int | None:
+    async def _restarted_ms(self, job: LeasedJob) -> int | None:
         """Return when a run under a later lease started in Unix ms, or None."""
-        _, latest, _, started_ms = await self._fields(job_id)
-        is_restarted = latest is not None and int(latest) > fencing_token and started_ms is not None
+        _, latest, _, started_ms = await self._fields(job.job_id)
+        is_restarted = latest is not None and int(latest) > job.fencing_token
         return int(started_ms) if is_restarted and started_ms else None
 
-    async def _has_ended(self, job_id: str) -> bool:
-        _, _, status, _ = await self._fields(job_id)
-        return status is None or JobStatus(status.decode()).is_terminal
+    async def _is_kept_or_ended(self, job: LeasedJob, leases: dict[str, float]) -> bool:
+        """Return whether the job has ended or its lease ends later than in an earlier call."""
+        _, _, status, _ = await self._fields(job.job_id)
+        if status is None or JobStatus(status.decode()).is_terminal:
+            return True
+        lease = await self._redis.zscore(self._keys.queue, job.job_id)
+        return lease is not None and lease > leases.setdefault(job.job_id, lease)
 
     async def _fields(self, job_id: str) -> list[bytes | None]:
         names = ["worker", "fencing_token", "status", "started_ms"]
