@@ -25,6 +25,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 class PromptScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The engine's findings about a prompt; the first token has no log-probability."""
 
+    num_tokens: int = 0  # of the prompt; 0 from workers that do not report it
     cached_tokens: int = 0
     token_ids: list[int] | None = None  # of a prompt that was scored
     logprobs: list[float] | None = None  # of the tokens from the second on

@@ -68,4 +68,7 @@ class StreamOptions(OptionalFieldsModel):
     include_usage: bool = Field(
         default=False, description="Send the usage in a chunk before the end of the stream."
     )
+    continuous_usage_stats: bool = Field(
+        default=False, description="With include_usage: every chunk has its choice's usage so far."
+    )
     include_obfuscation: Annotated[Any, refused("chunks are not padded", False)] = None

@@ -56,7 +56,8 @@ class OpenAIRequest(GenerateKwargs):
     )
     stream: bool = Field(default=False, description="Send chunks as server-sent events.")
     stream_options: StreamOptions | None = Field(
-        default=None, description="With `stream` only: `include_usage`."
+        default=None,
+        description="With `stream` only: `include_usage`, `continuous_usage_stats`.",
     )
     n: PositiveCount | None = Field(default=None, description="Choices, at temperature > 0.")
     max_tokens: Count | None = Field(default=None, description="Most new tokens.")
@@ -151,10 +152,19 @@ class OpenAIRequest(GenerateKwargs):
     def includes_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def includes_usage_in_chunks(self) -> bool:
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
     def check(self) -> None:
         """Check rules between fields. Raises InvalidParameter."""
         if self.stream_options is not None and not self.stream:
             raise InvalidParameter("must not be given without stream", field="stream_options")
+        if self.includes_usage_in_chunks and not self.includes_usage:
+            raise InvalidParameter(
+                "must not be given without include_usage",
+                field="stream_options.continuous_usage_stats",
+            )
         if self.priority is not None and self.service_tier is not None:
             raise InvalidParameter("must not be given together with service_tier", field="priority")
         if self.ignore_eos and "eos_token_id" in self.model_fields_set:

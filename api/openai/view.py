@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from api.openai.answers import Answer, OpenAIUsage, PromptTokensDetails
+from api.openai.answers import Answer, OpenAIUsage
 from api.openai.logprobs import (
     ScoredToken,
     TokenTexts,
@@ -17,7 +17,8 @@ from api.openai.logprobs import (
     scored_tokens,
 )
 from api.openai.request import OpenAIRequest
-from shared.protocol import Delta
+from api.openai.usage import ChoiceUsage, usage_of
+from shared.protocol import Delta, Succeeded, TokenDeltas
 from shared.request.prompt import PromptEncoder
 from shared.results import ChatResult, PromptResult, PromptScores, SequenceResult
 
@@ -46,6 +47,7 @@ class AnswerView(ABC, Generic[T]):
     def __init__(self, request: T, head: AnswerHead) -> None:
         self.request = request
         self.head = head
+        self.counts = ChoiceUsage()
         self.texts: TokenTexts | None = None
         shows_tokens = request.wants_logprobs or request.prompt_logprobs is not None
         if head.encoder is not None and shows_tokens:
@@ -89,26 +91,19 @@ class AnswerView(ABC, Generic[T]):
             "metadata": self.request.metadata or UNSET,
         }
 
-    def chunk_usage(self) -> UnsetType | None:
-        """Return the `usage` of chunks before the last one: null, if that one has it."""
+    def observe(self, job: int, news: TokenDeltas | Succeeded) -> None:
+        """Take note of a job's next events, before their chunks are made."""
+        self.counts.observe(job, news)
+
+    def chunk_usage(self, job: int, sequence: int) -> OpenAIUsage | UnsetType | None:
+        """Return the `usage` of a choice's chunk: null, if only the last chunk has it."""
+        if self.request.includes_usage_in_chunks:
+            return self.counts.of(job, sequence)
         return None if self.request.includes_usage else UNSET
 
     def usage(self, results: Sequence[ChatResult], *, num_new: int | None = None) -> OpenAIUsage:
         """Return the tokens of all jobs; `num_new` replaces the number of new tokens."""
-        usages = [result.usage for result in results]
-        cached = [usage.cached_tokens for usage in usages]
-        known = [count for count in cached if not isinstance(count, UnsetType)]
-        num_prompt = sum(usage.prompt_tokens for usage in usages)
-        if num_new is None:
-            num_new = sum(usage.completion_tokens for usage in usages)
-        return OpenAIUsage(
-            prompt_tokens=num_prompt,
-            completion_tokens=num_new,
-            total_tokens=num_prompt + num_new,
-            prompt_tokens_details=(
-                PromptTokensDetails(cached_tokens=sum(known)) if len(known) == len(cached) else None
-            ),
-        )
+        return usage_of(results, num_new=num_new)
 
     def token_ids(self, ids: list[int] | None) -> list[int] | UnsetType:
         """Return the token ids if the request asks for them."""

@@ -13,6 +13,7 @@ class FinishReason(StrEnum):
 class PromptScores:
     """The engine's findings about the prompt of a request."""
 
+    num_tokens: int
     num_cached_tokens: int = 0  # found in the prefix cache
     token_ids: list[int] | None = None  # where the request asked for `prompt_logprobs`
     # Under the model's logits; of the tokens from the second on.

@@ -71,7 +71,8 @@ class Sequence:
         if index == 0 and not generated:
             is_scored = request.params.prompt_logprobs is not None
             sequence.prompt_scores = PromptScores(
-                token_ids=list(request.prompt_token_ids) if is_scored else None
+                len(request.prompt_token_ids),
+                token_ids=list(request.prompt_token_ids) if is_scored else None,
             )
         return sequence
 

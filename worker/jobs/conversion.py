@@ -128,6 +128,7 @@ def to_prompt_scores(found: EngineScores | None) -> PromptScores | None:
         return None
     is_scored = found.token_ids is not None
     return PromptScores(
+        num_tokens=found.num_tokens,
         cached_tokens=found.num_cached_tokens,
         token_ids=found.token_ids,
         logprobs=found.logprobs if is_scored else None,
@@ -154,7 +155,11 @@ def to_output(request_id: str, delta: Delta) -> TokenOutput:
 def to_engine_scores(found: PromptScores) -> EngineScores:
     """Return the scores that `to_prompt_scores` converted."""
     return EngineScores(
-        found.cached_tokens, found.token_ids, found.logprobs or [], found.top_logprobs or []
+        found.num_tokens,
+        found.cached_tokens,
+        found.token_ids,
+        found.logprobs or [],
+        found.top_logprobs or [],
     )
 
 

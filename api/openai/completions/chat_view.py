@@ -11,6 +11,7 @@ from api.openai.answers import (
     ChatCompletion,
     ChatDelta,
     ChatLogprobs,
+    OpenAIUsage,
 )
 from api.openai.completions.chat import ChatCompletionRequest
 from api.openai.logprobs import ScoredToken, chat_logprobs
@@ -53,9 +54,11 @@ class ChatView(AnswerView[ChatCompletionRequest]):
             delta = ChatDelta(role="assistant", content="")
             choice = ChatChoice(index=index, delta=delta, finish_reason=None)
             ids = self.token_ids(prompt_token_ids) if index == 0 else UNSET
-            yield self._chunk([choice], prompt_token_ids=ids)
+            usage = self.chunk_usage(job, index)
+            yield self._chunk([choice], usage, prompt_token_ids=ids)
 
     def chunk(self, job: int, delta: Delta) -> ChatCompletion | None:
+        self.counts.add(job, delta)
         shows_tokens = self.request.wants_logprobs or self.request.return_token_ids
         if not (delta.text or delta.finish_reason or shows_tokens):
             return None
@@ -66,23 +69,28 @@ class ChatView(AnswerView[ChatCompletionRequest]):
             finish_reason=delta.finish_reason,
             token_ids=self.token_ids(delta.token_ids),
         )
-        return self._chunk([choice])
+        return self._chunk([choice], self.chunk_usage(job, delta.sequence))
 
     def whole(self, job: int, result: ChatResult, index: int) -> ChatCompletion:
         sequence = result.sequences[index]
         delta = ChatDelta(content=sequence.text)
-        return self._chunk([replace(self._choice(index, sequence), message=UNSET, delta=delta)])
+        choice = replace(self._choice(index, sequence), message=UNSET, delta=delta)
+        return self._chunk([choice], self.chunk_usage(job, index))
 
     def empty(self) -> ChatCompletion:
-        return self._chunk([])
+        return self._chunk([], None)
 
     def _chunk(
-        self, choices: list[ChatChoice], *, prompt_token_ids: list[int] | UnsetType = UNSET
+        self,
+        choices: list[ChatChoice],
+        usage: OpenAIUsage | UnsetType | None,
+        *,
+        prompt_token_ids: list[int] | UnsetType = UNSET,
     ) -> ChatCompletion:
         return ChatCompletion(
             **self.head_fields(),
             object="chat.completion.chunk",
             choices=choices,
-            usage=self.chunk_usage(),
+            usage=usage,
             prompt_token_ids=prompt_token_ids,
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from api.openai.answers import Completion, CompletionChoice, CompletionLogprobs, OpenAIUsage
@@ -40,6 +40,12 @@ class CompletionView(AnswerView[CompletionRequest]):
 
     def usage(self, results: Sequence[ChatResult], *, num_new: int | None = None) -> OpenAIUsage:
         return super().usage(results, num_new=0 if self.request.is_echo_only else num_new)
+
+    def chunk_usage(self, job: int, sequence: int) -> OpenAIUsage | UnsetType | None:
+        usage = super().chunk_usage(job, sequence)
+        if isinstance(usage, OpenAIUsage) and self.request.is_echo_only:
+            return replace(usage, completion_tokens=0, total_tokens=usage.prompt_tokens)
+        return usage
 
     def _kept(self, sequences: list[SequenceResult]) -> list[SequenceResult]:
         """Return the `n` sequences of the highest mean log-probability, the best first."""
@@ -89,12 +95,13 @@ class CompletionView(AnswerView[CompletionRequest]):
                     finish_reason=None,
                     prompt_token_ids=self.token_ids(prompt_token_ids),
                 )
-                yield self._completion([choice])
+                yield self._completion([choice], self.chunk_usage(job, index))
 
     def _echoes_scores(self) -> bool:
         return self.request.echo and self.request.wants_logprobs and self.texts is not None
 
     def chunk(self, job: int, delta: Delta) -> Completion | None:
+        self.counts.add(job, delta)
         shows_tokens = self.request.wants_logprobs or self.request.return_token_ids
         if not (delta.text or delta.finish_reason or shows_tokens):
             return None
@@ -108,7 +115,7 @@ class CompletionView(AnswerView[CompletionRequest]):
             finish_reason="length" if is_hidden else delta.finish_reason,
             token_ids=self.token_ids([] if is_hidden else delta.token_ids),
         )
-        return self._completion([choice])
+        return self._completion([choice], self.chunk_usage(job, delta.sequence))
 
     def _echoed_scores(self, job: int, index: int, delta: Delta) -> tuple[list[ScoredToken], str]:
         """Return the scored tokens of the prompt and its text, before a choice's first token."""
@@ -126,18 +133,19 @@ class CompletionView(AnswerView[CompletionRequest]):
     def whole(self, job: int, result: ChatResult, index: int) -> Completion:
         sequence = result.sequences[index]
         choice = self._choice(job, index, result, sequence)
-        return self._completion([replace(choice, text=sequence.text)])
+        usage = self.chunk_usage(job, index)
+        return self._completion([replace(choice, text=sequence.text)], usage)
 
     def empty(self) -> Completion:
-        return self._completion([])
+        return self._completion([], None)
 
     def _completion(
-        self, choices: list[CompletionChoice], usage: OpenAIUsage | None = None
+        self, choices: list[CompletionChoice], usage: OpenAIUsage | UnsetType | None
     ) -> Completion:
         return Completion(
             **self.head_fields(),
             choices=choices,
-            usage=self.chunk_usage() if usage is None else usage,
+            usage=usage,
             job_ids=self.head.job_ids if len(self.head.job_ids) > 1 else UNSET,
         )
 

@@ -78,8 +78,11 @@ class ChunkStream(Generic[T]):
                     sent_at = time.monotonic()
                     yield KEEP_ALIVE
                 continue
-            if view is None:
-                view = self._view(self._body, await self._jobs.head())
+            is_first = view is None
+            view = view or self._view(self._body, await self._jobs.head())
+            if isinstance(news, TokenDeltas | Succeeded):
+                view.observe(job, news)
+            if is_first:
                 for chunk in self._opening(view):
                     yield encoded(chunk)
             if not isinstance(news, TokenDeltas | Succeeded):
