@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import typer
 
 from shared.errors import FalconerError
+from shared.process.allocator import HUGE_PAGES
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 600
@@ -24,6 +25,7 @@ KEPT_BYTES = str(2**30)  # the allocator keeps buffers up to this size, which av
 def environment(threads: int, variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment with the settings that every measurement shares."""
     return {
+        **HUGE_PAGES,  # as `falconer serve` and the image set them
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": str(threads),

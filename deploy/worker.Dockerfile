@@ -31,10 +31,12 @@ COPY deploy/probe.py /opt/falconer/probe.py
 # Only /tmp and /models are written, so the root file system may be read-only.
 RUN mkdir /models && chown 10001:10001 /models
 # USER, because torch names its caches by the user and no account has this number.
+# GLIBC_TUNABLES asks for huge pages, as shared/process/allocator.py does.
 ENV PATH=/opt/falconer/bin:$PATH \
     HOME=/tmp \
     USER=falconer \
     PYTHONDONTWRITEBYTECODE=1 \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
     HF_HOME=/models \
     FALCONER_METRICS_HOST=0.0.0.0 \
     FALCONER_METRICS_PORT=8001 \

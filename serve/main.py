@@ -17,6 +17,7 @@ from serve.settings import ServeSettings
 from serve.supervisor import Supervisor
 from shared.errors import SettingsError
 from shared.model_source import model_name
+from shared.process.allocator import HUGE_PAGES
 from shared.process.log_config import LogLevel, configure_logs
 from shared.queue.keys import Keys
 from shared.redis.client import UNREACHABLE, connect
@@ -125,7 +126,7 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
             id_: Child(
                 f"worker {number}",
                 [*falconer, *worker, "--worker-id", id_],
-                env,
+                {**HUGE_PAGES, **env},
                 logs / f"worker-{number}.log",
             )
             for number, id_ in enumerate(worker_ids, 1)

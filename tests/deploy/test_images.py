@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from api.settings import ApiSettings
+from shared.process.allocator import HUGE_PAGES
 from shared.process.settings import ENV_PREFIX, ProcessSettings
 from tests.deploy.manifests import ROOT
 from worker.settings import WorkerSettings
@@ -31,6 +32,11 @@ def variables(process: str) -> dict[str, str]:
 def test_images_set_only_settings(process: str) -> None:
     known = {ENV_PREFIX + name.upper() for name in SETTINGS[process].model_fields}
     assert set(variables(process)) <= known
+
+
+def test_the_image_of_the_worker_asks_for_huge_pages() -> None:
+    for name, value in HUGE_PAGES.items():
+        assert f" {name}={value} " in dockerfile("worker")
 
 
 @every_process
