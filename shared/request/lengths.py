@@ -46,14 +46,18 @@ def plan_lengths(prompt: int, kwargs: GenerateKwargs, context: int, *, drop_star
     raise _too_long(prompt, wanted, kwargs, context)
 
 
-def fill_context(prompt: int, kwargs: GenerateKwargs, room: int) -> GenerateKwargs:
+def fill_context(
+    prompt: int, kwargs: GenerateKwargs, room: int, *, drop_start: bool
+) -> GenerateKwargs:
     """Return the parameters with `max_new_tokens` up to `room` tokens, unless a length is given.
 
-    A prompt without room for a new token is left for `plan_lengths` to refuse.
+    With `drop_start`, a long prompt leaves the default length, or half of a smaller room. Without,
+    a prompt without room for a new token is left for `plan_lengths` to refuse.
     """
     if _length_given(kwargs):
         return kwargs
-    return kwargs.model_copy(update={"max_new_tokens": max(1, room - prompt)})
+    least = max(1, min(kwargs.max_length, room // 2)) if drop_start else 1
+    return kwargs.model_copy(update={"max_new_tokens": max(least, room - prompt)})
 
 
 def wanted_new_tokens(prompt: int, kwargs: GenerateKwargs) -> int:

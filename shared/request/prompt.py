@@ -119,11 +119,11 @@ class PromptEncoder:
 
     def _lengths(self, num_prompt: int, job: ChatJob, kwargs: GenerateKwargs) -> Lengths:
         context = self.card.context_length
+        drop_start = job.handle_long_generation == "hole"
         if job.fill_context:
             rows = max(kwargs.num_return_sequences, kwargs.num_beams)
             room = min(context, self.card.max_kv_tokens // rows)
-            kwargs = fill_context(num_prompt, kwargs, room)
-        drop_start = job.handle_long_generation == "hole"
+            kwargs = fill_context(num_prompt, kwargs, room, drop_start=drop_start)
         return plan_lengths(num_prompt, kwargs, context, drop_start=drop_start)
 
     def _tokenize_text(self, text: str, job: ChatJob) -> list[int]:
