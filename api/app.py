@@ -23,7 +23,7 @@ from api.jobs.redis_services import Connect, RedisServices
 from api.metrics import MeteredApp, Metrics
 from api.openapi import openapi_of
 from api.routes import chat, events, jobs, ops
-from api.routes.v1 import completions, models
+from api.routes.v1 import completions, models, responses
 from api.services import Services
 from api.settings import ApiSettings
 from shared.redis.client import connect as connect_redis
@@ -38,7 +38,7 @@ CORS_HEADERS = (
     "X-Should-Retry",
 )
 
-ROUTERS = [module.router for module in (chat, jobs, events, completions, models, ops)]
+ROUTERS = [module.router for module in (chat, jobs, events, completions, responses, models, ops)]
 
 
 def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastAPI:

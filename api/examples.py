@@ -50,6 +50,12 @@ CHAT_COMPLETION: dict[str, Any] = {
 }
 COMPLETION: dict[str, Any] = {"prompt": "Once upon a time there was", "max_tokens": 40}
 
+RESPONSE: dict[str, Any] = {
+    "input": "What is a falcon?",
+    "max_output_tokens": 60,
+    "temperature": 0,
+}
+
 # Named examples of OpenAPI.
 REQUESTS: dict[str, dict[str, Any]] = {
     "prompt": {"summary": "A prompt to continue", "value": PROMPT_ONLY},

@@ -12,6 +12,12 @@ from api.examples import ANSWER, REQUESTS
 from api.openai.answers import ChatCompletion, Completion
 from api.openai.completions.chat import ChatCompletionRequest
 from api.openai.completions.completion import CompletionRequest
+from api.openai.responses.objects import (
+    DeletedResponse,
+    ItemList,
+    ResponseObject,
+)
+from api.openai.responses.request import ResponseRequest
 from api.openai.schemas import Model, ModelList, OpenAIErrorBody, is_openai_path
 from api.schemas import ChatRequest, ErrorBody, JobList, JobView, Purged
 from api.system_info import SystemInfo
@@ -39,6 +45,8 @@ JOBS = schema_response("JobList", "A page of jobs.")
 PURGED = schema_response("Purged", "The number of cancelled jobs.")
 MODEL = schema_response("Model", "The model or adapter.")
 MODELS = schema_response("ModelList", "The model and its adapters.")
+INPUT_ITEMS = schema_response("ItemList", "A page of messages.")
+DELETED_RESPONSE = schema_response("DeletedResponse", "Deleted.")
 TEXT: dict[str, Any] = {
     "description": "Prometheus text, or JSON if `Accept` asks for it.",
     "content": {
@@ -136,6 +144,7 @@ def openai_answer(schema: str) -> dict[str, Any]:
 
 CHAT_COMPLETION = openai_answer("ChatCompletion")
 COMPLETION = openai_answer("Completion")
+RESPONSE = openai_answer("ResponseObject")
 EVENTS: dict[str, Any] = {
     "description": "The job's events, from the first or after `Last-Event-ID`.",
     "content": {"text/event-stream": EVENT_STREAM},
@@ -150,7 +159,7 @@ def request_body(schema: str) -> dict[str, Any]:
 
 def component_schemas() -> dict[str, Any]:
     template = REF.format("{model}")
-    models = (ChatRequest, ChatCompletionRequest, CompletionRequest)
+    models = (ChatRequest, ChatCompletionRequest, CompletionRequest, ResponseRequest)
     _, pydantic = models_json_schema(
         [(model, "validation") for model in models], ref_template=template
     )
@@ -167,6 +176,9 @@ def component_schemas() -> dict[str, Any]:
             ChatCompletion,
             Completion,
             OpenAIErrorBody,
+            ResponseObject,
+            ItemList,
+            DeletedResponse,
         ],
         ref_template=REF.format("{name}"),
     )

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.settings import PREFIX, ApiSettings
 
 ORIGIN = re.compile("^https?://[^/]*")
-ANSWER_PREFIX = re.compile("^(chatcmpl|cmpl)-")
+ANSWER_PREFIX = re.compile("^(chatcmpl-|cmpl-|resp_)")
 
 
 class RoutePaths:

@@ -64,14 +64,16 @@ class JobClient:
         stream: bool = False,
         idempotency_key: str | None = None,
         job: ChatJob | None = None,
+        response: bytes = b"",
     ) -> JobHandle:
         """Check and enqueue a request; return the handle of its job.
 
-        `job` is what `admit` returned for the request, if it was called. A repeated request with
-        the same idempotency key gets the handle of the first one's job. The handle receives events
-        only if it `wants_events`. Raises a ClientError, ClientDisconnected or ServerStopping before
-        the job is enqueued. After a ServiceUnavailable, a job that Redis may have accepted is
-        cancelled, unless the client can find it by an idempotency key.
+        `job` is what `admit` returned for the request, if it was called. `response` is stored with
+        the job, for the method of that name. A repeated request with the same idempotency key gets
+        the handle of the first one's job. The handle receives events only if it `wants_events`.
+        Raises a ClientError, ClientDisconnected or ServerStopping before the job is enqueued. After
+        a ServiceUnavailable, a job that Redis may have accepted is cancelled, unless the client can
+        find it by an idempotency key.
         """
         key = digest_key(request, idempotency_key)
         try:
@@ -82,11 +84,9 @@ class JobClient:
             return earlier
         handle = JobHandle(self._redis, job.id, self._metrics)  # before the first event
         try:
-            enqueued = await self._enqueue(job, key, wants_events=wants_events)
-        except BaseException as error:
+            enqueued = await self._enqueue(job, key, response, wants_events=wants_events)
+        except BaseException:
             handle.close()
-            if may_have_arrived(error):
-                raise self._cancel_unfindable(job.id, idempotency_key) from error
             raise
         if enqueued.replayed:
             handle.close()
@@ -96,11 +96,11 @@ class JobClient:
             handle.prompt_token_ids = job.token_ids
         return handle
 
-    def _cancel_unfindable(self, job_id: str, idempotency_key: str | None) -> ServiceUnavailable:
+    def _cancel_unfindable(self, job_id: str, key: IdempotencyKey | None) -> ServiceUnavailable:
         """Cancel a job that no client can find; return the error of its enqueue."""
-        if idempotency_key is None:
+        if key is None:
             self._cancellations.add(job_id)
-        return unanswered_enqueue(job_id, idempotency_key)
+        return unanswered_enqueue(job_id, has_key=key is not None)
 
     async def _find(self, key: IdempotencyKey | None) -> JobHandle | None:
         """Return the handle of an earlier request's job; the model may have changed since."""
@@ -113,18 +113,25 @@ class JobClient:
         return None
 
     async def _enqueue(
-        self, job: ChatJob, key: IdempotencyKey | None, *, wants_events: bool
+        self, job: ChatJob, key: IdempotencyKey | None, response: bytes, *, wants_events: bool
     ) -> Enqueued:
-        async with redis_timeout():
-            return await self._redis.queue.enqueue(
-                job,
-                reply_to=self._redis.replica_id if wants_events else None,
-                priority=job.priority,
-                max_queued=self._max_queued,
-                max_queued_tokens=self._max_queued_tokens,
-                idempotency_key=key,
-                within_s=REDIS_TIMEOUT_S,
-            )
+        """Enqueue the job; cancel it if it may have arrived and no client can find it."""
+        try:
+            async with redis_timeout():
+                return await self._redis.queue.enqueue(
+                    job,
+                    reply_to=self._redis.replica_id if wants_events else None,
+                    priority=job.priority,
+                    max_queued=self._max_queued,
+                    max_queued_tokens=self._max_queued_tokens,
+                    idempotency_key=key,
+                    response=response,
+                    within_s=REDIS_TIMEOUT_S,
+                )
+        except ServiceUnavailable as error:
+            if may_have_arrived(error):
+                raise self._cancel_unfindable(job.id, key) from error
+            raise
 
     async def follow(self, job_id: str) -> JobHandle:
         """Return a handle of a job that any replica accepted. Raises NotFound."""
@@ -154,6 +161,17 @@ class JobClient:
         if record is None:
             raise no_such_job(job_id)
         return record
+
+    async def response(self, job_id: str) -> bytes | None:
+        """Return what `submit` stored with the job; None without it, or after it has expired."""
+        async with redis_timeout():
+            return await self._redis.responses.get(job_id)
+
+    async def delete(self, job_id: str) -> None:
+        """Cancel a job, and delete its result, tokens and stored response. Raises NotFound."""
+        await self.cancel(job_id)
+        async with redis_timeout():
+            await self._redis.responses.delete(job_id)
 
     async def retry(self, job_id: str) -> JobRecord:
         """Retry a job that failed, expired or was cancelled; return the record of the new job.
@@ -213,9 +231,9 @@ def digest_key(request: ChatRequest, idempotency_key: str | None) -> Idempotency
     )
 
 
-def unanswered_enqueue(job_id: str, idempotency_key: str | None) -> ServiceUnavailable:
+def unanswered_enqueue(job_id: str, *, has_key: bool) -> ServiceUnavailable:
     """Return the error for an enqueue without an answer: Redis may have accepted the job."""
-    if idempotency_key is not None:
+    if has_key:
         advice = "if the job was accepted, the same Idempotency-Key finds it"
     else:
         advice = f"if job {job_id} was accepted, it is cancelled unless it ends before"

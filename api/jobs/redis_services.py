@@ -15,6 +15,7 @@ from shared.errors import ServiceUnavailable
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.reply_stream import BLOCK_S, ReplyStream
+from shared.queue.response_store import ResponseStore
 from shared.queue.token_log import TokenLog
 from shared.redis.client import UNREACHABLE
 from shared.registry.worker_registry import Registry
@@ -46,6 +47,7 @@ class RedisServices:
         self.queue = JobQueue(self._redis, keys)
         self.registry = Registry(self._redis, keys)
         self.token_log = TokenLog(self._redis, keys)
+        self.responses = ResponseStore(self._redis, keys)
         self.replies = ReplyStream(self._blocking_redis, keys, self.replica_id)
 
     async def ping(self) -> None:

@@ -62,6 +62,15 @@ MetadataValue = Annotated[str, Field(max_length=MAX_METADATA_VALUE)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)]
 
 
+WINDOW_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+CompletionWindow = Annotated[str, Field(pattern="^(soonest|[1-9][0-9]{0,5}[smhd])$")]
+
+
+def window_s(window: str) -> int | None:
+    """Return the seconds of a completion window, such as `90s`, `30m` or `2h`; None for none."""
+    return None if window == "soonest" else int(window[:-1]) * WINDOW_UNITS_S[window[-1]]
+
+
 class StreamOptions(OptionalFieldsModel):
     """Options of a stream."""
 

@@ -24,6 +24,7 @@ TIER_PRIORITIES = {"auto": 0, "default": 0, "flex": FLEX_PRIORITY, "priority": -
 # OpenAI's and vLLM's names of generation parameters; where both names are known, either is given.
 KWARGS_NAMES = {
     "max_completion_tokens": "max_new_tokens",
+    "max_output_tokens": "max_new_tokens",
     "max_tokens": "max_new_tokens",
     "n": "num_return_sequences",
     "stop": "stop_strings",
@@ -38,6 +39,11 @@ JOB_FIELDS = (
     "clean_up_tokenization_spaces",
     "add_special_tokens",
 )
+LENGTHS = {
+    "max_length",
+    "max_new_tokens",
+    *(name for name, kwarg in KWARGS_NAMES.items() if kwarg == "max_new_tokens"),
+}
 ENGINE = "no such mechanism in the engine"
 STRUCTURE = "the output cannot be constrained yet"
 
@@ -155,6 +161,11 @@ class OpenAIRequest(GenerateKwargs):
     @property
     def includes_usage_in_chunks(self) -> bool:
         return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
+    def has_length(self) -> bool:
+        """Return whether the request limits the number of tokens."""
+        return bool(LENGTHS & self.model_fields_set)
 
     def check(self) -> None:
         """Check rules between fields. Raises InvalidParameter."""

@@ -7,15 +7,9 @@ from fastapi.responses import Response
 
 from api.http.body import read_chat_request
 from api.http.disconnect import ClientConnection
-from api.http.errors import (
-    CLIENT_CLOSED_REQUEST,
-    ClientDisconnected,
-    ServerStopping,
-    json_response,
-)
+from api.http.errors import json_response
 from api.http.headers import IdempotencyKey
 from api.http.paths import JobId
-from api.jobs.job_handle import JobHandle
 from api.openapi import (
     ACCEPTED,
     ERRORS,
@@ -27,15 +21,14 @@ from api.openapi import (
     RETRY_ERRORS,
     request_body,
 )
-from api.routes.responses import accepted
+from api.routes.responses import CANCEL_WAIT_S, accepted, record_when_ended
 from api.schemas import JobList, JobSummary, JobView, Purged
-from api.services import Services, services_of
+from api.services import services_of
 from shared.protocol import JobStatus
 from shared.queue.listing import CURSOR_PATTERN, Cursor
 
 MAX_WAIT_S = 3600
 MAX_PAGE = 200
-CANCEL_WAIT_S = 2.0  # a cancelled job ends within one step of the engine
 
 router = APIRouter()
 
@@ -113,7 +106,7 @@ async def get_job(request: Request, job_id: JobId, wait: WaitSeconds = 0) -> Res
     if not wait or request.method == "HEAD":
         return json_response(JobView.of(await services.client.record(job_id)))
     with await services.client.follow(job_id) as handle:
-        return await respond_when_ended(request, services, handle, wait)
+        return json_response(JobView.of(await record_when_ended(request, services, handle, wait)))
 
 
 @router.delete(
@@ -126,7 +119,8 @@ async def cancel(request: Request, job_id: JobId) -> Response:
     services = services_of(request)
     with await services.client.follow(job_id) as handle:
         handle.record = await services.client.cancel(job_id)
-        return await respond_when_ended(request, services, handle, CANCEL_WAIT_S)
+        record = await record_when_ended(request, services, handle, CANCEL_WAIT_S)
+        return json_response(JobView.of(record))
 
 
 @router.post(
@@ -143,17 +137,3 @@ async def retry(request: Request, job_id: JobId) -> Response:
     finds the new job from then on.
     """
     return accepted(request, await services_of(request).client.retry(job_id))
-
-
-async def respond_when_ended(
-    request: Request, services: Services, handle: JobHandle, wait_s: float
-) -> Response:
-    """Return the job when it has ended, or as it is after `wait_s`."""
-    try:
-        client = ClientConnection(request.receive, services.stopping)
-        await client.run_until_disconnect(handle.outcome(wait_s))
-    except ClientDisconnected:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    except ServerStopping:
-        pass  # respond with the job as it is
-    return json_response(JobView.of(await services.client.record(handle.job_id)))

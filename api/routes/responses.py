@@ -1,5 +1,7 @@
 """Respond to requests that wait for a job: with its result, its error, or a 202."""
 
+from contextlib import suppress
+
 from fastapi import Request
 from fastapi.responses import Response
 
@@ -20,6 +22,8 @@ from api.schemas import ErrorBody, JobView
 from api.services import Services
 from shared.errors import ServiceUnavailable, WaitTimeout
 from shared.protocol import Failed, JobRecord, Outcome
+
+CANCEL_WAIT_S = 2.0  # a cancelled job ends within one step of the engine
 
 
 async def wait_for_result(
@@ -83,6 +87,19 @@ async def latest_record(services: Services, handle: JobHandle) -> JobRecord | No
         return await services.client.record(handle.job_id)
     except ServiceUnavailable:
         return handle.record
+
+
+async def record_when_ended(
+    request: Request, services: Services, handle: JobHandle, wait_s: float
+) -> JobRecord:
+    """Return the record when the job has ended, or as it is after `wait_s`.
+
+    Raises ClientDisconnected.
+    """
+    client = ClientConnection(request.receive, services.stopping)
+    with suppress(ServerStopping):  # return the record as it is
+        await client.run_until_disconnect(handle.outcome(wait_s))
+    return await services.client.record(handle.job_id)
 
 
 def outcome_response(outcome: Outcome) -> Response:

@@ -104,13 +104,14 @@ class EventStream:
         return event({"id": self._handle.job_id, "status": JobStatus.RUNNING, "error": error})
 
 
-def event(body: dict[str, Any], event_id: int | None = None) -> bytes:
-    """Encode one event: its id, then its JSON in one line."""
+def event(body: dict[str, Any], event_id: int | None = None, *, name: str | None = None) -> bytes:
+    """Encode one event: its name and its id, then its JSON in one line."""
     data = msgspec.json.encode(body)
     for separator, escape in LINE_SEPARATORS.items():
         data = data.replace(separator, escape)
     id_line = b"" if event_id is None else b"id: %d\n" % event_id
-    return b"%bdata: %b\n\n" % (id_line, data)
+    name_line = b"" if name is None else b"event: %b\n" % name.encode()
+    return b"%b%bdata: %b\n\n" % (name_line, id_line, data)
 
 
 def delta_body(delta: Delta) -> dict[str, Any]:

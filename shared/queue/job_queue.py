@@ -82,9 +82,10 @@ class JobQueue:
         max_queued_tokens: int = NO_LIMIT,
         idempotency_key: IdempotencyKey | None = None,
         retry_of: str = "",
+        response: bytes = b"",
         within_s: float = JOB_TTL_S,
     ) -> Enqueued:
-        """Add a job to the queue in one round trip.
+        """Add a job to the queue in one round trip, with the request of its `response`, if any.
 
         `reply_to` is the api replica that wants the job's events. Each step of `priority` is a head
         start of PRIORITY_WINDOW_MS. Raises QueueFull, WaitTooLong, Conflict for a key with another
@@ -108,10 +109,9 @@ class JobQueue:
             key.digest,
             key.body_digest,
             retry_of,
+            response,
         )
-        if reply[0] == b"unknown":
-            raise no_such_job(retry_of)
-        return _decode_enqueued(reply, max_queued, max_queued_tokens)
+        return _decode_enqueued(reply, retry_of, max_queued, max_queued_tokens)
 
     async def find_by_key(self, key: IdempotencyKey) -> str | None:
         """Return the id of the job that this key and body created; its record may have expired."""
@@ -278,7 +278,11 @@ class JobQueue:
         return int(released)
 
 
-def _decode_enqueued(reply: list[Any], max_queued: int, max_queued_tokens: int) -> Enqueued:
+def _decode_enqueued(
+    reply: list[Any], retry_of: str, max_queued: int, max_queued_tokens: int
+) -> Enqueued:
+    if reply[0] == b"unknown":
+        raise no_such_job(retry_of)
     if reply[0] == b"refused":
         raise decode_refusal(reply, max_queued, max_queued_tokens)
     verdict, job_id, created_ms, estimate = reply

@@ -107,6 +107,10 @@ class Keys:
         """Return the key of the payload of a job that ended without a result."""
         return f"{self.queue}:retry-payload:{job_id}"
 
+    def response(self, job_id: str) -> str:
+        """Return the key of the request of a response, as `/v1/responses` stores it."""
+        return f"{self.queue}:response:{job_id}"
+
     def idempotency(self, digest: str) -> str:
         """Return the key of the id of the job that an Idempotency-Key created.
 

@@ -28,6 +28,7 @@ class Script(StrEnum):
     FINISH = "finish"
     RELEASE = "release"
     CANCEL = "cancel"
+    DELETE = "delete"
     WATCH = "watch"
     DEPTH = "depth"
     LIST_JOBS = "list_jobs"
@@ -136,6 +137,7 @@ def _constants(keys: Keys) -> str:
         "RECORD": keys.record(""),
         "TOKEN_LOG": keys.token_log(""),
         "RETRY_PAYLOAD": keys.retry_payload(""),
+        "RESPONSE": keys.response(""),
         "ARQ_JOB": keys.arq_job(""),
         "ARQ_RETRY": keys.arq_retry(""),
         "ARQ_IN_PROGRESS": keys.arq_in_progress(""),

@@ -32,6 +32,13 @@ async def run_job(service: FakeService, **fields: Any) -> str:
     return job_id
 
 
+async def run_response(service: FakeService) -> str:
+    """Return the id of the job of a response that has ended."""
+    response = await service.http.post("/v1/responses", json={"input": "hello"})
+    assert response.is_success
+    return str(response.json()["id"]).removeprefix("resp_")
+
+
 async def events(
     service: FakeService, job_id: str, headers: dict[str, str] | None = None
 ) -> list[dict[str, Any]]:

@@ -165,6 +165,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "GenerateKwargs": lambda: request_table("GenerateKwargs"),
     "ChatCompletionRequest": lambda: openai_table("ChatCompletionRequest", "GenerateKwargs"),
     "CompletionRequest": lambda: openai_table("CompletionRequest", "ChatCompletionRequest"),
+    "ResponseRequest": lambda: openai_table("ResponseRequest", "ChatCompletionRequest"),
 }
 
 

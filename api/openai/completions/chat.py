@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from api.chat_messages import ChatMessage, Content
 from api.examples import CHAT_COMPLETION
 from api.openai.fields import refused, unsupported
-from api.openai.request import KWARGS_NAMES, MAX_USER, NoText, OpenAIRequest
+from api.openai.request import MAX_USER, NoText, OpenAIRequest
 from api.schemas import MAX_MESSAGES, ChatRequest
 from shared.errors import InvalidParameter
 from shared.request.base_model import OptionalFieldsModel, StrictModel
@@ -118,7 +118,6 @@ class ChatCompletionRequest(OpenAIRequest):
         return kwargs
 
     def jobs(self) -> list[ChatRequest]:
-        has_length = {"max_length", "max_new_tokens", *KWARGS_NAMES} - {"n", "stop", "min_tokens"}
         fields = self.job_fields()
         if self.prediction is not None:
             fields["prediction"] = self.prediction.content
@@ -128,7 +127,7 @@ class ChatCompletionRequest(OpenAIRequest):
                 **fields,
                 messages=messages,
                 continue_final_message=self.continue_final_message,
-                fill_context=not has_length & self.model_fields_set,
+                fill_context=not self.has_length,
             )
         ]
 

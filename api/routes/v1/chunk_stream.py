@@ -26,21 +26,24 @@ DONE = b"data: [DONE]\n\n"
 
 
 class ChunkStreamResponse(Response):
-    """Send the chunks of all jobs of a request, and close their handles."""
+    """Send chunks about the jobs of a request, and close their handles."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, request: Request, jobs: RequestJobs, view: MakeView[T], body: T) -> None:
+    def __init__(self, request: Request, jobs: RequestJobs, chunks: AsyncIterator[bytes]) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(headers=headers | jobs.headers(request))
         del self.headers["content-length"]
         self._jobs = jobs
-        self._chunks = ChunkStream(jobs, view, body)
+        self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._jobs:
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await send(start)
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.body", "body": b""})
+                return
             try:
                 client = ClientConnection(receive, self._jobs.services.stopping)
                 await client.run_until_disconnect(self._send_chunks(send))
@@ -52,7 +55,7 @@ class ChunkStreamResponse(Response):
                 await send({"type": "http.response.body", "body": encoded(error)})
 
     async def _send_chunks(self, send: Send) -> None:
-        async for chunk in self._chunks.events():
+        async for chunk in self._chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 

@@ -10,7 +10,7 @@ from api.openai.completions.completion import CompletionRequest
 from api.openai.completions.completion_view import CompletionView
 from api.openai.view import MakeView, T
 from api.openapi import CHAT_COMPLETION, COMPLETION, OPENAI_ERRORS, request_body
-from api.routes.v1.chunk_stream import ChunkStreamResponse
+from api.routes.v1.chunk_stream import ChunkStream, ChunkStreamResponse
 from api.routes.v1.request_jobs import answer_when_done, read_openai_request, submit
 from api.services import services_of
 
@@ -48,6 +48,7 @@ async def respond(
     jobs = await submit(request, services, body, idempotency_key)
     body = body.for_answer()  # frees the prompt before the request waits
     if body.stream:
-        return ChunkStreamResponse(request, jobs, view, body)
+        chunks = ChunkStream(jobs, view, body).events()
+        return ChunkStreamResponse(request, jobs, chunks)
     with jobs:
         return await answer_when_done(request, jobs, view, body)

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -49,7 +48,7 @@ class RequestJobs:
 
     services: Services
     handles: list[JobHandle]
-    has_key: bool  # an idempotency key finds the jobs again
+    outlive_client: bool  # the client can find the jobs again, so a disconnect does not cancel them
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __enter__(self) -> "RequestJobs":
@@ -99,8 +98,8 @@ class RequestJobs:
             await self.services.client.cancel_abandoned(job_id)
 
     async def cancel_unless_found(self) -> None:
-        """Cancel the jobs unless the client can find them by its idempotency key."""
-        if not self.has_key:
+        """Cancel the jobs unless the client can find them again."""
+        if not self.outlive_client:
             await self.cancel()
 
     def headers(self, request: Request) -> dict[str, str]:
@@ -111,7 +110,7 @@ class RequestJobs:
 
     def error_headers(self, request: Request) -> dict[str, str]:
         """Return the headers of an error, after which the SDKs must not make another job."""
-        return self.headers(request) | ({} if self.has_key else NO_RETRY)
+        return self.headers(request) | ({} if self.outlive_client else NO_RETRY)
 
 
 async def read_openai_request(request: Request, services: Services, model: type[T]) -> T:
@@ -175,6 +174,17 @@ async def answer_when_done(
     request: Request, jobs: RequestJobs, view: MakeView[T], body: T
 ) -> Response:
     """Return the answer once all jobs have succeeded, or the first error."""
+    ended = await outcomes_or_error(request, jobs, body)
+    if isinstance(ended, Response):
+        return ended
+    answer = view(body, await jobs.head()).answer([outcome.result for outcome in ended])
+    return json_response(answer, headers=jobs.headers(request))
+
+
+async def outcomes_or_error(
+    request: Request, jobs: RequestJobs, body: OpenAIRequest
+) -> list[Succeeded] | Response:
+    """Return the outcomes once all jobs have succeeded, or the response with the first error."""
     services = jobs.services
     client = ClientConnection(request.receive, services.stopping)
     timeout_s = services.settings.sync_timeout_s
@@ -198,13 +208,7 @@ async def answer_when_done(
     if isinstance(failed := outcomes[-1], Failed):
         await jobs.cancel()
         return failed_response(request, jobs, body, failed)
-    results = [outcome.result for outcome in succeeded(outcomes)]
-    answer = view(body, await jobs.head()).answer(results)
-    return json_response(answer, headers=jobs.headers(request))
-
-
-def succeeded(outcomes: list[Outcome]) -> Iterator[Succeeded]:
-    return (outcome for outcome in outcomes if isinstance(outcome, Succeeded))
+    return [outcome for outcome in outcomes if isinstance(outcome, Succeeded)]
 
 
 def failed_response(

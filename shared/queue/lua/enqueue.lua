@@ -4,14 +4,15 @@
 --       head start in ms, deadline in ms from now, ttl of the result in ms, subscriber or '';
 --       most jobs and most tokens that may wait;
 --       digests of the idempotency key and of the body, or '';
---       id of the job to retry or '', time in ms from which on the job is not accepted.
+--       id of the job to retry or '', request of a response or '', time in ms from which on the job is
+--       not accepted.
 -- Returns {'accepted', 'replayed' or 'conflict', id, created_ms, estimate}, again when it is sent twice;
 -- {'late', time in ms}; {'unknown'} if the job to retry has expired; or a refusal, see backlog.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local head_start_ms, deadline_ms, ttl_ms, subscriber = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
 local key_digest, body_digest, retry_of = ARGV[12], ARGV[13], ARGV[14]
-local accept_before_ms = tonumber(ARGV[15])
+local response, accept_before_ms = ARGV[15], tonumber(ARGV[16])
 local backlog = read_backlog()
 
 local function reply(verdict, job_id, created_ms)
@@ -79,7 +80,11 @@ if retry_of ~= '' then
   redis.call('HSET', RECORD .. id, 'retry_of', retry_of)
   redis.call('HSET', RECORD .. retry_of, 'retried_as', id)
   redis.call('LREM', DEAD_LETTERS, 0, retry_of)
+  response = redis.call('GET', RESPONSE .. retry_of) or ''
   take_over_key()
+end
+if response ~= '' then
+  redis.call('SET', RESPONSE .. id, response, 'PX', UNFINISHED_JOB_TTL_MS)
 end
 redis.call('HINCRBY', TOTALS, 'queued', 1)
 add_to_backlog(id, score, tokens)

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from tests.api.job_events import submit
+from tests.api.job_events import run_response, submit
 from tests.api.served import served
 from tests.fakes_api import FakeService
 
@@ -15,7 +15,8 @@ def get_routes(service: FakeService, job_id: str) -> list[str]:
     paths = service.app.openapi()["paths"]
     routes = [path for path, methods in paths.items() if "get" in methods]
     assert len(routes) >= 12
-    return [path.format(job_id=job_id, model_id="letters") for path in routes] + PAGES
+    ids = {"job_id": job_id, "response_id": job_id, "model_id": "letters"}
+    return [path.format(**ids) for path in routes] + PAGES
 
 
 def lasting(headers: httpx.Headers) -> dict[str, str]:
@@ -23,8 +24,7 @@ def lasting(headers: httpx.Headers) -> dict[str, str]:
 
 
 async def test_head_has_the_status_and_headers_of_get_and_no_body(service: FakeService) -> None:
-    job_id = await submit(service)
-    await service.http.get(f"/jobs/{job_id}", params={"wait": 30})
+    job_id = await run_response(service)
     async with served(service.asgi) as client:
         for path in [*get_routes(service, job_id), "/jobs/unknown", "/nowhere"]:
             get, head = await client.get(path), await client.head(path)
@@ -44,6 +44,10 @@ async def test_head_of_a_running_job_neither_waits_nor_streams(service: FakeServ
         stream = await client.head(f"/jobs/{job_id}/events")
         assert stream.headers["content-type"].startswith("text/event-stream")
         assert stream.headers["location"] == f"/jobs/{job_id}"
+        body = {"input": "hi", "background": True}
+        response_id = (await client.post("/v1/responses", json=body)).json()["id"]
+        events = await client.head(f"/v1/responses/{response_id}?stream=true")
+        assert events.headers["content-type"].startswith("text/event-stream")
         job = await client.get(f"/jobs/{job_id}")
     assert job.json()["status"] == "running"
 
@@ -57,6 +61,7 @@ async def test_head_of_a_running_job_neither_waits_nor_streams(service: FakeServ
         ("/jobs/unknown/events", "GET, HEAD"),
         ("/jobs/unknown/retry/", "POST"),
         ("/v1/models/a/b", "GET, HEAD"),
+        ("/v1/responses/unknown", "DELETE, GET, HEAD"),
         ("/health", "GET, HEAD"),
         *[(page, "GET, HEAD") for page in PAGES],
     ],

@@ -9,7 +9,7 @@ import pytest
 from api.settings import ApiSettings
 from shared.errors import SettingsError
 from shared.process.settings import load_settings
-from tests.api.job_events import run_job
+from tests.api.job_events import run_job, run_response
 from tests.fakes_api import FakeService, fake_service
 
 FORWARDED = "X-Forwarded-Prefix"
@@ -24,11 +24,11 @@ async def test_a_trailing_slash_is_ignored_in_a_post(service: FakeService, path:
 
 
 async def test_a_trailing_slash_is_ignored_in_every_get(service: FakeService) -> None:
-    job_id = await run_job(service)
+    job_id = await run_response(service)
     paths = [path for path, methods in service.app.openapi()["paths"].items() if "get" in methods]
     assert len(paths) >= 12
     for template in [*paths, "/docs", "/openapi.json", "/nowhere"]:
-        path = template.format(job_id=job_id, model_id="letters")
+        path = template.format(job_id=job_id, response_id=job_id, model_id="letters")
         plain, slashed = [await service.http.get(path + end) for end in ("", "/")]
         assert plain.status_code == slashed.status_code, path
         assert plain.headers["content-type"] == slashed.headers["content-type"]

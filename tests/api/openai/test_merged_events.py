@@ -23,7 +23,7 @@ class HandleOfAFailingLog:
 
 async def test_an_error_of_one_job_ends_the_stream_of_all() -> None:
     handles = [cast(JobHandle, HandleOfAFailingLog()) for _ in range(2)]
-    jobs = RequestJobs(cast(Services, None), handles, has_key=False)
+    jobs = RequestJobs(cast(Services, None), handles, outlive_client=False)
     with pytest.raises(ServiceUnavailable):
         async for _ in merged_events(jobs):
             pass

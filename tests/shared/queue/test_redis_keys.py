@@ -134,7 +134,7 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
 
     first, second = make_job(stream=True), make_job()
     key = IdempotencyKey("digest", body_digest="body")
-    await queue.enqueue(first, reply_to="api", max_queued=9, idempotency_key=key)
+    await queue.enqueue(first, reply_to="api", max_queued=9, idempotency_key=key, response=b"{}")
     await queue.enqueue(second, reply_to="api", max_queued=9)
     await observer.look()
 
