@@ -23,7 +23,7 @@ IMAGE_BUILD ?= "$${CONTAINER:=$(CONTAINER_DEFAULT)}" build \
   $$(case "$$CONTAINER" in *podman) echo --format docker;; esac)
 build_args = $(foreach name,$(1),$(if $(call given,$(name)),--build-arg "$(name)=$$$(name)"))
 
-.PHONY: clients-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-engine benchmarks lock clean help
+.PHONY: clients-test lm-eval-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-engine benchmarks lock clean help
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -44,6 +44,17 @@ clients-test: $(VENV)/.dev ## run clients in other languages against a service; 
 	@! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix .falconer/clients eventsource@4 \
 	  || echo "npm could not install eventsource: its test is skipped"
 	$(BIN)/python -m pytest -v tests/clients
+
+lm-eval-test: $(VENV)/.dev .falconer/lm-eval/.done ## compare lm-eval over HTTP with its hf backend, 3 minutes
+	$(BIN)/python -m pytest -v tests/clients/test_lm_eval.py
+
+# Its own environment, which finds torch and transformers in this one and installs neither.
+.falconer/lm-eval/.done: $(VENV)/.dev
+	$(BIN)/python -m venv --clear .falconer/lm-eval
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.falconer/lm-eval/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/falconer.pth"
+	.falconer/lm-eval/bin/python -m pip --disable-pip-version-check install --quiet 'lm-eval[api]==0.4.13'
+	@touch $@
 
 lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check $(SOURCES)

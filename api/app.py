@@ -20,9 +20,10 @@ from api.jobs.job_client import JobClient
 from api.jobs.model_watcher import ModelWatcher
 from api.jobs.pending_cancellations import PendingCancellations
 from api.jobs.redis_services import Connect, RedisServices
+from api.jobs.tokenization import Tokenization
 from api.metrics import MeteredApp, Metrics
 from api.openapi import openapi_of
-from api.routes import chat, events, jobs, ops
+from api.routes import chat, events, jobs, ops, tokenizer
 from api.routes.v1 import completions, models, responses
 from api.services import Services
 from api.settings import ApiSettings
@@ -38,7 +39,10 @@ CORS_HEADERS = (
     "X-Should-Retry",
 )
 
-ROUTERS = [module.router for module in (chat, jobs, events, completions, responses, models, ops)]
+ROUTERS = [
+    module.router
+    for module in (chat, jobs, events, completions, responses, models, tokenizer, ops)
+]
 
 
 def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastAPI:
@@ -119,10 +123,11 @@ def methods_at(scope: Scope, routes: Iterable[BaseRoute]) -> set[str]:
 def make_services(settings: ApiSettings, connect: Connect) -> Services:
     redis, metrics = RedisServices(settings, connect), Metrics()
     models = ModelWatcher(redis.registry)
-    admission = Admission(models, settings.max_ttl_s)
+    tokenization = Tokenization()
+    admission = Admission(models, tokenization, settings.max_ttl_s)
     cancellations = PendingCancellations(redis.queue)
     client = JobClient(redis, admission, cancellations, metrics, settings)
-    return Services(settings, redis, models, cancellations, metrics, client)
+    return Services(settings, redis, models, tokenization, cancellations, metrics, client)
 
 
 @asynccontextmanager

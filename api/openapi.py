@@ -19,6 +19,14 @@ from api.openai.responses.objects import (
 )
 from api.openai.responses.request import ResponseRequest
 from api.openai.schemas import Model, ModelList, OpenAIErrorBody, is_openai_path
+from api.openai.tokenizer import (
+    Detokenized,
+    DetokenizeRequest,
+    TokenizeRequest,
+    TokenizerInfo,
+    Tokens,
+    Version,
+)
 from api.schemas import ChatRequest, ErrorBody, JobList, JobView, Purged
 from api.system_info import SystemInfo
 from shared.results import ChatResult
@@ -47,6 +55,10 @@ MODEL = schema_response("Model", "The model or adapter.")
 MODELS = schema_response("ModelList", "The model and its adapters.")
 INPUT_ITEMS = schema_response("ItemList", "A page of messages.")
 DELETED_RESPONSE = schema_response("DeletedResponse", "Deleted.")
+TOKENS = schema_response("Tokens", "The tokens.")
+DETOKENIZED = schema_response("Detokenized", "The text.")
+TOKENIZER_INFO = schema_response("TokenizerInfo", "Special tokens and chat template.")
+VERSION = schema_response("Version", "The version.")
 TEXT: dict[str, Any] = {
     "description": "Prometheus text, or JSON if `Accept` asks for it.",
     "content": {
@@ -88,6 +100,7 @@ ERRORS: Responses = {
     **UNAVAILABLE,
     504: schema_response("ErrorBody", "The wait timed out; the job with this `id` goes on."),
 }
+TOKENIZER_ERRORS: Responses = {status: ERRORS[status] for status in (400, 404, 413, 415, 422, 503)}
 OPENAI_UNAVAILABLE: Responses = {
     503: schema_response("OpenAIErrorBody", "Unavailable; retry after `Retry-After`."),
 }
@@ -159,7 +172,14 @@ def request_body(schema: str) -> dict[str, Any]:
 
 def component_schemas() -> dict[str, Any]:
     template = REF.format("{model}")
-    models = (ChatRequest, ChatCompletionRequest, CompletionRequest, ResponseRequest)
+    models = (
+        ChatRequest,
+        ChatCompletionRequest,
+        CompletionRequest,
+        ResponseRequest,
+        TokenizeRequest,
+        DetokenizeRequest,
+    )
     _, pydantic = models_json_schema(
         [(model, "validation") for model in models], ref_template=template
     )
@@ -179,6 +199,10 @@ def component_schemas() -> dict[str, Any]:
             ResponseObject,
             ItemList,
             DeletedResponse,
+            Tokens,
+            Detokenized,
+            TokenizerInfo,
+            Version,
         ],
         ref_template=REF.format("{name}"),
     )

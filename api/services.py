@@ -10,6 +10,7 @@ from api.jobs.job_client import JobClient
 from api.jobs.model_watcher import ModelWatcher
 from api.jobs.pending_cancellations import PendingCancellations
 from api.jobs.redis_services import RedisServices
+from api.jobs.tokenization import Tokenization
 from api.metrics import Metrics
 from api.settings import ApiSettings
 from shared.process.asyncio_tasks import cancel_all, wait_at_most
@@ -24,6 +25,7 @@ class Services:
     settings: ApiSettings
     redis: RedisServices
     models: ModelWatcher
+    tokenization: Tokenization
     cancellations: PendingCancellations
     metrics: Metrics
     client: JobClient

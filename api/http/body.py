@@ -50,9 +50,16 @@ class BodyLength:
 async def read_chat_request(
     request: Request, max_bytes: int, stopping: asyncio.Event
 ) -> ChatRequest:
-    """Return the valid request. Raises a ClientError that names the field, or ServerStopping."""
+    """Return the valid body of `/chat`. Raises what `read_request` raises."""
+    return await read_request(request, ChatRequest, max_bytes, stopping)
+
+
+async def read_request(
+    request: Request, model: type[T], max_bytes: int, stopping: asyncio.Event
+) -> T:
+    """Return the valid body. Raises a ClientError that names the field, or ServerStopping."""
     try:
-        return await read_model(request, ChatRequest, max_bytes, stopping)
+        return await read_model(request, model, max_bytes, stopping)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False)
         at_root = not errors[0]["loc"]

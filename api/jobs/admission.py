@@ -1,9 +1,7 @@
 """Turn a request into a job: check it against the model, tokenize it, and draw id and seed."""
 
-import asyncio
 import secrets
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -12,6 +10,7 @@ import msgspec
 from api.http.disconnect import ClientConnection
 from api.jobs.model_watcher import CheckedModel, ModelWatcher
 from api.jobs.redis_services import redis_timeout
+from api.jobs.tokenization import Tokenization
 from api.schemas import ChatRequest
 from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
 from shared.protocol import ADAPTERS_SINCE, PROMPTS_SINCE, ChatJob, Message
@@ -27,18 +26,15 @@ PROMPT_FIELDS = {
     "fill_context",
     "prediction",
 }
-LONG_TEXT_CHARS = 8_000  # a longer text is tokenized in a thread, so other requests continue
-TOKENIZATION_SLOTS = 2  # threads for long texts
-SLOT_TIMEOUT_S = 10.0  # for a slot; a long text may take seconds, and others may be waiting
 
 
 class Admission:
     """Check requests against the registered model; without a model, the worker checks the job."""
 
-    def __init__(self, models: ModelWatcher, max_ttl_s: int) -> None:
+    def __init__(self, models: ModelWatcher, tokenization: Tokenization, max_ttl_s: int) -> None:
         self._models = models
+        self._tokenization = tokenization
         self._max_ttl_s = max_ttl_s
-        self._slots = asyncio.Semaphore(TOKENIZATION_SLOTS)
 
     async def admit(
         self, request: ChatRequest, client: ClientConnection, *, stream: bool
@@ -109,29 +105,12 @@ class Admission:
     async def _tokenized(
         self, model: CheckedModel, job: ChatJob, kwargs: GenerateKwargs, client: ClientConnection
     ) -> ChatJob:
-        """Check and tokenize a job; a long text in a thread, which is slower for a short one."""
-        # These checks need no tokens, and so no slot.
+        # These checks need no tokens, and so no turn of a long text.
         text = model.encoder.check(job, kwargs)
         tokenize = partial(model.encoder.tokenize, text, job, kwargs)
-        is_long = len(text) + len(job.prediction or "") > LONG_TEXT_CHARS
-        tokenized = (
-            await client.run_until_disconnect(self._in_slot(tokenize)) if is_long else tokenize()
-        )
+        num_chars = len(text) + len(job.prediction or "")
+        tokenized = await self._tokenization.run(tokenize, num_chars, client)
         return msgspec.structs.replace(tokenized, card_hash=model.card_hash)
-
-    async def _in_slot(self, tokenize: Callable[[], ChatJob]) -> ChatJob:
-        try:
-            async with asyncio.timeout(SLOT_TIMEOUT_S):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise ServiceUnavailable(
-                f"busy with other long prompts: at most {TOKENIZATION_SLOTS} prompts of over "
-                f"{LONG_TEXT_CHARS} characters at a time, and none ended in {SLOT_TIMEOUT_S:g} s",
-                retry_after_s=round(SLOT_TIMEOUT_S),
-            ) from None
-        work = asyncio.ensure_future(asyncio.to_thread(tokenize))
-        work.add_done_callback(lambda _: self._slots.release())
-        return await asyncio.shield(work)  # a disconnect does not end the thread
 
 
 def protocol_version(request: ChatRequest) -> int:

@@ -49,16 +49,23 @@ class ChatTemplate:
         self._shows_content = "content" in source  # transformers makes the same check
         self._special_tokens = special_tokens
 
-    def render(self, messages: tuple[Message, ...], *, continue_final: bool = True) -> str:
+    def render(
+        self,
+        messages: tuple[Message, ...],
+        *,
+        continue_final: bool = True,
+        begin_answer: bool = True,
+    ) -> str:
         """Return the text of the prompt.
 
-        A final message of the assistant stays open if `continue_final`; else a new one begins.
+        A final message of the assistant stays open if `continue_final`; else a new one begins, if
+        `begin_answer`.
         Raises BadRequest if the template refuses the conversation or fails.
         """
         try:
             if messages[-1].role == "assistant" and continue_final:
                 return self._render_to_continue(messages)
-            return self._fill(messages, add_generation_prompt=True)
+            return self._fill(messages, add_generation_prompt=begin_answer)
         except TEMPLATE_FAILURES as error:
             reason = f"the model's chat template refuses this conversation: {error}"
             raise BadRequest(reason, field="messages") from error

@@ -9,7 +9,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from shared.errors import BadRequest, InvalidParameter, ModelNotFound
-from shared.protocol import ChatJob, ModelCard
+from shared.protocol import ChatJob, Message, ModelCard
 from shared.request.chat_template import ChatTemplate
 from shared.request.lengths import (
     Lengths,
@@ -36,7 +36,12 @@ def check_prompt(job: ChatJob) -> None:
     if job.prefix and not job.prompt:
         given = "messages" if job.messages else "prompt_token_ids"
         raise InvalidParameter(f"must not be given together with {given}", field="prefix")
-    for index, message in enumerate(job.messages or ()):
+    check_roles(job.messages or ())
+
+
+def check_roles(messages: Iterable[Message]) -> None:
+    """Raise BadRequest for a message with a role that chat templates do not know."""
+    for index, message in enumerate(messages):
         if message.role not in ROLES:
             raise BadRequest(
                 f"unknown role {message.role[:40]!r}; roles are {', '.join(ROLES)}",
@@ -72,13 +77,16 @@ class PromptEncoder:
         the template refuses, and InvalidParameter for a parameter outside the model's limits.
         """
         check_prompt(job)
-        self._check_model(job.model)
+        self.check_model(job.model)
         self._check_adapter(job.adapter)
         self._check_rows(kwargs)
         self._check_vocabulary(kwargs)
         if job.prompt_token_ids:
             return ""
-        text = self._render(job) if job.messages else (job.prefix or "") + (job.prompt or "")
+        if job.messages:
+            text = self.render(job.messages, continue_final=job.continue_final_message)
+        else:
+            text = (job.prefix or "") + (job.prompt or "")
         if job.handle_long_generation is None:
             self._check_bytes(text)
         return text
@@ -109,8 +117,33 @@ class PromptEncoder:
             return None
         limit = self.card.context_length
         text = text[: limit * (self._max_bytes_per_token or MAX_CHARS_PER_TOKEN)]
-        token_ids = self._tokenize(text, add_special_tokens=False)[:limit]
+        token_ids = self.encode(text, add_special_tokens=False)[:limit]
         return [token_id for token_id in token_ids if token_id < self.card.vocab_size]
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return the token ids of a text."""
+        # A batch of one: unlike `encode`, this call releases the interpreter lock.
+        (encoding,) = self.tokenizer.encode_batch_fast(
+            [text], add_special_tokens=add_special_tokens
+        )
+        token_ids: list[int] = encoding.ids
+        return token_ids
+
+    def render(
+        self, messages: tuple[Message, ...], *, continue_final: bool, begin_answer: bool = True
+    ) -> str:
+        """Return the text of a conversation. Raises BadRequest.
+
+        A last message of the assistant stays open if `continue_final`; else a new one begins, if
+        `begin_answer`.
+        """
+        check_roles(messages)
+        if self._chat_template is None:
+            reason = f"the model {self.card.name} has no chat template; send a prompt instead"
+            raise BadRequest(reason, field="messages")
+        return self._chat_template.render(
+            messages, continue_final=continue_final, begin_answer=begin_answer
+        )
 
     def text_of(self, token_ids: list[int]) -> str:
         """Return the text of token ids, without special tokens."""
@@ -129,15 +162,7 @@ class PromptEncoder:
     def _tokenize_text(self, text: str, job: ChatJob) -> list[int]:
         """Return the token ids; a chat template adds the special tokens itself."""
         add = not job.messages if job.add_special_tokens is None else job.add_special_tokens
-        return self._tokenize(text, add_special_tokens=add)
-
-    def _render(self, job: ChatJob) -> str:
-        if self._chat_template is None:
-            reason = f"the model {self.card.name} has no chat template; send a prompt instead"
-            raise BadRequest(reason, field="messages")
-        return self._chat_template.render(
-            job.messages or (), continue_final=job.continue_final_message
-        )
+        return self.encode(text, add_special_tokens=add)
 
     def _check_bytes(self, text: str) -> None:
         if self._max_bytes_per_token is None:
@@ -147,15 +172,7 @@ class PromptEncoder:
         if least_tokens > context:
             raise too_many_bytes(num_bytes, least_tokens, context)
 
-    def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        # A batch of one: unlike `encode`, this call releases the interpreter lock.
-        (encoding,) = self.tokenizer.encode_batch_fast(
-            [text], add_special_tokens=add_special_tokens
-        )
-        token_ids: list[int] = encoding.ids
-        return token_ids
-
-    def _check_model(self, model: str | None) -> None:
+    def check_model(self, model: str | None) -> None:
         """Raise ModelNotFound unless the name is that of the model or of an adapter."""
         known = (self.card.name, *self.card.adapters)
         if model is not None and model not in known:

@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,16 @@ def pages() -> Iterator[PageServer]:
 def url(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator[str]:
     """Return the address of a service that pages of the page server may call."""
     folder = tmp_path_factory.mktemp("service")
+    origin = f"http://127.0.0.1:{pages.port}"
+    with running_service(folder, FALCONER_CORS_ORIGINS=origin) as address:
+        yield address
+
+
+@contextmanager
+def running_service(folder: Path, **variables: str) -> Iterator[str]:
+    """Run Redis, an api and a worker with these variables; yield the address."""
     redis = RedisServer(folder)
-    settings = {
-        "FALCONER_REDIS_URL": redis.url,
-        "FALCONER_PORT": str(free_port()),
-        "FALCONER_CORS_ORIGINS": f"http://127.0.0.1:{pages.port}",
-    }
+    settings = {"FALCONER_REDIS_URL": redis.url, "FALCONER_PORT": str(free_port())} | variables
     with ExitStack() as stack:
         redis.start()
         stack.callback(redis.stop)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from httpx import Response
 
-from api.jobs.admission import LONG_TEXT_CHARS, TOKENIZATION_SLOTS
+from api.jobs.tokenization import LONG_TEXT_CHARS, TOKENIZATION_SLOTS
 from shared.protocol import ChatJob
 from shared.request.parameters import GenerateKwargs
 from tests.fakes_api import FakeService, abandoned_call
@@ -64,7 +64,7 @@ async def test_long_texts_wait_for_a_tokenization_slot_and_short_texts_do_not(
 async def test_a_long_text_without_a_slot_in_time_is_a_503(
     service: FakeService, tokenizer: SlowTokenizer, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr("api.jobs.admission.SLOT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("api.jobs.tokenization.SLOT_TIMEOUT_S", 0.1)
     calls = await requests_in_all_slots(service, tokenizer)
     async with asyncio.timeout(30):
         response = await service.http.post(path, json=LONG)

@@ -64,7 +64,7 @@ def test_a_text_above_the_bound_is_refused_without_tokenization(
     encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = CONTEXT * len("<|endoftext|>")
-    monkeypatch.setattr(encoder, "_tokenize", lambda *_, **__: [1] * (CONTEXT - 1))
+    monkeypatch.setattr(encoder, "encode", lambda *_, **__: [1] * (CONTEXT - 1))
     assert len(token_ids(encoder, prompt="a" * most)) < CONTEXT
     for job in (
         make_job(prompt="a" * (most + 1)),
