@@ -3,7 +3,7 @@
 The message of a check names the limit. pydantic adds the name of the field.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -32,6 +32,13 @@ def items_as_integers(value: Any) -> Any:
     return value
 
 
+def no_number(value: Any) -> Any:
+    """Return a value that is no number: Python counts 0 and 1 as equal to false and true."""
+    if type(value) in (int, float):
+        raise rule_error('must be true, false or "never"')
+    return value
+
+
 def as_list(value: Any) -> Any:
     """Return a list for a single value; other values are returned unchanged."""
     return [value] if isinstance(value, int | float | str) else value
@@ -49,6 +56,7 @@ def as_pair(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+EarlyStopping = Annotated[Literal[True, False, "never"], BeforeValidator(no_number)]
 INTEGER = BeforeValidator(as_integer)  # after the limits, or the JSON schema misses them
 Count = Annotated[int, Field(ge=0, le=MAX_INT), INTEGER]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_INT), INTEGER]

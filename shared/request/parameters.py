@@ -24,6 +24,7 @@ from shared.request.parameter_types import (
     INTEGER,
     Biases,
     Count,
+    EarlyStopping,
     LengthDecay,
     PositiveCount,
     Seed,
@@ -117,7 +118,7 @@ class GenerateKwargs(OptionalFieldsModel):
         validate_default=True,
         description="Subtracted from other groups' tokens; > 0 with several groups.",
     )
-    early_stopping: Literal[True, False, "never"] = Field(
+    early_stopping: EarlyStopping = Field(
         default=False,
         description="When to stop: true once num_beams sequences are complete, false once a "
         "better one is unlikely, `never` once none is possible.",

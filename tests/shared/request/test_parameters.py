@@ -83,6 +83,8 @@ def test_a_list_of_invalid_items_has_one_error_for_the_first(
         ({"num_beams": 4, "num_beam_groups": 2}, "num_beam_groups"),
         ({"num_beams": 4, "num_beam_groups": 2, "do_sample": False}, "diversity_penalty"),
         ({"early_stopping": "always"}, "early_stopping"),
+        ({"early_stopping": 0}, "early_stopping"),
+        ({"early_stopping": 1.0}, "early_stopping"),
         ({"num_return_sequences": 0}, "num_return_sequences"),
         ({"num_return_sequences": 2, "do_sample": False}, "num_return_sequences"),
         ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences"),
