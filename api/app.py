@@ -40,8 +40,7 @@ CORS_HEADERS = (
 )
 
 ROUTERS = [
-    module.router
-    for module in (chat, jobs, events, completions, responses, models, tokenizer, ops)
+    module.router for module in (chat, jobs, events, completions, responses, models, tokenizer, ops)
 ]
 
 

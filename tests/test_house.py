@@ -17,7 +17,7 @@ MIN_LINES = 60
 MAX_LINES = 300
 MAX_FUNCTION_LINES = 40
 ENTRY_POINTS = ("__init__.py", "__main__.py", "conftest.py")
-PYTEST_PLUGINS = ("tests/bench/gpu/bare_machine.py",)  # loaded by name
+LOADED_BY_NAME = ("tests/bench/gpu/bare_machine.py", "tests/clients/lm_eval/stories.py")
 SUPPRESSIONS = tuple("# " + word for word in ("noqa", "type: ignore", "TODO", "FIXME"))
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -61,7 +61,7 @@ def is_entry_point(name: str) -> bool:
     is_command = '__name__ == "__main__"' in text_of(name)
     is_test = path.parts[0] == "tests" and path.name.startswith("test_")
     is_route = path.is_relative_to("api/routes")
-    is_loaded_by_name = path.name in ENTRY_POINTS or name in PYTEST_PLUGINS
+    is_loaded_by_name = path.name in ENTRY_POINTS or name in LOADED_BY_NAME
     return is_loaded_by_name or is_command or is_test or is_route
 
 

@@ -66,7 +66,7 @@ def test_conversations_have_the_tokens_of_transformers(
     assert post(url, "/tokenize", messages=messages, **fields)["tokens"] == expected
 
 
-def test_the_special_tokens_are_those_of_transformers(url: str, oracle: Any) -> None:
+def test_the_special_tokens_have_the_names_of_transformers(url: str, oracle: Any) -> None:
     info = httpx.get(f"{url}/tokenizer_info", timeout=WAIT_S, trust_env=False).json()
     assert info["chat_template"] == oracle.chat_template
     assert (info["bos_token"], info["eos_token"]) == (oracle.bos_token, oracle.eos_token)

@@ -10,7 +10,7 @@ NUM_ENDINGS = 4
 def with_endings(stories: Any) -> Any:
     """Return the stories of three sentences or more, a `datasets.Dataset`, with their parts.
 
-    `endings` has the last sentence of the story at `place`, and those of the next stories.
+    `endings` has the last sentence of the story at `place`, and of the next stories elsewhere.
     """
     stories = stories.filter(lambda story: len(SENTENCE.split(story["text"])) > 2)
     parts = [SENTENCE.split(text) for text in stories["text"]]
@@ -24,7 +24,7 @@ def with_endings(stories: Any) -> Any:
             "endings": endings,
             "place": place,
             "first": sentences[0],
-            "second": sentences[1],
+            "second": " " + sentences[1].rstrip(".!?"),
         }
 
     return stories.map(split, with_indices=True)
