@@ -14,6 +14,7 @@ from api.openai.completions.chat import ChatCompletionRequest
 from api.openai.completions.completion import CompletionRequest
 from api.openai.responses.objects import (
     DeletedResponse,
+    InputTokenCount,
     ItemList,
     ResponseObject,
 )
@@ -54,6 +55,7 @@ PURGED = schema_response("Purged", "The number of cancelled jobs.")
 MODEL = schema_response("Model", "The model or adapter.")
 MODELS = schema_response("ModelList", "The model and its adapters.")
 INPUT_ITEMS = schema_response("ItemList", "A page of messages.")
+INPUT_TOKENS = schema_response("InputTokenCount", "The number of tokens.")
 DELETED_RESPONSE = schema_response("DeletedResponse", "Deleted.")
 TOKENS = schema_response("Tokens", "The tokens.")
 DETOKENIZED = schema_response("Detokenized", "The text.")
@@ -113,6 +115,9 @@ OPENAI_ERRORS: Responses = {
     status: schema_response("OpenAIErrorBody", response["description"])
     for status, response in ERRORS.items()
     if status != 422
+}
+OPENAI_BODY_ERRORS: Responses = {
+    status: OPENAI_ERRORS[status] for status in (400, 404, 413, 415, 503)
 }
 LOCATION = {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}}
 ACCEPTED: dict[str, Any] = {**schema_response("JobView", "Accepted."), "headers": LOCATION}
@@ -203,6 +208,7 @@ def component_schemas() -> dict[str, Any]:
             Detokenized,
             TokenizerInfo,
             Version,
+            InputTokenCount,
         ],
         ref_template=REF.format("{name}"),
     )

@@ -101,6 +101,10 @@ def test_turns_by_previous_response_id_continue_one_conversation(
         assert response.output_text == content
         assert response.usage and answer.usage
         assert response.usage.input_tokens == answer.usage.prompt_tokens
+        count = client.responses.input_tokens.count(
+            model=MODEL, input=text, previous_response_id=previous
+        )
+        assert count.input_tokens == response.usage.input_tokens
         messages.append({"role": "assistant", "content": str(content)})
         previous = response.id
     assert previous is not None

@@ -119,3 +119,10 @@ class DeletedResponse(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     object: Literal["response"] = "response"
     deleted: bool = True
+
+
+class InputTokenCount(msgspec.Struct, frozen=True, kw_only=True):
+    """The number of tokens of an input, with the tokens of the chat template."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int

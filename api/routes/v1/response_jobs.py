@@ -1,8 +1,9 @@
 """Submit the job of a response, and read what was stored of it."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import msgspec
 from fastapi import Request
@@ -15,6 +16,7 @@ from api.openai.responses.request import UNSTORED_TTL_S, ResponseRequest
 from api.openai.responses.stored import ResponseShape, StoredResponse
 from api.openai.responses.view import STATUSES, ResponseView
 from api.routes.sse import KEEP_ALIVE, KEEP_ALIVE_S, event
+from api.routes.tokenizer import current_encoder
 from api.routes.v1.request_jobs import RequestJobs
 from api.services import Services
 from shared.errors import ClientError, InvalidParameter, NotFound, ServiceUnavailable
@@ -78,6 +80,26 @@ async def earlier_conversation(services: Services, response_id: str | None) -> l
         reason = f"must be a completed response, but it is {STATUSES[record.status]}"
         raise InvalidParameter(reason, field=field)
     return stored.conversation(record.result)
+
+
+async def count_tokens(
+    request: Request, services: Services, body: ResponseRequest, earlier: Sequence[Item]
+) -> int:
+    """Return the tokens of a request's prompt, however many.
+
+    Raises ServiceUnavailable until a first worker has registered a model.
+    """
+    encoder = await current_encoder(services)
+    messages = tuple(message.to_message() for message in body.job(earlier).messages or ())
+    try:
+        encoder.check_model(body.model)
+        text = encoder.render(messages, continue_final=False)
+    except ClientError as error:
+        error.field = body.field_name(error.field)
+        raise
+    work = partial(encoder.encode, text, add_special_tokens=body.add_special_tokens is True)
+    client = ClientConnection(request.receive, services.stopping)
+    return len(await services.tokenization.run(work, len(text), client))
 
 
 async def stored_response(services: Services, job_id: str) -> StoredResponse:

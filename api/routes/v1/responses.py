@@ -9,12 +9,19 @@ from fastapi.responses import Response
 from api.http.errors import json_response
 from api.http.headers import IdempotencyKey
 from api.http.paths import JobId
-from api.openai.responses.objects import DeletedResponse, ItemList, MessageItem
+from api.openai.responses.objects import (
+    DeletedResponse,
+    InputTokenCount,
+    ItemList,
+    MessageItem,
+)
 from api.openai.responses.request import Include, ResponseRequest
 from api.openai.responses.view import ResponseView
 from api.openapi import (
     DELETED_RESPONSE,
     INPUT_ITEMS,
+    INPUT_TOKENS,
+    OPENAI_BODY_ERRORS,
     OPENAI_ERRORS,
     OPENAI_LOOKUP_ERRORS,
     RESPONSE,
@@ -25,6 +32,8 @@ from api.routes.responses import CANCEL_WAIT_S, record_when_ended
 from api.routes.v1.chunk_stream import ChunkStreamResponse
 from api.routes.v1.request_jobs import RequestJobs, outcomes_or_error, read_openai_request
 from api.routes.v1.response_jobs import (
+    count_tokens,
+    earlier_conversation,
     ended_record,
     event_stream,
     stored_response,
@@ -86,6 +95,24 @@ async def create(request: Request, idempotency_key: IdempotencyKey = None) -> Re
         assert record is not None, "a submitted job has a record"
         view = ResponseView(shape, await jobs.head())
         return json_response(view.response(record), headers=jobs.headers(request))
+
+
+@router.post(
+    "/v1/responses/input_tokens",
+    summary="Count the tokens of an input",
+    responses={200: INPUT_TOKENS, **OPENAI_BODY_ERRORS},
+    openapi_extra=request_body("ResponseRequest"),
+)
+async def input_tokens(request: Request) -> Response:
+    """Count the tokens of a prompt, however many, with the body of `/v1/responses`.
+
+    Fields that do not change the prompt have no effect.
+    """
+    services = services_of(request)
+    body = await read_openai_request(request, services, ResponseRequest)
+    earlier = await earlier_conversation(services, body.previous_response_id)
+    num_tokens = await count_tokens(request, services, body, earlier)
+    return json_response(InputTokenCount(input_tokens=num_tokens))
 
 
 @router.get(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from openai.types.responses.input_token_count_response import InputTokenCountResponse
 from openai.types.responses.response_item_list import ResponseItemList
 
 from api.settings import ApiSettings
@@ -46,6 +47,30 @@ async def test_a_response_continues_an_earlier_conversation(service: FakeService
     ]
     listed = (await service.http.get(f"{PATH}/{second['id']}/input_items")).json()["data"]
     assert [item["role"] for item in listed] == ["user", "assistant", "user"]
+
+
+async def test_the_tokens_of_an_input_are_counted_without_a_job(service: FakeService) -> None:
+    """The count is the length of the job's prompt, and may exceed the context."""
+    first = await create(service, input="one")
+    for fields in (
+        {"input": "two", "previous_response_id": first["id"], "instructions": "be brief"},
+        {"input": [{"role": "developer", "content": "a" * 10}, {"role": "user", "content": "b"}]},
+    ):
+        raw = await service.http.post(f"{PATH}/input_tokens", json=fields)
+        InputTokenCountResponse.model_validate(raw.json())
+        response = await create(service, **fields)
+        assert raw.json()["input_tokens"] == response["usage"]["input_tokens"]
+    num_jobs = len(service.worker.seen)
+    long = (await service.http.post(f"{PATH}/input_tokens", json={"input": "a" * 9000})).json()
+    assert 9000 < long["input_tokens"] < 9100
+    unknown = await service.http.post(f"{PATH}/input_tokens", json={"input": "a", "model": "b"})
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "model")
+    assert len(service.worker.seen) == num_jobs
+
+
+async def test_tokens_are_counted_once_a_model_is_registered(workerless: FakeService) -> None:
+    raw = await workerless.http.post(f"{PATH}/input_tokens", json={"input": "hi"})
+    assert raw.status_code == 503 and int(raw.headers["retry-after"]) > 0
 
 
 async def test_an_earlier_response_must_have_ended(workerless: FakeService) -> None:
