@@ -90,11 +90,12 @@ class StoredResponse(msgspec.Struct, frozen=True, kw_only=True):
         return cls(shape=shape, earlier=list(earlier), input=items)
 
     def encode(self) -> bytes:
-        return msgspec.msgpack.encode(self)
+        """Return JSON: the tools of a request may have numbers that msgpack lacks."""
+        return msgspec.json.encode(self)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        return msgspec.msgpack.decode(data, type=cls)
+        return msgspec.json.decode(data, type=cls)
 
     def conversation(self, result: ChatResult) -> list[Item]:
         """Return the conversation with the response; of several messages, the first."""

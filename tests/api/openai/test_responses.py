@@ -58,7 +58,7 @@ async def test_a_response_is_retrieved_as_it_was_returned(service: FakeService) 
         "truncation": "auto",
         "service_tier": "flex",
         "tool_choice": "none",
-        "tools": [{"type": "function", "name": "f", "parameters": {}, "strict": True}],
+        "tools": [{"type": "function", "name": "f", "parameters": {"max": 2**70}, "strict": True}],
         "user": "u",
         "metadata": {"a": "b"},
     }
