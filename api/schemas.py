@@ -19,8 +19,15 @@ from shared.results import ChatResult
 T = TypeVar("T")
 
 MAX_MESSAGES = 1024
+MAX_METADATA = 16  # pairs
+MAX_METADATA_KEY = 64  # characters
+MAX_METADATA_VALUE = 512
 MAX_MODEL_NAME = 1024  # characters; may be the path of a folder
 MAX_ADAPTER_NAME = 255  # characters; the name of a folder
+
+MetadataKey = Annotated[str, Field(max_length=MAX_METADATA_KEY)]
+MetadataValue = Annotated[str, Field(max_length=MAX_METADATA_VALUE)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)]
 
 
 class ChatRequest(OptionalFieldsModel):
@@ -90,6 +97,9 @@ class ChatRequest(OptionalFieldsModel):
         default=None,
         description="Seconds to keep the result, at most --max-ttl-s. Default: an hour.",
     )
+    metadata: Metadata | None = Field(
+        default=None, description="Up to 16 pairs of text, shown with the job."
+    )
 
     @field_validator("messages")
     @classmethod
@@ -155,12 +165,17 @@ class JobView(JobSummary, frozen=True, kw_only=True):
     """A job with its result."""
 
     batch: Batch | None
+    metadata: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # of the request
     result: ChatResult | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def _fields_of(cls, record: JobRecord) -> dict[str, Any]:
         fields = super()._fields_of(record)
-        return fields | {"batch": record.batch, "result": or_unset(record.result)}
+        return fields | {
+            "batch": record.batch,
+            "metadata": or_unset(record.metadata),
+            "result": or_unset(record.result),
+        }
 
 
 class JobList(msgspec.Struct, frozen=True, kw_only=True):

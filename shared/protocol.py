@@ -68,6 +68,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: int | None = None  # seconds for which the result is kept
     priority: int = 0  # a higher priority runs first, in the queue and in the engine
     adapter: str | None = None  # an adapter of the model card
+    metadata: dict[str, str] | None = None  # of the client; shown with the job
 
     @property
     def cost_rows(self) -> int:
@@ -175,6 +176,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     lacks_worker: bool = False
     retry_of: str | None = None  # the job that this one retries
     retried_as: str | None = None  # the job that retries this one
+    metadata: dict[str, str] | None = None  # of the client
     outcome: Outcome | None = None  # a listing leaves out results
 
     @property
@@ -260,6 +262,10 @@ def decode_token_deltas(job_id: str, data: bytes) -> TokenDeltas:
     index, _, packed = data.partition(b" ")
     deltas = msgspec.msgpack.decode(packed, type=list[Delta])
     return TokenDeltas(job_id=job_id, index=int(index), deltas=deltas)
+
+
+def decode_metadata(data: bytes) -> dict[str, str]:
+    return msgspec.msgpack.decode(data, type=dict[str, str])
 
 
 def decode_job(data: bytes) -> ChatJob:

@@ -20,6 +20,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     total_tokens: int
     cached_tokens: int | msgspec.UnsetType = msgspec.UNSET  # of the prompt, found in a cache
+    # Drafts from the request's prediction, in the last run of the job.
+    accepted_prediction_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    rejected_prediction_tokens: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class PromptScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -68,6 +68,7 @@ class Admission:
             ttl_s=request.ttl_s,
             priority=request.priority,
             adapter=request.adapter,
+            metadata=request.metadata,
         )
         check_prompt(job)
         return await self._checked(job, kwargs, client)

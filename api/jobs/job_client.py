@@ -102,6 +102,13 @@ class JobClient:
             self._cancellations.add(job_id)
         return unanswered_enqueue(job_id, has_key=key is not None)
 
+    async def is_known(self, request: ChatRequest, idempotency_key: str | None) -> bool:
+        """Return whether a job of this request and key exists. Raises ServiceUnavailable."""
+        earlier = await self._find(digest_key(request, idempotency_key))
+        if earlier is not None:
+            earlier.close()
+        return earlier is not None
+
     async def _find(self, key: IdempotencyKey | None) -> JobHandle | None:
         """Return the handle of an earlier request's job; the model may have changed since."""
         if key is None:
@@ -222,10 +229,14 @@ class JobClient:
 
 
 def digest_key(request: ChatRequest, idempotency_key: str | None) -> IdempotencyKey | None:
-    """Digest the key and the fields of the request; their order and spelling do not matter."""
+    """Digest the key and the fields of the request; their order and spelling do not matter.
+
+    `metadata` is left out: it changes nothing that the job computes.
+    """
     if idempotency_key is None:
         return None
-    body = msgspec.json.encode(request.model_dump(exclude_unset=True), order="deterministic")
+    fields = request.model_dump(exclude_unset=True, exclude={"metadata"})
+    body = msgspec.json.encode(fields, order="deterministic")
     return IdempotencyKey(
         sha256(idempotency_key.encode()).hexdigest(), body_digest=sha256(body).hexdigest()
     )

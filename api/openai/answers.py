@@ -10,6 +10,13 @@ class PromptTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """The drafts from a request's `prediction`."""
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class OpenAIUsage(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens of all choices, also of the choices that `best_of` dropped."""
 
@@ -17,6 +24,7 @@ class OpenAIUsage(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails | None
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
 
 
 class TopLogprob(msgspec.Struct, frozen=True, kw_only=True):

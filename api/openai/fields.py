@@ -11,9 +11,6 @@ from shared.request.parameter_types import MAX_LIST, MAX_STOP_STRINGS, StopStrin
 
 UNSUPPORTED = "unsupported"  # pydantic's type of error for a field that is refused by name
 
-MAX_METADATA = 16  # pairs
-MAX_METADATA_KEY = 64  # characters
-MAX_METADATA_VALUE = 512
 MAX_BIAS = 100
 
 
@@ -57,9 +54,6 @@ Stop = Annotated[
 BiasValue = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 TokenIdText = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 LogitBias = Annotated[dict[TokenIdText, BiasValue], Field(max_length=MAX_LIST)]
-MetadataKey = Annotated[str, Field(max_length=MAX_METADATA_KEY)]
-MetadataValue = Annotated[str, Field(max_length=MAX_METADATA_VALUE)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)]
 
 
 WINDOW_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

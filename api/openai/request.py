@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from api.openai.fields import LogitBias, Metadata, Stop, StreamOptions, refused
-from api.schemas import MAX_ADAPTER_NAME, MAX_MODEL_NAME, ChatRequest
+from api.openai.fields import LogitBias, Stop, StreamOptions, refused
+from api.schemas import MAX_ADAPTER_NAME, MAX_MODEL_NAME, ChatRequest, Metadata
 from shared.errors import InvalidParameter
 from shared.queue.keys import JOB_TTL_S
 from shared.request.limits import MAX_INT, MAX_SCALE
@@ -38,6 +38,7 @@ JOB_FIELDS = (
     "handle_long_generation",
     "clean_up_tokenization_spaces",
     "add_special_tokens",
+    "metadata",
 )
 LENGTHS = {
     "max_length",
@@ -84,7 +85,7 @@ class OpenAIRequest(GenerateKwargs):
         default=None, max_length=MAX_USER, description="No effect: users share one queue."
     )
     metadata: Metadata | None = Field(
-        default=None, description="Returned with the answer: up to 16 pairs."
+        default=None, description="Returned with the answer and the job: up to 16 pairs."
     )
     service_tier: Literal["auto", "default", "flex", "priority"] | None = Field(
         default=None, description="`flex` is priority -5 of `/chat`, `priority` is 5."

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
-from api.openai.answers import OpenAIUsage, PromptTokensDetails
+from api.openai.answers import CompletionTokensDetails, OpenAIUsage, PromptTokensDetails
 from shared.protocol import Delta, Succeeded, TokenDeltas
 from shared.results import ChatResult, Usage
 
@@ -15,13 +16,27 @@ def usage_of(results: Sequence[ChatResult], *, num_new: int | None = None) -> Op
     if num_new is None:
         num_new = sum(usage.completion_tokens for usage in usages)
     num_prompt = sum(usage.prompt_tokens for usage in usages)
-    cached = [known for usage in usages if (known := num_cached(usage)) is not None]
-    return openai_usage(num_prompt, num_new, sum(cached) if len(cached) == len(usages) else None)
+    cached = [known(usage.cached_tokens) for usage in usages]
+    num_cached = None if None in cached else sum(count or 0 for count in cached)
+    usage = openai_usage(num_prompt, num_new, num_cached)
+    return replace(usage, completion_tokens_details=prediction_details(usages))
 
 
-def num_cached(usage: Usage) -> int | None:
-    """Return the cached tokens of a prompt; None if its worker did not report them."""
-    return None if isinstance(usage.cached_tokens, UnsetType) else usage.cached_tokens
+def prediction_details(usages: Sequence[Usage]) -> CompletionTokensDetails | UnsetType:
+    """Return how many drafts from predictions were accepted; UNSET without a prediction."""
+    accepted = [known(usage.accepted_prediction_tokens) for usage in usages]
+    rejected = [known(usage.rejected_prediction_tokens) for usage in usages]
+    if None in accepted:
+        return UNSET
+    return CompletionTokensDetails(
+        accepted_prediction_tokens=sum(count or 0 for count in accepted),
+        rejected_prediction_tokens=sum(count or 0 for count in rejected),
+    )
+
+
+def known(count: int | UnsetType) -> int | None:
+    """Return a count; None if the worker did not report it."""
+    return None if isinstance(count, UnsetType) else count
 
 
 def openai_usage(num_prompt: int, num_new: int, num_cached: int | None) -> OpenAIUsage:
@@ -46,7 +61,7 @@ class ChoiceUsage:
         """Record what the next events say of a job's prompt, and a result's counts."""
         if isinstance(news, Succeeded):
             usage = news.result.usage
-            self._prompts[job] = usage.prompt_tokens, num_cached(usage)
+            self._prompts[job] = usage.prompt_tokens, known(usage.cached_tokens)
             for index, sequence in enumerate(news.result.sequences):
                 self._num_new[job, index] = sequence.token_count
             return

@@ -101,8 +101,7 @@ class JobQueue:
             job.cost_rows,
             job.cost_tokens,
             priority * PRIORITY_WINDOW_MS,
-            _time_ms(job),
-            1000 * (job.ttl_s or RESULT_TTL_S),
+            *_times_ms(job),
             reply_to or "",
             max_queued,
             max_queued_tokens,
@@ -110,6 +109,7 @@ class JobQueue:
             key.body_digest,
             retry_of,
             response,
+            encode(job.metadata) if job.metadata else "",
         )
         return _decode_enqueued(reply, retry_of, max_queued, max_queued_tokens)
 
@@ -274,8 +274,7 @@ class JobQueue:
     async def release(self, worker_id: str, fencing_tokens: Mapping[str, int]) -> int:
         """Return jobs to their earlier place, without counting an attempt; return how many."""
         args = [part for lease in fencing_tokens.items() for part in lease]
-        released = await self._scripts.run(Script.RELEASE, worker_id, *args)
-        return int(released)
+        return int(await self._scripts.run(Script.RELEASE, worker_id, *args))
 
 
 def _decode_enqueued(
@@ -292,8 +291,9 @@ def _decode_enqueued(
     return Enqueued(job_id.decode(), decode_estimate(estimate), int(created_ms), replayed)
 
 
-def _time_ms(job: ChatJob) -> int:
-    return round(1000 * (JOB_TTL_S if job.deadline_s is None else job.deadline_s))
+def _times_ms(job: ChatJob) -> tuple[int, int]:
+    deadline_s = JOB_TTL_S if job.deadline_s is None else job.deadline_s
+    return round(1000 * deadline_s), 1000 * (job.ttl_s or RESULT_TTL_S)
 
 
 def no_such_job(job_id: str) -> NotFound:

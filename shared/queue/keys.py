@@ -54,6 +54,7 @@ RECORD_FIELDS = (
     "cancel_events",
     "retry_of",
     "retried_as",
+    "metadata",
 )
 
 # Fields of the hash `Keys.backlog`, described at the same places, in `backlog.lua`.

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shared.protocol import JobRecord, JobStatus
+from shared.protocol import JobRecord, JobStatus, decode_metadata
 from shared.queue.arq_format import decode_result
 from shared.queue.backlog import QueueEstimate, decode_estimate
 
@@ -50,7 +50,8 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
     if reply is None:
         return None
     fields, estimate, result = reply
-    status, created_ms, started_ms, finished_ms, worker, attempts, retry_of, retried_as = fields
+    status, created_ms, started_ms, finished_ms, worker, attempts = fields[:6]
+    retry_of, retried_as, metadata = fields[6:]
     queued: QueueEstimate | None = decode_estimate(estimate) if estimate else None
     return JobRecord(
         id=job_id,
@@ -65,5 +66,6 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
         lacks_worker=queued is not None and not queued.has_worker,
         retry_of=retry_of.decode() if retry_of else None,
         retried_as=retried_as.decode() if retried_as else None,
+        metadata=decode_metadata(metadata) if metadata else None,
         outcome=decode_result(result).outcome if result else None,
     )

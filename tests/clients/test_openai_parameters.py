@@ -169,3 +169,8 @@ def test_a_prediction_changes_no_result(client: openai.OpenAI) -> None:
             **request, prediction={"type": "content", "content": text}
         )
         assert predicted.choices[0].message.content == plain
+        counts = predicted.usage and predicted.usage.completion_tokens_details
+        assert counts is not None
+        accepted, rejected = counts.accepted_prediction_tokens, counts.rejected_prediction_tokens
+        assert (accepted, rejected) == ((accepted or 0), (rejected or 0))
+        assert (accepted or 0) > 0 if text == plain else accepted in range(16)

@@ -256,10 +256,11 @@ class Engine:
         self.scheduler.append_tokens(sequence, [output.token_id for output in outputs])
         if sequence.proposer and chunk.drafts:
             num_accepted = len(sampled) - 1
-            sequence.proposer.record(num_accepted, sequence.num_tokens)
+            sequence.proposer.record(len(chunk.drafts), num_accepted, sequence.num_tokens)
             self.last_step.num_drafts += len(chunk.drafts)
             self.last_step.num_accepted_drafts += num_accepted
         if text.finish_reason is not None:
+            outputs[-1].predicted = sequence.proposer.predicted if sequence.proposer else None
             self._finish(chunk.group)
         elif isinstance(last, SamplingFailure):
             return [*outputs, *self._fail(sequence.request_id, last.reason, last.cause)]

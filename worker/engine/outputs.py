@@ -43,6 +43,9 @@ class TokenOutput:
     score: float | None = None
     # With the first token of a request's first sequence, unless an earlier attempt generated it.
     prompt: PromptScores | None = field(default=None, compare=False)
+    # On the last token of a sequence: how many drafts from the prediction of its request were
+    # accepted and rejected in this attempt.
+    predicted: tuple[int, int] | None = field(default=None, compare=False)
 
 
 class FailureCause(Enum):

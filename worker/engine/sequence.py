@@ -24,8 +24,12 @@ class DraftProposer(Protocol):
     def propose(self, token_ids: list[int], limit: int) -> list[int]:
         """Return up to `limit` tokens that may follow `token_ids`."""
 
-    def record(self, num_accepted: int, num_tokens: int) -> None:
+    def record(self, num_drafts: int, num_accepted: int, num_tokens: int) -> None:
         """Record how many drafts were accepted; the sequence has `num_tokens` tokens now."""
+
+    @property
+    def predicted(self) -> tuple[int, int] | None:
+        """Return how many drafts from the request's prediction were accepted and rejected."""
 
 
 @dataclass(slots=True, eq=False)

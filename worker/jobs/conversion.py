@@ -179,10 +179,23 @@ def to_chat_result(job: ChatJob, kwargs: GenerateKwargs, generation: Generation)
             completion_tokens=num_completion,
             total_tokens=num_prompt + num_completion,
             cached_tokens=prompt.num_cached_tokens if prompt else msgspec.UNSET,
+            **_prediction_counts(job, generation),
         ),
         seed=job.seed,
         prompt=_to_prompt_result(job, kwargs, prompt),
     )
+
+
+def _prediction_counts(job: ChatJob, generation: Generation) -> dict[str, int]:
+    """Return the fields of `Usage` about the job's prediction; none without a prediction."""
+    if not job.prediction:
+        return {}
+    found = [outputs[-1].predicted for outputs in generation.sequences]
+    known = [counts for counts in found if counts is not None]
+    return {
+        "accepted_prediction_tokens": sum(accepted for accepted, _ in known),
+        "rejected_prediction_tokens": sum(rejected for _, rejected in known),
+    }
 
 
 def _to_prompt_result(

@@ -30,6 +30,7 @@ from api.jobs.redis_services import redis_timeout
 from api.openai.fields import UNSUPPORTED
 from api.openai.request import OpenAIRequest
 from api.openai.view import AnswerHead, MakeView, T
+from api.schemas import ChatRequest
 from api.services import Services
 from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
 from shared.protocol import ChatJob, Failed, Outcome, Succeeded
@@ -157,7 +158,10 @@ async def _submit_each(
     client, requests, stream = jobs.services.client, body.jobs(), body.stream
     admitted: list[ChatJob | None] = [None]
     if len(requests) > 1:
-        admitted = [await client.admit(one, connection, stream=stream) for one in requests]
+        admitted = [
+            await _admit_unless_known(jobs, one, connection, stream, key and f"{key}:{index}")
+            for index, one in enumerate(requests)
+        ]
     for index, (one, job) in enumerate(zip(requests, admitted, strict=True)):
         handle = await client.submit(
             one,
@@ -168,6 +172,22 @@ async def _submit_each(
             job=job,
         )
         jobs.handles.append(handle)
+
+
+async def _admit_unless_known(
+    jobs: RequestJobs, one: ChatRequest, connection: ClientConnection, stream: bool, key: str | None
+) -> ChatJob | None:
+    """Return the checked job of one prompt.
+
+    Return None if the prompt is refused but has a job already: the model has changed since.
+    """
+    client = jobs.services.client
+    try:
+        return await client.admit(one, connection, stream=stream)
+    except ClientError:
+        if await client.is_known(one, key):
+            return None
+        raise
 
 
 async def answer_when_done(

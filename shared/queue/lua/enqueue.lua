@@ -4,15 +4,15 @@
 --       head start in ms, deadline in ms from now, ttl of the result in ms, subscriber or '';
 --       most jobs and most tokens that may wait;
 --       digests of the idempotency key and of the body, or '';
---       id of the job to retry or '', request of a response or '', time in ms from which on the job is
---       not accepted.
+--       id of the job to retry or '', request of a response or '', metadata of the client or '';
+--       time in ms from which on the job is not accepted.
 -- Returns {'accepted', 'replayed' or 'conflict', id, created_ms, estimate}, again when it is sent twice;
 -- {'late', time in ms}; {'unknown'} if the job to retry has expired; or a refusal, see backlog.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local head_start_ms, deadline_ms, ttl_ms, subscriber = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
 local key_digest, body_digest, retry_of = ARGV[12], ARGV[13], ARGV[14]
-local response, accept_before_ms = ARGV[15], tonumber(ARGV[16])
+local response, metadata, accept_before_ms = ARGV[15], ARGV[16], tonumber(ARGV[17])
 local backlog = read_backlog()
 
 local function reply(verdict, job_id, created_ms)
@@ -71,6 +71,9 @@ redis.call('HSET', RECORD .. id,
   'payload', payload, 'status', 'queued', 'created_ms', ms(NOW),
   'deadline_ms', ms(NOW + deadline_ms), 'ttl_ms', ttl_ms, 'cost_rows', rows, 'cost_tokens', tokens,
   'queue_score', score, 'subscribers', subscriber)
+if metadata ~= '' then
+  redis.call('HSET', RECORD .. id, 'metadata', metadata)
+end
 redis.call('PEXPIRE', RECORD .. id, UNFINISHED_JOB_TTL_MS)
 redis.call('SET', ARQ_JOB .. id, arq_job, 'PX', UNFINISHED_JOB_TTL_MS)
 if key_digest ~= '' then

@@ -13,6 +13,7 @@
 --   attempts: runs that died with their workers; after the end, also the run that ended the job.
 --   cancel_result, cancel_events: how the job ends if its worker dies; a client has cancelled it.
 --   retry_of, retried_as: id of the job that this job retries; id of its own retry.
+--   metadata: pairs of the client in msgpack; absent without any.
 
 local function lease_score(lease_ms)
   return LEASE_SCORE_BASE + math.floor(NOW) + tonumber(lease_ms)
@@ -120,7 +121,7 @@ end
 local function read_record(id, is_brief)
   local fields = redis.call('HMGET', RECORD .. id,
     'status', 'created_ms', 'started_ms', 'finished_ms', 'worker', 'attempts', 'retry_of',
-    'retried_as')
+    'retried_as', 'metadata')
   local status = fields[1]
   if not status then
     return false

@@ -5,8 +5,11 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from api.settings import ApiSettings
+from shared.registry.worker_registry import Registry
+from tests.echo_worker import letter_card, letter_tokenizer
 from tests.fakes_api import FakeService, abandoned_call, fake_service
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -148,6 +151,21 @@ async def test_a_key_finds_the_jobs_of_every_prompt(service: FakeService) -> Non
     assert len(service.worker.seen) == 2
 
 
+async def test_a_key_finds_the_jobs_of_every_prompt_after_a_change_of_the_model(
+    service: FakeService,
+) -> None:
+    body, headers = {"prompt": ["one", "two"], "model": "letters"}, {"Idempotency-Key": "k"}
+    first = (await service.http.post(TEXT, json=body, headers=headers)).json()
+    other = structs.replace(letter_card(), name="other")
+    tokenizer_json = letter_tokenizer().to_str().encode()
+    await Registry(service.redis, service.keys).publish_card(other, tokenizer_json)
+    await service.services.models.refresh()
+    repeated = await service.http.post(TEXT, json=body, headers=headers)
+    assert (repeated.status_code, repeated.json()["job_ids"]) == (200, first["job_ids"])
+    assert (await service.http.post(TEXT, json=body)).status_code == 404
+    assert len(service.worker.seen) == 2
+
+
 async def test_choices_of_several_prompts_are_in_their_order(service: FakeService) -> None:
     for stream in (False, True):
         body = {"prompt": ["one", "two", "three"], "stream": stream}
@@ -218,7 +236,12 @@ async def test_metadata_and_tier_are_returned(service: FakeService) -> None:
     body = BODIES[CHAT] | {"metadata": {"run": "7"}, "service_tier": "flex"}
     answer = (await service.http.post(CHAT, json=body)).json()
     assert (answer["metadata"], answer["service_tier"]) == ({"run": "7"}, "flex")
-    assert service.worker.seen[0].priority == -5
+    job = service.worker.seen[0]
+    assert job.priority == -5
+    shown = (await service.http.get(f"/jobs/{job.id}")).json()
+    assert shown["metadata"] == {"run": "7"}
+    (listed,) = (await service.http.get("/jobs")).json()["jobs"]
+    assert "metadata" not in listed
 
 
 async def test_a_request_waits_for_a_first_worker(workerless: FakeService) -> None:

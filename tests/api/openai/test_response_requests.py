@@ -30,7 +30,7 @@ def roles_and_texts(request: ChatRequest) -> list[tuple[str, str]]:
 def test_a_text_becomes_the_job_of_a_conversation() -> None:
     """It is the job of the same request to `/v1/chat/completions`."""
     request = job(temperature=0.5, max_output_tokens=7, user="u", metadata={"a": "b"})
-    expected = only_job(chat(temperature=0.5, max_tokens=7))
+    expected = only_job(chat(temperature=0.5, max_tokens=7, metadata={"a": "b"}))
     assert request.model_dump(exclude_unset=True) == expected.model_dump(exclude_unset=True)
     assert job().fill_context and not request.fill_context
 

@@ -132,7 +132,7 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
     card_hash = await registry.publish_card(make_card(), b"{}")
     await registry.report(make_worker_info("w1", card_hash=card_hash))
 
-    first, second = make_job(stream=True), make_job()
+    first, second = make_job(stream=True, metadata={"run": "7"}), make_job()
     key = IdempotencyKey("digest", body_digest="body")
     await queue.enqueue(first, reply_to="api", max_queued=9, idempotency_key=key, response=b"{}")
     await queue.enqueue(second, reply_to="api", max_queued=9)

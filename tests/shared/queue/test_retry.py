@@ -53,11 +53,14 @@ async def record_of(queue: JobQueue, job_id: str) -> JobRecord:
 
 
 async def test_a_retry_is_a_copy_of_the_job_under_a_new_id(queue: JobQueue) -> None:
-    job = await enqueue(queue, deadline_s=100.0, ttl_s=60, adapter="verse", stream=True)
+    fields = {"deadline_s": 100.0, "ttl_s": 60, "adapter": "verse", "stream": True}
+    job = await enqueue(queue, metadata={"run": "7"}, **fields)
     first = await claim_one(queue)
     await fail(queue, first)
     retried = await retry(queue, job.id)
     assert retried.job_id != job.id and not retried.replayed
+    for job_id in (job.id, retried.job_id):
+        assert (await record_of(queue, job_id)).metadata == {"run": "7"}
     new = await claim_one(queue)
     assert new.job.id == retried.job_id
     assert {**_fields(new.job), "id": job.id} == _fields(job)

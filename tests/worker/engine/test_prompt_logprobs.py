@@ -136,6 +136,9 @@ def test_a_prediction_is_drafted_from_and_changes_no_token() -> None:
     for prediction, saves_steps in ((expected, True), ([120] * 9, False)):
         runner = FakeRunner()
         request = replace(plain, prediction=tuple(prediction))
-        tokens = [o.token_id for o in run(engine_on_fake_runner(runner), request)["r"]]
-        assert tokens == expected
+        outputs = run(engine_on_fake_runner(runner), request)["r"]
+        assert [o.token_id for o in outputs] == expected
+        accepted, rejected = outputs[-1].predicted or (0, 0)
+        assert (accepted > rejected) == saves_steps
+        assert [o.predicted for o in outputs[:-1]] == [None] * (len(outputs) - 1)
         assert (len(runner.plans) < num_steps / 2) == saves_steps

@@ -29,6 +29,8 @@ class PromptLookup:
         self._continuations: dict[
             tuple[int, ...], int
         ] = {}  # where the last n-gram of its kind ends
+        self._num_predicted = 0  # tokens of the last draft that come from the prediction
+        self._accepted = self._rejected = 0  # of these, in all drafts
         self._num_read = 1
         self._pause = 0
         self._resume_at = 0  # tokens
@@ -67,12 +69,21 @@ class PromptLookup:
             return []
         period = len(token_ids) - start
         count = min(limit, self._num_tokens)
+        self._num_predicted = max(0, len(self._prediction) - start)
         return [token_ids[start + offset % period] for offset in range(count)]
 
-    def record(self, num_accepted: int, num_tokens: int) -> None:
+    def record(self, num_drafts: int, num_accepted: int, num_tokens: int) -> None:
         """Record how many tokens of a draft were accepted; a full rejection starts a pause."""
+        num_predicted = min(num_drafts, self._num_predicted)
+        self._accepted += min(num_accepted, num_predicted)
+        self._rejected += max(0, num_predicted - num_accepted)
         self._pause = 0 if num_accepted else min(max(1, 2 * self._pause), MAX_PAUSE)
         self._resume_at = num_tokens + self._pause
+
+    @property
+    def predicted(self) -> tuple[int, int] | None:
+        """Return the accepted and the rejected tokens of the prediction; None without one."""
+        return (self._accepted, self._rejected) if self._prediction else None
 
     def _read(self, token_ids: list[int]) -> None:
         """Index the tokens that were added since the last call."""

@@ -73,7 +73,7 @@ def test_a_pausing_proposer_leaves_its_budget_to_others() -> None:
     first, *_ = add(scheduler, EAGER, EAGER, EAGER)
     assert num_drafts(scheduler.schedule()) == [2, 3, 3]
     assert first.proposer is not None
-    first.proposer.record(0, first.num_tokens)
+    first.proposer.record(2, 0, first.num_tokens)
     assert num_drafts(scheduler.schedule()) == [0, 4, 4]
 
 

@@ -77,17 +77,48 @@ def test_rejected_drafts_make_the_pauses_longer_until_one_is_accepted() -> None:
     lookup = PromptLookup(4, 2)
     assert pause(lookup, 7) == 0
     for expected in (1, 2, 4, 8, 16, MAX_PAUSE, MAX_PAUSE):
-        lookup.record(0, 7)
+        lookup.record(4, 0, 7)
         assert pause(lookup, 7) == expected
-    lookup.record(1, 7)
+    lookup.record(4, 1, 7)
     assert pause(lookup, 7) == 0
-    lookup.record(0, 7)
+    lookup.record(4, 0, 7)
     assert pause(lookup, 7) == 1
 
 
 def pause(lookup: PromptLookup, num_tokens: int) -> int:
     """Tokens to go, after these, without a draft."""
     return next(n for n in range(100) if lookup.is_ready(num_tokens + n))
+
+
+@given(TOKENS, st.lists(TOKENS, max_size=6), st.integers(1, 6))
+def test_only_drafts_from_the_prediction_count(
+    prediction: list[int], pieces: list[list[int]], limit: int
+) -> None:
+    lookup, token_ids = PromptLookup(limit, 2, prediction), [7]
+    accepted = rejected = 0
+    for index, piece in enumerate(pieces):
+        token_ids = token_ids + piece
+        drafts = lookup.propose(token_ids, limit)
+        num_accepted = min(index, len(drafts))
+        if drafts:
+            lookup.record(len(drafts), num_accepted, len(token_ids))
+        num_predicted = predicted_by_scan([*prediction, *token_ids], len(prediction), limit)
+        accepted += min(num_accepted, num_predicted)
+        rejected += num_predicted - min(num_accepted, num_predicted)
+    assert lookup.predicted == (accepted, rejected)
+
+
+def predicted_by_scan(token_ids: list[int], num_predicted: int, limit: int) -> int:
+    """Return how many drafts lie in the first `num_predicted` tokens, by a scan of all."""
+    for n in range(min(2, len(token_ids) - 1), 0, -1):
+        for start in range(len(token_ids) - n - 1, -1, -1):
+            if token_ids[start : start + n] == token_ids[-n:]:
+                return min(limit, max(0, num_predicted - start - n))
+    return 0
+
+
+def test_without_a_prediction_nothing_is_counted() -> None:
+    assert PromptLookup(4, 2).predicted is None
 
 
 @pytest.mark.parametrize(
