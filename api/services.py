@@ -1,7 +1,6 @@
 """The services that the routes share: one instance per process, found through the request."""
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -29,7 +28,6 @@ class Services:
     cancellations: PendingCancellations
     metrics: Metrics
     client: JobClient
-    started_s: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # open requests must end
     tasks: list[asyncio.Task[None]] = field(default_factory=list)  # run until `stop`
 

@@ -19,8 +19,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CheckedModel:
-    card_hash: str
+    registered: RegisteredCard
     encoder: PromptEncoder
+
+    @property
+    def card_hash(self) -> str:
+        return self.registered.hash
 
 
 class ModelWatcher:
@@ -76,4 +80,4 @@ class ModelWatcher:
             log.error("unreadable tokenizer or chat template", model=name, error=str(error))
             return None
         log.info("model registered", model=registered.card.name, card=registered.hash[:12])
-        return CheckedModel(registered.hash, encoder)
+        return CheckedModel(registered, encoder)

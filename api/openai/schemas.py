@@ -28,10 +28,11 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     object: Literal["model"] = "model"
-    created: int  # when this api replica started, in Unix seconds
+    created: int  # when a worker first registered the model, in Unix seconds
     owned_by: str = "falconer"
     root: str  # the model, also for an adapter
     parent: str | None  # the model of an adapter; None for the model itself
+    max_model_len: int  # the model's context
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

@@ -157,6 +157,10 @@ class Keys:
     def model_card(self, card_hash: str) -> str:
         return f"{self.queue}:model-card:{card_hash}"
 
+    def model_created(self, card_hash: str) -> str:
+        """Return the key of the Unix ms at which a worker first registered the card."""
+        return f"{self.queue}:model-created:{card_hash}"
+
     @property
     def job_index(self) -> str:
         """Return the key of a sorted set: all jobs by status and creation."""

@@ -147,6 +147,7 @@ def _constants(keys: Keys) -> str:
         "IDEMPOTENCY": keys.idempotency(""),
         "WORKER": keys.worker(""),
         "MODEL_CARD": keys.model_card(""),
+        "MODEL_CREATED": keys.model_created(""),
     }
     return "".join(
         f"local {name} = {json.dumps(value, ensure_ascii=False)}\n"

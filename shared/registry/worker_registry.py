@@ -21,6 +21,7 @@ class RegisteredCard:
     hash: str
     card: ModelCard
     tokenizer_json: bytes
+    created_ms: int  # when a worker first registered it; 0 from workers of an earlier version
 
 
 def hash_card(card: ModelCard, tokenizer_json: bytes) -> str:
@@ -67,11 +68,13 @@ class Registry:
 
     async def _card(self, card_hash: str) -> RegisteredCard | None:
         if self._latest is None or self._latest.hash != card_hash:
-            data = await self._redis.get(self._keys.model_card(card_hash))
+            data, created_ms = await self._redis.mget(
+                [self._keys.model_card(card_hash), self._keys.model_created(card_hash)]
+            )
             if data is None:
                 return None
             card, tokenizer_json = msgspec.msgpack.decode(data, type=tuple[ModelCard, bytes])
-            self._latest = RegisteredCard(card_hash, card, tokenizer_json)
+            self._latest = RegisteredCard(card_hash, card, tokenizer_json, int(created_ms or 0))
         return self._latest
 
     async def _is_served(self, card_hash: str) -> bool:

@@ -13,6 +13,7 @@ from api.openapi import MODEL, MODELS, OPENAI_LOOKUP_ERRORS, OPENAI_UNAVAILABLE
 from api.services import Services, services_of
 from shared.errors import ModelNotFound
 from shared.protocol import ModelCard
+from shared.registry.worker_registry import RegisteredCard
 
 MAX_SHOWN = 40  # characters of an id in an error message
 
@@ -46,27 +47,31 @@ async def get_model(request: Request, model_id: str) -> Response:
 
 async def served_models(services: Services) -> list[Model]:
     """Return the models that requests may name now. Raises ServiceUnavailable."""
-    card = await current_card(services)
-    return [] if card is None else list(models_of(card, services.started_s))
+    registered = await registered_card(services)
+    return [] if registered is None else list(models_of(registered.card, registered.created_ms))
 
 
-async def current_card(services: Services) -> ModelCard | None:
+async def registered_card(services: Services) -> RegisteredCard | None:
     """Read the model card from Redis, so that no replica lags behind.
 
     Returns the last readable card if a worker of a later version registered this one.
     """
     try:
         async with redis_timeout():
-            registered = await services.redis.registry.current_card()
+            return await services.redis.registry.current_card()
     except msgspec.DecodeError:
         model = services.models.current
-        return None if model is None else model.encoder.card
-    return None if registered is None else registered.card
+        return None if model is None else model.registered
 
 
-def models_of(card: ModelCard, created_s: int) -> Iterator[Model]:
+def models_of(card: ModelCard, created_ms: int) -> Iterator[Model]:
     """Yield the model, then its adapters. An adapter with the name of the model is left out."""
-    yield Model(id=card.name, created=created_s, root=card.name, parent=None)
-    for adapter in card.adapters:
-        if adapter != card.name:
-            yield Model(id=adapter, created=created_s, root=card.name, parent=card.name)
+    names = dict.fromkeys((card.name, *card.adapters))
+    for name in names:
+        yield Model(
+            id=name,
+            created=created_ms // 1000,
+            root=card.name,
+            parent=None if name == card.name else card.name,
+            max_model_len=card.context_length,
+        )

@@ -8,6 +8,7 @@ redis.call('ZADD', WORKERS, NOW, worker)
 redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', NOW - WORKER_TTL_MS)
 redis.call('SET', WORKER .. worker, info, 'PX', WORKER_TTL_MS)
 redis.call('PEXPIRE', CURRENT_MODEL, MODEL_CARD_TTL_MS)
+redis.call('PEXPIRE', MODEL_CREATED .. card_hash, MODEL_CARD_TTL_MS)
 if redis.call('PEXPIRE', MODEL_CARD .. card_hash, MODEL_CARD_TTL_MS) == 0 then
   return false
 end

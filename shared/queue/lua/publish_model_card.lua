@@ -3,5 +3,6 @@
 local card_hash, card = ARGV[1], ARGV[2]
 
 redis.call('SET', MODEL_CARD .. card_hash, card, 'PX', MODEL_CARD_TTL_MS)
+redis.call('SET', MODEL_CREATED .. card_hash, ms(NOW), 'NX', 'PX', MODEL_CARD_TTL_MS)
 redis.call('SET', CURRENT_MODEL, card_hash, 'PX', MODEL_CARD_TTL_MS)
 redis.call('DEL', LOADING)

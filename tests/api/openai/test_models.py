@@ -39,6 +39,19 @@ async def test_the_model_and_its_adapters_are_listed(service: FakeService) -> No
         assert (model["object"], model["owned_by"]) == ("model", "falconer")
         assert model["root"] == "letters"
         assert type(model["created"]) is int and 0 <= time.time() - model["created"] < 600
+        assert model["max_model_len"] == 2048
+
+
+async def test_a_model_keeps_its_time_of_registration(workerless: FakeService) -> None:
+    await publish(workerless, "new")
+    (first,) = await listed(workerless)
+    (key,) = [name async for name in workerless.redis.scan_iter("*model-created*")]
+    await workerless.redis.set(key, 5_000_000, keepttl=True)
+    await publish(workerless, "other")
+    assert (await listed(workerless))[0]["created"] >= first["created"]
+    await publish(workerless, "new")
+    (again,) = await listed(workerless)
+    assert (first["id"], again["id"], again["created"]) == ("new", "new", 5000)
 
 
 async def test_a_request_may_name_every_listed_adapter(service: FakeService) -> None:
