@@ -17,6 +17,7 @@ import structlog
 
 from shared.protocol import JobError
 from worker.engine import FailureCause, Output, Request, RequestFailed, StepReport, TokenOutput
+from worker.engine.grammar.grammars import Grammars
 from worker.generation import Generation
 
 JOIN_TIMEOUT_S = 1.0
@@ -30,6 +31,8 @@ class EngineLike(Protocol):
 
     last_step: StepReport
 
+    @property
+    def grammars(self) -> Grammars: ...
     @property
     def has_work(self) -> bool: ...
     @property
@@ -111,6 +114,13 @@ class EngineThread:
         self._commands.put(Stop())
         if self._thread.is_alive():
             self._thread.join(JOIN_TIMEOUT_S)
+
+    async def compile_grammar(self, grammar: str) -> None:
+        """Compile a grammar, before its request is submitted, in a thread that delays no step.
+
+        Raises ValueError with the reason why it cannot be used.
+        """
+        await asyncio.to_thread(self._engine.grammars.compile, grammar)
 
     def submit(self, request: Request, generation: Generation) -> None:
         """Start generating. The request's id must be new in this process."""

@@ -108,6 +108,9 @@ class Admission:
     ) -> ChatJob:
         # These checks need no tokens, and so no turn of a long text.
         text = model.encoder.check(job, kwargs)
+        if kwargs.structured_outputs is not None:
+            check = partial(model.encoder.grammars.check, kwargs.structured_outputs)
+            await self._tokenization.check_grammar(check, client)
         tokenize = partial(model.encoder.tokenize, text, job, kwargs)
         num_chars = len(text) + len(job.prediction or "")
         tokenized = await self._tokenization.run(tokenize, num_chars, client)

@@ -19,6 +19,7 @@ class Tokenization:
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(TOKENIZATION_SLOTS)
+        self._grammar_slot = asyncio.Semaphore(1)  # a checker checks one at a time
 
     async def run(self, work: Callable[[], T], num_chars: int, client: ClientConnection) -> T:
         """Return the result of `work` on a text of `num_chars` characters.
@@ -28,18 +29,23 @@ class Tokenization:
         """
         if num_chars <= LONG_TEXT_CHARS:
             return work()
-        return await client.run_until_disconnect(self._in_slot(work))
+        return await client.run_until_disconnect(self._in_slot(work, self._slots))
 
-    async def _in_slot(self, work: Callable[[], T]) -> T:
+    async def check_grammar(self, check: Callable[[], None], client: ClientConnection) -> None:
+        """Run the check of a grammar, which may take seconds, in its turn. Raises as `run`."""
+        await client.run_until_disconnect(self._in_slot(check, self._grammar_slot))
+
+    async def _in_slot(self, work: Callable[[], T], slots: asyncio.Semaphore) -> T:
         try:
             async with asyncio.timeout(SLOT_TIMEOUT_S):
-                await self._slots.acquire()
+                await slots.acquire()
         except TimeoutError:
             raise ServiceUnavailable(
-                f"busy with other long prompts: at most {TOKENIZATION_SLOTS} prompts of over "
-                f"{LONG_TEXT_CHARS} characters at a time, and none ended in {SLOT_TIMEOUT_S:g} s",
+                f"busy with other long prompts or grammars: at most {TOKENIZATION_SLOTS} prompts "
+                f"of over {LONG_TEXT_CHARS} characters and one grammar at a time, and none ended "
+                f"in {SLOT_TIMEOUT_S:g} s",
                 retry_after_s=round(SLOT_TIMEOUT_S),
             ) from None
         running = asyncio.ensure_future(asyncio.to_thread(work))
-        running.add_done_callback(lambda _: self._slots.release())
+        running.add_done_callback(lambda _: slots.release())
         return await asyncio.shield(running)  # a disconnect does not end the thread

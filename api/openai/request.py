@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError
 
 from api.openai.fields import LogitBias, Stop, StreamOptions, refused
+from api.openai.structure import StructuredRequest
 from api.schemas import MAX_ADAPTER_NAME, MAX_MODEL_NAME, ChatRequest, Metadata
 from shared.errors import InvalidParameter
 from shared.queue.keys import JOB_TTL_S
@@ -46,13 +47,11 @@ LENGTHS = {
     *(name for name, kwarg in KWARGS_NAMES.items() if kwarg == "max_new_tokens"),
 }
 ENGINE = "no such mechanism in the engine"
-STRUCTURE = "the output cannot be constrained yet"
 
 NoText = Annotated[Any, refused(ENGINE)]
-NoStructure = Annotated[Any, refused(STRUCTURE)]
 
 
-class OpenAIRequest(GenerateKwargs):
+class OpenAIRequest(StructuredRequest):
     """A request below `/v1`: OpenAI's fields, vLLM's and all of `generate_kwargs`.
 
     Defaults are OpenAI's: temperature 1 without `top_k`, and stop strings outside of the text.
@@ -108,11 +107,6 @@ class OpenAIRequest(GenerateKwargs):
     truncate_prompt_tokens: Annotated[Any, refused('set handle_long_generation to "hole"')] = None
     allowed_token_ids: NoText = None
     bad_words: Annotated[Any, refused("set bad_words_ids")] = None
-    structured_outputs: NoStructure = None
-    guided_json: NoStructure = None
-    guided_regex: NoStructure = None
-    guided_choice: NoStructure = None
-    guided_grammar: NoStructure = None
     logits_processors: NoText = None
     prompt_embeds: NoText = None
     cache_salt: Annotated[Any, refused("prefixes are shared by all requests")] = None
@@ -183,6 +177,7 @@ class OpenAIRequest(GenerateKwargs):
             raise InvalidParameter(
                 "must not be given together with eos_token_id", field="ignore_eos"
             )
+        self.check_structure()
         given: dict[str, str] = {}
         for name in self._given(KWARGS_NAMES):
             for other in (given.get(KWARGS_NAMES[name]), KWARGS_NAMES[name]):
@@ -225,6 +220,8 @@ class OpenAIRequest(GenerateKwargs):
             kwargs["top_k"] = 0
         if self.ignore_eos:
             kwargs["eos_token_id"] = None
+        if (structure := self.structure()) is not None:
+            kwargs["structured_outputs"] = structure
         if self.logit_bias:
             biases = [([int(token_id)], bias) for token_id, bias in self.logit_bias.items()]
             kwargs["sequence_bias"] = [*(self.sequence_bias or ()), *biases]
@@ -248,6 +245,10 @@ class OpenAIRequest(GenerateKwargs):
         name, _, rest = field.removeprefix("generate_kwargs.").partition(".")
         if name == "sequence_bias" and self.logit_bias:
             return "logit_bias"
+        if name == "structured_outputs":
+            return self.structure_field(rest)
+        if name == "eos_token_id" and self.ignore_eos:
+            return "ignore_eos"
         given = (own for own in self._given(KWARGS_NAMES) if KWARGS_NAMES[own] == name)
         return next(given, name) + (f".{rest}" if rest else "")
 

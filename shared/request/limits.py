@@ -13,3 +13,10 @@ MIN_SCALE = 1e-6  # of what divides logits
 MAX_SCALE = 1e6
 MAX_BIAS = 1e20
 MAX_LENGTH_POWER = 10.0  # a length raised to it, or divided by it, stays a finite float
+MAX_GRAMMAR_CHARS = 65_536  # of a schema, regex, choice or grammar
+
+# A grammar of structured outputs is compiled first in a process of its own, which may take this
+# much. A stack this small leaves room for the same grammar on the stack of any thread.
+MAX_GRAMMAR_CPU_S = 2
+GRAMMAR_STACK_BYTES = 1 << 20
+GRAMMAR_MEMORY_BYTES = 2 << 30

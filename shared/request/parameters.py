@@ -35,6 +35,7 @@ from shared.request.parameter_types import (
     rule_error,
     while_sampling,
 )
+from shared.request.structured_outputs import OptionalStructure
 
 
 class GenerateKwargs(OptionalFieldsModel):
@@ -202,6 +203,8 @@ class GenerateKwargs(OptionalFieldsModel):
         default=None,
         description="[start, factor]: eos becomes likelier after `start` new tokens.",
     )
+
+    structured_outputs: OptionalStructure = Field(default=None, description="Form of the text.")
 
     # Speculative decoding, which does not change results.
     prompt_lookup_num_tokens: Count | None = Field(

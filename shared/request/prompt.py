@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from shared.errors import BadRequest, InvalidParameter, ModelNotFound
 from shared.protocol import ChatJob, Message, ModelCard
 from shared.request.chat_template import ChatTemplate
+from shared.request.grammar_checker import GrammarChecker
 from shared.request.lengths import (
     Lengths,
     fill_context,
@@ -59,6 +60,7 @@ class PromptEncoder:
         # tokenizer.json may have settings of the training. Prompts are never truncated or padded.
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        self.grammars = GrammarChecker(self.tokenizer)
         self._max_bytes_per_token = max_bytes_per_token(tokenizer_json)
         self._chat_template = (
             None
@@ -81,6 +83,7 @@ class PromptEncoder:
         self._check_adapter(job.adapter)
         self._check_rows(kwargs)
         self._check_vocabulary(kwargs)
+        self._check_ends(kwargs)
         if job.prompt_token_ids:
             return ""
         if job.messages:
@@ -204,6 +207,14 @@ class PromptEncoder:
             if outside is not None:
                 reason = f"token id {outside} is outside the vocabulary of {size} tokens"
                 raise InvalidParameter(reason, field=f"generate_kwargs.{name}")
+
+    def _check_ends(self, kwargs: GenerateKwargs) -> None:
+        """Raise InvalidParameter if structured outputs could not end, for lack of an eos token."""
+        is_set = "eos_token_id" in kwargs.model_fields_set
+        eos = kwargs.eos_token_id if is_set else self.card.eos_token_ids
+        if kwargs.structured_outputs and not (eos or kwargs.stop_token_ids):
+            reason = "must name a token with structured_outputs, which end with it"
+            raise InvalidParameter(reason, field="generate_kwargs.eos_token_id")
 
     def _check_embedded(self, token_ids: list[int], job: ChatJob) -> None:
         """Raise BadRequest for a token without an embedding: a tokenizer may have more tokens."""

@@ -18,6 +18,7 @@ from worker.engine.config import EngineConfig
 from worker.engine.execution.executor import Executor
 from worker.engine.execution.torch_runner import Runner
 from worker.engine.fault_isolation import probe_model, release_tensors
+from worker.engine.grammar.grammars import Grammars
 from worker.engine.loading import load_network
 from worker.engine.loading.adapters import AdapterMode
 from worker.engine.loading.options import LoadOptions
@@ -64,6 +65,7 @@ class Engine:
         self.config = config
         self.adapters = adapters
         self.runner = runner
+        self.grammars = Grammars(tokenizer, model_config.vocab_size)
         self.scheduler = Scheduler(config, BlockManager(runner.num_blocks, config.block_size))
         self.last_step = StepReport()
         self.load_report = LoadReport()
@@ -168,8 +170,9 @@ class Engine:
         if request.request_id in self._states:
             raise ValueError(f"request id {request.request_id} is in use")
         check_request(request, self.model_config, self.adapters)
-        num_drafts = self.config.prompt_lookup_num_tokens
-        states = create_groups(request, self._arrivals, self._token_bytes, num_drafts)
+        states = create_groups(
+            request, self._arrivals, self._token_bytes, self.grammars, self.config
+        )
         if not states:
             raise ValueError(f"request {request.request_id} is complete: nothing is left to do")
         self.scheduler.check_fits(next(iter(states)))
@@ -206,7 +209,7 @@ class Engine:
             return self._commit(plan, selections)
 
     def _compute(self, plan: StepPlan) -> list[GroupSelection]:
-        with self.last_step.timed(Phase.FORWARD):
+        with self.last_step.timed(Phase.FORWARD), self.grammars.masking(plan.constrained_outputs):
             logits = self.runner.forward(plan)
         with self.last_step.timed(Phase.SAMPLE):
             states = [self._state_of(group) for group in plan.sampled_groups]
@@ -218,8 +221,7 @@ class Engine:
             return [output for half in plan.halves() for output in self._run_if_alive(half)]
         if plan.has_drafts:
             return self._run(plan.without_drafts())
-        [group] = plan.groups
-        request_id = group.request_id
+        [request_id] = [group.request_id for group in plan.groups]
         logger.error("request %s failed in a step", request_id, exc_info=error)
         reason = next(iter(str(error).splitlines()), type(error).__name__)  # CUDA's are pages long
         message = f"the model failed on this request: {reason}"

@@ -148,6 +148,8 @@ def _check_values(params: SamplingParams) -> None:
         raise ValueError(f"eos_token_ids must be at least 0, not {min(params.eos_token_ids)}")
     if "" in params.stop_strings:
         raise ValueError("stop_strings must hold no empty string")
+    if params.grammar is not None and not params.eos_token_ids:
+        raise ValueError("eos_token_ids must hold a token with a grammar, after which it ends")
     early_stopping: object = params.early_stopping
     if not isinstance(early_stopping, bool) and early_stopping != "never":
         raise ValueError(f'early_stopping must be True, False or "never", not {early_stopping!r}')
@@ -169,6 +171,8 @@ def _check_beams(params: SamplingParams) -> None:
         )
     if num_beams % num_groups:
         raise ValueError(f"num_beam_groups ({num_groups}) must divide num_beams ({num_beams})")
+    if num_groups > 1 and params.grammar is not None:
+        raise ValueError("grammar must be None with num_beam_groups > 1")
     if num_groups > 1 and params.do_sample:
         raise ValueError("do_sample must be off with num_beam_groups > 1")
     if num_groups > 1 and not params.diversity_penalty > 0:

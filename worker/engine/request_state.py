@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from worker.engine.beam.output import BeamState
+from worker.engine.config import EngineConfig
+from worker.engine.grammar.grammars import Grammars
 from worker.engine.request import Request
 from worker.engine.sampling.logits_processors import make_pipeline
 from worker.engine.scheduling.sequence_group import SequenceGroup
@@ -16,20 +18,27 @@ GroupState = SequenceText | BeamState
 
 
 def create_groups(
-    request: Request, arrivals: Iterator[int], token_bytes: TokenBytes, num_drafts: int | None
+    request: Request,
+    arrivals: Iterator[int],
+    token_bytes: TokenBytes,
+    grammars: Grammars,
+    config: EngineConfig,
 ) -> dict[SequenceGroup, GroupState]:
     """Create the groups that run a request; none if an earlier attempt completed it.
 
-    Each sequence takes the next of `arrivals`. `num_drafts` per step is the default for requests
-    that do not say.
+    Each sequence takes the next of `arrivals`. Raises ValueError for an invalid grammar.
     """
     if request.params.num_beams > 1:
-        return _create_search(request, arrivals, token_bytes)
-    return _create_sequences(request, arrivals, token_bytes, num_drafts)
+        return _create_search(request, arrivals, token_bytes, grammars)
+    return _create_sequences(request, arrivals, token_bytes, grammars, config)
 
 
 def _create_sequences(
-    request: Request, arrivals: Iterator[int], token_bytes: TokenBytes, num_drafts: int | None
+    request: Request,
+    arrivals: Iterator[int],
+    token_bytes: TokenBytes,
+    grammars: Grammars,
+    config: EngineConfig,
 ) -> dict[SequenceGroup, GroupState]:
     """Create a group for each sequence that is not complete."""
     params, pipeline = request.params, make_pipeline(request.params)
@@ -39,7 +48,8 @@ def _create_sequences(
             index,
             next(arrivals),
             pipeline,
-            PromptLookup.of(params, num_drafts, request.prediction),
+            PromptLookup.of(params, config.prompt_lookup_num_tokens, request.prediction),
+            grammars.constrain(params),
         )
         for index in range(params.num_return_sequences)
     ]
@@ -48,9 +58,12 @@ def _create_sequences(
 
 
 def _create_search(
-    request: Request, arrivals: Iterator[int], token_bytes: TokenBytes
+    request: Request, arrivals: Iterator[int], token_bytes: TokenBytes, grammars: Grammars
 ) -> dict[SequenceGroup, GroupState]:
     """Create one group for all beams, which start from the prompt."""
     pipeline = make_pipeline(request.params)
-    prompt = Sequence.of(replace(request, generated=()), 0, next(arrivals), pipeline)
+    constraint = grammars.constrain(request.params)
+    prompt = Sequence.of(
+        replace(request, generated=()), 0, next(arrivals), pipeline, constraint=constraint
+    )
     return {SequenceGroup([prompt], request.params.num_beams): BeamState(request, token_bytes)}

@@ -50,6 +50,7 @@ class SamplingParams:
     exponential_decay_length_penalty: tuple[int, float] | None = None
     remove_invalid_values: bool = False
     renormalize_logits: bool = False
+    grammar: str | None = None  # of llguidance, which the text must follow up to its eos
 
     prompt_lookup_num_tokens: int | None = None  # None: the engine's default, 0: off
     max_matching_ngram_size: int = 2

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from worker.engine.grammar.output_constraint import OutputConstraint
 from worker.engine.outputs import PromptScores
 from worker.engine.request import Request
 from worker.engine.sampling.token_history import TokenHistory
@@ -48,6 +49,7 @@ class Sequence:
     num_computed_tokens: int = 0  # with keys and values in the KV cache
     history: TokenHistory = field(default_factory=TokenHistory, repr=False)
     proposer: DraftProposer | None = field(default=None, repr=False)
+    constraint: OutputConstraint | None = field(default=None, repr=False)
     prompt_scores: PromptScores | None = field(default=None, repr=False)  # until the first token
 
     # Kept by the block manager.
@@ -67,11 +69,14 @@ class Sequence:
         arrival: int,
         pipeline: "LogitsPipeline",
         proposer: DraftProposer | None = None,
+        constraint: OutputConstraint | None = None,
     ) -> "Sequence":
         """Make sequence `index` of a request, with the tokens that were generated before."""
         generated = request.generated[index] if index < len(request.generated) else ()
         token_ids = [*request.prompt_token_ids, *generated]
-        sequence = cls(request, index, arrival, token_ids, pipeline, proposer=proposer)
+        sequence = cls(
+            request, index, arrival, token_ids, pipeline, proposer=proposer, constraint=constraint
+        )
         if index == 0 and not generated:
             is_scored = request.params.prompt_logprobs is not None
             sequence.prompt_scores = PromptScores(
@@ -97,6 +102,7 @@ class Sequence:
         tokens = [*self.token_ids, *token_ids]
         copy = Sequence(self.request, self.index, self.arrival, tokens, self.pipeline)
         copy.history = self.history.fork()
+        copy.constraint = self.constraint
         return copy
 
     @property
@@ -119,6 +125,10 @@ class Sequence:
     @property
     def num_prompt_tokens(self) -> int:
         return len(self.request.prompt_token_ids)
+
+    @property
+    def generated_token_ids(self) -> list[int]:
+        return self.token_ids[self.num_prompt_tokens :]
 
     @property
     def num_generated_tokens(self) -> int:

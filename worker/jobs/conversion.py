@@ -84,6 +84,7 @@ def to_sampling_params(
     kwargs: GenerateKwargs, *, max_new_tokens: int, seed: int, card: ModelCard
 ) -> SamplingParams:
     """Return the engine's parameters; parameters in COPIED_PARAMETERS are copied."""
+    structure = kwargs.structured_outputs
     copied = {name: getattr(kwargs, name) for name in COPIED_PARAMETERS}
     return SamplingParams(
         **copied,
@@ -100,6 +101,7 @@ def to_sampling_params(
         forced_eos_token_ids=tuple(kwargs.forced_eos_token_id or ()),
         logprobs=kwargs.wants_scores,
         top_logprobs=kwargs.top_logprobs or 0,
+        grammar=None if structure is None else structure.to_grammar(),
         raw_logprobs=kwargs.logprobs_mode == "raw_logprobs" and kwargs.num_beams == 1,
     )
 

@@ -1,15 +1,17 @@
 """Run one chat job: check it, generate, stream its tokens, and return how it ended."""
 
+import asyncio
 import time
 
 from pydantic import ValidationError
 
-from shared.errors import ClientError, InvalidParameter, status_code
+from shared.errors import ClientError, InvalidParameter, ServiceUnavailable, status_code
 from shared.process.asyncio_tasks import wait_at_most
 from shared.protocol import Batch, ChatJob, Failed, JobError, JobStatus, Outcome, Succeeded
 from shared.queue.arq_format import CANCELLED, EXPIRED
 from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder
+from shared.request.structured_outputs import StructuredOutputs, invalid_grammar
 from worker.engine_thread import EngineThread
 from worker.generation import Generation
 from worker.jobs.active_job import ActiveJob
@@ -42,20 +44,32 @@ class ChatTask:
             return _failed(active, JobStatus.EXPIRED, EXPIRED)
         try:
             kwargs = _check_kwargs(active.job)
+            if kwargs.structured_outputs is not None:
+                await self._compile(active.job, kwargs.structured_outputs)
             self._tokenize_if_needed(active, kwargs)
-        except ClientError as error:
-            refusal = JobError(
-                message=error.message, status_code=status_code(error), field=error.field
-            )
+        except (ClientError, ServiceUnavailable) as error:
+            field = error.field if isinstance(error, ClientError) else None
+            refusal = JobError(message=error.message, status_code=status_code(error), field=field)
             return _failed(active, JobStatus.FAILED, refusal)
         return await self._generate(active, kwargs)
 
     def _tokenize_if_needed(self, active: ActiveJob, kwargs: GenerateKwargs) -> None:
         """Check and tokenize the prompt, unless the api did so with the card of this worker."""
-        job = active.job
-        if job.card_hash == self._card_hash and job.token_ids and job.max_new_tokens:
-            return
-        active.job = self._encoder.prepare(job, kwargs)
+        if not self._is_checked(active.job):
+            active.job = self._encoder.prepare(active.job, kwargs)
+
+    def _is_checked(self, job: ChatJob) -> bool:
+        """Return whether the api checked the job with the card of this worker."""
+        return job.card_hash == self._card_hash and bool(job.token_ids and job.max_new_tokens)
+
+    async def _compile(self, job: ChatJob, outputs: StructuredOutputs) -> None:
+        """Check the grammar, unless the api did so, and compile it for the engine."""
+        if not self._is_checked(job):
+            await asyncio.to_thread(self._encoder.grammars.check, outputs)
+        try:
+            await self._engine_thread.compile_grammar(outputs.to_grammar())
+        except ValueError as error:
+            raise invalid_grammar(outputs, str(error)) from None
 
     async def _generate(self, active: ActiveJob, kwargs: GenerateKwargs) -> Outcome:
         started = time.monotonic()

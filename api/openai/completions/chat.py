@@ -10,12 +10,11 @@ from api.openai.fields import refused, unsupported
 from api.openai.request import MAX_USER, NoText, OpenAIRequest
 from api.schemas import MAX_MESSAGES, ChatRequest
 from shared.errors import InvalidParameter
-from shared.request.base_model import OptionalFieldsModel, StrictModel
+from shared.request.base_model import StrictModel
 from shared.request.parameter_types import PositiveCount
 
 NO_MEDIA = "models here read and write text only"
 NO_TOOLS = 'models here do not call tools; set tool_choice to "none"'
-FORMAT = "the output cannot be constrained yet"
 
 
 class Prediction(StrictModel):
@@ -23,12 +22,6 @@ class Prediction(StrictModel):
 
     type: Literal["content"]
     content: Content = Field(description="A text, or a list of text parts.")
-
-
-class ResponseFormat(OptionalFieldsModel):
-    """The format of the answer."""
-
-    type: Annotated[Any, refused(FORMAT, "text")] = Field(description="Only `text`.")
 
 
 class ChatCompletionRequest(OpenAIRequest):
@@ -44,9 +37,6 @@ class ChatCompletionRequest(OpenAIRequest):
         default=None, description="Most new tokens. Default: up to the end of the context."
     )
     logprobs: bool = Field(default=False, description="Return log-probabilities.")
-    response_format: ResponseFormat | None = Field(
-        default=None, description="Only `text`; other types are refused."
-    )
     prediction: Prediction | None = Field(
         default=None, description="Drafts come from it; it changes no result."
     )

@@ -22,7 +22,7 @@ LOGPROBS = "message.output_text.logprobs"
 NO_REASONING = "models here do not reason"
 NO_TOOLS = 'models here do not call tools; set tool_choice to "none"'
 USAGE = "the last event has the usage, and no other"
-FORMAT = "the output cannot be constrained yet"
+FORMAT = "set response_format"
 
 Include = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 

@@ -98,6 +98,7 @@ def test_every_parameter_of_generate_kwargs_is_a_field(name: str) -> None:
         "epsilon_cutoff": 0.5,
         "eta_cutoff": 0.5,
         "logprobs_mode": "processed_logprobs",
+        "structured_outputs": {"json_object": True},
     }
     default = GenerateKwargs.model_fields[name].default
     value = examples.get(name, (not default) if isinstance(default, bool) else 1)
@@ -216,7 +217,7 @@ def test_rules_between_parameters_name_the_field_of_the_request(
         ({"audio": {"voice": "a"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"function_call": {"name": "f"}}, "function_call"),
         ({"verbosity": "low"}, "verbosity"),
@@ -225,8 +226,6 @@ def test_rules_between_parameters_name_the_field_of_the_request(
         ({"prompt_cache_retention": "24h"}, "prompt_cache_retention"),
         ({"prompt_cache_options": {}}, "prompt_cache_options"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options"),
-        ({"guided_json": {}}, "guided_json"),
-        ({"structured_outputs": {}}, "structured_outputs"),
         ({"bad_words": ["a"]}, "bad_words"),
         ({"skip_special_tokens": False}, "skip_special_tokens"),
         ({"chat_template": "a"}, "chat_template"),

@@ -35,6 +35,9 @@ NOTHING_TO_SAMPLE = (
 )
 
 
+OFF_GRAMMAR = "no token can be sampled: the other parameters ban every token of the grammar"
+
+
 class SamplingMethod(Enum):
     """How rows get their tokens after the in-place processors; rows of one method go together."""
 
@@ -67,6 +70,7 @@ def sample_tokens(
     sampled: dict[int, SampledToken | SamplingFailure] = {}
     failures = _find_invalid(scores, sequences)
     scores = _process_in_place(scores, sequences)
+    failures = _find_dead_ends(scores, sequences) | failures
     for method, rows in _rows_by_method(scores, sequences).items():
         members = [sequences[row] for row in rows]
         sampled |= zip(rows, _sample(method, scores, rows, members), strict=True)
@@ -98,6 +102,20 @@ def _find_invalid(logits: TiledScores, sequences: SequenceViews) -> dict[int, Sa
         row: SamplingFailure(INVALID_LOGITS, FailureCause.MODEL)
         for row, best in enumerate(logits.best().tolist())
         if not best < torch.inf and not sequences[row].params.remove_invalid_values
+    }
+
+
+def _find_dead_ends(scores: TiledScores, sequences: SequenceViews) -> dict[int, SamplingFailure]:
+    """Find rows in which the grammar and the bans leave no token, in greedy mode too."""
+    constraints = [sequence.constraint for sequence in sequences]
+    if not any(constraints):
+        return {}
+    return {
+        row: SamplingFailure(constraint.failure or OFF_GRAMMAR, FailureCause.PARAMETERS)
+        for row, (best, constraint) in enumerate(
+            zip(scores.best().tolist(), constraints, strict=True)
+        )
+        if constraint is not None and best == -torch.inf
     }
 
 

@@ -1,8 +1,10 @@
 """The plan of one step, from the scheduler to the runner: a chunk of tokens per sequence."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from worker.engine.grammar.grammars import ConstrainedOutput
 from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.sequence import Sequence
 
@@ -117,6 +119,14 @@ class StepPlan:
     def sampled_groups(self) -> list[SequenceGroup]:
         """Return the groups that get tokens, each once, in the order of the logits."""
         return list(dict.fromkeys(chunk.group for chunk in self.sampled_chunks))
+
+    @property
+    def constrained_outputs(self) -> Iterator[ConstrainedOutput]:
+        """Yield the outputs that a grammar constrains, each with its drafts."""
+        for chunk in self.sampled_chunks:
+            sequence = chunk.sequence
+            if sequence.constraint is not None:
+                yield sequence.constraint, sequence.generated_token_ids, chunk.drafts
 
     @property
     def scores_prompts(self) -> bool:

@@ -20,6 +20,7 @@ from worker.engine.sampling.logits_processors import (
     make_pipeline,
     process,
 )
+from worker.engine.sampling.logits_processors.bans import Grammar
 from worker.engine.sampling.logits_processors.penalties import GeneratedTokenPenalties
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.sequence import Sequence
@@ -142,7 +143,8 @@ def test_an_eos_beyond_the_vocabulary_is_passed_over() -> None:
 def test_the_random_mixes_use_every_processor_of_transformers() -> None:
     random = Random(0)
     pipelines = [random_sequence(random, n).pipeline for n in range(600)]
-    others = [p for p in IN_PLACE_PROCESSORS if not isinstance(p, GeneratedTokenPenalties)]
+    ours = GeneratedTokenPenalties | Grammar
+    others = [p for p in IN_PLACE_PROCESSORS if not isinstance(p, ours)]
     assert {p for pipeline in pipelines for p in pipeline.in_place_processors} == {*others}
     assert {p for pipeline in pipelines for p in pipeline.row_processors} == {*ROW_PROCESSORS}
 

@@ -15,6 +15,7 @@ from worker.engine.sampling.logits_processors.bans import (
     EncoderNoRepeatNgram,
     ForcedBos,
     ForcedEos,
+    Grammar,
     MinLength,
     NoRepeatNgram,
     SuppressTokens,
@@ -60,6 +61,7 @@ IN_PLACE_PROCESSORS: tuple[InPlaceProcessor, ...] = (
     ExponentialDecayLengthPenalty(),
     SuppressTokens(),
     BeginSuppressTokens(),
+    Grammar(),  # transformers has none; last, so that nothing puts a banned token back
 )
 # With top-k, the sampler passes only the columns that may be among the `num_candidates` best after
 # division by temperature. So no row processor but Temperature may come before TopK.

@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Collection
+from functools import cache
 
+import numpy as np
 import torch
 
+from worker.engine.grammar.output_constraint import Mask
 from worker.engine.sampling.logits_processors.base import (
     Ban,
     InPlaceProcessor,
@@ -110,6 +113,36 @@ class ForcedEos(InPlaceProcessor):
         for row, sequence in zip(rows, sequences, strict=True):
             if sequence.num_generated_tokens == sequence.params.max_new_tokens - 1:
                 _leave_only(scores[row], sequence.params.forced_eos_token_ids)
+
+
+class Grammar(InPlaceProcessor):
+    """Forbid tokens with which the text could no longer follow its grammar; always last."""
+
+    def is_active(self, params: SamplingParams) -> bool:
+        return params.grammar is not None
+
+    def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
+        """Work row by row on a CPU, where a matrix of penalties takes far longer to make."""
+        masks = [s.constraint.mask(s.generated_token_ids) for s in sequences if s.constraint]
+        if scores.device.type == "cpu":
+            for row, mask in zip(rows, masks, strict=True):
+                scores[row].add_(penalties(mask, scores)[0])
+        else:
+            scores[rows] += penalties(np.stack(masks), scores)
+
+
+def penalties(masks: Mask, scores: torch.Tensor) -> torch.Tensor:
+    """Return what to add to `scores`, float32 [n, vocab]: -inf where a bit of a mask is 0."""
+    packed = torch.from_numpy(masks.view(np.uint8)).to(scores.device, torch.int64)
+    of_bytes = byte_penalties().to(scores.device).index_select(0, packed.flatten())
+    return of_bytes.view(masks.size // masks.shape[-1], -1)[:, : scores.shape[1]]
+
+
+@cache
+def byte_penalties() -> torch.Tensor:
+    """Return the penalties of 8 tokens by the byte of their mask, float32 [256, 8]: 0 or -inf."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return torch.from_numpy(np.where(bits, 0.0, -np.inf).astype(np.float32))
 
 
 def banned_sequences(params: SamplingParams) -> TokenSequenceIndex:

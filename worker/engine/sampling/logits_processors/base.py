@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
+from worker.engine.grammar.output_constraint import OutputConstraint
 from worker.engine.sampling.token_history import TokenHistory
 from worker.engine.sampling.token_sequences import TokenSequenceIndex
 from worker.engine.sampling_params import SamplingParams
@@ -20,6 +21,7 @@ class SequenceView(Protocol):
     token_ids: list[int]  # prompt first
     history: TokenHistory  # of `token_ids`
     pipeline: "LogitsPipeline"
+    constraint: OutputConstraint | None
 
     @property
     def params(self) -> SamplingParams: ...
@@ -27,6 +29,8 @@ class SequenceView(Protocol):
     def num_prompt_tokens(self) -> int: ...
     @property
     def num_generated_tokens(self) -> int: ...
+    @property
+    def generated_token_ids(self) -> list[int]: ...
 
 
 SequenceViews = Sequence[SequenceView]
