@@ -1,12 +1,32 @@
-"""Run Falcon models from Python: `from falconer import Engine, SamplingParams, generate`.
+"""Run Falcon models from Python, or call a service that runs them.
 
-A name is loaded when it is first used, so `import falconer` alone does not import torch.
+`from falconer import Engine, SamplingParams, generate` is the engine, `from falconer import Client`
+the client of the HTTP interface. A name is loaded when it is first used, so neither `import
+falconer` nor the client imports torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from falconer.client import (
+        ApiError,
+        AsyncClient,
+        AsyncJob,
+        Client,
+        Conflict,
+        InvalidRequest,
+        Job,
+        JobFailed,
+        JobInfo,
+        NotFound,
+        RequestFields,
+        Retries,
+        TextDelta,
+        TooManyRequests,
+        Unavailable,
+        WaitTimeout,
+    )
     from worker.engine import (
         AdapterMode,
         Completion,
@@ -32,7 +52,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterMode",
+    "ApiError",
+    "AsyncClient",
+    "AsyncJob",
+    "Client",
     "Completion",
+    "Conflict",
     "Engine",
     "EngineBroken",
     "EngineConfig",
@@ -40,15 +65,26 @@ __all__ = [
     "FailureCause",
     "FinishReason",
     "GenerationFailed",
+    "InvalidRequest",
+    "Job",
+    "JobFailed",
+    "JobInfo",
+    "NotFound",
     "Output",
     "Phase",
     "PromptScores",
     "Quantization",
     "Request",
     "RequestFailed",
+    "RequestFields",
+    "Retries",
     "SamplingParams",
     "StepReport",
+    "TextDelta",
     "TokenOutput",
+    "TooManyRequests",
+    "Unavailable",
+    "WaitTimeout",
     "bundled_checkpoint",
     "generate",
 ]
@@ -58,8 +94,10 @@ if not TYPE_CHECKING:  # type checkers reject a misspelt name only if no `__geta
     def __getattr__(name: str) -> object:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = "worker.model.checkpoint.tiny" if name == "bundled_checkpoint" else "worker.engine"
-        return getattr(import_module(module), name)
+        if name == "bundled_checkpoint":
+            return getattr(import_module("worker.model.checkpoint.tiny"), name)
+        client = import_module("falconer.client")
+        return getattr(client if name in client.__all__ else import_module("worker.engine"), name)
 
     def __dir__() -> list[str]:
         return sorted(__all__)

@@ -52,3 +52,8 @@ class ChatResult(msgspec.Struct, frozen=True, kw_only=True, rename={"result": "R
     usage: Usage
     seed: int
     prompt: PromptResult | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def text(self) -> str:
+        """Return the continuation of the first sequence, without the prompt."""
+        return self.sequences[0].text

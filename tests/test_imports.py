@@ -22,6 +22,7 @@ FORBIDDEN = {
     "worker": TOP | {"api", "fastapi"},
     "worker/engine": SERVICE | TOP | {"shared", "api"},
     "worker/model": SERVICE | TOP | {"shared", "api"},
+    "falconer/client": HEAVY | SERVICE | {"api", "bench", "serve", "tests", "tools", "worker"},
     "serve": {"bench", "falconer", "tests", "tools"},
     "bench": {"falconer", "tests", "tools"},
     "tools": {"bench", "falconer", "tests"},
@@ -123,6 +124,10 @@ def files_reached_from(name: str, graph: dict[str, set[str]]) -> set[str]:
 )
 def test_importing_the_api_loads_neither_torch_nor_transformers(module: str) -> None:
     assert modules_loaded_by(f"import {module}", HEAVY) == "[]"
+
+
+def test_importing_the_client_loads_nothing_of_the_service() -> None:
+    assert modules_loaded_by("from falconer import Client, JobFailed", HEAVY | SERVICE) == "[]"
 
 
 def test_a_worker_starts_and_generates_without_slow_imports() -> None:

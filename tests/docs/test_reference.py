@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from api.metrics import Metrics
 from falconer.cli import app
+from falconer.client import JobInfo, RequestFields
 from shared.protocol import WorkerInfo
 from tests.docs.tables import REFERENCE, ROOT, TABLES, openapi, pages, with_tables
 from worker.engine_thread import EngineStats
@@ -126,3 +127,10 @@ def test_every_make_target_is_on_the_commands_page() -> None:
     targets = re.findall(r"^([a-z][\w-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
     page = (REFERENCE / "commands.md").read_text()
     assert [target for target in targets if f"`make {target}" not in page] == []
+
+
+def test_the_client_has_every_field_of_requests_and_jobs() -> None:
+    """A new field is missing in `falconer/client/models.py`."""
+    requests = fields_of("ChatRequest") - {"prompt", "messages", "stream"}
+    assert set(RequestFields.__annotations__) == requests
+    assert {field.name for field in msgspec.structs.fields(JobInfo)} == fields_of("JobView")

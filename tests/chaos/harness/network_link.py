@@ -1,6 +1,7 @@
-"""Network link between a process and Redis that a run can cut, block and slow down."""
+"""Network link between a process and a server that a run can cut, block and slow down."""
 
 import asyncio
+from collections import deque
 from contextlib import suppress
 from enum import StrEnum
 
@@ -17,11 +18,12 @@ class State(StrEnum):
 
 
 class NetworkLink:
-    """A loopback port that forwards connections to Redis."""
+    """A loopback port that forwards connections to a server, in most runs Redis."""
 
-    def __init__(self, redis_port: int, port: int) -> None:
+    def __init__(self, server_port: int, port: int) -> None:
         self.port = port
-        self._redis_port = redis_port
+        self._server_port = server_port
+        self._limits: deque[int] = deque()  # bytes to the client, of the next connections
         self._state = State.OPEN
         self._delay_s = 0.0
         self._passes = asyncio.Event()
@@ -44,6 +46,14 @@ class NetworkLink:
     async def cut(self) -> None:
         self._state = State.CUT
         await self._drop()
+
+    def cut_next_after(self, *num_bytes: int) -> None:
+        """Cut each of the next connections once its client got so many bytes of answers."""
+        self._limits += num_bytes
+
+    @property
+    def cuts_left(self) -> int:
+        return len(self._limits)
 
     def block(self) -> None:
         self._state = State.BLOCKED
@@ -72,29 +82,36 @@ class NetworkLink:
             if self._state is not State.CUT:
                 await self._forward(reader, writer)
         except (OSError, asyncio.CancelledError):
-            pass  # Redis is unreachable or the link was cut: the client sees a closed connection
+            pass  # no server, or the link was cut: the client sees a closed connection
         finally:
             self._connections.discard(task)
             writer.close()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        limit = self._limits.popleft() if self._limits else None
         await self._passes.wait()
-        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._redis_port)
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         copies = [
-            asyncio.create_task(self._copy(reader, redis_writer)),
-            asyncio.create_task(self._copy(redis_reader, writer)),
+            asyncio.create_task(self._copy(reader, server_writer)),
+            asyncio.create_task(self._copy(server_reader, writer, limit)),
         ]
         try:
             await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            redis_writer.close()
+            server_writer.close()
             await cancel_all(copies)
 
-    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _copy(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, limit: int | None = None
+    ) -> None:
+        """Copy until the source ends, or the target got `limit` bytes."""
         with suppress(OSError):
             while data := await source.read(CHUNK_BYTES):
                 await self._passes.wait()
                 if self._delay_s:
                     await asyncio.sleep(self._delay_s)
+                data = data[:limit]
                 target.write(data)
                 await target.drain()
+                if limit is not None and (limit := limit - len(data)) == 0:
+                    return

@@ -1,0 +1,192 @@
+"""The client and its jobs, for asyncio. `sync_client.py` mirrors it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import httpx
+from httpx_sse import EventSource
+
+from falconer.client.calls import (
+    Answer,
+    ApiRequest,
+    Call,
+    Calls,
+    checked_url,
+    default_url,
+    job_body,
+    result_of,
+)
+from falconer.client.event_log import EventLog
+from falconer.client.models import JobHandle, JobInfo, Prompt, RequestFields, TextDelta
+from falconer.client.retries import DEFAULT_RETRIES, Retries
+from shared.results import ChatResult
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncConnection:
+    """An httpx client that sends the requests of calls, and waits before them."""
+
+    http: httpx.AsyncClient
+    calls: Calls
+
+    async def run(self, call: Call[T]) -> T:
+        """Run a call to its end, and return its result."""
+        try:
+            request = next(call)
+            while True:
+                request = call.send(await self._answer(request))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _answer(self, request: ApiRequest) -> Answer:
+        await asyncio.sleep(request.pause_s)
+        try:
+            return await self.http.request(**request.arguments)
+        except httpx.TransportError as error:
+            return error
+
+    async def follow(self, log: EventLog) -> AsyncIterator[TextDelta]:
+        """Yield the deltas of a job, and connect again until its terminal event."""
+        while (request := log.next_request()) is not None:
+            await asyncio.sleep(request.pause_s)
+            try:
+                async with self.http.stream(**request.arguments) as answer:
+                    if answer.status_code == httpx.codes.OK:
+                        async for event in EventSource(answer).aiter_sse():
+                            if (delta := log.take(event)) is not None:
+                                yield delta
+                    else:
+                        await answer.aread()
+            except httpx.TransportError as error:
+                log.connection_ended(error)
+            else:
+                log.connection_ended(answer)
+
+
+class AsyncJob(JobHandle):
+    """A submitted job."""
+
+    def __init__(self, connection: AsyncConnection, info: JobInfo) -> None:
+        super().__init__(info)
+        self._connection = connection
+
+    async def refresh(self) -> JobInfo:
+        """Ask for the present state."""
+        self.info = await self._connection.run(self._connection.calls.get(self.id))
+        return self.info
+
+    async def wait(self, timeout: float | None = None) -> ChatResult:
+        """Wait for the result, at most `timeout` seconds. Raises JobFailed and WaitTimeout."""
+        if not self.status.is_terminal or self.info.result is None:
+            self.info = await self._connection.run(self._connection.calls.wait(self.id, timeout))
+        return result_of(self.info)
+
+    async def stream(self, after: int | None = None) -> AsyncIterator[TextDelta]:
+        """Yield each delta once, from the first or from the first `after` an index.
+
+        A broken connection is resumed. Raises JobFailed at the end of a job without a result.
+        """
+        log = EventLog(self.id, after, self._connection.calls.retries)
+        async for delta in self._connection.follow(log):
+            yield delta
+        await self.wait()
+
+    async def cancel(self) -> JobInfo:
+        """Cancel the job. A job that has ended stays as it is."""
+        self.info = await self._connection.run(self._connection.calls.cancel(self.id))
+        return self.info
+
+    async def retry(self) -> "AsyncJob":
+        """Run a job that failed, expired or was cancelled again, and return the new job."""
+        info = await self._connection.run(self._connection.calls.retry(self.id))
+        return AsyncJob(self._connection, info)
+
+    async def abandon(self) -> None:
+        """Cancel the job unless its end is known. Failures are ignored."""
+        if not self.status.is_terminal:
+            await self._connection.run(self._connection.calls.abandon(self.id))
+
+
+class AsyncClient:
+    """An asynchronous client of one service, with a pool of connections for any number of tasks.
+
+    `url` defaults to the variable FALCONER_URL, else http://127.0.0.1:8000. Raises InvalidRequest
+    for a `url` without http:// or https://.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        retries: Retries = DEFAULT_RETRIES,
+    ) -> None:
+        self._http = httpx.AsyncClient(base_url=checked_url(url or default_url()), headers=headers)
+        self._connection = AsyncConnection(self._http, Calls(retries))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def chat(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        timeout: float | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> ChatResult:
+        """Return the result of a text or of a conversation.
+
+        An exception, such as CancelledError or WaitTimeout, cancels the job.
+        """
+        job = await self.submit(prompt, **fields)
+        try:
+            return await job.wait(timeout)
+        finally:
+            await job.abandon()
+
+    async def submit(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> AsyncJob:
+        """Submit a job and return at once.
+
+        Without an `idempotency_key` the client makes one, so that its own retries make one job.
+        """
+        call = self._connection.calls.submit(job_body(prompt, fields), idempotency_key)
+        return AsyncJob(self._connection, await self._connection.run(call))
+
+    async def job(self, job_id: str) -> AsyncJob:
+        """Return a job by its id. Raises NotFound."""
+        info = await self._connection.run(self._connection.calls.get(job_id))
+        return AsyncJob(self._connection, info)
+
+    async def jobs(self, status: str | None = None, *, limit: int = 50) -> AsyncIterator[JobInfo]:
+        """Yield at most `limit` jobs, the newest first, without their results."""
+        cursor = None
+        while limit > 0:
+            page = await self._connection.run(self._connection.calls.page(status, cursor, limit))
+            for info in page.jobs[:limit]:
+                yield info
+            limit, cursor = limit - len(page.jobs), page.cursor
+            if cursor is None:
+                return

@@ -1,0 +1,176 @@
+"""The calls of the interface, without I/O.
+
+A call is a generator that yields requests and gets the answers. `Client` and `AsyncClient` drive
+it: they send each request after its pause, and return what the generator returns.
+"""
+
+import math
+import os
+import time
+import uuid
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from falconer.client.errors import (
+    ApiError,
+    InvalidRequest,
+    JobFailed,
+    WaitTimeout,
+    decoded,
+    error_of,
+)
+from falconer.client.models import JobInfo, JobPage, Prompt, RequestFields
+from falconer.client.retries import Attempts, Retries
+from shared.results import ChatResult
+
+T = TypeVar("T")
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+URL_VARIABLE = "FALCONER_URL"
+ANSWER_S = 30.0  # until the answer to a request that waits for no job
+CONNECT_S = 10.0
+LONG_POLL_S = 30.0  # below the idle timeout of common proxies
+EARLY_PAUSE_S = 0.5  # after an answer before its time, which a stopping replica gives
+MAX_PAGE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiRequest:
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    read_timeout_s: float = ANSWER_S
+    pause_s: float = 0.0  # before it is sent
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments for `request` and `stream` of an httpx client."""
+        return {
+            "method": self.method,
+            "url": self.path,
+            "json": self.body,
+            "params": self.params,
+            "headers": self.headers,
+            "timeout": httpx.Timeout(self.read_timeout_s, connect=CONNECT_S),
+        }
+
+
+Answer: TypeAlias = httpx.Response | httpx.TransportError
+Call: TypeAlias = Generator[ApiRequest, Answer, T]
+
+
+def job_path(job_id: str, suffix: str = "") -> str:
+    return f"/jobs/{quote(job_id, safe='')}{suffix}"
+
+
+def job_body(prompt: Prompt | None, fields: RequestFields) -> dict[str, Any]:
+    """Return the body of a request for text."""
+    if prompt is None:
+        return {**fields}
+    return {"prompt" if isinstance(prompt, str) else "messages": prompt, **fields}
+
+
+def result_of(job: JobInfo) -> ChatResult:
+    """Return the result of a job that has ended. Raises JobFailed."""
+    if job.result is None:
+        raise JobFailed(job)
+    return job.result
+
+
+def default_url() -> str:
+    return os.environ.get(URL_VARIABLE) or DEFAULT_URL
+
+
+def checked_url(url: str) -> httpx.URL:
+    """Return the base address. Raises InvalidRequest for an address that is not HTTP."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise InvalidRequest(f"url: {error}, got {url!r}", field="url") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InvalidRequest(
+            f"url: must begin with http:// or https:// and a host, got {url!r}", field="url"
+        )
+    return parsed
+
+
+class Calls:
+    """All calls of one client; `retries` limits each of them."""
+
+    def __init__(self, retries: Retries) -> None:
+        self.retries = retries
+
+    def submit(self, body: Mapping[str, Any], key: str | None) -> Call[JobInfo]:
+        """Submit one job, however often the request must be repeated."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex if key is None else key}
+        request = ApiRequest(method="POST", path="/jobs", body=body, headers=headers)
+        return self._job(request)
+
+    def get(self, job_id: str) -> Call[JobInfo]:
+        return self._job(ApiRequest(method="GET", path=job_path(job_id)))
+
+    def cancel(self, job_id: str) -> Call[JobInfo]:
+        return self._job(ApiRequest(method="DELETE", path=job_path(job_id)))
+
+    def abandon(self, job_id: str) -> Call[JobInfo | None]:
+        """Cancel a job whose caller leaves; try once, and raise nothing."""
+        try:
+            return (yield from Calls(Retries(attempts=1)).cancel(job_id))
+        except ApiError:
+            return None
+
+    def retry(self, job_id: str) -> Call[JobInfo]:
+        """Retry a job. The service returns the same new job to a repeated request."""
+        return self._job(ApiRequest(method="POST", path=job_path(job_id, "/retry")))
+
+    def wait(self, job_id: str, timeout_s: float | None) -> Call[JobInfo]:
+        """Poll until the job ends. Raises WaitTimeout."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        pause_s = 0.0
+        while True:
+            started = time.monotonic()
+            left_s = math.inf if deadline is None else max(0.0, deadline - started)
+            wait_s = min(LONG_POLL_S, left_s)
+            job = yield from self._job(
+                ApiRequest(
+                    method="GET",
+                    path=job_path(job_id),
+                    params={"wait": f"{wait_s:.3f}"},
+                    read_timeout_s=wait_s + ANSWER_S,
+                    pause_s=min(pause_s, wait_s),
+                ),
+                within_s=left_s,
+            )
+            if job.status.is_terminal:
+                return job
+            if deadline is not None and time.monotonic() >= deadline:
+                message = f"job {job_id} is {job.status} after {timeout_s:g} s"
+                raise WaitTimeout(message, job_id=job_id)
+            pause_s = EARLY_PAUSE_S if time.monotonic() - started < wait_s else 0.0
+
+    def page(self, status: str | None, cursor: str | None, limit: int) -> Call[JobPage]:
+        """Return one page of the list, after the page that had `cursor`."""
+        filters = {"status": status, "cursor": cursor, "limit": min(limit, MAX_PAGE)}
+        params = {name: value for name, value in filters.items() if value is not None}
+        response = yield from self._answer(ApiRequest(method="GET", path="/jobs", params=params))
+        return decoded(response.content, JobPage)
+
+    def _job(self, request: ApiRequest, within_s: float = math.inf) -> Call[JobInfo]:
+        response = yield from self._answer(request, within_s)
+        return decoded(response.content, JobInfo)
+
+    def _answer(self, request: ApiRequest, within_s: float = math.inf) -> Call[httpx.Response]:
+        """Repeat a request until it succeeds, within the limits. Raises ApiError."""
+        total_s = min(self.retries.total_s, within_s)
+        attempts = Attempts(replace(self.retries, total_s=total_s))
+        while True:
+            answer = yield request
+            if isinstance(answer, httpx.Response) and answer.is_success:
+                return answer
+            request = replace(request, pause_s=attempts.pause_s(error_of(answer)))

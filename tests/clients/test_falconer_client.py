@@ -1,0 +1,262 @@
+"""`falconer.Client` and `falconer.AsyncClient`, each against the same service.
+
+A link between client and service cuts connections after a number of bytes.
+"""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from falconer import (
+    ApiError,
+    AsyncClient,
+    AsyncJob,
+    Client,
+    Conflict,
+    InvalidRequest,
+    JobFailed,
+    NotFound,
+    Retries,
+    Unavailable,
+    WaitTimeout,
+)
+from tests.chaos.harness.network_link import NetworkLink
+from tests.clients.calls import REQUEST
+from tests.redis_server import free_port
+
+pytestmark = pytest.mark.integration
+
+Connect = Callable[..., Any]  # opens a `Client` or a `Blocking`
+
+PROMPT = "Once upon a time"
+BRIEF: dict[str, Any] = {
+    "return_full_text": False,
+    "generate_kwargs": {"do_sample": False, "max_new_tokens": 16},
+}
+NUM_NEW = 120
+LONG: dict[str, Any] = {
+    "generate_kwargs": {
+        "do_sample": False,
+        "max_new_tokens": NUM_NEW,
+        "eos_token_id": None,
+        "output_scores": True,
+    }
+}
+ENDLESS: dict[str, Any] = {"fill_context": True, "generate_kwargs": {"eos_token_id": None}}
+
+
+class Blocking:
+    """Calls an asynchronous object from a synchronous test."""
+
+    def __init__(self, target: AsyncClient | AsyncJob, runner: asyncio.Runner) -> None:
+        self._target = target
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, name)
+        return partial(self._call, value) if callable(value) else value
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        outcome = method(*args, **kwargs)
+        if inspect.isasyncgen(outcome):
+            return iter(lambda: self._runner.run(item_after(outcome)), None)
+        result = self._runner.run(outcome)
+        return Blocking(result, self._runner) if isinstance(result, AsyncJob) else result
+
+
+async def item_after(items: AsyncIterator[Any]) -> Any:
+    return await anext(items, None)
+
+
+@pytest.fixture(params=[Client, AsyncClient])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Return a function that opens a client; a test calls both classes alike."""
+    with ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner())
+
+        def opened(*args: Any, **kwargs: Any) -> Any:
+            client = request.param(*args, **kwargs)
+            if isinstance(client, Client):
+                return stack.enter_context(client)
+            blocking = Blocking(client, runner)
+            stack.callback(blocking.aclose)
+            return blocking
+
+        yield opened
+
+
+@contextmanager
+def link_that_cuts(url: str, *num_bytes: int) -> Iterator[str]:
+    """Yield the address of a link to `url`; check that it has cut so many connections."""
+    link = NetworkLink(int(url.rpartition(":")[2]), free_port())
+    link.cut_next_after(*num_bytes)
+    with start_blocking_portal() as portal:
+        portal.call(link.start)
+        try:
+            yield f"http://127.0.0.1:{link.port}"
+        finally:
+            portal.call(link.stop)
+    assert link.cuts_left == 0
+
+
+def job_ids(client: Any) -> set[str]:
+    return {info.id for info in client.jobs(limit=200)}
+
+
+def test_chat_returns_the_result(url: str, expected: str, connect: Connect) -> None:
+    result = connect(url).chat(PROMPT, **BRIEF)
+    assert result.text == result.result == expected
+    assert result.usage.completion_tokens == 16
+
+
+def test_chat_answers_a_conversation(url: str, connect: Connect) -> None:
+    messages = [{"role": "user", "content": "What is a falcon?"}]
+    body = {"messages": messages, **BRIEF}
+    answer = httpx.post(f"{url}/chat", json=body, timeout=60, trust_env=False).json()
+    assert connect(url).chat(messages, **BRIEF).result == answer["Result"]
+
+
+def test_a_job_is_found_by_its_id_and_waited_for(url: str, expected: str, connect: Connect) -> None:
+    client = connect(url)
+    job = client.submit(PROMPT, **BRIEF)
+    assert job.wait(60).text == expected
+    found = client.job(job.id)
+    assert found.status == "succeeded"
+    assert found.info.result.text == found.wait().text == expected
+    assert next(iter(client.jobs("succeeded", limit=1))).id in job_ids(client)
+
+
+@pytest.mark.parametrize("num_bytes", [(900, 700, 800, 1000), (200, 555, 1201, 1701, 666)])
+def test_a_stream_over_broken_connections_has_every_token_once(
+    url: str, connect: Connect, num_bytes: tuple[int, ...]
+) -> None:
+    """The link cuts inside of events, and also the answer to the submission."""
+    direct = connect(url)
+    [sequence] = direct.chat(PROMPT, **LONG).sequences
+    before = job_ids(direct)
+    with link_that_cuts(url, *num_bytes) as address:
+        job = connect(address).submit(PROMPT, **LONG)
+        deltas = list(job.stream())
+        assert job.wait().sequences == [sequence]
+    assert [delta.index for delta in deltas] == list(range(len(deltas)))
+    assert "".join(delta.text for delta in deltas) == sequence.text
+    assert [i for delta in deltas for i in delta.token_ids] == sequence.token_ids
+    assert len(sequence.token_ids) == NUM_NEW
+    assert job_ids(direct) - before == {job.id}
+
+
+def test_a_stream_continues_after_an_index(url: str, connect: Connect) -> None:
+    client = connect(url)
+    job = client.submit(PROMPT, **LONG)
+    deltas = list(job.stream())
+    assert list(client.job(job.id).stream(after=50)) == deltas[51:]
+    assert list(client.job(job.id).stream(after=len(deltas))) == []
+
+
+def test_a_submission_whose_answer_is_lost_makes_one_job(url: str, connect: Connect) -> None:
+    direct = connect(url)
+    before = job_ids(direct)
+    with link_that_cuts(url, 0, 20, 0) as address:
+        job = connect(address).submit(PROMPT, **BRIEF)
+    assert job_ids(direct) - before == {job.id}
+
+
+def test_the_same_key_finds_the_same_job(url: str, connect: Connect) -> None:
+    client = connect(url)
+    key = f"key-{free_port()}-{connect}"
+    first = client.submit(PROMPT, idempotency_key=key, **BRIEF)
+    assert client.submit(PROMPT, idempotency_key=key, **BRIEF).id == first.id
+    with pytest.raises(Conflict) as caught:
+        client.submit("Another", idempotency_key=key, **BRIEF)
+    assert caught.value.status == 409
+
+
+def test_a_cancelled_job_raises_its_error_and_can_be_retried(url: str, connect: Connect) -> None:
+    client = connect(url)
+    job = client.submit(PROMPT, **ENDLESS)
+    job.cancel()
+    for wait in (job.wait, lambda: list(job.stream())):
+        with pytest.raises(JobFailed, match=f"job {job.id} was cancelled") as caught:
+            wait()
+    assert (caught.value.status, caught.value.job.status) == (499, "cancelled")
+    retried = job.retry()
+    assert retried.id != job.id
+    assert job.retry().id == retried.id
+    assert retried.refresh().retry_of == job.id
+    retried.cancel()
+
+
+def test_a_wait_ends_with_its_timeout_and_the_job_continues(url: str, connect: Connect) -> None:
+    job = connect(url).submit(PROMPT, **ENDLESS)
+    with pytest.raises(WaitTimeout) as caught:
+        job.wait(0)
+    assert caught.value.job_id == job.id
+    assert not job.refresh().status.is_terminal
+    job.cancel()
+
+
+def test_a_chat_that_is_given_up_cancels_its_job(url: str, connect: Connect) -> None:
+    client = connect(url)
+    with pytest.raises(WaitTimeout) as caught:
+        client.chat(PROMPT, timeout=0, **ENDLESS)
+    job = client.job(caught.value.job_id)
+    with pytest.raises(JobFailed, match="was cancelled"):
+        job.wait()
+
+
+def test_an_error_has_its_status_and_field(url: str, connect: Connect) -> None:
+    client = connect(url)
+    with pytest.raises(InvalidRequest) as caught:
+        client.chat(PROMPT, generate_kwargs={"temprature": 0.5})
+    assert (caught.value.status, caught.value.field) == (422, "generate_kwargs.temprature")
+    assert caught.value.message == "generate_kwargs.temprature: unknown parameter"
+    with pytest.raises(InvalidRequest) as caught:
+        client.chat("")
+    assert caught.value.status == 400
+    with pytest.raises(NotFound) as caught:
+        client.job("0" * 32)
+    assert caught.value.status == 404
+    done = client.submit(PROMPT, **BRIEF)
+    done.wait()
+    with pytest.raises(Conflict):
+        done.retry()
+
+
+def test_an_answer_of_another_service_is_an_error(url: str, connect: Connect) -> None:
+    with pytest.raises(ApiError, match="not Falconer's"):
+        connect(url).job("..")  # finds the root
+    with pytest.raises(NotFound):
+        connect(f"{url}/elsewhere").submit(PROMPT)
+
+
+def test_a_service_out_of_reach_is_named_after_the_last_attempt(connect: Connect) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    client = connect(address, retries=Retries(attempts=2))
+    for call in (client.submit, client.chat):
+        with pytest.raises(Unavailable, match=f"no answer from {address}: ") as caught:
+            call(PROMPT)
+        assert caught.value.status is None
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:8000", "ftp://host", "http://", "http://host:port", "/x"]
+)
+def test_an_address_that_is_not_http_is_refused(address: str, connect: Connect) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        connect(address)
+    assert caught.value.field == "url"
+
+
+def test_the_environment_names_the_service(
+    url: str, expected: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FALCONER_URL", url)
+    prompt = str(REQUEST["prompt"])
+    assert connect().chat(prompt, **BRIEF).text == expected
