@@ -1,6 +1,7 @@
-"""Run the examples of the README and of "Getting started" as printed, and compare the answers."""
+"""Run the examples of pages for users as printed, and compare the answers."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from bench.service.local_service import local_service
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/getting-started.md")
+PAGES = ("README.md", "docs/getting-started.md", "docs/guides/client.md")
 ADDRESS = "http://127.0.0.1:8000"
 VOLATILE = {"id", "seed", "created", "worker", "queue_ms", "run_ms"}
 VOLATILE |= {"created_at", "started_at", "finished_at"}
@@ -39,7 +40,7 @@ def examples(page: str) -> Iterator[Example]:
         for lines in (part.splitlines() for part in re.split(r"^\$ ", block, flags=re.MULTILINE)):
             length = next((n for n in range(1, len(lines)) if is_complete(lines[:n])), len(lines))
             command = "\n".join(lines[:length])
-            if command.startswith("curl"):
+            if command.startswith(("curl", "echo", "falconer")):
                 yield Example(command, "\n".join(lines[length:]))
 
 
@@ -51,8 +52,9 @@ def is_complete(lines: list[str]) -> bool:
     return True
 
 
-def with_jq(command: str) -> str:
-    """Replace jq by Python if jq is not installed."""
+def runnable(command: str) -> str:
+    """Run this environment's `falconer`, and replace jq by Python if jq is not installed."""
+    command = re.sub(r"\bfalconer (?=chat|jobs)", f"{sys.executable} -m falconer ", command)
     if shutil.which("jq"):
         return command
     program = r"import json, sys; print(json.load(sys.stdin)['\1'])"
@@ -82,7 +84,7 @@ def address() -> Iterator[str]:
         yield service.url
 
 
-def run(command: str | list[str]) -> str:
+def run(command: str | list[str], address: str) -> str:
     result = subprocess.run(
         command,
         shell=isinstance(command, str),
@@ -90,6 +92,7 @@ def run(command: str | list[str]) -> str:
         text=True,
         timeout=120,
         check=True,
+        env=os.environ | {"FALCONER_URL": address},
     )
     return result.stdout
 
@@ -99,7 +102,7 @@ def test_each_command_prints_what_the_page_shows(address: str, page: str) -> Non
     job_id = ""
     for example in examples(page):
         command = example.command.replace(ADDRESS, address).replace("$ID", job_id)
-        output = run(with_jq(command))
+        output = run(runnable(command), address)
         assert parsed(output) == parsed(example.output), example.command
         if found := re.search(r'"id": ?"([0-9a-f]{32})"', output):
             job_id = found[1]
@@ -109,13 +112,13 @@ def test_each_command_prints_what_the_page_shows(address: str, page: str) -> Non
 def test_each_python_example_prints_its_comment(address: str, page: str) -> None:
     for program in blocks(page, "python"):
         expected = re.findall(r"print\(.*\)  # (.*)$", program, flags=re.MULTILINE)
-        output = run([sys.executable, "-c", program.replace(ADDRESS, address)])
+        output = run([sys.executable, "-c", program.replace(ADDRESS, address)], address)
         assert output.splitlines() == expected
 
 
 def test_the_pages_show_chat_streams_jobs_and_errors() -> None:
     commands = [example.command for page in PAGES for example in examples(page)]
-    assert all(ADDRESS in command for command in commands)
-    for part in ("/chat", '"stream": true', "/jobs/$ID", "/events", ".detail"):
+    assert all(ADDRESS in command for command in commands if command.startswith("curl"))
+    for part in ("/chat", '"stream": true', "/jobs/$ID", "/events", ".detail", "falconer chat"):
         assert any(part in command for command in commands), part
     assert all(blocks(page, "python") for page in PAGES[:1])
