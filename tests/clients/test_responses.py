@@ -1,11 +1,12 @@
 """OpenAI's own client at `/v1/responses`: the same tokens as `/v1/chat/completions`."""
 
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
 from openai.types.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from tests.clients.openai_client import HELLO, MODEL, WAIT_S, chat
 
@@ -164,6 +165,38 @@ def test_several_texts_are_several_messages(client: openai.OpenAI, extra: dict[s
         assert texts == [message.content[0].text for message in whole.output]
         assert texts == [choice.message.content for choice in answer.choices]
     assert len(whole.output) == 2 and all(texts)
+
+
+class Wing(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    side: Literal["left", "right"]
+    feathers: int = Field(ge=0, le=40)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_text_follows_its_format(client: openai.OpenAI, seed: int) -> None:
+    request: dict[str, Any] = {
+        "model": MODEL,
+        "input": "Hello",
+        "text_format": Wing,
+        "temperature": 1.5,
+        "max_output_tokens": 300,
+        "extra_body": {"seed": seed},
+    }
+    response = client.responses.parse(**request)
+    assert isinstance(response.output_parsed, Wing)
+    with client.responses.stream(**request) as stream:
+        assert stream.get_final_response().output_parsed == response.output_parsed
+    form = client.responses.retrieve(response.id).text
+    assert form is not None and form.format is not None and form.format.type == "json_schema"
+
+
+def test_a_format_that_is_no_schema_is_refused_by_name(client: openai.OpenAI) -> None:
+    form: Any = {"type": "json_schema", "name": "n", "schema": {"type": "bird"}}
+    with pytest.raises(openai.BadRequestError) as error:
+        client.responses.create(model=MODEL, input="Hello", text={"format": form})
+    assert error.value.param == "text.format.schema"
 
 
 def test_a_response_is_cancelled_and_deleted(client: openai.OpenAI, url: str) -> None:

@@ -10,34 +10,22 @@ from api.examples import RESPONSE
 from api.openai.fields import CompletionWindow, StreamOptions, refused, unsupported, window_s
 from api.openai.request import MAX_USER, OpenAIRequest
 from api.openai.responses.input import MAX_ITEM_ID, Input, Item
+from api.openai.responses.text import TextOptions
 from api.schemas import ChatRequest
 from shared.errors import InvalidParameter
 from shared.queue.keys import JOB_TTL_S
 from shared.request.base_model import OptionalFieldsModel
 from shared.request.limits import MAX_TOP_LOGPROBS
 from shared.request.parameter_types import INTEGER, PositiveCount
+from shared.request.structured_outputs import StructuredOutputs
 
 UNSTORED_TTL_S = 600  # of a response with `store: false`, as OpenAI keeps those in the background
 LOGPROBS = "message.output_text.logprobs"
 NO_REASONING = "models here do not reason"
 NO_TOOLS = 'models here do not call tools; set tool_choice to "none"'
 USAGE = "the last event has the usage, and no other"
-FORMAT = "set response_format"
 
 Include = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
-
-
-class TextFormat(OptionalFieldsModel):
-    """The format of the text."""
-
-    type: Annotated[Any, refused(FORMAT, "text")] = Field(description="Only `text`.")
-
-
-class TextOptions(OptionalFieldsModel):
-    """Options of the text."""
-
-    format: TextFormat | None = Field(default=None, description="Only of type `text`.")
-    verbosity: Annotated[Any, refused("ask for it in the conversation", "medium")] = None
 
 
 class BackgroundOptions(OptionalFieldsModel):
@@ -93,7 +81,11 @@ class ResponseRequest(OpenAIRequest):
     include: list[Include] | None = Field(
         default=None, max_length=16, description="Log-probabilities; there is no reasoning."
     )
-    text: TextOptions | None = Field(default=None, description="`format`, only of type `text`.")
+    text: TextOptions = Field(
+        default_factory=TextOptions,
+        description="`format`: `text`, `json_object`, or `json_schema`, which is enforced.",
+    )
+    response_format: Annotated[Any, refused("set text.format")] = None
     truncation: Literal["auto", "disabled"] | None = Field(
         default=None, description="`auto` drops the start of a conversation that is too long."
     )
@@ -164,6 +156,21 @@ class ResponseRequest(OpenAIRequest):
         if self.window_s > JOB_TTL_S:
             limit = f"must be at most {JOB_TTL_S // 3600}h, got {self.window_s} seconds"
             raise InvalidParameter(limit, field=field)
+
+    def check_structure(self) -> None:
+        super().check_structure()
+        if self.text.format.structure() is not None and super().structure() is not None:
+            raise InvalidParameter(
+                "must not be given together with another structure", field="text.format"
+            )
+
+    def structure(self) -> StructuredOutputs | dict[str, Any] | None:
+        return self.text.format.structure() or super().structure()
+
+    def structure_field(self, rest: str) -> str:
+        if self.text.format.structure() is None:
+            return super().structure_field(rest)
+        return "text.format" if self.text.format.json_schema is None else "text.format.schema"
 
     def kwargs(self) -> dict[str, Any]:
         kwargs = super().kwargs()

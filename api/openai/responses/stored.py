@@ -58,7 +58,7 @@ def _without_job(request: ResponseRequest, model: str) -> ResponseObject:
         service_tier=request.tier,
         store=request.store,
         temperature=request.temperature,
-        text={"format": {"type": "text"}},
+        text={"format": request.text.format.shown()},
         tool_choice=request.tool_choice or "auto",
         tools=request.tools or [],
         top_logprobs=request.top_logprobs or 0,

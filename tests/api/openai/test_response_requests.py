@@ -91,6 +91,23 @@ def test_parameters_have_the_names_of_chat_completions(
 
 
 @pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, {"json_object": True}),
+        (
+            {"type": "json_schema", "name": "n", "schema": {"type": "null"}, "strict": True},
+            {"json": '{"type": "null"}'},
+        ),
+    ],
+)
+def test_a_format_of_the_text_is_a_structured_output(form: Any, expected: Any) -> None:
+    request = response(text={"format": form})
+    assert kwargs_of(request).get("structured_outputs") == expected
+    assert request.text.format.shown() == form
+
+
+@pytest.mark.parametrize(
     ("window", "seconds"),
     [("soonest", None), ("90s", 90), ("30m", 1800), ("2h", 7200), ("8h", 28800), ("1d", 86400)],
 )
@@ -126,7 +143,8 @@ def test_a_response_that_is_not_stored_expires_after_ten_minutes() -> None:
         ({"prompt_cache_options": {}}, "prompt_cache_options"),
         ({"prompt_cache_retention": "24h"}, "prompt_cache_retention"),
         ({"reasoning": {"effort": "high"}}, "reasoning"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
+        ({"response_format": {"type": "text"}}, "response_format"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"stream": True, "stream_options": {"include_usage": False}}, "stream_options"),
@@ -164,6 +182,10 @@ def test_a_field_without_a_meaning_here_is_refused_by_name(
             "background_options.completion_window",
         ),
         ({"tools": [{"type": "function"}]}, "tools"),
+        (
+            {"text": {"format": {"type": "json_object"}}, "guided_regex": "a"},
+            "text.format",
+        ),
         ({"truncation": "auto", "handle_long_generation": "hole"}, "truncation"),
         ({"max_output_tokens": 5, "max_tokens": 6}, "max_tokens"),
         ({"stream_options": {}}, "stream_options"),
@@ -187,6 +209,8 @@ def test_fields_that_contradict_each_other_are_refused_by_name(
         {"input": [{"role": "tool", "content": "a"}]},
         {"input": [{"role": "user", "content": []}]},
         {"input": [{"role": "user"}]},
+        {"text": {"format": {"type": "json_schema", "name": "n"}}},
+        {"text": {"format": {"type": "text", "schema": {}}}},
         {"include": ["file_search_call.results"]},
         {"background": True, "background_options": {"completion_window": "2 weeks"}},
         {"background": True, "background_options": {"completion_window": "0h"}},
