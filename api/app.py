@@ -23,7 +23,7 @@ from api.jobs.redis_services import Connect, RedisServices
 from api.jobs.tokenization import Tokenization
 from api.metrics import MeteredApp, Metrics
 from api.openapi import openapi_of
-from api.routes import chat, events, jobs, ops, tokenizer
+from api.routes import chat, estimate, events, jobs, ops, tokenizer
 from api.routes.v1 import completions, models, responses
 from api.services import Services
 from api.settings import ApiSettings
@@ -40,7 +40,18 @@ CORS_HEADERS = (
 )
 
 ROUTERS = [
-    module.router for module in (chat, jobs, events, completions, responses, models, tokenizer, ops)
+    module.router
+    for module in (
+        chat,
+        jobs,
+        events,
+        estimate,
+        completions,
+        responses,
+        models,
+        tokenizer,
+        ops,
+    )
 ]
 
 

@@ -28,7 +28,7 @@ from api.openai.tokenizer import (
     Tokens,
     Version,
 )
-from api.schemas import ChatRequest, ErrorBody, JobList, JobView, Purged
+from api.schemas import ChatRequest, ErrorBody, Estimate, JobList, JobView, Purged
 from api.system_info import SystemInfo
 from shared.results import ChatResult
 
@@ -51,6 +51,7 @@ def object_response(description: str = "OK.") -> dict[str, Any]:
 
 JOB = schema_response("JobView", "The job.")
 JOBS = schema_response("JobList", "A page of jobs.")
+ESTIMATE = schema_response("Estimate", "What would become of the request.")
 PURGED = schema_response("Purged", "The number of cancelled jobs.")
 MODEL = schema_response("Model", "The model or adapter.")
 MODELS = schema_response("ModelList", "The model and its adapters.")
@@ -194,6 +195,7 @@ def component_schemas() -> dict[str, Any]:
             JobView,
             JobList,
             Purged,
+            Estimate,
             ErrorBody,
             SystemInfo,
             Model,
@@ -217,7 +219,7 @@ def component_schemas() -> dict[str, Any]:
 
 def show_examples(document: dict[str, Any]) -> None:
     """Add the named examples to the routes; FastAPI itself would drop their nulls."""
-    for path in ("/chat", "/jobs"):
+    for path in ("/chat", "/jobs", "/estimate"):
         body = document["paths"][path]["post"]["requestBody"]
         body["content"]["application/json"]["examples"] = REQUESTS
 

@@ -191,6 +191,32 @@ class Purged(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int
 
 
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """The error response that a request would get."""
+
+    status_code: int
+    detail: str
+    retry_after_s: int
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """What would become of a request that is sent now.
+
+    Times are seconds from now, if the claim rate is known. Token counts are known once a worker has
+    registered its model.
+    """
+
+    accepted: bool
+    prompt_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    max_new_tokens: int | msgspec.UnsetType = msgspec.UNSET  # of each sequence
+    kv_tokens: int | msgspec.UnsetType = msgspec.UNSET  # of all sequences, the prompt in each
+    position: int
+    expected_start_s: float | msgspec.UnsetType = msgspec.UNSET
+    expected_end_s: float | msgspec.UnsetType = msgspec.UNSET
+    waiting_for: Literal["worker"] | msgspec.UnsetType = msgspec.UNSET
+    error: Refusal | msgspec.UnsetType = msgspec.UNSET
+
+
 class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body of an error response."""
 

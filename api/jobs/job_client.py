@@ -22,7 +22,8 @@ from api.schemas import ChatRequest
 from api.settings import ApiSettings
 from shared.errors import ClientError, NotFound, ServiceUnavailable
 from shared.protocol import ChatJob, JobRecord, JobStatus
-from shared.queue.job_queue import Enqueued, IdempotencyKey, no_such_job
+from shared.queue.backlog import JobEstimate
+from shared.queue.enqueued import Enqueued, IdempotencyKey, no_such_job
 from shared.queue.listing import Cursor, JobPage
 
 log = structlog.get_logger(__name__)
@@ -108,6 +109,19 @@ class JobClient:
         if earlier is not None:
             earlier.close()
         return earlier is not None
+
+    async def estimate(
+        self, request: ChatRequest, client: ClientConnection
+    ) -> tuple[ChatJob, JobEstimate]:
+        """Return the job of a request and what would become of it; enqueue nothing.
+
+        Raises what `admit` raises. The error of a full queue is part of the estimate.
+        """
+        job = await self.admit(request, client, stream=request.stream)
+        async with redis_timeout():
+            return job, await self._redis.queue.estimate(
+                job, max_queued=self._max_queued, max_queued_tokens=self._max_queued_tokens
+            )
 
     async def _find(self, key: IdempotencyKey | None) -> JobHandle | None:
         """Return the handle of an earlier request's job; the model may have changed since."""

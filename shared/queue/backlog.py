@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from shared.errors import ClientError, QueueFull, WaitTooLong
+from shared.errors import QueueFull, WaitTooLong
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +14,34 @@ class QueueEstimate:
     has_worker: bool  # whether any worker is live
 
 
+@dataclass(frozen=True, slots=True)
+class JobEstimate:
+    """What would become of a job that is enqueued now."""
+
+    queue: QueueEstimate
+    expected_run_s: float | None  # None without a measured claim rate
+    refusal: QueueFull | WaitTooLong | None  # the error of its enqueue
+
+
+def decode_job_estimate(reply: list[Any], max_queued: int, max_queued_tokens: int) -> JobEstimate:
+    """Decode the reply of `estimate.lua`."""
+    estimate, run_ms, refused = reply
+    return JobEstimate(
+        decode_estimate(estimate),
+        None if run_ms is None else int(run_ms) / 1000,
+        decode_refusal(refused, max_queued, max_queued_tokens) if refused else None,
+    )
+
+
 def decode_estimate(reply: list[Any]) -> QueueEstimate:
     position, wait_ms, num_workers = reply
     expected_start_s = None if wait_ms is None else int(wait_ms) / 1000
     return QueueEstimate(position, expected_start_s, num_workers > 0)
 
 
-def decode_refusal(reply: list[Any], max_queued: int, max_queued_tokens: int) -> ClientError:
+def decode_refusal(
+    reply: list[Any], max_queued: int, max_queued_tokens: int
+) -> QueueFull | WaitTooLong:
     """Convert a refusal of `backlog.lua` into the error for the client, status 429."""
     _, reason, retry_after_ms, num_jobs, num_tokens, wait_ms = reply
     retry_after_s = math.ceil(int(retry_after_ms) / 1000)

@@ -6,12 +6,11 @@ Errors of Redis pass through.
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
 
-from shared.errors import ClientError, Conflict, NotFound
+from shared.errors import ClientError, Conflict
 from shared.protocol import (
     ChatJob,
     JobRecord,
@@ -22,7 +21,7 @@ from shared.protocol import (
     encode_events,
 )
 from shared.queue.arq_format import pack_cancelled, pack_expired, pack_job, pack_result
-from shared.queue.backlog import QueueEstimate, decode_estimate, decode_refusal
+from shared.queue.backlog import JobEstimate, decode_job_estimate
 from shared.queue.claims import (
     Claim,
     FreeCapacity,
@@ -32,30 +31,13 @@ from shared.queue.claims import (
     decode_claim,
     run_alone_from,
 )
+from shared.queue.enqueued import Enqueued, IdempotencyKey, decode_enqueued, no_such_job
 from shared.queue.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
 from shared.queue.listing import Cursor, JobPage, decode_page, decode_record
 from shared.queue.scripts import Script, Scripts
 
 PURGED_AT_ONCE = 100  # jobs; Redis runs no other command meanwhile
 NO_LIMIT = 2**53
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotencyKey:
-    """The Idempotency-Key of a request; both fields are hex digests."""
-
-    digest: str
-    body_digest: str  # of the request: the key with another body is a conflict
-
-
-@dataclass(frozen=True, slots=True)
-class Enqueued:
-    """An accepted job."""
-
-    job_id: str
-    estimate: QueueEstimate
-    created_ms: int
-    replayed: bool  # an earlier command enqueued it: the same idempotency key, or the same retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +93,21 @@ class JobQueue:
             response,
             encode(job.metadata) if job.metadata else "",
         )
-        return _decode_enqueued(reply, retry_of, max_queued, max_queued_tokens)
+        return decode_enqueued(reply, retry_of, max_queued, max_queued_tokens)
+
+    async def estimate(
+        self, job: ChatJob, *, max_queued: int, max_queued_tokens: int = NO_LIMIT
+    ) -> JobEstimate:
+        """Return what would become of the job if it were enqueued now; enqueue nothing."""
+        reply = await self._scripts.run(
+            Script.ESTIMATE,
+            job.cost_tokens,
+            job.priority * PRIORITY_WINDOW_MS,
+            _times_ms(job)[0],
+            max_queued,
+            max_queued_tokens,
+        )
+        return decode_job_estimate(reply, max_queued, max_queued_tokens)
 
     async def find_by_key(self, key: IdempotencyKey) -> str | None:
         """Return the id of the job that this key and body created; its record may have expired."""
@@ -277,24 +273,6 @@ class JobQueue:
         return int(await self._scripts.run(Script.RELEASE, worker_id, *args))
 
 
-def _decode_enqueued(
-    reply: list[Any], retry_of: str, max_queued: int, max_queued_tokens: int
-) -> Enqueued:
-    if reply[0] == b"unknown":
-        raise no_such_job(retry_of)
-    if reply[0] == b"refused":
-        raise decode_refusal(reply, max_queued, max_queued_tokens)
-    verdict, job_id, created_ms, estimate = reply
-    if verdict == b"conflict":
-        raise Conflict("Idempotency-Key was already used with a different request body")
-    replayed = verdict == b"replayed"
-    return Enqueued(job_id.decode(), decode_estimate(estimate), int(created_ms), replayed)
-
-
 def _times_ms(job: ChatJob) -> tuple[int, int]:
     deadline_s = JOB_TTL_S if job.deadline_s is None else job.deadline_s
     return round(1000 * deadline_s), 1000 * (job.ttl_s or RESULT_TTL_S)
-
-
-def no_such_job(job_id: str) -> NotFound:
-    return NotFound(f"no job {job_id[:64]!r}; results are kept for their ttl only")

@@ -22,6 +22,7 @@ ScriptArg = str | bytes | int | float
 
 class Script(StrEnum):
     ENQUEUE = "enqueue"
+    ESTIMATE = "estimate"
     CLAIM = "claim"
     START = "start"
     RENEW = "renew"
@@ -51,8 +52,8 @@ ALLOW_OOM_PREFIX = "redis.call('PERSIST', QUEUE)\n"
 class Scripts:
     """Run scripts by their digest, and load a script that Redis does not have.
 
-    At its memory limit, Redis accepts no new job. All other scripts run: memory becomes free
-    when jobs end.
+    At its memory limit, Redis accepts no new job, and estimates for none. All other scripts run:
+    memory becomes free when jobs end.
     """
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
@@ -64,7 +65,7 @@ class Scripts:
         self._allow_oom: dict[Script, AsyncScript] = {
             script: redis.register_script(shared + ALLOW_OOM_PREFIX + _source(script))
             for script in Script
-            if script is not Script.ENQUEUE
+            if script not in (Script.ENQUEUE, Script.ESTIMATE)
         }
 
     async def run(self, script: Script, *args: ScriptArg) -> Any:

@@ -56,7 +56,7 @@ async def test_the_openapi_document_and_its_page_are_served(service: FakeService
 
 
 def test_the_openapi_document_has_the_examples() -> None:
-    for path in ("/chat", "/jobs"):
+    for path in ("/chat", "/jobs", "/estimate"):
         body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         assert body["examples"] == REQUESTS
 

@@ -132,23 +132,40 @@ local function claim_times(backlog)
   }
 end
 
--- Returns {position from 1, ms until its start or false, number of live workers} of a waiting job.
-local function estimate(id, backlog)
-  local ahead, times = redis.call('ZRANK', QUEUE, id) or 0, claim_times(backlog)
+-- Returns {position from 1, ms until its start or false, number of live workers} of a job behind `ahead`
+-- others.
+local function estimate_behind(ahead, backlog)
+  local times = claim_times(backlog)
   return {ahead + 1, times and ms(ahead * times.job_ms) or false, backlog.num_workers}
+end
+
+-- Returns the same of a waiting job.
+local function estimate(id, backlog)
+  return estimate_behind(redis.call('ZRANK', QUEUE, id) or 0, backlog)
+end
+
+-- Returns the ms that a job of these tokens would run, or false if unknown. By Little's law the mean run
+-- takes as long as the claims of all jobs that run now; a job's share of it grows with its tokens.
+local function estimate_run(tokens, backlog)
+  local times = claim_times(backlog)
+  if not times or tokens == 0 then
+    return false
+  end
+  local running = redis.call('ZCOUNT', QUEUE, LEASE_SCORE_BASE, '+inf')
+  return ms(math.max(running, 1) * tokens * times.token_ms)
 end
 
 -- -- refusals ---------------------------------------------------------------------------------
 
 -- Returns the ms until a refused client should retry: at least `need_ms`, and `slot_ms` after the retry
--- before. Retries so come at the claim rate (GCRA).
+-- before. Retries so come at the claim rate (GCRA). `backlog` gets the slot, and `enqueue` writes it.
 local function take_retry_slot(backlog, need_ms, slot_ms)
   local due_ms = math.max(NOW + need_ms, backlog.retry_slot_ms + slot_ms)
   local retry_after_ms = due_ms - NOW + RETRY_MARGIN_MS
   if retry_after_ms > MAX_RETRY_AFTER_MS then
     return MAX_RETRY_AFTER_MS
   end
-  redis.call('HSET', BACKLOG, 'retry_slot_ms', string.format('%.3f', due_ms))
+  backlog.retry_slot_ms = due_ms
   return retry_after_ms
 end
 

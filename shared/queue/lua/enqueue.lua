@@ -64,6 +64,7 @@ local score = string.format('%.3f', NOW - head_start_ms)
 local refused =
   refuse(backlog, score, tonumber(tokens), tonumber(deadline_ms), max_jobs, max_tokens)
 if refused then
+  write_backlog(backlog, {'retry_slot_ms'})
   return refused
 end
 

@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 from shared.errors import QueueFull
 from shared.protocol import ChatJob
 from shared.queue.claims import FreeCapacity
-from shared.queue.job_queue import Enqueued, JobQueue
+from shared.queue.enqueued import Enqueued
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.registry.worker_registry import Registry
 from tests.factories import make_job, make_succeeded, make_worker_info

@@ -3,11 +3,18 @@
 import pytest
 
 from shared.errors import WaitTooLong
+from shared.queue.backlog import JobEstimate
 from shared.queue.claims import FreeCapacity
 from shared.queue.job_queue import Depth
 from shared.queue.keys import UNFINISHED_JOB_TTL_S
 from tests.factories import make_job, make_succeeded, make_worker_info
-from tests.shared.queue.harness import TOKENS, QueueHarness, retry_after_for, with_backlog
+from tests.shared.queue.harness import (
+    MAX_QUEUED,
+    TOKENS,
+    QueueHarness,
+    retry_after_for,
+    with_backlog,
+)
 
 WIDE = FreeCapacity(rows=100, kv_tokens=100_000, running=0)
 
@@ -198,3 +205,70 @@ async def test_every_deadline_is_accepted_without_a_claim_rate(harness: QueueHar
     for _ in range(30):
         await harness.submit()
     await harness.submit(deadline_s=0.001)
+
+
+# -- estimates --------------------------------------------------------------------------------
+
+
+async def estimated(
+    harness: QueueHarness, *, max_queued: int = MAX_QUEUED, **job: object
+) -> JobEstimate:
+    return await harness.queue.estimate(make_job(**job), max_queued=max_queued)
+
+
+async def test_an_estimate_is_what_an_enqueue_returns(harness: QueueHarness) -> None:
+    await with_backlog(harness, waiting=20, every_s=3.0)
+    estimate = await estimated(harness)
+    assert estimate.refusal is None
+    assert estimate.queue == (await harness.submit()).estimate
+    assert estimate.queue.expected_start_s == pytest.approx(60.0, rel=0.1)
+
+
+async def test_an_estimate_has_the_place_of_its_priority(harness: QueueHarness) -> None:
+    for _ in range(3):
+        await harness.submit()
+    assert (await estimated(harness, priority=1)).queue.position == 1
+    assert (await estimated(harness, priority=-1)).queue.position == 4
+
+
+async def test_an_estimate_has_the_error_of_an_enqueue_and_takes_no_retry_slot(
+    harness: QueueHarness,
+) -> None:
+    await with_backlog(harness, waiting=20, every_s=3.0)
+    estimates = [await estimated(harness, max_queued=20) for _ in range(3)]
+    refused = await harness.refused(max_queued=20)
+    for estimate in estimates:
+        assert estimate.refusal is not None
+        assert estimate.refusal.message == refused.message
+        assert estimate.refusal.retry_after_s == refused.retry_after_s == retry_after_for(3.0)
+
+
+async def test_an_estimate_changes_nothing(harness: QueueHarness) -> None:
+    await with_backlog(harness, waiting=20, every_s=3.0)
+
+    async def content() -> dict[bytes, bytes]:
+        return {key: await harness.redis.dump(key) for key in await harness.redis.keys("*")}
+
+    before = await content()
+    await estimated(harness)
+    await estimated(harness, max_queued=20)
+    assert await content() == before
+
+
+async def test_the_expected_run_follows_from_the_running_jobs_and_the_claim_rate(
+    harness: QueueHarness,
+) -> None:
+    """Four rows take four jobs every two seconds, so a job of usual size runs for two seconds."""
+    await with_backlog(harness, waiting=20, every_s=2.0, rows=4)
+    harness.clock.now_s += 2.0
+    free = FreeCapacity(rows=4, kv_tokens=4 * TOKENS, running=1)
+    assert len((await harness.queue.claim("w1", free, lease_ms=60_000)).jobs) == 4
+    assert (await estimated(harness)).expected_run_s == pytest.approx(2.0, rel=0.1)
+    larger = await estimated(harness, max_new_tokens=46)  # 50 tokens
+    assert larger.expected_run_s == pytest.approx(10.0, rel=0.1)
+
+
+async def test_without_a_claim_rate_an_estimate_has_no_times(harness: QueueHarness) -> None:
+    estimate = await estimated(harness)
+    assert (estimate.queue.position, estimate.queue.expected_start_s) == (1, None)
+    assert estimate.expected_run_s is None

@@ -5,7 +5,8 @@ from redis.asyncio import Redis
 
 from shared.errors import QueueFull
 from shared.protocol import JobStatus
-from shared.queue.job_queue import IdempotencyKey, JobQueue
+from shared.queue.enqueued import IdempotencyKey
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import RESULT_TTL_S, UNFINISHED_JOB_TTL_S, Keys
 from shared.queue.response_store import ResponseStore
 from shared.queue.token_log import TokenLog

@@ -5,7 +5,8 @@ import pytest
 from shared.errors import Conflict
 from shared.protocol import ChatJob
 from shared.queue.claims import FreeCapacity
-from shared.queue.job_queue import Depth, Enqueued, IdempotencyKey, JobQueue
+from shared.queue.enqueued import Enqueued, IdempotencyKey
+from shared.queue.job_queue import Depth, JobQueue
 from tests.factories import make_job, make_succeeded
 
 KEY = IdempotencyKey("key", body_digest="body")

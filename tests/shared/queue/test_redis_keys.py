@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 
 from shared.protocol import Delta, Failed, JobError, JobStatus, encode
 from shared.queue.claims import FreeCapacity
-from shared.queue.job_queue import IdempotencyKey, JobQueue
+from shared.queue.enqueued import IdempotencyKey
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import (
     BACKLOG_FIELDS,
     DEAD_LETTERS_MAX,
