@@ -28,7 +28,7 @@ from api.openai.tokenizer import (
     Tokens,
     Version,
 )
-from api.schemas import ChatRequest, ErrorBody, Estimate, JobList, JobView, Purged
+from api.schemas import ChatRequest, ErrorBody, Estimate, JobList, JobView, Purged, Trail
 from api.system_info import SystemInfo
 from shared.results import ChatResult
 
@@ -51,6 +51,7 @@ def object_response(description: str = "OK.") -> dict[str, Any]:
 
 JOB = schema_response("JobView", "The job.")
 JOBS = schema_response("JobList", "A page of jobs.")
+TRAIL = schema_response("Trail", "The events of the job.")
 ESTIMATE = schema_response("Estimate", "What would become of the request.")
 PURGED = schema_response("Purged", "The number of cancelled jobs.")
 MODEL = schema_response("Model", "The model or adapter.")
@@ -195,6 +196,7 @@ def component_schemas() -> dict[str, Any]:
             JobView,
             JobList,
             Purged,
+            Trail,
             Estimate,
             ErrorBody,
             SystemInfo,

@@ -11,6 +11,7 @@ from api.chat_messages import ChatMessage
 from api.examples import REQUESTS
 from shared.protocol import Batch, JobError, JobRecord, JobStatus
 from shared.queue.keys import JOB_TTL_S
+from shared.queue.listing import TrailEntry
 from shared.request.base_model import OptionalFieldsModel
 from shared.request.parameter_types import INTEGER, PromptTokenIds
 from shared.request.parameters import GenerateKwargs
@@ -183,6 +184,33 @@ class JobList(msgspec.Struct, frozen=True, kw_only=True):
 
     jobs: list[JobSummary]
     cursor: str | None  # of the next page; null on the last page
+
+
+class TrailEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of a job."""
+
+    at: datetime
+    event: str
+    attempts: int
+    worker: str | msgspec.UnsetType = msgspec.UNSET
+    replicas: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET  # of the terminal event
+
+    @classmethod
+    def of(cls, entry: TrailEntry) -> Self:
+        return cls(
+            at=utc(entry.at_ms),
+            event=entry.event,
+            attempts=entry.attempts,
+            worker=or_unset(entry.worker),
+            replicas=entry.replicas or msgspec.UNSET,
+        )
+
+
+class Trail(msgspec.Struct, frozen=True, kw_only=True):
+    """The events of a job, in order."""
+
+    id: str
+    events: list[TrailEvent]
 
 
 class Purged(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ from shared.errors import ClientError, NotFound, ServiceUnavailable
 from shared.protocol import ChatJob, JobRecord, JobStatus
 from shared.queue.backlog import JobEstimate
 from shared.queue.enqueued import Enqueued, IdempotencyKey, no_such_job
-from shared.queue.listing import Cursor, JobPage
+from shared.queue.listing import Cursor, JobPage, TrailEntry
 
 log = structlog.get_logger(__name__)
 
@@ -174,6 +174,14 @@ class JobClient:
         if record is None:
             raise no_such_job(job_id)
         return record
+
+    async def trail(self, job_id: str) -> list[TrailEntry]:
+        """Return the events of a job in order. Raises NotFound."""
+        async with redis_timeout():
+            trail = await self._redis.queue.trail(job_id)
+        if trail is None:
+            raise no_such_job(job_id)
+        return trail
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Cancel a queued or running job; return its current record. Raises NotFound."""

@@ -19,10 +19,11 @@ from api.openapi import (
     PARAMETER_ERRORS,
     PURGED,
     RETRY_ERRORS,
+    TRAIL,
     request_body,
 )
 from api.routes.responses import CANCEL_WAIT_S, accepted, record_when_ended
-from api.schemas import JobList, JobSummary, JobView, Purged
+from api.schemas import JobList, JobSummary, JobView, Purged, Trail, TrailEvent
 from api.services import services_of
 from shared.protocol import JobStatus
 from shared.queue.listing import CURSOR_PATTERN, Cursor
@@ -107,6 +108,15 @@ async def get_job(request: Request, job_id: JobId, wait: WaitSeconds = 0) -> Res
         return json_response(JobView.of(await services.client.record(job_id)))
     with await services.client.follow(job_id) as handle:
         return json_response(JobView.of(await record_when_ended(request, services, handle, wait)))
+
+
+@router.get(
+    "/jobs/{job_id}/trail", summary="Get a job's trail", responses={200: TRAIL, **LOOKUP_ERRORS}
+)
+async def get_trail(request: Request, job_id: JobId) -> Response:
+    """Get the events of a job in order: claims, starts, lost leases, releases, and its end."""
+    entries = await services_of(request).client.trail(job_id)
+    return json_response(Trail(id=job_id, events=[TrailEvent.of(entry) for entry in entries]))
 
 
 @router.delete(

@@ -33,7 +33,15 @@ from shared.queue.claims import (
 )
 from shared.queue.enqueued import Enqueued, IdempotencyKey, decode_enqueued, no_such_job
 from shared.queue.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
-from shared.queue.listing import Cursor, JobPage, decode_page, decode_record
+from shared.queue.listing import (
+    TRAIL_FIELDS,
+    Cursor,
+    JobPage,
+    TrailEntry,
+    decode_page,
+    decode_record,
+    decode_trail,
+)
 from shared.queue.scripts import Script, Scripts
 
 PURGED_AT_ONCE = 100  # jobs; Redis runs no other command meanwhile
@@ -167,6 +175,13 @@ class JobQueue:
         """Cancel a job, if need be by its worker; return the record as of now, None if unknown."""
         end = pack_cancelled(job_id, self._keys.queue)
         return decode_record(job_id, await self._scripts.run(Script.CANCEL, job_id, *end))
+
+    async def trail(self, job_id: str) -> list[TrailEntry] | None:
+        """Return the events of a job in order, None if its record is unknown or has expired."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hmget(self._keys.record(job_id), TRAIL_FIELDS)
+            (values,) = await pipe.execute()
+        return decode_trail(values)
 
     async def purge(self) -> AsyncIterator[int]:
         """Cancel all jobs that wait now; yield the number of cancelled jobs of each batch."""

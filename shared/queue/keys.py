@@ -25,6 +25,7 @@ LOADING_TTL_S = 6 * 3600  # longer than any model loads; 80 GB from the hub take
 MODEL_CARD_TTL_S = 30 * 24 * 3600  # refreshed while a worker serves the model
 DEAD_LETTERS_MAX = 1000  # ids of the latest dead letters
 UNKNOWN_RETRY_AFTER_S = 10  # Retry-After without a claim rate: no worker, or no backlog yet
+TRAIL_MAX_BYTES = 4096  # of the trail of a job: the latest 60 lines or more
 MAX_QUEUE_NAME = 128  # characters of the queue's name, which most keys begin with
 LISTED_MAX = 10_000  # finished jobs of each status in a listing: the latest
 
@@ -52,6 +53,7 @@ RECORD_FIELDS = (
     "attempts",
     "cancel_result",
     "cancel_events",
+    "trail",
     "retry_of",
     "retried_as",
     "metadata",

@@ -1,6 +1,7 @@
-"""Decode job records, and pages of the job listing with the cursors between them."""
+"""Decode job records, trails, and pages of the job listing with the cursors between them."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,6 +11,17 @@ from shared.queue.backlog import QueueEstimate, decode_estimate
 
 # Matched by pydantic in Rust and here in Python: `\d` and `$` differ between them.
 CURSOR_PATTERN = "^[0-9]{1,13}-[0-9a-z-]{1,64}$"
+
+# Fields of a record that `decode_trail` reads.
+TRAIL_FIELDS = [
+    "created_ms",
+    "status",
+    "trail",
+    "finished_ms",
+    "attempts",
+    "worker",
+    "subscribers",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +81,35 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
         metadata=decode_metadata(metadata) if metadata else None,
         outcome=decode_result(result).outcome if result else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TrailEntry:
+    """An event of a job; scripts add it in a command that they send anyway."""
+
+    at_ms: int
+    event: str
+    attempts: int  # runs that had died with their workers; at the end, also the run that ended it
+    worker: str | None = None
+    replicas: tuple[str, ...] = ()  # api replicas that were sent the terminal event
+
+
+def decode_trail(values: Sequence[bytes | None]) -> list[TrailEntry] | None:
+    """Decode the values of TRAIL_FIELDS; None without such a job."""
+    created_ms, status, trail, finished_ms, attempts, worker, subscribers = (
+        value and value.decode() for value in values
+    )
+    if not created_ms or not status:
+        return None
+    entries = [TrailEntry(int(created_ms), JobStatus.QUEUED, 0)]
+    entries += [_decode_line(line) for line in (trail or "").splitlines()]
+    if finished_ms:
+        replicas = tuple((subscribers or "").split())
+        end = TrailEntry(int(finished_ms), status, int(attempts or 0), worker or None, replicas)
+        entries.append(end)
+    return entries
+
+
+def _decode_line(line: str) -> TrailEntry:
+    at_ms, event, attempts, worker = line.split(" ", 3)
+    return TrailEntry(int(at_ms), event, int(attempts), worker or None)

@@ -170,4 +170,5 @@ def _limits() -> dict[str, str | int]:
         "REPLIES_MAX_ENTRIES": constants.REPLIES_MAX_ENTRIES,
         "DEAD_LETTERS_MAX": constants.DEAD_LETTERS_MAX,
         "LISTED_MAX": constants.LISTED_MAX,
+        "TRAIL_MAX_BYTES": constants.TRAIL_MAX_BYTES,
     }

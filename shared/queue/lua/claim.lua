@@ -57,25 +57,27 @@ local function use_capacity(rows, tokens, runs_alone)
   free_tokens, num_running = free_tokens - tokens, num_running + 1
 end
 
-local function lease(id, fencing_token, attempts, created_ms)
+local function lease(id, fencing_token, attempts, created_ms, trail)
   redis.call('ZADD', QUEUE, lease_score(lease_ms), id)
   redis.call('SET', ARQ_IN_PROGRESS .. id, worker .. ':' .. fencing_token, 'PX', UNFINISHED_JOB_TTL_MS)
   redis.call('HSET', RECORD .. id, 'status', 'running', 'worker', worker,
-    'fencing_token', fencing_token, 'started_ms', ms(NOW), 'attempts', attempts)
+    'fencing_token', fencing_token, 'started_ms', ms(NOW), 'attempts', attempts,
+    'trail', extended_trail(trail, 'claimed', attempts, worker))
   index_job(id, 'running', created_ms)
 end
 
 local claimed, num_taken, tokens_taken, has_lost_records = {}, 0, 0, false
 local CLAIMED, SKIPPED, FULL = 1, 2, 3
 local function claim_job(id, is_expired)
-  local payload, rows, tokens, attempts, previous_fencing_token, created_ms, deadline_ms =
-    unpack(redis.call('HMGET', RECORD .. id, 'payload', 'cost_rows', 'cost_tokens', 'attempts',
-      'fencing_token', 'created_ms', 'deadline_ms'))
+  local payload, rows, tokens, attempts, previous_fencing_token, created_ms, deadline_ms, trail,
+    previous_worker = unpack(redis.call('HMGET', RECORD .. id, 'payload', 'cost_rows', 'cost_tokens',
+      'attempts', 'fencing_token', 'created_ms', 'deadline_ms', 'trail', 'worker'))
   attempts, previous_fencing_token = tonumber(attempts or 0), tonumber(previous_fencing_token or 0)
   local fencing_token = math.max(previous_fencing_token + 1, math.floor(NOW))
   rows, tokens, created_ms = tonumber(rows or 0), tonumber(tokens or 0), created_ms or ms(NOW)
   if is_expired then
     attempts = attempts + has_started(id)
+    trail = extended_trail(trail, 'lease_lost', attempts, previous_worker or '')
   end
   if payload and attempts < max_attempts then
     local runs_alone = attempts >= run_alone_from
@@ -84,7 +86,7 @@ local function claim_job(id, is_expired)
     end
     use_capacity(rows, tokens, runs_alone)
   end
-  lease(id, fencing_token, attempts, created_ms)
+  lease(id, fencing_token, attempts, created_ms, trail)
   if is_expired then
     redis.call('DEL', ARQ_RETRY .. id) -- the attempt is counted once
   else

@@ -12,6 +12,7 @@
 --   worker, fencing_token: worker and number of the latest lease; each lease has a higher number.
 --   attempts: runs that died with their workers; after the end, also the run that ended the job.
 --   cancel_result, cancel_events: how the job ends if its worker dies; a client has cancelled it.
+--   trail: one line for each claim, start, lost lease and release, see extended_trail.
 --   retry_of, retried_as: id of the job that this job retries; id of its own retry.
 --   metadata: pairs of the client in msgpack; absent without any.
 
@@ -28,6 +29,19 @@ end
 
 local function is_live(status)
   return status == 'queued' or status == 'running'
+end
+
+-- Returns the trail with one more line: ms, event, attempts, worker. A command that is repeated adds no
+-- second line. Of a long trail, the latest TRAIL_MAX_BYTES stay.
+local function extended_trail(trail, event, attempts, worker)
+  trail = trail or ''
+  local line = event .. ' ' .. attempts .. ' ' .. worker .. '\n'
+  if string.sub(trail, -#line - 1) == ' ' .. line then
+    return trail
+  end
+  trail = trail .. ms(NOW) .. ' ' .. line
+  local excess = #trail - TRAIL_MAX_BYTES
+  return excess <= 0 and trail or string.sub(trail, string.find(trail, '\n', excess, true) + 1)
 end
 
 -- Returns whether this lease of the worker is valid.

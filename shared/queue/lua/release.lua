@@ -8,12 +8,13 @@ local released = 0
 for i = 2, #ARGV, 2 do
   local id, owner = ARGV[i], worker .. ':' .. ARGV[i + 1]
   local record = RECORD .. id
-  local score, tokens, created_ms =
-    unpack(redis.call('HMGET', record, 'queue_score', 'cost_tokens', 'created_ms'))
+  local score, tokens, created_ms, attempts, trail = unpack(redis.call('HMGET', record,
+    'queue_score', 'cost_tokens', 'created_ms', 'attempts', 'trail'))
   if score and redis.call('GET', ARQ_IN_PROGRESS .. id) == owner then
     add_to_backlog(id, score, tonumber(tokens or 0))
     index_job(id, 'queued', created_ms)
-    redis.call('HSET', record, 'status', 'queued')
+    redis.call('HSET', record, 'status', 'queued',
+      'trail', extended_trail(trail, 'released', attempts or 0, worker))
     redis.call('HDEL', record, 'worker', 'started_ms')
     redis.call('DEL', ARQ_IN_PROGRESS .. id, ARQ_RETRY .. id)
     finish_cancelled(id)

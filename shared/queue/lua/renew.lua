@@ -7,14 +7,15 @@ local lost, cancelled = {}, {}
 -- Redis lost the claim of this job with its last writes: write it again.
 local function restore_claim(id, fencing_token)
   local record = RECORD .. id
-  local status, tokens, created_ms =
-    unpack(redis.call('HMGET', record, 'status', 'cost_tokens', 'created_ms'))
+  local status, tokens, created_ms, attempts, trail = unpack(redis.call('HMGET', record,
+    'status', 'cost_tokens', 'created_ms', 'attempts', 'trail'))
   if status == 'queued' then
     subtract_from_backlog(tonumber(tokens or 0))
   end
   created_ms = created_ms or ms(NOW)
   redis.call('HSET', record, 'status', 'running', 'worker', worker,
-    'fencing_token', fencing_token, 'created_ms', created_ms)
+    'fencing_token', fencing_token, 'created_ms', created_ms,
+    'trail', extended_trail(trail, 'restored', attempts or 0, worker))
   redis.call('PEXPIRE', record, UNFINISHED_JOB_TTL_MS)
   index_job(id, 'running', created_ms)
 end

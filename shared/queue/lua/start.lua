@@ -10,7 +10,9 @@ if not owns_lease(id, worker, fencing_token) then
 end
 redis.call('ZADD', QUEUE, lease_score(lease_ms), id)
 redis.call('SET', ARQ_RETRY .. id, '1', 'PX', UNFINISHED_JOB_TTL_MS)
-if redis.call('EXISTS', RECORD .. id) == 1 then -- a record that Redis lost returns with a renewal
-  redis.call('HSET', RECORD .. id, 'attempts', attempts)
+local status, trail = unpack(redis.call('HMGET', RECORD .. id, 'status', 'trail'))
+if status then -- a record that Redis lost returns with a renewal
+  redis.call('HSET', RECORD .. id, 'attempts', attempts,
+    'trail', extended_trail(trail, 'started', attempts, worker))
 end
 return 1 + redis.call('HEXISTS', RECORD .. id, 'cancel_result')

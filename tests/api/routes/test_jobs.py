@@ -171,3 +171,23 @@ async def test_the_job_has_the_deadline_and_the_ttl_of_the_request(service: Fake
     assert (job.deadline_s, job.ttl_s) == (60, 5)
     ttl_ms = await service.redis.pttl(service.keys.arq_result(job_id))
     assert 0 < ttl_ms <= 5000
+
+
+async def test_the_trail_of_a_job_has_its_events_with_times_and_workers(
+    service: FakeService,
+) -> None:
+    job_id = (await service.http.post("/chat", json={"prompt": "hello"})).json()["id"]
+    job = (await service.http.get(f"/jobs/{job_id}")).json()
+    trail = (await service.http.get(f"/jobs/{job_id}/trail")).json()
+    assert trail["id"] == job_id
+    queued, claimed, end = trail["events"]
+    assert queued == {"at": job["created_at"], "event": "queued", "attempts": 0}
+    assert (claimed["event"], claimed["worker"]) == ("claimed", "echo")
+    assert (end["event"], end["at"]) == ("succeeded", job["finished_at"])
+    assert len(end["replicas"]) == 1
+
+
+async def test_an_unknown_job_has_no_trail(service: FakeService) -> None:
+    response = await service.http.get("/jobs/unknown/trail")
+    assert response.status_code == 404
+    assert "no job 'unknown'" in response.json()["detail"]
