@@ -48,8 +48,7 @@ def make_requests(engine: Engine, grammar: str | None, *, rows: int, num_new: in
         do_sample=True,
         top_k=50,
         top_p=0.95,
-        eos_token_ids=(vocab_size - 1,),
-        suppress_tokens=() if grammar else (vocab_size - 1,),
+        eos_token_ids=() if grammar is None else (vocab_size - 1,),
         grammar=grammar,
     )
     return [

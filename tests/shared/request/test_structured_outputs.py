@@ -138,9 +138,8 @@ def test_a_checker_survives_grammars_that_end_its_process() -> None:
     patterns = [{"type": "string", "pattern": f"^.*a.{{{i}}}$"} for i in range(40)]
     rules = "\n".join(f"a{i}: a{i + 1}" for i in range(3000))
     for fields in ({"json": {"allOf": patterns}}, {"grammar": f'start: a0\n{rules}\na3000: "x"'}):
-        for _ in range(2):
-            with pytest.raises(BadRequest, match="takes more than 2 s or too much memory"):
-                checker.check(structured(**fields))
+        with pytest.raises(BadRequest, match="takes more than 2 s or too much memory"):
+            checker.check(structured(**fields))
         checker.check(structured(regex="a+"))
     with pytest.raises(BadRequest, match="no text fits it"):
         definition = {"allOf": [{"$ref": "#/$defs/a"}]}

@@ -18,6 +18,8 @@ from worker.engine.sampling.logits_processors.base import (
 from worker.engine.sampling.token_sequences import TokenSequenceIndex
 from worker.engine.sampling_params import SamplingParams
 
+CACHED_SCORES = 16_384
+
 
 class NoRepeatNgram(Ban):
     """Forbid to repeat an n-gram of the sequence, prompt included."""
@@ -122,13 +124,14 @@ class Grammar(InPlaceProcessor):
         return params.grammar is not None
 
     def __call__(self, scores: torch.Tensor, rows: list[int], sequences: SequenceViews) -> None:
-        """Work row by row on a CPU, where a matrix of penalties takes far longer to make."""
+        """Work on few rows at a time on a CPU, whose caches hold no large matrix of penalties."""
         masks = [s.constraint.mask(s.generated_token_ids) for s in sequences if s.constraint]
-        if scores.device.type == "cpu":
-            for row, mask in zip(rows, masks, strict=True):
-                scores[row].add_(penalties(mask, scores)[0])
-        else:
-            scores[rows] += penalties(np.stack(masks), scores)
+        is_cpu = scores.device.type == "cpu"
+        size = max(1, CACHED_SCORES // scores.shape[1]) if is_cpu else len(rows)
+        for start in range(0, len(rows), size):
+            part = torch.tensor(rows[start : start + size], device=scores.device)
+            banned = penalties(np.stack(masks[start : start + size]), scores)
+            scores.index_add_(0, part, banned)
 
 
 def penalties(masks: Mask, scores: torch.Tensor) -> torch.Tensor:

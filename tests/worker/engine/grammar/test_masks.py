@@ -1,0 +1,112 @@
+"""Masks of grammars, against partial matches of regular expressions and against bans of tokens."""
+
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+import regex
+import torch
+
+from tests.worker.engine.grammar.structures import EOS, grammar
+from tests.worker.engine.random_params import random_prompt, random_sampling_params
+from worker.engine import Request, SamplingParams
+from worker.engine.grammar.grammars import Grammars
+from worker.engine.grammar.output_constraint import OutputConstraint
+from worker.engine.sampling.logits_processors import make_pipeline
+from worker.engine.sampling.sampled_token import SampledToken
+from worker.engine.sampling.sampler import sample_tokens
+from worker.engine.sequence import Sequence
+from worker.model.checkpoint.tiny import bundled_checkpoint
+from worker.model.tokenizer.tokenizer_files import load_tokenizer
+
+VOCAB_SIZE = 2048
+TOKENIZER = load_tokenizer(bundled_checkpoint())
+GRAMMARS = Grammars(TOKENIZER, VOCAB_SIZE)
+PATTERNS = (
+    r"[A-Z][a-z]{2,9}( [0-9]{4})?",
+    r"(red|green|blue)(, (red|green|blue)){0,2}",
+    r"-?(0|[1-9][0-9]{0,4})(\.[0-9]{1,3})?",
+    r'"[^"\\]{0,6}"',
+)
+
+
+def constraint_of(pattern: str) -> OutputConstraint:
+    params = SamplingParams(eos_token_ids=(EOS,), grammar=grammar(regex=pattern))
+    constraint = GRAMMARS.constrain(params)
+    assert constraint is not None
+    return constraint
+
+
+def allowed(constraint: OutputConstraint, token_ids: list[int]) -> set[int]:
+    bits = np.unpackbits(constraint.mask(token_ids).view(np.uint8), bitorder="little")
+    return {int(token_id) for token_id in bits.nonzero()[0]}
+
+
+def viable(pattern: str, text: str) -> set[int]:
+    """Return the tokens of ASCII after which the text can still match, and eos if it matches."""
+    tokens = {token_id: TOKENIZER.decode([token_id]) for token_id in range(EOS + 1, VOCAB_SIZE)}
+    found = {
+        token_id
+        for token_id, token in tokens.items()
+        if token.isascii() and regex.fullmatch(pattern, text + token, partial=True)
+    }
+    return found | ({EOS} if regex.fullmatch(pattern, text) else set())
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_mask_has_the_tokens_after_which_the_text_can_still_match(pattern: str) -> None:
+    """Where the grammar forces a text, the mask has the token that the tokenizer would choose."""
+    random, constraint = Random(1), constraint_of(pattern)
+    for _ in range(6):
+        token_ids: list[int] = []
+        while EOS not in token_ids:
+            tokens = allowed(constraint, token_ids)
+            ascii_tokens = {i for i in tokens if TOKENIZER.decode([i]).isascii()}
+            expected = viable(pattern, TOKENIZER.decode(token_ids))
+            assert tokens and ascii_tokens <= expected
+            assert len(tokens) == 1 or ascii_tokens == expected
+            token_ids.append(random.choice(sorted(ascii_tokens)))
+
+
+def test_no_token_follows_an_output_outside_of_the_grammar() -> None:
+    constraint = constraint_of("[0-9]+")
+    letters = TOKENIZER.encode("abc").ids
+    assert not allowed(constraint, letters)
+    assert allowed(constraint, TOKENIZER.encode("12").ids)
+
+
+def test_a_mask_acts_with_every_parameter_as_a_ban_of_the_other_tokens() -> None:
+    """All rows have random parameters."""
+    random = Random(2)
+    masked, banned = [], []
+    for number in range(120):
+        params = random_sampling_params(random, VOCAB_SIZE)
+        params = replace(
+            params,
+            max_new_tokens=50,
+            eos_token_ids=(EOS,),
+            forced_bos_token_id=None,
+            forced_eos_token_ids=(),
+            remove_invalid_values=False,
+            exponential_decay_length_penalty=None,
+            logprobs=True,
+        )
+        pattern = PATTERNS[number % len(PATTERNS)]
+        prompt = random_prompt(random, VOCAB_SIZE)
+        constraint = constraint_of(pattern)
+        others = set(range(VOCAB_SIZE)) - allowed(constraint, [])
+        suppressed = tuple({*params.suppress_tokens, *others})
+        masked.append(row(prompt, replace(params, grammar=grammar(regex=pattern)), constraint))
+        banned.append(row(prompt, replace(params, suppress_tokens=suppressed), None))
+    logits = 4 * torch.randn(len(masked), VOCAB_SIZE, generator=torch.Generator().manual_seed(3))
+    found = sample_tokens(logits.clone(), masked)
+    expected = sample_tokens(logits.clone(), banned)
+    tokens = [token for token in found if isinstance(token, SampledToken)]
+    assert tokens == [token for token in expected if isinstance(token, SampledToken)]
+    assert len(tokens) > 60
+
+
+def row(prompt: list[int], params: SamplingParams, constraint: OutputConstraint | None) -> Sequence:
+    request = Request(request_id="r", prompt_token_ids=prompt, params=params)
+    return Sequence.of(request, 0, 0, make_pipeline(params), constraint=constraint)
