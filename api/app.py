@@ -12,6 +12,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Scope
 
+from api.batches.line_jobs import LineJobs
+from api.batches.runner import BatchRunner
 from api.http.body import BodyLength
 from api.http.errors import failure_response, install_error_handlers
 from api.http.paths import RoutePaths
@@ -24,7 +26,7 @@ from api.jobs.tokenization import Tokenization
 from api.metrics import MeteredApp, Metrics
 from api.openapi import openapi_of
 from api.routes import chat, estimate, events, jobs, ops, tokenizer
-from api.routes.v1 import completions, models, responses
+from api.routes.v1 import batches, completions, files, models, responses
 from api.services import Services
 from api.settings import ApiSettings
 from shared.redis.client import connect as connect_redis
@@ -48,6 +50,8 @@ ROUTERS = [
         estimate,
         completions,
         responses,
+        files,
+        batches,
         models,
         tokenizer,
         ops,
@@ -137,7 +141,9 @@ def make_services(settings: ApiSettings, connect: Connect) -> Services:
     admission = Admission(models, tokenization, settings.max_ttl_s)
     cancellations = PendingCancellations(redis.queue)
     client = JobClient(redis, admission, cancellations, metrics, settings)
-    return Services(settings, redis, models, tokenization, cancellations, metrics, client)
+    jobs = LineJobs(redis, client, models, metrics)
+    batches = BatchRunner(redis, jobs, settings.max_body_bytes)
+    return Services(settings, redis, models, tokenization, cancellations, metrics, client, batches)
 
 
 @asynccontextmanager

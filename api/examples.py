@@ -56,6 +56,12 @@ RESPONSE: dict[str, Any] = {
     "temperature": 0,
 }
 
+BATCH: dict[str, Any] = {
+    "requests": [{"custom_id": "first", "body": CHAT_COMPLETION}],
+    "endpoint": "/v1/chat/completions",
+    "completion_window": "24h",
+}
+
 # Named examples of OpenAPI.
 REQUESTS: dict[str, dict[str, Any]] = {
     "prompt": {"summary": "A prompt to continue", "value": PROMPT_ONLY},

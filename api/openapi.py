@@ -10,6 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 from api.examples import ANSWER, REQUESTS
 from api.openai.answers import ChatCompletion, Completion
+from api.openai.batches.objects import BatchObject, BatchPage, DeletedFile, FileObject, FilePage
+from api.openai.batches.request import BatchRequest
 from api.openai.completions.chat import ChatCompletionRequest
 from api.openai.completions.completion import CompletionRequest
 from api.openai.responses.objects import (
@@ -121,6 +123,7 @@ OPENAI_ERRORS: Responses = {
 OPENAI_BODY_ERRORS: Responses = {
     status: OPENAI_ERRORS[status] for status in (400, 404, 413, 415, 503)
 }
+OPENAI_PARAMETER_ERRORS: Responses = {400: OPENAI_LOOKUP_ERRORS[400], **OPENAI_UNAVAILABLE}
 LOCATION = {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}}
 ACCEPTED: dict[str, Any] = {**schema_response("JobView", "Accepted."), "headers": LOCATION}
 EVENT_STREAM: dict[str, Any] = {  # of OpenAPI 3.2, as FastAPI writes it in 3.1 too
@@ -177,45 +180,51 @@ def request_body(schema: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "description": description, "content": content}}
 
 
+BODIES = (
+    ChatRequest,
+    ChatCompletionRequest,
+    CompletionRequest,
+    ResponseRequest,
+    BatchRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
+ANSWERS = (
+    ChatResult,
+    JobView,
+    JobList,
+    Purged,
+    Trail,
+    Estimate,
+    ErrorBody,
+    SystemInfo,
+    Model,
+    ModelList,
+    ChatCompletion,
+    Completion,
+    OpenAIErrorBody,
+    ResponseObject,
+    ItemList,
+    DeletedResponse,
+    Tokens,
+    Detokenized,
+    TokenizerInfo,
+    Version,
+    InputTokenCount,
+    FileObject,
+    FilePage,
+    DeletedFile,
+    BatchObject,
+    BatchPage,
+)
+
+
 def component_schemas() -> dict[str, Any]:
     template = REF.format("{model}")
-    models = (
-        ChatRequest,
-        ChatCompletionRequest,
-        CompletionRequest,
-        ResponseRequest,
-        TokenizeRequest,
-        DetokenizeRequest,
-    )
     _, pydantic = models_json_schema(
-        [(model, "validation") for model in models], ref_template=template
+        [(model, "validation") for model in BODIES], ref_template=template
     )
-    _, structs = msgspec.json.schema_components(
-        [
-            ChatResult,
-            JobView,
-            JobList,
-            Purged,
-            Trail,
-            Estimate,
-            ErrorBody,
-            SystemInfo,
-            Model,
-            ModelList,
-            ChatCompletion,
-            Completion,
-            OpenAIErrorBody,
-            ResponseObject,
-            ItemList,
-            DeletedResponse,
-            Tokens,
-            Detokenized,
-            TokenizerInfo,
-            Version,
-            InputTokenCount,
-        ],
-        ref_template=REF.format("{name}"),
-    )
+    _, structs = msgspec.json.schema_components(ANSWERS, ref_template=REF.format("{name}"))
     return {**pydantic["$defs"], **structs}
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from api.batches.runner import BatchRunner
 from api.jobs.job_client import JobClient
 from api.jobs.model_watcher import ModelWatcher
 from api.jobs.pending_cancellations import PendingCancellations
@@ -15,6 +16,7 @@ from api.settings import ApiSettings
 from shared.process.asyncio_tasks import cancel_all, wait_at_most
 
 CANCELLATIONS_TIMEOUT_S = 1.0  # to send them, if Redis answers by then
+RELEASE_TIMEOUT_S = 1.0  # to release the leases over batches
 
 
 @dataclass(slots=True)
@@ -28,6 +30,7 @@ class Services:
     cancellations: PendingCancellations
     metrics: Metrics
     client: JobClient
+    batches: BatchRunner
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # open requests must end
     tasks: list[asyncio.Task[None]] = field(default_factory=list)  # run until `stop`
 
@@ -36,11 +39,13 @@ class Services:
             asyncio.create_task(self.redis.replies.run(), name="replies"),
             asyncio.create_task(self.models.run(), name="model watch"),
             asyncio.create_task(self.cancellations.run(), name="cancellations"),
+            asyncio.create_task(self.batches.run(), name="batches"),
         ]
 
     async def stop(self) -> None:
         await wait_at_most(CANCELLATIONS_TIMEOUT_S, self.cancellations.wait_until_sent())
         await cancel_all(self.tasks)
+        await wait_at_most(RELEASE_TIMEOUT_S, self.batches.stop())
         await self.redis.close()
 
     @property

@@ -3,7 +3,7 @@
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from pydantic import Field, field_validator
+from pydantic import DirectoryPath, Field, field_validator
 
 from shared.process.log_config import LogFormat, LogLevel
 from shared.process.settings import ProcessSettings
@@ -30,6 +30,12 @@ class ApiSettings(ProcessSettings):
     )
     max_body_bytes: int = Field(
         1_048_576, ge=1, le=2**30, description="Larger request bodies get 413."
+    )
+    max_file_bytes: int = Field(
+        200 * 1024 * 1024, ge=1, le=2**34, description="Larger files of batches get 413."
+    )
+    files_dir: DirectoryPath | None = Field(
+        None, description="Folder for the files of batches, shared by all replicas; else Redis."
     )
     max_queued: int = Field(10_000, ge=1, description="Waiting jobs; above, 429.")
     max_queued_tokens: int = Field(

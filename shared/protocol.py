@@ -15,6 +15,7 @@ from shared.results import ChatResult, PromptScores
 VERSION = 3
 ADAPTERS_SINCE = 2  # older workers ignore the adapter
 PROMPTS_SINCE = 3  # older workers ignore `model`, and how the prompt is made
+BATCH_PRIORITY = -11  # of the jobs of batches: below all that a request may ask for
 
 
 class JobStatus(StrEnum):
@@ -69,6 +70,11 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # a higher priority runs first, in the queue and in the engine
     adapter: str | None = None  # an adapter of the model card
     metadata: dict[str, str] | None = None  # of the client; shown with the job
+
+    @property
+    def gives_way(self) -> bool:
+        """Return whether the job is of a batch, and leaves its rows to any other job."""
+        return self.priority <= BATCH_PRIORITY
 
     @property
     def cost_rows(self) -> int:

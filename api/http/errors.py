@@ -10,9 +10,11 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from api.http.paths import route_path
+from api.openai.fields import UNSUPPORTED
 from api.openai.schemas import (
     OpenAIErrorBody,
     is_openai_path,
@@ -21,7 +23,7 @@ from api.openai.schemas import (
     openai_status,
 )
 from api.schemas import ErrorBody
-from shared.errors import ClientError, FalconerError, status_code
+from shared.errors import ClientError, FalconerError, InvalidParameter, status_code
 
 MAX_LISTED = 5  # errors in one response; further errors are counted
 MAX_SHOWN = 100  # characters of a name or number of the request
@@ -31,6 +33,11 @@ SUBJECT = re.compile("(Input|String|List|Tuple) should")
 IN_JSON = {"True": "true", "False": "false", "'": '"', " after validation": ""}
 
 REQUEST_ID = "x-request-id"  # OpenAI's SDK shows it
+PARAMETER_CODES = {
+    "extra_forbidden": "unknown_parameter",
+    "missing": "missing_required_parameter",
+    UNSUPPORTED: "unsupported_parameter",
+}
 CLIENT_CLOSED_REQUEST = 499  # nginx's code, for the metrics: the client has disconnected
 STOPPING = {"Retry-After": "1", "Connection": "close"}
 
@@ -120,6 +127,16 @@ def reason(error: Mapping[str, Any]) -> str:
         return message  # without the value: a text may be long or private
     shown = json.dumps(value)
     return f"{message}, got {shown[:MAX_SHOWN]}{'…' * (len(shown) > MAX_SHOWN)}"
+
+
+def parameter_error(error: ValidationError) -> InvalidParameter:
+    """Return the error of a body below `/v1`: its first invalid field, with OpenAI's code."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    return InvalidParameter(
+        reason(first),
+        field=".".join(str(part)[:MAX_SHOWN] for part in first["loc"]) or "body",
+        code=PARAMETER_CODES.get(first["type"], "invalid_value"),
+    )
 
 
 def in_json_words(message: str) -> str:

@@ -11,6 +11,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from api.settings import ApiSettings
+from shared.batches.batches import BatchStore
+from shared.batches.files import FileStore
+from shared.batches.lane import BatchLane
 from shared.errors import ServiceUnavailable
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
@@ -48,6 +51,9 @@ class RedisServices:
         self.registry = Registry(self._redis, keys)
         self.token_log = TokenLog(self._redis, keys)
         self.responses = ResponseStore(self._redis, keys)
+        self.lane = BatchLane(self._redis, keys)
+        self.files = FileStore(self._redis, keys, settings.files_dir)
+        self.batches = BatchStore(self._redis, keys)
         self.replies = ReplyStream(self._blocking_redis, keys, self.replica_id)
 
     async def ping(self) -> None:
@@ -61,8 +67,11 @@ class RedisServices:
 
 
 @asynccontextmanager
-async def redis_timeout(timeout_s: float = REDIS_TIMEOUT_S) -> AsyncIterator[None]:
-    """Raise ServiceUnavailable if a call to Redis inside fails, or takes longer than this."""
+async def redis_timeout(timeout_s: float | None = REDIS_TIMEOUT_S) -> AsyncIterator[None]:
+    """Raise ServiceUnavailable if a call to Redis inside fails, or all take longer than this.
+
+    Without a timeout, that of each command of the client holds.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             yield

@@ -3,6 +3,6 @@
 The api and the workers import `JobQueue` from `job_queue`, the data of its calls from `claims`,
 `enqueued`, `backlog` and `listing`, and `Keys` from `keys`. They import `ReplyStream` from
 `reply_stream`, `TokenLog` from `token_log`, `ResponseStore` from `response_store`, and the outcomes
-of cancelled and expired jobs from `arq_format`.
-`shared.registry` also imports `scripts`. Each change of the queue's state is one script of `lua`.
+of cancelled and expired jobs from `arq_format`. `shared.registry` and `shared.batches` also import
+`scripts`. Each change of the queue's state is one script of `lua`.
 """

@@ -48,6 +48,8 @@ class Claim:
     jobs: list[ClaimedJob]
     dead_letters: list[DeadLetter]
     lacks_capacity: bool  # a ready job does not fit into the worker
+    blocked_rows: int  # of that job, if it is of no batch; else 0
+    blocked_tokens: int
     is_after_outage: bool  # expired leases stay with their workers for a moment: renew them now
 
 
@@ -67,12 +69,14 @@ class Renewal:
 
 def decode_claim(worker_id: str, max_attempts: int, reply: list[Any]) -> Claim:
     """Decode the reply of `claim.lua`; a job that cannot be decoded becomes a dead letter."""
-    lacks_capacity, leased, is_after_outage = reply
+    lacks_capacity, leased, is_after_outage, blocked_rows, blocked_tokens = reply
     jobs = [_decode_leased(worker_id, max_attempts, fields) for fields in leased]
     return Claim(
         jobs=[job for job in jobs if isinstance(job, ClaimedJob)],
         dead_letters=[job for job in jobs if isinstance(job, DeadLetter)],
         lacks_capacity=bool(lacks_capacity),
+        blocked_rows=blocked_rows,
+        blocked_tokens=blocked_tokens,
         is_after_outage=bool(is_after_outage),
     )
 

@@ -27,6 +27,11 @@ DEAD_LETTERS_MAX = 1000  # ids of the latest dead letters
 UNKNOWN_RETRY_AFTER_S = 10  # Retry-After without a claim rate: no worker, or no backlog yet
 TRAIL_MAX_BYTES = 4096  # of the trail of a job: the latest 60 lines or more
 MAX_QUEUE_NAME = 128  # characters of the queue's name, which most keys begin with
+BATCH_LANE_MAX = 64  # jobs of batches that wait: a claim takes from here
+FILE_TTL_S = 7 * 24 * 3600  # of a file without `expires_after`, and of an ended batch
+MAX_FILE_TTL_S = 30 * 24 * 3600
+BATCH_MAX_S = 30 * 24 * 3600  # the longest completion window
+ACTIVE_BATCHES_MAX = 1000  # batches that have not ended; further batches are refused
 LISTED_MAX = 10_000  # finished jobs of each status in a listing: the latest
 
 # Score of a leased job: this, plus the end of its lease. Waiting jobs have lower scores: Unix ms up
@@ -46,6 +51,7 @@ RECORD_FIELDS = (
     "cost_rows",
     "cost_tokens",
     "queue_score",
+    "lane",
     "subscribers",
     "idempotency",
     "worker",
@@ -57,6 +63,33 @@ RECORD_FIELDS = (
     "retry_of",
     "retried_as",
     "metadata",
+)
+
+# Fields of the hash `Keys.batch`; `batch_state.lua` and docs/reference/redis-keys.md describe them.
+BATCH_FIELDS = (
+    "spec",
+    "status",
+    "fencing_token",
+    "in_progress_at",
+    "finalizing_at",
+    "completed_at",
+    "failed_at",
+    "expired_at",
+    "cancelling_at",
+    "cancelled_at",
+    "final",
+    "model",
+    "errors",
+    "total",
+    "completed",
+    "failed",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "output_bytes",
+    "error_bytes",
+    "next_line",
+    "next_offset",
 )
 
 # Fields of the hash `Keys.backlog`, described at the same places, in `backlog.lua`.
@@ -97,6 +130,45 @@ class Keys:
 
     def arq_result(self, job_id: str) -> str:
         return result_key_prefix + job_id
+
+    @property
+    def batch_lane(self) -> str:
+        """Return the key of a sorted set: jobs of batches that wait, by time."""
+        return f"{self.queue}:batch-lane"
+
+    @property
+    def batches(self) -> str:
+        """Return the key of a sorted set: ids of batches, which order by creation."""
+        return f"{self.queue}:batches"
+
+    @property
+    def active_batches(self) -> str:
+        """Return the key of a sorted set: batches that have not ended, by the end of their lease.
+
+        Times are Unix ms; 0 without a lease.
+        """
+        return f"{self.queue}:active-batches"
+
+    def batch(self, batch_id: str) -> str:
+        """Return the key of a hash: a batch and its progress, see `batch_state.lua`."""
+        return f"{self.queue}:batch:{batch_id}"
+
+    def batch_lines(self, batch_id: str) -> str:
+        """Return the key of a bitmap: the lines of a batch that have a result."""
+        return f"{self.queue}:batch-lines:{batch_id}"
+
+    @property
+    def files(self) -> str:
+        """Return the key of a sorted set: ids of files, which order by creation."""
+        return f"{self.queue}:files"
+
+    def file(self, file_id: str) -> str:
+        """Return the key of a StoredFile."""
+        return f"{self.queue}:file:{file_id}"
+
+    def file_data(self, file_id: str) -> str:
+        """Return the key of a list: the parts of a file, or the results of a running batch."""
+        return f"{self.queue}:file-data:{file_id}"
 
     def record(self, job_id: str) -> str:
         """Return the key of a hash: the job and its state, in the fields of `job_state.lua`."""

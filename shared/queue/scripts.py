@@ -37,10 +37,16 @@ class Script(StrEnum):
     HEARTBEAT = "heartbeat"
     PUBLISH_MODEL_CARD = "publish_model_card"
     APPEND_TOKENS = "append_tokens"
+    ENQUEUE_BATCH_JOB = "enqueue_batch_job"
+    CREATE_BATCH = "create_batch"
+    CLAIM_BATCH = "claim_batch"
+    RENEW_BATCH = "renew_batch"
+    APPEND_RESULTS = "append_results"
+    MOVE_BATCH = "move_batch"
 
 
 # Precede the text of each script in this order: a later file uses functions of an earlier one.
-SHARED_LUA = ("time", "job_index", "backlog", "job_state")
+SHARED_LUA = ("time", "job_index", "backlog", "job_state", "batch_state")
 
 CLOCK_STALE_S = 60.0  # clocks drift apart
 NO_MEMORY = "command not allowed when used memory"
@@ -132,10 +138,16 @@ def _constants(keys: Keys) -> str:
         "JOB_INDEX": keys.job_index,
         "ALONE_WORKER": keys.alone_worker,
         "BACKLOG": keys.backlog,
+        "BATCH_LANE": keys.batch_lane,
+        "BATCHES": keys.batches,
+        "ACTIVE_BATCHES": keys.active_batches,
         "CURRENT_MODEL": keys.current_model,
         "LOADING": keys.loading,
         # Prefixes: an id follows.
         "RECORD": keys.record(""),
+        "BATCH": keys.batch(""),
+        "BATCH_LINES": keys.batch_lines(""),
+        "FILE_DATA": keys.file_data(""),
         "TOKEN_LOG": keys.token_log(""),
         "RETRY_PAYLOAD": keys.retry_payload(""),
         "RESPONSE": keys.response(""),
@@ -171,4 +183,7 @@ def _limits() -> dict[str, str | int]:
         "DEAD_LETTERS_MAX": constants.DEAD_LETTERS_MAX,
         "LISTED_MAX": constants.LISTED_MAX,
         "TRAIL_MAX_BYTES": constants.TRAIL_MAX_BYTES,
+        "BATCH_LANE_MAX": constants.BATCH_LANE_MAX,
+        "ACTIVE_BATCHES_MAX": constants.ACTIVE_BATCHES_MAX,
+        "FILE_TTL_MS": constants.FILE_TTL_S * 1000,
     }

@@ -5,10 +5,10 @@ their worker tokenizes them.
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from shared.queue.claims import ClaimedJob, FreeCapacity, run_alone_from
+from shared.queue.claims import Claim, ClaimedJob, FreeCapacity, run_alone_from
 from worker.jobs.active_job import ActiveJob
 
 
@@ -39,3 +39,20 @@ class Capacity:
             kv_tokens=self.kv_tokens - sum(one.job.cost_tokens for one in active),
             running=len(active),
         )
+
+
+def giving_way(claim: Claim, free: FreeCapacity, active: Sequence[ActiveJob]) -> list[ActiveJob]:
+    """Return the jobs of batches to release for a job of no batch, which lacks their capacity.
+
+    The latest come first. None gives way if the job would not fit without all of them either.
+    """
+    rows, kv_tokens = free.rows, free.kv_tokens
+    chosen: list[ActiveJob] = []
+    batch_jobs = [one for one in active if one.job.gives_way]
+    for one in sorted(batch_jobs, key=lambda one: (not one.is_stopped, -one.claimed.started_ms)):
+        if rows >= claim.blocked_rows and kv_tokens >= claim.blocked_tokens:
+            break
+        rows, kv_tokens = rows + one.job.cost_rows, kv_tokens + one.job.cost_tokens
+        chosen.append(one)
+    fits = rows >= claim.blocked_rows and kv_tokens >= claim.blocked_tokens
+    return [one for one in chosen if fits and not one.is_stopped] if claim.blocked_rows else []

@@ -17,7 +17,7 @@ from shared.queue.job_queue import JobQueue
 from shared.redis.client import COMMAND_TIMEOUT_S
 from shared.redis.retry import retry_until_reachable
 from worker.jobs.active_job import ActiveJob
-from worker.jobs.capacity import Capacity
+from worker.jobs.capacity import Capacity, giving_way
 from worker.jobs.lifecycle import JobLifecycle, failed
 
 POLL_S = 1.0  # without a wake-up, an expired lease is noticed after this time
@@ -118,6 +118,8 @@ class LeasedWorker:
             else:
                 self._spawn(self._lifecycle.fail_dead_letter(dead), dead.job_id)
         self._set_waiting_for_wake_ups(self.free_capacity.rows > 0 and not claim.lacks_capacity)
+        for active in giving_way(claim, self.free_capacity, [*self.active.values()]):
+            active.stop()  # its release wakes this worker
 
     def _set_waiting_for_wake_ups(self, is_waiting: bool) -> None:
         self._is_waiting_for_wake_ups = is_waiting

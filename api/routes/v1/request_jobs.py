@@ -4,10 +4,11 @@ import asyncio
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from api.http.body import read_model
 from api.http.disconnect import ClientConnection
@@ -21,26 +22,21 @@ from api.http.errors import (
     failure_response,
     going_on,
     json_response,
-    reason,
+    parameter_error,
     stopping_message,
 )
 from api.http.paths import job_path
 from api.jobs.job_handle import JobHandle
 from api.jobs.redis_services import redis_timeout
-from api.openai.fields import UNSUPPORTED
 from api.openai.request import OpenAIRequest
 from api.openai.view import AnswerHead, MakeView, T
 from api.schemas import ChatRequest
 from api.services import Services
-from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
+from shared.errors import ClientError, ServiceUnavailable
 from shared.protocol import ChatJob, Failed, Outcome, Succeeded
 
+M = TypeVar("M", bound=BaseModel)
 NO_RETRY = {"x-should-retry": "false"}  # the SDKs retry 5xx, which would make another job
-CODES = {
-    "extra_forbidden": "unknown_parameter",
-    "missing": "missing_required_parameter",
-    UNSUPPORTED: "unsupported_parameter",
-}
 
 
 @dataclass(slots=True)
@@ -116,17 +112,17 @@ class RequestJobs:
 
 async def read_openai_request(request: Request, services: Services, model: type[T]) -> T:
     """Return the valid body. Raises a ClientError with field and code, or ServerStopping."""
-    try:
-        body = await read_model(request, model, services.settings.max_body_bytes, services.stopping)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise InvalidParameter(
-            reason(first),
-            field=".".join(str(part)[:100] for part in first["loc"]) or "body",
-            code=CODES.get(first["type"], "invalid_value"),
-        ) from error
+    body = await read_v1_model(request, services, model)
     body.check()
     return body
+
+
+async def read_v1_model(request: Request, services: Services, model: type[M]) -> M:
+    """Return the body, whose fields are valid. Raises what `read_openai_request` raises."""
+    try:
+        return await read_model(request, model, services.settings.max_body_bytes, services.stopping)
+    except ValidationError as error:
+        raise parameter_error(error) from error
 
 
 async def submit(

@@ -58,6 +58,7 @@ local function add_to_backlog(id, score, tokens)
   redis.call('ZADD', QUEUE, score, id)
 end
 
+-- A job of a batch waits in a lane of its own, which no limit and no estimate of the backlog counts.
 local function subtract_from_backlog(tokens)
   redis.call('HINCRBY', BACKLOG, 'tokens', 0 - tokens) -- Redis rejects -0
 end
@@ -141,7 +142,8 @@ end
 
 -- Returns the same of a waiting job.
 local function estimate(id, backlog)
-  return estimate_behind(redis.call('ZRANK', QUEUE, id) or 0, backlog)
+  local ahead = redis.call('ZRANK', QUEUE, id)
+  return estimate_behind(ahead or num_waiting() + (redis.call('ZRANK', BATCH_LANE, id) or 0), backlog)
 end
 
 -- Returns the ms that a job of these tokens would run, or false if unknown. By Little's law the mean run

@@ -1,10 +1,11 @@
--- Lease the jobs that fit into a worker: expired leases first, then waiting jobs, each in order. The first
+-- Lease the jobs that fit into a worker: expired leases first, then waiting jobs, then jobs of batches, each
+-- in order. The first
 -- job that does not fit ends the claim, so that no large job is overtaken for ever. For a job that must run
 -- alone, one worker at a time stops claiming until it is idle; other workers skip the job.
 -- ARGV: worker, lease in ms, free rows, free tokens, number of jobs it runs, attempts from which a job
 --       runs alone, most attempts
--- Returns {lacks capacity, jobs, is after an outage}. The first is 1 if a ready job does not fit into this
--- worker. Each job: {id, payload or false, attempts, fencing token, previous fencing token or 0, created_ms,
+-- Returns {lacks capacity, jobs, is after an outage, rows, tokens}. The first is 1 if a ready job does not
+-- fit into this worker. The last two are what the first such job needs, if it is of no batch. Each job: {id, payload or false, attempts, fencing token, previous fencing token or 0, created_ms,
 -- started_ms, ms until its deadline}. A job without a payload or out of attempts is leased as well, for the
 -- worker to end it.
 local worker, lease_ms = ARGV[1], ARGV[2]
@@ -29,6 +30,7 @@ end
 
 local backlog, waiting_before = read_backlog(), num_waiting()
 local is_after_outage = detect_outage(backlog)
+local batch_jobs = redis.call('ZCARD', BATCH_LANE)
 local expired_below = lease_score(0)
 if is_after_outage then
   expired_below = LEASE_SCORE_BASE + math.floor(backlog.outage_since_ms)
@@ -57,8 +59,11 @@ local function use_capacity(rows, tokens, runs_alone)
   free_tokens, num_running = free_tokens - tokens, num_running + 1
 end
 
-local function lease(id, fencing_token, attempts, created_ms, trail)
+local function lease(id, fencing_token, attempts, created_ms, trail, lane)
   redis.call('ZADD', QUEUE, lease_score(lease_ms), id)
+  if lane then
+    redis.call('ZREM', BATCH_LANE, id)
+  end
   redis.call('SET', ARQ_IN_PROGRESS .. id, worker .. ':' .. fencing_token, 'PX', UNFINISHED_JOB_TTL_MS)
   redis.call('HSET', RECORD .. id, 'status', 'running', 'worker', worker,
     'fencing_token', fencing_token, 'started_ms', ms(NOW), 'attempts', attempts,
@@ -67,11 +72,12 @@ local function lease(id, fencing_token, attempts, created_ms, trail)
 end
 
 local claimed, num_taken, tokens_taken, has_lost_records = {}, 0, 0, false
+local blocked_rows, blocked_tokens = 0, 0
 local CLAIMED, SKIPPED, FULL = 1, 2, 3
-local function claim_job(id, is_expired)
+local function claim_job(id, is_expired, from_batches)
   local payload, rows, tokens, attempts, previous_fencing_token, created_ms, deadline_ms, trail,
-    previous_worker = unpack(redis.call('HMGET', RECORD .. id, 'payload', 'cost_rows', 'cost_tokens',
-      'attempts', 'fencing_token', 'created_ms', 'deadline_ms', 'trail', 'worker'))
+    previous_worker, lane = unpack(redis.call('HMGET', RECORD .. id, 'payload', 'cost_rows',
+      'cost_tokens', 'attempts', 'fencing_token', 'created_ms', 'deadline_ms', 'trail', 'worker', 'lane'))
   attempts, previous_fencing_token = tonumber(attempts or 0), tonumber(previous_fencing_token or 0)
   local fencing_token = math.max(previous_fencing_token + 1, math.floor(NOW))
   rows, tokens, created_ms = tonumber(rows or 0), tonumber(tokens or 0), created_ms or ms(NOW)
@@ -82,20 +88,23 @@ local function claim_job(id, is_expired)
   if payload and attempts < max_attempts then
     local runs_alone = attempts >= run_alone_from
     if not fits(rows, tokens, runs_alone) then
+      if not lane and not runs_alone then
+        blocked_rows, blocked_tokens = rows, tokens
+      end
       return runs_alone and not become_alone_worker() and SKIPPED or FULL
     end
     use_capacity(rows, tokens, runs_alone)
   end
-  lease(id, fencing_token, attempts, created_ms, trail)
+  lease(id, fencing_token, attempts, created_ms, trail, lane or from_batches)
   if is_expired then
     redis.call('DEL', ARQ_RETRY .. id) -- the attempt is counted once
-  else
+  elseif not from_batches then
     num_taken, tokens_taken = num_taken + 1, tokens_taken + tokens
   end
   if not payload then -- the record may be new
     redis.call('HSET', RECORD .. id, 'created_ms', created_ms)
     redis.call('PEXPIRE', RECORD .. id, UNFINISHED_JOB_TTL_MS)
-    has_lost_records = has_lost_records or not is_expired
+    has_lost_records = has_lost_records or not is_expired and not from_batches
   end
   claimed[#claimed + 1] = {id, payload, attempts, fencing_token, previous_fencing_token, created_ms,
     ms(NOW), ms((deadline_ms or NOW) - NOW)}
@@ -103,18 +112,17 @@ local function claim_job(id, is_expired)
 end
 
 local num_skipped = 0
--- Claims jobs with scores in this range; claimed and finished jobs leave it. Returns false once a job does
+-- Claims jobs of the lane `set` with scores in this range, up to `share` jobs in all; claimed and finished jobs leave it. Returns false once a job does
 -- not fit.
-local function claim_between(low, high, is_expired)
+local function claim_between(low, high, is_expired, set, share)
   local offset = 0
-  while #claimed < fair_share do
-    local ids =
-      redis.call('ZRANGEBYSCORE', QUEUE, low, high, 'LIMIT', offset, fair_share - #claimed)
+  while #claimed < share do
+    local ids = redis.call('ZRANGEBYSCORE', set, low, high, 'LIMIT', offset, share - #claimed)
     for _, id in ipairs(ids) do
       if is_expired and finish_cancelled(id) then
         ready = ready - 1
       else
-        local verdict = claim_job(id, is_expired)
+        local verdict = claim_job(id, is_expired, set == BATCH_LANE)
         if verdict == FULL then
           return false
         elseif verdict == SKIPPED then
@@ -129,8 +137,8 @@ local function claim_between(low, high, is_expired)
   return true
 end
 
-local all_fit = claim_between(LEASE_SCORE_BASE, expired_below, true)
-  and claim_between('-inf', '(' .. LEASE_SCORE_BASE, false)
+local all_fit = claim_between(LEASE_SCORE_BASE, expired_below, true, QUEUE, fair_share)
+  and claim_between('-inf', '(' .. LEASE_SCORE_BASE, false, QUEUE, fair_share)
 if num_taken > 0 then
   local is_full = not all_fit or free_rows < 1 or free_tokens < 1
   record_claim(backlog, num_taken, tokens_taken, waiting_before - num_taken, is_full)
@@ -138,7 +146,11 @@ end
 if has_lost_records then
   recount_tokens(backlog)
 end
-if ready - num_skipped > #claimed then -- skipped jobs wait for an idle worker
+local batch_share = #claimed + math.ceil(batch_jobs / math.max(1, backlog.num_workers))
+if all_fit and num_waiting() == 0 and free_rows > 0 then
+  all_fit = claim_between('-inf', '+inf', false, BATCH_LANE, batch_share)
+end
+if ready + batch_jobs - num_skipped > #claimed then -- skipped jobs wait for an idle worker
   wake_a_worker()
 end
-return {all_fit and 0 or 1, claimed, is_after_outage and 1 or 0}
+return {all_fit and 0 or 1, claimed, is_after_outage and 1 or 0, blocked_rows, blocked_tokens}

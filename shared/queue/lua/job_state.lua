@@ -7,6 +7,7 @@
 --   deadline_ms, ttl_ms: when a worker stops the job; how long its result is kept.
 --   cost_rows, cost_tokens: batch rows and KV cache tokens that the job needs.
 --   queue_score: its place in the backlog, for a release by its worker.
+--   lane: 'batch' for the job of a batch, which waits in BATCH_LANE until no other job waits.
 --   subscribers: ids of api replicas that want its events, separated by spaces.
 --   idempotency: digest of its Idempotency-Key.
 --   worker, fencing_token: worker and number of the latest lease; each lease has a higher number.
@@ -24,6 +25,24 @@ end
 local function wake_a_worker()
   if redis.call('LLEN', WAKE) == 0 then
     redis.call('RPUSH', WAKE, '1')
+  end
+end
+
+-- Adds a job to the jobs that wait, at the place of `score` in its lane.
+local function add_to_lane(id, lane, score, tokens)
+  if lane then
+    redis.call('ZREM', QUEUE, id)
+    redis.call('ZADD', BATCH_LANE, score, id)
+  else
+    add_to_backlog(id, score, tokens)
+  end
+end
+
+local function remove_from_lane(id, lane, tokens)
+  if lane then
+    redis.call('ZREM', BATCH_LANE, id)
+  else
+    subtract_from_backlog(tokens)
   end
 end
 
@@ -82,13 +101,13 @@ end
 -- outlives a short ttl, so that a worker that was frozen cannot end the job again.
 local function finish(id, status, attempts, result, events)
   local record = RECORD .. id
-  local ttl_ms, subscribers, idempotency, created_ms, previous_status, tokens =
+  local ttl_ms, subscribers, idempotency, created_ms, previous_status, tokens, lane =
     unpack(redis.call('HMGET', record,
-      'ttl_ms', 'subscribers', 'idempotency', 'created_ms', 'status', 'cost_tokens'))
+      'ttl_ms', 'subscribers', 'idempotency', 'created_ms', 'status', 'cost_tokens', 'lane'))
   ttl_ms, created_ms = tonumber(ttl_ms or RESULT_TTL_MS), created_ms or ms(NOW)
   redis.call('SET', ARQ_RESULT .. id, result, 'PX', ttl_ms)
   if previous_status == 'queued' then
-    subtract_from_backlog(tonumber(tokens or 0))
+    remove_from_lane(id, lane, tonumber(tokens or 0))
   end
   if status ~= 'succeeded' then
     keep_payload(id, ttl_ms)

@@ -8,10 +8,10 @@ local released = 0
 for i = 2, #ARGV, 2 do
   local id, owner = ARGV[i], worker .. ':' .. ARGV[i + 1]
   local record = RECORD .. id
-  local score, tokens, created_ms, attempts, trail = unpack(redis.call('HMGET', record,
-    'queue_score', 'cost_tokens', 'created_ms', 'attempts', 'trail'))
+  local score, tokens, created_ms, attempts, trail, lane = unpack(redis.call('HMGET', record,
+    'queue_score', 'cost_tokens', 'created_ms', 'attempts', 'trail', 'lane'))
   if score and redis.call('GET', ARQ_IN_PROGRESS .. id) == owner then
-    add_to_backlog(id, score, tonumber(tokens or 0))
+    add_to_lane(id, lane, score, tonumber(tokens or 0))
     index_job(id, 'queued', created_ms)
     redis.call('HSET', record, 'status', 'queued',
       'trail', extended_trail(trail, 'released', attempts or 0, worker))

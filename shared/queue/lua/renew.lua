@@ -7,10 +7,10 @@ local lost, cancelled = {}, {}
 -- Redis lost the claim of this job with its last writes: write it again.
 local function restore_claim(id, fencing_token)
   local record = RECORD .. id
-  local status, tokens, created_ms, attempts, trail = unpack(redis.call('HMGET', record,
-    'status', 'cost_tokens', 'created_ms', 'attempts', 'trail'))
+  local status, tokens, created_ms, attempts, trail, lane = unpack(redis.call('HMGET', record,
+    'status', 'cost_tokens', 'created_ms', 'attempts', 'trail', 'lane'))
   if status == 'queued' then
-    subtract_from_backlog(tonumber(tokens or 0))
+    remove_from_lane(id, lane, tonumber(tokens or 0))
   end
   created_ms = created_ms or ms(NOW)
   redis.call('HSET', record, 'status', 'running', 'worker', worker,

@@ -2,16 +2,28 @@
 
 import inspect
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from redis.asyncio import Redis
 
+from shared.batches.batches import (
+    BatchSpec,
+    BatchStatus,
+    BatchStore,
+    LineResult,
+    Place,
+    new_spec_ids,
+)
+from shared.batches.files import FileProperties, FileStore
+from shared.batches.lane import BatchLane
 from shared.protocol import Delta, Failed, JobError, JobStatus, encode
 from shared.queue.claims import FreeCapacity
 from shared.queue.enqueued import IdempotencyKey
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import (
     BACKLOG_FIELDS,
+    BATCH_FIELDS,
     DEAD_LETTERS_MAX,
     LISTED_MAX,
     LOADING_TTL_S,
@@ -72,6 +84,7 @@ def test_the_page_lists_every_key() -> None:
 def test_the_page_and_the_scripts_list_every_field() -> None:
     for heading, fields, script in [
         ("## Fields of a record", RECORD_FIELDS, "job_state"),
+        ("## Fields of a batch", BATCH_FIELDS, "batch_state"),
         ("## Fields of the backlog", BACKLOG_FIELDS, "backlog"),
     ]:
         assert fields_below(heading) == list(fields)
@@ -102,6 +115,7 @@ class Observer:
         self.patterns: set[str] = set()
         self.record_fields: set[str] = set()
         self.backlog_fields: set[str] = set()
+        self.batch_fields: set[str] = set()
 
     async def look(self) -> None:
         for key in [key.decode() for key in await self._redis.keys()]:
@@ -111,8 +125,16 @@ class Observer:
             self.patterns.add(row["key"])
             if row["key"] == "<queue>:record:<job_id>":
                 self.record_fields |= await self._fields(key)
+            elif row["key"] == "<queue>:batch:<batch_id>":
+                self.batch_fields |= await self._fields(key)
             elif row["key"] == "<queue>:backlog":
                 self.backlog_fields |= await self._fields(key)
+
+    def check_that_it_saw_all(self) -> None:
+        assert self.patterns == set(KEY_ROWS)
+        assert self.record_fields == set(RECORD_FIELDS)
+        assert self.backlog_fields == set(BACKLOG_FIELDS)
+        assert self.batch_fields == set(BATCH_FIELDS)
 
     def _matches(self, pattern: str, key: str) -> bool:
         pattern = re.escape(pattern.replace("<queue>", self._keys.queue))
@@ -160,6 +182,49 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
     assert (await queue.claim("w1", busy, lease_ms=LEASE_MS, max_attempts=2)).lacks_capacity
     await observer.look()
 
-    assert observer.patterns == set(KEY_ROWS)
-    assert observer.record_fields == set(RECORD_FIELDS)
-    assert observer.backlog_fields == set(BACKLOG_FIELDS)
+    await run_batches(redis, keys, observer)
+    observer.check_that_it_saw_all()
+
+
+async def run_batches(redis: Redis, keys: Keys, observer: Observer) -> None:
+    """Run one batch to each of its possible ends."""
+    files, store = FileStore(redis, keys), BatchStore(redis, keys)
+    await BatchLane(redis, keys).enqueue(make_job(), reply_to="api")
+    file = await files.create(one_line(), lambda: FileProperties("in.jsonl", "batch", 60))
+    for last in (BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, None):
+        spec = make_spec(file.id)
+        await store.create(spec)
+        lease = await store.claim()
+        assert lease is not None
+        status = BatchStatus.IN_PROGRESS
+        await store.move(lease, status, [BatchStatus.VALIDATING], total=2, model="m", errors=b"[]")
+        answer = LineResult(0, True, b"{}\n", 1, 1, 1)
+        results = [answer, LineResult(1, False, b"{}\n")]
+        assert await store.append(lease, spec, results, Place(2, 9))
+        await observer.look()
+        if last is None:
+            assert await store.cancel(spec.id)
+            last, status = BatchStatus.CANCELLED, BatchStatus.CANCELLING
+        else:
+            status = BatchStatus.FINALIZING
+            assert await store.move(lease, status, [BatchStatus.IN_PROGRESS], final=last)
+        await files.publish_results(spec.output_file_id, filename="o", num_bytes=3, ttl_s=60)
+        assert await store.move(lease, last, [status])
+        await observer.look()
+
+
+async def one_line() -> AsyncIterator[bytes]:
+    yield b"{}\n"
+
+
+def make_spec(file_id: str) -> BatchSpec:
+    return BatchSpec(
+        **new_spec_ids(),
+        endpoint="/v1/completions",
+        completion_window="1h",
+        input_file_id=file_id,
+        metadata=None,
+        created_at=0,
+        expires_at=3600,
+        output_ttl_s=60,
+    )

@@ -1,0 +1,5 @@
+"""Files and batches in Redis: what the api needs to run a batch to its end on any replica.
+
+The api imports `FileStore` from `files`, `BatchStore` and its data from `batches`, `BatchLane` from
+`lane`, and requests for pages from `ids`. Each change of a batch is one script of `shared.queue`.
+"""

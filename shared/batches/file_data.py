@@ -1,0 +1,142 @@
+"""The contents of files: in Redis as lists of parts, or in a folder that all replicas share."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from redis.asyncio import Redis
+
+from shared.queue.keys import FILE_TTL_S, Keys
+
+CHUNK_BYTES = 256 * 1024  # of each part of a file but the last one
+PAGE_BYTES = 1024 * 1024  # read from Redis at a time, about
+FIRST_PAGE = 4  # parts, before their size is known
+MAX_PAGE = 1000
+
+
+class FileData(ABC):
+    """The contents of files by id."""
+
+    @abstractmethod
+    async def write(self, file_id: str, chunks: AsyncIterator[bytes]) -> int:
+        """Write a file whose parts come one after the other; return its length in bytes.
+
+        Nothing of the file stays if an error ends the parts.
+        """
+
+    @abstractmethod
+    def read(self, file_id: str, offset: int = 0) -> AsyncIterator[bytes]:
+        """Yield the bytes from `offset` on; nothing of an unknown file."""
+
+    @abstractmethod
+    async def keep(self, file_id: str, seconds: int) -> None:
+        """Keep the file for so many seconds from now."""
+
+    @abstractmethod
+    async def delete(self, file_id: str) -> None:
+        """Delete the file; an unknown file is no error."""
+
+
+class RedisFileData(FileData):
+    """A list per file; each part but the last has CHUNK_BYTES, except in results of batches."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    async def write(self, file_id: str, chunks: AsyncIterator[bytes]) -> int:
+        num_bytes, key = 0, self._keys.file_data(file_id)
+        try:
+            async for part in equal_parts(chunks):
+                async with self._redis.pipeline(transaction=True) as pipe:
+                    pipe.rpush(key, part)
+                    pipe.expire(key, FILE_TTL_S)
+                    await pipe.execute()
+                num_bytes += len(part)
+        except BaseException:
+            with suppress(Exception):  # the TTL removes the parts in the end
+                await asyncio.shield(self.delete(file_id))
+            raise
+        return num_bytes
+
+    async def read(self, file_id: str, offset: int = 0) -> AsyncIterator[bytes]:
+        """Yield the parts; an offset above 0 needs parts of CHUNK_BYTES."""
+        key, count = self._keys.file_data(file_id), FIRST_PAGE
+        start, skipped = divmod(offset, CHUNK_BYTES)
+        while True:
+            page = self._redis.lrange(key, start, start + count - 1)
+            parts = await cast(Awaitable[list[bytes]], page)
+            for part in parts:
+                yield part[skipped:]
+                skipped = 0
+            if len(parts) < count:
+                return
+            start += count
+            size = max(1, sum(map(len, parts)) // count)
+            count = min(max(1, PAGE_BYTES // size), MAX_PAGE)
+
+    async def keep(self, file_id: str, seconds: int) -> None:
+        await self._redis.expire(self._keys.file_data(file_id), seconds)
+
+    async def delete(self, file_id: str) -> None:
+        await self._redis.unlink(self._keys.file_data(file_id))
+
+
+class FolderFileData(FileData):
+    """A file in the folder per file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _path(self, file_id: str) -> Path:
+        return self._folder / file_id
+
+    async def write(self, file_id: str, chunks: AsyncIterator[bytes]) -> int:
+        part = self._folder / f"{file_id}.part"
+        num_bytes, file = 0, await asyncio.to_thread(part.open, "wb")
+        try:
+            async for chunk in chunks:
+                await asyncio.to_thread(file.write, chunk)
+                num_bytes += len(chunk)
+            await asyncio.to_thread(_complete, file, self._path(file_id))
+        finally:
+            file.close()
+            part.unlink(missing_ok=True)
+        return num_bytes
+
+    async def read(self, file_id: str, offset: int = 0) -> AsyncIterator[bytes]:
+        try:
+            file = await asyncio.to_thread(self._path(file_id).open, "rb")
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(offset)
+            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                yield chunk
+
+    async def keep(self, file_id: str, seconds: int) -> None:
+        """Do nothing: `FileStore.remove_expired` deletes a file after its entry has expired."""
+
+    async def delete(self, file_id: str) -> None:
+        await asyncio.to_thread(self._path(file_id).unlink, missing_ok=True)
+
+
+def _complete(file: BinaryIO, path: Path) -> None:
+    """Give a written file its name, by which it is whole."""
+    file.flush()
+    Path(file.name).replace(path)
+
+
+async def equal_parts(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the same bytes in parts of CHUNK_BYTES; only the last one may be shorter."""
+    buffer = bytearray()
+    async for chunk in chunks:
+        buffer += chunk
+        while len(buffer) >= CHUNK_BYTES:
+            yield bytes(buffer[:CHUNK_BYTES])
+            del buffer[:CHUNK_BYTES]
+    if buffer:
+        yield bytes(buffer)

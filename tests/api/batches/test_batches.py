@@ -1,0 +1,293 @@
+"""OpenAI's SDK uploads files and runs batches; an echo worker answers their lines."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai.types import Batch
+
+from api.settings import ApiSettings
+from tests.fakes_api import FakeService, fake_service
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+ENDED = ("completed", "failed", "expired", "cancelled")
+
+
+def line(name: str, body: dict[str, Any], url: str = TEXT) -> dict[str, Any]:
+    return {"custom_id": name, "method": "POST", "url": url, "body": body}
+
+
+def jsonl(lines: Iterable[Any]) -> bytes:
+    return b"".join(json.dumps(one).encode() + b"\n" for one in lines)
+
+
+def hellos(count: int) -> bytes:
+    body = {"model": "letters", "prompt": "hello", "max_tokens": 3}
+    return jsonl(line(f"r{index}", body) for index in range(count))
+
+
+@pytest.fixture
+async def sdk(service: FakeService) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with sdk_of(service) as client:
+        yield client
+
+
+def sdk_of(service: FakeService) -> openai.AsyncOpenAI:
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(service.asgi))
+    return openai.AsyncOpenAI(
+        base_url="http://api/v1", api_key="none", http_client=http, max_retries=0
+    )
+
+
+async def create(
+    client: openai.AsyncOpenAI, content: bytes, endpoint: Any = TEXT, window: Any = "24h"
+) -> Batch:
+    file = await client.files.create(file=("in.jsonl", content), purpose="batch")
+    return await client.batches.create(
+        input_file_id=file.id, endpoint=endpoint, completion_window=window
+    )
+
+
+async def ended(client: openai.AsyncOpenAI, batch: Batch) -> Batch:
+    for _ in range(3000):
+        batch = await client.batches.retrieve(batch.id)
+        if batch.status in ENDED:
+            return batch
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"the batch is {batch.status}")
+
+
+async def lines_of(client: openai.AsyncOpenAI, file_id: str | None) -> list[dict[str, Any]]:
+    if file_id is None:
+        return []
+    content = await client.files.content(file_id)
+    return [json.loads(one) for one in content.text.splitlines()]
+
+
+async def test_a_batch_answers_each_line_as_its_route(
+    service: FakeService, sdk: openai.AsyncOpenAI
+) -> None:
+    body = {"model": "letters", "prompt": "hello", "seed": 1}
+    bodies = {"good": body, "bad": body | {"top_p": 7}, "fails": body | {"prompt": "fail"}}
+    lines = [line(name, one) for name, one in bodies.items()]
+    batch = await ended(sdk, await create(sdk, jsonl(lines)))
+    assert batch.status == "completed", batch
+    counts = batch.request_counts
+    assert counts is not None and (counts.total, counts.completed, counts.failed) == (3, 1, 2)
+    assert batch.usage is not None and batch.usage.total_tokens > 0
+    assert batch.model == "letters"
+
+    [good] = await lines_of(sdk, batch.output_file_id)
+    answer = good["response"]["body"]
+    direct = (await service.http.post(TEXT, json=body)).json()
+    assert (good["custom_id"], good["response"]["status_code"], good["error"]) == (
+        "good",
+        200,
+        None,
+    )
+    assert answer["id"] == f"cmpl-{good['response']['request_id']}"
+    assert answer["choices"] == direct["choices"]
+    errors = {one["custom_id"]: one["response"] for one in await lines_of(sdk, batch.error_file_id)}
+    refused = (await service.http.post(TEXT, json=bodies["bad"])).json()
+    assert (errors["bad"]["status_code"], errors["bad"]["body"]) == (400, refused)
+    assert errors["fails"]["status_code"] == 500
+    assert errors["fails"]["body"]["error"]["type"] == "server_error"
+
+
+async def test_a_batch_of_conversations(sdk: openai.AsyncOpenAI) -> None:
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
+    batch = await ended(sdk, await create(sdk, jsonl([line("one", body, CHAT)]), CHAT))
+    [answer] = await lines_of(sdk, batch.output_file_id)
+    assert answer["response"]["body"]["choices"][0]["message"]["role"] == "assistant"
+
+
+async def test_files_are_stored_listed_and_deleted(sdk: openai.AsyncOpenAI) -> None:
+    content = hellos(3)
+    files = [
+        await sdk.files.create(file=(f"{index}.jsonl", content), purpose="batch")
+        for index in range(3)
+    ]
+    assert (files[0].filename, files[0].bytes, files[0].purpose) == (
+        "0.jsonl",
+        len(content),
+        "batch",
+    )
+    assert files[0].expires_at == files[0].created_at + 7 * 24 * 3600
+    listed = [file.id async for file in sdk.files.list(limit=2)]
+    assert listed == [file.id for file in reversed(files)]
+    assert [file.id async for file in sdk.files.list(order="asc", limit=1)] == listed[::-1]
+    assert [file.id async for file in sdk.files.list(purpose="batch_output")] == []
+    assert (await sdk.files.retrieve(files[1].id)) == files[1]
+    assert (await sdk.files.content(files[1].id)).content == content
+    assert (await sdk.files.delete(files[1].id)).deleted
+    with pytest.raises(openai.NotFoundError):
+        await sdk.files.content(files[1].id)
+
+
+async def test_a_file_of_many_parts_is_kept_byte_by_byte(sdk: openai.AsyncOpenAI) -> None:
+    content = bytes(range(256)) * 5000
+    file = await sdk.files.create(
+        file=content,
+        purpose="batch",
+        expires_after={"anchor": "created_at", "seconds": 3600},
+    )
+    assert file.expires_at == file.created_at + 3600
+    assert (await sdk.files.content(file.id)).content == content
+
+
+async def test_a_wrong_file_fails_in_validation_with_its_lines(sdk: openai.AsyncOpenAI) -> None:
+    good = json.dumps(line("one", {"prompt": "hello"}))
+    bad = [
+        "no json",
+        good,
+        json.dumps(line("two", {"prompt": "hello"}, CHAT)),
+        json.dumps({"custom_id": "three", "method": "GET", "url": TEXT, "body": {}}),
+        json.dumps({"custom_id": "", "method": "POST", "url": TEXT, "body": {}}),
+        json.dumps({"custom_id": "four", "method": "POST", "url": TEXT, "body": []}),
+        "x" * 1_048_577,
+    ]
+    batch = await ended(sdk, await create(sdk, "\n".join([good, "", *bad]).encode()))
+    assert batch.status == "failed" and batch.errors is not None and batch.errors.data is not None
+    found = [(error.line, error.code) for error in batch.errors.data]
+    assert found == [
+        (3, "invalid_json_line"),
+        (4, "duplicate_custom_id"),
+        (5, "mismatched_endpoint"),
+        (6, "invalid_request_line"),
+        (7, "invalid_custom_id"),
+        (8, "invalid_request_line"),
+        (9, "line_too_long"),
+    ]
+    assert batch.output_file_id is None and batch.failed_at is not None
+
+
+async def test_an_empty_file_fails(sdk: openai.AsyncOpenAI) -> None:
+    batch = await ended(sdk, await create(sdk, b"\n \n"))
+    assert batch.status == "failed" and batch.errors is not None and batch.errors.data is not None
+    assert [error.code for error in batch.errors.data] == ["empty_file"]
+
+
+async def test_inline_requests_need_no_file(service: FakeService, sdk: openai.AsyncOpenAI) -> None:
+    requests = [{"custom_id": "a", "body": {"prompt": "hello", "max_tokens": 2}}]
+    created = await service.http.post("/v1/batches", json={"requests": requests, "endpoint": TEXT})
+    batch = await ended(sdk, Batch.model_validate(created.json()))
+    [answer] = await lines_of(sdk, batch.output_file_id)
+    assert answer["custom_id"] == "a"
+
+
+async def test_a_cancelled_batch_keeps_its_results(
+    service: FakeService, sdk: openai.AsyncOpenAI
+) -> None:
+    service.worker.paused = True
+    batch = await create(sdk, hellos(100))
+    await service.until(lambda: service.worker.seen)
+    assert (await sdk.batches.cancel(batch.id)).status == "cancelling"
+    batch = await ended(sdk, batch)
+    counts = batch.request_counts
+    assert batch.status == "cancelled" and batch.cancelled_at is not None and counts is not None
+    assert counts.completed + counts.failed == counts.total == 100
+    errors = await lines_of(sdk, batch.error_file_id)
+    assert {error["error"]["code"] for error in errors if error["error"]} == {"batch_cancelled"}
+    names = [one["custom_id"] for one in [*errors, *await lines_of(sdk, batch.output_file_id)]]
+    assert sorted(names) == sorted(f"r{index}" for index in range(100))
+    with pytest.raises(openai.ConflictError):
+        await sdk.batches.cancel(batch.id)
+
+
+async def test_a_batch_expires_after_its_window(
+    service: FakeService, sdk: openai.AsyncOpenAI
+) -> None:
+    service.worker.paused = True
+    batch = await ended(sdk, await create(sdk, hellos(80), window="1s"))
+    assert batch.status == "expired" and batch.expired_at is not None
+    errors = await lines_of(sdk, batch.error_file_id)
+    assert {error["error"]["code"] for error in errors} == {"batch_expired"}
+    assert len(errors) == 80
+
+
+async def test_batches_are_listed_from_the_newest(
+    service: FakeService, sdk: openai.AsyncOpenAI
+) -> None:
+    made = [(await create(sdk, hellos(1))).id for _ in range(3)]
+    assert [batch.id async for batch in sdk.batches.list(limit=2)] == made[::-1]
+    page = await sdk.batches.list(after=made[1])
+    assert [batch.id for batch in page.data] == made[:1] and not page.has_more
+
+
+async def test_a_batch_takes_no_place_in_the_queue() -> None:
+    """Its jobs wait in a lane: the queue's limit of one job still has a place."""
+    async with fake_service(ApiSettings(max_queued=1), with_worker=False) as service:
+        async with sdk_of(service) as client:
+            await create(client, hellos(200))
+            lane = service.services.redis.lane
+            for _ in range(3000):
+                if await lane.num_waiting() == 64:
+                    break
+                await asyncio.sleep(0.01)
+            assert await lane.num_waiting() == 64
+            answer = await service.http.post("/jobs", json={"prompt": "hello"})
+            assert (answer.status_code, answer.json()["position"]) == (202, 1)
+            assert (await service.http.post("/jobs", json={"prompt": "x"})).status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"completion_window": "soon"}, "completion_window"),
+        ({"completion_window": "31d"}, "completion_window"),
+        (
+            {"input_file_id": "file-x", "requests": [{"custom_id": "a", "body": {}}]},
+            "input_file_id",
+        ),
+        ({"metadata": {"k" * 65: "v"}}, "metadata.k"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+async def test_an_invalid_batch_names_its_field(
+    service: FakeService, fields: dict[str, Any], param: str
+) -> None:
+    body = {"input_file_id": "file-x", "endpoint": TEXT, "completion_window": "24h"}
+    answer = await service.http.post("/v1/batches", json=body | fields)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].startswith(param)
+
+
+async def test_a_batch_needs_a_file_that_exists(service: FakeService) -> None:
+    body = {"input_file_id": "file-x", "endpoint": TEXT, "completion_window": "24h"}
+    answer = await service.http.post("/v1/batches", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "input_file_id")
+
+
+async def test_uploads_have_limits() -> None:
+    async with fake_service(ApiSettings(max_file_bytes=10), with_worker=False) as service:
+
+        async def post(data: dict[str, str], content: bytes = b"12345") -> Any:
+            answer = await service.http.post(
+                "/v1/files", data=data, files={"file": ("in.jsonl", content)}
+            )
+            return answer.status_code, answer.json().get("error", {}).get("param")
+
+        purpose = {"purpose": "batch"}
+        assert await post(purpose) == (200, None)
+        assert await post(purpose, b"12345678901") == (413, "file")
+        assert await post({"purpose": "vision"}) == (400, "purpose")
+        assert await post({}) == (400, "purpose")
+        seconds = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "60"}
+        assert await post(purpose | seconds) == (400, "expires_after[seconds]")
+        no_file = await service.http.post("/v1/files", files={"purpose": (None, "batch")})
+        assert (no_file.status_code, no_file.json()["error"]["param"]) == (400, "file")
+        typed = await service.http.post("/v1/files", json={"purpose": "batch"})
+        assert typed.status_code == 415
+        broken = await service.http.post(
+            "/v1/files",
+            content=b"--b\r\nnonsense",
+            headers={"Content-Type": "multipart/form-data; boundary=b"},
+        )
+        assert (broken.status_code, broken.json()["error"]["param"]) == (400, "body")
+        names = await service.redis.keys("*file*")
+        assert len([name for name in names if b"file-data" in name]) == 1
