@@ -2,22 +2,15 @@
 
 import json
 import os
-import pty
-import select
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from tests.processes import end
+from tests.terminal import PATIENCE_S, terminal
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_S = 120.0
 SHORT = ("--greedy", "--max-new-tokens", "20")
 QUESTION = "What is a falcon?"
 ANSWER = "A falcon is a bird of prey with long wings and very good eyes. The"
@@ -102,49 +95,8 @@ def test_a_job_is_cancelled_and_retried(url: str) -> None:
     assert "falconer: " in run(url, "jobs", "show", "0" * 32, code=2)
 
 
-class Terminal:
-    """A conversation in a terminal of its own."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", fd: int) -> None:
-        self.process = process
-        self._fd = fd
-        self._shown = ""
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def wait_for(self, text: str) -> None:
-        """Read until `text` appears in what is new since the last call."""
-        deadline = time.monotonic() + PATIENCE_S
-        while text not in self._shown:
-            left_s = deadline - time.monotonic()
-            assert select.select([self._fd], [], [], max(0.0, left_s))[0], self._shown
-            self._shown += os.read(self._fd, 65_536).decode()
-        self._shown = self._shown.partition(text)[2]
-
-
-@contextmanager
-def terminal(url: str, *words: str) -> Iterator[Terminal]:
-    parent, child = pty.openpty()
-    try:
-        process = subprocess.Popen(
-            [*FALCONER, "chat", "--url", url, *words],
-            stdin=child,
-            stdout=child,
-            stderr=child,
-            start_new_session=True,
-        )
-        try:
-            yield Terminal(process, parent)
-        finally:
-            end(process)
-    finally:
-        os.close(child)
-        os.close(parent)
-
-
 def test_a_conversation_on_a_terminal_keeps_its_history(url: str) -> None:
-    with terminal(url, *SHORT) as screen:
+    with terminal("chat", "--url", url, *SHORT) as screen:
         screen.wait_for("> ")
         screen.type(f"{QUESTION}\n")
         screen.wait_for(ANSWER)
@@ -157,14 +109,3 @@ def test_a_conversation_on_a_terminal_keeps_its_history(url: str) -> None:
     second, first = [json.loads(run(url, "jobs", "show", job["id"], "--json")) for job in jobs]
     used = [job["result"]["usage"]["prompt_tokens"] for job in (first, second)]
     assert used[1] > used[0] + 7  # the question, the answer and the second question
-
-
-def test_an_interrupt_cancels_the_answer_and_keeps_the_conversation(url: str) -> None:
-    with terminal(url, "--max-new-tokens", "900") as screen:
-        screen.wait_for("> ")
-        screen.type("Tell me a long tale about a falcon, a raven and the sea.\n")
-        screen.wait_for("\n")
-        screen.process.send_signal(signal.SIGINT)
-        screen.wait_for("> ")
-        screen.type("\x04")
-        assert screen.process.wait(PATIENCE_S) == 0
