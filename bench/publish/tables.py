@@ -54,7 +54,8 @@ def engine_table(rows: str, figures: Figures) -> str:
     ratios = [summary["falconer_is_faster"] for summary in figures["contenders"].values()]
     modes = [mode for mode in Mode if any(mode in ratio for ratio in ratios)]
     over = [f"{mode} Falconer over it" for mode in modes]
-    heads = [f"{rows} {'row' if rows == '1' else 'rows'}", "computes with", "tokens/s", "agreement", *over]
+    unit = "row" if rows == "1" else "rows"
+    heads = [f"{rows} {unit}", "computes with", "tokens/s", "agreement", *over]
     lines = [
         [
             name,
