@@ -79,6 +79,7 @@ class BatchRunner:
         run = BatchRun(
             batches, self._redis.files, self._jobs, lease, self._slots, self._max_line_bytes
         )
+        bound.info("running a batch")
         work = asyncio.create_task(run.run())
         renewing = asyncio.create_task(self._renew(lease, run))
         try:

@@ -118,6 +118,8 @@ class LeasedWorker:
             else:
                 self._spawn(self._lifecycle.fail_dead_letter(dead), dead.job_id)
         self._set_waiting_for_wake_ups(self.free_capacity.rows > 0 and not claim.lacks_capacity)
+        if not claim.blocked_rows and any(one.job.gives_way for one in self.active.values()):
+            self._enable_wake_ups(True)  # a job of no batch takes their rows at once
         for active in giving_way(claim, self.free_capacity, [*self.active.values()]):
             active.stop()  # its release wakes this worker
 

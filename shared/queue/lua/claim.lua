@@ -147,10 +147,14 @@ if has_lost_records then
   recount_tokens(backlog)
 end
 local batch_share = #claimed + math.ceil(batch_jobs / math.max(1, backlog.num_workers))
+local num_others = #claimed
 if all_fit and num_waiting() == 0 and free_rows > 0 then
   all_fit = claim_between('-inf', '+inf', false, BATCH_LANE, batch_share)
 end
-if ready + batch_jobs - num_skipped > #claimed then -- skipped jobs wait for an idle worker
+local num_of_batches = #claimed - num_others
+-- Jobs of batches that are left wake the next worker only if this worker took some, so a full worker that
+-- listens for other jobs is not woken again and again.
+if num_of_batches > 0 and batch_jobs > num_of_batches or ready - num_skipped > num_others then -- skipped jobs wait for an idle worker
   wake_a_worker()
 end
 return {all_fit and 0 or 1, claimed, is_after_outage and 1 or 0, blocked_rows, blocked_tokens}

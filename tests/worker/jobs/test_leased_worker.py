@@ -7,8 +7,9 @@ import pytest
 from arq.connections import ArqRedis
 from redis.exceptions import ConnectionError
 
+from shared.batches.lane import BatchLane
 from shared.process.asyncio_tasks import cancel_all
-from shared.protocol import JobStatus, Outcome, encode
+from shared.protocol import BATCH_PRIORITY, JobStatus, Outcome, encode
 from shared.queue.claims import StartResult
 from shared.queue.job_queue import Depth, JobQueue
 from shared.queue.keys import Keys
@@ -56,6 +57,25 @@ async def test_no_more_is_claimed_than_fits(redis: ArqRedis, keys: Keys, queue: 
     async with running(worker):
         await eventually(lambda: worker.free_capacity.rows == 0)
         assert await queue.depth() == Depth(waiting=2, running=3)
+
+
+async def test_jobs_of_batches_give_way_to_another_job(
+    redis: ArqRedis, keys: Keys, queue: JobQueue
+) -> None:
+    lane = BatchLane(redis, keys)
+    fillers = [make_job(priority=BATCH_PRIORITY) for _ in range(3)]
+    for job in fillers:
+        await lane.enqueue(job, reply_to="api")
+    worker = make_worker(redis, keys, until_cancelled, rows=3)
+    async with running(worker):
+        for job in fillers:
+            await started(worker, job.id)
+        [job_id] = await enqueue(queue)
+        await started(worker, job_id)
+        assert await lane.num_waiting() == 1
+        records = [await queue.record(job.id) for job in fillers]
+        attempts = {(one.status, one.attempts) for one in records if one is not None}
+        assert attempts == {(JobStatus.RUNNING, 1), (JobStatus.QUEUED, 0)}
 
 
 async def test_a_task_that_raises_fails_only_its_own_job(

@@ -1,0 +1,92 @@
+"""A batch outlives the death of the api replica and of the worker that run it.
+
+`FALCONER_TEST_BATCH_LINES=2000` makes the batch longer.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import openai
+from openai.types import Batch
+
+from tests.integration.service import WAIT_S, ApiChild, WorkerChild, eventually
+
+LINES = int(os.environ.get("FALCONER_TEST_BATCH_LINES", "100"))
+ENDPOINT = "/v1/completions"
+BATCH_WAIT_S = WAIT_S + LINES  # on a slow machine
+
+
+def line(index: int) -> dict[str, Any]:
+    body = {"prompt": f"Once upon a time {index}", "max_tokens": 12, "temperature": 0}
+    return {"custom_id": f"r{index}", "method": "POST", "url": ENDPOINT, "body": body}
+
+
+def sdk(api: ApiChild) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", timeout=WAIT_S)
+
+
+async def num_done(client: openai.AsyncOpenAI, batch_id: str) -> int:
+    counts = (await client.batches.retrieve(batch_id)).request_counts
+    return 0 if counts is None else counts.completed
+
+
+async def test_every_line_has_one_answer_after_replica_and_worker_were_killed(
+    start_api: Callable[..., ApiChild],
+    start_worker: Callable[..., WorkerChild],
+) -> None:
+    first, second, worker = start_api(), start_api(), start_worker(max_rows=8)
+    await first.ready()
+    async with sdk(first) as client:
+        batch = await create_batch(client)
+    async with sdk(second) as client:
+
+        async def is_under_way() -> bool:
+            return await num_done(client, batch.id) >= LINES // 10
+
+        await second.ready()
+        await eventually(is_under_way, BATCH_WAIT_S)
+        owner, heir = owner_first(batch.id, first, second)
+        assert batch.id in owner.log_text
+        owner.kill()
+        worker.kill()
+        start_worker(max_rows=8)
+    async with sdk(heir) as client:
+
+        async def has_ended() -> bool:
+            return (await client.batches.retrieve(batch.id)).status == "completed"
+
+        await eventually(has_ended, BATCH_WAIT_S)
+        ended = await client.batches.retrieve(batch.id)
+        await check_answers(client, ended)
+
+
+def owner_first(batch_id: str, first: ApiChild, second: ApiChild) -> tuple[ApiChild, ApiChild]:
+    """Return the replica that runs the batch, by its log, then the other one."""
+    return (first, second) if batch_id in first.log_text else (second, first)
+
+
+async def create_batch(client: openai.AsyncOpenAI) -> Batch:
+    content = b"".join(json.dumps(line(index)).encode() + b"\n" for index in range(LINES))
+    file = await client.files.create(file=("in.jsonl", content), purpose="batch")
+    return await client.batches.create(
+        input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h"
+    )
+
+
+async def check_answers(client: openai.AsyncOpenAI, ended: Batch) -> None:
+    """Check that each line has one answer, and some of them against the route itself."""
+    assert ended.output_file_id is not None and ended.error_file_id is None
+    text = (await client.files.content(ended.output_file_id)).text
+    answers = [json.loads(one) for one in text.splitlines()]
+    assert sorted(one["custom_id"] for one in answers) == sorted(f"r{i}" for i in range(LINES))
+    texts = {one["custom_id"]: one["response"]["body"]["choices"][0]["text"] for one in answers}
+    for index in range(0, LINES, max(1, LINES // 10)):
+        direct = await client.completions.create(model="tiny", **line(index)["body"])
+        assert texts[f"r{index}"] == direct.choices[0].text
+    counts, usage = ended.request_counts, ended.usage
+    assert counts is not None and (counts.completed, counts.failed) == (LINES, 0)
+    assert usage is not None
+    tokens = sum(one["response"]["body"]["usage"]["total_tokens"] for one in answers)
+    assert usage.total_tokens == tokens
