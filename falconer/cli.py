@@ -35,7 +35,7 @@ Requests = Annotated[
     Path, typer.Option(help="JSON lines of {prompt | prompt_ids, generate_kwargs}.")
 ]
 Quantization = Annotated[
-    str | None, typer.Option(help="Weights in 8 bits: int8, int8-weight-only or fp8.")
+    str | None, typer.Option(help="Smaller weights: int8, int8-weight-only, int4 or fp8.")
 ]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")]
 

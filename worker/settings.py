@@ -38,9 +38,9 @@ class WorkerSettings(ProcessSettings):
         "auto",
         description="torch, openvino (CPU) or auto (the fastest that fits).",
     )
-    quantization: Literal["int8", "int8-weight-only", "fp8"] | None = Field(
+    quantization: Literal["int8", "int8-weight-only", "fp8", "int4"] | None = Field(
         None,
-        description="8-bit weights; see docs/guides/quantization.md.",
+        description="Smaller weights; see docs/guides/quantization.md.",
     )
     threads: int | None = Field(
         None,

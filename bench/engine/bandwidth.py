@@ -38,7 +38,7 @@ BITS: dict[str, float] = {
     "int8": 8,
     "int8-weight-only": 8,
 }
-BITS["int4"] = 4 + 32 / 64  # 64 weights share a float32 scale
+BITS["int4"] = 4 + 40 / 64  # 64 weights share a float32 scale and a zero point of a byte
 INT8_HEAD = ("int8", "int4")  # other heads have the dtype of the model
 
 

@@ -1,4 +1,4 @@
-"""Measure what 8-bit weights change: top-1 agreement and the perplexity of a text.
+"""Measure what quantized weights change: top-1 agreement and the perplexity of a text.
 
     python -m bench.quality.quantization --model tiny --quantization int8 --quantization fp8
 
@@ -38,7 +38,7 @@ FLOAT8_DTYPE = "bfloat16"  # the only dtype of fp8 in a worker
 
 
 def compare_quantizations(
-    quantization: Annotated[list[str], typer.Option(help="int8, int8-weight-only or fp8.")],
+    quantization: Annotated[list[str], typer.Option(help="int8, int8-weight-only, int4, fp8.")],
     model: Annotated[str, typer.Option(help="A folder, a hub id, or `tiny`.")] = "tiny",
     text: Annotated[
         Path,

@@ -35,7 +35,7 @@ def test_memory_is_a_size_in_any_unit() -> None:
         ("grace_s", "-1"),
         ("device", "tpu"),
         ("dtype", "int8"),
-        ("quantization", "int4"),
+        ("quantization", "int3"),
         ("worker_id", "two words"),
         ("worker_id", "with:colon"),
         ("log_level", "loud"),

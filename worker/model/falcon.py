@@ -176,7 +176,7 @@ class FalconModel(nn.Module):
         metadata: AttentionMetadata,
         adapters: AdapterTokens,
     ) -> torch.Tensor:
-        embedded: torch.Tensor = self.word_embeddings(input_ids)
+        embedded: torch.Tensor = self.word_embeddings(input_ids).to(self.ln_f.weight.dtype)
         rotary, hidden_states = None, embedded
         if self.rotary_emb is not None:
             rotary = self.rotary_emb(positions, embedded.dtype)
@@ -226,7 +226,7 @@ class FalconForCausalLM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.transformer.word_embeddings.weight.dtype
+        return self.transformer.ln_f.weight.dtype  # embeddings may have a smaller one
 
     @property
     def device(self) -> torch.device:

@@ -31,17 +31,22 @@ class LowRank:
 LoraAdapter = Mapping[str, LowRank]  # by the name of the linear layer in the network
 
 
-@torch.no_grad()
 def merge_adapters(model: nn.Module, adapters: Sequence[LoraAdapter]) -> None:
-    """Add all updates to the weights of `model`, in place: summed in float32, rounded once."""
+    """Add all updates to the weights of `model`, in place."""
     for name in {name: None for adapter in adapters for name in adapter}:
-        weight = model.get_submodule(name).get_parameter("weight")
-        total = weight.float()  # the one copy: the largest matrix of falcon-40b takes 1 GiB
-        for adapter in adapters:
-            if name in adapter:
-                update = adapter[name].to(torch.float32, weight.device)
-                total.addmm_(update.up, update.down)
-        weight.copy_(total)
+        merge_into(model.get_submodule(name).get_parameter("weight"), name, adapters)
+
+
+@torch.no_grad()
+def merge_into(weight: torch.Tensor, name: str, adapters: Sequence[LoraAdapter]) -> None:
+    """Add all updates of the linear layer `name`, in place: summed in float32, rounded once."""
+    own = [adapter[name] for adapter in adapters if name in adapter]
+    if not own:
+        return
+    total = weight.float()  # the one copy: the largest matrix of falcon-40b takes 1 GiB
+    for update in own:
+        total.addmm_(update.up.to(total), update.down.to(total))
+    weight.copy_(total)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ OpenVINO fuses the element-wise work into oneDNN matrix products and has an atte
 reads paged keys and values.
 """
 
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch.nn import LayerNorm, Linear
 
 from worker.model.config import BlockStyle, ModelConfig
 from worker.model.falcon import FalconDecoderLayer, FalconForCausalLM
-from worker.model.layers.quantization import Quantization, quantize_rows
+from worker.model.layers.quantization import Quantization
+from worker.model.openvino_weights import WeightFile
+from worker.model.quantized_linears import ReadWeight, weight_bytes
 
 BLOCK_SIZE = 32  # tokens; the CPU kernel supports no other
 
@@ -37,7 +40,23 @@ def is_cache(input_name: str) -> bool:
     return input_name.startswith(("key_cache.", "value_cache."))
 
 
-def build_graph(model: FalconForCausalLM, quantization: Quantization | None) -> ov.Model:
+@dataclass(frozen=True, slots=True)
+class QuantizedWeights:
+    """Where the weights to quantize come from, and where they go."""
+
+    kind: Quantization
+    read: ReadWeight
+    file: WeightFile
+
+    @classmethod
+    def of(
+        cls, model: FalconForCausalLM, kind: Quantization, read: ReadWeight
+    ) -> "QuantizedWeights":
+        """Reserve a file for the weights of `model`. Raises ValueError if the disk is too small."""
+        return cls(kind, read, WeightFile(weight_bytes(model, model.dtype, kind).quantized))
+
+
+def build_graph(model: FalconForCausalLM, quantized: QuantizedWeights | None) -> ov.Model:
     """Build a graph from packed tokens to logits; `model` is in float32 or bfloat16, on the CPU.
 
     Inputs, by name: `input_ids`, `positions`: int64 [num_tokens]; `sampled`: int64 [n], the rows
@@ -46,18 +65,18 @@ def build_graph(model: FalconForCausalLM, quantization: Quantization | None) -> 
     them; `key_cache.N` and `value_cache.N`: [num_blocks, num_kv_heads, 32, head_dim] in the model's
     dtype, written in place. Output: logits, float32 [n, vocab_size].
 
-    The graph shares the memory of the model's weights, some of which it joins for that. Both int8
-    kinds of `quantization` quantize copies of the linear layers' weights, one scale per output row;
-    the runtime's settings decide about their inputs.
+    The graph shares the memory of the model's weights, some of which it joins for that, and the
+    file of the quantized weights. Of these it reads one product's at a time. The runtime's settings
+    decide about the inputs of quantized layers.
     """
-    return _GraphBuilder(model, quantization).build()
+    return _GraphBuilder(model, quantized).build()
 
 
 class _GraphBuilder:
-    def __init__(self, model: FalconForCausalLM, quantization: Quantization | None) -> None:
+    def __init__(self, model: FalconForCausalLM, quantized: QuantizedWeights | None) -> None:
         self._model = model
         self._config = model.config
-        self._quantization = quantization
+        self._quantized = quantized
         self._type = ov.Type.bf16 if model.dtype == torch.bfloat16 else ov.Type.f32
         self._parameters: list[Node] = []
         self._input_ids = self._parameter("input_ids", [-1], np.int64)
@@ -74,7 +93,8 @@ class _GraphBuilder:
     def build(self) -> ov.Model:
         transformer = self._model.transformer
         embeddings = _shared(transformer.word_embeddings.weight)
-        hidden = op.gather(embeddings, self._input_ids, _int64(0))
+        embedded = op.gather(embeddings, self._input_ids, _int64(0))
+        hidden = op.convert(embedded, self._type)
         rotary = self._rotary()
         for index, layer in enumerate(transformer.h):
             assert isinstance(layer, FalconDecoderLayer)
@@ -183,37 +203,41 @@ class _GraphBuilder:
 
     def _linear(self, hidden: Node, linear: Linear) -> Node:
         bias = None if linear.bias is None else _shared(linear.bias)
-        return self._product(hidden, self._weight(linear.weight), bias)
+        return self._product(hidden, self._weight([linear]), bias)
 
     def _sum_of_linears(self, terms: list[tuple[Node, Linear]]) -> Node:
         """Compute the sum of several layers as one product."""
-        weight = _side_by_side([linear for _, linear in terms])
+        weight = self._weight([linear for _, linear in terms])
         biases = [_shared(linear.bias) for _, linear in terms if linear.bias is not None]
         bias = reduce(op.add, biases) if biases else None  # folded to one constant
-        hidden = op.concat([hidden for hidden, _ in terms], 1)
-        return self._product(hidden, self._weight(weight), bias)
+        return self._product(op.concat([hidden for hidden, _ in terms], 1), weight, bias)
 
     def _product(self, hidden: Node, weight: Node, bias: Node | None) -> Node:
         product = op.matmul(hidden, weight, transpose_a=False, transpose_b=True)
         return product if bias is None else op.add(product, bias)
 
-    def _weight(self, weight: torch.Tensor) -> Node:
-        return _shared(weight) if self._quantization is None else _quantized(weight)
+    def _weight(self, linears: list[Linear]) -> Node:
+        """Return the weight of layers side by side."""
+        if self._quantized is None:
+            return _shared(_side_by_side(linears) if len(linears) > 1 else linears[0].weight)
+        weights = [self._quantized.read(linear) for linear in linears]
+        weight = torch.cat(weights, dim=1) if len(weights) > 1 else weights[0]
+        weights.clear()
+        is_int4 = self._quantized.kind is Quantization.INT4
+        file = self._quantized.file
+        return file.per_group(weight) if is_int4 else file.per_row(weight)
 
     def _head_weight(self) -> Node:
-        weight = self._model.lm_head.weight
-        return _quantized(weight) if self._quantization is Quantization.INT8 else _shared(weight)
+        head = self._model.lm_head
+        if self._quantized is None or not self._quantized.kind.includes_head:
+            return _shared(head.weight)
+        return self._quantized.file.per_row(self._quantized.read(head))
 
     def _parameter(self, name: str, shape: list[int], dtype: type[np.generic] | ov.Type) -> Node:
         parameter = op.parameter(shape, dtype, name=name)
         parameter.output(0).set_names({name})
         self._parameters.append(parameter)
         return parameter
-
-
-def _quantized(weight: torch.Tensor) -> Node:
-    quantized, scale = quantize_rows(weight)
-    return op.multiply(op.convert(op.constant(quantized.numpy()), "f32"), _shared(scale))
 
 
 def _side_by_side(linears: list[Linear]) -> torch.Tensor:

@@ -4,6 +4,7 @@ Owns the compiled graph and its KV cache. Needs the optional extra openvino.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from worker.engine.execution.packed_batch import PackedStep, warm_up_steps
 from worker.engine.scheduling.step_plan import StepPlan
 from worker.model.falcon import FalconForCausalLM
-from worker.model.layers.quantization import Quantization
-from worker.model.openvino_falcon import BLOCK_SIZE, build_graph, is_cache
+from worker.model.layers.quantization import GROUP_SIZE, Quantization
+from worker.model.openvino_falcon import BLOCK_SIZE, QuantizedWeights, build_graph, is_cache
 
-# Activations of 8-bit layers are quantized on the fly in groups of this size, each with a scale.
-_ACTIVATION_GROUP_SIZE = 128
+# Activations are quantized on the fly in groups of this size, each with a scale. Groups of 4-bit
+# weights must be multiples of it.
+_ACTIVATION_GROUP_SIZES = {Quantization.INT8: 128, Quantization.INT4: GROUP_SIZE}
 _BLOCK_INDICES_MULTIPLE = 256
 
 Caches = dict[str, NDArray[Any]]  # [num_blocks, …] by graph input
@@ -27,39 +29,48 @@ _NUMPY_TYPES = {ov.Type.f32: np.float32, ov.Type.bf16: np.uint16, ov.Type.u8: np
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "u8"}
 
 
-class OpenVinoRunner:
-    """A Falcon compiled for this CPU. A plan may be run again: it overwrites the same slots."""
+@dataclass(frozen=True, slots=True)
+class CompiledFalcon:
+    """A compiled graph, with the weights that it reads."""
 
-    def __init__(
-        self, model: FalconForCausalLM, compiled: ov.CompiledModel, *, num_blocks: int
-    ) -> None:
-        self.num_blocks = num_blocks
-        self.model = model  # the graph shares the memory of its weights
-        self.infer_request = compiled.create_infer_request()
-        self.kv_caches: Caches = {}
-        for port in compiled.inputs:
-            if is_cache(name := port.get_any_name()):
-                cache, tensor = _allocate_cache(port, num_blocks)
-                self.kv_caches[name] = cache  # a tensor keeps no reference to its array
-                self.infer_request.set_tensor(name, tensor)
+    graph: ov.CompiledModel
+    model: FalconForCausalLM  # the graph shares the memory of its weights
+    quantized: QuantizedWeights | None
 
-    @staticmethod
+    @classmethod
     def compile(
+        cls,
         model: FalconForCausalLM,
         *,
         num_threads: int,
-        quantization: Quantization | None,
+        quantized: QuantizedWeights | None,
         kv_dtype: torch.dtype,
-    ) -> ov.CompiledModel:
+    ) -> "CompiledFalcon":
         """Compile a model. The first step takes the memory of its linear layers once more."""
         properties = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[model.dtype],  # the default depends on the CPU
             "KV_CACHE_PRECISION": _PRECISIONS[kv_dtype],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": num_threads,
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _activation_group_size(quantization),
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _activation_group_size(quantized),
         }
-        return ov.Core().compile_model(build_graph(model, quantization), "CPU", properties)
+        graph = ov.Core().compile_model(build_graph(model, quantized), "CPU", properties)
+        return cls(graph, model, quantized)
+
+
+class OpenVinoRunner:
+    """A Falcon compiled for this CPU. A plan may be run again: it overwrites the same slots."""
+
+    def __init__(self, falcon: CompiledFalcon, *, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self.falcon = falcon
+        self.infer_request = falcon.graph.create_infer_request()
+        self.kv_caches: Caches = {}
+        for port in falcon.graph.inputs:
+            if is_cache(name := port.get_any_name()):
+                cache, tensor = _allocate_cache(port, num_blocks)
+                self.kv_caches[name] = cache  # a tensor keeps no reference to its array
+                self.infer_request.set_tensor(name, tensor)
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
         """Compute a plan; return float32 logits [n, vocab]: of each chunk, scored then sampled.
@@ -94,6 +105,8 @@ class OpenVinoRunner:
         """
         for step in warm_up_steps("cpu", num_blocks=self.num_blocks, block_size=BLOCK_SIZE):
             self.compute(step)
+        if self.falcon.quantized is not None:
+            self.falcon.quantized.file.drop_pages()
 
     def copy_blocks(self, block_copies: Sequence[tuple[int, int]]) -> None:
         for source, destination in block_copies:
@@ -101,9 +114,9 @@ class OpenVinoRunner:
                 cache[destination] = cache[source]
 
 
-def _activation_group_size(quantization: Quantization | None) -> int:
+def _activation_group_size(quantized: QuantizedWeights | None) -> int:
     """Return the group size; 0 leaves the activations as they are."""
-    return _ACTIVATION_GROUP_SIZE if quantization is Quantization.INT8 else 0
+    return 0 if quantized is None else _ACTIVATION_GROUP_SIZES.get(quantized.kind, 0)
 
 
 def _padded(block_indices: NDArray[np.int32]) -> NDArray[np.int32]:

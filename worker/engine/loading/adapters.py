@@ -10,6 +10,7 @@ import torch
 
 from worker.model.checkpoint.adapter_folders import AdapterFolder, find_adapters
 from worker.model.checkpoint.adapter_weights import check_peft, read_adapter
+from worker.model.checkpoint.linear_weights import LinearWeights
 from worker.model.device_map import DeviceMap
 from worker.model.falcon import UNSPLIT, FalconForCausalLM
 from worker.model.lora import LoraAdapter, LowRank, ServedAdapter, merge_adapters
@@ -40,18 +41,23 @@ def load_adapters(
     mode: AdapterMode,
     model: FalconForCausalLM,
     device_map: DeviceMap,
+    unread: LinearWeights | None,
     parallel: TensorParallel = UNSPLIT,
 ) -> dict[str, ServedAdapter]:
     """Read adapters for a model, or for one rank's part of it; return those to serve, by name.
 
-    With mode MERGE they are added to the weights and none is returned. Served adapters go to the
-    devices of `device_map`. Call it before linear layers are replaced. Raises CheckpointError.
+    With mode MERGE they are added to the weights, read or unread, and none is returned. Served
+    adapters go to the devices of `device_map`. Call it before linear layers are replaced. Raises
+    CheckpointError.
     """
     adapters = _read_adapters(folders, model, parallel)
     for folder in folders:
         logger.info("adapter %s: %s, strength %g", folder.name, mode, folder.strength)
     if mode is AdapterMode.MERGE:
-        merge_adapters(model, list(adapters.values()))
+        if unread is None:
+            merge_adapters(model, list(adapters.values()))
+        else:
+            unread.merge(list(adapters.values()))
         return {}
     num_layers = model.config.num_layers
     return {

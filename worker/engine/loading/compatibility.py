@@ -1,5 +1,6 @@
-"""Which executors and which 8-bit weights a model, its device and this installation allow."""
+"""Which executors and which quantized weights a model, its device and this installation allow."""
 
+import platform
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from worker.engine.config import EngineConfig
 from worker.engine.execution.executor import Executor
 from worker.model.config import ModelConfig
-from worker.model.layers.quantization import Quantization
+from worker.model.layers.quantization import GROUP_SIZE, Quantization
 
 CPU_INFO = Path("/proc/cpuinfo")
 FP8_CAPABILITY = (8, 9)  # of a GPU that multiplies 8-bit floats: Ada, Hopper and later
@@ -64,7 +65,21 @@ def _openvino_obstacle(
         return f"with quantization {quantization} it needs dtype float32, not bfloat16"
     if config.block_size != BLOCK_SIZE:
         return f"block_size must be {BLOCK_SIZE}, not {config.block_size}"
+    if quantization is Quantization.INT4:
+        return why_unsupported(model_config) or _int4_obstacle(model_config)
     return why_unsupported(model_config)
+
+
+def _int4_obstacle(model_config: ModelConfig) -> str | None:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return f"it multiplies 4-bit weights only on x86-64, not {platform.machine()}"
+    sizes = (model_config.hidden_size, model_config.ffn_hidden_size)
+    if any(size % GROUP_SIZE for size in sizes):
+        return (
+            f"with quantization int4 hidden_size {sizes[0]} and ffn_hidden_size {sizes[1]} must be "
+            f"multiples of {GROUP_SIZE}"
+        )
+    return None
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -101,7 +116,7 @@ def check_combination(
 ) -> None:
     """Raise ValueError if no device of this kind allows it; the machine need not have one."""
     match quantization:
-        case Quantization.INT8:
+        case Quantization.INT8 | Quantization.INT4:
             _require(quantization, "cpu", torch.float32, device=device, dtype=dtype)
         case Quantization.FP8:
             _require(quantization, "cuda", torch.bfloat16, device=device, dtype=dtype)

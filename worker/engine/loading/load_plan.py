@@ -18,9 +18,12 @@ from worker.model.checkpoint.adapter_folders import AdapterFolder
 from worker.model.checkpoint.adapter_weights import find_weights
 from worker.model.checkpoint.weights import EMBEDDINGS, LM_HEAD, LoadingPlan
 from worker.model.layers.quantization import Quantization
+from worker.model.quantized_linears import quantized_weights
 
 # The share of free memory to leave to other processes, if a smaller variant allows it.
 _SHARE_LEFT = 0.1
+# Suggestions of a refusal, in this order.
+_OTHER_KINDS = (Quantization.INT8, Quantization.INT8_WEIGHT_ONLY, Quantization.INT4)
 
 
 def choose_variant(
@@ -83,7 +86,7 @@ class _VariantChoice:
 
     def others(self) -> Iterator[HostForecast]:
         """Forecast variants of other settings, the most similar first."""
-        kinds = dict.fromkeys([self.options.quantization, None, Quantization.INT8_WEIGHT_ONLY])
+        kinds = dict.fromkeys([self.options.quantization, None, *_OTHER_KINDS])
         for quantization in kinds:
             for dtype in CPU_DTYPES:
                 with suppress(ValueError):
@@ -102,6 +105,9 @@ class _VariantChoice:
             num_parts=self.options.tensor_parallel,
             adapter_bytes=sum(find_weights(folder).stat().st_size for folder in self.adapters),
             stores_head=plan.origins[LM_HEAD] != plan.origins[EMBEDDINGS],
+            embeddings_dtype=plan.embeddings_dtype(
+                variant.dtype, quantized_weights(plan.model, variant.quantization)
+            ),
         )
 
     def _variants(
@@ -121,17 +127,22 @@ class _VariantChoice:
             config=options.config,
             serves_adapters=is_served,
         )
-        if options.kv_dtype == "int8":
-            yield LoadVariant(dtype, _only_openvino(executor, choose), quantization, torch.int8)
+        kv_dtype = torch.int8 if options.kv_dtype == "int8" else None
+        if kv_dtype or quantization is Quantization.INT4:
+            option = "kv_dtype int8" if kv_dtype else "quantization int4"
+            only = _only_openvino(option, executor, choose)
+            yield LoadVariant(dtype, only, quantization, kv_dtype)
             return
         yield LoadVariant(dtype, choose(executor), quantization)
         if executor is Executor.AUTO:
             yield LoadVariant(dtype, Executor.TORCH, quantization)
 
 
-def _only_openvino(wanted: Executor, choose: Callable[[Executor], Executor]) -> Executor:
+def _only_openvino(
+    option: str, wanted: Executor, choose: Callable[[Executor], Executor]
+) -> Executor:
     """Return OPENVINO. Raises ValueError if it is not wanted or cannot run the model."""
-    needs = "kv_dtype int8 needs executor openvino"
+    needs = f"{option} needs executor openvino"
     if wanted is Executor.TORCH:
         raise ValueError(f"{needs}, which runs in one process on a CPU, not torch")
     try:

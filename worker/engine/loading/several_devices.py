@@ -52,8 +52,8 @@ def load_spread(options: LoadOptions) -> LoadedRunner:
         device_map, num_blocks = _spread_over_gpus(plan, options)
         options = replace(options, config=replace(options.config, num_blocks=num_blocks))
     report.forecast = forecast = choose_variant(plan, options, device_map.main, folders)
-    model = read_model(plan, forecast.variant, report, device_map)
-    adapters = load_adapters(folders, options.adapter_mode, model, device_map)
+    model, unread = read_model(plan, forecast.variant, report, device_map)
+    adapters = load_adapters(folders, options.adapter_mode, model, device_map, unread)
     return load_torch(model, options, forecast, adapters, report)
 
 

@@ -59,11 +59,11 @@ class PartLoader:
         device = parse_device(name)
         device_map = DeviceMap(device)
         plan = plan_model(self.options.source, report)
-        model = read_model(plan, self.forecast.variant, report, device_map, parallel)
+        model, unread = read_model(plan, self.forecast.variant, report, device_map, parallel)
         mode = self.options.adapter_mode
-        adapters = load_adapters(self.adapters, mode, model, device_map, parallel)
+        adapters = load_adapters(self.adapters, mode, model, device_map, unread, parallel)
         with report.timed(LoadPhase.PREPARE):
-            prepare_model(model, self.options.quantization, device)
+            prepare_model(model, unread, self.options.quantization, device)
         if self.device_type == "cpu":
             keep_freed_memory()
         return model, adapters

@@ -23,6 +23,7 @@ from worker.engine.loading.step_limits import lower_to_blocks
 from worker.engine.memory.host_forecast import HostForecast, LoadVariant
 from worker.engine.memory.kv_cache_size import choose_num_blocks, free_memory
 from worker.model.checkpoint.folder import resolve_checkpoint
+from worker.model.checkpoint.linear_weights import LinearWeights
 from worker.model.checkpoint.weights import LoadingPlan, load_weights, plan_loading
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
@@ -30,7 +31,7 @@ from worker.model.falcon import UNSPLIT, FalconForCausalLM
 from worker.model.layers.packed_linear import PackedLinear, can_pack, replace_linears
 from worker.model.layers.quantization import Quantization
 from worker.model.lora import ServedAdapter
-from worker.model.quantized_linears import drop_quantized_weights, quantize_linears, saved_bytes
+from worker.model.quantized_linears import quantize_linears, quantized_weights, weight_bytes
 from worker.model.tensor_parallel import TensorParallel
 
 # torch's own choice, read before a thread narrows it.
@@ -71,13 +72,13 @@ def load_runner(options: LoadOptions) -> LoadedRunner:
     if known := known_limits(options.config, plan.model.config, target):
         options = replace(options, config=known.config)
     report.forecast = forecast = choose_variant(plan, options, target, folders)
-    model = read_model(plan, forecast.variant, report, device_map)
-    adapters = load_adapters(folders, options.adapter_mode, model, device_map)
+    model, unread = read_model(plan, forecast.variant, report, device_map)
+    adapters = load_adapters(folders, options.adapter_mode, model, device_map, unread)
     if forecast.variant.executor is Executor.OPENVINO:
-        loaded = _load_openvino(model, options, forecast, report)
+        loaded = _load_openvino(model, unread, options, forecast, report)
     else:
         with report.timed(LoadPhase.PREPARE):
-            prepare_model(model, options.quantization, target)
+            prepare_model(model, unread, options.quantization, target)
         loaded = load_torch(model, options, forecast, adapters, report)
     if target.type == "cpu":
         keep_freed_memory()  # of the steps, not of whole weights
@@ -98,16 +99,19 @@ def read_model(
     report: LoadReport,
     device_map: DeviceMap,
     parallel: TensorParallel = UNSPLIT,
-) -> FalconForCausalLM:
-    """Read the weights of a plan. Weights to be quantized stay on the host until then."""
+) -> tuple[FalconForCausalLM, LinearWeights | None]:
+    """Read the weights of a plan. Weights to be quantized stay in the files until then."""
     return_freed_memory()
-    target = DeviceMap(torch.device("cpu")) if variant.quantization else device_map
+    dtype, quantization = variant.dtype, variant.quantization
+    names = quantized_weights(plan.model, quantization)
+    target = DeviceMap(torch.device("cpu")) if quantization else device_map
     with report.timed(LoadPhase.WEIGHTS):
-        model = load_weights(plan, dtype=variant.dtype, device_map=target, parallel=parallel)
+        model = load_weights(plan, dtype=dtype, device_map=target, parallel=parallel, unread=names)
     report.read_bytes = plan.num_read_bytes(model)
-    whole_bytes = sum(parameter.nbytes for parameter in model.parameters())
-    report.weight_bytes = whole_bytes - saved_bytes(model, model.dtype, variant.quantization)
-    return model
+    embeddings = model.transformer.word_embeddings.weight.dtype
+    report.weight_bytes = weight_bytes(model, dtype, quantization, embeddings).total
+    unread = LinearWeights(plan, model, dtype=dtype, parallel=parallel) if quantization else None
+    return model, unread
 
 
 def load_torch(
@@ -180,35 +184,41 @@ def record_limits(limits: LimitChoice, num_blocks: int, report: LoadReport) -> E
 
 
 def prepare_model(
-    model: FalconForCausalLM, quantization: Quantization | None, device: torch.device
+    model: FalconForCausalLM,
+    unread: LinearWeights | None,
+    quantization: Quantization | None,
+    device: torch.device,
 ) -> None:
-    """Move the model to `device`, quantize it if asked to, and pack its weights for the device."""
-    if quantization:
-        quantize_linears(model, quantization, device)
+    """Move the model to `device`, read and quantize what is unread, and pack weights for a CPU."""
+    if unread and quantization:
+        quantize_linears(model, quantization, device, unread.read)
     model.to(device)
     if device.type == "cpu" and can_pack(model.dtype):
         replace_linears(model, PackedLinear)  # the unquantized layers
 
 
 def _load_openvino(
-    model: FalconForCausalLM, options: LoadOptions, forecast: HostForecast, report: LoadReport
+    model: FalconForCausalLM,
+    unread: LinearWeights | None,
+    options: LoadOptions,
+    forecast: HostForecast,
+    report: LoadReport,
 ) -> LoadedRunner:
-    from worker.engine.execution.openvino_runner import OpenVinoRunner
+    from worker.engine.execution.openvino_runner import CompiledFalcon, OpenVinoRunner
+    from worker.model.openvino_falcon import QuantizedWeights
 
-    quantization = options.quantization
+    kind = options.quantization
     num_threads = _choose_num_threads(options, model.config)
     with report.timed(LoadPhase.PREPARE):
-        graph = OpenVinoRunner.compile(
+        falcon = CompiledFalcon.compile(
             model,
             num_threads=num_threads,
-            quantization=quantization,
+            quantized=QuantizedWeights.of(model, kind, unread.read) if kind and unread else None,
             kv_dtype=forecast.variant.cache_dtype,
         )
-        if quantization:
-            drop_quantized_weights(model, quantization)  # the graph has its own
     report.num_threads = num_threads
     return _start(
-        partial(OpenVinoRunner, model, graph),
+        partial(OpenVinoRunner, falcon),
         model,
         options,
         forecast,

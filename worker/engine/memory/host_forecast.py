@@ -10,11 +10,11 @@ from torch import nn
 
 from worker.engine.config import EngineConfig
 from worker.engine.execution.executor import Executor
-from worker.model.config import ModelConfig
+from worker.model.config import BlockStyle, ModelConfig
 from worker.model.falcon import FalconForCausalLM
 from worker.model.layers.packed_linear import PACKED_DTYPES
 from worker.model.layers.quantization import Quantization
-from worker.model.quantized_linears import saved_bytes
+from worker.model.quantized_linears import weight_bytes
 from worker.model.tensor_parallel import TensorParallel
 
 _MIB = 2**20
@@ -22,8 +22,6 @@ _MIB = 2**20
 PROCESS_BYTES = 192 * _MIB
 # What loading adds to the weights: libraries, kernels, compiled code, the tokenizer.
 _LIBRARY_BYTES = 128 * _MIB
-# Quantizing a layer holds its weight twice in float32 and once in 8 bits.
-_QUANTIZING_BYTES = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +70,27 @@ def forecast_host(
     num_parts: int = 1,
     adapter_bytes: int = 0,
     stores_head: bool = False,
+    embeddings_dtype: torch.dtype | None = None,
 ) -> HostForecast:
     """Forecast what loading `model`, a whole one on the meta device, takes on this machine.
 
     It is loaded in `num_parts` processes. `adapter_bytes` is the size of the adapters' files.
     `stores_head`: the checkpoint holds the head apart from the embeddings it is tied to.
     """
-    part = _part(model, num_parts)
+    part, quantization = _part(model, num_parts), variant.quantization
     loading, resident = _weight_bytes(variant, part)
-    largest = max(linear.weight.numel() for linear in _linears(part))
-    adapters = 3 * adapter_bytes + (4 * largest if adapter_bytes else 0)
+    if quantization:
+        loading, resident = _quantized_bytes(variant, quantization, part, embeddings_dtype, device)
+    adapters = 3 * adapter_bytes + (4 * max(_num_weights(part)) if adapter_bytes else 0)
     loading += adapters
-    if stores_head and model.config.tie_word_embeddings:
+    reads_head = quantization is None or not quantization.includes_head
+    if stores_head and model.config.tie_word_embeddings and reads_head:
         loading += model.lm_head.weight.numel() * variant.dtype.itemsize
     if device.type != "cpu":
         # Weights go from the mapped file to the device, except weights to quantize.
-        loading = loading if variant.quantization else adapters
-        return HostForecast(variant, num_parts * loading, 0, 0, 0, 0)
+        return HostForecast(
+            variant, num_parts * (loading if quantization else adapters), 0, 0, 0, 0
+        )
     fixed = num_parts * _LIBRARY_BYTES + (num_parts - 1) * PROCESS_BYTES
     kv_bytes_per_token = model.config.kv_bytes_per_token(variant.cache_dtype)
     return HostForecast(
@@ -117,39 +119,54 @@ def _part(model: FalconForCausalLM, num_parts: int) -> FalconForCausalLM:
 def _weight_bytes(variant: LoadVariant, model: FalconForCausalLM) -> tuple[int, int]:
     """Return the peak while weights are read and packed, and what stays of them, on a CPU."""
     size = variant.dtype.itemsize
-    head = model.lm_head.weight.numel()
-    tied = head if model.config.tie_word_embeddings else 0
-    whole = (sum(weight.numel() for weight in model.parameters()) - tied) * size
-    left = whole - saved_bytes(model, variant.dtype, variant.quantization)
-    linears = [linear.weight.numel() for linear in _linears(model)]
-    body = [linear.weight.numel() for linear in _linears(model.transformer)]
-    packs = variant.dtype in PACKED_DTYPES  # few CPUs and builds of torch cannot
-    match variant.executor, variant.quantization:
-        case Executor.TORCH, None if packs:
-            # One layer at a time exists twice; a tied head stays tied.
-            return whole + tied * size + max(body if tied else linears) * size, whole + tied * size
-        case Executor.TORCH, None:
-            return whole, whole
-        case Executor.TORCH, Quantization.INT8:
-            return whole + _QUANTIZING_BYTES * max(linears), left
-        case Executor.TORCH, _:
-            packed_head = tied * size if packs else 0
-            return whole + _QUANTIZING_BYTES * max(body), left + packed_head
-        case _, None:  # OpenVINO keeps a copy of each layer, and shares only the embeddings
-            copied = whole + sum(linears) * size
-            return copied, copied
-        case _, Quantization.INT8:
-            quantized, whole_copy = linears, 0
-        case _:
-            quantized, whole_copy = body, head * size
-    # The graph's constants, and its compiled copies of them.
-    constants = whole + sum(quantized) + _QUANTIZING_BYTES * max(quantized)
-    compiled = whole + 2 * sum(quantized) + whole_copy
-    return max(constants, compiled), left + sum(quantized) + whole_copy
+    tied = model.lm_head.weight.numel() if model.config.tie_word_embeddings else 0
+    whole = weight_bytes(model, variant.dtype, None).total
+    linears, body = _num_weights(model), _num_weights(model.transformer)
+    if variant.executor is not Executor.TORCH:
+        # OpenVINO keeps a copy of each layer, and shares only the embeddings.
+        copied = whole + sum(linears) * size
+        return copied, copied
+    if variant.dtype not in PACKED_DTYPES:  # nor do a few CPUs and builds of torch pack
+        return whole, whole
+    # One layer at a time exists twice; a tied head stays tied.
+    return whole + tied * size + max(body if tied else linears) * size, whole + tied * size
 
 
-def _linears(model: nn.Module) -> list[nn.Linear]:
-    return [module for module in model.modules() if isinstance(module, nn.Linear)]
+def _quantized_bytes(
+    variant: LoadVariant,
+    quantization: Quantization,
+    model: FalconForCausalLM,
+    embeddings_dtype: torch.dtype | None,
+    device: torch.device,
+) -> tuple[int, int]:
+    """Return the peak while weights are read and quantized, and what stays of them.
+
+    On a GPU no quantized weight stays. OpenVINO's constants are in a file: its copies count.
+    """
+    kept = weight_bytes(model, variant.dtype, quantization, embeddings_dtype)
+    size, head = variant.dtype.itemsize, model.lm_head.weight.numel()
+    is_openvino = variant.executor is Executor.OPENVINO
+    # A weight is held in 8 bits too, and in torch's layout. OpenVINO's layers are joined before.
+    largest = max(_num_weights(model.transformer))
+    if is_openvino and model.config.block_style is not BlockStyle.SEQUENTIAL:
+        largest += model.config.hidden_size**2
+    staged = kept.plain + (2 * size if is_openvino else size + 2) * largest
+    if device.type != "cpu":
+        return staged, 0
+    resident = kept.total
+    if quantization.includes_head:
+        staged = max(staged, kept.plain + (size + (1 if is_openvino else 2)) * head)
+    elif is_openvino or (model.config.tie_word_embeddings and variant.dtype in PACKED_DTYPES):
+        resident += head * size  # a copy in the layout of the product
+    if is_openvino:
+        return max(staged, resident), resident
+    return max(staged, resident + (size + 2) * largest), resident
+
+
+def _num_weights(model: nn.Module) -> list[int]:
+    """Return the number of weights of each linear layer."""
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return [linear.weight.numel() for linear in linears]
 
 
 def _step_bytes(variant: LoadVariant, model_config: ModelConfig, config: EngineConfig) -> int:

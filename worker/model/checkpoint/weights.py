@@ -61,6 +61,15 @@ class LoadingPlan:
         """Return the dtype that config.json states, else that of the stored embeddings."""
         return self.model.config.dtype or self.headers[self.origins[EMBEDDINGS]].dtype
 
+    def embeddings_dtype(self, dtype: torch.dtype, unread: Collection[str]) -> torch.dtype:
+        """Return bfloat16 if the embeddings are stored in it and no head shares them, else `dtype`.
+
+        OpenVINO would convert float16 to float32, and keep both.
+        """
+        header = self.headers.get(self.origins[EMBEDDINGS])
+        keeps_stored = header and header.dtype == torch.bfloat16 and LM_HEAD in unread
+        return torch.bfloat16 if keeps_stored else dtype
+
     def num_read_bytes(self, loaded: FalconForCausalLM) -> int:
         """Return the bytes of the tensors that a network, or a part of one, was read from."""
         sizes = {self.origins[name]: t.numel() for name, t in loaded.state_dict().items()}
@@ -89,19 +98,23 @@ def load_weights(
     dtype: torch.dtype | None = None,
     device_map: DeviceMap,
     parallel: TensorParallel = UNSPLIT,
+    unread: Collection[str] = (),
 ) -> FalconForCausalLM:
     """Read the part of a rank onto the devices of a map, ready for inference.
 
-    `dtype` None takes that of the plan. Raises ValueError if the network cannot be split.
+    `dtype` None takes that of the plan. The parameters named in `unread` stay on the meta device;
+    without the head, the embeddings keep a smaller dtype of the file. Raises ValueError if the
+    network cannot be split.
     """
     parallel.check(plan.model.config)
     for note in plan.notes if parallel.rank == 0 else ():
         logger.warning(note)
     with torch.device("meta"):
         model = FalconForCausalLM(plan.model.config, parallel)
-    tensors = _read_tensors(plan, dtype or plan.dtype, device_map, parallel)
-    model.load_state_dict(tensors, assign=True)
-    _tie_equal_embeddings(model)
+    tensors = _read_tensors(plan, dtype or plan.dtype, device_map, parallel, unread)
+    model.load_state_dict(tensors, assign=True, strict=not unread)
+    if LM_HEAD not in unread:
+        _tie_equal_embeddings(model)
     _move_buffers(model, device_map.main)
     return model.eval().requires_grad_(False)
 
@@ -220,22 +233,30 @@ def _check_dtypes(headers: Iterable[TensorHeader]) -> None:
 
 
 def _read_tensors(
-    plan: LoadingPlan, dtype: torch.dtype, device_map: DeviceMap, parallel: TensorParallel
+    plan: LoadingPlan,
+    dtype: torch.dtype,
+    device_map: DeviceMap,
+    parallel: TensorParallel,
+    unread: Collection[str],
 ) -> dict[str, torch.Tensor]:
     """Read and convert tensor by tensor, so that only one is held in both dtypes.
 
     Reads in the order of the file, which the kernel reads ahead.
     """
     stored: dict[str, torch.Tensor] = {}
-    wanted = {plan.headers[name].stored_name: name for name in plan.origins.values()}
+    origins = {name: origin for name, origin in plan.origins.items() if name not in unread}
+    embeddings_dtype = plan.embeddings_dtype(dtype, unread)
+    wanted = {plan.headers[name].stored_name: name for name in origins.values()}
     for file in sorted({plan.headers[name].file for name in wanted.values()}):
-        read_ahead(file)
+        if not unread:
+            read_ahead(file)
         with open_shard(file) as shard:
             for stored_name in shard.names():
                 if name := wanted.get(stored_name):
                     part = parallel.read(name, shard.slice(stored_name))
-                    stored[name] = _take(part, dtype, device_map.of_parameter(name))
-    return {name: stored[origin] for name, origin in plan.origins.items()}
+                    wanted_dtype = embeddings_dtype if name == origins[EMBEDDINGS] else dtype
+                    stored[name] = _take(part, wanted_dtype, device_map.of_parameter(name))
+    return {name: stored[origin] for name, origin in origins.items()}
 
 
 def _take(part: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

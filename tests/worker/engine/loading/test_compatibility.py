@@ -20,7 +20,7 @@ from worker.model.checkpoint.weights import plan_loading
 from worker.model.config import ModelConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-INT8, WEIGHT_ONLY, FP8 = Quantization
+INT8, WEIGHT_ONLY, FP8, INT4 = Quantization
 
 
 @pytest.fixture(scope="module")

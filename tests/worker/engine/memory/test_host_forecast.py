@@ -16,6 +16,7 @@ from worker.engine import EngineConfig, Executor, Quantization
 from worker.engine.memory.host_forecast import LoadVariant, forecast_host
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.checkpoint.weights import plan_loading
+from worker.model.quantized_linears import quantized_weights
 
 MIB = 2**20
 CONFIG = EngineConfig(num_blocks=64)
@@ -30,6 +31,7 @@ VARIANTS = [
     LoadVariant(BFLOAT16, Executor.OPENVINO),
     LoadVariant(FLOAT32, Executor.OPENVINO, Quantization.INT8),
     LoadVariant(FLOAT32, Executor.OPENVINO, Quantization.INT8_WEIGHT_ONLY),
+    LoadVariant(FLOAT32, Executor.OPENVINO, Quantization.INT4),
 ]
 
 # Prints each variant's peak and what stays, in bytes that the kernel cannot drop. The children
@@ -113,7 +115,14 @@ def test_loading_takes_what_was_forecast(
     if variant.executor is Executor.OPENVINO:
         pytest.importorskip("openvino")
     plan = plan_loading(folder)
-    forecast = forecast_host(variant, plan.model, CONFIG, device=torch.device("cpu"))
+    unread = quantized_weights(plan.model, variant.quantization)
+    forecast = forecast_host(
+        variant,
+        plan.model,
+        CONFIG,
+        device=torch.device("cpu"),
+        embeddings_dtype=plan.embeddings_dtype(variant.dtype, unread),
+    )
     if measured[variant] is None:
         pytest.skip("this CPU lacks bfloat16")
     peak, resident = measured[variant]
