@@ -58,6 +58,7 @@ class AsyncConnection:
             try:
                 async with self.http.stream(**request.arguments) as answer:
                     if answer.status_code == httpx.codes.OK:
+                        log.connection_opened()
                         async for event in EventSource(answer).aiter_sse():
                             if (delta := log.take(event)) is not None:
                                 yield delta

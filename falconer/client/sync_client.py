@@ -58,6 +58,7 @@ class Connection:
             try:
                 with self.http.stream(**request.arguments) as answer:
                     if answer.status_code == httpx.codes.OK:
+                        log.connection_opened()
                         for event in EventSource(answer).iter_sse():
                             if (delta := log.take(event)) is not None:
                                 yield delta
