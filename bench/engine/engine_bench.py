@@ -73,7 +73,10 @@ def to_request(encoder: PromptEncoder, request_id: str, item: WorkItem) -> Reque
         job = _tokenized(encoder, request_id, kwargs, item)
     except (ClientError, ValidationError) as error:
         raise FalconerError(f"request {request_id} of the workload: {error}") from error
-    return conversion.to_request(request_id, job, kwargs, encoder.card)
+    outputs = kwargs.structured_outputs
+    to_grammar = encoder.grammars.to_grammar
+    grammar = None if outputs is None else to_grammar(outputs, is_checked=False)
+    return conversion.to_request(request_id, job, kwargs, encoder.card, grammar=grammar)
 
 
 def _tokenized(

@@ -1,7 +1,7 @@
 """Check grammars in a process of their own, before a job with them is accepted.
 
 A small grammar can crash llguidance or keep it busy for hours, whatever its limits. Whatever passes
-here compiles as quickly in the engine.
+here compiles as quickly in the engine. It says nothing of the masks that follow the first one.
 """
 
 import json
@@ -25,6 +25,8 @@ COMMAND = (sys.executable, "-m", "shared.request.grammar_process")
 TIMEOUT_S = 60.0  # of the wall clock, for a machine that is overloaded
 MAX_KNOWN = 1024  # grammars that need no second check
 
+Answer = tuple[str, str]  # the reason why a grammar cannot be used, or the grammar
+
 TOO_EXPENSIVE = f"it takes more than {MAX_GRAMMAR_CPU_S} s or too much memory to compile"
 
 
@@ -43,26 +45,42 @@ class GrammarChecker:
 
         Blocks. Raises ServiceUnavailable if the process cannot run.
         """
-        grammar = outputs.to_grammar()
-        digest = sha256(grammar.encode()).digest()
+        message = _to_message(outputs)
+        digest = sha256(message.encode()).digest()
         with self._lock:
-            if digest not in self._known and (reason := self._ask(grammar)):
-                raise invalid_grammar(outputs, reason)
+            if digest not in self._known:
+                self._convert(outputs, message)
             self._known[digest] = None
             self._known.move_to_end(digest)
             if len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
 
-    def _ask(self, grammar: str) -> str:
+    def to_grammar(self, outputs: StructuredOutputs, *, is_checked: bool) -> str:
+        """Return the grammar of llguidance, checked first unless the api did so.
+
+        Blocks. Only the process converts GBNF. Raises as `check`.
+        """
+        if is_checked and not outputs.is_gbnf:
+            return outputs.to_grammar()
+        with self._lock:
+            return self._convert(outputs, _to_message(outputs))
+
+    def _convert(self, outputs: StructuredOutputs, message: str) -> str:
+        reason, grammar = self._ask(message)
+        if reason:
+            raise invalid_grammar(outputs, reason)
+        return grammar
+
+    def _ask(self, message: str) -> Answer:
         """Return the answer of the process; if it dies of the grammar, another one follows."""
         if self._process is None or self._process.poll() is not None:
             self._end()
             self._process = self._start()
-        answer = _exchange(self._process, grammar)
+        answer = _exchange(self._process, message)
         if answer is None:
             self._end()
             self._process = None
-            return TOO_EXPENSIVE
+            return TOO_EXPENSIVE, ""
         return answer
 
     def _start(self) -> "subprocess.Popen[str]":
@@ -75,25 +93,31 @@ class GrammarChecker:
             start_new_session=True,  # Ctrl-C is for its parent
         )
         self._end = finalize(self, _end, process)  # at the latest with this checker
-        if _exchange(process, self._tokenizer.to_str()) is None:
+        if _exchange(process, json.dumps(self._tokenizer.to_str())) is None:
             self._end()
             raise ServiceUnavailable("grammars cannot be checked now", retry_after_s=1)
         return process
 
 
-def _exchange(process: "subprocess.Popen[str]", message: str) -> str | None:
-    """Send a line and return the answer; None if the process dies, or takes too long."""
+def _to_message(outputs: StructuredOutputs) -> str:
+    return json.dumps(outputs.model_dump(exclude_unset=True))
+
+
+def _exchange(process: "subprocess.Popen[str]", message: str) -> Answer | None:
+    """Send a line of JSON and return the answer; None if the process dies, or takes too long."""
     assert process.stdin is not None and process.stdout is not None
     try:
-        process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.write(message + "\n")
         process.stdin.flush()
     except BrokenPipeError:
         return None
     poll = select.poll()
     poll.register(process.stdout, select.POLLIN)
     line = process.stdout.readline() if poll.poll(1000 * TIMEOUT_S) else ""
-    answer: str | None = json.loads(line) if line else None
-    return answer
+    if not line.endswith("\n"):
+        return None
+    reason, grammar = json.loads(line)
+    return reason, grammar
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

@@ -4,9 +4,11 @@ llguidance compiles each of them to a grammar: the api to refuse it early, the e
 """
 
 import json
+import re
 from typing import Annotated, Any, Self
 
-from llguidance import LLMatcher, grammar_from
+from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import gbnf_to_lark
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -26,6 +28,8 @@ NO_DETAILS = "<non-verbose/>"  # ends a reason of llguidance
 MAX_REASON_CHARS = 300  # of the reason why a grammar is refused
 
 KINDS = ("json", "regex", "choice", "grammar", "json_object")
+# A line of Lark. llguidance's own pattern takes time that grows with the square of blank lines.
+LARK_LINE = re.compile(r"^[ \t]*(%llguidance\b|start[ \t]*:)", re.MULTILINE)
 ANY_OBJECT = '{"type": "object"}'
 # A space, or a new line with its indentation. Some models would add spaces up to the last token.
 WHITESPACE = r"( |\n[ \t]{0,20})"
@@ -93,20 +97,24 @@ class StructuredOutputs(OptionalFieldsModel):
     def _value(self, name: str) -> Any:
         return self.json_schema if name == "json" else getattr(self, name)
 
-    def to_grammar(self) -> str:
-        """Return the grammar of llguidance. Raises BadRequest, but compiles nothing yet."""
-        try:
-            return self._to_grammar()
-        except ValueError as error:
-            raise invalid_grammar(self, str(error)) from None
+    @property
+    def is_gbnf(self) -> bool:
+        """Return whether `to_grammar` converts GBNF, which may take minutes."""
+        return self.grammar is not None and LARK_LINE.search(self.grammar) is None
 
-    def _to_grammar(self) -> str:
+    def to_grammar(self) -> str:
+        """Return the grammar of llguidance, which is not compiled yet.
+
+        Call it for GBNF only in a process with a limit. Raises ValueError with the reason why the
+        text cannot be converted.
+        """
         if self.regex is not None:
             return LLMatcher.grammar_from_regex(self.regex)
         if self.choice is not None:
             return LLMatcher.grammar_from_lark("start: " + " | ".join(map(_quoted, self.choice)))
         if self.grammar is not None:
-            return grammar_from("grammar", self.grammar)
+            lark = _from_gbnf(self.grammar) if self.is_gbnf else self.grammar
+            return LLMatcher.grammar_from_lark(lark)
         schema = self.json_schema or ANY_OBJECT
         if self.disable_any_whitespace:
             return LLMatcher.grammar_from_json_schema(
@@ -114,6 +122,16 @@ class StructuredOutputs(OptionalFieldsModel):
             )
         pattern = self.whitespace_pattern or WHITESPACE
         return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": pattern})
+
+
+def _from_gbnf(text: str) -> str:
+    """Return a grammar in Lark. Raises ValueError."""
+    try:
+        lark: str = gbnf_to_lark(text)
+    except Exception as error:  # of several kinds, and RecursionError
+        reason = f"Failed to convert the grammar from GBNF to Lark: {error}"
+        raise ValueError(reason) from None
+    return lark
 
 
 def _quoted(text: str) -> str:

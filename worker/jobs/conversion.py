@@ -62,13 +62,18 @@ def to_request(
     kwargs: GenerateKwargs,
     card: ModelCard,
     generated: tuple[tuple[int, ...], ...] = (),
+    *,
+    grammar: str | None = None,
 ) -> Request:
     """Return the engine's request for a job with a tokenized prompt.
 
-    `generated` are the token ids of each sequence that an earlier attempt generated.
+    `generated` are the token ids of each sequence that an earlier attempt generated, and `grammar`
+    is that of `kwargs.structured_outputs`.
     """
     assert job.token_ids is not None and job.max_new_tokens is not None
-    params = to_sampling_params(kwargs, max_new_tokens=job.max_new_tokens, seed=job.seed, card=card)
+    params = to_sampling_params(
+        kwargs, max_new_tokens=job.max_new_tokens, seed=job.seed, card=card, grammar=grammar
+    )
     return Request(
         request_id=request_id,
         prompt_token_ids=job.token_ids,
@@ -81,10 +86,14 @@ def to_request(
 
 
 def to_sampling_params(
-    kwargs: GenerateKwargs, *, max_new_tokens: int, seed: int, card: ModelCard
+    kwargs: GenerateKwargs,
+    *,
+    max_new_tokens: int,
+    seed: int,
+    card: ModelCard,
+    grammar: str | None = None,
 ) -> SamplingParams:
     """Return the engine's parameters; parameters in COPIED_PARAMETERS are copied."""
-    structure = kwargs.structured_outputs
     copied = {name: getattr(kwargs, name) for name in COPIED_PARAMETERS}
     return SamplingParams(
         **copied,
@@ -101,7 +110,7 @@ def to_sampling_params(
         forced_eos_token_ids=tuple(kwargs.forced_eos_token_id or ()),
         logprobs=kwargs.wants_scores,
         top_logprobs=kwargs.top_logprobs or 0,
-        grammar=None if structure is None else structure.to_grammar(),
+        grammar=grammar,
         raw_logprobs=kwargs.logprobs_mode == "raw_logprobs" and kwargs.num_beams == 1,
     )
 

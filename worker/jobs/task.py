@@ -44,14 +44,13 @@ class ChatTask:
             return _failed(active, JobStatus.EXPIRED, EXPIRED)
         try:
             kwargs = _check_kwargs(active.job)
-            if kwargs.structured_outputs is not None:
-                await self._compile(active.job, kwargs.structured_outputs)
+            grammar = await self._compile(active.job, kwargs.structured_outputs)
             self._tokenize_if_needed(active, kwargs)
         except (ClientError, ServiceUnavailable) as error:
             field = error.field if isinstance(error, ClientError) else None
             refusal = JobError(message=error.message, status_code=status_code(error), field=field)
             return _failed(active, JobStatus.FAILED, refusal)
-        return await self._generate(active, kwargs)
+        return await self._generate(active, kwargs, grammar)
 
     def _tokenize_if_needed(self, active: ActiveJob, kwargs: GenerateKwargs) -> None:
         """Check and tokenize the prompt, unless the api did so with the card of this worker."""
@@ -62,22 +61,27 @@ class ChatTask:
         """Return whether the api checked the job with the card of this worker."""
         return job.card_hash == self._card_hash and bool(job.token_ids and job.max_new_tokens)
 
-    async def _compile(self, job: ChatJob, outputs: StructuredOutputs) -> None:
-        """Check the grammar, unless the api did so, and compile it for the engine."""
-        if not self._is_checked(job):
-            await asyncio.to_thread(self._encoder.grammars.check, outputs)
+    async def _compile(self, job: ChatJob, outputs: StructuredOutputs | None) -> str | None:
+        """Return the grammar, compiled for the engine; the api may have checked it."""
+        if outputs is None:
+            return None
+        to_grammar = self._encoder.grammars.to_grammar
         try:
-            await self._engine_thread.compile_grammar(outputs.to_grammar())
+            grammar = await asyncio.to_thread(to_grammar, outputs, is_checked=self._is_checked(job))
+            await self._engine_thread.compile_grammar(grammar)
         except ValueError as error:
             raise invalid_grammar(outputs, str(error)) from None
+        return grammar
 
-    async def _generate(self, active: ActiveJob, kwargs: GenerateKwargs) -> Outcome:
+    async def _generate(
+        self, active: ActiveJob, kwargs: GenerateKwargs, grammar: str | None
+    ) -> Outcome:
         started = time.monotonic()
         if is_streamed(active.job, kwargs):
-            generation = await self._stream(active, kwargs)
+            generation = await self._stream(active, kwargs, grammar)
         else:
             generation = Generation(kwargs.num_return_sequences, active.finished_or_cancelled)
-            await self._run(active, kwargs, generation)
+            await self._run(active, kwargs, grammar, generation)
         if not generation.is_done:
             return _interrupted(active, generation)
         if generation.error is not None:
@@ -92,7 +96,9 @@ class ChatTask:
             num_deltas=_num_deltas(active.job, kwargs, generation),
         )
 
-    async def _stream(self, active: ActiveJob, kwargs: GenerateKwargs) -> Generation:
+    async def _stream(
+        self, active: ActiveJob, kwargs: GenerateKwargs, grammar: str | None
+    ) -> Generation:
         """Continue from the end of the job's log; return once the log has every token."""
         async with self._token_log.open(active) as tokens:
             generation = Generation(
@@ -102,14 +108,25 @@ class ChatTask:
             )
             generation.resume(to_output(_request_id(active), delta) for delta in tokens.earlier)
             if not generation.is_done:
-                await self._run(active, kwargs, generation)
+                await self._run(active, kwargs, grammar, generation)
             await tokens.flush()
             return generation
 
-    async def _run(self, active: ActiveJob, kwargs: GenerateKwargs, generation: Generation) -> None:
+    async def _run(
+        self,
+        active: ActiveJob,
+        kwargs: GenerateKwargs,
+        grammar: str | None,
+        generation: Generation,
+    ) -> None:
         """Generate until the request is done, the job is cancelled, or its deadline passes."""
         request = to_request(
-            _request_id(active), active.job, kwargs, self._encoder.card, generation.token_ids
+            _request_id(active),
+            active.job,
+            kwargs,
+            self._encoder.card,
+            generation.token_ids,
+            grammar=grammar,
         )
         self._engine_thread.submit(request, generation)
         try:

@@ -1,5 +1,6 @@
 """Structured outputs: valid fields, their grammars, and the process that checks these."""
 
+import time
 from typing import Any
 
 import msgspec
@@ -19,6 +20,11 @@ from tests.echo_worker import letter_tokenizer
 @pytest.fixture(scope="module")
 def tokenizer() -> LLTokenizer:
     return LLTokenizer(letter_tokenizer().to_str())
+
+
+@pytest.fixture(scope="module")
+def checker() -> GrammarChecker:
+    return GrammarChecker(letter_tokenizer())
 
 
 def structured(**fields: Any) -> StructuredOutputs:
@@ -126,10 +132,54 @@ def test_a_grammar_is_in_lark_or_gbnf(tokenizer: LLTokenizer, text: str) -> None
     assert not accepts(tokenizer, structured(grammar=text), "ab")
 
 
-def test_a_deep_gbnf_is_refused() -> None:
+def test_a_deep_gbnf_is_refused(checker: GrammarChecker) -> None:
     with pytest.raises(BadRequest) as error:
-        structured(grammar="root ::= " + "(" * 20_000).to_grammar()
+        checker.check(structured(grammar="root ::= " + "(" * 20_000))
     assert error.value.field == "generate_kwargs.structured_outputs.grammar"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("\n" * 65_000, "No 'root' rule found"),
+        (" \n" * 32_000 + "start", "Expected ::="),
+        ("start" + "\n" * 65_000, "Expected ::="),
+    ],
+    ids=["lines", "indented", "start"],
+)
+def test_the_callers_process_spends_no_time_on_a_grammar(
+    checker: GrammarChecker, text: str, reason: str
+) -> None:
+    """llguidance's own search for Lark took 17 s of a CPU for 65,000 lines."""
+    before = time.thread_time()
+    for _ in range(2):
+        with pytest.raises(BadRequest, match=reason):
+            checker.check(structured(grammar=text))
+        with pytest.raises(BadRequest, match=reason):
+            checker.to_grammar(structured(grammar=text), is_checked=True)
+    assert time.thread_time() - before < 2
+
+
+def test_only_the_limited_process_converts_gbnf(
+    checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = structured(grammar='root ::= "ab"+')
+    expected = outputs.to_grammar()
+    monkeypatch.delattr("shared.request.structured_outputs.gbnf_to_lark")
+    checker.check(outputs)
+    for is_checked in (True, False):
+        assert checker.to_grammar(outputs, is_checked=is_checked) == expected
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+@pytest.mark.parametrize(
+    "fields", [{"grammar": 'root ::= "a"+'}, {"grammar": ' start : "a"'}, {"regex": "a"}]
+)
+def test_a_checker_returns_the_grammar_that_it_checked(
+    checker: GrammarChecker, fields: dict[str, Any], is_checked: bool
+) -> None:
+    outputs = structured(**fields)
+    assert checker.to_grammar(outputs, is_checked=is_checked) == outputs.to_grammar()
 
 
 def test_a_checker_survives_grammars_that_end_its_process() -> None:
