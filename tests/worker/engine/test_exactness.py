@@ -123,7 +123,7 @@ def test_the_workloads_use_every_parameter() -> None:
     # the rest, which have tests of their own.
     elsewhere = {"logprobs", "num_beam_groups", "diversity_penalty", "pad_token_id"}
     elsewhere |= {"presence_penalty", "frequency_penalty", "include_stop"}
-    elsewhere |= {"prompt_logprobs", "raw_logprobs"}
+    elsewhere |= {"prompt_logprobs", "raw_logprobs", "grammar"}
     assert used | elsewhere == {field.name for field in fields(SamplingParams)}
 
 
