@@ -1,7 +1,7 @@
 """Check grammars in a process of their own, before a job with them is accepted.
 
 A small grammar can crash llguidance or keep it busy for hours, whatever its limits. Whatever passes
-here compiles as quickly in the engine. It says nothing of the masks that follow the first one.
+here compiles as quickly in the engine. The engine bounds the masks, which may grow with the text.
 """
 
 import json

@@ -11,7 +11,12 @@ import sys
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from shared.request.limits import GRAMMAR_MEMORY_BYTES, GRAMMAR_STACK_BYTES, MAX_GRAMMAR_CPU_S
+from shared.request.limits import (
+    GRAMMAR_MEMORY_BYTES,
+    GRAMMAR_STACK_BYTES,
+    MAX_GRAMMAR_CPU_S,
+    MAX_MASK_ITEMS,
+)
 from shared.request.structured_outputs import StructuredOutputs
 
 
@@ -46,7 +51,7 @@ def convert(tokenizer: LLTokenizer, outputs: StructuredOutputs) -> tuple[str, st
 
 def why_unusable(tokenizer: LLTokenizer, grammar: str) -> str:
     """Return llguidance's reason, or an empty text if a first token is possible."""
-    limits = LLParserLimits(verbose_errors=False)
+    limits = LLParserLimits(step_max_items=MAX_MASK_ITEMS, verbose_errors=False)
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     if not matcher.is_error():
         matcher.compute_bitmask()

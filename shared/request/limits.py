@@ -20,3 +20,4 @@ MAX_GRAMMAR_CHARS = 65_536  # of a schema, regex, choice or grammar
 MAX_GRAMMAR_CPU_S = 2
 GRAMMAR_STACK_BYTES = 1 << 20
 GRAMMAR_MEMORY_BYTES = 2 << 30
+MAX_MASK_ITEMS = 5_000  # of the parser, for one mask: about 30 ms of a CPU

@@ -6,6 +6,7 @@ from dataclasses import replace
 from worker.engine.beam.output import BeamState
 from worker.engine.config import EngineConfig
 from worker.engine.grammar.grammars import Grammars
+from worker.engine.grammar.output_constraint import CpuBudget
 from worker.engine.request import Request
 from worker.engine.sampling.logits_processors import make_pipeline
 from worker.engine.scheduling.sequence_group import SequenceGroup
@@ -42,6 +43,7 @@ def _create_sequences(
 ) -> dict[SequenceGroup, GroupState]:
     """Create a group for each sequence that is not complete."""
     params, pipeline = request.params, make_pipeline(request.params)
+    budget = CpuBudget()
     sequences = [
         Sequence.of(
             request,
@@ -49,7 +51,7 @@ def _create_sequences(
             next(arrivals),
             pipeline,
             PromptLookup.of(params, config.prompt_lookup_num_tokens, request.prediction),
-            grammars.constrain(params),
+            grammars.constrain(params, budget),
         )
         for index in range(params.num_return_sequences)
     ]
@@ -62,7 +64,7 @@ def _create_search(
 ) -> dict[SequenceGroup, GroupState]:
     """Create one group for all beams, which start from the prompt."""
     pipeline = make_pipeline(request.params)
-    constraint = grammars.constrain(request.params)
+    constraint = grammars.constrain(request.params, CpuBudget())
     prompt = Sequence.of(
         replace(request, generated=()), 0, next(arrivals), pipeline, constraint=constraint
     )

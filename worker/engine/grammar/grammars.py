@@ -9,7 +9,8 @@ from threading import Lock
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tokenizers import AddedToken, Tokenizer
 
-from worker.engine.grammar.output_constraint import OutputConstraint
+from shared.request.limits import MAX_MASK_ITEMS
+from worker.engine.grammar.output_constraint import CpuBudget, OutputConstraint
 from worker.engine.sampling_params import SamplingParams
 
 # Follows an output that may end. It is an id of its own, so no token of the model stands for it.
@@ -44,12 +45,14 @@ class Grammars:
                 self._matchers.popitem(last=False)
         return matcher
 
-    def constrain(self, params: SamplingParams) -> OutputConstraint | None:
+    def constrain(self, params: SamplingParams, budget: CpuBudget) -> OutputConstraint | None:
         """Return the constraint of one new output; None without a grammar. Raises ValueError."""
         if params.grammar is None:
             return None
         matcher = self.compile(params.grammar).deep_copy()
-        return OutputConstraint(matcher, self._num_tokens, self._end_id, params.eos_token_ids)
+        return OutputConstraint(
+            matcher, self._num_tokens, self._end_id, params.eos_token_ids, budget
+        )
 
     @contextmanager
     def masking(self, outputs: Iterable[ConstrainedOutput]) -> Iterator[None]:
@@ -74,7 +77,7 @@ class Grammars:
             self._ll_tokenizer = LLTokenizer(
                 tokenizer.to_str(), n_vocab=self._num_tokens, eos_token=self._end_id
             )
-        limits = LLParserLimits(verbose_errors=False)
+        limits = LLParserLimits(step_max_items=MAX_MASK_ITEMS, verbose_errors=False)
         matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise ValueError(f"grammar must be valid: {matcher.get_error()}")

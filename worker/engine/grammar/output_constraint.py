@@ -4,13 +4,42 @@ Nothing but the generated tokens decides. A new constraint can therefore continu
 after a preemption or on another worker.
 """
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 Mask = NDArray[np.int32]  # [words]: bit i of word w allows token 32 * w + i
+
+# An ambiguous grammar makes each mask slower than the one before. A usual mask takes 0.3 ms.
+MAX_CPU_S = 1.0  # that a request may spend on masks at once
+TOKEN_CPU_S = 0.002  # that each token gives back
+
+FIELD = "generate_kwargs.structured_outputs"
+TOO_SLOW = (
+    f"the masks of its grammar take more than {MAX_CPU_S:g} s of a CPU and "
+    f"{1000 * TOKEN_CPU_S:g} ms per token; make the grammar less ambiguous"
+)
+
+
+class CpuBudget:
+    """The CPU time that the masks of one request may still take; it never recovers once spent."""
+
+    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
+        """Take a `clock` of the calling thread's CPU time, in seconds."""
+        self.clock = clock
+        self._left_s = MAX_CPU_S
+
+    @property
+    def is_spent(self) -> bool:
+        return self._left_s <= 0
+
+    def charge(self, seconds: float, num_tokens: int) -> None:
+        """Subtract the time that was spent on `num_tokens` tokens."""
+        refilled = min(MAX_CPU_S, self._left_s + num_tokens * TOKEN_CPU_S)
+        self._left_s = refilled - seconds
 
 
 class OutputConstraint:
@@ -20,12 +49,19 @@ class OutputConstraint:
     """
 
     def __init__(
-        self, matcher: LLMatcher, num_tokens: int, end_id: int, eos_token_ids: Iterable[int]
+        self,
+        matcher: LLMatcher,
+        num_tokens: int,
+        end_id: int,
+        eos_token_ids: Iterable[int],
+        budget: CpuBudget,
     ) -> None:
         """Take a `matcher` at the start, whose masks have `end_id` where the output may end.
 
-        There, and only there, each of `eos_token_ids` may follow.
+        There, and only there, each of `eos_token_ids` may follow. All constraints of a request
+        share its `budget`.
         """
+        self._budget = budget
         self._matcher = matcher
         self._num_words = -(-num_tokens // 32)
         self._end_id = end_id
@@ -35,9 +71,11 @@ class OutputConstraint:
 
     @property
     def failure(self) -> str | None:
-        """Return why no token may follow any more: the grammar exceeds a limit of llguidance."""
+        """Return why no token may follow any more: the grammar exceeds a limit."""
         reason = self._matcher.get_error().partition("\n")[0]
-        return f"the text cannot follow its grammar any further: {reason}" if reason else None
+        if self._budget.is_spent:
+            reason = TOO_SLOW
+        return f"{FIELD}: the text cannot follow its grammar: {reason}" if reason else None
 
     def prepare(self, outputs: Sequence[list[int]]) -> None:
         """Compute the masks that follow these generated tokens, for calls of `mask`."""
@@ -50,10 +88,15 @@ class OutputConstraint:
 
     def _compute(self, token_ids: list[int]) -> Mask:
         mask: Mask = np.zeros(self._num_words, np.int32)
-        if not self._seek(token_ids):
+        if self._budget.is_spent:
             return mask
-        self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        if self.failure is not None:
+        started = self._budget.clock()
+        num_new = len(token_ids) - _num_common(self._read, token_ids)
+        may_continue = self._seek(token_ids)
+        if may_continue:
+            self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        self._budget.charge(self._budget.clock() - started, num_new + 1)
+        if not may_continue or self.failure is not None:
             return np.zeros_like(mask)
         words = mask.view(np.uint32)
         may_end = _has(words, self._end_id)

@@ -12,7 +12,12 @@ from tests.worker.engine.grammar.structures import EOS, grammar
 from tests.worker.engine.random_params import random_prompt, random_sampling_params
 from worker.engine import Request, SamplingParams
 from worker.engine.grammar.grammars import Grammars
-from worker.engine.grammar.output_constraint import OutputConstraint
+from worker.engine.grammar.output_constraint import (
+    MAX_CPU_S,
+    TOKEN_CPU_S,
+    CpuBudget,
+    OutputConstraint,
+)
 from worker.engine.sampling.logits_processors import make_pipeline
 from worker.engine.sampling.sampled_token import SampledToken
 from worker.engine.sampling.sampler import sample_tokens
@@ -33,7 +38,7 @@ PATTERNS = (
 
 def constraint_of(pattern: str) -> OutputConstraint:
     params = SamplingParams(eos_token_ids=(EOS,), grammar=grammar(regex=pattern))
-    constraint = GRAMMARS.constrain(params)
+    constraint = GRAMMARS.constrain(params, CpuBudget())
     assert constraint is not None
     return constraint
 
@@ -74,6 +79,45 @@ def test_no_token_follows_an_output_outside_of_the_grammar() -> None:
     letters = TOKENIZER.encode("abc").ids
     assert not allowed(constraint, letters)
     assert allowed(constraint, TOKENIZER.encode("12").ids)
+
+
+class Clock:
+    """A clock that advances by `step_s` with each reading."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now_s, self.step_s = 0.0, step_s
+
+    def __call__(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+
+def test_masks_end_with_the_budget_of_their_request() -> None:
+    """Two sequences share the budget of theirs; it stays spent."""
+    clock = Clock(MAX_CPU_S / 10)
+    budget, params = CpuBudget(clock), SamplingParams(grammar=grammar(regex="a*"))
+    first, second = (GRAMMARS.constrain(params, budget) for _ in range(2))
+    assert first is not None and second is not None
+    token_ids = TOKENIZER.encode("aaaa").ids
+    num_masks = 0
+    while first.failure is None:
+        assert allowed(first, token_ids[:1]) or first.failure
+        num_masks += 1
+    assert 8 <= num_masks <= 12
+    clock.step_s = 0.0
+    assert second.failure is not None and "structured_outputs" in second.failure
+    assert not allowed(first, []) and not allowed(second, [])
+
+
+def test_a_long_text_of_quick_masks_does_not_spend_its_budget() -> None:
+    clock = Clock(TOKEN_CPU_S / 2)
+    budget = CpuBudget(clock)
+    for _ in range(int(10 * MAX_CPU_S / TOKEN_CPU_S)):
+        started = budget.clock()
+        budget.charge(budget.clock() - started, 1)
+    assert not budget.is_spent
+    budget.charge(MAX_CPU_S, 0)
+    assert budget.is_spent, "tokens give back what was spent, and no more"
 
 
 def test_a_mask_acts_with_every_parameter_as_a_ban_of_the_other_tokens() -> None:

@@ -26,6 +26,7 @@ from worker.engine import (
     FinishReason,
     RequestFailed,
 )
+from worker.engine.grammar.output_constraint import CpuBudget
 from worker.model.checkpoint.tiny import bundled_checkpoint
 
 
@@ -43,7 +44,7 @@ def test_greedy_and_beams_give_the_tokens_of_transformers(
     request = structured(engine, 3, do_sample=False, num_beams=num_beams, max_new_tokens=24)
     request = replace(request, params=replace(request.params, grammar=grammar(**structure)))
     prompt = request.prompt_token_ids
-    constraint = engine.grammars.constrain(request.params)
+    constraint = engine.grammars.constrain(request.params, CpuBudget())
     assert constraint is not None
 
     def allowed(_: int, token_ids: torch.Tensor) -> list[int]:
@@ -93,6 +94,42 @@ def test_a_request_whose_parameters_ban_the_grammar_fails_alone(
         assert failed.cause is FailureCause.PARAMETERS
     last = tokens(outputs[fine.request_id])[-1]
     assert last.finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_an_ambiguous_grammar_fails_its_request_alone(engine: Engine, num_beams: int) -> None:
+    """The masks of such a grammar would take CPU time that grows as a power of the length."""
+    ambiguous = grammar(grammar='start: a\na: a a | a a a | a a a a | /[a-z]/ | ""')
+    hostile = structured(
+        engine, 0, grammar=ambiguous, min_new_tokens=400, max_new_tokens=400, num_beams=num_beams
+    )
+    neighbour = structured(engine, 1)
+    alone = run(engine, [neighbour])
+    engine.add(hostile)
+    engine.add(neighbour)
+    outputs = run_to_end(engine)
+    failed = outputs[hostile.request_id][-1]
+    assert isinstance(failed, RequestFailed) and failed.cause is FailureCause.PARAMETERS
+    assert failed.message.startswith("generate_kwargs.structured_outputs: ")
+    found = [output.token_id for output in tokens(outputs[neighbour.request_id])]
+    assert [found] == alone[neighbour.request_id]
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        {"choice": [f"{number} falcons" for number in range(1024)]},
+        {"choice": ["x" * number for number in range(1, 512)]},
+        {"json": {"enum": list(range(3000))}},
+        {"json": {"anyOf": [{"const": {"kind": f"k{i}", "v": i}} for i in range(300)]}},
+    ],
+    ids=["choices", "prefixes", "enum", "variants"],
+)
+def test_structures_of_many_parts_stay_within_the_limits(
+    engine: Engine, structure: dict[str, Any]
+) -> None:
+    request = structured(engine, 0, grammar=grammar(**structure), max_new_tokens=600)
+    assert run(engine, [request])[request.request_id][0][-1] == EOS
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
