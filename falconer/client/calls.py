@@ -33,6 +33,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "FALCONER_URL"
 ANSWER_S = 30.0  # until the answer to a request that waits for no job
 CONNECT_S = 10.0
+LATE_S = 10.0  # by which the answer to a poll may come after its time
+MARGIN_S = 1.0  # by which the last answer may come after the timeout of a wait
 LONG_POLL_S = 30.0  # below the idle timeout of common proxies
 EARLY_PAUSE_S = 0.5  # after an answer before its time, which a stopping replica gives
 MAX_PAGE = 200
@@ -46,6 +48,7 @@ class ApiRequest:
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     read_timeout_s: float = ANSWER_S
+    connect_timeout_s: float = CONNECT_S
     pause_s: float = 0.0  # before it is sent
 
     @property
@@ -57,7 +60,7 @@ class ApiRequest:
             "json": self.body,
             "params": self.params,
             "headers": self.headers,
-            "timeout": httpx.Timeout(self.read_timeout_s, connect=CONNECT_S),
+            "timeout": httpx.Timeout(self.read_timeout_s, connect=self.connect_timeout_s),
         }
 
 
@@ -67,6 +70,21 @@ Call: TypeAlias = Generator[ApiRequest, Answer, T]
 
 def job_path(job_id: str, suffix: str = "") -> str:
     return f"/jobs/{quote(job_id, safe='')}{suffix}"
+
+
+def poll(job_id: str, pause_s: float, left_s: float) -> ApiRequest:
+    """Return the request for a job at its end, at the latest after the time left."""
+    pause_s = min(pause_s, left_s)
+    left_s -= pause_s
+    wait_s = min(LONG_POLL_S, left_s)
+    return ApiRequest(
+        method="GET",
+        path=job_path(job_id),
+        params={"wait": f"{wait_s:.3f}"},
+        read_timeout_s=min(wait_s + LATE_S, left_s + MARGIN_S),
+        connect_timeout_s=min(CONNECT_S, left_s + MARGIN_S),
+        pause_s=pause_s,
+    )
 
 
 def job_body(prompt: Prompt | None, fields: RequestFields) -> dict[str, Any]:
@@ -130,29 +148,28 @@ class Calls:
         return self._job(ApiRequest(method="POST", path=job_path(job_id, "/retry")))
 
     def wait(self, job_id: str, timeout_s: float | None) -> Call[JobInfo]:
-        """Poll until the job ends. Raises WaitTimeout."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        """Poll until the job ends. Raises WaitTimeout, or the error of too many failed polls."""
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        attempts = Attempts(self.retries, deadline)
         pause_s = 0.0
         while True:
             started = time.monotonic()
-            left_s = math.inf if deadline is None else max(0.0, deadline - started)
-            wait_s = min(LONG_POLL_S, left_s)
-            job = yield from self._job(
-                ApiRequest(
-                    method="GET",
-                    path=job_path(job_id),
-                    params={"wait": f"{wait_s:.3f}"},
-                    read_timeout_s=wait_s + ANSWER_S,
-                    pause_s=min(pause_s, wait_s),
-                ),
-                within_s=left_s,
-            )
-            if job.status.is_terminal:
-                return job
-            if deadline is not None and time.monotonic() >= deadline:
-                message = f"job {job_id} is {job.status} after {timeout_s:g} s"
+            left_s = max(0.0, deadline - started)
+            answer = yield poll(job_id, pause_s, left_s)
+            now = time.monotonic()
+            if isinstance(answer, httpx.Response) and answer.is_success:
+                job = decoded(answer.content, JobInfo)
+                if job.status.is_terminal:
+                    return job
+                attempts.restart()
+                pause_s = EARLY_PAUSE_S if now - started < min(LONG_POLL_S, left_s) else 0.0
+            else:
+                error = error_of(answer)
+                if now < deadline or not error.is_temporary:
+                    pause_s = attempts.pause_s(error)
+            if now >= deadline:
+                message = f"job {job_id} did not end within {timeout_s:g} s"
                 raise WaitTimeout(message, job_id=job_id)
-            pause_s = EARLY_PAUSE_S if time.monotonic() - started < wait_s else 0.0
 
     def page(self, status: str | None, cursor: str | None, limit: int) -> Call[JobPage]:
         """Return one page of the list, after the page that had `cursor`."""
@@ -161,14 +178,13 @@ class Calls:
         response = yield from self._answer(ApiRequest(method="GET", path="/jobs", params=params))
         return decoded(response.content, JobPage)
 
-    def _job(self, request: ApiRequest, within_s: float = math.inf) -> Call[JobInfo]:
-        response = yield from self._answer(request, within_s)
+    def _job(self, request: ApiRequest) -> Call[JobInfo]:
+        response = yield from self._answer(request)
         return decoded(response.content, JobInfo)
 
-    def _answer(self, request: ApiRequest, within_s: float = math.inf) -> Call[httpx.Response]:
+    def _answer(self, request: ApiRequest) -> Call[httpx.Response]:
         """Repeat a request until it succeeds, within the limits. Raises ApiError."""
-        total_s = min(self.retries.total_s, within_s)
-        attempts = Attempts(replace(self.retries, total_s=total_s))
+        attempts = Attempts(self.retries)
         while True:
             answer = yield request
             if isinstance(answer, httpx.Response) and answer.is_success:

@@ -29,8 +29,9 @@ DEFAULT_RETRIES = Retries()
 class Attempts:
     """The failed attempts in a row. The time before the first failure does not count."""
 
-    def __init__(self, retries: Retries) -> None:
+    def __init__(self, retries: Retries, until: float = math.inf) -> None:
         self._retries = retries
+        self._until = until  # in the time of `time.monotonic`
         self.restart()
 
     def restart(self) -> None:
@@ -41,7 +42,7 @@ class Attempts:
         """Return the seconds until the next attempt. Raises `error` if there is none."""
         now = time.monotonic()
         if self._num_failed == 0:
-            self._deadline = now + self._retries.total_s
+            self._deadline = min(now + self._retries.total_s, self._until)
         self._num_failed += 1
         pause_s = error.retry_after
         if pause_s is None:

@@ -6,7 +6,8 @@ import httpx
 import pytest
 from httpx_sse import ServerSentEvent
 
-from falconer.client import Retries, Unavailable
+from falconer.client import JobInfo, NotFound, Retries, Unavailable, WaitTimeout
+from falconer.client.calls import Answer, Calls
 from falconer.client.event_log import EventLog
 from falconer.client.retries import Attempts
 
@@ -75,3 +76,57 @@ def test_each_event_of_a_stream_ends_the_row_of_failures(clock: Clock, data: str
     for index in range(20):
         log.take(ServerSentEvent(data=data, id=str(index)))
         fail(log, clock, after_s=1.0, error=CUT)
+
+
+def wait(clock: Clock, timeout_s: float | None, *answers: Answer | None) -> JobInfo:
+    """Run a wait that gets these answers, each None after the read timeout of its request."""
+    call = Calls(Retries()).wait("1", timeout_s)
+    request = next(call)
+    try:
+        for answer in answers:
+            clock.now_s += request.pause_s + (request.read_timeout_s if answer is None else 0.0)
+            request = call.send(SILENT if answer is None else answer)
+    except StopIteration as end:
+        job: JobInfo = end.value
+        return job
+    pytest.fail("the wait needs more answers")
+
+
+def job_with(status: str) -> httpx.Response:
+    body = {"id": "1", "status": status, "created_at": "2026-01-01T00:00:00Z"}
+    return httpx.Response(200, json=body)
+
+
+def test_a_wait_repeats_a_poll_without_an_answer(clock: Clock) -> None:
+    job = wait(clock, None, None, None, job_with("running"), None, None, job_with("cancelled"))
+    assert job.status == "cancelled"
+
+
+def test_a_wait_ends_after_too_many_polls_without_an_answer(clock: Clock) -> None:
+    with pytest.raises(Unavailable):
+        wait(clock, None, *repeat(None, 10))
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, 1.0, 25.0, 31.0, 35.0, 75.0])
+def test_a_wait_without_answers_ends_soon_after_its_timeout(clock: Clock, timeout_s: float) -> None:
+    started = clock.now_s
+    with pytest.raises(WaitTimeout, match=f"job 1 did not end within {timeout_s:g} s"):
+        wait(clock, timeout_s, *repeat(None, 10))
+    assert clock.now_s - started <= timeout_s + 1.0
+
+
+def test_each_phase_of_a_poll_ends_soon_after_the_timeout(clock: Clock) -> None:
+    request = next(Calls(Retries()).wait("1", 1.0))
+    assert max(request.arguments["timeout"].as_dict().values()) <= 2.0
+    assert request.params == {"wait": "1.000"}
+
+
+@pytest.mark.parametrize("answer", [CUT, httpx.Response(503)])
+def test_a_failure_before_the_timeout_is_raised_as_it_is(clock: Clock, answer: Answer) -> None:
+    with pytest.raises(Unavailable):
+        wait(clock, 0.01, answer)
+
+
+def test_a_missing_job_is_not_found_after_the_timeout_too(clock: Clock) -> None:
+    with pytest.raises(NotFound):
+        wait(clock, 0.0, httpx.Response(404, json={"detail": "no such job"}))
