@@ -17,6 +17,7 @@ from falconer.client.calls import (
     checked_url,
     default_url,
     job_body,
+    new_key,
     result_of,
 )
 from falconer.client.event_log import EventLog
@@ -154,7 +155,8 @@ class AsyncClient:
     ) -> ChatResult:
         """Return the result of a text or of a conversation.
 
-        An exception, such as CancelledError or WaitTimeout, cancels the job.
+        CancelledError, WaitTimeout and other exceptions of the wait cancel the job. CancelledError
+        cancels it also during the submission.
         """
         job = await self.submit(prompt, **fields)
         try:
@@ -171,10 +173,17 @@ class AsyncClient:
     ) -> AsyncJob:
         """Submit a job and return at once.
 
-        Without an `idempotency_key` the client makes one, so that its own retries make one job.
+        Without an `idempotency_key` the client makes one, so that its own retries make one job
+        and an interrupted submission cancels it.
         """
-        call = self._connection.calls.submit(job_body(prompt, fields), idempotency_key)
-        return AsyncJob(self._connection, await self._connection.run(call))
+        calls, body = self._connection.calls, job_body(prompt, fields)
+        key = new_key() if idempotency_key is None else idempotency_key
+        try:
+            return AsyncJob(self._connection, await self._connection.run(calls.submit(body, key)))
+        except asyncio.CancelledError:
+            if idempotency_key is None:
+                await self._connection.run(calls.withdraw(body, key))
+            raise
 
     async def job(self, job_id: str) -> AsyncJob:
         """Return a job by its id. Raises NotFound."""

@@ -94,6 +94,10 @@ def job_body(prompt: Prompt | None, fields: RequestFields) -> dict[str, Any]:
     return {"prompt" if isinstance(prompt, str) else "messages": prompt, **fields}
 
 
+def new_key() -> str:
+    return uuid.uuid4().hex
+
+
 def result_of(job: JobInfo) -> ChatResult:
     """Return the result of a job that has ended. Raises JobFailed."""
     if job.result is None:
@@ -124,9 +128,9 @@ class Calls:
     def __init__(self, retries: Retries) -> None:
         self.retries = retries
 
-    def submit(self, body: Mapping[str, Any], key: str | None) -> Call[JobInfo]:
+    def submit(self, body: Mapping[str, Any], key: str) -> Call[JobInfo]:
         """Submit one job, however often the request must be repeated."""
-        headers = {"Idempotency-Key": uuid.uuid4().hex if key is None else key}
+        headers = {"Idempotency-Key": key}
         request = ApiRequest(method="POST", path="/jobs", body=body, headers=headers)
         return self._job(request)
 
@@ -142,6 +146,17 @@ class Calls:
             return (yield from Calls(Retries(attempts=1)).cancel(job_id))
         except ApiError:
             return None
+
+    def withdraw(self, body: Mapping[str, Any], key: str) -> Call[None]:
+        """Cancel the job of an interrupted submission; try once, and raise nothing.
+
+        A repeated submission finds the job. If there is none, it makes one and cancels it.
+        """
+        try:
+            job = yield from Calls(Retries(attempts=1)).submit(body, key)
+        except ApiError:
+            return
+        yield from self.abandon(job.id)
 
     def retry(self, job_id: str) -> Call[JobInfo]:
         """Retry a job. The service returns the same new job to a repeated request."""

@@ -17,6 +17,7 @@ from falconer.client.calls import (
     checked_url,
     default_url,
     job_body,
+    new_key,
     result_of,
 )
 from falconer.client.event_log import EventLog
@@ -153,7 +154,8 @@ class Client:
     ) -> ChatResult:
         """Return the result of a text or of a conversation.
 
-        An exception, such as KeyboardInterrupt or WaitTimeout, cancels the job.
+        KeyboardInterrupt, WaitTimeout and other exceptions of the wait cancel the job.
+        KeyboardInterrupt and SystemExit cancel it also during the submission.
         """
         job = self.submit(prompt, **fields)
         try:
@@ -170,10 +172,17 @@ class Client:
     ) -> Job:
         """Submit a job and return at once.
 
-        Without an `idempotency_key` the client makes one, so that its own retries make one job.
+        Without an `idempotency_key` the client makes one, so that its own retries make one job
+        and an interrupted submission cancels it.
         """
-        call = self._connection.calls.submit(job_body(prompt, fields), idempotency_key)
-        return Job(self._connection, self._connection.run(call))
+        calls, body = self._connection.calls, job_body(prompt, fields)
+        key = new_key() if idempotency_key is None else idempotency_key
+        try:
+            return Job(self._connection, self._connection.run(calls.submit(body, key)))
+        except (KeyboardInterrupt, SystemExit):
+            if idempotency_key is None:
+                self._connection.run(calls.withdraw(body, key))
+            raise
 
     def job(self, job_id: str) -> Job:
         """Return a job by its id. Raises NotFound."""
