@@ -18,6 +18,7 @@ from api.http.body import BodyLength
 from api.http.errors import failure_response, install_error_handlers
 from api.http.paths import RoutePaths
 from api.jobs.admission import Admission
+from api.jobs.derived_jobs import DerivedJobs
 from api.jobs.job_client import JobClient
 from api.jobs.model_watcher import ModelWatcher
 from api.jobs.pending_cancellations import PendingCancellations
@@ -25,7 +26,7 @@ from api.jobs.redis_services import Connect, RedisServices
 from api.jobs.tokenization import Tokenization
 from api.metrics import MeteredApp, Metrics
 from api.openapi import openapi_of
-from api.routes import chat, estimate, events, jobs, ops, tokenizer
+from api.routes import chat, derived, estimate, events, jobs, ops, tokenizer
 from api.routes.v1 import batches, completions, files, models, responses
 from api.services import Services
 from api.settings import ApiSettings
@@ -46,6 +47,7 @@ ROUTERS = [
     for module in (
         chat,
         jobs,
+        derived,
         events,
         estimate,
         completions,
@@ -143,7 +145,18 @@ def make_services(settings: ApiSettings, connect: Connect) -> Services:
     client = JobClient(redis, admission, cancellations, metrics, settings)
     jobs = LineJobs(redis, client, models, metrics)
     batches = BatchRunner(redis, jobs, settings.max_body_bytes)
-    return Services(settings, redis, models, tokenization, cancellations, metrics, client, batches)
+    derived = DerivedJobs(redis, admission, cancellations, settings)
+    return Services(
+        settings,
+        redis,
+        models,
+        tokenization,
+        cancellations,
+        metrics,
+        client,
+        derived,
+        batches,
+    )
 
 
 @asynccontextmanager

@@ -30,7 +30,16 @@ from api.openai.tokenizer import (
     Tokens,
     Version,
 )
-from api.schemas import ChatRequest, ErrorBody, Estimate, JobList, JobView, Purged, Trail
+from api.schemas import (
+    ChatRequest,
+    ContinueRequest,
+    ErrorBody,
+    Estimate,
+    JobList,
+    JobView,
+    Purged,
+    Trail,
+)
 from api.system_info import SystemInfo
 from shared.results import ChatResult
 
@@ -182,6 +191,7 @@ def request_body(schema: str) -> dict[str, Any]:
 
 BODIES = (
     ChatRequest,
+    ContinueRequest,
     ChatCompletionRequest,
     CompletionRequest,
     ResponseRequest,

@@ -9,11 +9,11 @@ from pydantic_core import PydanticCustomError
 
 from api.chat_messages import ChatMessage
 from api.examples import REQUESTS
-from shared.protocol import Batch, JobError, JobRecord, JobStatus
+from shared.protocol import Batch, JobError, JobRecord, JobStatus, Origin
 from shared.queue.keys import JOB_TTL_S
 from shared.queue.listing import TrailEntry
 from shared.request.base_model import OptionalFieldsModel
-from shared.request.parameter_types import INTEGER, PromptTokenIds
+from shared.request.parameter_types import INTEGER, PositiveCount, PromptTokenIds
 from shared.request.parameters import GenerateKwargs
 from shared.results import ChatResult
 
@@ -113,6 +113,12 @@ class ChatRequest(OptionalFieldsModel):
         return messages or None
 
 
+class ContinueRequest(OptionalFieldsModel):
+    """How far to continue a job."""
+
+    max_new_tokens: PositiveCount = Field(description="Most tokens to add to those of the job.")
+
+
 class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A job in a listing; times are in UTC.
 
@@ -135,6 +141,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     waiting_for: Literal["worker"] | msgspec.UnsetType = msgspec.UNSET
     retry_of: str | msgspec.UnsetType = msgspec.UNSET
     retried_as: str | msgspec.UnsetType = msgspec.UNSET
+    origin: Origin | msgspec.UnsetType = msgspec.UNSET
     error: JobError | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
@@ -158,6 +165,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
             "waiting_for": "worker" if record.lacks_worker else msgspec.UNSET,
             "retry_of": or_unset(record.retry_of),
             "retried_as": or_unset(record.retried_as),
+            "origin": or_unset(record.origin),
             "error": or_unset(record.error),
         }
 

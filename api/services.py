@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from api.batches.runner import BatchRunner
+from api.jobs.derived_jobs import DerivedJobs
 from api.jobs.job_client import JobClient
 from api.jobs.model_watcher import ModelWatcher
 from api.jobs.pending_cancellations import PendingCancellations
@@ -30,6 +31,7 @@ class Services:
     cancellations: PendingCancellations
     metrics: Metrics
     client: JobClient
+    derived: DerivedJobs
     batches: BatchRunner
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # open requests must end
     tasks: list[asyncio.Task[None]] = field(default_factory=list)  # run until `stop`

@@ -12,9 +12,10 @@ import msgspec
 from shared.errors import UnreadableJob
 from shared.results import ChatResult, PromptScores
 
-VERSION = 3
+VERSION = 4
 ADAPTERS_SINCE = 2  # older workers ignore the adapter
 PROMPTS_SINCE = 3  # older workers ignore `model`, and how the prompt is made
+INHERITED_SINCE = 4  # older workers ignore `inherited_deltas`
 BATCH_PRIORITY = -11  # of the jobs of batches: below all that a request may ask for
 
 
@@ -29,6 +30,15 @@ class JobStatus(StrEnum):
     @property
     def is_terminal(self) -> bool:
         return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+class OriginKind(StrEnum):
+    CONTINUE = "continue"
+
+
+class Origin(msgspec.Struct, frozen=True):
+    kind: OriginKind
+    job_id: str  # of the ended job that the job was made from
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -70,6 +80,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # a higher priority runs first, in the queue and in the engine
     adapter: str | None = None  # an adapter of the model card
     metadata: dict[str, str] | None = None  # of the client; shown with the job
+    inherited_deltas: int = 0  # of an earlier job's token log, with which its own begins
 
     @property
     def gives_way(self) -> bool:
@@ -183,6 +194,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     retry_of: str | None = None  # the job that this one retries
     retried_as: str | None = None  # the job that retries this one
     metadata: dict[str, str] | None = None  # of the client
+    origin: Origin | None = None
     outcome: Outcome | None = None  # a listing leaves out results
 
     @property

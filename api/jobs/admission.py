@@ -12,10 +12,16 @@ from api.jobs.model_watcher import CheckedModel, ModelWatcher
 from api.jobs.redis_services import redis_timeout
 from api.jobs.tokenization import Tokenization
 from api.schemas import ChatRequest
-from shared.errors import ClientError, InvalidParameter, ServiceUnavailable
+from shared.errors import (
+    BadRequest,
+    ClientError,
+    Conflict,
+    InvalidParameter,
+    ServiceUnavailable,
+)
 from shared.protocol import ADAPTERS_SINCE, PROMPTS_SINCE, ChatJob, Message
 from shared.request.parameters import GenerateKwargs
-from shared.request.prompt import check_prompt
+from shared.request.prompt import check_kwargs, check_prompt
 
 # Fields that workers before PROMPTS_SINCE ignore.
 PROMPT_FIELDS = {
@@ -72,6 +78,20 @@ class Admission:
         )
         check_prompt(job)
         return await self._checked(job, kwargs, client)
+
+    async def admit_again(self, job: ChatJob, client: ClientConnection) -> ChatJob:
+        """Check a job that was made from an ended one, with its tokens and with new parameters.
+
+        Raises as `admit`, and Conflict if another model is registered.
+        """
+        kwargs = check_kwargs(job)
+        checked = await self._checked(job, kwargs, client)
+        if checked.card_hash != job.card_hash:
+            raise Conflict("the model is another one than that of the job")
+        if checked.token_ids != job.token_ids:
+            reason = "leaves less room for the prompt, which handle_long_generation would shorten"
+            raise BadRequest(reason, field="max_new_tokens")
+        return checked
 
     def _check_ttl(self, ttl_s: int | None) -> None:
         if ttl_s is not None and ttl_s > self._max_ttl_s:

@@ -1,4 +1,4 @@
-"""The routes: `chat`, `jobs`, `estimate`, `events`, `tokenizer`, `ops`; OpenAI's in `v1`.
+"""The routes: `chat`, `jobs`, `derived`, `estimate`, `events`, `tokenizer`, `ops`, and `v1`.
 
 `api/app.py` includes their routers. They respond with `responses` or, as a stream of events, with
 `sse`.

@@ -8,6 +8,12 @@ from shared.errors import QueueFull, WaitTooLong
 
 
 @dataclass(frozen=True, slots=True)
+class Depth:
+    waiting: int  # jobs
+    running: int  # leased jobs
+
+
+@dataclass(frozen=True, slots=True)
 class QueueEstimate:
     position: int  # from 1
     expected_start_s: float | None  # from now; None without a measured claim rate

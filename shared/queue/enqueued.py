@@ -1,10 +1,12 @@
-"""Data of an enqueue: the idempotency key of its request, and the accepted job."""
+"""Data of an enqueue: idempotency key, the earlier job it is made from, and the accepted job."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import Conflict, NotFound
+from shared.protocol import ChatJob, OriginKind
 from shared.queue.backlog import QueueEstimate, decode_estimate, decode_refusal
+from shared.queue.keys import JOB_TTL_S, RESULT_TTL_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +15,24 @@ class IdempotencyKey:
 
     digest: str
     body_digest: str  # of the request: the key with another body is a conflict
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The ended job that a new job retries or was made from."""
+
+    job_id: str
+    kind: OriginKind | None  # None: a retry
+    num_deltas: int  # of its token log, with which that of the new job begins
+
+    def script_args(self) -> tuple[str, str, str, int]:
+        """Return the arguments of `enqueue.lua`: the job to retry, the origin, and the log."""
+        if self.kind is None:
+            return self.job_id, "", self.job_id, self.num_deltas
+        return "", f"{self.kind} {self.job_id}", self.job_id, self.num_deltas
+
+
+NO_SOURCE_ARGS = ("", "", "", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +46,11 @@ class Enqueued:
 
 
 def decode_enqueued(
-    reply: list[Any], retry_of: str, max_queued: int, max_queued_tokens: int
+    reply: list[Any], source: Source | None, max_queued: int, max_queued_tokens: int
 ) -> Enqueued:
     """Decode the reply of `enqueue.lua`. Raises NotFound, QueueFull, WaitTooLong and Conflict."""
-    if reply[0] == b"unknown":
-        raise no_such_job(retry_of)
+    if source and reply[0] == b"unknown":
+        raise no_such_job(source.job_id)
     if reply[0] == b"refused":
         raise decode_refusal(reply, max_queued, max_queued_tokens)
     verdict, job_id, created_ms, estimate = reply
@@ -42,3 +62,9 @@ def decode_enqueued(
 
 def no_such_job(job_id: str) -> NotFound:
     return NotFound(f"no job {job_id[:64]!r}; results are kept for their ttl only")
+
+
+def times_ms(job: ChatJob) -> tuple[int, int]:
+    """Return the deadline of a job, from now, and the ttl of its result."""
+    deadline_s = JOB_TTL_S if job.deadline_s is None else job.deadline_s
+    return round(1000 * deadline_s), 1000 * (job.ttl_s or RESULT_TTL_S)

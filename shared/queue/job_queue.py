@@ -5,12 +5,11 @@ Errors of Redis pass through.
 
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
 
 import msgspec
 from redis.asyncio import Redis
 
-from shared.errors import ClientError, Conflict
+from shared.errors import ClientError, Conflict, NotFound
 from shared.protocol import (
     ChatJob,
     JobRecord,
@@ -21,7 +20,7 @@ from shared.protocol import (
     encode_events,
 )
 from shared.queue.arq_format import pack_cancelled, pack_expired, pack_job, pack_result
-from shared.queue.backlog import JobEstimate, decode_job_estimate
+from shared.queue.backlog import Depth, JobEstimate, decode_job_estimate
 from shared.queue.claims import (
     Claim,
     FreeCapacity,
@@ -31,8 +30,16 @@ from shared.queue.claims import (
     decode_claim,
     run_alone_from,
 )
-from shared.queue.enqueued import Enqueued, IdempotencyKey, decode_enqueued, no_such_job
-from shared.queue.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, RESULT_TTL_S, Keys
+from shared.queue.enqueued import (
+    NO_SOURCE_ARGS,
+    Enqueued,
+    IdempotencyKey,
+    Source,
+    decode_enqueued,
+    no_such_job,
+    times_ms,
+)
+from shared.queue.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, Keys
 from shared.queue.listing import (
     TRAIL_FIELDS,
     Cursor,
@@ -46,12 +53,6 @@ from shared.queue.scripts import Script, Scripts
 
 PURGED_AT_ONCE = 100  # jobs; Redis runs no other command meanwhile
 NO_LIMIT = 2**53
-
-
-@dataclass(frozen=True, slots=True)
-class Depth:
-    waiting: int  # jobs
-    running: int  # leased jobs
 
 
 class JobQueue:
@@ -71,15 +72,15 @@ class JobQueue:
         max_queued: int,
         max_queued_tokens: int = NO_LIMIT,
         idempotency_key: IdempotencyKey | None = None,
-        retry_of: str = "",
+        source: Source | None = None,
         response: bytes = b"",
         within_s: float = JOB_TTL_S,
     ) -> Enqueued:
         """Add a job to the queue in one round trip, with the request of its `response`, if any.
 
-        `reply_to` is the api replica that wants the job's events. Each step of `priority` is a head
+        `reply_to` is the api replica that wants the job's events. A step of `priority` is a head
         start of PRIORITY_WINDOW_MS. Raises QueueFull, WaitTooLong, Conflict for a key with another
-        body, and TimeoutError if Redis receives the command later than `within_s` from now.
+        body, NotFound without the job of `source`, and TimeoutError later than `within_s` from now.
         """
         key = idempotency_key or IdempotencyKey("", "")
         reply = await self._scripts.run_within(
@@ -91,17 +92,17 @@ class JobQueue:
             job.cost_rows,
             job.cost_tokens,
             priority * PRIORITY_WINDOW_MS,
-            *_times_ms(job),
+            *times_ms(job),
             reply_to or "",
             max_queued,
             max_queued_tokens,
             key.digest,
             key.body_digest,
-            retry_of,
+            *(source.script_args() if source else NO_SOURCE_ARGS),
             response,
             encode(job.metadata) if job.metadata else "",
         )
-        return decode_enqueued(reply, retry_of, max_queued, max_queued_tokens)
+        return decode_enqueued(reply, source, max_queued, max_queued_tokens)
 
     async def estimate(
         self, job: ChatJob, *, max_queued: int, max_queued_tokens: int = NO_LIMIT
@@ -111,7 +112,7 @@ class JobQueue:
             Script.ESTIMATE,
             job.cost_tokens,
             job.priority * PRIORITY_WINDOW_MS,
-            _times_ms(job)[0],
+            times_ms(job)[0],
             max_queued,
             max_queued_tokens,
         )
@@ -137,19 +138,27 @@ class JobQueue:
         finds the retry from then on. Raises NotFound, Conflict where there is nothing to retry, and
         QueueFull, WaitTooLong and TimeoutError as `enqueue`.
         """
-        payload: bytes | None = await self._redis.get(self._keys.retry_payload(job_id))
-        if payload is None:
+        ended = await self.ended_job(job_id)
+        if ended is None:
             raise await self._nothing_to_retry(job_id)
-        job = msgspec.structs.replace(decode_job(payload), id=uuid.uuid4().hex)
-        return await self.enqueue(
-            job,
-            reply_to=None,
-            priority=job.priority,
-            max_queued=max_queued,
-            max_queued_tokens=max_queued_tokens,
-            retry_of=job_id,
-            within_s=within_s,
-        )
+        job = msgspec.structs.replace(ended, id=uuid.uuid4().hex)
+        try:
+            return await self.enqueue(
+                job,
+                reply_to=None,
+                priority=job.priority,
+                max_queued=max_queued,
+                max_queued_tokens=max_queued_tokens,
+                source=Source(job_id, None, job.inherited_deltas),
+                within_s=within_s,
+            )
+        except NotFound:
+            raise await self._nothing_to_retry(job_id) from None
+
+    async def ended_job(self, job_id: str) -> ChatJob | None:
+        """Return an ended job that can be retried, or that has a token log; None for others."""
+        payload: bytes | None = await self._redis.get(self._keys.retry_payload(job_id))
+        return None if payload is None else decode_job(payload)
 
     async def _nothing_to_retry(self, job_id: str) -> ClientError:
         record = await self.record(job_id)
@@ -286,8 +295,3 @@ class JobQueue:
         """Return jobs to their earlier place, without counting an attempt; return how many."""
         args = [part for lease in fencing_tokens.items() for part in lease]
         return int(await self._scripts.run(Script.RELEASE, worker_id, *args))
-
-
-def _times_ms(job: ChatJob) -> tuple[int, int]:
-    deadline_s = JOB_TTL_S if job.deadline_s is None else job.deadline_s
-    return round(1000 * deadline_s), 1000 * (job.ttl_s or RESULT_TTL_S)

@@ -63,6 +63,7 @@ RECORD_FIELDS = (
     "retry_of",
     "retried_as",
     "metadata",
+    "origin",
 )
 
 # Fields of the hash `Keys.batch`; `batch_state.lua` and docs/reference/redis-keys.md describe them.
@@ -179,7 +180,7 @@ class Keys:
         return f"{self.queue}:token-log:{job_id}"
 
     def retry_payload(self, job_id: str) -> str:
-        """Return the key of the payload of a job that ended without a result."""
+        """Return the key of the payload of an ended job, for a retry or for a job made from it."""
         return f"{self.queue}:retry-payload:{job_id}"
 
     def response(self, job_id: str) -> str:

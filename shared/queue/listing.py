@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shared.protocol import JobRecord, JobStatus, decode_metadata
+from shared.protocol import JobRecord, JobStatus, Origin, OriginKind, decode_metadata
 from shared.queue.arq_format import decode_result
 from shared.queue.backlog import QueueEstimate, decode_estimate
 
@@ -63,7 +63,7 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
         return None
     fields, estimate, result = reply
     status, created_ms, started_ms, finished_ms, worker, attempts = fields[:6]
-    retry_of, retried_as, metadata = fields[6:]
+    retry_of, retried_as, metadata, origin = fields[6:]
     queued: QueueEstimate | None = decode_estimate(estimate) if estimate else None
     return JobRecord(
         id=job_id,
@@ -79,8 +79,16 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
         retry_of=retry_of.decode() if retry_of else None,
         retried_as=retried_as.decode() if retried_as else None,
         metadata=decode_metadata(metadata) if metadata else None,
+        origin=_decode_origin(origin),
         outcome=decode_result(result).outcome if result else None,
     )
+
+
+def _decode_origin(field: bytes | None) -> Origin | None:
+    if not field:
+        return None
+    kind, _, job_id = field.decode().partition(" ")
+    return Origin(OriginKind(kind), job_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ The api does this before it enqueues a job. A worker does it if the api had no m
 from collections.abc import Iterable, Iterator
 
 import msgspec
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from shared.errors import BadRequest, InvalidParameter, ModelNotFound
@@ -48,6 +49,19 @@ def check_roles(messages: Iterable[Message]) -> None:
                 f"unknown role {message.role[:40]!r}; roles are {', '.join(ROLES)}",
                 field=f"messages.{index}.role",
             )
+
+
+def check_kwargs(job: ChatJob) -> GenerateKwargs:
+    """Validate the parameters of a stored job again: another version may have other rules.
+
+    Raises InvalidParameter.
+    """
+    try:
+        return GenerateKwargs.model_validate(job.generate_kwargs)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(["generate_kwargs", *map(str, first["loc"])])
+        raise InvalidParameter(first["msg"], field=field) from None
 
 
 class PromptEncoder:

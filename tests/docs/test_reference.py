@@ -20,7 +20,7 @@ from worker.health.metrics import WorkerMetrics
 FIELDS = re.compile(r"<!-- fields: ([\w, ]+) -->\n((?:[- ] .*\n)+)")
 NAME = re.compile(r"`\.?(\w+)`")
 # Documented in prose: the parts of a message, and a job without two of its fields.
-IN_PROSE = {"TextPart", "JobSummary", "JobStatus", "BatchStatus", "GpuInfo"}
+IN_PROSE = {"TextPart", "JobSummary", "OriginKind", "JobStatus", "BatchStatus", "GpuInfo"}
 
 
 def http_page() -> str:

@@ -11,7 +11,7 @@ import httpx
 
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import JobStatus
-from shared.queue.job_queue import Depth
+from shared.queue.backlog import Depth
 from tests.integration.service import Service, eventually
 
 CLIENTS = 4

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.backlog import Depth
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.redis.client import connect
 from tests.api.api_process import ApiProcess

@@ -3,14 +3,12 @@
 import asyncio
 import time
 
-from pydantic import ValidationError
-
-from shared.errors import ClientError, InvalidParameter, ServiceUnavailable, status_code
+from shared.errors import ClientError, Conflict, ServiceUnavailable, status_code
 from shared.process.asyncio_tasks import wait_at_most
 from shared.protocol import Batch, ChatJob, Failed, JobError, JobStatus, Outcome, Succeeded
 from shared.queue.arq_format import CANCELLED, EXPIRED
 from shared.request.parameters import GenerateKwargs
-from shared.request.prompt import PromptEncoder
+from shared.request.prompt import PromptEncoder, check_kwargs
 from shared.request.structured_outputs import StructuredOutputs, invalid_grammar
 from worker.engine_thread import EngineThread
 from worker.generation import Generation
@@ -18,6 +16,7 @@ from worker.jobs.active_job import ActiveJob
 from worker.jobs.conversion import to_chat_result, to_delta, to_output, to_request
 from worker.jobs.token_log_writer import TokenLogWriter
 
+LOST_TOKENS = JobError(message="Redis lost the tokens of the job that this one continues")
 NO_STEPS = Batch(mean_rows=0.0, max_rows=0)  # an earlier attempt generated every token
 
 
@@ -43,7 +42,7 @@ class ChatTask:
         if active.time_left_s <= 0:
             return _failed(active, JobStatus.EXPIRED, EXPIRED)
         try:
-            kwargs = _check_kwargs(active.job)
+            kwargs = check_kwargs(active.job)
             grammar = await self._compile(active.job, kwargs.structured_outputs)
             self._tokenize_if_needed(active, kwargs)
         except (ClientError, ServiceUnavailable) as error:
@@ -54,8 +53,11 @@ class ChatTask:
 
     def _tokenize_if_needed(self, active: ActiveJob, kwargs: GenerateKwargs) -> None:
         """Check and tokenize the prompt, unless the api did so with the card of this worker."""
-        if not self._is_checked(active.job):
-            active.job = self._encoder.prepare(active.job, kwargs)
+        if self._is_checked(active.job):
+            return
+        if active.job.inherited_deltas:
+            raise Conflict("the model is another one than that of the job's first tokens")
+        active.job = self._encoder.prepare(active.job, kwargs)
 
     def _is_checked(self, job: ChatJob) -> bool:
         """Return whether the api checked the job with the card of this worker."""
@@ -107,6 +109,8 @@ class ChatTask:
                 lambda output: tokens.append(to_delta(output)),
             )
             generation.resume(to_output(_request_id(active), delta) for delta in tokens.earlier)
+            if len(tokens.earlier) < active.job.inherited_deltas:
+                generation.fail(LOST_TOKENS)
             if not generation.is_done:
                 await self._run(active, kwargs, grammar, generation)
             await tokens.flush()
@@ -150,16 +154,6 @@ def _num_deltas(job: ChatJob, kwargs: GenerateKwargs, generation: Generation) ->
 def _request_id(active: ActiveJob) -> str:
     """Return an id that no other attempt has."""
     return f"{active.job.id}:{active.fencing_token}"
-
-
-def _check_kwargs(job: ChatJob) -> GenerateKwargs:
-    """Validate again what the api checked: an api of another version may have other rules."""
-    try:
-        return GenerateKwargs.model_validate(job.generate_kwargs)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(["generate_kwargs", *map(str, first["loc"])])
-        raise InvalidParameter(first["msg"], field=field) from None
 
 
 def _interrupted(active: ActiveJob, generation: Generation) -> Failed:

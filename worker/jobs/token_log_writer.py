@@ -27,7 +27,7 @@ class JobTokens:
     def __init__(
         self, active: ActiveJob, earlier: list[Delta], on_growth: Callable[["JobTokens"], None]
     ) -> None:
-        self.earlier = earlier  # deltas that earlier attempts wrote
+        self.earlier = earlier  # deltas of an earlier job or attempt
         self._active = active
         self._packed = [encode(delta) for delta in earlier]
         self._num_stored = len(earlier)
@@ -83,7 +83,7 @@ class TokenLogWriter:
 
     @asynccontextmanager
     async def open(self, active: ActiveJob) -> AsyncIterator[JobTokens]:
-        """Yield the job's log, with what earlier attempts wrote to it."""
+        """Yield the job's log, with what it inherited and what earlier attempts wrote to it."""
         tokens = JobTokens(active, await self._earlier(active), self._note_growth)
         try:
             yield tokens
@@ -91,7 +91,8 @@ class TokenLogWriter:
             self._grown.pop(tokens, None)
 
     async def _earlier(self, active: ActiveJob) -> list[Delta]:
-        if active.claimed.previous_fencing_token == 0:  # the job's first lease
+        is_first_lease = active.claimed.previous_fencing_token == 0
+        if is_first_lease and active.job.inherited_deltas == 0:
             return []
         job_id = active.job.id
         return await retry_until_reachable(

@@ -1,18 +1,22 @@
 -- Accept one job, unless its idempotency key is known or the backlog is too long. A job may retry an
--- earlier one: each job has one retry, which takes over its idempotency key.
+-- earlier one: each job has one retry, which takes over its idempotency key. The token log of a job may
+-- begin with that of an earlier one.
 -- ARGV: id, payload, arq's job, cost in rows, cost in tokens;
 --       head start in ms, deadline in ms from now, ttl of the result in ms, subscriber or '';
 --       most jobs and most tokens that may wait;
 --       digests of the idempotency key and of the body, or '';
---       id of the job to retry or '', request of a response or '', metadata of the client or '';
+--       id of the job to retry or ''; field `origin` of the record or '';
+--       id of the job whose token log is copied or '', number of deltas to copy;
+--       request of a response or '', metadata of the client or '';
 --       time in ms from which on the job is not accepted.
 -- Returns {'accepted', 'replayed' or 'conflict', id, created_ms, estimate}, again when it is sent twice;
--- {'late', time in ms}; {'unknown'} if the job to retry has expired; or a refusal, see backlog.lua.
+-- {'late', time in ms}; {'unknown'} if the earlier job has expired; or a refusal, see backlog.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local head_start_ms, deadline_ms, ttl_ms, subscriber = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
 local key_digest, body_digest, retry_of = ARGV[12], ARGV[13], ARGV[14]
-local response, metadata, accept_before_ms = ARGV[15], ARGV[16], tonumber(ARGV[17])
+local origin, log_of, num_deltas = ARGV[15], ARGV[16], tonumber(ARGV[17])
+local response, metadata, accept_before_ms = ARGV[18], ARGV[19], tonumber(ARGV[20])
 local backlog = read_backlog()
 
 local function reply(verdict, job_id, created_ms)
@@ -49,13 +53,18 @@ if key_digest ~= '' then
   end
 end
 if retry_of ~= '' then
-  local retry = redis.call('HGET', RECORD .. retry_of, 'retried_as')
+  local retry, status, origin_of_first =
+    unpack(redis.call('HMGET', RECORD .. retry_of, 'retried_as', 'status', 'origin'))
+  origin = origin_of_first or ''
   known_since = retry and redis.call('HGET', RECORD .. retry, 'created_ms')
   if known_since then
     return reply('replayed', retry, known_since)
-  elseif redis.call('EXISTS', RETRY_PAYLOAD .. retry_of) == 0 then
+  elseif status == 'succeeded' or redis.call('EXISTS', RETRY_PAYLOAD .. retry_of) == 0 then
     return {'unknown'}
   end
+end
+if num_deltas > 0 and redis.call('LLEN', TOKEN_LOG .. log_of) < num_deltas then
+  return {'unknown'}
 end
 if NOW > accept_before_ms then -- the api has answered 503 by now
   return {'late', ms(NOW)}
@@ -77,6 +86,14 @@ if metadata ~= '' then
 end
 redis.call('PEXPIRE', RECORD .. id, UNFINISHED_JOB_TTL_MS)
 redis.call('SET', ARQ_JOB .. id, arq_job, 'PX', UNFINISHED_JOB_TTL_MS)
+if num_deltas > 0 then
+  redis.call('COPY', TOKEN_LOG .. log_of, TOKEN_LOG .. id)
+  redis.call('LTRIM', TOKEN_LOG .. id, 0, num_deltas - 1)
+  redis.call('PEXPIRE', TOKEN_LOG .. id, UNFINISHED_JOB_TTL_MS)
+end
+if origin ~= '' then
+  redis.call('HSET', RECORD .. id, 'origin', origin)
+end
 if key_digest ~= '' then
   bind_key(key_digest, body_digest)
 end

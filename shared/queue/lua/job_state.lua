@@ -16,6 +16,7 @@
 --   trail: one line for each claim, start, lost lease and release, see extended_trail.
 --   retry_of, retried_as: id of the job that this job retries; id of its own retry.
 --   metadata: pairs of the client in msgpack; absent without any.
+--   origin: how the job was made from an ended one, a space, the id of that job.
 
 local function lease_score(lease_ms)
   return LEASE_SCORE_BASE + math.floor(NOW) + tonumber(lease_ms)
@@ -89,7 +90,7 @@ local function send(replica, fields)
   redis.call('PEXPIRE', stream, REPLIES_TTL_MS)
 end
 
--- A job that did not succeed can be retried until its result expires.
+-- Until its result expires, a job that did not succeed can be retried, and one with a token log continued.
 local function keep_payload(id, ttl_ms)
   local payload = redis.call('HGET', RECORD .. id, 'payload')
   if payload then
@@ -109,14 +110,14 @@ local function finish(id, status, attempts, result, events)
   if previous_status == 'queued' then
     remove_from_lane(id, lane, tonumber(tokens or 0))
   end
-  if status ~= 'succeeded' then
+  local has_log = redis.call('PEXPIRE', TOKEN_LOG .. id, ttl_ms) == 1
+  if status ~= 'succeeded' or has_log then
     keep_payload(id, ttl_ms)
   end
   redis.call('HSET', record, 'status', status, 'attempts', attempts,
     'created_ms', created_ms, 'finished_ms', ms(NOW))
   redis.call('HDEL', record, 'payload', 'cancel_result', 'cancel_events')
   redis.call('PEXPIRE', record, math.max(ttl_ms, MIN_RECORD_TTL_MS))
-  redis.call('PEXPIRE', TOKEN_LOG .. id, ttl_ms)
   redis.call('PEXPIRE', RESPONSE .. id, ttl_ms)
   redis.call('HINCRBY', TOTALS, status, 1)
   redis.call('ZREM', QUEUE, id)
@@ -154,7 +155,7 @@ end
 local function read_record(id, is_brief)
   local fields = redis.call('HMGET', RECORD .. id,
     'status', 'created_ms', 'started_ms', 'finished_ms', 'worker', 'attempts', 'retry_of',
-    'retried_as', 'metadata')
+    'retried_as', 'metadata', 'origin')
   local status = fields[1]
   if not status then
     return false

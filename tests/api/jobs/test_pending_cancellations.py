@@ -16,7 +16,8 @@ from api.jobs.pending_cancellations import PendingCancellations
 from api.settings import ApiSettings
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import JobRecord
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.backlog import Depth
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.redis.client import connect
 from tests.factories import make_job

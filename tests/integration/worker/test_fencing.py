@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from shared.protocol import JobStatus, Succeeded
-from shared.queue.job_queue import Depth
+from shared.queue.backlog import Depth
 from shared.queue.scripts import Script
 from tests.integration.redis.proxy import Direction, RedisProxy
 from tests.integration.service import WAIT_S, Service, SubmittedJob, WorkerChild, eventually

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from shared.protocol import Failed, JobRecord, JobStatus, Succeeded
-from shared.queue.job_queue import Depth
+from shared.queue.backlog import Depth
 from tests.integration.service import Service, SubmittedJob, WorkerChild, eventually
 
 pytestmark = pytest.mark.integration

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from shared.protocol import Succeeded
-from shared.queue.job_queue import Depth
+from shared.queue.backlog import Depth
 from tests.integration.service import WAIT_S, Service, WorkerChild, eventually
 from tests.redis_server import RedisServer
 

@@ -5,8 +5,9 @@ from redis.asyncio import Redis
 
 from shared.batches.lane import BatchLane, Verdict
 from shared.protocol import BATCH_PRIORITY, ChatJob, JobStatus
+from shared.queue.backlog import Depth
 from shared.queue.claims import Claim, FreeCapacity
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import BATCH_LANE_MAX, Keys
 from tests.factories import make_job
 

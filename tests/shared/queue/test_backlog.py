@@ -3,9 +3,8 @@
 import pytest
 
 from shared.errors import WaitTooLong
-from shared.queue.backlog import JobEstimate
+from shared.queue.backlog import Depth, JobEstimate
 from shared.queue.claims import FreeCapacity
-from shared.queue.job_queue import Depth
 from shared.queue.keys import UNFINISHED_JOB_TTL_S
 from tests.factories import make_job, make_succeeded, make_worker_info
 from tests.shared.queue.harness import (

@@ -8,8 +8,9 @@ from shared.protocol import (
     JobStatus,
     encode,
 )
+from shared.queue.backlog import Depth
 from shared.queue.claims import FreeCapacity
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import LEASE_SCORE_BASE, Keys
 from shared.registry.worker_registry import Registry
 from tests.factories import make_job, make_worker_info

@@ -4,7 +4,8 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.errors import QueueFull
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.backlog import Depth
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from tests.factories import make_job
 from tests.shared.queue.jobs import claim, enqueue, ids

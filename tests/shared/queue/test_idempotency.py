@@ -4,9 +4,10 @@ import pytest
 
 from shared.errors import Conflict
 from shared.protocol import ChatJob
+from shared.queue.backlog import Depth
 from shared.queue.claims import FreeCapacity
 from shared.queue.enqueued import Enqueued, IdempotencyKey
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.job_queue import JobQueue
 from tests.factories import make_job, make_succeeded
 
 KEY = IdempotencyKey("key", body_digest="body")

@@ -4,7 +4,8 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.protocol import JobStatus
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.backlog import Depth
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import MIN_RECORD_TTL_S, Keys
 from shared.queue.token_log import TokenLog
 from tests.factories import make_job, make_succeeded

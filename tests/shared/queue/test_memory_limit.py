@@ -9,8 +9,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from shared.protocol import ChatJob, Delta, JobStatus, encode
+from shared.queue.backlog import Depth
 from shared.queue.claims import ClaimedJob, FreeCapacity
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.token_log import TokenLog
 from shared.redis.client import connect

@@ -24,8 +24,9 @@ from hypothesis.stateful import (
 
 from shared.errors import Conflict, QueueFull
 from shared.protocol import JobStatus, decode_events
+from shared.queue.backlog import Depth
 from shared.queue.claims import ClaimedJob, FreeCapacity
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from tests.factories import make_job, make_succeeded
 

@@ -17,9 +17,9 @@ from shared.batches.batches import (
 )
 from shared.batches.files import FileProperties, FileStore
 from shared.batches.lane import BatchLane
-from shared.protocol import Delta, Failed, JobError, JobStatus, encode
+from shared.protocol import Delta, Failed, JobError, JobStatus, OriginKind, encode
 from shared.queue.claims import FreeCapacity
-from shared.queue.enqueued import IdempotencyKey
+from shared.queue.enqueued import IdempotencyKey, Source
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import (
     BACKLOG_FIELDS,
@@ -158,7 +158,8 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
     first, second = make_job(stream=True, metadata={"run": "7"}), make_job()
     key = IdempotencyKey("digest", body_digest="body")
     await queue.enqueue(first, reply_to="api", max_queued=9, idempotency_key=key, response=b"{}")
-    await queue.enqueue(second, reply_to="api", max_queued=9)
+    source = Source("ended", OriginKind.CONTINUE, num_deltas=0)
+    await queue.enqueue(second, reply_to="api", max_queued=9, source=source)
     await observer.look()
 
     one_row = FreeCapacity(rows=1, kv_tokens=10, running=0)

@@ -8,9 +8,10 @@ from redis.asyncio import Redis
 
 from shared.errors import Conflict, NotFound, QueueFull
 from shared.protocol import ChatJob, Failed, JobError, JobRecord, JobStatus
+from shared.queue.backlog import Depth
 from shared.queue.claims import ClaimedJob, FreeCapacity
 from shared.queue.enqueued import Enqueued, IdempotencyKey
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import PRIORITY_WINDOW_MS, Keys
 from shared.queue.scripts import Script, ScriptArg, Scripts
 from shared.queue.token_log import TokenLog

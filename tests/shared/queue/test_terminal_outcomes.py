@@ -5,8 +5,9 @@ import asyncio
 from redis.asyncio import Redis
 
 from shared.protocol import ChatJob, JobRecord, JobStatus
+from shared.queue.backlog import Depth
 from shared.queue.claims import ClaimedJob, FreeCapacity
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from tests.factories import make_job, make_succeeded
 

@@ -10,8 +10,9 @@ from arq.connections import ArqRedis
 from redis.exceptions import ConnectionError
 
 from shared.protocol import JobStatus, Outcome
+from shared.queue.backlog import Depth
 from shared.queue.claims import FreeCapacity
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import LEASE_SCORE_BASE, Keys
 from tests.factories import make_succeeded
 from tests.worker.jobs.workers import (

@@ -8,8 +8,9 @@ import pytest
 from arq.connections import ArqRedis
 
 from shared.protocol import JobStatus, Outcome
+from shared.queue.backlog import Depth
 from shared.queue.claims import Claim
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from tests.worker.jobs.workers import (
     WAIT_S,

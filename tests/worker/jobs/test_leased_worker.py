@@ -10,8 +10,9 @@ from redis.exceptions import ConnectionError
 from shared.batches.lane import BatchLane
 from shared.process.asyncio_tasks import cancel_all
 from shared.protocol import BATCH_PRIORITY, JobStatus, Outcome, encode
+from shared.queue.backlog import Depth
 from shared.queue.claims import StartResult
-from shared.queue.job_queue import Depth, JobQueue
+from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.redis.client import connect
 from tests.factories import make_job
