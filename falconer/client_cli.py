@@ -188,7 +188,10 @@ def print_stream(job: "Job") -> None:
             print(delta.text if shown else delta.text.lstrip(), end="", flush=True)
             shown += delta.text
     first, *others = job.wait().sequences
-    rest = first.text.removeprefix(shown)  # all of it after a beam search
+    if first.text.startswith(shown):
+        rest = first.text.removeprefix(shown)  # all of it after a beam search
+    else:
+        rest = ""  # the result had its spaces cleaned up, which the deltas cannot have
     print(rest if shown else rest.lstrip())
     for sequence in others:
         print(f"\n{sequence.text}")
