@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Protocol
 
 import structlog
+from llguidance import LLMatcher
 
 from shared.protocol import JobError
 from worker.engine import FailureCause, Output, Request, RequestFailed, StepReport, TokenOutput
@@ -115,12 +116,12 @@ class EngineThread:
         if self._thread.is_alive():
             self._thread.join(JOIN_TIMEOUT_S)
 
-    async def compile_grammar(self, grammar: str) -> None:
-        """Compile a grammar, before its request is submitted, in a thread that delays no step.
+    async def compile_grammar(self, grammar: str) -> LLMatcher:
+        """Compile a grammar for a request to submit, in a thread that delays no step.
 
         Raises ValueError with the reason why it cannot be used.
         """
-        await asyncio.to_thread(self._engine.grammars.compile, grammar)
+        return await asyncio.to_thread(self._engine.grammars.compile, grammar)
 
     def submit(self, request: Request, generation: Generation) -> None:
         """Start generating. The request's id must be new in this process."""

@@ -75,7 +75,7 @@ def to_request(encoder: PromptEncoder, request_id: str, item: WorkItem) -> Reque
         raise FalconerError(f"request {request_id} of the workload: {error}") from error
     outputs = kwargs.structured_outputs
     to_grammar = encoder.grammars.to_grammar
-    grammar = None if outputs is None else to_grammar(outputs, is_checked=False)
+    grammar = None if outputs is None else (to_grammar(outputs, is_checked=False), None)
     return conversion.to_request(request_id, job, kwargs, encoder.card, grammar=grammar)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llguidance import LLMatcher
+
 from shared.request.limits import (
     MAX_BEAM_EOS,
     MAX_BIAS,
@@ -36,6 +38,8 @@ class Request:
     priority: int = 0  # higher runs first; equal priorities in order of arrival
     adapter: str | None = None  # of the engine, by name; None: the model itself
     prediction: tuple[int, ...] = ()  # tokens to draft from, as from the prompt
+    # Of `params.grammar`, by `Grammars.compile`. Without it, the engine's thread compiles.
+    matcher: LLMatcher | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def _create_sequences(
             next(arrivals),
             pipeline,
             PromptLookup.of(params, config.prompt_lookup_num_tokens, request.prediction),
-            grammars.constrain(params, budget),
+            grammars.constrain(params, budget, request.matcher),
         )
         for index in range(params.num_return_sequences)
     ]
@@ -64,7 +64,7 @@ def _create_search(
 ) -> dict[SequenceGroup, GroupState]:
     """Create one group for all beams, which start from the prompt."""
     pipeline = make_pipeline(request.params)
-    constraint = grammars.constrain(request.params, CpuBudget())
+    constraint = grammars.constrain(request.params, CpuBudget(), request.matcher)
     prompt = Sequence.of(
         replace(request, generated=()), 0, next(arrivals), pipeline, constraint=constraint
     )

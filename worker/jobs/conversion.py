@@ -1,6 +1,7 @@
 """Convert jobs to engine requests, and the engine's tokens to deltas and results."""
 
 import msgspec
+from llguidance import LLMatcher
 
 from shared.protocol import ChatJob, Delta, ModelCard
 from shared.request.parameters import GenerateKwargs
@@ -56,6 +57,10 @@ COPIED_PARAMETERS = (
 )
 
 
+# The text of a grammar and, unless the engine shall compile it, what `Grammars.compile` returned.
+Grammar = tuple[str, LLMatcher | None]
+
+
 def to_request(
     request_id: str,
     job: ChatJob,
@@ -63,7 +68,7 @@ def to_request(
     card: ModelCard,
     generated: tuple[tuple[int, ...], ...] = (),
     *,
-    grammar: str | None = None,
+    grammar: Grammar | None = None,
 ) -> Request:
     """Return the engine's request for a job with a tokenized prompt.
 
@@ -71,8 +76,9 @@ def to_request(
     is that of `kwargs.structured_outputs`.
     """
     assert job.token_ids is not None and job.max_new_tokens is not None
+    text, matcher = grammar or (None, None)
     params = to_sampling_params(
-        kwargs, max_new_tokens=job.max_new_tokens, seed=job.seed, card=card, grammar=grammar
+        kwargs, max_new_tokens=job.max_new_tokens, seed=job.seed, card=card, grammar=text
     )
     return Request(
         request_id=request_id,
@@ -82,6 +88,7 @@ def to_request(
         priority=job.priority,
         adapter=job.adapter,
         prediction=tuple(job.prediction_token_ids or ()),
+        matcher=matcher,
     )
 
 

@@ -13,7 +13,7 @@ from shared.request.structured_outputs import StructuredOutputs, invalid_grammar
 from worker.engine_thread import EngineThread
 from worker.generation import Generation
 from worker.jobs.active_job import ActiveJob
-from worker.jobs.conversion import to_chat_result, to_delta, to_output, to_request
+from worker.jobs.conversion import Grammar, to_chat_result, to_delta, to_output, to_request
 from worker.jobs.token_log_writer import TokenLogWriter
 
 LOST_TOKENS = JobError(message="Redis lost the tokens of the job that this one continues")
@@ -63,20 +63,20 @@ class ChatTask:
         """Return whether the api checked the job with the card of this worker."""
         return job.card_hash == self._card_hash and bool(job.token_ids and job.max_new_tokens)
 
-    async def _compile(self, job: ChatJob, outputs: StructuredOutputs | None) -> str | None:
+    async def _compile(self, job: ChatJob, outputs: StructuredOutputs | None) -> Grammar | None:
         """Return the grammar, compiled for the engine; the api may have checked it."""
         if outputs is None:
             return None
         to_grammar = self._encoder.grammars.to_grammar
         try:
             grammar = await asyncio.to_thread(to_grammar, outputs, is_checked=self._is_checked(job))
-            await self._engine_thread.compile_grammar(grammar)
+            matcher = await self._engine_thread.compile_grammar(grammar)
         except ValueError as error:
             raise invalid_grammar(outputs, str(error)) from None
-        return grammar
+        return grammar, matcher
 
     async def _generate(
-        self, active: ActiveJob, kwargs: GenerateKwargs, grammar: str | None
+        self, active: ActiveJob, kwargs: GenerateKwargs, grammar: Grammar | None
     ) -> Outcome:
         started = time.monotonic()
         if is_streamed(active.job, kwargs):
@@ -99,7 +99,7 @@ class ChatTask:
         )
 
     async def _stream(
-        self, active: ActiveJob, kwargs: GenerateKwargs, grammar: str | None
+        self, active: ActiveJob, kwargs: GenerateKwargs, grammar: Grammar | None
     ) -> Generation:
         """Continue from the end of the job's log; return once the log has every token."""
         async with self._token_log.open(active) as tokens:
@@ -120,7 +120,7 @@ class ChatTask:
         self,
         active: ActiveJob,
         kwargs: GenerateKwargs,
-        grammar: str | None,
+        grammar: Grammar | None,
         generation: Generation,
     ) -> None:
         """Generate until the request is done, the job is cancelled, or its deadline passes."""

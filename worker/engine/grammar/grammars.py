@@ -30,7 +30,8 @@ class Grammars:
         self._num_tokens = max(vocab_size, self._end_id + 1)
         self._ll_tokenizer: LLTokenizer | None = None  # takes a moment: made for the first grammar
         self._matchers: OrderedDict[str, LLMatcher] = OrderedDict()  # the latest last
-        self._lock = Lock()
+        self._lock = Lock()  # of `_matchers`; the engine thread waits for it
+        self._compiling = Lock()  # one grammar at a time
         self._pool = ThreadPoolExecutor(1, "masks")
 
     def compile(self, grammar: str) -> LLMatcher:
@@ -38,18 +39,35 @@ class Grammars:
 
         Raises ValueError, with llguidance's reason.
         """
+        matcher = self._find(grammar)
+        if matcher is None:
+            with self._compiling:
+                matcher = self._find(grammar) or self._compile(grammar)
+            self._keep(grammar, matcher)
+        return matcher
+
+    def _find(self, grammar: str) -> LLMatcher | None:
         with self._lock:
-            matcher = self._matchers.pop(grammar, None) or self._compile(grammar)
+            if grammar in self._matchers:
+                self._matchers.move_to_end(grammar)
+            return self._matchers.get(grammar)
+
+    def _keep(self, grammar: str, matcher: LLMatcher) -> None:
+        with self._lock:
             self._matchers[grammar] = matcher
             if len(self._matchers) > MAX_COMPILED:
                 self._matchers.popitem(last=False)
-        return matcher
 
-    def constrain(self, params: SamplingParams, budget: CpuBudget) -> OutputConstraint | None:
-        """Return the constraint of one new output; None without a grammar. Raises ValueError."""
+    def constrain(
+        self, params: SamplingParams, budget: CpuBudget, matcher: LLMatcher | None = None
+    ) -> OutputConstraint | None:
+        """Return the constraint of one new output; None without a grammar.
+
+        Compiles the grammar, and may raise ValueError, unless `matcher` is what `compile` returned.
+        """
         if params.grammar is None:
             return None
-        matcher = self.compile(params.grammar).deep_copy()
+        matcher = (matcher or self.compile(params.grammar)).deep_copy()
         return OutputConstraint(
             matcher, self._num_tokens, self._end_id, params.eos_token_ids, budget
         )

@@ -1,12 +1,16 @@
 """Masks of grammars, against partial matches of regular expressions and against bans of tokens."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from random import Random
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 import regex
 import torch
+from llguidance import LLMatcher
 
 from tests.worker.engine.grammar.structures import EOS, grammar
 from tests.worker.engine.random_params import random_prompt, random_sampling_params
@@ -118,6 +122,33 @@ def test_a_long_text_of_quick_masks_does_not_spend_its_budget() -> None:
     assert not budget.is_spent
     budget.charge(MAX_CPU_S, 0)
     assert budget.is_spent, "tokens give back what was spent, and no more"
+
+
+def test_a_new_output_never_waits_for_the_compilation_of_another_grammar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor does it compile again what a request brings along, or what was compiled lately."""
+    known, new = grammar(regex="known"), grammar(regex="new")
+    matcher = GRAMMARS.compile(known)
+    is_compiling, may_compile = Event(), Event()
+
+    def compile_slowly(*args: Any, **options: Any) -> LLMatcher:
+        is_compiling.set()
+        assert may_compile.wait(60)
+        return LLMatcher(*args, **options)
+
+    monkeypatch.setattr("worker.engine.grammar.grammars.LLMatcher", compile_slowly)
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            compiling = threads.submit(GRAMMARS.compile, new)
+            assert is_compiling.wait(60)
+            for text, given in ((known, None), ("evicted", matcher)):
+                params = SamplingParams(eos_token_ids=(EOS,), grammar=text)
+                made = threads.submit(GRAMMARS.constrain, params, CpuBudget(), given)
+                assert made.result(timeout=60) is not None
+            assert not compiling.done()
+        finally:
+            may_compile.set()
 
 
 def test_a_mask_acts_with_every_parameter_as_a_ban_of_the_other_tokens() -> None:
