@@ -191,7 +191,7 @@ def main() -> None:
     try:
         app()
     except FalconerError as error:
-        print(f"falconer: {error.message}", file=sys.stderr)
+        client_cli.show(f"falconer: {error.message}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         print(f"falconer: {missing_package(error)}", file=sys.stderr)

@@ -4,7 +4,7 @@ import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import msgspec
 import typer
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from falconer.client import Client, Job, JobInfo
 
 jobs = typer.Typer(no_args_is_help=True, help="List, follow, cancel and retry jobs.")
+
+# A terminal obeys control characters; the text of another user's job may contain them.
+CONTROLS = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
+ESCAPES = {code: f"\\u{code:04x}" for code in CONTROLS}
 
 Url = Annotated[
     str | None,
@@ -115,7 +119,7 @@ def converse(conversation: Conversation) -> None:
         except KeyboardInterrupt:
             print()
         except FalconerError as error:
-            print(f"falconer: {error.message}", file=sys.stderr)
+            show(f"falconer: {error.message}", file=sys.stderr)
 
 
 @jobs.command("list")
@@ -141,11 +145,11 @@ def show_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
         return
     for name, value in msgspec.to_builtins(info).items():
         if name not in ("result", "error"):
-            print(f"{name}: {value}")
+            show(f"{name}: {value}")
     if info.error is not None:
-        print(f"error: {info.error.message}")
+        show(f"error: {info.error.message}")
     for sequence in info.result.sequences if info.result else ():
-        print(f"\n{sequence.text}")
+        show(f"\n{sequence.text}")
 
 
 @jobs.command("follow")
@@ -185,16 +189,16 @@ def print_stream(job: "Job") -> None:
     shown = ""
     for delta in job.stream():
         if delta.sequence == 0:
-            print(delta.text if shown else delta.text.lstrip(), end="", flush=True)
+            show(delta.text if shown else delta.text.lstrip(), end="")
             shown += delta.text
     first, *others = job.wait().sequences
     if first.text.startswith(shown):
         rest = first.text.removeprefix(shown)  # all of it after a beam search
     else:
-        rest = ""  # the result had its spaces cleaned up, which the deltas cannot have
-    print(rest if shown else rest.lstrip())
+        rest = ""  # `clean_up_tokenization_spaces` changes the result, not the deltas
+    show(rest if shown else rest.lstrip())
     for sequence in others:
-        print(f"\n{sequence.text}")
+        show(f"\n{sequence.text}")
 
 
 def print_job(info: "JobInfo", as_json: bool) -> None:
@@ -210,4 +214,10 @@ def print_job(info: "JobInfo", as_json: bool) -> None:
 
 
 def print_json(value: object) -> None:
-    print(msgspec.json.encode(value).decode())
+    show(msgspec.json.encode(value).decode())
+
+
+def show(text: str, end: str = "\n", file: TextIO | None = None) -> None:
+    """Print a text, on a terminal with its control characters as `\\u` escapes."""
+    out = sys.stdout if file is None else file
+    print(text.translate(ESCAPES) if out.isatty() else text, end=end, file=out, flush=True)
