@@ -10,7 +10,7 @@ import pytest
 from httpx_sse import ServerSentEvent
 
 from falconer import ApiError, Retries, TooManyRequests, Unavailable, WaitTimeout
-from falconer.client.calls import Answer, Call, Calls
+from falconer.client.calls import Answer, Call, Calls, new_key
 from falconer.client.event_log import EventLog
 
 JOB = {"id": "a1", "status": "queued", "created_at": "2026-11-30T10:00:00Z"}
@@ -77,11 +77,11 @@ def test_other_statuses_are_not_repeated(status: int) -> None:
 
 
 def test_repeats_of_a_submission_have_the_same_key() -> None:
-    call = Calls(Retries()).submit({"prompt": "Hello"}, None)
+    call = Calls(Retries()).submit({"prompt": "Hello"}, new_key())
     first, second = next(call), call.send(BROKEN)
     assert first.headers == second.headers
     assert first.headers["Idempotency-Key"]
-    other = next(Calls(Retries()).submit({"prompt": "Hello"}, None))
+    other = next(Calls(Retries()).submit({"prompt": "Hello"}, new_key()))
     assert other.headers != first.headers
     assert next(Calls(Retries()).submit({}, "mine")).headers["Idempotency-Key"] == "mine"
 
@@ -95,7 +95,7 @@ def test_a_wait_polls_again_and_pauses_after_an_early_answer() -> None:
 def test_a_wait_repeats_no_longer_than_its_timeout() -> None:
     with pytest.raises(Unavailable):
         pauses(Calls(Retries()).wait("a1", 2.0), refusal(503, Retry_After="3"))
-    with pytest.raises(WaitTimeout, match="job a1 is queued after 0 s"):
+    with pytest.raises(WaitTimeout, match="job a1 did not end within 0 s"):
         pauses(Calls(Retries()).wait("a1", 0.0), answer(200))
 
 
