@@ -128,8 +128,9 @@ class Admission:
     ) -> ChatJob:
         # These checks need no tokens, and so no turn of a long text.
         text = model.encoder.check(job, kwargs)
-        if kwargs.structured_outputs is not None:
-            check = partial(model.encoder.grammars.check, kwargs.structured_outputs)
+        outputs, grammars = kwargs.structured_outputs, model.encoder.grammars
+        if outputs is not None and not grammars.is_known(outputs):
+            check = partial(grammars.check, outputs)
             await self._tokenization.check_grammar(check, client)
         tokenize = partial(model.encoder.tokenize, text, job, kwargs)
         num_chars = len(text) + len(job.prediction or "")

@@ -113,6 +113,17 @@ async def test_a_grammar_that_cannot_be_used_is_a_400_before_its_job_is_queued(
     assert len(service.worker.seen) == 1
 
 
+async def test_a_known_grammar_waits_for_no_check_of_another(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = [HI | {"guided_regex": "a+"}, HI | {"guided_regex": "("}]
+    first = [await service.http.post(CHAT, json=body) for body in bodies]
+    monkeypatch.delattr("api.jobs.tokenization.Tokenization.check_grammar")
+    again = [await service.http.post(CHAT, json=body) for body in bodies]
+    assert [response.status_code for response in again] == [200, 400]
+    assert first[1].json() == again[1].json()
+
+
 async def test_chat_refuses_a_grammar_by_the_name_of_its_parameter(service: FakeService) -> None:
     kwargs = {"structured_outputs": {"json": {"type": "foo"}}}
     response = await service.http.post("/chat", json={"prompt": "a", "generate_kwargs": kwargs})

@@ -1,6 +1,7 @@
 """Structured outputs: valid fields, their grammars, and the process that checks these."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -180,6 +181,21 @@ def test_a_checker_returns_the_grammar_that_it_checked(
 ) -> None:
     outputs = structured(**fields)
     assert checker.to_grammar(outputs, is_checked=is_checked) == outputs.to_grammar()
+
+
+def test_a_checker_remembers_a_bounded_number_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.request.grammar_checker.MAX_KNOWN", 2)
+    checker = GrammarChecker(letter_tokenizer())
+    usable = [structured(regex="a" * length) for length in (1, 2, 3)]
+    refused = [structured(regex="(" * length) for length in (1, 2, 3)]
+    for outputs in (*usable, *refused):
+        with suppress(BadRequest):
+            checker.check(outputs)
+    assert [checker.is_known(outputs) for outputs in usable] == [False, True, True]
+    assert not checker.is_known(refused[0])
+    for outputs in refused[1:]:
+        with pytest.raises(BadRequest, match="unclosed group"):
+            checker.is_known(outputs)
 
 
 def test_a_checker_survives_grammars_that_end_its_process() -> None:
