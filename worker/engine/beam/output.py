@@ -41,7 +41,9 @@ class BeamState:
         if not (self._request.params.remove_invalid_values or logits.amax() < torch.inf):
             return SamplingFailure(INVALID_LOGITS, FailureCause.MODEL)
         proposals = self._search.propose(logits, sequences)
-        failures = [s.constraint.failure if s.constraint else None for s in sequences]
+        failures = [
+            s.constraint.failure(s.generated_token_ids) if s.constraint else None for s in sequences
+        ]
         if failures[0] is not None and all(failures):
             return SamplingFailure(failures[0], FailureCause.PARAMETERS)
         return proposals or SamplingFailure(NOTHING_TO_SAMPLE, FailureCause.PARAMETERS)

@@ -67,7 +67,7 @@ class Grammars:
         """
         if params.grammar is None:
             return None
-        matcher = (matcher or self.compile(params.grammar)).deep_copy()
+        matcher = matcher or self.compile(params.grammar)
         return OutputConstraint(
             matcher, self._num_tokens, self._end_id, params.eos_token_ids, budget
         )

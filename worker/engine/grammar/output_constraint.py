@@ -62,23 +62,24 @@ class OutputConstraint:
         share its `budget`.
         """
         self._budget = budget
-        self._matcher = matcher
+        self._start = matcher  # only copied: an error stays with its matcher
+        self._matcher = matcher.deep_copy()
         self._num_words = -(-num_tokens // 32)
         self._end_id = end_id
         self._eos_token_ids = [token_id for token_id in eos_token_ids if token_id < num_tokens]
         self._read: list[int] = []  # the tokens that the matcher has read
         self._prepared: dict[tuple[int, ...], Mask] = {}
+        self._errors: dict[tuple[int, ...], str] = {}  # of the latest texts
 
-    @property
-    def failure(self) -> str | None:
-        """Return why no token may follow any more: the grammar exceeds a limit."""
-        reason = self._matcher.get_error().partition("\n")[0]
-        if self._budget.is_spent:
-            reason = TOO_SLOW
+    def failure(self, token_ids: list[int]) -> str | None:
+        """Return why no token may follow this text of a computed mask: it exceeds a limit."""
+        error = self._errors.get(tuple(token_ids))
+        reason = TOO_SLOW if self._budget.is_spent else error
         return f"{FIELD}: the text cannot follow its grammar: {reason}" if reason else None
 
     def prepare(self, outputs: Sequence[list[int]]) -> None:
         """Compute the masks that follow these generated tokens, for calls of `mask`."""
+        self._errors = {}
         self._prepared = {tuple(token_ids): self._compute(token_ids) for token_ids in outputs}
 
     def mask(self, token_ids: list[int]) -> Mask:
@@ -96,7 +97,11 @@ class OutputConstraint:
         if may_continue:
             self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         self._budget.charge(self._budget.clock() - started, num_new + 1)
-        if not may_continue or self.failure is not None:
+        if self._matcher.is_error():
+            self._errors[tuple(token_ids)] = self._matcher.get_error().partition("\n")[0]
+            self._matcher, self._read = self._start.deep_copy(), []
+            may_continue = False
+        if not may_continue or self._budget.is_spent:
             return np.zeros_like(mask)
         words = mask.view(np.uint32)
         may_end = _has(words, self._end_id)

@@ -107,15 +107,14 @@ def _find_invalid(logits: TiledScores, sequences: SequenceViews) -> dict[int, Sa
 
 def _find_dead_ends(scores: TiledScores, sequences: SequenceViews) -> dict[int, SamplingFailure]:
     """Find rows in which the grammar and the bans leave no token, in greedy mode too."""
-    constraints = [sequence.constraint for sequence in sequences]
-    if not any(constraints):
+    if not any(sequence.constraint for sequence in sequences):
         return {}
     return {
-        row: SamplingFailure(constraint.failure or OFF_GRAMMAR, FailureCause.PARAMETERS)
-        for row, (best, constraint) in enumerate(
-            zip(scores.best().tolist(), constraints, strict=True)
+        row: SamplingFailure(
+            constraint.failure(sequence.generated_token_ids) or OFF_GRAMMAR, FailureCause.PARAMETERS
         )
-        if constraint is not None and best == -torch.inf
+        for row, (best, sequence) in enumerate(zip(scores.best().tolist(), sequences, strict=True))
+        if (constraint := sequence.constraint) is not None and best == -torch.inf
     }
 
 

@@ -104,13 +104,29 @@ def test_masks_end_with_the_budget_of_their_request() -> None:
     assert first is not None and second is not None
     token_ids = TOKENIZER.encode("aaaa").ids
     num_masks = 0
-    while first.failure is None:
-        assert allowed(first, token_ids[:1]) or first.failure
+    while first.failure(token_ids) is None:
+        assert allowed(first, token_ids[:1]) or first.failure(token_ids)
         num_masks += 1
     assert 8 <= num_masks <= 12
     clock.step_s = 0.0
-    assert second.failure is not None and "structured_outputs" in second.failure
+    assert "structured_outputs" in (second.failure([]) or "")
     assert not allowed(first, []) and not allowed(second, [])
+
+
+def test_a_text_that_exceeds_a_limit_leaves_others_their_masks() -> None:
+    """A draft or a beam that loses may do so."""
+    ambiguous = grammar(grammar='start: a\na: a a | a a a | a a a a | /[a-z]/ | ""')
+    params = SamplingParams(eos_token_ids=(EOS,), grammar=ambiguous)
+    constraint = GRAMMARS.constrain(params, CpuBudget(Clock(0.0)))
+    assert constraint is not None
+    [letter] = TOKENIZER.encode("a").ids[-1:]
+    short, long = [letter] * 5, [letter] * 90
+    expected = allowed(constraint, short)
+    constraint.prepare([short, long, short])
+    assert not allowed(constraint, long)
+    assert "Too many items" in (constraint.failure(long) or "")
+    assert expected and allowed(constraint, short) == expected
+    assert constraint.failure(short) is None
 
 
 def test_a_long_text_of_quick_masks_does_not_spend_its_budget() -> None:
