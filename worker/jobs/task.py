@@ -43,12 +43,15 @@ class ChatTask:
             return _failed(active, JobStatus.EXPIRED, EXPIRED)
         try:
             kwargs = check_kwargs(active.job)
-            grammar = await self._compile(active.job, kwargs.structured_outputs)
+            async with asyncio.timeout(active.time_left_s):
+                grammar = await self._compile(active.job, kwargs.structured_outputs)
             self._tokenize_if_needed(active, kwargs)
         except (ClientError, ServiceUnavailable) as error:
             field = error.field if isinstance(error, ClientError) else None
             refusal = JobError(message=error.message, status_code=status_code(error), field=field)
             return _failed(active, JobStatus.FAILED, refusal)
+        except TimeoutError:  # other grammars are being checked
+            return _failed(active, JobStatus.EXPIRED, EXPIRED)
         return await self._generate(active, kwargs, grammar)
 
     def _tokenize_if_needed(self, active: ActiveJob, kwargs: GenerateKwargs) -> None:
