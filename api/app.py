@@ -27,7 +27,7 @@ from api.jobs.tokenization import Tokenization
 from api.metrics import MeteredApp, Metrics
 from api.openapi import openapi_of
 from api.routes import chat, derived, estimate, events, jobs, ops, tokenizer
-from api.routes.v1 import batches, completions, files, models, responses
+from api.routes.v1 import adapters, batches, completions, files, models, responses
 from api.services import Services
 from api.settings import ApiSettings
 from shared.redis.client import connect as connect_redis
@@ -55,6 +55,7 @@ ROUTERS = [
         files,
         batches,
         models,
+        adapters,
         tokenizer,
         ops,
     )
@@ -138,7 +139,7 @@ def methods_at(scope: Scope, routes: Iterable[BaseRoute]) -> set[str]:
 
 def make_services(settings: ApiSettings, connect: Connect) -> Services:
     redis, metrics = RedisServices(settings, connect), Metrics()
-    models = ModelWatcher(redis.registry)
+    models = ModelWatcher(redis.registry, redis.adapters)
     tokenization = Tokenization()
     admission = Admission(models, tokenization, settings.max_ttl_s)
     cancellations = PendingCancellations(redis.queue)

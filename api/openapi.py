@@ -21,7 +21,14 @@ from api.openai.responses.objects import (
     ResponseObject,
 )
 from api.openai.responses.request import ResponseRequest
-from api.openai.schemas import Model, ModelList, OpenAIErrorBody, is_openai_path
+from api.openai.schemas import (
+    LoadAdapterRequest,
+    Model,
+    ModelList,
+    OpenAIErrorBody,
+    UnloadAdapterRequest,
+    is_openai_path,
+)
 from api.openai.tokenizer import (
     Detokenized,
     DetokenizeRequest,
@@ -74,6 +81,10 @@ TOKENS = schema_response("Tokens", "The tokens.")
 DETOKENIZED = schema_response("Detokenized", "The text.")
 TOKENIZER_INFO = schema_response("TokenizerInfo", "Special tokens and chat template.")
 VERSION = schema_response("Version", "The version.")
+MESSAGE: dict[str, Any] = {
+    "description": "The adapter is loaded or unloaded.",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}
 TEXT: dict[str, Any] = {
     "description": "Prometheus text, or JSON if `Accept` asks for it.",
     "content": {
@@ -133,6 +144,9 @@ OPENAI_BODY_ERRORS: Responses = {
     status: OPENAI_ERRORS[status] for status in (400, 404, 413, 415, 503)
 }
 OPENAI_PARAMETER_ERRORS: Responses = {400: OPENAI_LOOKUP_ERRORS[400], **OPENAI_UNAVAILABLE}
+ADAPTER_ERRORS: Responses = {
+    status: OPENAI_ERRORS[status] for status in (400, 404, 409, 413, 415, 503)
+}
 LOCATION = {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}}
 ACCEPTED: dict[str, Any] = {**schema_response("JobView", "Accepted."), "headers": LOCATION}
 EVENT_STREAM: dict[str, Any] = {  # of OpenAPI 3.2, as FastAPI writes it in 3.1 too
@@ -198,6 +212,8 @@ BODIES = (
     BatchRequest,
     TokenizeRequest,
     DetokenizeRequest,
+    LoadAdapterRequest,
+    UnloadAdapterRequest,
 )
 ANSWERS = (
     ChatResult,

@@ -144,8 +144,7 @@ class TokenDeltas(msgspec.Struct, frozen=True, kw_only=True):
         """Return the deltas from `index` on; None if there is none, or a gap before the first."""
         if not self.index <= index < self.end:
             return None
-        deltas = self.deltas[index - self.index :]
-        return TokenDeltas(job_id=self.job_id, index=index, deltas=deltas)
+        return msgspec.structs.replace(self, index=index, deltas=self.deltas[index - self.index :])
 
 
 class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
@@ -221,8 +220,7 @@ class MergedAdapter(msgspec.Struct, frozen=True, kw_only=True):
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of a model that the api needs to check requests.
 
-    Card and tokenizer.json are hashed together. An unset optional field is not packed, so a new
-    field changes no hash of other models.
+    Card and tokenizer.json are hashed together. An unset field is not packed and changes no hash.
     """
 
     name: str
@@ -256,6 +254,9 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens_total: int = 0
     tokens_per_s: float = 0.0
     jobs_per_s: float = 0.0
+    loads_adapters: bool = False  # at run time
+    adapter_generation: int = 0  # of the AdapterSet that it serves
+    adapter_errors: dict[str, str] = {}  # by adapter of that set: why it is not served
 
 
 def encode(value: Any) -> bytes:

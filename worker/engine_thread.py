@@ -57,6 +57,12 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    work: Callable[[], object]
+    done: "asyncio.Future[None]"
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     pass
 
@@ -92,7 +98,7 @@ class EngineThread:
         self.failure = ""  # the reason, once `failed` is set
         self._engine = engine
         self._loop = asyncio.get_running_loop()
-        self._commands: SimpleQueue[Request | Abort | Stop] = SimpleQueue()
+        self._commands: SimpleQueue[Request | Abort | Call | Stop] = SimpleQueue()
         self._generations: dict[str, Generation] = {}  # by request id; the thread only reads it
         # Rows and outputs of each step; belongs to the thread.
         self._undelivered: list[tuple[int, list[Output]]] = []
@@ -136,6 +142,12 @@ class EngineThread:
         if self._generations.pop(request_id, None) is not None:
             self._commands.put(Abort(request_id))
 
+    def call(self, work: Callable[[], object]) -> "asyncio.Future[None]":
+        """Run `work` in the thread before its next step; the future is done afterwards."""
+        done = self._loop.create_future()
+        self._commands.put(Call(work, done))
+        return done
+
     def fail(self, reason: str) -> None:
         """Set `failed` and `failure`, from any thread: the engine's thread may be idle or blocked.
 
@@ -177,7 +189,11 @@ class EngineThread:
         except Empty:
             return True
 
-    def _execute(self, command: Request | Abort) -> None:
+    def _execute(self, command: Request | Abort | Call) -> None:
+        if isinstance(command, Call):
+            command.work()
+            self._call(command.done.set_result, None)
+            return
         if isinstance(command, Abort):
             self._engine.abort(command.request_id)
             self._measure()  # no step may follow

@@ -74,7 +74,7 @@ def describe_model(
         max_rows=engine.config.max_rows,
         max_kv_tokens=engine.total_kv_tokens,
         max_num_beams=engine.config.max_rows,
-        adapters=engine.adapters,
+        adapters=tuple(engine.adapters),
         merged_adapters=tuple(merged) or msgspec.UNSET,
         source=source_digest(model),
         template_tokens=files.template_tokens if files.chat_template else msgspec.UNSET,

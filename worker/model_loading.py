@@ -36,8 +36,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     sleep between the parts of a step, which doubles its time. The engine's thread sets
     `engine.num_torch_threads` for itself.
     """
-    if settings.adapter_mode == "serve" and settings.adapters_dir is None:
-        raise SettingsError("with --adapter-mode serve, --adapters-dir must be set")
+    _check_adapters(settings)
     torch.set_num_threads(1)
     device = choose_device(settings.device)
     try:
@@ -69,6 +68,19 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             f"cannot serve model {settings.model!r} on {device}: {reason}"
         ) from error
     return LoadedModel(engine, card, tokenizer_json, device)
+
+
+def _check_adapters(settings: WorkerSettings) -> None:
+    """Raise SettingsError for settings of adapters that exclude each other."""
+    has_runtime = settings.runtime_adapters_dir is not None
+    if settings.adapter_mode == "serve" and settings.adapters_dir is None and not has_runtime:
+        raise SettingsError(
+            "with --adapter-mode serve, --adapters-dir or --runtime-adapters-dir must be set"
+        )
+    if has_runtime and settings.adapter_mode != "serve":
+        raise SettingsError("with --runtime-adapters-dir, --adapter-mode must be serve")
+    if has_runtime and settings.tensor_parallel > 1:
+        raise SettingsError("with --runtime-adapters-dir, --tensor-parallel must be 1")
 
 
 def choose_device(wanted: str) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -26,6 +27,7 @@ from shared.queue.token_log import TokenLog
 from shared.redis.client import UNREACHABLE, connect, is_refusal
 from shared.redis.retry import retry_until_reachable
 from shared.redis.server_check import check_server
+from shared.registry.adapter_registry import AdapterRegistry
 from shared.registry.worker_registry import Registry, hash_card
 from shared.request.prompt import PromptEncoder
 from shared.version import falconer_version
@@ -39,6 +41,7 @@ from worker.jobs.redis_loops import BLOCK_S, EngineStuck, LeaseRenewer, ListCons
 from worker.jobs.task import ChatTask
 from worker.jobs.token_log_writer import TokenLogWriter
 from worker.model_loading import LoadedModel
+from worker.runtime_adapters import RuntimeAdapters
 from worker.settings import WorkerSettings
 
 DEREGISTER_S = 1.0
@@ -73,6 +76,7 @@ class WorkerProcess:
         self._registry = Registry(self._redis, keys)
         self._metrics = WorkerMetrics()
         self._engine_thread = self._make_engine_thread()
+        self._adapters = self._make_adapters(AdapterRegistry(self._redis, keys))
         self._token_log = TokenLogWriter(TokenLog(self._connect("tokens"), keys), self.worker_id)
         self._wake = ListConsumer(
             self._connect("wake", BLOCK_S), keys.wake, lambda _: self._worker.wake()
@@ -95,6 +99,7 @@ class WorkerProcess:
             model.tokenizer_json,
             self._worker,
             self._engine_thread,
+            self._adapters,
         )
         self._probes = Probes(
             self._metrics,
@@ -116,13 +121,25 @@ class WorkerProcess:
         )
         return engine_thread
 
+    def _make_adapters(self, registry: AdapterRegistry) -> RuntimeAdapters:
+        folder = self._settings.runtime_adapters_dir
+        allowed = None if folder is None else Path(folder).expanduser()
+        return RuntimeAdapters(registry, self._model.engine.runner, self._engine_thread, allowed)
+
     def _make_worker(self, card_hash: str, lease_ms: int) -> LeasedWorker:
         settings, model = self._settings, self._model
         encoder = PromptEncoder(model.card, model.tokenizer_json)
         return LeasedWorker(
             queue=self._queue,
             worker_id=self.worker_id,
-            run_job=ChatTask(self._engine_thread, encoder, card_hash, self._token_log),
+            run_job=ChatTask(
+                self._engine_thread,
+                encoder,
+                card_hash,
+                self._token_log,
+                self._adapters.use,
+                lambda: self._adapters.names,
+            ),
             capacity=Capacity(
                 rows=model.engine.config.max_rows,
                 kv_tokens=model.engine.total_kv_tokens,
@@ -190,6 +207,7 @@ class WorkerProcess:
 
     async def _serve(self) -> None:
         self._engine_thread.start()
+        await retry_until_reachable(self._adapters.synchronize, log, "waiting for Redis")
         # These attract work that other workers could do, so they end first.
         first_to_stop = _start(self._heartbeat.run(), self._wake.run())
         parts = _start(
@@ -198,6 +216,7 @@ class WorkerProcess:
             self._renewer.run(),
             self._token_log.run(),
             self._watch_engine(),
+            *self._following_adapters(),
             *self._probing(),
         )
         stop = _start(self._stopping.wait())
@@ -213,6 +232,10 @@ class WorkerProcess:
         finally:
             await cancel_all([*stop, *first_to_stop, *parts])
         log.info("worker stopped", worker=self.worker_id)
+
+    def _following_adapters(self) -> list[Coroutine[Any, Any, None]]:
+        is_enabled = self._adapters.is_enabled
+        return [self._adapters.run(self._heartbeat.beat)] if is_enabled else []
 
     def _probing(self) -> list[Coroutine[Any, Any, None]]:
         return [] if self._listener is None else [self._probes.run(self._listener)]

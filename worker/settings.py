@@ -69,6 +69,10 @@ class WorkerSettings(ProcessSettings):
         "merge",
         description="merge into the weights, or serve to requests that name one.",
     )
+    runtime_adapters_dir: str | None = Field(
+        None,
+        description="Folder below which clients may load adapters. Unset: they may load none.",
+    )
     max_rows: int | None = Field(
         None,
         ge=1,

@@ -9,6 +9,7 @@ import structlog
 
 from shared.errors import BrokenChatTemplate
 from shared.redis.client import UNREACHABLE
+from shared.registry.adapter_registry import AdapterRegistry
 from shared.registry.worker_registry import RegisteredCard, Registry
 from shared.request.prompt import PromptEncoder
 
@@ -26,12 +27,19 @@ class CheckedModel:
     def card_hash(self) -> str:
         return self.registered.hash
 
+    def with_adapters(self, names: tuple[str, ...]) -> "CheckedModel":
+        """Return the model with these adapters loaded at run time; itself if they are the same."""
+        if names == self.encoder.runtime_adapters:
+            return self
+        return CheckedModel(self.registered, self.encoder.with_adapters(names))
+
 
 class ModelWatcher:
     """Hold the model that requests are checked against."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, adapters: AdapterRegistry) -> None:
         self._registry = registry
+        self._adapters = adapters
         self.current: CheckedModel | None = None  # until a worker registers a model
         self._seen_hash: str | None = None
         self._refreshing = asyncio.Lock()  # loads one tokenizer at a time
@@ -61,10 +69,16 @@ class ModelWatcher:
     async def _read(self) -> None:
         registered = await self._registry.current_card()
         card_hash = registered.hash if registered else None
-        if card_hash == self._seen_hash:
-            return
-        self.current = await self._load(registered) if registered else None
-        self._seen_hash = card_hash
+        if card_hash != self._seen_hash:
+            self.current = await self._load(registered) if registered else None
+            self._seen_hash = card_hash
+        if self.current is not None:
+            self.current = self.current.with_adapters(await self.runtime_adapters())
+
+    async def runtime_adapters(self) -> tuple[str, ...]:
+        """Return the adapters loaded at run time that every live worker serves."""
+        wanted = await self._adapters.read()
+        return wanted.served_by(await self._registry.workers()) if wanted.adapters else ()
 
     async def _load(self, registered: RegisteredCard) -> CheckedModel | None:
         """Load the tokenizer, in a thread: a large one takes a while.

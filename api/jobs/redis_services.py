@@ -21,6 +21,7 @@ from shared.queue.reply_stream import BLOCK_S, ReplyStream
 from shared.queue.response_store import ResponseStore
 from shared.queue.token_log import TokenLog
 from shared.redis.client import UNREACHABLE
+from shared.registry.adapter_registry import AdapterRegistry
 from shared.registry.worker_registry import Registry
 
 REDIS_TIMEOUT_S = 1.8  # a client gets the 503 of an outage within two seconds
@@ -49,6 +50,7 @@ class RedisServices:
         )
         self.queue = JobQueue(self._redis, keys)
         self.registry = Registry(self._redis, keys)
+        self.adapters = AdapterRegistry(self._redis, keys)
         self.token_log = TokenLog(self._redis, keys)
         self.responses = ResponseStore(self._redis, keys)
         self.lane = BatchLane(self._redis, keys)

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import msgspec
+from pydantic import Field
 
 from shared.errors import (
     BadRequest,
@@ -13,7 +14,10 @@ from shared.errors import (
     QueueFull,
     WaitTooLong,
 )
+from shared.request.base_model import OptionalFieldsModel
 
+MAX_ADAPTER_NAME = 255  # characters; the name of a folder
+MAX_PATH = 4096  # characters
 CODES: dict[type[FalconerError], str] = {
     BadRequest: "invalid_value",
     InvalidParameter: "invalid_value",
@@ -40,6 +44,26 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
     object: Literal["list"] = "list"
     data: list[Model]
+
+
+class LoadAdapterRequest(OptionalFieldsModel):
+    """An adapter to load on all workers."""
+
+    lora_name: str = Field(
+        min_length=1, max_length=MAX_ADAPTER_NAME, description="Name that requests give."
+    )
+    lora_path: str = Field(
+        min_length=1, max_length=MAX_PATH, description="Folder below --runtime-adapters-dir."
+    )
+    load_inplace: bool = Field(default=False, description="Replace an adapter of this name.")
+
+
+class UnloadAdapterRequest(OptionalFieldsModel):
+    """An adapter to unload from all workers."""
+
+    lora_name: str = Field(
+        min_length=1, max_length=MAX_ADAPTER_NAME, description="Name of a loaded adapter."
+    )
 
 
 class OpenAIError(msgspec.Struct, frozen=True, kw_only=True):

@@ -237,6 +237,11 @@ class Keys:
         return f"{self.queue}:model-created:{card_hash}"
 
     @property
+    def adapters(self) -> str:
+        """Return the key of the AdapterSet: the adapters that clients loaded at run time."""
+        return f"{self.queue}:adapters"
+
+    @property
     def job_index(self) -> str:
         """Return the key of a sorted set: all jobs by status and creation."""
         return f"{self.queue}:job-index"

@@ -43,6 +43,7 @@ class Script(StrEnum):
     RENEW_BATCH = "renew_batch"
     APPEND_RESULTS = "append_results"
     MOVE_BATCH = "move_batch"
+    CHANGE_ADAPTERS = "change_adapters"
 
 
 # Precede the text of each script in this order: a later file uses functions of an earlier one.
@@ -142,6 +143,7 @@ def _constants(keys: Keys) -> str:
         "BATCHES": keys.batches,
         "ACTIVE_BATCHES": keys.active_batches,
         "CURRENT_MODEL": keys.current_model,
+        "ADAPTERS": keys.adapters,
         "LOADING": keys.loading,
         # Prefixes: an id follows.
         "RECORD": keys.record(""),

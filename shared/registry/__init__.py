@@ -1,4 +1,5 @@
 """Record in Redis which workers are alive, and which model they serve or load.
 
-Other packages import `Registry` from `worker_registry` and `announce_model` from `loading_model`.
+Other packages import `Registry` and `RegisteredCard` from `worker_registry`, `announce_model` from
+`loading_model`, and the adapters loaded at run time from `adapter_registry`.
 """

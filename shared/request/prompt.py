@@ -4,6 +4,7 @@ The api does this before it enqueues a job. A worker does it if the api had no m
 """
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 
 import msgspec
 from pydantic import ValidationError
@@ -70,6 +71,7 @@ class PromptEncoder:
     def __init__(self, card: ModelCard, tokenizer_json: bytes) -> None:
         """Compile the chat template. Raises BrokenChatTemplate."""
         self.card = card
+        self.runtime_adapters: tuple[str, ...] = ()  # in addition to the card's
         self.tokenizer: Tokenizer = Tokenizer.from_buffer(tokenizer_json)
         # tokenizer.json may have settings of the training. Prompts are never truncated or padded.
         self.tokenizer.no_truncation()
@@ -81,6 +83,16 @@ class PromptEncoder:
             if card.chat_template is None
             else ChatTemplate(card.chat_template, card.template_tokens or {})
         )
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        return (*self.card.adapters, *self.runtime_adapters)
+
+    def with_adapters(self, names: tuple[str, ...]) -> "PromptEncoder":
+        """Return an encoder for the same model, with adapters that were loaded at run time."""
+        other = copy(self)
+        other.runtime_adapters = names
+        return other
 
     def prepare(self, job: ChatJob, kwargs: GenerateKwargs) -> ChatJob:
         """Check and tokenize a job. Raises what `check` and `tokenize` raise."""
@@ -119,7 +131,7 @@ class PromptEncoder:
         self._check_embedded(token_ids, job)
         lengths = self._lengths(len(token_ids), job, kwargs)
         self._check_kv_tokens(lengths.prompt + lengths.max_new_tokens, kwargs)
-        names_adapter = job.adapter is None and job.model in self.card.adapters
+        names_adapter = job.adapter is None and job.model in self.adapters
         return msgspec.structs.replace(
             job,
             token_ids=token_ids[-lengths.prompt :],
@@ -191,14 +203,14 @@ class PromptEncoder:
 
     def check_model(self, model: str | None) -> None:
         """Raise ModelNotFound unless the name is that of the model or of an adapter."""
-        known = (self.card.name, *self.card.adapters)
+        known = (self.card.name, *self.adapters)
         if model is not None and model not in known:
             names = ", ".join(dict.fromkeys(known))
             raise ModelNotFound(f"no model {model[:40]!r}; there are: {names}", field="model")
 
     def _check_adapter(self, adapter: str | None) -> None:
-        if adapter is not None and adapter not in self.card.adapters:
-            names = ", ".join(self.card.adapters) or "none"
+        if adapter is not None and adapter not in self.adapters:
+            names = ", ".join(self.adapters) or "none"
             raise InvalidParameter(
                 f"no adapter {adapter[:40]!r} with this model; there are: {names}",
                 field="adapter",

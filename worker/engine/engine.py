@@ -4,7 +4,7 @@ Synchronous; one thread owns it. Connects scheduler, runner, sampler and text.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from itertools import count
 from typing import Literal
@@ -58,7 +58,7 @@ class Engine:
         tokenizer: Tokenizer,
         model_config: ModelConfig,
         config: EngineConfig,
-        adapters: tuple[str, ...] = (),
+        adapters: Collection[str] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.model_config = model_config

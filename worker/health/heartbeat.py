@@ -13,6 +13,7 @@ from shared.redis.retry import retry_until_reachable
 from shared.registry.worker_registry import Registry
 from worker.engine_thread import EngineThread
 from worker.jobs.leased_worker import LeasedWorker
+from worker.runtime_adapters import RuntimeAdapters
 
 INTERVAL_S = WORKER_TTL_S / 4
 MAX_DELAY_S = 0.5  # between retries of a report
@@ -47,6 +48,7 @@ class Heartbeat:
         tokenizer_json: bytes,
         worker: LeasedWorker,
         engine_thread: EngineThread,
+        adapters: RuntimeAdapters,
     ) -> None:
         """Send `info`, with the changing fields that worker and engine supply at each beat."""
         self._registry = registry
@@ -55,6 +57,7 @@ class Heartbeat:
         self._tokenizer_json = tokenizer_json
         self._worker = worker
         self._engine_thread = engine_thread
+        self._adapters = adapters
         self._jobs = Rate(measured=time.monotonic())
         self._tokens = Rate(measured=time.monotonic())
 
@@ -85,4 +88,7 @@ class Heartbeat:
             kv_tokens_used=stats.used_kv_tokens,
             tokens_per_s=self._tokens.update(stats.num_tokens, now),
             jobs_per_s=self._jobs.update(self._worker.jobs_complete, now),
+            loads_adapters=self._adapters.is_enabled,
+            adapter_generation=self._adapters.generation,
+            adapter_errors=self._adapters.errors,
         )

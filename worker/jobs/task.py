@@ -2,6 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
+import msgspec
 
 from shared.errors import ClientError, Conflict, ServiceUnavailable, status_code
 from shared.process.asyncio_tasks import wait_at_most
@@ -16,6 +20,7 @@ from worker.jobs.active_job import ActiveJob
 from worker.jobs.conversion import Grammar, to_chat_result, to_delta, to_output, to_request
 from worker.jobs.token_log_writer import TokenLogWriter
 
+UseAdapter = Callable[[str | None], AbstractContextManager[str | None]]
 LOST_TOKENS = JobError(message="Redis lost the tokens of the job that this one continues")
 NO_STEPS = Batch(mean_rows=0.0, max_rows=0)  # an earlier attempt generated every token
 
@@ -29,11 +34,16 @@ class ChatTask:
         encoder: PromptEncoder,
         card_hash: str,
         token_log: TokenLogWriter,
+        use_adapter: UseAdapter = nullcontext,
+        runtime_adapters: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
+        """Run on `engine_thread`; `use_adapter` gives the engine's name of a job's adapter."""
         self._engine_thread = engine_thread
         self._encoder = encoder
         self._card_hash = card_hash
         self._token_log = token_log
+        self._use_adapter = use_adapter
+        self._runtime_adapters = runtime_adapters
 
     async def __call__(self, active: ActiveJob) -> Outcome:
         """Return how the job ended. Cancelling the call ends the generation."""
@@ -41,18 +51,22 @@ class ChatTask:
             return _failed(active, JobStatus.CANCELLED, CANCELLED)
         if active.time_left_s <= 0:
             return _failed(active, JobStatus.EXPIRED, EXPIRED)
-        try:
-            kwargs = check_kwargs(active.job)
-            async with asyncio.timeout(active.time_left_s):
-                grammar = await self._compile(active.job, kwargs.structured_outputs)
-            self._tokenize_if_needed(active, kwargs)
-        except (ClientError, ServiceUnavailable) as error:
-            field = error.field if isinstance(error, ClientError) else None
-            refusal = JobError(message=error.message, status_code=status_code(error), field=field)
-            return _failed(active, JobStatus.FAILED, refusal)
-        except TimeoutError:  # other grammars are being checked
-            return _failed(active, JobStatus.EXPIRED, EXPIRED)
-        return await self._generate(active, kwargs, grammar)
+        with ExitStack() as stack:  # keeps the adapter until the job ends
+            try:
+                kwargs = check_kwargs(active.job)
+                async with asyncio.timeout(active.time_left_s):
+                    grammar = await self._compile(active.job, kwargs.structured_outputs)
+                self._tokenize_if_needed(active, kwargs)
+                adapter = stack.enter_context(self._use_adapter(active.job.adapter))
+            except (ClientError, ServiceUnavailable) as error:
+                field = error.field if isinstance(error, ClientError) else None
+                refusal = JobError(
+                    message=error.message, status_code=status_code(error), field=field
+                )
+                return _failed(active, JobStatus.FAILED, refusal)
+            except TimeoutError:  # other grammars are being checked
+                return _failed(active, JobStatus.EXPIRED, EXPIRED)
+            return await self._generate(active, kwargs, grammar, adapter)
 
     def _tokenize_if_needed(self, active: ActiveJob, kwargs: GenerateKwargs) -> None:
         """Check and tokenize the prompt, unless the api did so with the card of this worker."""
@@ -60,7 +74,8 @@ class ChatTask:
             return
         if active.job.inherited_deltas:
             raise Conflict("the model is another one than that of the job's first tokens")
-        active.job = self._encoder.prepare(active.job, kwargs)
+        encoder = self._encoder.with_adapters(self._runtime_adapters())
+        active.job = encoder.prepare(active.job, kwargs)
 
     def _is_checked(self, job: ChatJob) -> bool:
         """Return whether the api checked the job with the card of this worker."""
@@ -79,14 +94,18 @@ class ChatTask:
         return grammar, matcher
 
     async def _generate(
-        self, active: ActiveJob, kwargs: GenerateKwargs, grammar: Grammar | None
+        self,
+        active: ActiveJob,
+        kwargs: GenerateKwargs,
+        grammar: Grammar | None,
+        adapter: str | None,
     ) -> Outcome:
         started = time.monotonic()
         if is_streamed(active.job, kwargs):
-            generation = await self._stream(active, kwargs, grammar)
+            generation = await self._stream(active, kwargs, grammar, adapter)
         else:
             generation = Generation(kwargs.num_return_sequences, active.finished_or_cancelled)
-            await self._run(active, kwargs, grammar, generation)
+            await self._run(active, kwargs, generation, grammar, adapter)
         if not generation.is_done:
             return _interrupted(active, generation)
         if generation.error is not None:
@@ -102,7 +121,11 @@ class ChatTask:
         )
 
     async def _stream(
-        self, active: ActiveJob, kwargs: GenerateKwargs, grammar: Grammar | None
+        self,
+        active: ActiveJob,
+        kwargs: GenerateKwargs,
+        grammar: Grammar | None,
+        adapter: str | None,
     ) -> Generation:
         """Continue from the end of the job's log; return once the log has every token."""
         async with self._token_log.open(active) as tokens:
@@ -115,7 +138,7 @@ class ChatTask:
             if len(tokens.earlier) < active.job.inherited_deltas:
                 generation.fail(LOST_TOKENS)
             if not generation.is_done:
-                await self._run(active, kwargs, grammar, generation)
+                await self._run(active, kwargs, generation, grammar, adapter)
             await tokens.flush()
             return generation
 
@@ -123,13 +146,15 @@ class ChatTask:
         self,
         active: ActiveJob,
         kwargs: GenerateKwargs,
-        grammar: Grammar | None,
         generation: Generation,
+        grammar: Grammar | None,
+        adapter: str | None,
     ) -> None:
         """Generate until the request is done, the job is cancelled, or its deadline passes."""
+        job = msgspec.structs.replace(active.job, adapter=adapter)
         request = to_request(
             _request_id(active),
-            active.job,
+            job,
             kwargs,
             self._encoder.card,
             generation.token_ids,

@@ -48,7 +48,11 @@ async def get_model(request: Request, model_id: str) -> Response:
 async def served_models(services: Services) -> list[Model]:
     """Return the models that requests may name now. Raises ServiceUnavailable."""
     registered = await registered_card(services)
-    return [] if registered is None else list(models_of(registered.card, registered.created_ms))
+    if registered is None:
+        return []
+    async with redis_timeout():
+        loaded = await services.models.runtime_adapters()
+    return list(models_of(registered.card, loaded, registered.created_ms))
 
 
 async def registered_card(services: Services) -> RegisteredCard | None:
@@ -64,9 +68,9 @@ async def registered_card(services: Services) -> RegisteredCard | None:
         return None if model is None else model.registered
 
 
-def models_of(card: ModelCard, created_ms: int) -> Iterator[Model]:
+def models_of(card: ModelCard, loaded: tuple[str, ...], created_ms: int) -> Iterator[Model]:
     """Yield the model, then its adapters. An adapter with the name of the model is left out."""
-    names = dict.fromkeys((card.name, *card.adapters))
+    names = dict.fromkeys((card.name, *card.adapters, *loaded))
     for name in names:
         yield Model(
             id=name,

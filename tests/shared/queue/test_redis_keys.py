@@ -38,6 +38,7 @@ from shared.queue.keys import (
     Keys,
 )
 from shared.queue.token_log import TokenLog
+from shared.registry.adapter_registry import AdapterRegistry, AdapterSet
 from shared.registry.worker_registry import Registry
 from tests.factories import make_card, make_job, make_worker_info
 
@@ -154,6 +155,8 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
     await observer.look()
     card_hash = await registry.publish_card(make_card(), b"{}")
     await registry.report(make_worker_info("w1", card_hash=card_hash))
+    adapters = AdapterRegistry(redis, keys)
+    assert await adapters.change(AdapterSet(), AdapterSet().with_path("ode", "ode"))
 
     first, second = make_job(stream=True, metadata={"run": "7"}), make_job()
     key = IdempotencyKey("digest", body_digest="body")

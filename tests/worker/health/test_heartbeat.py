@@ -1,7 +1,7 @@
 """What a heartbeat reports, and that heartbeats continue after an outage."""
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from redis.exceptions import ConnectionError
@@ -38,9 +38,11 @@ class FakeRegistry:
 
 
 class Counters:
-    """What a heartbeat reads from worker and engine thread."""
+    """What a heartbeat reads from worker, engine thread and adapters."""
 
     jobs_complete = 5
+    is_enabled, generation = True, 4
+    errors: ClassVar = {"ode": "no such folder"}
     stats = EngineStats(running=3, waiting=2, used_kv_tokens=40, num_tokens=100)
 
 
@@ -51,6 +53,7 @@ def beats(registry: Any) -> Heartbeat:
         make_worker_info("w1"),
         make_card(),
         b"{}",
+        counters,
         counters,
         counters,
     )

@@ -3,7 +3,7 @@
 Owns model and KV cache. Never pads: the tokens of sequences lie end to end.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Protocol
 
@@ -36,13 +36,13 @@ class ModelRunner:
         self,
         model: FalconForCausalLM,
         kv_caches: Sequence[KVCache],
-        adapters: Mapping[str, ServedAdapter] | None = None,
+        adapters: dict[str, ServedAdapter] | None = None,
     ) -> None:
         self.num_blocks = kv_caches[0].num_blocks
         self.block_size = kv_caches[0].block_size
         self.kv_caches = kv_caches
         self.model = model
-        self._adapters = adapters or {}
+        self.adapters = {} if adapters is None else adapters
         self._device = model.device
 
     @classmethod
@@ -52,7 +52,7 @@ class ModelRunner:
         *,
         num_blocks: int,
         block_size: int,
-        adapters: Mapping[str, ServedAdapter] | None = None,
+        adapters: dict[str, ServedAdapter] | None = None,
     ) -> "ModelRunner":
         """Allocate the caches in the dtype of the layers and on their devices."""
         kv_caches = [
@@ -118,7 +118,7 @@ class ModelRunner:
     def _adapter_tokens(self, step: PackedStep) -> AdapterTokens:
         tokens_of = step.adapter_tokens()
         return AdapterTokens(
-            [(self._adapters[name], self._tensor(tokens)) for name, tokens in tokens_of.items()]
+            [(self.adapters[name], self._tensor(tokens)) for name, tokens in tokens_of.items()]
         )
 
     def _tensor(self, array: Int64s) -> torch.Tensor:

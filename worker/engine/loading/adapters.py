@@ -66,6 +66,16 @@ def load_adapters(
     }
 
 
+def read_served_adapter(model: FalconForCausalLM, folder: AdapterFolder) -> ServedAdapter:
+    """Read one adapter for a whole network that is loaded already. Raises CheckpointError."""
+    check_peft()
+    torch.set_num_threads(1)  # of this thread: the engine's thread has the others
+    devices = {range(i, i + 1): device for i, device in enumerate(model.layer_devices)}
+    adapter = _read_adapters([folder], model, UNSPLIT)[folder.name]
+    device_map = DeviceMap(model.device, devices)
+    return ServedAdapter(adapter, model.config.num_layers, model.dtype, device_map)
+
+
 def _read_adapters(
     folders: list[AdapterFolder], model: FalconForCausalLM, parallel: TensorParallel
 ) -> Mapping[str, LoraAdapter]:

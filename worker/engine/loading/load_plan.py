@@ -117,7 +117,7 @@ class _VariantChoice:
         options = self.options
         if options.tensor_parallel > 1 or options.device_map is not None:
             executor = Executor.TORCH
-        is_served = bool(self.adapters) and options.adapter_mode is AdapterMode.SERVE
+        is_served = options.adapter_mode is AdapterMode.SERVE
         choose = partial(
             choose_executor,
             model_config=self.plan.model.config,

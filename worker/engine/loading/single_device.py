@@ -3,7 +3,7 @@
 import ctypes
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -54,7 +54,7 @@ class LoadedRunner:
     config: EngineConfig  # with the chosen limits
     num_torch_threads: int  # for the thread that runs the steps
     report: LoadReport
-    adapters: tuple[str, ...] = ()  # names that requests may give
+    adapters: Collection[str] = ()  # names that requests may give; the runner's, if it changes them
     # The reason, once a process is lost.
     process_failure: Future[str] = field(default_factory=Future)
 
@@ -118,7 +118,7 @@ def load_torch(
     model: FalconForCausalLM,
     options: LoadOptions,
     forecast: HostForecast,
-    adapters: Mapping[str, ServedAdapter],
+    adapters: dict[str, ServedAdapter],
     report: LoadReport,
 ) -> LoadedRunner:
     """Allocate the KV cache of a network that is on its device; return a runner for both."""
@@ -136,7 +136,7 @@ def load_torch(
         num_threads=num_threads,
         num_torch_threads=num_threads,
     )
-    return replace(loaded, adapters=tuple(adapters))
+    return replace(loaded, adapters=adapters)
 
 
 def _start(
