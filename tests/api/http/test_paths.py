@@ -25,10 +25,25 @@ async def test_a_trailing_slash_is_ignored_in_a_post(service: FakeService, path:
 
 async def test_a_trailing_slash_is_ignored_in_every_get(service: FakeService) -> None:
     job_id = await run_response(service)
+    line = {"custom_id": "1", "body": {"prompt": "hello"}}
+    file = await service.http.post(
+        "/v1/files", data={"purpose": "batch"}, files={"file": ("lines.jsonl", b"{}")}
+    )
+    batch = await service.http.post(
+        "/v1/batches",
+        json={"requests": [line], "endpoint": "/v1/completions", "completion_window": "1h"},
+    )
+    assert (file.status_code, batch.status_code) == (200, 200)
     paths = [path for path, methods in service.app.openapi()["paths"].items() if "get" in methods]
     assert len(paths) >= 12
     for template in [*paths, "/docs", "/openapi.json", "/nowhere"]:
-        path = template.format(job_id=job_id, response_id=job_id, model_id="letters")
+        path = template.format(
+            job_id=job_id,
+            response_id=job_id,
+            model_id="letters",
+            file_id=file.json()["id"],
+            batch_id=batch.json()["id"],
+        )
         plain, slashed = [await service.http.get(path + end) for end in ("", "/")]
         assert plain.status_code == slashed.status_code, path
         assert plain.headers["content-type"] == slashed.headers["content-type"]
