@@ -3,11 +3,20 @@
 import asyncio
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from falconer.client import AsyncClient, Client
 from tests.falconer.job_service import PATIENCE_S, JobService, job_service
+
+
+@pytest.fixture(autouse=True)
+def python_handles_interrupts() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt; a process of pytest-xdist has another handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupt() -> None:

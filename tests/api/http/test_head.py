@@ -16,6 +16,7 @@ def get_routes(service: FakeService, job_id: str) -> list[str]:
     routes = [path for path, methods in paths.items() if "get" in methods]
     assert len(routes) >= 12
     ids = {"job_id": job_id, "response_id": job_id, "model_id": "letters"}
+    ids |= {"file_id": "file-unknown", "batch_id": "batch_unknown"}
     return [path.format(**ids) for path in routes] + PAGES
 
 
