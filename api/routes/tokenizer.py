@@ -63,13 +63,15 @@ async def tokenize(request: Request) -> Response:
     work = partial(encoder.encode, text, add_special_tokens=add_special)
     client = ClientConnection(request.receive, services.stopping)
     ids = await services.tokenization.run(work, len(text), client)
-    strings = [encoder.tokenizer.id_to_token(token_id) or "" for token_id in ids]
+    strings = None
+    if body.return_token_strs:
+        strings = [encoder.tokenizer.id_to_token(token_id) or "" for token_id in ids]
     return json_response(
         Tokens(
             count=len(ids),
             max_model_len=encoder.card.context_length,
             tokens=ids,
-            token_strs=strings if body.return_token_strs else None,
+            token_strs=strings,
         )
     )
 
