@@ -77,7 +77,9 @@ class LoadReport:
         if self.read_bytes:
             gigabytes = self.read_bytes / 1e9
             fields["read_gb"] = round(gigabytes, 3)
-            fields["read_gb_per_s"] = round(gigabytes / self.seconds[LoadPhase.WEIGHTS], 3)
+            if self.forecast is None or self.forecast.variant.quantization is None:
+                # Other weights are quantized while they are read, in a later phase.
+                fields["read_gb_per_s"] = round(gigabytes / self.seconds[LoadPhase.WEIGHTS], 3)
         if self.forecast:
             fields |= {
                 "variant": str(self.forecast.variant),

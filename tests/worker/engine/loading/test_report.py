@@ -8,6 +8,7 @@ from tests.fakes import engine_on_fake_runner
 from worker.engine import Engine, Executor
 from worker.engine.loading.report import LoadPhase
 from worker.model.checkpoint.tiny import bundled_checkpoint
+from worker.model.layers.quantization import Quantization
 
 EXECUTORS = (Executor.TORCH, Executor.OPENVINO)
 
@@ -34,6 +35,17 @@ def test_the_log_has_a_field_for_each_phase_and_the_pace_of_reading() -> None:
     size = Path(bundled_checkpoint() / "model.safetensors").stat().st_size
     assert fields["read_gb"] == pytest.approx(size / 1e9, abs=0.001)
     assert fields["kv_blocks"] * engine.config.block_size == fields["kv_tokens"]
+
+
+def test_the_log_has_no_pace_of_reading_for_weights_that_are_quantized_meanwhile() -> None:
+    engine = Engine.from_pretrained(
+        str(bundled_checkpoint()),
+        executor=Executor.TORCH,
+        quantization=Quantization.INT8_WEIGHT_ONLY,
+    )
+    fields = engine.load_report.to_log()
+    assert fields["read_gb"] > 0
+    assert "read_gb_per_s" not in fields
 
 
 def test_the_load_report_of_an_engine_that_was_given_its_runner_is_empty() -> None:
