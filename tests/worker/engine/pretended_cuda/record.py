@@ -1,0 +1,83 @@
+"""Play traffic on a pretended GPU and on the CPU; write tokens and counts to a file as JSON.
+
+Runs in a process of its own, which `load_guard` changes for good:
+`python -m tests.worker.engine.pretended_cuda.record FOLDER`.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.worker.engine.pretended_cuda.device import HostWork, pretended_cuda
+from tests.worker.engine.pretended_cuda.guard import compile_guard, load_guard
+from tests.worker.engine.pretended_cuda.traffic import DTYPES, STYLES, load, play_on
+from worker.engine import EngineConfig, Request, SamplingParams
+from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
+
+RECORD = "record.json"
+NUM_ROWS = 8
+LAYERS = (2, 4)
+STEPS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "top_k": {"do_sample": True, "top_k": 50},
+    "top_k_top_p": {"do_sample": True, "top_k": 50, "top_p": 0.95},
+    "logprobs": {"logprobs": True, "top_logprobs": 5},
+    "sampled_logprobs": {"do_sample": True, "top_k": 50, "logprobs": True, "top_logprobs": 5},
+}
+
+
+def decode_step(checkpoint: Path, params: dict[str, Any]) -> HostWork:
+    """Return the work of one step in which all rows decode."""
+    config = EngineConfig(max_rows=NUM_ROWS, num_blocks=64, max_chunk_tokens=64)
+    with pretended_cuda() as cuda:
+        engine = load(checkpoint, "cuda", "bfloat16", config)
+        for i in range(NUM_ROWS):
+            own = SamplingParams(max_new_tokens=16, seed=i, **params)
+            engine.add(
+                Request(request_id=str(i), prompt_token_ids=[12 + i, 20, 30 + i], params=own)
+            )
+        while engine.last_step.num_tokens != NUM_ROWS:
+            engine.step()
+        cuda.work = HostWork()
+        engine.step()
+        return cuda.work
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Return the work of decode steps, by kind, and of deeper networks, by layers."""
+    two, four = (
+        write_random_checkpoint(folder / f"layers-{n}", like="7b", num_layers=n) for n in LAYERS
+    )
+    steps = {kind: decode_step(two, params) for kind, params in STEPS.items()}
+    layers = dict(zip(LAYERS, (steps["greedy"], decode_step(four, {})), strict=True))
+    return {
+        "steps": {kind: asdict(work) for kind, work in steps.items()},
+        "layers": {count: asdict(work) for count, work in layers.items()},
+    }
+
+
+def compare(folder: Path) -> dict[str, Any]:
+    """Return the tokens of every style and dtype, on the CPU and on the pretended GPU."""
+    tokens = {}
+    for style in STYLES:
+        checkpoint = write_random_checkpoint(folder / style, like=style)
+        for dtype in DTYPES:
+            tokens[f"{style} {dtype}"] = {
+                device: play_on(checkpoint, device, dtype) for device in ("cpu", "cuda")
+            }
+    return tokens
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    load_guard(compile_guard(folder))
+    result = {**measure(folder), "tokens": compare(folder)}
+    (folder / RECORD).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,73 @@
+"""The engine on a pretended GPU: the CPU's tokens, and a bound on what each step costs the host.
+
+A copy from pageable memory and a read of a result make the host wait for the GPU. Both bounds and
+the number of launches are therefore part of a step's speed.
+"""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.worker.engine.pretended_cuda.device import PROJECT, Copy, HostWork
+from tests.worker.engine.pretended_cuda.guard import why_unavailable
+from tests.worker.engine.pretended_cuda.record import LAYERS, RECORD
+from tests.worker.engine.pretended_cuda.traffic import DTYPES, KINDS, STYLES
+
+obstacle = why_unavailable()
+pytestmark = pytest.mark.skipif(obstacle is not None, reason=obstacle or "")
+
+MAX_LAUNCHES_PER_LAYER = 24
+MAX_LAUNCHES_OUTSIDE_LAYERS = 33
+# Copies in and synchronizations of a step whose rows all decode.
+MAX_HOST_WORK = {
+    "greedy": (10, 3),
+    "top_k": (12, 5),
+    "top_k_top_p": (14, 6),
+    "logprobs": (10, 27),
+    "sampled_logprobs": (12, 29),
+}
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process with a pretended GPU has recorded."""
+    folder = tmp_path_factory.mktemp("pretended_cuda")
+    module = "tests.worker.engine.pretended_cuda.record"
+    command = [sys.executable, "-m", module, str(folder)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    return result
+
+
+def to_work(fields: dict[str, Any]) -> HostWork:
+    work = HostWork(**fields)
+    work.copies_in = [Copy(**copy) for copy in fields["copies_in"]]
+    return work
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gpu_gives_the_tokens_of_the_cpu(record: dict[str, Any], style: str, dtype: str) -> None:
+    tokens = record["tokens"][f"{style} {dtype}"]
+    assert len(tokens["cpu"]) >= len(KINDS)
+    assert tokens["cuda"] == tokens["cpu"]
+
+
+@pytest.mark.parametrize("kind", MAX_HOST_WORK)
+def test_a_decode_step_rarely_waits_for_the_gpu(record: dict[str, Any], kind: str) -> None:
+    work = to_work(record["steps"][kind])
+    most_copies, most_syncs = MAX_HOST_WORK[kind]
+    assert len(work.copies_in) <= most_copies, work.table()
+    assert len(work.syncs) <= most_syncs, work.table()
+
+
+def test_a_layer_launches_few_kernels(record: dict[str, Any]) -> None:
+    few, many = (len(record["layers"][str(count)]["launches"]) for count in LAYERS)
+    per_layer = (many - few) / (LAYERS[1] - LAYERS[0])
+    table = to_work(record["layers"][str(LAYERS[0])]).table()
+    assert per_layer <= MAX_LAUNCHES_PER_LAYER, table
+    assert few - LAYERS[0] * per_layer <= MAX_LAUNCHES_OUTSIDE_LAYERS, table
