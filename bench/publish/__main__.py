@@ -24,8 +24,8 @@ from shared.errors import FalconerError
 DOCS = Path(__file__).parents[2] / "docs"
 Command = tuple[str, ...]
 FLOAT32, BFLOAT16 = ("--dtype", "float32"), ("--dtype", "bfloat16")
-INT8 = ("--quantization", "int8")
-FORMATS: tuple[Command, ...] = (BFLOAT16, INT8)
+INT8, INT4 = ("--quantization", "int8"), ("--quantization", "int4")
+FORMATS: tuple[Command, ...] = (BFLOAT16, INT8, INT4)
 
 
 class Section(StrEnum):
@@ -89,7 +89,7 @@ def commands(
                 for flags in FORMATS if path == full_size else (FLOAT32, *FORMATS):
                     yield ("-m", "bench.engine.bandwidth", "--model", str(path), *flags, *figures)
         case Section.SERVE if full_size is not None:
-            for flags in ((), INT8):
+            for flags in ((), INT8, INT4):
                 yield ("-m", "bench.service.smoke", str(full_size), *flags, *figures)
 
 
