@@ -42,6 +42,7 @@ from api.schemas import (
     ContinueRequest,
     ErrorBody,
     Estimate,
+    ForkRequest,
     JobList,
     JobView,
     Purged,
@@ -154,12 +155,17 @@ EVENT_STREAM: dict[str, Any] = {  # of OpenAPI 3.2, as FastAPI writes it in 3.1 
         "type": "object",
         "required": ["data"],
         "properties": {
+            "event": {
+                "const": "status",
+                "description": "In events about the place of a queued job, which have no `id`.",
+            },
             "id": {"type": "string", "description": "For `Last-Event-ID`."},
             "data": {
                 "type": "string",
                 "contentMediaType": "application/json",
                 "description": "`sequence` and `delta`; in the terminal event `status`, and "
-                "the result or the `error`.",
+                "the result or the `error`; of a queued job `position`, `expected_start_s` and "
+                "`waiting_for`.",
             },
         },
     }
@@ -206,6 +212,7 @@ def request_body(schema: str) -> dict[str, Any]:
 BODIES = (
     ChatRequest,
     ContinueRequest,
+    ForkRequest,
     ChatCompletionRequest,
     CompletionRequest,
     ResponseRequest,

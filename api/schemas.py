@@ -9,11 +9,12 @@ from pydantic_core import PydanticCustomError
 
 from api.chat_messages import ChatMessage
 from api.examples import REQUESTS
-from shared.protocol import Batch, JobError, JobRecord, JobStatus, Origin
+from shared.origin import Origin
+from shared.protocol import Batch, JobError, JobRecord, JobStatus
 from shared.queue.keys import JOB_TTL_S
 from shared.queue.listing import TrailEntry
 from shared.request.base_model import OptionalFieldsModel
-from shared.request.parameter_types import INTEGER, PositiveCount, PromptTokenIds
+from shared.request.parameter_types import INTEGER, Count, PositiveCount, PromptTokenIds
 from shared.request.parameters import GenerateKwargs
 from shared.results import ChatResult
 
@@ -117,6 +118,16 @@ class ContinueRequest(OptionalFieldsModel):
     """How far to continue a job."""
 
     max_new_tokens: PositiveCount = Field(description="Most tokens to add to those of the job.")
+
+
+class ForkRequest(OptionalFieldsModel):
+    """Another ending of a job."""
+
+    at: Count = Field(description="Number of the job's tokens to keep.")
+    generate_kwargs: GenerateKwargs = Field(
+        default_factory=GenerateKwargs,
+        description="Parameters to change; without `seed`, the seed is a new one.",
+    )
 
 
 class JobSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 
 from shared.errors import UnreadableJob
+from shared.origin import ModelRun, Origin
 from shared.results import ChatResult, PromptScores
 
 VERSION = 4
 ADAPTERS_SINCE = 2  # older workers ignore the adapter
 PROMPTS_SINCE = 3  # older workers ignore `model`, and how the prompt is made
-INHERITED_SINCE = 4  # older workers ignore `inherited_deltas`
+INHERITED_SINCE = 4  # older workers ignore `inherited_deltas` and `adapter_version`
 BATCH_PRIORITY = -11  # of the jobs of batches: below all that a request may ask for
 
 
@@ -30,15 +31,6 @@ class JobStatus(StrEnum):
     @property
     def is_terminal(self) -> bool:
         return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
-
-
-class OriginKind(StrEnum):
-    CONTINUE = "continue"
-
-
-class Origin(msgspec.Struct, frozen=True):
-    kind: OriginKind
-    job_id: str  # of the ended job that the job was made from
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,6 +73,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str | None = None  # an adapter of the model card
     metadata: dict[str, str] | None = None  # of the client; shown with the job
     inherited_deltas: int = 0  # of an earlier job's token log, with which its own begins
+    adapter_version: str | None = None  # of these deltas
 
     @property
     def gives_way(self) -> bool:
@@ -157,6 +150,7 @@ class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
     queue_ms: float
     run_ms: float
     num_deltas: int | None = None  # in its token log; None without a log
+    model: ModelRun | None = None  # None from workers that do not report it
 
     @property
     def status(self) -> JobStatus:

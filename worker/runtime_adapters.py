@@ -34,7 +34,7 @@ class _Loaded:
     """One version of an adapter in the engine."""
 
     since: int
-    key: str  # its name in the engine: blocks of another version must not be reused
+    key: str  # its name in the engine
     num_jobs: int = 0
 
 
@@ -105,7 +105,7 @@ class RuntimeAdapters:
             self.errors[adapter.name] = " ".join(str(error).split())
             log.error("adapter not loaded", adapter=adapter.name, error=self.errors[adapter.name])
             return
-        new = _Loaded(adapter.since, f"{adapter.name}@{adapter.since}")
+        new = _Loaded(adapter.since, adapter.version)
         await self._engine_thread.call(partial(self._serving.__setitem__, new.key, served))
         earlier = self._loaded.get(adapter.name)
         self._loaded[adapter.name] = new

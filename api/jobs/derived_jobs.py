@@ -1,30 +1,27 @@
 """Make new jobs from the tokens of jobs that succeeded."""
 
-import uuid
-
 import msgspec
 
 from api.http.disconnect import ClientConnection
 from api.jobs.admission import Admission
+from api.jobs.derivation import Derived, continued, forked, without_tokens
 from api.jobs.job_client import record_of, unanswered_enqueue
 from api.jobs.pending_cancellations import PendingCancellations, may_have_arrived
 from api.jobs.redis_services import REDIS_TIMEOUT_S, RedisServices, redis_timeout
 from api.settings import ApiSettings
 from shared.errors import Conflict, ServiceUnavailable
-from shared.protocol import (
-    INHERITED_SINCE,
-    ChatJob,
-    JobRecord,
-    JobStatus,
-    Origin,
-    OriginKind,
-    Succeeded,
-)
+from shared.origin import Origin
+from shared.protocol import ChatJob, JobRecord, JobStatus, Succeeded
 from shared.queue.enqueued import Enqueued, Source, no_such_job
+from shared.request.parameters import GenerateKwargs
 
 
 class DerivedJobs:
-    """Continue ended jobs; every method raises ServiceUnavailable without Redis."""
+    """Continue and fork ended jobs.
+
+    Each of these methods returns the record of the new job. It raises NotFound, Conflict if the job
+    does not allow it, what `admit` raises, and ServiceUnavailable without Redis.
+    """
 
     def __init__(
         self,
@@ -42,16 +39,34 @@ class DerivedJobs:
     async def continue_job(
         self, job_id: str, max_new_tokens: int, client: ClientConnection
     ) -> JobRecord:
-        """Enqueue the job's request with so many more tokens; return the record of the new job.
-
-        Raises NotFound, Conflict where the job cannot be continued, and what `admit` raises.
-        """
+        """Enqueue the job's request with so many more tokens."""
         ended, outcome = await self._ended(job_id)
-        job, source = continued(ended, outcome, max_new_tokens)
+        return await self._submit(continued(ended, outcome, max_new_tokens), client)
+
+    async def fork(
+        self, job_id: str, at: int, kwargs: GenerateKwargs, client: ClientConnection
+    ) -> JobRecord:
+        """Enqueue another ending of the job, from its token `at` on."""
+        ended, outcome = await self._ended(job_id)
+        return await self._submit(forked(ended, outcome, at, kwargs), client)
+
+    async def _submit(self, derived: Derived, client: ClientConnection) -> JobRecord:
+        job, source = derived
         job = await self._admission.admit_again(job, client)
+        await self._check_adapter(job)
+        assert source.kind is not None, "a retry is no derived job"
         enqueued = await self._enqueue(job, source)
-        origin = Origin(OriginKind.CONTINUE, job_id)
+        origin = Origin(source.kind, source.job_id)
         return msgspec.structs.replace(record_of(enqueued), origin=origin)
+
+    async def _check_adapter(self, job: ChatJob) -> None:
+        """Raise Conflict if the adapter was loaded again since; its worker checks that too."""
+        if job.adapter is None or job.adapter_version is None:
+            return
+        async with redis_timeout():
+            loaded = (await self._redis.adapters.read()).find(job.adapter)
+        if job.adapter_version != (loaded.version if loaded else job.adapter):
+            raise Conflict("it was loaded again since the job ran", field="adapter")
 
     async def _ended(self, job_id: str) -> tuple[ChatJob, Succeeded]:
         async with redis_timeout():
@@ -83,36 +98,3 @@ class DerivedJobs:
                 raise
             self._cancellations.add(job.id)
             raise unanswered_enqueue(job.id, has_key=False) from error
-
-
-def without_tokens(outcome: Succeeded) -> Conflict:
-    """Return the error for a job that succeeded and has no token log."""
-    if outcome.num_deltas == 0:
-        field = "generate_kwargs.num_beams"
-        return Conflict("must be 1: a beam search has no tokens before its end", field=field)
-    return Conflict("the job must have a token log: submit it as a stream or with POST /jobs")
-
-
-def continued(job: ChatJob, outcome: Succeeded, max_new_tokens: int) -> tuple[ChatJob, Source]:
-    """Return the longer request, and the deltas of the job that it begins with.
-
-    The last token is generated again: its delta has the end of the text, and a forced last token
-    moves. The deltas of several sequences alternate; all of their tokens are generated again.
-    Raises Conflict if no sequence has reached its length, or a worker chose the length.
-    """
-    if job.max_new_tokens is None or outcome.num_deltas is None:
-        raise Conflict("the job must be accepted after a worker has registered its model")
-    sequences = outcome.result.sequences
-    if all(sequence.token_count < job.max_new_tokens for sequence in sequences):
-        raise Conflict("the text is complete: it ends with a stop token or stop string")
-    num_deltas = outcome.num_deltas - 1 if len(sequences) == 1 else 0
-    total = job.max_new_tokens + max_new_tokens
-    longer = msgspec.structs.replace(
-        job,
-        id=uuid.uuid4().hex,
-        version=max(job.version, INHERITED_SINCE),
-        generate_kwargs=job.generate_kwargs | {"max_new_tokens": total},
-        max_new_tokens=total,
-        inherited_deltas=num_deltas,
-    )
-    return longer, Source(outcome.job_id, OriginKind.CONTINUE, num_deltas)

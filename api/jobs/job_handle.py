@@ -40,7 +40,7 @@ class JobHandle:
         Only the request that submits the job passes `metrics`, so that each job counts once.
         """
         self.job_id = job_id
-        self.record: JobRecord | None = None  # as it was when the handle was made
+        self.record: JobRecord | None = None  # as last read while the job had not ended
         self.prompt_token_ids: list[int] | None = None  # of a job that this replica tokenized
         self._queue = redis.queue
         self._log = redis.token_log
@@ -151,7 +151,11 @@ class JobHandle:
                 record = await self._queue.watch(self.job_id, self._replica_id)
         except ServiceUnavailable:
             return None  # the job and the wait continue
-        return lost_job(self.job_id) if record is None else record.outcome
+        if record is None:
+            return lost_job(self.job_id)
+        if record.outcome is None:
+            self.record = record
+        return record.outcome
 
     async def _read_log(self, start: int, end: float) -> AsyncIterator[TokenDeltas | None]:
         """Yield the log from `start` to `end` or beyond, None while Redis is unreachable."""

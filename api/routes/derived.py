@@ -1,4 +1,4 @@
-"""`/jobs/{id}/continue`: a new job that continues from the tokens of an ended one."""
+"""`/jobs/{id}/continue` and `/fork`: new jobs from the tokens of an ended one."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -6,10 +6,15 @@ from fastapi.responses import Response
 from api.http.body import read_request
 from api.http.disconnect import ClientConnection
 from api.http.paths import JobId
-from api.openapi import ACCEPTED, ERRORS, request_body
+from api.openapi import ACCEPTED, ERRORS, Responses, request_body
 from api.routes.responses import accepted
-from api.schemas import ContinueRequest
+from api.schemas import ContinueRequest, ForkRequest
 from api.services import services_of
+
+RESPONSES: Responses = {
+    202: ACCEPTED,
+    **{code: ERRORS[code] for code in (400, 404, 409, 413, 415, 422, 429, 503)},
+}
 
 router = APIRouter()
 
@@ -18,10 +23,7 @@ router = APIRouter()
     "/jobs/{job_id}/continue",
     status_code=202,
     summary="Continue a job",
-    responses={
-        202: ACCEPTED,
-        **{code: ERRORS[code] for code in (400, 404, 409, 413, 415, 422, 429, 503)},
-    },
+    responses=RESPONSES,
     openapi_extra=request_body("ContinueRequest"),
 )
 async def continue_job(request: Request, job_id: JobId) -> Response:
@@ -35,4 +37,25 @@ async def continue_job(request: Request, job_id: JobId) -> Response:
     )
     client = ClientConnection(request.receive, services.stopping)
     record = await services.derived.continue_job(job_id, body.max_new_tokens, client)
+    return accepted(request, record)
+
+
+@router.post(
+    "/jobs/{job_id}/fork",
+    status_code=202,
+    summary="Fork a job",
+    responses=RESPONSES,
+    openapi_extra=request_body("ForkRequest"),
+)
+async def fork_job(request: Request, job_id: JobId) -> Response:
+    """Generate another ending of a job that succeeded, as a new job.
+
+    It keeps the first `at` tokens. `generate_kwargs` changes parameters of the tokens that follow.
+    """
+    services = services_of(request)
+    body = await read_request(
+        request, ForkRequest, services.settings.max_body_bytes, services.stopping
+    )
+    client = ClientConnection(request.receive, services.stopping)
+    record = await services.derived.fork(job_id, body.at, body.generate_kwargs, client)
     return accepted(request, record)

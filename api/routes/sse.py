@@ -15,10 +15,11 @@ from api.http.paths import job_path
 from api.jobs.job_client import JobClient
 from api.jobs.job_handle import JobHandle, num_deltas_of
 from shared.errors import HTTP_STATUS, ServiceUnavailable
-from shared.protocol import Delta, Failed, JobError, JobStatus, Outcome, TokenDeltas
+from shared.protocol import Delta, Failed, JobError, JobRecord, JobStatus, Outcome, TokenDeltas
 
 KEEP_ALIVE_S = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
+STATUS = "status"  # of an event: a client that reads unnamed events only does not see it
 
 # `str.splitlines` splits at these characters, and so do httpx and requests. JSON escapes the other
 # separators itself: they are below U+0020.
@@ -76,10 +77,16 @@ class EventStream:
     def __init__(self, handle: JobHandle, start: int) -> None:
         self._handle = handle
         self._start = start
+        self._status: dict[str, Any] | None = None  # that the client has
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the job's events up to the terminal one, and comments while there is none."""
+        """Yield the job's events up to the terminal one, and comments while there is none.
+
+        While the job is queued, yield its changing place in the queue as events `status`.
+        """
         sent_at, next_id = time.monotonic(), self._start
+        if must_wait(self._handle.record) and (status := self._new_status()):
+            yield event(status, name=STATUS)
         async for news in self._handle.events(self._start):
             if isinstance(news, TokenDeltas):
                 for event_id, delta in enumerate(news.deltas, news.index):
@@ -88,11 +95,18 @@ class EventStream:
             elif news is not None:
                 event_id = max(next_id, num_deltas_of(news) or 0)
                 yield event(terminal_body(news), event_id)
+            elif status := self._new_status():
+                yield event(status, name=STATUS)
             elif time.monotonic() - sent_at < KEEP_ALIVE_S:
                 continue
             else:
                 yield KEEP_ALIVE
             sent_at = time.monotonic()
+
+    def _new_status(self) -> dict[str, Any] | None:
+        """Return what the client must know of the waiting job; None without news."""
+        earlier, self._status = self._status, waiting_body(self._handle.record)
+        return None if self._status == earlier else self._status
 
     def shutdown_event(self) -> bytes:
         """Return the last event of a server that shuts down: it says that the job continues.
@@ -112,6 +126,26 @@ def event(body: dict[str, Any], event_id: int | None = None, *, name: str | None
     id_line = b"" if event_id is None else b"id: %d\n" % event_id
     name_line = b"" if name is None else b"event: %b\n" % name.encode()
     return b"%b%bdata: %b\n\n" % (name_line, id_line, data)
+
+
+def must_wait(record: JobRecord | None) -> bool:
+    """Return whether a job waits for other jobs or for a worker."""
+    return record is not None and (record.lacks_worker or (record.position or 1) > 1)
+
+
+def waiting_body(record: JobRecord | None) -> dict[str, Any] | None:
+    """Return the place of a queued job; None for other jobs.
+
+    It has no field `status`, by which clients recognize the terminal event.
+    """
+    if record is None or record.position is None:
+        return None
+    body = {
+        "position": record.position,
+        "expected_start_s": record.expected_start_s,
+        "waiting_for": "worker" if record.lacks_worker else None,
+    }
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def delta_body(delta: Delta) -> dict[str, Any]:

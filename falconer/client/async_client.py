@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 from httpx_sse import EventSource
@@ -108,6 +108,16 @@ class AsyncJob(JobHandle):
         """Run a job that failed, expired or was cancelled again, and return the new job."""
         info = await self._connection.run(self._connection.calls.retry(self.id))
         return AsyncJob(self._connection, info)
+
+    async def continue_(self, max_new_tokens: int) -> "AsyncJob":
+        """Generate more tokens at the end of this job, and return the new job."""
+        call = self._connection.calls.continue_(self.id, max_new_tokens)
+        return AsyncJob(self._connection, await self._connection.run(call))
+
+    async def fork(self, at: int, generate_kwargs: Mapping[str, Any] | None = None) -> "AsyncJob":
+        """Generate another ending behind the first `at` tokens, and return the new job."""
+        call = self._connection.calls.fork(self.id, at, generate_kwargs or {})
+        return AsyncJob(self._connection, await self._connection.run(call))
 
     async def abandon(self) -> None:
         """Cancel the job unless its end is known. Failures are ignored."""

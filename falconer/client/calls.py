@@ -162,6 +162,18 @@ class Calls:
         """Retry a job. The service returns the same new job to a repeated request."""
         return self._job(ApiRequest(method="POST", path=job_path(job_id, "/retry")))
 
+    def continue_(self, job_id: str, max_new_tokens: int) -> Call[JobInfo]:
+        """Continue a job. Tried once: a repeated request would make another job."""
+        return self._derived(job_id, "/continue", {"max_new_tokens": max_new_tokens})
+
+    def fork(self, job_id: str, at: int, kwargs: Mapping[str, Any]) -> Call[JobInfo]:
+        """Fork a job. Tried once, as `continue_`."""
+        return self._derived(job_id, "/fork", {"at": at, "generate_kwargs": kwargs})
+
+    def _derived(self, job_id: str, route: str, body: Mapping[str, Any]) -> Call[JobInfo]:
+        request = ApiRequest(method="POST", path=job_path(job_id, route), body=body)
+        return Calls(Retries(attempts=1))._job(request)
+
     def wait(self, job_id: str, timeout_s: float | None) -> Call[JobInfo]:
         """Poll until the job ends. Raises WaitTimeout, or the error of too many failed polls."""
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s

@@ -51,7 +51,7 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     waiting_for: str | None = None
     retry_of: str | None = None
     retried_as: str | None = None
-    origin: Mapping[str, str] | None = None  # `kind` and `job_id`, of a job that continues another
+    origin: Mapping[str, str] | None = None  # `kind` and `job_id`, if made from another job
     metadata: Mapping[str, str] | None = None
     error: JobError | None = None
     batch: Batch | None = None

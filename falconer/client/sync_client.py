@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 from httpx_sse import EventSource
@@ -107,6 +107,16 @@ class Job(JobHandle):
         """Run a job that failed, expired or was cancelled again, and return the new job."""
         info = self._connection.run(self._connection.calls.retry(self.id))
         return Job(self._connection, info)
+
+    def continue_(self, max_new_tokens: int) -> "Job":
+        """Generate more tokens at the end of this job, and return the new job."""
+        call = self._connection.calls.continue_(self.id, max_new_tokens)
+        return Job(self._connection, self._connection.run(call))
+
+    def fork(self, at: int, generate_kwargs: Mapping[str, Any] | None = None) -> "Job":
+        """Generate another ending behind the first `at` tokens, and return the new job."""
+        call = self._connection.calls.fork(self.id, at, generate_kwargs or {})
+        return Job(self._connection, self._connection.run(call))
 
     def abandon(self) -> None:
         """Cancel the job unless its end is known. Failures are ignored."""

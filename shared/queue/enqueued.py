@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import Conflict, NotFound
-from shared.protocol import ChatJob, OriginKind
+from shared.origin import OriginKind
+from shared.protocol import ChatJob
 from shared.queue.backlog import QueueEstimate, decode_estimate, decode_refusal
 from shared.queue.keys import JOB_TTL_S, RESULT_TTL_S
 

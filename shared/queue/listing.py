@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shared.protocol import JobRecord, JobStatus, Origin, OriginKind, decode_metadata
+from shared.origin import Origin, OriginKind
+from shared.protocol import JobRecord, JobStatus, decode_metadata
 from shared.queue.arq_format import decode_result
 from shared.queue.backlog import QueueEstimate, decode_estimate
 

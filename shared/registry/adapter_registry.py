@@ -19,6 +19,11 @@ class RuntimeAdapter(msgspec.Struct, frozen=True, kw_only=True):
     path: str  # as the client named it: below the folder that each worker allows
     since: int  # generation that added or replaced it
 
+    @property
+    def version(self) -> str:
+        """Return its name in an engine: blocks of another version must not be reused."""
+        return f"{self.name}@{self.since}"
+
 
 class AdapterSet(msgspec.Struct, frozen=True, kw_only=True):
     """The adapters that workers must serve."""

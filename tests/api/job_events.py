@@ -136,12 +136,13 @@ def texts(received: list[dict[str, Any]]) -> list[str]:
     return [event["delta"] for event in received if "delta" in event]
 
 
-def events_of(text: str) -> list[dict[str, Any]]:
-    """Return the data of each event, with its id as `index`."""
+def events_of(text: str, name: str | None = None) -> list[dict[str, Any]]:
+    """Return the data of each event of a name, or without one, with its id as `index`."""
     events = []
     for block in text.split("\n\n"):
         if block and not block.startswith(":"):
             fields = dict(line.split(": ", 1) for line in block.split("\n"))
             index = {"index": int(fields["id"])} if "id" in fields else {}
-            events.append(index | json.loads(fields["data"]))
+            if fields.get("event") == name:
+                events.append(index | json.loads(fields["data"]))
     return events

@@ -77,9 +77,14 @@ class EventReader:
 
 
 async def parsed(lines: AsyncIterator[str]) -> AsyncIterator[tuple[int, dict[str, Any]]]:
-    event_id = 0
+    """Yield id and data of the events without a name."""
+    event_id, name = 0, ""
     async for line in lines:
         if line.startswith("id: "):
             event_id = int(line.removeprefix("id: "))
-        elif line.startswith("data: "):
+        elif line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: ") and not name:
             yield event_id, json.loads(line.removeprefix("data: "))
+        elif not line:
+            name = ""

@@ -67,6 +67,16 @@ async def texts(api: ApiChild, model: str, count: int = 8) -> set[str]:
     return {answer.json()["choices"][0]["text"] for answer in answers}
 
 
+async def job_of(api: ApiChild, adapter: str) -> str:
+    """Return the id of a job of this adapter that has ended."""
+    kwargs = {"max_new_tokens": NUM_TOKENS, "eos_token_id": None}
+    job = await post(api, "/jobs", prompt=PROMPT, adapter=adapter, generate_kwargs=kwargs)
+    async with httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as http:
+        path = api.url + job.headers["location"]
+        assert (await http.get(path, params={"wait": WAIT_S})).json()["status"] == "succeeded"
+    return str(job.json()["id"])
+
+
 async def listed(api: ApiChild) -> dict[str, str | None]:
     async with httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as http:
         models = (await http.get(api.url + "/v1/models")).json()["data"]
@@ -104,12 +114,19 @@ async def test_an_adapter_is_served_by_all_workers_until_it_is_unloaded(
     assert await texts(api, "ode") == {expected["ode"]} == await texts(other, "ode")
     assert await texts(api, "model") == {expected[None]}
 
+    by_ode = await job_of(api, "ode")
+
     epic = {"lora_name": "ode", "lora_path": str(allowed / "epic")}
     twice = await post(api, LOAD, **epic)
     assert (twice.status_code, twice.json()["error"]["param"]) == (400, "lora_name")
     replaced = await post(api, LOAD, **epic, load_inplace=True)
     assert replaced.status_code == 200, replaced.text
     assert await texts(other, "ode") == {expected["epic"]}
+    for route, body in (("continue", {"max_new_tokens": 1}), ("fork", {"at": 1})):
+        refused = await post(other, f"/jobs/{by_ode}/{route}", **body)
+        assert (refused.status_code, refused.json()["detail"].split(":")[0]) == (409, "adapter")
+        by_epic = await job_of(other, "ode")
+        assert (await post(other, f"/jobs/{by_epic}/{route}", **body)).status_code == 202
 
     unloaded = await post(other, UNLOAD, lora_name="ode")
     assert unloaded.status_code == 200, unloaded.text

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 import msgspec
 
 from shared.errors import ClientError, Conflict, ServiceUnavailable, status_code
+from shared.origin import ModelRun
 from shared.process.asyncio_tasks import wait_at_most
 from shared.protocol import Batch, ChatJob, Failed, JobError, JobStatus, Outcome, Succeeded
 from shared.queue.arq_format import CANCELLED, EXPIRED
@@ -58,6 +59,7 @@ class ChatTask:
                     grammar = await self._compile(active.job, kwargs.structured_outputs)
                 self._tokenize_if_needed(active, kwargs)
                 adapter = stack.enter_context(self._use_adapter(active.job.adapter))
+                check_adapter(active.job, adapter)
             except (ClientError, ServiceUnavailable) as error:
                 field = error.field if isinstance(error, ClientError) else None
                 refusal = JobError(
@@ -118,6 +120,7 @@ class ChatTask:
             queue_ms=1000 * active.waited_s,
             run_ms=1000 * (time.monotonic() - started),
             num_deltas=_num_deltas(active.job, kwargs, generation),
+            model=ModelRun(card_hash=self._card_hash, adapter=adapter),
         )
 
     async def _stream(
@@ -165,6 +168,13 @@ class ChatTask:
             await wait_at_most(active.time_left_s, active.finished_or_cancelled.wait())
         finally:
             self._engine_thread.abort(request.request_id)
+
+
+def check_adapter(job: ChatJob, version: str | None) -> None:
+    """Raise Conflict if the job's first tokens are of another version of its adapter."""
+    if job.adapter_version not in (None, version):
+        reason = "it was loaded again after the first tokens of the job"
+        raise Conflict(reason, field="adapter")
 
 
 def is_streamed(job: ChatJob, kwargs: GenerateKwargs) -> bool:

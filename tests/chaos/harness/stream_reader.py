@@ -125,13 +125,19 @@ class Event:
 
 
 async def read_events(response: httpx.Response) -> AsyncIterator[Event]:
+    """Yield the events without a name."""
     event_id: int | None = None
+    name = ""
     async for line in response.aiter_lines():
         if line.startswith("id:"):
             event_id = int(line.removeprefix("id:"))
-        elif line.startswith("data:"):
+        elif line.startswith("event:"):
+            name = line.removeprefix("event:")
+        elif line.startswith("data:") and not name:
             yield Event(event_id, json.loads(line.removeprefix("data:")))
             event_id = None
+        elif not line:
+            name = ""
 
 
 def record_event(stream: StreamConnection, event: Event) -> dict[str, Any] | None:

@@ -17,7 +17,8 @@ from shared.batches.batches import (
 )
 from shared.batches.files import FileProperties, FileStore
 from shared.batches.lane import BatchLane
-from shared.protocol import Delta, Failed, JobError, JobStatus, OriginKind, encode
+from shared.origin import OriginKind
+from shared.protocol import Delta, Failed, JobError, JobStatus, encode
 from shared.queue.claims import FreeCapacity
 from shared.queue.enqueued import IdempotencyKey, Source
 from shared.queue.job_queue import JobQueue
