@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from api.chat_messages import ChatMessage
 from api.examples import REQUESTS
-from shared.origin import Origin
+from shared.origin import Origin, ReplayVerdict
 from shared.protocol import Batch, JobError, JobRecord, JobStatus
 from shared.queue.keys import JOB_TTL_S
 from shared.queue.listing import TrailEntry
@@ -187,11 +187,13 @@ class JobView(JobSummary, frozen=True, kw_only=True):
     batch: Batch | None
     metadata: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # of the request
     result: ChatResult | msgspec.UnsetType = msgspec.UNSET
+    replay: ReplayVerdict | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def _fields_of(cls, record: JobRecord) -> dict[str, Any]:
         fields = super()._fields_of(record)
         return fields | {
+            "replay": or_unset(record.replay),
             "batch": record.batch,
             "metadata": or_unset(record.metadata),
             "result": or_unset(record.result),

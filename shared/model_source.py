@@ -1,9 +1,19 @@
-"""Name and digest of a model, from its path or hub id, without loading it."""
+"""Name and digest of a model, from its path or hub id, without loading it; merged adapters."""
 
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
+
 TEXT_FILES = ("*.json", "*.jinja", "additional_chat_templates/*.jinja")
+
+
+class MergedAdapter(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter that is part of a model's weights."""
+
+    name: str
+    strength: float
+    digest: str  # of its files
 
 
 def model_name(model: str) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 
 from shared.errors import UnreadableJob
-from shared.origin import ModelRun, Origin
+from shared.model_source import MergedAdapter
+from shared.origin import ModelRun, Origin, ReplayedRun, ReplayVerdict
 from shared.results import ChatResult, PromptScores
 
 VERSION = 4
 ADAPTERS_SINCE = 2  # older workers ignore the adapter
 PROMPTS_SINCE = 3  # older workers ignore `model`, and how the prompt is made
-INHERITED_SINCE = 4  # older workers ignore `inherited_deltas` and `adapter_version`
+DERIVED_SINCE = 4  # older workers ignore the last three fields of `ChatJob`
 BATCH_PRIORITY = -11  # of the jobs of batches: below all that a request may ask for
 
 
@@ -74,6 +75,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None  # of the client; shown with the job
     inherited_deltas: int = 0  # of an earlier job's token log, with which its own begins
     adapter_version: str | None = None  # of these deltas
+    replay: ReplayedRun | None = None  # to compare the tokens with
 
     @property
     def gives_way(self) -> bool:
@@ -150,7 +152,8 @@ class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
     queue_ms: float
     run_ms: float
     num_deltas: int | None = None  # in its token log; None without a log
-    model: ModelRun | None = None  # None from workers that do not report it
+    run: ModelRun | None = None  # None from workers that do not report it
+    replay: ReplayVerdict | None = None  # of a job that repeats another one
 
     @property
     def status(self) -> JobStatus:
@@ -195,20 +198,16 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.outcome.result if isinstance(self.outcome, Succeeded) else None
 
     @property
+    def replay(self) -> ReplayVerdict | None:
+        return self.outcome.replay if isinstance(self.outcome, Succeeded) else None
+
+    @property
     def error(self) -> JobError | None:
         return self.outcome.error if isinstance(self.outcome, Failed) else None
 
     @property
     def batch(self) -> Batch | None:
         return None if self.outcome is None else self.outcome.batch
-
-
-class MergedAdapter(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter that is part of a model's weights."""
-
-    name: str
-    strength: float
-    digest: str  # of its files
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):

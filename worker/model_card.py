@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from shared.errors import BadRequest, BrokenChatTemplate
-from shared.model_source import model_name, source_digest
-from shared.protocol import MergedAdapter, Message, ModelCard
+from shared.model_source import MergedAdapter, model_name, source_digest
+from shared.protocol import Message, ModelCard
 from shared.request.chat_template import ChatTemplate, compile_template
 from worker.engine import Engine
 from worker.model.checkpoint.adapter_folders import CONFIG_FILE, AdapterFolder

@@ -82,10 +82,13 @@ class Admission:
     async def admit_again(self, job: ChatJob, client: ClientConnection) -> ChatJob:
         """Check a job that was made from an ended one, with its tokens and with new parameters.
 
-        Raises as `admit`, and Conflict if another model is registered.
+        Raises as `admit`, and Conflict if another model is registered. That model may run a replay
+        from the first token on.
         """
         kwargs = check_kwargs(job)
         checked = await self._checked(job, kwargs, client)
+        if job.replay is not None and not job.inherited_deltas:
+            return checked
         if checked.card_hash != job.card_hash:
             raise Conflict("the model is another one than that of the job")
         if checked.token_ids != job.token_ids:

@@ -2,13 +2,14 @@
 
 import secrets
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from shared.errors import Conflict, InvalidParameter
-from shared.origin import OriginKind
-from shared.protocol import INHERITED_SINCE, ChatJob, Succeeded
+from shared.origin import OriginKind, ReplayedRun
+from shared.protocol import DERIVED_SINCE, ChatJob, Delta, Succeeded
 from shared.queue.enqueued import Source
 from shared.request.lengths import wanted_new_tokens
 from shared.request.parameters import GenerateKwargs
@@ -96,6 +97,30 @@ def forked(job: ChatJob, outcome: Succeeded, at: int, given: GenerateKwargs) -> 
     )
 
 
+def replayed(job: ChatJob, outcome: Succeeded, log: Sequence[Delta]) -> Derived:
+    """Return the same request, to be compared with the tokens of the job in its `log`.
+
+    A job that began with tokens of another one begins with them again. Otherwise any model may run
+    it, and any version of its adapter. Raises Conflict if Redis lost tokens.
+    """
+    if len(log) != outcome.num_deltas:
+        raise Conflict("Redis lost tokens of the job")
+    token_ids: list[list[int]] = [[] for _ in outcome.result.sequences]
+    for delta in log:
+        token_ids[delta.sequence] += delta.token_ids
+    num_deltas = job.inherited_deltas
+    derived, source = _derived(
+        msgspec.structs.replace(job, model=None),  # the present one; `adapter` names the adapter
+        outcome,
+        OriginKind.REPLAY,
+        num_deltas,
+        replay=ReplayedRun(token_ids=token_ids, run=outcome.run),
+    )
+    if not num_deltas:
+        derived = msgspec.structs.replace(derived, adapter_version=None)
+    return derived, source
+
+
 def _lengths(job: ChatJob, outcome: Succeeded) -> tuple[int, int]:
     """Return the most new tokens of a sequence, and the number of deltas. Raises Conflict."""
     if job.max_new_tokens is None or outcome.num_deltas is None:
@@ -123,9 +148,9 @@ def _derived(
     derived = msgspec.structs.replace(
         job,
         id=uuid.uuid4().hex,
-        version=max(job.version, INHERITED_SINCE),
+        version=max(job.version, DERIVED_SINCE),
         inherited_deltas=num_deltas,
-        adapter_version=None if outcome.model is None else outcome.model.adapter,
-        **changes,
+        adapter_version=None if outcome.run is None else outcome.run.adapter,
+        **({"replay": None} | changes),
     )
     return derived, Source(outcome.job_id, kind, num_deltas)

@@ -4,20 +4,21 @@ import msgspec
 
 from api.http.disconnect import ClientConnection
 from api.jobs.admission import Admission
-from api.jobs.derivation import Derived, continued, forked, without_tokens
+from api.jobs.derivation import Derived, continued, forked, replayed, without_tokens
 from api.jobs.job_client import record_of, unanswered_enqueue
 from api.jobs.pending_cancellations import PendingCancellations, may_have_arrived
 from api.jobs.redis_services import REDIS_TIMEOUT_S, RedisServices, redis_timeout
 from api.settings import ApiSettings
 from shared.errors import Conflict, ServiceUnavailable
 from shared.origin import Origin
-from shared.protocol import ChatJob, JobRecord, JobStatus, Succeeded
+from shared.protocol import ChatJob, Delta, JobRecord, JobStatus, Succeeded
 from shared.queue.enqueued import Enqueued, Source, no_such_job
+from shared.queue.token_log import PAGE
 from shared.request.parameters import GenerateKwargs
 
 
 class DerivedJobs:
-    """Continue and fork ended jobs.
+    """Continue, fork and replay ended jobs.
 
     Each of these methods returns the record of the new job. It raises NotFound, Conflict if the job
     does not allow it, what `admit` raises, and ServiceUnavailable without Redis.
@@ -49,6 +50,19 @@ class DerivedJobs:
         """Enqueue another ending of the job, from its token `at` on."""
         ended, outcome = await self._ended(job_id)
         return await self._submit(forked(ended, outcome, at, kwargs), client)
+
+    async def replay(self, job_id: str, client: ClientConnection) -> JobRecord:
+        """Enqueue the job's request again, to compare the tokens."""
+        ended, outcome = await self._ended(job_id)
+        return await self._submit(replayed(ended, outcome, await self._log(job_id)), client)
+
+    async def _log(self, job_id: str) -> list[Delta]:
+        async with redis_timeout():
+            deltas = page = await self._redis.token_log.read(job_id, 0)
+            while len(page) == PAGE:
+                page = await self._redis.token_log.read(job_id, len(deltas))
+                deltas = deltas + page
+        return deltas
 
     async def _submit(self, derived: Derived, client: ClientConnection) -> JobRecord:
         job, source = derived

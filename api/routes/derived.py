@@ -1,4 +1,4 @@
-"""`/jobs/{id}/continue` and `/fork`: new jobs from the tokens of an ended one."""
+"""`/jobs/{id}/continue`, `/fork` and `/replay`: new jobs from the tokens of an ended one."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -59,3 +59,20 @@ async def fork_job(request: Request, job_id: JobId) -> Response:
     client = ClientConnection(request.receive, services.stopping)
     record = await services.derived.fork(job_id, body.at, body.generate_kwargs, client)
     return accepted(request, record)
+
+
+@router.post(
+    "/jobs/{job_id}/replay",
+    status_code=202,
+    summary="Replay a job",
+    responses={202: ACCEPTED, **{code: RESPONSES[code] for code in (400, 404, 409, 422, 429, 503)}},
+)
+async def replay_job(request: Request, job_id: JobId) -> Response:
+    """Run a job that succeeded again, with its seed, as a new job.
+
+    At its end `replay` says whether all tokens are identical, or names the first other token, with
+    worker and model of both runs.
+    """
+    services = services_of(request)
+    client = ClientConnection(request.receive, services.stopping)
+    return accepted(request, await services.derived.replay(job_id, client))

@@ -119,6 +119,11 @@ class AsyncJob(JobHandle):
         call = self._connection.calls.fork(self.id, at, generate_kwargs or {})
         return AsyncJob(self._connection, await self._connection.run(call))
 
+    async def replay(self) -> "AsyncJob":
+        """Run this job again, and return the new job; `info.replay` is the verdict at its end."""
+        call = self._connection.calls.replay(self.id)
+        return AsyncJob(self._connection, await self._connection.run(call))
+
     async def abandon(self) -> None:
         """Cancel the job unless its end is known. Failures are ignored."""
         if not self.status.is_terminal:

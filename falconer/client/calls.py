@@ -170,7 +170,11 @@ class Calls:
         """Fork a job. Tried once, as `continue_`."""
         return self._derived(job_id, "/fork", {"at": at, "generate_kwargs": kwargs})
 
-    def _derived(self, job_id: str, route: str, body: Mapping[str, Any]) -> Call[JobInfo]:
+    def replay(self, job_id: str) -> Call[JobInfo]:
+        """Replay a job. Tried once, as `continue_`."""
+        return self._derived(job_id, "/replay", None)
+
+    def _derived(self, job_id: str, route: str, body: Mapping[str, Any] | None) -> Call[JobInfo]:
         request = ApiRequest(method="POST", path=job_path(job_id, route), body=body)
         return Calls(Retries(attempts=1))._job(request)
 

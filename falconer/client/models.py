@@ -6,6 +6,7 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
+from shared.origin import ReplayVerdict
 from shared.protocol import Batch, JobError, JobStatus
 from shared.results import ChatResult
 
@@ -56,6 +57,7 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: JobError | None = None
     batch: Batch | None = None
     result: ChatResult | None = None
+    replay: ReplayVerdict | None = None  # of a replay that succeeded
 
 
 class JobPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -118,6 +118,11 @@ class Job(JobHandle):
         call = self._connection.calls.fork(self.id, at, generate_kwargs or {})
         return Job(self._connection, self._connection.run(call))
 
+    def replay(self) -> "Job":
+        """Run this job again, and return the new job; `info.replay` is the verdict at its end."""
+        call = self._connection.calls.replay(self.id)
+        return Job(self._connection, self._connection.run(call))
+
     def abandon(self) -> None:
         """Cancel the job unless its end is known. Failures are ignored."""
         if not self.status.is_terminal:

@@ -112,6 +112,13 @@ class ChatTask:
             return _interrupted(active, generation)
         if generation.error is not None:
             return _failed(active, JobStatus.FAILED, generation.error, generation)
+        replay = active.job.replay
+        run = ModelRun(
+            worker=active.claimed.worker_id,
+            model=self._encoder.card.name,
+            card_hash=self._card_hash,
+            adapter=adapter,
+        )
         return Succeeded(
             job_id=active.job.id,
             attempt=active.attempt,
@@ -120,7 +127,8 @@ class ChatTask:
             queue_ms=1000 * active.waited_s,
             run_ms=1000 * (time.monotonic() - started),
             num_deltas=_num_deltas(active.job, kwargs, generation),
-            model=ModelRun(card_hash=self._card_hash, adapter=adapter),
+            run=run,
+            replay=None if replay is None else replay.compare(generation.token_ids, run),
         )
 
     async def _stream(

@@ -1,7 +1,7 @@
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from shared.protocol import MergedAdapter
+from shared.model_source import MergedAdapter
 from shared.queue.keys import Keys
 from shared.registry.worker_registry import Registry, hash_card
 from tests.factories import make_card, make_worker_info
