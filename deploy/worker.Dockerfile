@@ -25,6 +25,11 @@ COPY . .
 RUN pip --python /opt/falconer/bin/python install --no-deps .
 
 FROM ${PYTHON_IMAGE} AS runtime
+ARG DEVICE=cpu
+# Triton, which comes with torch for CUDA, compiles its launchers of kernels while the worker runs.
+RUN if [ "$DEVICE" = cuda ]; then apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*; fi
 LABEL org.opencontainers.image.title="Falconer worker" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/falconer /opt/falconer
 COPY deploy/probe.py /opt/falconer/probe.py

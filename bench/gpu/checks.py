@@ -114,7 +114,7 @@ def _own_logits(
     runner = ModelRunner.with_cache(model, num_blocks=64, block_size=BLOCK_SIZE)
     step = packed_step([(0, len(prompt)) for prompt in prompts], VOCAB_SIZE)
     step.token_ids[:] = [token_id for prompt in prompts for token_id in prompt]
-    return runner.compute_logits(runner.run_layers(step, []), step)
+    return runner.compute(step)
 
 
 def _error(logits: torch.Tensor, exact: torch.Tensor) -> float:

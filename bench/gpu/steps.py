@@ -101,7 +101,7 @@ def _time(
     kind: str, runner: ModelRunner, step: PackedStep, cost: StepCost, card: Card, repeats: int
 ) -> StepTime:
     def compute() -> None:
-        runner.compute_logits(runner.run_layers(step, []), step)
+        runner.compute(step)
 
     step_s = median_s(compute, runner.kv_caches[0].keys.device, repeats)
     return StepTime(

@@ -67,7 +67,7 @@ def _record_scores(chunk: Chunk, logits: torch.Tensor) -> None:
     token_ids = sequence.token_ids[first : first + len(logprobs)]
     index = torch.tensor(token_ids, dtype=torch.int64, device=logits.device)
     scores.logprobs += logprobs.gather(-1, index[:, None])[:, 0].tolist()
-    scores.top_logprobs += [top_columns(row, count) for row in logprobs]
+    scores.top_logprobs += top_columns(logprobs, count)
 
 
 @torch.inference_mode()

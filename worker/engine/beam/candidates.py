@@ -91,5 +91,5 @@ def _beam_tokens(
     logprobs = scores[rows, token_ids].tolist()
     if not num_best:
         return list(map(BeamToken, token_ids.tolist(), logprobs))
-    best = [top_columns(row, num_best) for row in scores]
+    best = top_columns(scores, num_best)
     return list(map(BeamToken, token_ids.tolist(), logprobs, (best[row] for row in rows.tolist())))

@@ -11,8 +11,8 @@ from worker.engine.beam.search import BeamSearch, Search
 from worker.engine.outputs import FailureCause, FinishReason, TokenOutput
 from worker.engine.request import Request
 from worker.engine.sampling.logits_processors.base import SequenceViews
-from worker.engine.sampling.sampled_token import SamplingFailure
-from worker.engine.sampling.sampler import INVALID_LOGITS, NOTHING_TO_SAMPLE
+from worker.engine.sampling.sampled_token import NOTHING_TO_SAMPLE, SamplingFailure
+from worker.engine.sampling.sampler import INVALID_LOGITS
 from worker.engine.text.detokenizer import StopStrings, TokenBytes
 from worker.engine.text.visible_text import VisibleText
 

@@ -12,6 +12,7 @@ import openvino as ov
 import torch
 from numpy.typing import NDArray
 
+from worker.engine.config import EngineConfig
 from worker.engine.execution.packed_batch import PackedStep, warm_up_steps
 from worker.engine.scheduling.step_plan import StepPlan
 from worker.model.falcon import FalconForCausalLM
@@ -97,13 +98,13 @@ class OpenVinoRunner:
         self.infer_request.infer(share_outputs=True)
         return torch.from_numpy(self.infer_request.get_output_tensor(0).data)
 
-    def warm_up(self) -> None:
+    def warm_up(self, config: EngineConfig) -> None:
         """Compute the warm-up steps: one row, and several.
 
         The runtime lays out the weights at the first step of one row, and at the first of several.
         For a model of 500 MB that takes 200 ms, which no request should wait for.
         """
-        for step in warm_up_steps("cpu", num_blocks=self.num_blocks, block_size=BLOCK_SIZE):
+        for step in warm_up_steps("cpu", config, self.num_blocks):
             self.compute(step)
         if self.falcon.quantized is not None:
             self.falcon.quantized.file.drop_pages()

@@ -7,6 +7,7 @@ from itertools import accumulate, chain
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.engine.config import EngineConfig
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
 
 Int32s = NDArray[np.int32]
@@ -102,19 +103,22 @@ class PackedStep:
         return tables
 
 
-def warm_up_steps(device_type: str, *, num_blocks: int, block_size: int) -> list[PackedStep]:
+def warm_up_steps(device_type: str, config: EngineConfig, num_blocks: int) -> list[PackedStep]:
     """Make steps that load a device's kernels; their tokens belong to no sequence.
 
-    On a GPU, one of them is a chunk of a prompt, at most as long as the KV cache.
+    On a GPU, libraries choose kernels by the number of rows and load each at its first use, in tens
+    of milliseconds. So its steps have 1, 2, 4, … `max_rows` rows, then one has a chunk of a prompt
+    and one `max_step_tokens`, as far as the KV cache goes.
     """
-    steps = [
-        PackedStep.on_shared_blocks([0] * num_rows, [1] * num_rows, block_size)
-        for num_rows in WARM_UP_ROWS
-    ]
+    block_size, num_slots = config.block_size, num_blocks * config.block_size
+    counts, chunks = list(WARM_UP_ROWS), []
     if device_type == "cuda":
-        num_tokens = min(WARM_UP_TOKENS, num_blocks * block_size)
-        steps.append(PackedStep.on_shared_blocks([0], [num_tokens], block_size))
-    return steps
+        powers = (2**exponent for exponent in range(config.max_rows.bit_length()))
+        counts = sorted({*powers, config.max_rows})
+        chunks = [min(n, num_slots) for n in (WARM_UP_TOKENS, config.max_step_tokens)]
+    decoding = [PackedStep.on_shared_blocks([0] * n, [1] * n, block_size) for n in counts]
+    prompts = [PackedStep.on_shared_blocks([0], [n], block_size) for n in chunks]
+    return decoding + prompts
 
 
 def _indices_with_logits(cu_seqlens_q: Int32s, chunks: Sequence[Chunk]) -> Int64s:

@@ -4,13 +4,16 @@ Owns model and KV cache. Never pads: the tokens of sequences lie end to end.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
 import torch
 
-from worker.engine.execution.packed_batch import Int64s, PackedStep, warm_up_steps
+from worker.engine.config import EngineConfig
+from worker.engine.execution.packed_batch import PackedStep, warm_up_steps
 from worker.engine.scheduling.step_plan import BlockCopy, StepPlan
+from worker.model.device_map import current_device, upload
 from worker.model.falcon import FalconForCausalLM
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.lora import AdapterTokens, ServedAdapter
@@ -71,55 +74,67 @@ class ModelRunner:
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
         step = PackedStep.of(plan, self.block_size)
-        return self.compute_logits(self.run_layers(step, plan.block_copies), step)
+        return self.compute_logits(self.run_layers(step, plan.block_copies))
 
-    def warm_up(self) -> None:
+    def warm_up(self, config: EngineConfig) -> None:
         """Compute the warm-up steps, so that no request waits while kernels are loaded."""
-        for step in self.warm_up_steps():
+        for step in self.warm_up_steps(config):
             self.compute(step)
 
     def compute(self, step: PackedStep) -> torch.Tensor:
         """Compute a step that copies no block; return its logits."""
-        return self.compute_logits(self.run_layers(step, []), step)
+        return self.compute_logits(self.run_layers(step, []))
 
-    def warm_up_steps(self) -> list[PackedStep]:
-        return warm_up_steps(
-            self._device.type, num_blocks=self.num_blocks, block_size=self.block_size
-        )
+    def warm_up_steps(self, config: EngineConfig) -> list[PackedStep]:
+        return warm_up_steps(self._device.type, config, self.num_blocks)
 
     @torch.inference_mode()
     def run_layers(self, step: PackedStep, block_copies: list[BlockCopy]) -> torch.Tensor:
-        """Compute the last hidden states of the step's tokens, [num_tokens, hidden_size]."""
-        for kv_cache in self.kv_caches:
-            kv_cache.copy_blocks(block_copies)
-        hidden_states: torch.Tensor = self.model(
-            self._tensor(step.token_ids),
-            self._tensor(step.positions),
-            self.kv_caches,
-            self._metadata(step),
-            self._adapter_tokens(step),
-        )
-        return hidden_states
+        """Compute the last hidden states of the tokens in `step.sampled`, [n, hidden_size]."""
+        with current_device(self._device):
+            for kv_cache in self.kv_caches:
+                kv_cache.copy_blocks(block_copies)
+            inputs = self._upload(step)
+            hidden_states: torch.Tensor = self.model(
+                inputs.token_ids, inputs.positions, self.kv_caches, inputs.metadata, inputs.adapters
+            )
+            return hidden_states if inputs.sampled is None else hidden_states[inputs.sampled]
 
     @torch.inference_mode()
-    def compute_logits(self, hidden_states: torch.Tensor, step: PackedStep) -> torch.Tensor:
-        return self.model.compute_logits(hidden_states[self._tensor(step.sampled)])
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.model.compute_logits(hidden_states)
 
-    def _metadata(self, step: PackedStep) -> AttentionMetadata:
-        block_tables = step.block_tables()
+    def _upload(self, step: PackedStep) -> "_StepInputs":
+        """Copy all that the step needs to the device, before it computes anything."""
+        block_tables, adapter_tokens = step.block_tables(), step.adapter_tokens()
         blocks = block_tables[step.chunk_indices(), step.positions // self.block_size]
-        return AttentionMetadata(
-            cu_seqlens_q=step.cu_seqlens_q.tolist(),
-            context_lens=step.context_lens.tolist(),
-            slot_mapping=self._tensor(blocks * self.block_size + step.positions % self.block_size),
-            block_tables=self._tensor(block_tables),
+        slots = blocks * self.block_size + step.positions % self.block_size
+        samples_all = len(step.sampled) == len(step.token_ids)
+        arrays = [step.token_ids, step.positions, step.sampled, slots, block_tables]
+        token_ids, positions, sampled, slot_mapping, tables, *adapted = upload(
+            [*arrays, *adapter_tokens.values()], self._device
+        )
+        adapters = [self.adapters[name] for name in adapter_tokens]
+        return _StepInputs(
+            token_ids=token_ids,
+            positions=positions,
+            sampled=None if samples_all else sampled,
+            metadata=AttentionMetadata(
+                cu_seqlens_q=step.cu_seqlens_q.tolist(),
+                context_lens=step.context_lens.tolist(),
+                slot_mapping=slot_mapping,
+                block_tables=tables,
+            ),
+            adapters=AdapterTokens(list(zip(adapters, adapted, strict=True))),
         )
 
-    def _adapter_tokens(self, step: PackedStep) -> AdapterTokens:
-        tokens_of = step.adapter_tokens()
-        return AdapterTokens(
-            [(self.adapters[name], self._tensor(tokens)) for name, tokens in tokens_of.items()]
-        )
 
-    def _tensor(self, array: Int64s) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+@dataclass(frozen=True, slots=True)
+class _StepInputs:
+    """A packed step on the device."""
+
+    token_ids: torch.Tensor  # int64 [num_tokens]
+    positions: torch.Tensor  # int64 [num_tokens]
+    sampled: torch.Tensor | None  # int64 [n]: tokens that need logits; None: all
+    metadata: AttentionMetadata
+    adapters: AdapterTokens

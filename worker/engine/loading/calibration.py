@@ -38,7 +38,7 @@ _MOST_TOKENS_PER_STEP_TIME = 512
 class MeasurableRunner(Runner, Protocol):
     """A runner of this process, whose steps can be timed."""
 
-    def warm_up(self) -> None: ...
+    def warm_up(self, config: EngineConfig) -> None: ...
     def compute(self, step: PackedStep) -> torch.Tensor: ...
 
 
@@ -89,7 +89,7 @@ def _measure(
     before = torch.get_num_threads()
     torch.set_num_threads(num_torch_threads)
     try:
-        runner.warm_up()
+        runner.warm_up(bounds)
         return measure_steps(
             runner.compute,
             block_size=bounds.block_size,

@@ -115,16 +115,15 @@ def load_parallel(options: LoadOptions) -> LoadedRunner:
             runner = TensorParallelRunner(
                 loader.make_runner(model, adapters, num_blocks), processes
             )
+        config = record_limits(loader.limits, num_blocks, report)
         with report.timed(LoadPhase.WARM_UP):
-            runner.warm_up()
+            runner.warm_up(config)
     except BaseException:
         processes.stop()
         raise
-    config = loader.options.config
     report.record_memory(
         model.config, config, model.dtype, num_blocks=runner.num_blocks, num_parts=size
     )
-    config = record_limits(loader.limits, runner.num_blocks, report)
     return LoadedRunner(
         runner, model.config, config, SAMPLING_THREADS, report, tuple(adapters), processes.lost
     )

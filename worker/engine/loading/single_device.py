@@ -1,6 +1,7 @@
 """Load a checkpoint onto one device: weights, KV cache and runner."""
 
 import ctypes
+import logging
 import math
 import platform
 from collections.abc import Callable, Collection
@@ -33,6 +34,8 @@ from worker.model.layers.quantization import Quantization
 from worker.model.lora import ServedAdapter
 from worker.model.quantized_linears import quantize_linears, quantized_weights, weight_bytes
 from worker.model.tensor_parallel import TensorParallel
+
+logger = logging.getLogger(__name__)
 
 # torch's own choice, read before a thread narrows it.
 _DEFAULT_NUM_THREADS = torch.get_num_threads()
@@ -169,10 +172,10 @@ def _start(
             step_bytes=forecast.step_bytes,
         )
         runner = make_runner(num_blocks=num_blocks)
-    with report.timed(LoadPhase.WARM_UP):
-        runner.warm_up()
-    report.record_memory(model.config, limits.config, kv_dtype, num_blocks=num_blocks)
     config = record_limits(limits, num_blocks, report)
+    with report.timed(LoadPhase.WARM_UP):
+        runner.warm_up(config)
+    report.record_memory(model.config, config, kv_dtype, num_blocks=num_blocks)
     return LoadedRunner(runner, model.config, config, num_torch_threads, report)
 
 
@@ -190,6 +193,11 @@ def prepare_model(
     device: torch.device,
 ) -> None:
     """Move the model to `device`, read and quantize what is unread, and pack weights for a CPU."""
+    if quantization is Quantization.INT8_WEIGHT_ONLY and device.type == "cuda":
+        logger.warning(
+            "quantization int8-weight-only saves memory on a GPU and takes more time: each step "
+            "writes the weights out in the model's dtype; fp8 does not"
+        )
     if unread and quantization:
         quantize_linears(model, quantization, device, unread.read)
     model.to(device)

@@ -1,11 +1,12 @@
 """Sample the next token of each row from its logits.
 
-Stateless: a token depends on the row's logits, parameters, seed and tokens alone, to the last bit,
-never on other rows of the batch.
+Stateless: a token depends on the row's logits, parameters, seed and tokens alone. On a CPU it does
+not depend on other rows of the batch, to the last bit. A GPU's libraries choose the order of a sum
+by the number of rows: there, rounding in another batch can change a token.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum, auto
 
 import torch
@@ -21,20 +22,17 @@ from worker.engine.sampling.logits_processors.base import (
 from worker.engine.sampling.multinomial import multinomial, multinomial_tiled
 from worker.engine.sampling.philox import uniforms
 from worker.engine.sampling.sampled_token import (
-    CandidateTokens,
+    Choice,
+    Logprobs,
     SampledToken,
     SamplingFailure,
-    logprobs_of,
+    take_rows,
+    to_lists,
 )
 from worker.engine.sampling.tiled_scores import TiledScores
-from worker.engine.sampling_params import SamplingParams
+from worker.model.device_map import upload
 
 INVALID_LOGITS = "the model's logits contain nan or inf; remove_invalid_values would repair them"
-NOTHING_TO_SAMPLE = (
-    "no token can be sampled: the parameters ban every token or make the scores infinite"
-)
-
-
 OFF_GRAMMAR = "no token can be sampled: the other parameters ban every token of the grammar"
 
 
@@ -66,55 +64,68 @@ def sample_tokens(
     if not sequences:
         return []
     scores = TiledScores(logits)
-    raw = _raw_logprobs(logits, sequences)
-    sampled: dict[int, SampledToken | SamplingFailure] = {}
-    failures = _find_invalid(scores, sequences)
+    raw = RawLogprobs(logits, sequences)
+    tensors, is_constrained = [scores.best()], any(s.constraint for s in sequences)
     scores = _process_in_place(scores, sequences)
-    failures = _find_dead_ends(scores, sequences) | failures
+    if is_constrained:
+        tensors.append(scores.best())
+    choices: list[tuple[list[int], Choice]] = []
     for method, rows in _rows_by_method(scores, sequences).items():
-        members = [sequences[row] for row in rows]
-        sampled |= zip(rows, _sample(method, scores, rows, members), strict=True)
-    for row, logprobs in raw.items():
-        sampled[row] = _with_raw_logprobs(sampled[row], logprobs, sequences[row].params)
+        chosen = _choose(method, scores, rows, [sequences[row] for row in rows])
+        choice = raw.add_to(chosen, rows)
+        choices.append((rows, choice))
+        tensors += choice.tensors()
+    lists = iter(to_lists(tensors))  # the only wait for a GPU that greedy rows need
+    failures = _find_invalid(next(lists), sequences)
+    if is_constrained:
+        failures = _find_dead_ends(next(lists), sequences) | failures
+    sampled: dict[int, SampledToken | SamplingFailure] = {}
+    for rows, choice in choices:
+        sampled |= zip(rows, choice.to_tokens(lists), strict=True)
     return [failures.get(row) or sampled[row] for row in range(len(sequences))]
 
 
-def _raw_logprobs(logits: torch.Tensor, sequences: SequenceViews) -> dict[int, torch.Tensor]:
-    """Return log-probabilities [vocab] of the model's logits, for the rows that want them."""
-    return {
-        row: logits[row].log_softmax(dim=-1)
-        for row, sequence in enumerate(sequences)
-        if sequence.params.raw_logprobs and sequence.params.wants_logprobs
-    }
+class RawLogprobs:
+    """Log-probabilities of the model's own logits, for the rows that report them."""
+
+    def __init__(self, logits: torch.Tensor, sequences: SequenceViews) -> None:
+        """Read the logits before a processor changes them."""
+        rows = [
+            row
+            for row, sequence in enumerate(sequences)
+            if sequence.params.raw_logprobs and sequence.params.wants_logprobs
+        ]
+        self._places = {row: place for place, row in enumerate(rows)}
+        self._logprobs = take_rows(logits, rows).log_softmax(dim=-1) if rows else None
+
+    def add_to(self, choice: Choice, rows: list[int]) -> Choice:
+        """Return the choice for `rows` with what they report."""
+        reporting = [place for place, row in enumerate(rows) if row in self._places]
+        if self._logprobs is None or not reporting:
+            return choice
+        logprobs = take_rows(self._logprobs, [self._places[rows[place]] for place in reporting])
+        columns = take_rows(choice.token_ids[:, None], reporting)[:, 0]
+        own = Logprobs.of(logprobs, columns, reporting, choice.sequences)
+        return replace(choice, logprobs=[*choice.logprobs, own])
 
 
-def _with_raw_logprobs(
-    token: SampledToken | SamplingFailure, logprobs: torch.Tensor, params: SamplingParams
-) -> SampledToken | SamplingFailure:
-    if isinstance(token, SamplingFailure):
-        return token
-    return logprobs_of(token.token_id, token.token_id, logprobs, params)
-
-
-def _find_invalid(logits: TiledScores, sequences: SequenceViews) -> dict[int, SamplingFailure]:
-    """Find rows with nan or +inf, unless their requests repair them."""
+def _find_invalid(best: list[float], sequences: SequenceViews) -> dict[int, SamplingFailure]:
+    """Find rows with nan or +inf by their best logit, unless their requests repair them."""
     return {
         row: SamplingFailure(INVALID_LOGITS, FailureCause.MODEL)
-        for row, best in enumerate(logits.best().tolist())
-        if not best < torch.inf and not sequences[row].params.remove_invalid_values
+        for row, score in enumerate(best)
+        if not score < torch.inf and not sequences[row].params.remove_invalid_values
     }
 
 
-def _find_dead_ends(scores: TiledScores, sequences: SequenceViews) -> dict[int, SamplingFailure]:
+def _find_dead_ends(best: list[float], sequences: SequenceViews) -> dict[int, SamplingFailure]:
     """Find rows in which the grammar and the bans leave no token, in greedy mode too."""
-    if not any(sequence.constraint for sequence in sequences):
-        return {}
     return {
         row: SamplingFailure(
             constraint.failure(sequence.generated_token_ids) or OFF_GRAMMAR, FailureCause.PARAMETERS
         )
-        for row, (best, sequence) in enumerate(zip(scores.best().tolist(), sequences, strict=True))
-        if (constraint := sequence.constraint) is not None and best == -torch.inf
+        for row, (score, sequence) in enumerate(zip(best, sequences, strict=True))
+        if (constraint := sequence.constraint) is not None and score == -torch.inf
     }
 
 
@@ -135,42 +146,37 @@ def _rows_by_method(
     return rows_of
 
 
-def _sample(
+def _choose(
     method: SamplingMethod, scores: TiledScores, rows: list[int], sequences: SequenceViews
-) -> Iterable[SampledToken | SamplingFailure]:
+) -> Choice:
     match method:
         case SamplingMethod.GREEDY:
-            return _select_best(scores, rows, sequences)
+            return _choice(scores.scores, rows, scores.argmax(scores.index(rows)), sequences)
         case SamplingMethod.GREEDY_PROCESSED:
             processed = TiledScores(apply_row_processors(scores.rows(rows), sequences))
-            return _select_best(processed, list(range(len(rows))), sequences)
+            rows = list(range(len(rows)))
+            columns = processed.argmax(processed.index(rows))
+            return _choice(processed.scores, rows, columns, sequences)
         case SamplingMethod.TOP_K:
-            return _sample_top_k(scores, rows, sequences)
+            return _choose_top_k(scores, rows, sequences)
         case SamplingMethod.FULL:
-            candidates = CandidateTokens(apply_row_processors(scores.rows(rows), sequences))
-            columns = multinomial_tiled(candidates.scores, _uniforms(scores, sequences))
-            return _select_if_possible(candidates, columns, sequences)
+            processed_scores = apply_row_processors(scores.rows(rows), sequences)
+            columns = multinomial_tiled(processed_scores, _uniforms(scores, sequences))
+            choice = _choice(processed_scores, list(range(len(rows))), columns, sequences)
+            return replace(choice, best=processed_scores.amax(dim=-1))
 
 
-def _select_best(
-    scores: TiledScores, rows: list[int], sequences: SequenceViews
-) -> list[SampledToken]:
-    return CandidateTokens(scores.scores).select(rows, scores.argmax(scores.index(rows)), sequences)
-
-
-def _sample_top_k(
-    scores: TiledScores, rows: list[int], sequences: SequenceViews
-) -> list[SampledToken | SamplingFailure]:
+def _choose_top_k(scores: TiledScores, rows: list[int], sequences: SequenceViews) -> Choice:
     shortlist = scores.shortlist(
         scores.index(rows),
         count_per_row(scores.scores, (s.params.num_candidates or 0 for s in sequences)),
         per_row(scores.scores, (s.params.temperature for s in sequences)),
     )
-    candidates = CandidateTokens(
-        apply_row_processors(shortlist.scores, sequences), shortlist.token_ids
-    )
-    columns = multinomial(candidates.scores, _uniforms(scores, sequences))
-    return _select_if_possible(candidates, columns, sequences)
+    candidates = apply_row_processors(shortlist.scores, sequences)
+    columns = multinomial(candidates, _uniforms(scores, sequences))
+    rows = list(range(len(rows)))
+    choice = _choice(candidates, rows, columns, sequences, shortlist.token_ids)
+    return replace(choice, best=candidates.amax(dim=-1))
 
 
 def _uniforms(scores: TiledScores, sequences: SequenceViews) -> torch.Tensor:
@@ -180,16 +186,33 @@ def _uniforms(scores: TiledScores, sequences: SequenceViews) -> torch.Tensor:
         [sequence.index for sequence in sequences],
         [sequence.num_generated_tokens for sequence in sequences],
     )
-    return torch.from_numpy(uniform).to(scores.maxima.device)
+    return upload([uniform], scores.maxima.device)[0]
 
 
-def _select_if_possible(
-    candidates: CandidateTokens, columns: torch.Tensor, sequences: SequenceViews
-) -> list[SampledToken | SamplingFailure]:
-    """Return the tokens in `columns`; a failure for rows without a distribution."""
-    tokens = candidates.select(list(range(len(sequences))), columns, sequences)
-    is_possible = candidates.scores.amax(dim=-1).isfinite().tolist()
-    failure = SamplingFailure(NOTHING_TO_SAMPLE, FailureCause.PARAMETERS)
-    return [
-        token if possible else failure for token, possible in zip(tokens, is_possible, strict=True)
+def _choice(
+    scores: torch.Tensor,
+    rows: list[int],
+    columns: torch.Tensor,
+    sequences: SequenceViews,
+    token_ids: torch.Tensor | None = None,
+) -> Choice:
+    """Choose `columns` int64 [n] of n `rows` of processed `scores` float32 [m, width].
+
+    Column i of a row is token `token_ids[row, i]`, or token i.
+    """
+    tokens = columns if token_ids is None else token_ids.gather(-1, columns[:, None])[:, 0]
+    reporting = [
+        place
+        for place, sequence in enumerate(sequences)
+        if sequence.params.wants_logprobs and not sequence.params.raw_logprobs
     ]
+    if not reporting:
+        return Choice(sequences, tokens, [])
+    logprobs = Logprobs.of(
+        take_rows(scores, [rows[place] for place in reporting]).log_softmax(dim=-1),
+        take_rows(columns[:, None], reporting)[:, 0],
+        reporting,
+        sequences,
+        None if token_ids is None else take_rows(token_ids, reporting),
+    )
+    return Choice(sequences, tokens, [logprobs])

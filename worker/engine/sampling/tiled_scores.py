@@ -6,10 +6,12 @@ and only those are read again. Exact, ties included.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
 from worker.engine.sampling.sorting import below, indices_of, kth_best
+from worker.model.device_map import upload
 
 TILE_WIDTH = 128
 _MIN_WIDTH = 64  # a multiple of any SIMD width: padding cannot change the order of a row's sum
@@ -37,7 +39,7 @@ class TiledScores:
 
     def index(self, rows: list[int]) -> torch.Tensor:
         """Return the rows as an index tensor, int64 [m]."""
-        return torch.tensor(rows, device=self.scores.device)
+        return upload([np.array(rows, dtype=np.int64)], self.scores.device)[0]
 
     def rows(self, rows: list[int]) -> torch.Tensor:
         """Return a copy of some rows, [m, vocab]."""

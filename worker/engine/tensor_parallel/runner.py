@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from worker.engine.config import EngineConfig
 from worker.engine.execution.packed_batch import PackedStep
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.engine.scheduling.step_plan import BlockCopy, StepPlan
@@ -39,9 +40,9 @@ class TensorParallelRunner:
         step = PackedStep.of(plan, self.runner.block_size)
         return self._compute(_Work(step, plan.block_copies))
 
-    def warm_up(self) -> None:
+    def warm_up(self, config: EngineConfig) -> None:
         """Run the steps of `ModelRunner.warm_up` in all processes."""
-        for step in self.runner.warm_up_steps():
+        for step in self.runner.warm_up_steps(config):
             self._compute(_Work(step, []))
 
     def _compute(self, work: _Work) -> torch.Tensor:
@@ -49,7 +50,7 @@ class TensorParallelRunner:
 
     def _compute_logits(self, work: _Work) -> torch.Tensor:
         hidden_states = self._run_layers(work)
-        logits = self.runner.compute_logits(hidden_states, work.step)
+        logits = self.runner.compute_logits(hidden_states)
         if logits.is_cuda:  # sums of NCCL block the stream: wait here, not where logits are read
             torch.cuda.current_stream(logits.device).synchronize()
         return logits

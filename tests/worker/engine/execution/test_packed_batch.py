@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.worker.engine.sampling.rows import make_sequence
+from worker.engine.config import EngineConfig
 from worker.engine.execution.packed_batch import WARM_UP_TOKENS, PackedStep, warm_up_steps
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.engine.scheduling.sequence_group import SequenceGroup
@@ -87,20 +88,31 @@ def test_sequences_of_a_measurement_share_the_blocks_of_their_contexts() -> None
 
 
 def test_a_cpu_warms_up_with_one_row_and_two() -> None:
-    steps = warm_up_steps("cpu", num_blocks=100, block_size=BLOCK_SIZE)
+    steps = warm_up_steps("cpu", EngineConfig(block_size=BLOCK_SIZE), 100)
     assert [len(step.token_ids) for step in steps] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "counts"), [(1, [1]), (6, [1, 2, 4, 6]), (64, [1, 2, 4, 8, 16, 32, 64])]
+)
+def test_a_gpu_warms_up_with_every_power_of_two_of_rows(max_rows: int, counts: list[int]) -> None:
+    config = EngineConfig(max_rows=max_rows, max_step_tokens=300, block_size=BLOCK_SIZE)
+    *decoding, chunk, longest = warm_up_steps("cuda", config, 100)
+    assert [len(step.sampled) for step in decoding] == counts
+    assert [len(step.token_ids) for step in decoding] == counts
+    assert (len(chunk.token_ids), len(longest.token_ids)) == (WARM_UP_TOKENS, 300)
 
 
 @pytest.mark.parametrize("num_blocks", [3, 100])
 def test_the_warm_up_chunk_of_a_gpu_fits_the_kv_cache_and_can_be_computed(
     num_blocks: int, tmp_path: Path
 ) -> None:
-    *_, chunk = warm_up_steps("cuda", num_blocks=num_blocks, block_size=BLOCK_SIZE)
-    assert len(chunk.token_ids) == min(WARM_UP_TOKENS, num_blocks * BLOCK_SIZE)
+    *_, chunk = warm_up_steps("cuda", EngineConfig(block_size=BLOCK_SIZE), num_blocks)
+    assert len(chunk.token_ids) == min(EngineConfig().max_step_tokens, num_blocks * BLOCK_SIZE)
     runner = ModelRunner.with_cache(
         load_model(str(write_random_checkpoint(tmp_path)), device=torch.device("cpu")),
         num_blocks=num_blocks,
         block_size=BLOCK_SIZE,
     )
-    logits = runner.compute_logits(runner.run_layers(chunk, []), chunk)
+    logits = runner.compute(chunk)
     assert logits.isfinite().all()

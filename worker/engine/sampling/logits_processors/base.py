@@ -12,6 +12,7 @@ from worker.engine.grammar.output_constraint import OutputConstraint
 from worker.engine.sampling.token_history import TokenHistory
 from worker.engine.sampling.token_sequences import TokenSequenceIndex
 from worker.engine.sampling_params import SamplingParams
+from worker.model.device_map import upload
 
 
 class SequenceView(Protocol):
@@ -39,8 +40,8 @@ SequenceViews = Sequence[SequenceView]
 class LogitsProcessor(ABC):
     """One rule of transformers' `GenerationConfig`, applied to the rows that use it.
 
-    Stateless: all state is in the sequences. The result of a row depends on that row alone, to the
-    last bit.
+    Stateless: all state is in the sequences. The result of a row depends on that row alone: on
+    a CPU to the last bit, on a GPU but for rounding.
     """
 
     @abstractmethod
@@ -116,15 +117,16 @@ def score_indices(
     is_known = token_ids < scores.shape[1]
     sequences, token_ids = sequences[is_known], token_ids[is_known]
     indices = np.stack([np.array(rows)[sequences], token_ids, sequences])
-    return ScoreIndices(*torch.from_numpy(indices).to(scores.device))
+    return ScoreIndices(*upload([indices], scores.device)[0])
 
 
 def per_row(scores: torch.Tensor, values: Iterable[float]) -> torch.Tensor:
     """Return one value per row as a float32 column [n, 1]."""
-    return torch.tensor(list(values), dtype=scores.dtype, device=scores.device)[:, None]
+    column = torch.tensor(list(values), dtype=scores.dtype).numpy()
+    return upload([column], scores.device)[0][:, None]
 
 
 def count_per_row(scores: torch.Tensor, counts: Iterable[int]) -> torch.Tensor:
     """Return one count of columns per row as an int64 column [n, 1], capped at the width."""
-    column = torch.tensor(list(counts), dtype=torch.int64, device=scores.device)[:, None]
-    return column.clamp_(max=scores.shape[1])
+    column = np.fromiter(counts, dtype=np.int64).clip(max=scores.shape[1])
+    return upload([column], scores.device)[0][:, None]
