@@ -7,6 +7,7 @@ machine whose speed drifts affects both alike.
 import json
 import statistics
 import time
+from array import array
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Any
@@ -55,7 +56,7 @@ def step_seconds(engine: Engine, *, rounds: int) -> dict[int, float]:
     request = Request(request_id="cost", prompt_token_ids=token_ids, params=SamplingParams())
     sequence = Sequence.of(request, index=0, arrival=0, pipeline=LogitsPipeline())
     block_size = engine.config.block_size
-    sequence.block_table = list(range(-(-(CONTEXT + max(STEP_TOKENS)) // block_size)))
+    sequence.block_table = array("i", range(-(-(CONTEXT + max(STEP_TOKENS)) // block_size)))
     seconds: dict[int, list[float]] = {count: [] for count in STEP_TOKENS}
     for _ in range(rounds):
         for count in STEP_TOKENS:

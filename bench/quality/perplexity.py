@@ -4,6 +4,7 @@ Works with any backend: each position is a row of its own, and all rows share th
 """
 
 import math
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -68,5 +69,5 @@ def _steps(engine: Engine, token_ids: list[int]) -> Iterator[tuple[int, torch.Te
 def _row(request: Request, position: int, blocks: list[int]) -> Chunk:
     """Return a chunk of the token at `position`, as the last token of its text."""
     sequence = Sequence(request, 0, 0, request.prompt_token_ids[: position + 1], LogitsPipeline())
-    sequence.block_table = blocks
+    sequence.block_table = array("i", blocks)
     return Chunk(SequenceGroup([sequence]), sequence, start=position, num_tokens=1)

@@ -73,8 +73,8 @@ class Engine:
         self.num_torch_threads = torch.get_num_threads()  # of the thread that runs the steps
         self._token_bytes = TokenBytes(tokenizer)
         self._arrivals = count()
-        # Unfinished groups by request, each with its text or the search for one.
-        self._states: dict[str, dict[SequenceGroup, GroupState]] = {}
+        self._states: dict[SequenceGroup, GroupState] = {}  # of unfinished groups
+        self._groups: dict[str, list[SequenceGroup]] = {}  # unfinished, by request
 
     @classmethod
     def from_pretrained(
@@ -133,7 +133,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._states)
+        return bool(self._groups)
 
     @property
     def num_running(self) -> int:
@@ -167,7 +167,7 @@ class Engine:
 
         Sequences that `request.generated` completes yield no output; a beam search starts over.
         """
-        if request.request_id in self._states:
+        if request.request_id in self._groups:
             raise ValueError(f"request id {request.request_id} is in use")
         check_request(request, self.model_config, self.adapters)
         states = create_groups(
@@ -176,13 +176,15 @@ class Engine:
         if not states:
             raise ValueError(f"request {request.request_id} is complete: nothing is left to do")
         self.scheduler.check_fits(next(iter(states)))
-        self._states[request.request_id] = states
+        self._states |= states
+        self._groups[request.request_id] = list(states)
         for group in states:
             self.scheduler.add_group(group)
 
     def abort(self, request_id: str) -> None:
         """Remove a request and free its blocks. An unknown id is no error."""
-        for group in self._states.pop(request_id, {}):
+        for group in self._groups.pop(request_id, ()):
+            del self._states[group]
             self.scheduler.finish_group(group)
 
     def step(self) -> list[Output]:
@@ -212,8 +214,7 @@ class Engine:
         with self.last_step.timed(Phase.FORWARD), self.grammars.masking(plan.constrained_outputs):
             logits = self.runner.forward(plan)
         with self.last_step.timed(Phase.SAMPLE):
-            states = [self._state_of(group) for group in plan.sampled_groups]
-            return select_tokens(logits, plan, states)
+            return select_tokens(logits, plan, self._states)
 
     def _run_in_halves(self, plan: StepPlan, error: Exception) -> list[Output]:
         """Repeat a failed step in halves, to find the group that fails alone and without drafts."""
@@ -231,7 +232,7 @@ class Engine:
 
     def _run_if_alive(self, plan: StepPlan) -> list[Output]:
         """Run a plan without the groups of requests that have failed since."""
-        alive = plan.only([group for group in plan.groups if group.request_id in self._states])
+        alive = plan.only([group for group in plan.groups if group in self._states])
         return self._run(alive) if alive else []
 
     def _commit(self, plan: StepPlan, selections: Iterable[GroupSelection]) -> list[Output]:
@@ -239,24 +240,26 @@ class Engine:
         outputs: list[Output] = []
         last_chunks = {chunk.group: chunk for chunk in plan.sampled_chunks}
         for (group, chunk), selection in zip(last_chunks.items(), selections, strict=True):
-            match self._state_of(group), selection:
-                case None, _:
-                    continue  # another sequence of the request failed in this step
-                case _, SamplingFailure():
-                    outputs += self._fail(group.request_id, selection.reason, selection.cause)
-                case SequenceText() as text, tuple():
-                    outputs += self._extend(chunk, text, selection)
-                case BeamState() as search, list():
-                    outputs += self._advance(group, search, selection)
+            state = self._states.get(group)
+            if state is None:
+                continue  # another sequence of the request failed in this step
+            if isinstance(selection, SamplingFailure):
+                outputs += self._fail(group.request_id, selection.reason, selection.cause)
+            elif isinstance(selection, tuple):
+                assert isinstance(state, SequenceText)
+                outputs += self._extend(chunk, state, selection)
+            else:
+                assert isinstance(state, BeamState)
+                outputs += self._advance(group, state, selection)
         return outputs
 
     def _extend(
         self, chunk: Chunk, text: SequenceText, sampled: tuple[Sampled, ...]
-    ) -> list[Output]:
+    ) -> Iterable[Output]:
         sequence, last = chunk.sequence, sampled[-1]
         outputs = to_outputs(sampled, text)
         self.scheduler.append_tokens(sequence, [output.token_id for output in outputs])
-        if sequence.proposer and chunk.drafts:
+        if chunk.drafts and sequence.proposer:
             num_accepted = len(sampled) - 1
             sequence.proposer.record(len(chunk.drafts), num_accepted, sequence.num_tokens)
             self.last_step.num_drafts += len(chunk.drafts)
@@ -266,7 +269,7 @@ class Engine:
             self._finish(chunk.group)
         elif isinstance(last, SamplingFailure):
             return [*outputs, *self._fail(sequence.request_id, last.reason, last.cause)]
-        return [*outputs]
+        return outputs
 
     def _advance(
         self, group: SequenceGroup, search: BeamState, proposals: list[Candidates]
@@ -284,16 +287,13 @@ class Engine:
         self._finish(group)
         return results
 
-    def _state_of(self, group: SequenceGroup) -> GroupState | None:
-        """Return None if another group has made the request fail."""
-        return self._states.get(group.request_id, {}).get(group)
-
     def _finish(self, group: SequenceGroup) -> None:
         self.scheduler.finish_group(group)
-        states = self._states[group.request_id]
-        del states[group]
-        if not states:
-            del self._states[group.request_id]
+        del self._states[group]
+        unfinished = self._groups[group.request_id]
+        unfinished.remove(group)
+        if not unfinished:
+            del self._groups[group.request_id]
 
     def _fail(self, request_id: str, message: str, cause: FailureCause) -> list[Output]:
         self.abort(request_id)

@@ -1,5 +1,6 @@
 """One sequence of the batch: its tokens, its blocks, and how much of it is in the KV cache."""
 
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,7 +54,7 @@ class Sequence:
     prompt_scores: PromptScores | None = field(default=None, repr=False)  # until the first token
 
     # Kept by the block manager.
-    block_table: list[int] = field(default_factory=list)
+    block_table: "array[int]" = field(default_factory=lambda: array("i"))
     num_cached_blocks: int = 0  # the first blocks, which other sequences can find
     num_valid_cached_blocks: int = 0  # of these, the blocks that led to valid logits
     prefix_id: PrefixId = field(init=False)  # of the prefix that the cached blocks hold
@@ -136,7 +137,7 @@ class Sequence:
 
     @property
     def num_uncomputed_tokens(self) -> int:
-        return self.num_tokens - self.num_computed_tokens
+        return len(self.token_ids) - self.num_computed_tokens
 
     @property
     def max_length(self) -> int:

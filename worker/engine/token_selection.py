@@ -1,6 +1,6 @@
 """Select how each group continues from a step's logits, and score the tokens of prompts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby, islice
 
@@ -73,7 +73,7 @@ def _record_scores(chunk: Chunk, logits: torch.Tensor) -> None:
 @torch.inference_mode()
 @_one_thread()
 def select_tokens(
-    logits: torch.Tensor, plan: StepPlan, states: list[GroupState | None]
+    logits: torch.Tensor, plan: StepPlan, states: Mapping[SequenceGroup, GroupState]
 ) -> list[GroupSelection]:
     """Select how each of `plan.sampled_groups` continues, from float32 `logits` [n, vocab].
 
@@ -84,12 +84,28 @@ def select_tokens(
     """
     logits = _score_prompts(logits, plan)
     selections: dict[SequenceGroup, GroupSelection] = {}
+    single = plan.sampled_chunks
+    if any(isinstance(states.get(group), BeamState) for group in plan.sampled_groups):
+        logits, single = _propose(logits, plan, states, selections)
+    sampled = _sampled(logits, single)
+    if not selections:
+        return [*sampled]
+    selections.update(zip((chunk.group for chunk in single), sampled, strict=True))
+    return [selections[group] for group in plan.sampled_groups]
+
+
+def _propose(
+    logits: torch.Tensor,
+    plan: StepPlan,
+    states: Mapping[SequenceGroup, GroupState],
+    selections: dict[SequenceGroup, GroupSelection],
+) -> tuple[torch.Tensor, list[Chunk]]:
+    """Select the candidates of beam searches; return logits and chunks of the other groups."""
     single: list[Chunk] = []
     rows: list[int] = []
     row = 0
-    by_group = groupby(plan.sampled_chunks, lambda chunk: chunk.group)
-    for (group, chunks), state in zip(by_group, states, strict=True):
-        members = list(chunks)
+    for group, chunks in groupby(plan.sampled_chunks, lambda chunk: chunk.group):
+        members, state = list(chunks), states.get(group)
         end = row + sum(chunk.num_sampled for chunk in members)
         if isinstance(state, BeamState):
             selections[group] = state.propose(logits[row:end], group.sequences)
@@ -97,31 +113,30 @@ def select_tokens(
             single += members
             rows += range(row, end)
         row = end
-    index = torch.tensor(rows, dtype=torch.int64, device=logits.device)
-    selections.update(_sampled(logits[index] if selections else logits, single))
-    return [selections[group] for group in plan.sampled_groups]
+    return logits[torch.tensor(rows, dtype=torch.int64, device=logits.device)], single
 
 
 def _sampled(
     logits: torch.Tensor, chunks: list[Chunk]
-) -> Iterator[tuple[SequenceGroup, tuple[Sampled, ...] | SamplingFailure]]:
-    """Yield what follows each chunk of a group of one, from the `logits` of just these chunks."""
-    sampled = iter(sample_tokens(logits, [s for chunk in chunks for s in chunk.sampled]))
-    for chunk in chunks:
-        own = tuple(islice(sampled, chunk.num_sampled))
-        first = own[0]
-        if isinstance(first, SamplingFailure):
-            yield chunk.group, first
-        else:
-            yield chunk.group, verify_drafts(own, chunk.drafts)
+) -> list[tuple[Sampled, ...] | SamplingFailure]:
+    """Return what follows each chunk of a group of one, from the `logits` of just these chunks."""
+    if not any(chunk.drafts for chunk in chunks):
+        tokens = sample_tokens(logits, [chunk.sequence for chunk in chunks])
+        return [t if isinstance(t, SamplingFailure) else (t,) for t in tokens]
+    rows = iter(sample_tokens(logits, [s for chunk in chunks for s in chunk.sampled]))
+    return [verify_drafts(tuple(islice(rows, chunk.num_sampled)), chunk.drafts) for chunk in chunks]
 
 
-def verify_drafts(sampled: tuple[Sampled, ...], drafts: tuple[int, ...]) -> tuple[Sampled, ...]:
+def verify_drafts(
+    sampled: tuple[Sampled, ...], drafts: tuple[int, ...]
+) -> tuple[Sampled, ...] | SamplingFailure:
     """Return what to keep of `sampled`, where item i follows the first i of `drafts`.
 
     A draft is accepted if it equals the token sampled in its place. The token after it is then the
     token that a step of the longer sequence would have sampled, in greedy mode and otherwise.
     """
+    if isinstance(sampled[0], SamplingFailure):
+        return sampled[0]
     for count, (token, draft) in enumerate(zip(sampled, drafts, strict=False), 1):
         if isinstance(token, SamplingFailure) or token.token_id != draft:
             return sampled[:count]

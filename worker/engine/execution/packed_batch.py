@@ -1,5 +1,6 @@
 """Pack the chunks of a step end to end, without padding, as numpy arrays for any runner."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
@@ -37,6 +38,8 @@ class PackedStep:
 
     @classmethod
     def of(cls, plan: StepPlan, block_size: int) -> "PackedStep":
+        if plan.only_decodes:
+            return cls._of_one_token_each(plan.chunks, block_size)
         chunks = plan.chunks
         starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
         lengths = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int32)
@@ -49,9 +52,25 @@ class PackedStep:
             sampled=_indices_with_logits(cu_seqlens_q, chunks),
             past_lens=starts,
             cu_seqlens_q=cu_seqlens_q,
-            block_indices=_concatenated(tables),
+            block_indices=_joined(tables),
             block_begins=_cumulative(np.array([len(table) for table in tables], dtype=np.int32)),
             adapters=[chunk.sequence.adapter for chunk in chunks],
+        )
+
+    @classmethod
+    def _of_one_token_each(cls, chunks: Sequence[Chunk], block_size: int) -> "PackedStep":
+        """Pack chunks of one token that is sampled after: what `of` returns, in less time."""
+        starts = np.array([chunk.start for chunk in chunks])
+        tables = [c.sequence.block_table[: c.start // block_size + 1] for c in chunks]
+        return cls(
+            token_ids=np.array([chunk.sequence.token_ids[chunk.start] for chunk in chunks]),
+            positions=starts,
+            sampled=np.arange(len(chunks)),
+            past_lens=starts.astype(np.int32),
+            cu_seqlens_q=np.arange(len(chunks) + 1, dtype=np.int32),
+            block_indices=_joined(tables),
+            block_begins=_cumulative(np.array([len(table) for table in tables], dtype=np.int32)),
+            adapters=[chunk.sequence.request.adapter for chunk in chunks],
         )
 
     @classmethod
@@ -134,6 +153,11 @@ def _indices_with_logits(cu_seqlens_q: Int32s, chunks: Sequence[Chunk]) -> Int64
 
 def _concatenated(lists: list[list[int]]) -> Int32s:
     return np.fromiter(chain.from_iterable(lists), dtype=np.int32)
+
+
+def _joined(tables: "list[array[int]]") -> Int32s:
+    """Return the blocks of all tables, copied as bytes: a long context has many."""
+    return np.frombuffer(bytearray().join(tables), dtype=np.int32)
 
 
 def _cumulative(lengths: Int32s) -> Int32s:

@@ -18,7 +18,7 @@ NOTHING_TO_SAMPLE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SampledToken:
     """The next token of a row; log-probabilities are under the processed scores."""
 

@@ -29,6 +29,7 @@ from worker.engine.sampling.sampled_token import (
     take_rows,
     to_lists,
 )
+from worker.engine.sampling.sorting import argmax
 from worker.engine.sampling.tiled_scores import TiledScores
 from worker.model.device_map import upload
 
@@ -63,6 +64,8 @@ def sample_tokens(
     """
     if not sequences:
         return []
+    if all(sequence.pipeline.takes_best for sequence in sequences):
+        return _take_best(logits)
     scores = TiledScores(logits)
     raw = RawLogprobs(logits, sequences)
     tensors, is_constrained = [scores.best()], any(s.constraint for s in sequences)
@@ -83,6 +86,15 @@ def sample_tokens(
     for rows, choice in choices:
         sampled |= zip(rows, choice.to_tokens(lists), strict=True)
     return [failures.get(row) or sampled[row] for row in range(len(sequences))]
+
+
+def _take_best(logits: torch.Tensor) -> list[SampledToken | SamplingFailure]:
+    """Return the best token of each row, for greedy rows whose parameters change no score."""
+    columns = argmax(logits)
+    best = logits.gather(-1, columns[:, None])[:, 0]
+    valid: list[int] = columns.where(best < torch.inf, -1).tolist()  # one copy from the device
+    failure = SamplingFailure(INVALID_LOGITS, FailureCause.MODEL)
+    return [failure if column < 0 else SampledToken(column) for column in valid]
 
 
 class RawLogprobs:

@@ -24,6 +24,13 @@ def kth_best(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     return ascending(scores).gather(-1, scores.shape[1] - counts)
 
 
+def argmax(scores: torch.Tensor) -> torch.Tensor:
+    """Return the first of the best columns of each row, int64 [n]; nan is the best of all."""
+    if scores.device.type != "cpu":
+        return scores.argmax(dim=-1)
+    return torch.from_numpy(scores.numpy().argmax(axis=-1))
+
+
 def below(values: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
     """Return `values < floor`, bool [n, width]; either matrix may be a column [n, 1]."""
     if values.device.type != "cpu":

@@ -1,5 +1,6 @@
 """Ownership of the blocks of the KV cache. Plain Python: counts and ids, no tensors, no policy."""
 
+from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
@@ -57,6 +58,18 @@ class BlockManager:
             sequence.block_table.append(self._take_block())
         return block_copy
 
+    def is_allocated(self, sequence: Sequence) -> bool:
+        """Return whether `allocate` would change nothing, as in most steps of a decoding sequence.
+
+        So it is if the tokens after its cached blocks lie in one block that it does not share.
+        """
+        num_cached = sequence.num_cached_blocks
+        return (
+            0 < len(sequence.token_ids) - num_cached * self.block_size <= self.block_size
+            and num_cached < len(sequence.block_table)
+            and self._num_holders[sequence.block_table[num_cached]] == 1
+        )
+
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Share the blocks of `parent` with `child`; its tokens begin with the computed tokens."""
         child.block_table = parent.block_table[: self.num_blocks_for(parent.num_computed_tokens)]
@@ -77,7 +90,7 @@ class BlockManager:
     def next_shareable(self, sequence: Sequence) -> BlockKey | None:
         """Return the key of the block that comes next, if a cached block could replace it."""
         end = (sequence.num_cached_blocks + 1) * self.block_size
-        return self._next_key(sequence) if end < sequence.num_tokens else None
+        return self._next_key(sequence) if end < len(sequence.token_ids) else None
 
     def free(self, sequence: Sequence) -> None:
         """Free all blocks; blocks that led to no valid logits leave the prefix cache.
@@ -89,7 +102,7 @@ class BlockManager:
             self.prefix_cache.remove(block)
         for block in reversed(sequence.block_table):  # so that a prefix outlives what follows it
             self._release(block)
-        sequence.block_table = []
+        sequence.block_table = array("i")
         sequence.num_computed_tokens = 0
         sequence.num_cached_blocks = sequence.num_valid_cached_blocks = 0
         sequence.prefix_id = sequence.empty_prefix_id
@@ -138,7 +151,7 @@ class BlockManager:
             self._num_holders[block] += 1
         for block in sequence.block_table[first:end]:
             self._release(block)
-        sequence.block_table[first:end] = [hit.block for hit in cached]
+        sequence.block_table[first:end] = array("i", [hit.block for hit in cached])
         if sequence.num_valid_cached_blocks == first:  # cached blocks of others are valid
             sequence.num_valid_cached_blocks = end
         sequence.num_cached_blocks = end

@@ -8,6 +8,7 @@ and, when blocks run out, of preemption. It takes no row from a running group.
 
 from bisect import insort
 from collections.abc import Iterator
+from dataclasses import replace
 from operator import attrgetter
 
 from worker.engine.config import EngineConfig
@@ -99,9 +100,10 @@ class Scheduler:
         """
         for token_id in token_ids:
             sequence.append(token_id)
-        sequence.num_computed_tokens = sequence.num_tokens - 1
-        self.block_manager.cache_full_blocks(sequence)
-        sequence.mark_cached_valid()
+        if len(token_ids) > 1:
+            sequence.num_computed_tokens = sequence.num_tokens - 1
+            self.block_manager.cache_full_blocks(sequence)
+            sequence.mark_cached_valid()
 
     def replace_sequences(
         self, group: SequenceGroup, successors: list[tuple[Sequence, int]]
@@ -149,12 +151,13 @@ class Scheduler:
         A sequence that has to catch up gets slots alone; the beams after it follow in later steps.
         """
         for sequence in group.sequences:
-            while not self.block_manager.can_allocate(sequence):
-                last = self.running[-1]
-                self.preempt(last)
-                if last is group:
-                    return
-            self._block_copies[sequence] = self.block_manager.allocate(sequence)
+            if not self.block_manager.is_allocated(sequence):
+                while not self.block_manager.can_allocate(sequence):
+                    last = self.running[-1]
+                    self.preempt(last)
+                    if last is group:
+                        return
+                self._block_copies[sequence] = self.block_manager.allocate(sequence)
             if sequence.num_uncomputed_tokens > 1:
                 return
 
@@ -164,6 +167,8 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Start waiting groups, strictly in order, while rows and blocks are left."""
+        if not self.waiting:
+            return
         num_rows = self.num_running_rows
         while self.waiting and num_rows + self.waiting[0].num_rows <= self._max_rows:
             group = self.waiting[0]
@@ -204,22 +209,28 @@ class Scheduler:
 
     def _share_budget(self) -> StepPlan:
         """Give one token to each sequence, so that all keep streaming; share the rest in order."""
-        work = list(self._next_work())
-        prompts = [PromptWork(s.num_computed_tokens, n) for _, s, n in work if n > 1]
-        num_decoding = len(work) - len(prompts)
-        sizes = share_among_prompts(
-            prompts,
-            max_tokens=self._max_step_tokens - num_decoding,
-            max_cost=prompt_cost_limit(
-                num_decoding=num_decoding,
-                num_prompts=len(prompts),
-                max_chunk_tokens=self._max_chunk_tokens,
-            ),
-        )
-        next_size = iter(sizes)
-        chunks = []
-        for group, sequence, num_wanted in work:
-            num_tokens = next(next_size) if num_wanted > 1 else 1
-            start, block_copy = sequence.num_computed_tokens, self._block_copies[sequence]
-            chunks.append(Chunk(group, sequence, start, num_tokens, block_copy))
+        chunks: list[Chunk] = []
+        prompts: dict[int, PromptWork] = {}  # by index of the chunk
+        for group, sequence, num_wanted in self._next_work():
+            start = sequence.num_computed_tokens
+            if num_wanted > 1:
+                prompts[len(chunks)] = PromptWork(start, num_wanted)
+            chunks.append(Chunk(group, sequence, start, 1, self._block_copies.get(sequence)))
+        if prompts:
+            for index, num_tokens in self._sizes_of(prompts, len(chunks) - len(prompts)):
+                chunks[index] = replace(chunks[index], num_tokens=num_tokens)
         return StepPlan(tuple(chunks))
+
+    def _sizes_of(
+        self, prompts: dict[int, PromptWork], num_decoding: int
+    ) -> Iterator[tuple[int, int]]:
+        """Return index and tokens of each prompt; they share what `num_decoding` rows leave."""
+        max_cost = prompt_cost_limit(
+            num_decoding=num_decoding,
+            num_prompts=len(prompts),
+            max_chunk_tokens=self._max_chunk_tokens,
+        )
+        max_tokens = self._max_step_tokens - num_decoding
+        work = list(prompts.values())
+        sizes = share_among_prompts(work, max_tokens=max_tokens, max_cost=max_cost)
+        return zip(prompts, sizes, strict=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from worker.engine.grammar.grammars import ConstrainedOutput
@@ -16,7 +17,7 @@ class BlockCopy(NamedTuple):
     destination: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen object takes three times as long to make
 class Chunk:
     """Tokens `start` to `start + num_tokens` of a sequence; all before them are computed."""
 
@@ -44,7 +45,7 @@ class Chunk:
     @property
     def yields_token(self) -> bool:
         """Return whether the chunk ends with the sequence, so that a token is sampled."""
-        return self.end == self.sequence.num_tokens
+        return self.start + self.num_tokens == len(self.sequence.token_ids) + len(self.drafts)
 
     @property
     def num_sampled(self) -> int:
@@ -62,7 +63,7 @@ class Chunk:
     @property
     def sampled(self) -> list[Sequence]:
         """Return the sequences to sample for: itself, and itself with each prefix of the drafts."""
-        drafted = (self.sequence.extended_by(self.drafts[:n]) for n in range(1, self.num_sampled))
+        drafted = (self.sequence.extended_by(self.drafts[: n + 1]) for n in range(len(self.drafts)))
         return [self.sequence, *drafted]
 
     @property
@@ -85,18 +86,27 @@ class Chunk:
         return replace(self, drafts=tuple(drafts), num_tokens=self.num_tokens + len(drafts))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StepPlan:
-    """One forward pass; an empty plan means that there is nothing to do."""
+    """One forward pass; an empty plan means that there is nothing to do.
+
+    Properties that look at each chunk do so once. They describe the sequences before the step's
+    tokens are appended.
+    """
 
     chunks: tuple[Chunk, ...]  # chunks of a group are adjacent, in the order of its sequences
 
     def __bool__(self) -> bool:
         return bool(self.chunks)
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         return sum(chunk.num_tokens for chunk in self.chunks)
+
+    @cached_property
+    def only_decodes(self) -> bool:
+        """Return whether each chunk is one token that yields the next: no prompt, no draft."""
+        return self.num_tokens == len(self.chunks) == len(self.sampled_chunks)
 
     @property
     def block_copies(self) -> list[BlockCopy]:
@@ -106,7 +116,7 @@ class StepPlan:
         """
         return [chunk.block_copy for chunk in self.chunks if chunk.block_copy is not None]
 
-    @property
+    @cached_property
     def sampled_chunks(self) -> list[Chunk]:
         return [chunk for chunk in self.chunks if chunk.yields_token]
 
@@ -115,7 +125,7 @@ class StepPlan:
         """Return the sequences that tokens are sampled for, in the order of the logits."""
         return [sequence for chunk in self.sampled_chunks for sequence in chunk.sampled]
 
-    @property
+    @cached_property
     def sampled_groups(self) -> list[SequenceGroup]:
         """Return the groups that get tokens, each once, in the order of the logits."""
         return list(dict.fromkeys(chunk.group for chunk in self.sampled_chunks))
@@ -131,7 +141,7 @@ class StepPlan:
     @property
     def scores_prompts(self) -> bool:
         """Return whether the logits of a chunk begin with rows that score its prompt."""
-        return any(chunk.num_scored for chunk in self.chunks)
+        return not self.only_decodes and any(chunk.num_scored for chunk in self.chunks)
 
     @property
     def has_drafts(self) -> bool:
@@ -148,8 +158,10 @@ class StepPlan:
         dominates. Each chunk that takes drafts gets an equal share of the rest of the budget.
         """
         num_left = max_tokens - self.num_tokens
+        if num_left <= 0:
+            return self
         num_drafting = sum(chunk.takes_drafts for chunk in self.chunks)
-        if num_drafting == 0 or num_left <= 0:
+        if num_drafting == 0:
             return self
         chunks = []
         for chunk in self.chunks:

@@ -29,6 +29,7 @@ class TokenBytes:
         self._added = tokenizer.get_added_tokens_decoder()
         self._special = {token_id for token_id, token in self._added.items() if token.special}
         self._known: dict[int, bytes] = {}
+        self._texts: dict[int, str | None] = {}
 
     def bytes_of(self, token_id: int) -> bytes:
         """Return the bytes of a token, of a special one its name; b"" for an unknown id."""
@@ -39,6 +40,15 @@ class TokenBytes:
     def text_bytes_of(self, token_id: int) -> bytes:
         """Return the bytes that the token adds to the text; special tokens add none."""
         return b"" if token_id in self._special else self.bytes_of(token_id)
+
+    def text_of(self, token_id: int) -> str | None:
+        """Return the text that the token adds if its bytes are whole characters, else None."""
+        if token_id not in self._texts:
+            try:
+                self._texts[token_id] = self.text_bytes_of(token_id).decode()
+            except UnicodeDecodeError:
+                self._texts[token_id] = None
+        return self._texts[token_id]
 
     def _look_up(self, token_id: int) -> bytes:
         if token_id in self._added:  # matched as text: its characters never stand for bytes
@@ -65,10 +75,15 @@ class Detokenizer:
         self._decoder.decode(
             _tail(map(token_bytes.text_bytes_of, reversed(context)), _MAX_UTF8_BYTES)
         )
+        self._is_inside_character = self._decoder.getstate()[0] != b""
 
     def push(self, token_id: int) -> str:
         """Return the text that is certain by now: "" while a character is incomplete."""
-        return self._decoder.decode(self._token_bytes.text_bytes_of(token_id))
+        text = self._token_bytes.text_of(token_id)
+        if text is None or self._is_inside_character:
+            text = self._decoder.decode(self._token_bytes.text_bytes_of(token_id))
+            self._is_inside_character = self._decoder.getstate()[0] != b""
+        return text
 
     def flush(self) -> str:
         """Return the text of the bytes that are still held back. Call it once, at the end."""

@@ -1,5 +1,6 @@
 """Both executors in bfloat16: as exact as transformers in bfloat16, whatever runs in the batch."""
 
+from array import array
 from copy import deepcopy
 from pathlib import Path
 from random import Random
@@ -60,7 +61,8 @@ def load(path: Path, executor: Executor) -> Runner:
 def chunk(row: int, token_ids: list[int], start: int) -> Chunk:
     """Return a chunk that computes the tokens from `start` on, in blocks of its row."""
     sequence = make_sequence(token_ids)
-    sequence.block_table = [row * BLOCKS_PER_ROW + block for block in range(BLOCKS_PER_ROW)]
+    first = row * BLOCKS_PER_ROW
+    sequence.block_table = array("i", range(first, first + BLOCKS_PER_ROW))
     return Chunk(SequenceGroup([sequence]), sequence, start, len(token_ids) - start)
 
 

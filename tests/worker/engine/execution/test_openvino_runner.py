@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -141,7 +142,7 @@ def test_logits_equal_our_own_network(shape: str, bias: bool, tmp_path: Path) ->
     """Also in shapes that no published Falcon has: rotary and sequential, or with biases."""
     write_falcon(tmp_path, bias=bias, **SHAPES[shape])
     sequence = make_sequence([7, 3, 250, 8, 8, 1] * 9)
-    sequence.block_table = [2, 0]
+    sequence.block_table = array("i", [2, 0])
     plan = StepPlan((Chunk(SequenceGroup([sequence]), sequence, 0, sequence.num_tokens),))
     torch_logits, openvino_logits = (
         load_runner(

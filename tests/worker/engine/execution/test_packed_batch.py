@@ -1,10 +1,13 @@
 """The arrays that a step's chunks are packed into, and the warm-up steps."""
 
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.worker.engine.sampling.rows import make_sequence
 from worker.engine.config import EngineConfig
@@ -20,7 +23,7 @@ BLOCK_SIZE = 4
 
 def make_chunk(token_ids: list[int], *, start: int, num_tokens: int, blocks: list[int]) -> Chunk:
     sequence = make_sequence(token_ids)
-    sequence.block_table = blocks
+    sequence.block_table = array("i", blocks)
     return Chunk(SequenceGroup([sequence]), sequence, start, num_tokens)
 
 
@@ -55,6 +58,32 @@ def test_context_lengths_count_cached_and_new_tokens() -> None:
     step = pack()
     assert step.past_lens.tolist() == [4, 1]
     assert step.context_lens.tolist() == [7, 2]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5),
+    adapters=st.lists(st.sampled_from([None, "tales"]), min_size=5, max_size=5),
+)
+def test_decoding_sequences_are_packed_alike_alone_and_before_a_prompt(
+    lengths: list[int], adapters: list[str | None]
+) -> None:
+    chunks = []
+    for row, (length, adapter) in enumerate(zip(lengths, adapters, strict=False)):
+        blocks = [row * 10 + block for block in range(length // BLOCK_SIZE + 1)]
+        tokens = list(range(row * 100, row * 100 + length))
+        chunk = make_chunk(tokens, start=length - 1, num_tokens=1, blocks=blocks)
+        chunk.sequence.request = replace(chunk.sequence.request, adapter=adapter)
+        chunks.append(chunk)
+    prompt = make_chunk([1, 2, 3], start=0, num_tokens=2, blocks=[99])
+    alone = PackedStep.of(StepPlan(tuple(chunks)), BLOCK_SIZE)
+    together = PackedStep.of(StepPlan((*chunks, prompt)), BLOCK_SIZE)
+    num_blocks = alone.block_begins[-1]
+    assert alone.block_indices.tolist() == together.block_indices[:num_blocks].tolist()
+    for name in ("token_ids", "positions", "sampled", "past_lens", "cu_seqlens_q", "block_begins"):
+        array, longer = getattr(alone, name), getattr(together, name)
+        assert array.dtype == longer.dtype
+        assert array.tolist() == longer[: len(array)].tolist()
+    assert alone.adapters == together.adapters[:-1]
 
 
 def test_blocks_after_the_context_are_left_out() -> None:

@@ -1,5 +1,6 @@
 """Adapters in an engine give peft's output, merged or served, alone or side by side."""
 
+from array import array
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -115,7 +116,7 @@ def plan_for(sequences: list[tuple[list[int], str | None]]) -> StepPlan:
     for number, (prompt, adapter) in enumerate(sequences):
         sequence = make_sequence(prompt, arrival=number, adapter=adapter)
         num_blocks = -(-len(prompt) // CONFIG.block_size)
-        sequence.block_table = list(range(block, block + num_blocks))
+        sequence.block_table = array("i", range(block, block + num_blocks))
         block += num_blocks
         chunks.append(Chunk(SequenceGroup([sequence]), sequence, 0, len(prompt)))
     return StepPlan(tuple(chunks))

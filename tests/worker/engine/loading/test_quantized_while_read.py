@@ -1,5 +1,6 @@
 """A network quantized while it is read computes what a loaded, then quantized network does."""
 
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ STYLES = ["7b", "40b", "11b"]
 
 def logits_of(runner: Runner) -> torch.Tensor:
     sequence = make_sequence([7, 3, 250, 8, 8, 1] * 9)
-    sequence.block_table = [2, 0]
+    sequence.block_table = array("i", [2, 0])
     plan = StepPlan((Chunk(SequenceGroup([sequence]), sequence, 0, sequence.num_tokens),))
     return runner.forward(plan).clone()
 

@@ -7,6 +7,8 @@ from random import Random
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.worker.engine.random_params import (
     random_greedy_params,
@@ -200,6 +202,24 @@ def test_greedy_takes_the_first_of_equal_tokens() -> None:
     row = torch.zeros(1, VOCAB_SIZE)
     row[0, [4, 9]] = 1.0
     assert sample(row, [make_sequence([0])]) == [SampledToken(4)]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-math.inf, -1.0, 0.0, 2.0, math.inf, math.nan]), min_size=5),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_greedy_rows_get_the_same_tokens_alone_and_with_a_row_of_other_parameters(
+    values: list[list[float]],
+) -> None:
+    width = min(map(len, values))
+    rows = torch.tensor([row[:width] for row in values])
+    greedy = [make_sequence([0]) for _ in values]
+    other = make_sequence([0], SamplingParams(suppress_tokens=(1,), logprobs=True))
+    *together, _ = sample(torch.cat([rows, torch.zeros(1, width)]), [*greedy, other])
+    assert sample(rows, greedy) == together
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -32,7 +32,7 @@ class Pool:
         self.slots: list[tuple[int, ...] | str | None] = [None] * (NUM_BLOCKS * BLOCK_SIZE)
         self.sequences: list[Sequence] = []
         self.invalid: set[Sequence] = set()
-        self.num_copies = self.num_refusals = 0
+        self.num_copies = self.num_refusals = self.num_allocated = 0
 
     def add(self) -> None:
         """Add a prompt of two distinct tokens, so that many prompts share a prefix."""
@@ -53,7 +53,11 @@ class Pool:
         if not self.manager.can_allocate(sequence):
             self.num_refusals += 1
             return
+        is_allocated, before = self.manager.is_allocated(sequence), self.state_of(sequence)
         block_copy = self.manager.allocate(sequence)
+        if is_allocated:
+            self.num_allocated += 1
+            assert (block_copy, self.state_of(sequence)) == (None, before)
         if block_copy is not None:
             self.num_copies += 1
             for offset in range(BLOCK_SIZE):
@@ -107,6 +111,11 @@ class Pool:
         all_computed = sequence.num_uncomputed_tokens == 0
         return all_computed and sequence not in self.invalid and sequence.num_tokens < MAX_TOKENS
 
+    def state_of(self, sequence: Sequence) -> tuple[list[int], int, int]:
+        """Return its blocks, its computed tokens and the number of free blocks."""
+        num_free = self.manager.num_free_blocks
+        return list(sequence.block_table), sequence.num_computed_tokens, num_free
+
     def shares_what_it_writes(self, sequence: Sequence) -> bool:
         """Return whether another sequence holds the block of its next token, as after a fork."""
         index = sequence.num_computed_tokens // BLOCK_SIZE
@@ -152,6 +161,7 @@ def test_random_traffic_loses_overwrites_and_confuses_no_block() -> None:
     assert pool.manager.num_prefix_hit_tokens > 10_000
     assert pool.num_copies > 500
     assert pool.num_refusals > 1_000
+    assert pool.num_allocated > 1_000
     for sequence in pool.sequences:
         pool.manager.free(sequence)
     pool.manager.check_integrity([])

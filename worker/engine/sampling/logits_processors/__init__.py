@@ -79,12 +79,16 @@ ROW_PROCESSORS: tuple[RowProcessor, ...] = (
 
 def make_pipeline(params: SamplingParams) -> LogitsPipeline:
     """Select the processors that a request needs. Call it once per request."""
-    row_processors = [p for p in ROW_PROCESSORS if params.do_sample or not p.is_warper]
+    in_place_processors = tuple(p for p in IN_PLACE_PROCESSORS if p.is_active(params))
+    candidates = [p for p in ROW_PROCESSORS if params.do_sample or not p.is_warper]
+    row_processors = tuple(p for p in candidates if p.is_active(params))
+    has_processors = bool(in_place_processors or row_processors)
     return LogitsPipeline(
-        in_place_processors=tuple(p for p in IN_PLACE_PROCESSORS if p.is_active(params)),
-        row_processors=tuple(p for p in row_processors if p.is_active(params)),
+        in_place_processors=in_place_processors,
+        row_processors=row_processors,
         biased_sequences=biased_sequences(params),
         banned_sequences=banned_sequences(params),
+        takes_best=not (params.do_sample or has_processors or params.wants_logprobs),
     )
 
 

@@ -93,6 +93,7 @@ class LogitsPipeline:
     row_processors: tuple[RowProcessor, ...] = ()
     biased_sequences: TokenSequenceIndex = field(default_factory=TokenSequenceIndex)
     banned_sequences: TokenSequenceIndex = field(default_factory=TokenSequenceIndex)
+    takes_best: bool = False  # the best logit is the next token: no parameter asks for more
 
 
 @dataclass(frozen=True, slots=True)
