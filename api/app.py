@@ -40,6 +40,7 @@ CORS_HEADERS = (
     "Preference-Applied",
     "X-Request-Id",
     "X-Should-Retry",
+    "Falconer-Reuse",
 )
 
 ROUTERS = [

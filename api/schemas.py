@@ -29,6 +29,8 @@ MAX_ADAPTER_NAME = 255  # characters; the name of a folder
 
 MetadataKey = Annotated[str, Field(max_length=MAX_METADATA_KEY)]
 MetadataValue = Annotated[str, Field(max_length=MAX_METADATA_VALUE)]
+# Of which jobs a request may take the tokens, instead of generating them.
+Reuse = Literal["never", "running", "finished"]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)]
 
 
@@ -86,6 +88,10 @@ class ChatRequest(OptionalFieldsModel):
         description="Name of a served LoRA adapter.",
     )
     stream: bool = Field(default=False, description="Respond with server-sent events.")
+    reuse: Reuse = Field(
+        default="never",
+        description="Take the tokens of a job of the same request that runs, or also finished.",
+    )
     priority: Annotated[int, Field(ge=-10, le=10), INTEGER] = Field(
         default=0, description="Higher first; each step counts as 30 s of waiting."
     )

@@ -1,4 +1,4 @@
-"""How a job was made from an ended one, which model ran a job, and what a replay found."""
+"""How a job was made from another one, which model ran a job, and what a replay found."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -11,11 +11,12 @@ class OriginKind(StrEnum):
     CONTINUE = "continue"
     FORK = "fork"
     REPLAY = "replay"
+    REUSE = "reuse"
 
 
 class Origin(msgspec.Struct, frozen=True):
     kind: OriginKind
-    job_id: str  # of the ended job that the job was made from
+    job_id: str  # of the job that it was made from, or whose tokens it takes
 
 
 class ModelRun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

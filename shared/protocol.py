@@ -17,7 +17,7 @@ from shared.results import ChatResult, PromptScores
 VERSION = 4
 ADAPTERS_SINCE = 2  # older workers ignore the adapter
 PROMPTS_SINCE = 3  # older workers ignore `model`, and how the prompt is made
-DERIVED_SINCE = 4  # older workers ignore the last three fields of `ChatJob`
+DERIVED_SINCE = 4  # older workers ignore `inherited_deltas` and the next two fields
 BATCH_PRIORITY = -11  # of the jobs of batches: below all that a request may ask for
 
 
@@ -76,6 +76,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     inherited_deltas: int = 0  # of an earlier job's token log, with which its own begins
     adapter_version: str | None = None  # of these deltas
     replay: ReplayedRun | None = None  # to compare the tokens with
+    joined_to: str | None = None  # a job of the same request, whose tokens it takes if it can
 
     @property
     def gives_way(self) -> bool:

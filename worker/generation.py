@@ -32,11 +32,18 @@ class Generation:
         for output in earlier:
             self._append(output)
 
+    def take_from_other_job(self, outputs: Iterable[TokenOutput]) -> None:
+        """Add tokens that another job of the same request generated."""
+        self._take(outputs)
+
     def take(self, outputs: list[TokenOutput], rows: int) -> None:
         """Add this request's tokens of one step; `rows` is the size of the step's batch."""
         self._num_steps += 1
         self._sum_rows += rows
         self._max_rows = max(self._max_rows, rows)
+        self._take(outputs)
+
+    def _take(self, outputs: Iterable[TokenOutput]) -> None:
         for output in outputs:
             self._append(output)
             if self._on_token is not None:

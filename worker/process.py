@@ -36,6 +36,7 @@ from worker.health.heartbeat import Heartbeat
 from worker.health.metrics import WorkerMetrics
 from worker.health.probes import Probes
 from worker.jobs.capacity import Capacity
+from worker.jobs.job_follower import JobFollower
 from worker.jobs.leased_worker import LeasedWorker
 from worker.jobs.redis_loops import BLOCK_S, EngineStuck, LeaseRenewer, ListConsumer
 from worker.jobs.task import ChatTask
@@ -77,7 +78,8 @@ class WorkerProcess:
         self._metrics = WorkerMetrics()
         self._engine_thread = self._make_engine_thread()
         self._adapters = self._make_adapters(AdapterRegistry(self._redis, keys))
-        self._token_log = TokenLogWriter(TokenLog(self._connect("tokens"), keys), self.worker_id)
+        self._stored_tokens = TokenLog(self._connect("tokens"), keys)
+        self._token_log = TokenLogWriter(self._stored_tokens, self.worker_id)
         self._wake = ListConsumer(
             self._connect("wake", BLOCK_S), keys.wake, lambda _: self._worker.wake()
         )
@@ -139,6 +141,7 @@ class WorkerProcess:
                 self._token_log,
                 self._adapters.use,
                 lambda: self._adapters.names,
+                JobFollower(self._queue, self._stored_tokens, self._registry, card_hash),
             ),
             capacity=Capacity(
                 rows=model.engine.config.max_rows,

@@ -109,6 +109,8 @@ class LineJobs:
         body.check()
         if body.stream:
             raise InvalidParameter("must be false in a batch", field="stream")
+        if body.reuse != "never":
+            raise InvalidParameter("must be never in a batch", field="reuse")
         return body
 
     async def _enqueue(self, job: ChatJob, seconds_left: Callable[[], float]) -> JobHandle:

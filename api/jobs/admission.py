@@ -10,6 +10,7 @@ import msgspec
 from api.http.disconnect import ClientConnection
 from api.jobs.model_watcher import CheckedModel, ModelWatcher
 from api.jobs.redis_services import redis_timeout
+from api.jobs.reuse import check_reuse
 from api.jobs.tokenization import Tokenization
 from api.schemas import ChatRequest
 from shared.errors import (
@@ -52,6 +53,7 @@ class Admission:
         """
         self._check_ttl(request.ttl_s)
         kwargs = request.generate_kwargs
+        check_reuse(request.reuse, kwargs)
         job = ChatJob(
             version=protocol_version(request),
             id=uuid.uuid4().hex,
@@ -69,7 +71,7 @@ class Admission:
             seed=secrets.randbits(32) if kwargs.seed is None else kwargs.seed,
             return_full_text=request.return_full_text,
             clean_up_tokenization_spaces=request.clean_up_tokenization_spaces,
-            stream=stream,
+            stream=stream or request.reuse != "never",  # others need the token log
             deadline_s=request.deadline_s,
             ttl_s=request.ttl_s,
             priority=request.priority,

@@ -150,6 +150,7 @@ def _derived(
         id=uuid.uuid4().hex,
         version=max(job.version, DERIVED_SINCE),
         inherited_deltas=num_deltas,
+        joined_to=None,
         adapter_version=None if outcome.run is None else outcome.run.adapter,
         **({"replay": None} | changes),
     )

@@ -1,16 +1,17 @@
 """Make new jobs from the tokens of jobs that succeeded."""
 
-import msgspec
-
 from api.http.disconnect import ClientConnection
 from api.jobs.admission import Admission
 from api.jobs.derivation import Derived, continued, forked, replayed, without_tokens
-from api.jobs.job_client import record_of, unanswered_enqueue
-from api.jobs.pending_cancellations import PendingCancellations, may_have_arrived
+from api.jobs.job_client import record_of
+from api.jobs.pending_cancellations import (
+    PendingCancellations,
+    may_have_arrived,
+    unanswered_enqueue,
+)
 from api.jobs.redis_services import REDIS_TIMEOUT_S, RedisServices, redis_timeout
 from api.settings import ApiSettings
 from shared.errors import Conflict, ServiceUnavailable
-from shared.origin import Origin
 from shared.protocol import ChatJob, Delta, JobRecord, JobStatus, Succeeded
 from shared.queue.enqueued import Enqueued, Source, no_such_job
 from shared.queue.token_log import PAGE
@@ -68,10 +69,7 @@ class DerivedJobs:
         job, source = derived
         job = await self._admission.admit_again(job, client)
         await self._check_adapter(job)
-        assert source.kind is not None, "a retry is no derived job"
-        enqueued = await self._enqueue(job, source)
-        origin = Origin(source.kind, source.job_id)
-        return msgspec.structs.replace(record_of(enqueued), origin=origin)
+        return record_of(await self._enqueue(job, source), source)
 
     async def _check_adapter(self, job: ChatJob) -> None:
         """Raise Conflict if the adapter was loaded again since; its worker checks that too."""

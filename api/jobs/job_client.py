@@ -9,21 +9,21 @@ import structlog
 from api.http.disconnect import ClientConnection
 from api.jobs.admission import Admission
 from api.jobs.job_handle import JobHandle
-from api.jobs.pending_cancellations import PendingCancellations, may_have_arrived
-from api.jobs.redis_services import (
-    REDIS_TIMEOUT_S,
-    REDIS_UNREACHABLE,
-    RETRY_AFTER_S,
-    RedisServices,
-    redis_timeout,
+from api.jobs.pending_cancellations import (
+    PendingCancellations,
+    may_have_arrived,
+    unanswered_enqueue,
+    unanswered_retry,
 )
+from api.jobs.redis_services import REDIS_TIMEOUT_S, RedisServices, redis_timeout
+from api.jobs.reuse import ReusableJobs
 from api.metrics import Metrics
 from api.schemas import ChatRequest
 from api.settings import ApiSettings
 from shared.errors import ClientError, NotFound, ServiceUnavailable
 from shared.protocol import ChatJob, JobRecord, JobStatus
 from shared.queue.backlog import JobEstimate
-from shared.queue.enqueued import Enqueued, IdempotencyKey, no_such_job
+from shared.queue.enqueued import Enqueued, IdempotencyKey, Source, no_such_job
 from shared.queue.listing import Cursor, JobPage, TrailEntry
 
 log = structlog.get_logger(__name__)
@@ -46,6 +46,7 @@ class JobClient:
         self._redis = redis
         self._admission = admission
         self._cancellations = cancellations
+        self._reusable = ReusableJobs(redis)
         self._metrics = metrics
         self._max_queued = settings.max_queued
         self._max_queued_tokens = settings.max_queued_tokens
@@ -67,14 +68,12 @@ class JobClient:
         job: ChatJob | None = None,
         response: bytes = b"",
     ) -> JobHandle:
-        """Check and enqueue a request; return the handle of its job.
+        """Check and enqueue a request; return the handle of its job, or of an earlier one's job.
 
         `job` is what `admit` returned for the request, if it was called. `response` is stored with
-        the job, for the method of that name. A repeated request with the same idempotency key gets
-        the handle of the first one's job. The handle receives events only if it `wants_events`.
-        Raises a ClientError, ClientDisconnected or ServerStopping before the job is enqueued. After
-        a ServiceUnavailable, a job that Redis may have accepted is cancelled, unless the client can
-        find it by an idempotency key.
+        the job, for the method of that name. The handle receives events only if it `wants_events`.
+        Raises a ClientError, ClientDisconnected or ServerStopping before the enqueue. After a
+        ServiceUnavailable, an accepted job is cancelled, unless an idempotency key can find it.
         """
         key = digest_key(request, idempotency_key)
         try:
@@ -83,16 +82,18 @@ class JobClient:
             if (earlier := await self._find(key)) is None:
                 raise
             return earlier
+        job, source, reused = await self._reusable.join(request.reuse, job)
         handle = JobHandle(self._redis, job.id, self._metrics)  # before the first event
         try:
-            enqueued = await self._enqueue(job, key, response, wants_events=wants_events)
+            enqueued = await self._enqueue(job, key, response, source, wants_events=wants_events)
         except BaseException:
             handle.close()
             raise
         if enqueued.replayed:
             handle.close()
             return await self.follow(enqueued.job_id)
-        handle.accepted(record_of(enqueued), job.deadline_s)
+        handle.accepted(record_of(enqueued, source), job.deadline_s, reused)
+        await self._reusable.share(request.reuse, job)
         if request.generate_kwargs.return_token_ids:
             handle.prompt_token_ids = job.token_ids
         return handle
@@ -134,7 +135,13 @@ class JobClient:
         return None
 
     async def _enqueue(
-        self, job: ChatJob, key: IdempotencyKey | None, response: bytes, *, wants_events: bool
+        self,
+        job: ChatJob,
+        key: IdempotencyKey | None,
+        response: bytes,
+        source: Source | None,
+        *,
+        wants_events: bool,
     ) -> Enqueued:
         """Enqueue the job; cancel it if it may have arrived and no client can find it."""
         try:
@@ -146,6 +153,7 @@ class JobClient:
                     max_queued=self._max_queued,
                     max_queued_tokens=self._max_queued_tokens,
                     idempotency_key=key,
+                    source=source,
                     response=response,
                     within_s=REDIS_TIMEOUT_S,
                 )
@@ -264,21 +272,9 @@ def digest_key(request: ChatRequest, idempotency_key: str | None) -> Idempotency
     )
 
 
-def unanswered_enqueue(job_id: str, *, has_key: bool) -> ServiceUnavailable:
-    """Return the error for an enqueue without an answer: Redis may have accepted the job."""
-    if has_key:
-        advice = "if the job was accepted, the same Idempotency-Key finds it"
-    else:
-        advice = f"if job {job_id} was accepted, it is cancelled unless it ends before"
-    return ServiceUnavailable(f"{REDIS_UNREACHABLE}; {advice}", retry_after_s=RETRY_AFTER_S)
-
-
-def unanswered_retry() -> ServiceUnavailable:
-    advice = "if the retry was accepted, the same request returns it"
-    return ServiceUnavailable(f"{REDIS_UNREACHABLE}; {advice}", retry_after_s=RETRY_AFTER_S)
-
-
-def record_of(enqueued: Enqueued, *, retry_of: str | None = None) -> JobRecord:
+def record_of(
+    enqueued: Enqueued, source: Source | None = None, *, retry_of: str | None = None
+) -> JobRecord:
     """Return the record of a job that has just been accepted."""
     return JobRecord(
         id=enqueued.job_id,
@@ -288,4 +284,5 @@ def record_of(enqueued: Enqueued, *, retry_of: str | None = None) -> JobRecord:
         expected_start_s=enqueued.estimate.expected_start_s,
         lacks_worker=not enqueued.estimate.has_worker,
         retry_of=retry_of,
+        origin=source.origin if source else None,
     )

@@ -42,6 +42,7 @@ class JobHandle:
         self.job_id = job_id
         self.record: JobRecord | None = None  # as last read while the job had not ended
         self.prompt_token_ids: list[int] | None = None  # of a job that this replica tokenized
+        self.reused: str | None = None  # whose tokens the job takes: `running` or `finished`
         self._queue = redis.queue
         self._log = redis.token_log
         self._replica_id = redis.replica_id
@@ -62,9 +63,12 @@ class JobHandle:
     def close(self) -> None:
         self._stack.close()
 
-    def accepted(self, record: JobRecord, deadline_s: float | None) -> None:
+    def accepted(
+        self, record: JobRecord, deadline_s: float | None, reused: str | None = None
+    ) -> None:
         """Record that the job was enqueued, and that it expires `deadline_s` seconds from now."""
         self.record = record
+        self.reused = reused
         if deadline_s is not None:
             self._deadline = time.monotonic() + deadline_s + DEADLINE_MARGIN_S
 

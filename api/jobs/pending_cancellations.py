@@ -10,7 +10,12 @@ from functools import partial
 import structlog
 from redis.exceptions import ResponseError
 
-from api.jobs.redis_services import REDIS_TIMEOUT_S, redis_timeout
+from api.jobs.redis_services import (
+    REDIS_TIMEOUT_S,
+    REDIS_UNREACHABLE,
+    RETRY_AFTER_S,
+    redis_timeout,
+)
 from shared.errors import ServiceUnavailable
 from shared.queue.job_queue import JobQueue
 from shared.redis.retry import retry_until_reachable
@@ -70,3 +75,17 @@ class PendingCancellations:
     async def _try_to_cancel(self, job_id: str) -> bool:
         async with redis_timeout():
             return await self._queue.cancel(job_id) is not None
+
+
+def unanswered_enqueue(job_id: str, *, has_key: bool) -> ServiceUnavailable:
+    """Return the error for an enqueue without an answer: Redis may have accepted the job."""
+    if has_key:
+        advice = "if the job was accepted, the same Idempotency-Key finds it"
+    else:
+        advice = f"if job {job_id} was accepted, it is cancelled unless it ends before"
+    return ServiceUnavailable(f"{REDIS_UNREACHABLE}; {advice}", retry_after_s=RETRY_AFTER_S)
+
+
+def unanswered_retry() -> ServiceUnavailable:
+    advice = "if the retry was accepted, the same request returns it"
+    return ServiceUnavailable(f"{REDIS_UNREACHABLE}; {advice}", retry_after_s=RETRY_AFTER_S)

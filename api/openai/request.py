@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from api.openai.fields import LogitBias, Stop, StreamOptions, refused
 from api.openai.structure import StructuredRequest
-from api.schemas import MAX_ADAPTER_NAME, MAX_MODEL_NAME, ChatRequest, Metadata
+from api.schemas import MAX_ADAPTER_NAME, MAX_MODEL_NAME, ChatRequest, Metadata, Reuse
 from shared.errors import InvalidParameter
 from shared.queue.keys import JOB_TTL_S
 from shared.request.limits import MAX_INT, MAX_SCALE
@@ -35,6 +35,7 @@ KWARGS_NAMES = {
 JOB_FIELDS = (
     "deadline_s",
     "ttl_s",
+    "reuse",
     "adapter",
     "handle_long_generation",
     "clean_up_tokenization_spaces",
@@ -121,6 +122,9 @@ class OpenAIRequest(StructuredRequest):
     )
     ttl_s: Annotated[int, Field(ge=1), INTEGER] | None = Field(
         default=None, description="Seconds to keep the result."
+    )
+    reuse: Reuse = Field(
+        default="never", description="Take the tokens of a job of the same request."
     )
     adapter: str | None = Field(
         default=None, min_length=1, max_length=MAX_ADAPTER_NAME, description="As in `/chat`."

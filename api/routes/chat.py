@@ -10,7 +10,7 @@ from api.http.disconnect import ClientConnection
 from api.http.headers import IdempotencyKey, Preference, PreferHeader, parse_prefer, prefers
 from api.jobs.job_handle import JobHandle
 from api.openapi import ACCEPTED, ERRORS, RESULT, request_body
-from api.routes.responses import wait_as_preferred, wait_for_result
+from api.routes.responses import wait_as_preferred, wait_for_result, with_reuse
 from api.routes.sse import EventStreamResponse
 from api.services import Services, services_of
 
@@ -46,15 +46,18 @@ async def chat(
     submitted = await read_and_submit(request, services, preference, idempotency_key)
     handle, cancel = submitted.handle, idempotency_key is None
     if submitted.wants_stream:
-        return EventStreamResponse(
+        stream = EventStreamResponse(
             services.client, handle, services.stopping, cancel_on_disconnect=cancel
         )
+        return with_reuse(stream, handle)
     with handle:
         if preference.wait_s is None:
-            return await wait_for_result(request, services, handle, cancel_on_disconnect=cancel)
-        return await wait_as_preferred(
-            request, services, handle, preference, cancel_on_disconnect=cancel
-        )
+            answer = wait_for_result(request, services, handle, cancel_on_disconnect=cancel)
+        else:
+            answer = wait_as_preferred(
+                request, services, handle, preference, cancel_on_disconnect=cancel
+            )
+        return with_reuse(await answer, handle)
 
 
 async def read_and_submit(

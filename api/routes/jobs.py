@@ -22,7 +22,7 @@ from api.openapi import (
     TRAIL,
     request_body,
 )
-from api.routes.responses import CANCEL_WAIT_S, accepted, record_when_ended
+from api.routes.responses import CANCEL_WAIT_S, accepted, record_when_ended, with_reuse
 from api.schemas import JobList, JobSummary, JobView, Purged, Trail, TrailEvent
 from api.services import services_of
 from shared.protocol import JobStatus
@@ -69,7 +69,7 @@ async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Re
         idempotency_key=idempotency_key,
     )
     with handle:
-        return accepted(request, handle.record)
+        return with_reuse(accepted(request, handle.record), handle)
 
 
 @router.get("/jobs", summary="List jobs", responses={200: JOBS, **PARAMETER_ERRORS})

@@ -23,6 +23,7 @@ from api.services import Services
 from shared.errors import ServiceUnavailable, WaitTimeout
 from shared.protocol import Failed, JobRecord, Outcome
 
+REUSE = "Falconer-Reuse"
 CANCEL_WAIT_S = 2.0  # a cancelled job ends within one step of the engine
 
 
@@ -114,3 +115,10 @@ def outcome_response(outcome: Outcome) -> Response:
 def accepted(request: Request, record: JobRecord | None) -> Response:
     assert record is not None, "a submitted job has a record"
     return json_response(JobView.of(record), 202, {"Location": job_path(request.scope, record.id)})
+
+
+def with_reuse(response: Response, handle: JobHandle) -> Response:
+    """Return the response; its header names the state of the job whose tokens this one takes."""
+    if handle.reused is not None:
+        response.headers[REUSE] = handle.reused
+    return response

@@ -29,6 +29,7 @@ class RequestFields(TypedDict, total=False):
     clean_up_tokenization_spaces: bool | None
     generate_kwargs: Mapping[str, Any] | None
     adapter: str | None
+    reuse: Literal["never", "running", "finished"] | None
     priority: int | None
     deadline_s: float | None
     ttl_s: int | None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import Conflict, NotFound
-from shared.origin import OriginKind
+from shared.origin import Origin, OriginKind
 from shared.protocol import ChatJob
 from shared.queue.backlog import QueueEstimate, decode_estimate, decode_refusal
 from shared.queue.keys import JOB_TTL_S, RESULT_TTL_S
@@ -20,11 +20,15 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The ended job that a new job retries or was made from."""
+    """The job that a new job retries, was made from, or takes tokens of."""
 
     job_id: str
     kind: OriginKind | None  # None: a retry
     num_deltas: int  # of its token log, with which that of the new job begins
+
+    @property
+    def origin(self) -> Origin | None:
+        return None if self.kind is None else Origin(self.kind, self.job_id)
 
     def script_args(self) -> tuple[str, str, str, int]:
         """Return the arguments of `enqueue.lua`: the job to retry, the origin, and the log."""

@@ -179,6 +179,10 @@ class Keys:
         """Return the key of a list: the deltas of a streamed job, in order."""
         return f"{self.queue}:token-log:{job_id}"
 
+    def reusable(self, digest: str) -> str:
+        """Return the key of the id of the latest job of a request that shares its tokens."""
+        return f"{self.queue}:reusable:{digest}"
+
     def retry_payload(self, job_id: str) -> str:
         """Return the key of the payload of an ended job, for a retry or for a job made from it."""
         return f"{self.queue}:retry-payload:{job_id}"

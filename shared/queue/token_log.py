@@ -10,7 +10,7 @@ from typing import cast
 from redis.asyncio import Redis
 
 from shared.protocol import Delta, decode_delta
-from shared.queue.keys import Keys
+from shared.queue.keys import UNFINISHED_JOB_TTL_S, Keys
 from shared.queue.scripts import Script, Scripts
 
 PAGE = 500  # deltas read at a time
@@ -51,6 +51,15 @@ class TokenLog:
         page = self._redis.lrange(self._keys.token_log(job_id), start, start + PAGE - 1)
         # redis-py types it as maybe not awaitable
         return [decode_delta(packed) for packed in await cast(Awaitable[list[bytes]], page)]
+
+    async def share(self, digest: str, job_id: str) -> None:
+        """Let later requests with this digest use the log of a job."""
+        await self._redis.set(self._keys.reusable(digest), job_id, ex=UNFINISHED_JOB_TTL_S)
+
+    async def shared_by(self, digest: str) -> str | None:
+        """Return the id of the latest job with this digest; it may have failed or expired."""
+        job_id: bytes | None = await self._redis.get(self._keys.reusable(digest))
+        return None if job_id is None else job_id.decode()
 
     async def length(self, job_id: str) -> int:
         return await cast(Awaitable[int], self._redis.llen(self._keys.token_log(job_id)))

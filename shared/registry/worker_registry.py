@@ -99,6 +99,12 @@ class Registry:
     async def is_live(self, worker_id: str) -> bool:
         return bool(await self._redis.exists(self._keys.worker(worker_id)))
 
+    async def card_hash_of(self, worker_id: str) -> str | None:
+        """Return the hash of a worker's model card; None unless the worker is live."""
+        data: bytes | None = await self._redis.get(self._keys.worker(worker_id))
+        info = _decode_report(data) if data else None
+        return None if info is None else info.card_hash
+
     async def workers(self) -> list[WorkerInfo]:
         """Return the live workers, ordered by id."""
         ids = [id_.decode() for id_ in await self._redis.zrange(self._keys.workers, 0, -1)]

@@ -32,6 +32,11 @@ class ActiveJob:
         return self.deadline - time.monotonic()
 
     @property
+    def may_generate(self) -> bool:
+        """Return whether the run is neither done nor cancelled, nor late."""
+        return not self.finished_or_cancelled.is_set() and self.time_left_s > 0
+
+    @property
     def waited_s(self) -> float:
         """Return the seconds from the job's acceptance to this worker's claim."""
         return (self.claimed.started_ms - self.claimed.created_ms) / 1000

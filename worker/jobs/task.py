@@ -19,6 +19,7 @@ from worker.engine_thread import EngineThread
 from worker.generation import Generation
 from worker.jobs.active_job import ActiveJob
 from worker.jobs.conversion import Grammar, to_chat_result, to_delta, to_output, to_request
+from worker.jobs.job_follower import JobFollower
 from worker.jobs.token_log_writer import TokenLogWriter
 
 UseAdapter = Callable[[str | None], AbstractContextManager[str | None]]
@@ -37,8 +38,13 @@ class ChatTask:
         token_log: TokenLogWriter,
         use_adapter: UseAdapter = nullcontext,
         runtime_adapters: Callable[[], tuple[str, ...]] = tuple,
+        follower: JobFollower | None = None,
     ) -> None:
-        """Run on `engine_thread`; `use_adapter` gives the engine's name of a job's adapter."""
+        """Run on `engine_thread`; `use_adapter` gives the engine's name of a job's adapter.
+
+        Without a `follower`, no job takes the tokens of another one.
+        """
+        self._follower = follower
         self._engine_thread = engine_thread
         self._encoder = encoder
         self._card_hash = card_hash
@@ -148,10 +154,19 @@ class ChatTask:
             generation.resume(to_output(_request_id(active), delta) for delta in tokens.earlier)
             if len(tokens.earlier) < active.job.inherited_deltas:
                 generation.fail(LOST_TOKENS)
-            if not generation.is_done:
+            await self._follow(active, generation, adapter)
+            if not generation.is_done and active.may_generate:
                 await self._run(active, kwargs, generation, grammar, adapter)
             await tokens.flush()
             return generation
+
+    async def _follow(self, active: ActiveJob, generation: Generation, adapter: str | None) -> None:
+        """Take the tokens of the job that this one has joined, as far as there are any."""
+        if self._follower is None or not self._is_checked(active.job) or generation.is_done:
+            return
+        async for deltas in self._follower.deltas(active, adapter, generation.num_tokens):
+            request_id = _request_id(active)
+            generation.take_from_other_job(to_output(request_id, delta) for delta in deltas)
 
     async def _run(
         self,

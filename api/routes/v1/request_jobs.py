@@ -30,6 +30,7 @@ from api.jobs.job_handle import JobHandle
 from api.jobs.redis_services import redis_timeout
 from api.openai.request import OpenAIRequest
 from api.openai.view import AnswerHead, MakeView, T
+from api.routes.responses import REUSE
 from api.schemas import ChatRequest
 from api.services import Services
 from shared.errors import ClientError, ServiceUnavailable
@@ -101,9 +102,10 @@ class RequestJobs:
 
     def headers(self, request: Request) -> dict[str, str]:
         """Return the headers of every answer about these jobs."""
-        first = self.handles[0].job_id
-        path = job_path(request.scope, first)
-        return {"Location": path, REQUEST_ID: first} | echoed_request_id(request)
+        first = self.handles[0]
+        path = job_path(request.scope, first.job_id)
+        reused = {} if first.reused is None else {REUSE: first.reused}
+        return {"Location": path, REQUEST_ID: first.job_id} | reused | echoed_request_id(request)
 
     def error_headers(self, request: Request) -> dict[str, str]:
         """Return the headers of an error, after which the SDKs must not make another job."""

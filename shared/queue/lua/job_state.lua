@@ -16,7 +16,7 @@
 --   trail: one line for each claim, start, lost lease and release, see extended_trail.
 --   retry_of, retried_as: id of the job that this job retries; id of its own retry.
 --   metadata: pairs of the client in msgpack; absent without any.
---   origin: how the job was made from an ended one, a space, the id of that job.
+--   origin: how the job was made from another one, a space, the id of that job.
 
 local function lease_score(lease_ms)
   return LEASE_SCORE_BASE + math.floor(NOW) + tonumber(lease_ms)

@@ -154,10 +154,10 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
     queue, registry, observer = JobQueue(redis, keys), Registry(redis, keys), Observer(redis, keys)
     await registry.announce("digest")
     await observer.look()
+    await TokenLog(redis, keys).share("digest", "job")
     card_hash = await registry.publish_card(make_card(), b"{}")
     await registry.report(make_worker_info("w1", card_hash=card_hash))
-    adapters = AdapterRegistry(redis, keys)
-    assert await adapters.change(AdapterSet(), AdapterSet().with_path("ode", "ode"))
+    assert await AdapterRegistry(redis, keys).change(AdapterSet(), AdapterSet().without("ode"))
 
     first, second = make_job(stream=True, metadata={"run": "7"}), make_job()
     key = IdempotencyKey("digest", body_digest="body")
