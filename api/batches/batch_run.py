@@ -32,16 +32,15 @@ from api.batches.line_reader import (
 )
 from api.openai.batches.lines import InvalidLine, NoResponse, result_line
 from shared.batches.batches import (
-    FINAL,
     Batch,
     BatchLease,
     BatchSpec,
-    BatchStatus,
     BatchStore,
     LineResult,
     Place,
 )
 from shared.batches.files import FileStore
+from shared.batches.status import BatchStatus
 from shared.errors import ClientError, ServiceUnavailable
 from shared.process.asyncio_tasks import cancel_all
 from shared.redis.retry import retry_until_reachable
@@ -94,7 +93,7 @@ class BatchRun:
         }
         while True:
             batch = await self._store.get(self._lease.batch_id)
-            if batch is None or batch.status in FINAL:
+            if batch is None or batch.status.is_final:
                 return
             self.status = batch.status
             now_s, _ = await self._store.redis.time()

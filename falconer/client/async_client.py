@@ -2,17 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 import httpx
 from httpx_sse import EventSource
 
+from falconer.client.batches import AsyncBatches, AsyncFiles
 from falconer.client.calls import (
-    Answer,
-    ApiRequest,
-    Call,
     Calls,
     checked_url,
     default_url,
@@ -20,55 +17,11 @@ from falconer.client.calls import (
     new_key,
     result_of,
 )
+from falconer.client.connections import LIMITS, AsyncConnection
 from falconer.client.event_log import EventLog
 from falconer.client.models import JobHandle, JobInfo, Prompt, RequestFields, TextDelta
 from falconer.client.retries import DEFAULT_RETRIES, Retries
 from shared.results import ChatResult
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class AsyncConnection:
-    """An httpx client that sends the requests of calls, and waits before them."""
-
-    http: httpx.AsyncClient
-    calls: Calls
-
-    async def run(self, call: Call[T]) -> T:
-        """Run a call to its end, and return its result."""
-        try:
-            request = next(call)
-            while True:
-                request = call.send(await self._answer(request))
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    async def _answer(self, request: ApiRequest) -> Answer:
-        await asyncio.sleep(request.pause_s)
-        try:
-            return await self.http.request(**request.arguments)
-        except httpx.TransportError as error:
-            return error
-
-    async def follow(self, log: EventLog) -> AsyncIterator[TextDelta]:
-        """Yield the deltas of a job, and connect again until its terminal event."""
-        while (request := log.next_request()) is not None:
-            await asyncio.sleep(request.pause_s)
-            try:
-                async with self.http.stream(**request.arguments) as answer:
-                    if answer.status_code == httpx.codes.OK:
-                        log.connection_opened()
-                        async for event in EventSource(answer).aiter_sse():
-                            if (delta := log.take(event)) is not None:
-                                yield delta
-                    else:
-                        await answer.aread()
-            except httpx.TransportError as error:
-                log.connection_ended(error)
-            else:
-                log.connection_ended(answer)
 
 
 class AsyncJob(JobHandle):
@@ -95,7 +48,9 @@ class AsyncJob(JobHandle):
         A broken connection is resumed. Raises JobFailed at the end of a job without a result.
         """
         log = EventLog(self.id, after, self._connection.calls.retries)
-        async for delta in self._connection.follow(log):
+        async for delta in self._connection.follow(
+            log, lambda answer: EventSource(answer).aiter_sse()
+        ):
             yield delta
         await self.wait()
 
@@ -131,10 +86,10 @@ class AsyncJob(JobHandle):
 
 
 class AsyncClient:
-    """An asynchronous client of one service, with a pool of connections for any number of tasks.
+    """An asynchronous client of one service, for any number of tasks.
 
-    `url` defaults to the variable FALCONER_URL, else http://127.0.0.1:8000. Raises InvalidRequest
-    for a `url` without http:// or https://.
+    `url` defaults to the variable FALCONER_URL, else http://127.0.0.1:8000. `files` and `batches`
+    have the calls of their names. Raises InvalidRequest for a `url` without http:// or https://.
     """
 
     def __init__(
@@ -144,8 +99,12 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         retries: Retries = DEFAULT_RETRIES,
     ) -> None:
-        self._http = httpx.AsyncClient(base_url=checked_url(url or default_url()), headers=headers)
+        self._http = httpx.AsyncClient(
+            base_url=checked_url(url or default_url()), headers=headers, limits=LIMITS
+        )
         self._connection = AsyncConnection(self._http, Calls(retries))
+        self.files = AsyncFiles(self._connection)
+        self.batches = AsyncBatches(self._connection)
 
     async def __aenter__(self) -> Self:
         return self

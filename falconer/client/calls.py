@@ -8,7 +8,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -36,6 +36,8 @@ CONNECT_S = 10.0
 LATE_S = 10.0  # by which the answer to a poll may come after its time
 MARGIN_S = 1.0  # by which the last answer may come after the timeout of a wait
 LONG_POLL_S = 30.0  # below the idle timeout of common proxies
+MAX_POLLS = 100  # at a time, of one client for asyncio; the pool of httpx is slow with more
+CROWDED_POLL_S = 1.0  # while more calls wait than may poll at a time
 EARLY_PAUSE_S = 0.5  # after an answer before its time, which a stopping replica gives
 MAX_PAGE = 200
 
@@ -45,11 +47,15 @@ class ApiRequest:
     method: str
     path: str
     body: Mapping[str, Any] | None = None
+    files: Mapping[str, Any] | None = None  # instead of a body
+    data: Mapping[str, str] | None = None  # next to files
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     read_timeout_s: float = ANSWER_S
     connect_timeout_s: float = CONNECT_S
     pause_s: float = 0.0  # before it is sent
+    is_poll: bool = False
+    turn_s: float | None = None  # by which a poll must have had its turn
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -58,6 +64,8 @@ class ApiRequest:
             "method": self.method,
             "url": self.path,
             "json": self.body,
+            "files": self.files,
+            "data": self.data,
             "params": self.params,
             "headers": self.headers,
             "timeout": httpx.Timeout(self.read_timeout_s, connect=self.connect_timeout_s),
@@ -72,11 +80,11 @@ def job_path(job_id: str, suffix: str = "") -> str:
     return f"/jobs/{quote(job_id, safe='')}{suffix}"
 
 
-def poll(job_id: str, pause_s: float, left_s: float) -> ApiRequest:
+def poll(job_id: str, longest_s: float, pause_s: float, left_s: float) -> ApiRequest:
     """Return the request for a job at its end, at the latest after the time left."""
     pause_s = min(pause_s, left_s)
     left_s -= pause_s
-    wait_s = min(LONG_POLL_S, left_s)
+    wait_s = min(longest_s, left_s)
     return ApiRequest(
         method="GET",
         path=job_path(job_id),
@@ -84,6 +92,8 @@ def poll(job_id: str, pause_s: float, left_s: float) -> ApiRequest:
         read_timeout_s=min(wait_s + LATE_S, left_s + MARGIN_S),
         connect_timeout_s=min(CONNECT_S, left_s + MARGIN_S),
         pause_s=pause_s,
+        is_poll=True,
+        turn_s=None if math.isinf(left_s) else left_s,
     )
 
 
@@ -127,6 +137,7 @@ class Calls:
 
     def __init__(self, retries: Retries) -> None:
         self.retries = retries
+        self._num_waiting = 0
 
     def submit(self, body: Mapping[str, Any], key: str) -> Call[JobInfo]:
         """Submit one job, however often the request must be repeated."""
@@ -180,20 +191,29 @@ class Calls:
 
     def wait(self, job_id: str, timeout_s: float | None) -> Call[JobInfo]:
         """Poll until the job ends. Raises WaitTimeout, or the error of too many failed polls."""
+        self._num_waiting += 1
+        try:
+            return (yield from self._wait(job_id, timeout_s))
+        finally:
+            self._num_waiting -= 1
+
+    def _wait(self, job_id: str, timeout_s: float | None) -> Call[JobInfo]:
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         attempts = Attempts(self.retries, deadline)
         pause_s = 0.0
         while True:
             started = time.monotonic()
             left_s = max(0.0, deadline - started)
-            answer = yield poll(job_id, pause_s, left_s)
+            is_crowded = self._num_waiting > MAX_POLLS
+            longest_s = CROWDED_POLL_S if is_crowded else LONG_POLL_S
+            answer = yield poll(job_id, longest_s, pause_s, left_s)
             now = time.monotonic()
             if isinstance(answer, httpx.Response) and answer.is_success:
                 job = decoded(answer.content, JobInfo)
                 if job.status.is_terminal:
                     return job
                 attempts.restart()
-                pause_s = EARLY_PAUSE_S if now - started < min(LONG_POLL_S, left_s) else 0.0
+                pause_s = EARLY_PAUSE_S if now - started < min(longest_s, left_s) else 0.0
             else:
                 error = error_of(answer)
                 if now < deadline or not error.is_temporary:
@@ -206,18 +226,25 @@ class Calls:
         """Return one page of the list, after the page that had `cursor`."""
         filters = {"status": status, "cursor": cursor, "limit": min(limit, MAX_PAGE)}
         params = {name: value for name, value in filters.items() if value is not None}
-        response = yield from self._answer(ApiRequest(method="GET", path="/jobs", params=params))
+        response = yield from self.answer(ApiRequest(method="GET", path="/jobs", params=params))
         return decoded(response.content, JobPage)
 
     def _job(self, request: ApiRequest) -> Call[JobInfo]:
-        response = yield from self._answer(request)
+        response = yield from self.answer(request)
         return decoded(response.content, JobInfo)
 
-    def _answer(self, request: ApiRequest) -> Call[httpx.Response]:
-        """Repeat a request until it succeeds, within the limits. Raises ApiError."""
+    def answer(self, request: ApiRequest, accepted: Collection[int] = ()) -> Call[httpx.Response]:
+        """Repeat a request until it succeeds, within the limits. Raises ApiError.
+
+        A repeated request may also get an `accepted` status: the first one may have succeeded.
+        """
         attempts = Attempts(self.retries)
+        is_repeated = False
         while True:
             answer = yield request
-            if isinstance(answer, httpx.Response) and answer.is_success:
+            if isinstance(answer, httpx.Response) and (
+                answer.is_success or (is_repeated and answer.status_code in accepted)
+            ):
                 return answer
             request = replace(request, pause_s=attempts.pause_s(error_of(answer)))
+            is_repeated = True

@@ -8,7 +8,8 @@ FalconerError
     ├── TooManyRequests    429: the queue is full; `retry_after` seconds help
     ├── Unavailable        502, 503, 504, or no response: `status` is None
     ├── JobFailed          the job failed, expired or was cancelled; carries `job`
-    └── WaitTimeout        the job did not end within the `timeout` of the caller
+    ├── BatchFailed        the file of a batch was invalid; `errors` has a text per line
+    └── WaitTimeout        the job or batch did not end within the `timeout` of the caller
 """
 
 import re
@@ -92,6 +93,16 @@ class JobFailed(ApiError):
         self.job = job
 
 
+class BatchFailed(ApiError):
+    """A batch without results, because its file was invalid or was deleted."""
+
+    def __init__(self, batch_id: str, errors: list[str]) -> None:
+        rest = f"; {len(errors) - 1} more errors" if errors[1:] else ""
+        super().__init__(f"batch {batch_id} failed: {errors[0]}{rest}")
+        self.batch_id = batch_id
+        self.errors = errors
+
+
 VERBS = {"cancelled": "was cancelled"}
 BY_STATUS: dict[int, type[ApiError]] = {
     400: InvalidRequest,
@@ -107,8 +118,16 @@ BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
+class OpenAIError(msgspec.Struct):
+    message: str
+    param: str | None = None
+
+
 class ErrorBody(msgspec.Struct):
-    detail: str
+    """The body of an error; below `/v1` it has an `error` and no `detail`."""
+
+    detail: str = ""
+    error: OpenAIError | None = None
     id: str | None = None  # of the job
 
 
@@ -122,11 +141,14 @@ def error_of(answer: httpx.Response | httpx.TransportError) -> ApiError:
     except msgspec.DecodeError:  # of a proxy, perhaps
         shown = answer.text[:MAX_SHOWN].strip()
         body = ErrorBody(f"HTTP {status} {answer.reason_phrase}" + f": {shown}" * bool(shown))
+    if not (body.detail or body.error):
+        body.detail = f"HTTP {status} {answer.reason_phrase}"
     found = FIELD.match(body.detail)
+    error = body.error or OpenAIError(body.detail, found[1] if found else None)
     return BY_STATUS.get(status, ApiError)(
-        body.detail,
+        error.message,
         status=status,
-        field=found[1] if found else None,
+        field=error.param,
         retry_after=retry_after_of(answer),
         job_id=body.id,
     )

@@ -1,18 +1,14 @@
 """The client and its jobs, for synchronous code. `async_client.py` mirrors it."""
 
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 import httpx
 from httpx_sse import EventSource
 
+from falconer.client.batches import Batches, Files
 from falconer.client.calls import (
-    Answer,
-    ApiRequest,
-    Call,
     Calls,
     checked_url,
     default_url,
@@ -20,55 +16,11 @@ from falconer.client.calls import (
     new_key,
     result_of,
 )
+from falconer.client.connections import LIMITS, Connection
 from falconer.client.event_log import EventLog
 from falconer.client.models import JobHandle, JobInfo, Prompt, RequestFields, TextDelta
 from falconer.client.retries import DEFAULT_RETRIES, Retries
 from shared.results import ChatResult
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """An httpx client that sends the requests of calls, and waits before them."""
-
-    http: httpx.Client
-    calls: Calls
-
-    def run(self, call: Call[T]) -> T:
-        """Run a call to its end, and return its result."""
-        try:
-            request = next(call)
-            while True:
-                request = call.send(self._answer(request))
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    def _answer(self, request: ApiRequest) -> Answer:
-        time.sleep(request.pause_s)
-        try:
-            return self.http.request(**request.arguments)
-        except httpx.TransportError as error:
-            return error
-
-    def follow(self, log: EventLog) -> Iterator[TextDelta]:
-        """Yield the deltas of a job, and connect again until its terminal event."""
-        while (request := log.next_request()) is not None:
-            time.sleep(request.pause_s)
-            try:
-                with self.http.stream(**request.arguments) as answer:
-                    if answer.status_code == httpx.codes.OK:
-                        log.connection_opened()
-                        for event in EventSource(answer).iter_sse():
-                            if (delta := log.take(event)) is not None:
-                                yield delta
-                    else:
-                        answer.read()
-            except httpx.TransportError as error:
-                log.connection_ended(error)
-            else:
-                log.connection_ended(answer)
 
 
 class Job(JobHandle):
@@ -95,7 +47,7 @@ class Job(JobHandle):
         A broken connection is resumed. Raises JobFailed at the end of a job without a result.
         """
         log = EventLog(self.id, after, self._connection.calls.retries)
-        yield from self._connection.follow(log)
+        yield from self._connection.follow(log, lambda answer: EventSource(answer).iter_sse())
         self.wait()
 
     def cancel(self) -> JobInfo:
@@ -130,10 +82,10 @@ class Job(JobHandle):
 
 
 class Client:
-    """A client of one service, with a pool of connections for any number of threads.
+    """A client of one service, for any number of threads.
 
-    `url` defaults to the variable FALCONER_URL, else http://127.0.0.1:8000. Raises InvalidRequest
-    for a `url` without http:// or https://.
+    `url` defaults to the variable FALCONER_URL, else http://127.0.0.1:8000. `files` and `batches`
+    have the calls of their names. Raises InvalidRequest for a `url` without http:// or https://.
     """
 
     def __init__(
@@ -143,8 +95,12 @@ class Client:
         headers: Mapping[str, str] | None = None,
         retries: Retries = DEFAULT_RETRIES,
     ) -> None:
-        self._http = httpx.Client(base_url=checked_url(url or default_url()), headers=headers)
+        self._http = httpx.Client(
+            base_url=checked_url(url or default_url()), headers=headers, limits=LIMITS
+        )
         self._connection = Connection(self._http, Calls(retries))
+        self.files = Files(self._connection)
+        self.batches = Batches(self._connection)
 
     def __enter__(self) -> Self:
         return self

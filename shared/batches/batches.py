@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
 
 from shared.batches.ids import PageRequest, new_id, page_of_ids
-from shared.errors import QueueFull
+from shared.batches.status import BatchStatus
+from shared.errors import Conflict, QueueFull
+from shared.queue.enqueued import IdempotencyKey
 from shared.queue.keys import ACTIVE_BATCHES_MAX, FILE_TTL_S, Keys
 from shared.queue.scripts import Script, ScriptArg, Scripts
 
@@ -19,23 +20,6 @@ RETRY_AFTER_S = 60
 READ_AT_ONCE = 100  # batches
 
 
-class BatchStatus(StrEnum):
-    VALIDATING = "validating"
-    IN_PROGRESS = "in_progress"
-    FINALIZING = "finalizing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    EXPIRED = "expired"
-    CANCELLING = "cancelling"
-    CANCELLED = "cancelled"
-
-
-FINAL = {
-    BatchStatus.COMPLETED,
-    BatchStatus.FAILED,
-    BatchStatus.EXPIRED,
-    BatchStatus.CANCELLED,
-}
 CANCELLABLE = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
 
 
@@ -108,15 +92,24 @@ class BatchStore:
 
     # -- for clients -----------------------------------------------------------------------------
 
-    async def create(self, spec: BatchSpec) -> None:
-        """Add a batch, which any replica may run. Raises QueueFull."""
+    async def create(self, spec: BatchSpec, key: IdempotencyKey | None = None) -> str:
+        """Add a batch, which any replica may run; return its id, or that of its key's first batch.
+
+        Raises QueueFull, and Conflict for a key with another body.
+        """
         ttl_s = spec.expires_at - spec.created_at + FILE_TTL_S
         packed = msgspec.msgpack.encode(spec)
-        if not await self._scripts.run(Script.CREATE_BATCH, spec.id, packed, 1000 * ttl_s):
+        key = key or IdempotencyKey("", "")
+        args = (spec.id, packed, 1000 * ttl_s, key.digest, key.body_digest)
+        verdict: bytes = await self._scripts.run(Script.CREATE_BATCH, *args)
+        if verdict == b"conflict":
+            raise Conflict("Idempotency-Key was already used with a different request body")
+        if verdict == b"full":
             raise QueueFull(
                 f"at most {ACTIVE_BATCHES_MAX} batches may run at a time, try again later",
                 retry_after_s=RETRY_AFTER_S,
             )
+        return verdict.decode()
 
     async def get(self, batch_id: str) -> Batch | None:
         [batch] = await self._read([batch_id])
@@ -216,7 +209,7 @@ class BatchStore:
         earlier: Sequence[BatchStatus],
         **fields: Any,
     ) -> bool:
-        ttl_ms = str(1000 * FILE_TTL_S) if status in FINAL else ""
+        ttl_ms = str(1000 * FILE_TTL_S) if status.is_final else ""
         pairs = [part for pair in fields.items() for part in pair]
         args = [batch_id, token, status, " ".join(earlier), ttl_ms, *pairs]
         return bool(await self._scripts.run(Script.MOVE_BATCH, *args))

@@ -14,6 +14,8 @@ from typing import Any
 import openai
 import pytest
 
+from falconer import AsyncClient, Client
+from tests.clients.both_clients import Connect, clients_of
 from tests.clients.calls import REQUEST
 from tests.clients.openai_client import WAIT_S
 from tests.clients.pages import PageServer, page_server
@@ -79,6 +81,13 @@ def expected(url: str) -> str:
     with urllib.request.urlopen(call, timeout=START_S) as answer:
         result: dict[str, Any] = json.load(answer)
     return str(result["sequences"][0]["text"])
+
+
+@pytest.fixture(params=[Client, AsyncClient])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Return a function that opens a client; a test calls both classes alike."""
+    with clients_of(request.param) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

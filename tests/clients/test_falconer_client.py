@@ -3,22 +3,13 @@
 A link between client and service cuts connections after a number of bytes.
 """
 
-import asyncio
-import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import httpx
 import pytest
-from anyio.from_thread import start_blocking_portal
 
 from falconer import (
     ApiError,
-    AsyncClient,
-    AsyncJob,
-    Client,
     Conflict,
     InvalidRequest,
     JobFailed,
@@ -27,13 +18,11 @@ from falconer import (
     Unavailable,
     WaitTimeout,
 )
-from tests.chaos.harness.network_link import NetworkLink
+from tests.clients.both_clients import Connect, link_that_cuts
 from tests.clients.calls import REQUEST
 from tests.redis_server import free_port
 
 pytestmark = pytest.mark.integration
-
-Connect = Callable[..., Any]  # opens a `Client` or a `Blocking`
 
 PROMPT = "Once upon a time"
 BRIEF: dict[str, Any] = {
@@ -50,60 +39,6 @@ LONG: dict[str, Any] = {
     }
 }
 ENDLESS: dict[str, Any] = {"fill_context": True, "generate_kwargs": {"eos_token_id": None}}
-
-
-class Blocking:
-    """Calls an asynchronous object from a synchronous test."""
-
-    def __init__(self, target: AsyncClient | AsyncJob, runner: asyncio.Runner) -> None:
-        self._target = target
-        self._runner = runner
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._target, name)
-        return partial(self._call, value) if callable(value) else value
-
-    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        outcome = method(*args, **kwargs)
-        if inspect.isasyncgen(outcome):
-            return iter(lambda: self._runner.run(item_after(outcome)), None)
-        result = self._runner.run(outcome)
-        return Blocking(result, self._runner) if isinstance(result, AsyncJob) else result
-
-
-async def item_after(items: AsyncIterator[Any]) -> Any:
-    return await anext(items, None)
-
-
-@pytest.fixture(params=[Client, AsyncClient])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Return a function that opens a client; a test calls both classes alike."""
-    with ExitStack() as stack:
-        runner = stack.enter_context(asyncio.Runner())
-
-        def opened(*args: Any, **kwargs: Any) -> Any:
-            client = request.param(*args, **kwargs)
-            if isinstance(client, Client):
-                return stack.enter_context(client)
-            blocking = Blocking(client, runner)
-            stack.callback(blocking.aclose)
-            return blocking
-
-        yield opened
-
-
-@contextmanager
-def link_that_cuts(url: str, *num_bytes: int) -> Iterator[str]:
-    """Yield the address of a link to `url`; check that it has cut so many connections."""
-    link = NetworkLink(int(url.rpartition(":")[2]), free_port())
-    link.cut_next_after(*num_bytes)
-    with start_blocking_portal() as portal:
-        portal.call(link.start)
-        try:
-            yield f"http://127.0.0.1:{link.port}"
-        finally:
-            portal.call(link.stop)
-    assert link.cuts_left == 0
 
 
 def job_ids(client: Any) -> set[str]:

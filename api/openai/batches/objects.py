@@ -4,8 +4,9 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 import msgspec
 
-from shared.batches.batches import Batch, BatchStatus
+from shared.batches.batches import Batch
 from shared.batches.files import StoredFile
+from shared.batches.status import BatchStatus
 
 T = TypeVar("T")
 

@@ -1,6 +1,7 @@
 """`/v1/batches`: many requests in one, answered in rows that no other request wants."""
 
 from collections.abc import AsyncIterator, Iterable
+from hashlib import sha256
 from typing import Annotated
 
 import msgspec
@@ -8,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from api.http.errors import json_response
+from api.http.headers import IdempotencyKey
 from api.jobs.redis_services import redis_timeout
 from api.openai.batches.objects import BatchObject, BatchPage
 from api.openai.batches.request import BatchRequest, InlineRequest
@@ -22,10 +24,11 @@ from api.openapi import (
 from api.routes.v1.files import After, stored_file
 from api.routes.v1.request_jobs import read_v1_model
 from api.services import Services, services_of
-from shared.batches.batches import FINAL, Batch, BatchSpec, new_spec_ids
+from shared.batches.batches import Batch, BatchSpec, new_spec_ids
 from shared.batches.files import INPUT, FileProperties, StoredFile
 from shared.batches.ids import PageRequest
 from shared.errors import Conflict, InvalidParameter, NotFound
+from shared.queue.enqueued import IdempotencyKey as KeyDigests
 from shared.queue.keys import FILE_TTL_S
 
 MAX_PAGE = 100
@@ -36,7 +39,9 @@ BATCHES = schema_response("BatchPage", "A page of batches.")
 BATCH_ERRORS: Responses = {
     **{status: OPENAI_ERRORS[status] for status in (400, 413, 415, 429, 503)},
     404: schema_response("OpenAIErrorBody", "No such file or batch."),
-    409: schema_response("OpenAIErrorBody", "The batch has ended."),
+    409: schema_response(
+        "OpenAIErrorBody", "The batch has ended, or the key was used with another body."
+    ),
 }
 
 router = APIRouter()
@@ -50,10 +55,11 @@ Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of b
     responses={200: BATCH, **BATCH_ERRORS},
     openapi_extra=request_body("BatchRequest"),
 )
-async def create(request: Request) -> Response:
+async def create(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
     """Answer the requests of a file, or of a list, before the batch expires.
 
     They run at the lowest priority, on any replica. An invalid file fails the batch, not the call.
+    A repeated request with its idempotency key gets the first one's batch.
     """
     services = services_of(request)
     body = await read_v1_model(request, services, BatchRequest)
@@ -72,9 +78,20 @@ async def create(request: Request) -> Response:
             output_ttl_s=body.output_ttl_s,
         )
         await services.redis.files.keep_until(file, spec.expires_at + FILE_TTL_S)
-        await services.redis.batches.create(spec)
+        batch_id = await services.redis.batches.create(spec, digest_key(body, idempotency_key))
+        if batch_id != spec.id and body.requests is not None:
+            await services.redis.files.delete(file.id)
     services.batches.wake()
-    return json_response(BatchObject.of(await stored_batch(services, spec.id)))
+    return json_response(BatchObject.of(await stored_batch(services, batch_id)))
+
+
+def digest_key(body: BatchRequest, idempotency_key: str | None) -> KeyDigests | None:
+    """Digest the key, apart from the keys of jobs, and the fields of the body."""
+    if idempotency_key is None:
+        return None
+    fields = msgspec.json.encode(body.model_dump(exclude_unset=True), order="deterministic")
+    key = f"/v1/batches\n{idempotency_key}"  # no header has a line break
+    return KeyDigests(sha256(key.encode()).hexdigest(), sha256(fields).hexdigest())
 
 
 async def input_file(services: Services, body: BatchRequest) -> StoredFile:
@@ -133,7 +150,7 @@ async def cancel(request: Request, batch_id: str) -> Response:
     batch = await stored_batch(services, batch_id)
     async with redis_timeout():
         is_cancelled = await services.redis.batches.cancel(batch_id)
-    if not is_cancelled and batch.status in FINAL:
+    if not is_cancelled and batch.status.is_final:
         raise Conflict(f"the batch cannot be cancelled: it is {batch.status}")
     return json_response(BatchObject.of(await stored_batch(services, batch_id)))
 
