@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 from redis.asyncio import Redis
 
 from shared.protocol import Event, Failed, JobRecord, JobStatus, Succeeded, TokenDeltas
@@ -93,6 +94,12 @@ class ApiChild(Child):
                 return False
 
         await eventually(is_ready)
+
+    def sdk(self) -> openai.AsyncOpenAI:
+        """Return OpenAI's client of this replica; it repeats no request."""
+        return openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=WAIT_S
+        )
 
 
 @dataclass

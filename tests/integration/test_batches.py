@@ -23,10 +23,6 @@ def line(index: int) -> dict[str, Any]:
     return {"custom_id": f"r{index}", "method": "POST", "url": ENDPOINT, "body": body}
 
 
-def sdk(api: ApiChild) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", timeout=WAIT_S)
-
-
 async def num_done(client: openai.AsyncOpenAI, batch_id: str) -> int:
     counts = (await client.batches.retrieve(batch_id)).request_counts
     return 0 if counts is None else counts.completed
@@ -38,9 +34,9 @@ async def test_every_line_has_one_answer_after_replica_and_worker_were_killed(
 ) -> None:
     first, second, worker = start_api(), start_api(), start_worker(max_rows=8)
     await first.ready()
-    async with sdk(first) as client:
+    async with first.sdk() as client:
         batch = await create_batch(client)
-    async with sdk(second) as client:
+    async with second.sdk() as client:
 
         async def is_under_way() -> bool:
             return await num_done(client, batch.id) >= LINES // 10
@@ -52,7 +48,7 @@ async def test_every_line_has_one_answer_after_replica_and_worker_were_killed(
         owner.kill()
         worker.kill()
         start_worker(max_rows=8)
-    async with sdk(heir) as client:
+    async with heir.sdk() as client:
 
         async def has_ended() -> bool:
             return (await client.batches.retrieve(batch.id)).status == "completed"

@@ -1,8 +1,7 @@
 """A response in the background, when its worker and the api replica that streams it are killed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 
 from shared.protocol import JobStatus
-from tests.integration.service import WAIT_S, ApiChild, Service, WorkerChild, eventually
+from tests.integration.service import ApiChild, Service, WorkerChild, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -55,15 +54,6 @@ class EventLog:
         await eventually(is_so_far)
 
 
-@asynccontextmanager
-async def sdk(api: ApiChild) -> AsyncIterator[openai.AsyncOpenAI]:
-    base_url = f"{api.url}/v1"
-    async with openai.AsyncOpenAI(
-        base_url=base_url, api_key="none", max_retries=0, timeout=WAIT_S
-    ) as client:
-        yield client
-
-
 async def freeze_while_streaming(
     service: Service, worker: WorkerChild, client: openai.AsyncOpenAI
 ) -> tuple[EventLog, "asyncio.Task[None]"]:
@@ -88,14 +78,14 @@ async def test_a_response_survives_its_worker_and_the_replica_that_streams_it(
     for api in (first, second):
         await api.ready()
     await service.ready(worker)
-    async with sdk(first) as client:
+    async with first.sdk() as client:
         log, reading = await freeze_while_streaming(service, worker, client)
         worker.kill()
         first.kill()
         with pytest.raises((openai.APIConnectionError, httpx2.TransportError)):
             await reading
     start_worker(lease_s=1)
-    async with sdk(second) as client:
+    async with second.sdk() as client:
         after = log.events[-1].sequence_number
         rest = await client.responses.retrieve(log.response_id, stream=True, starting_after=after)
         await log.take(rest)
