@@ -93,9 +93,10 @@ def openai_code(error: FalconerError) -> str | None:
 def openai_error(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> OpenAIErrorBody:
+    """Return the error; its message names the invalid field, as the SDKs show only the message."""
     return OpenAIErrorBody(
         OpenAIError(
-            message=message,
+            message=f"{param}: {message}" if param else message,
             type=error_type(status),
             param=param,
             code=code,

@@ -80,7 +80,7 @@ async def test_the_list_is_empty_before_a_first_worker(workerless: FakeService) 
     assert await listed(workerless) == []
     response = await workerless.http.get("/v1/models/letters")
     assert response.status_code == 404
-    assert response.json()["error"]["message"] == "no model 'letters'; there are: none"
+    assert response.json()["error"]["message"] == "model: no model 'letters'; there are: none"
 
 
 async def test_a_model_is_listed_as_soon_as_a_worker_has_registered_it(
