@@ -30,7 +30,7 @@ from api.openai.schemas import openai_code, openai_error, openai_status
 from api.openai.view import AnswerHead
 from shared.batches.batches import BatchSpec, LineResult
 from shared.batches.lane import Verdict
-from shared.errors import ClientError, FalconerError, InvalidParameter, status_code
+from shared.errors import ClientError, FalconerError, status_code
 from shared.process.asyncio_tasks import wait_at_most
 from shared.protocol import BATCH_PRIORITY, ChatJob, Failed, JobStatus, Succeeded
 from shared.queue.keys import JOB_TTL_S, RESULT_TTL_S
@@ -106,11 +106,7 @@ class LineJobs:
             body = model.model_validate_json(bytes(line.body))
         except ValidationError as error:
             raise parameter_error(error) from error
-        body.check()
-        if body.stream:
-            raise InvalidParameter("must be false in a batch", field="stream")
-        if body.reuse != "never":
-            raise InvalidParameter("must be never in a batch", field="reuse")
+        body.check_line()
         return body
 
     async def _enqueue(self, job: ChatJob, seconds_left: Callable[[], float]) -> JobHandle:
@@ -163,10 +159,11 @@ class LineJobs:
             None if model is None else model.card_hash,
             None if model is None else model.encoder,
         )
-        made: Any = view(line.body, head)
-        answer = made.answer([outcome.result for outcome in ended])
-        usage, details = answer.usage, answer.usage.prompt_tokens_details
-        response = LineResponse(status_code=200, request_id=line.job_ids[0], body=answer)
+        made, results = view(line.body, head), [outcome.result for outcome in ended]
+        usage = made.usage(results)
+        details = usage.prompt_tokens_details
+        body = made.answer(results)
+        response = LineResponse(status_code=200, request_id=line.job_ids[0], body=body)
         return LineResult(
             line.number,
             is_answer=True,

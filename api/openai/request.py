@@ -190,6 +190,14 @@ class OpenAIRequest(StructuredRequest):
                     raise InvalidParameter(reason, field=name)
             given[KWARGS_NAMES[name]] = name
 
+    def check_line(self) -> None:
+        """Check the request of a line of a batch. Raises InvalidParameter."""
+        self.check()
+        if self.stream:
+            raise InvalidParameter("must be false in a batch", field="stream")
+        if self.reuse != "never":
+            raise InvalidParameter("must be never in a batch", field="reuse")
+
     def _is_set(self, name: str) -> bool:
         return name in self.model_fields_set
 

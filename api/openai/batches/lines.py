@@ -1,27 +1,42 @@
 """The lines of a batch: read one as a request, and write its result."""
 
 import secrets
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from api.openai.answers import Answer
+from api.openai.answers import Answer, OpenAIUsage
 from api.openai.batches.objects import LineError
 from api.openai.completions.chat import ChatCompletionRequest
 from api.openai.completions.chat_view import ChatView
 from api.openai.completions.completion import CompletionRequest
 from api.openai.completions.completion_view import CompletionView
 from api.openai.request import OpenAIRequest
+from api.openai.responses.objects import ResponseObject
+from api.openai.responses.request import ResponseRequest
+from api.openai.responses.view import UnstoredResponse
 from api.openai.schemas import OpenAIErrorBody
-from api.openai.view import AnswerView
+from api.openai.view import AnswerHead
+from shared.results import ChatResult
 
 MAX_LINES = 50_000
 MAX_CUSTOM_ID = 512  # characters
 
+
+class LineView(Protocol):
+    """The jobs of a line as its answer."""
+
+    def answer(self, results: Sequence[ChatResult], /) -> Answer | ResponseObject: ...
+
+    def usage(self, results: Sequence[ChatResult], /) -> OpenAIUsage: ...
+
+
 # The body and the view of each endpoint's requests.
-ENDPOINTS: dict[str, tuple[type[OpenAIRequest], type[AnswerView[Any]]]] = {
+ENDPOINTS: dict[str, tuple[type[OpenAIRequest], Callable[[Any, AnswerHead], LineView]]] = {
     "/v1/chat/completions": (ChatCompletionRequest, ChatView),
     "/v1/completions": (CompletionRequest, CompletionView),
+    "/v1/responses": (ResponseRequest, UnstoredResponse),
 }
 
 
@@ -86,7 +101,7 @@ class LineResponse(msgspec.Struct, frozen=True, kw_only=True):
 
     status_code: int
     request_id: str  # the id of the job, or of its first one
-    body: Answer | OpenAIErrorBody | msgspec.Raw
+    body: Answer | ResponseObject | OpenAIErrorBody | msgspec.Raw
 
 
 class NoResponse(msgspec.Struct, frozen=True, kw_only=True):

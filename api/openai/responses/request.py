@@ -212,5 +212,13 @@ class ResponseRequest(OpenAIRequest):
             return "truncation"
         return super().field_name(field)
 
+    def check_line(self) -> None:
+        super().check_line()
+        if self.background:
+            raise InvalidParameter("must be false in a batch", field="background")
+        if self.previous_response_id is not None:
+            reason = "must not be given in a batch; send the conversation as input"
+            raise InvalidParameter(reason, field="previous_response_id")
+
     def for_answer(self) -> Self:
-        return self.model_copy(update={"input": [], "instructions": None, "tools": None})
+        return self.model_copy(update={"input": []})  # the response shows all other fields

@@ -1,12 +1,13 @@
 """Show the job of a response as OpenAI's object."""
 
+import time
 from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from api.openai.answers import TokenLogprob
+from api.openai.answers import OpenAIUsage, TokenLogprob
 from api.openai.logprobs import ScoredToken, TokenTexts, chat_logprobs
 from api.openai.responses.objects import (
     IncompleteDetails,
@@ -20,7 +21,9 @@ from api.openai.responses.objects import (
     Status,
     TextContent,
 )
+from api.openai.responses.request import ResponseRequest
 from api.openai.responses.stored import ResponseShape
+from api.openai.usage import usage_of
 from api.openai.view import AnswerHead, sequence_tokens
 from shared.protocol import JobError, JobRecord, JobStatus
 from shared.results import ChatResult, SequenceResult
@@ -54,7 +57,7 @@ class ResponseView:
             status = STATUSES[record.status]
             return self.unfinished(record, "queued" if status == "queued" else "in_progress")
         if record.result is not None:
-            return self._succeeded(record, record.result)
+            return self.succeeded(record, record.result)
         response = self._with_job(record, STATUSES[record.status])
         if record.error is None or response.status == "cancelled":
             return response
@@ -75,7 +78,8 @@ class ResponseView:
             model=self._model,
         )
 
-    def _succeeded(self, record: JobRecord, result: ChatResult) -> ResponseObject:
+    def succeeded(self, record: JobRecord, result: ChatResult) -> ResponseObject:
+        """Return the response with this result of its job."""
         output = [self.message(*item) for item in enumerate(result.sequences)]
         is_complete = all(message.status == "completed" for message in output)
         finished_ms = record.finished_ms or record.created_ms
@@ -110,6 +114,29 @@ class ResponseView:
     def logprobs(self, tokens: Sequence[ScoredToken]) -> list[TokenLogprob]:
         """Return the log-probabilities of tokens, if the request asks for them."""
         return [] if self._texts is None else chat_logprobs(tokens, self._texts).content
+
+
+class UnstoredResponse:
+    """The response to a line of a batch, which only the output file of the batch has."""
+
+    def __init__(self, request: ResponseRequest, head: AnswerHead) -> None:
+        unstored = request.model_copy(update={"store": False})
+        self._view = ResponseView(ResponseShape.of(unstored, request.model or "", None), head)
+        self._created_ms = 1000 * head.created
+
+    def answer(self, results: Sequence[ChatResult]) -> ResponseObject:
+        """Return the response of its only job, which has just succeeded."""
+        [result] = results
+        record = JobRecord(
+            id=self._view.job_id,
+            status=JobStatus.SUCCEEDED,
+            created_ms=self._created_ms,
+            finished_ms=time.time_ns() // 1_000_000,
+        )
+        return self._view.succeeded(record, result)
+
+    def usage(self, results: Sequence[ChatResult]) -> OpenAIUsage:
+        return usage_of(results)
 
 
 def output_text(text: str, logprobs: list[TokenLogprob]) -> TextContent:

@@ -2,70 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
-from typing import Any
 
-import httpx2
 import openai
 import pytest
 from openai.types import Batch
 
 from api.settings import ApiSettings
+from tests.api.batches.sdk import CHAT, TEXT, create, ended, hellos, jsonl, line, lines_of, sdk_of
 from tests.fakes_api import FakeService, fake_service
-
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-ENDED = ("completed", "failed", "expired", "cancelled")
-
-
-def line(name: str, body: dict[str, Any], url: str = TEXT) -> dict[str, Any]:
-    return {"custom_id": name, "method": "POST", "url": url, "body": body}
-
-
-def jsonl(lines: Iterable[Any]) -> bytes:
-    return b"".join(json.dumps(one).encode() + b"\n" for one in lines)
-
-
-def hellos(count: int) -> bytes:
-    body = {"model": "letters", "prompt": "hello", "max_tokens": 3}
-    return jsonl(line(f"r{index}", body) for index in range(count))
-
-
-@pytest.fixture
-async def sdk(service: FakeService) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with sdk_of(service) as client:
-        yield client
-
-
-def sdk_of(service: FakeService) -> openai.AsyncOpenAI:
-    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(service.asgi))
-    return openai.AsyncOpenAI(
-        base_url="http://api/v1", api_key="none", http_client=http, max_retries=0
-    )
-
-
-async def create(
-    client: openai.AsyncOpenAI, content: bytes, endpoint: Any = TEXT, window: Any = "24h"
-) -> Batch:
-    file = await client.files.create(file=("in.jsonl", content), purpose="batch")
-    return await client.batches.create(
-        input_file_id=file.id, endpoint=endpoint, completion_window=window
-    )
-
-
-async def ended(client: openai.AsyncOpenAI, batch: Batch) -> Batch:
-    for _ in range(3000):
-        batch = await client.batches.retrieve(batch.id)
-        if batch.status in ENDED:
-            return batch
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"the batch is {batch.status}")
-
-
-async def lines_of(client: openai.AsyncOpenAI, file_id: str | None) -> list[dict[str, Any]]:
-    if file_id is None:
-        return []
-    content = await client.files.content(file_id)
-    return [json.loads(one) for one in content.text.splitlines()]
 
 
 async def test_a_batch_answers_each_line_as_its_route(
