@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import msgspec
 import uvicorn
 from fakeredis import FakeAsyncRedis, FakeServer
 from fastapi import FastAPI
@@ -29,10 +30,21 @@ from tests.echo_worker import EchoWorker, letter_card, letter_tokenizer
 from tests.factories import make_worker_info
 
 
-async def keep_reporting(registry: Registry, info: WorkerInfo) -> None:
+async def keep_reporting(service: "FakeService") -> None:
     while True:
         await asyncio.sleep(WORKER_TTL_S / 3)
-        await registry.report(info)
+        await service.services.redis.registry.report(service.info)
+
+
+async def serve_adapters(service: "FakeService") -> None:
+    """Report that the worker serves each new set of adapters that are loaded at run time."""
+    while True:
+        generation = (await service.services.redis.adapters.read()).generation
+        service.info = msgspec.structs.replace(
+            service.info, loads_adapters=True, adapter_generation=generation
+        )
+        await service.services.redis.registry.report(service.info)
+        await asyncio.sleep(0.02)
 
 
 @dataclass
@@ -46,6 +58,7 @@ class FakeService:
     redis: Redis
     keys: Keys
     worker: EchoWorker
+    info: WorkerInfo = field(default_factory=lambda: make_worker_info("echo"))
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
@@ -76,11 +89,11 @@ class FakeService:
         """Register model and worker, and wait until the api has the model card."""
         registry = Registry(self.redis, self.keys)
         card_hash = await registry.publish_card(letter_card(), letter_tokenizer().to_str().encode())
-        info = make_worker_info("echo", card_hash=card_hash)
-        await registry.report(info)
+        self.info = make_worker_info("echo", card_hash=card_hash)
+        await registry.report(self.info)
         await self.services.models.refresh()
         self.tasks.append(asyncio.create_task(self.worker.run()))
-        self.tasks.append(asyncio.create_task(keep_reporting(registry, info)))
+        self.tasks.append(asyncio.create_task(keep_reporting(self)))
 
     async def stop_worker(self) -> None:
         for task in self.tasks:
@@ -172,6 +185,7 @@ def served_api() -> Iterator[str]:
 
 async def _serve(listener: socket.socket, ready: threading.Event, done: threading.Event) -> None:
     async with fake_service() as service:
+        service.tasks.append(asyncio.create_task(serve_adapters(service)))
         config = uvicorn.Config(service.asgi, lifespan="off", log_config=None, access_log=False)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))

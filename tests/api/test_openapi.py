@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from fakeredis import FakeAsyncRedis
@@ -14,6 +15,7 @@ from schemathesis import checks
 from api.app import create_app
 from api.examples import REQUESTS
 from api.settings import ApiSettings
+from tests.api.fuzzing import WAIT_S, Reach
 from tests.fakes_api import FakeService, served_api
 
 
@@ -27,18 +29,19 @@ schema = schemathesis.openapi.from_dict(DOCUMENT)
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with served_api() as url:
-        yield url
+def reach() -> Iterator[Reach]:
+    with served_api() as url, httpx.Client(base_url=url, timeout=WAIT_S, trust_env=False) as http:
+        yield Reach(http)
 
 
 @schema.parametrize()
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_fuzzed_requests_get_documented_responses(
-    case: schemathesis.Case[Any], address: str
+    case: schemathesis.Case[Any], reach: Reach
 ) -> None:
-    case.call_and_validate(
-        base_url=address,
+    reach.prepare(case)
+    response = case.call_and_validate(
+        base_url=str(reach.http.base_url),
         checks=[
             checks.not_a_server_error,
             checks.status_code_conformance,
@@ -48,6 +51,11 @@ def test_fuzzed_requests_get_documented_responses(
             checks.negative_data_rejection,
         ],
     )
+    reach.count(case, response.status_code)
+
+
+def test_the_fuzzed_requests_succeeded_on_every_route(reach: Reach) -> None:
+    assert reach.without_success() == [], reach.statuses
 
 
 async def test_the_openapi_document_and_its_page_are_served(service: FakeService) -> None:
