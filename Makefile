@@ -39,7 +39,7 @@ setup: $(VENV)/.dev ## create the environment in .venv
 test: $(VENV)/.dev ## run the whole test suite with two runners
 	$(BIN)/python -m pytest -n 2
 
-clients-test: $(VENV)/.dev ## run clients in other languages against a service; skips missing ones
+clients-test: $(VENV)/.dev .falconer/stock-clients/.done ## run clients in other languages against a service; skips missing ones
 	@# EventSource for node comes from npm, other clients from the system's packages.
 	@! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix .falconer/clients eventsource@4 \
 	  || echo "npm could not install eventsource: its test is skipped"
@@ -47,6 +47,15 @@ clients-test: $(VENV)/.dev ## run clients in other languages against a service; 
 
 lm-eval-test: $(VENV)/.dev .falconer/lm-eval/.done ## compare lm-eval over HTTP with its hf backend, 3 minutes
 	$(BIN)/python -m pytest -v tests/clients/test_lm_eval.py
+
+# Their own environment, which finds the test tools in this one. The `openai` package is the same.
+.falconer/stock-clients/.done: $(VENV)/.dev
+	$(BIN)/python -m venv --clear .falconer/stock-clients
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.falconer/stock-clients/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/falconer.pth"
+	.falconer/stock-clients/bin/python -m pip --disable-pip-version-check install --quiet -c requirements.lock \
+	  'langchain-openai==1.7.4' 'llm==0.36'
+	@touch $@
 
 # Its own environment, which finds torch and transformers in this one and installs neither.
 .falconer/lm-eval/.done: $(VENV)/.dev

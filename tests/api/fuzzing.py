@@ -76,6 +76,7 @@ BODIES: dict[str, Body] = {
     "POST /jobs": TEXT,
     "POST /estimate": TEXT,
     "POST /jobs/{job_id}/continue": {"max_new_tokens": 7},
+    "POST /jobs/{job_id}/fork": {"at": 1},
     "POST /v1/chat/completions": {"messages": HELLO},
     "POST /v1/completions": {"prompt": "hello"},
     "POST /v1/responses": RESPONSE,

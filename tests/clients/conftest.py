@@ -1,4 +1,4 @@
-"""One service for the tests of all clients: Redis, an api and a worker with the bundled model."""
+"""One service for the tests of all clients: `falconer serve` with the bundled model."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tests.clients.calls import REQUEST
 from tests.clients.openai_client import WAIT_S
 from tests.clients.pages import PageServer, page_server
 from tests.processes import end
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import free_port
 
 ROOT = Path(__file__).parents[2]
 START_S = 180.0
@@ -43,24 +43,23 @@ def url(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator
 
 @contextmanager
 def running_service(folder: Path, **variables: str) -> Iterator[str]:
-    """Run Redis, an api and a worker with these variables; yield the address."""
-    redis = RedisServer(folder)
-    settings = {"FALCONER_REDIS_URL": redis.url, "FALCONER_PORT": str(free_port())} | variables
-    with ExitStack() as stack:
-        redis.start()
-        stack.callback(redis.stop)
-        for role in ("api", "worker"):
-            log = stack.enter_context((folder / f"{role}.log").open("wb"))
-            process = subprocess.Popen(
-                [sys.executable, "-m", "falconer", role],
-                cwd=ROOT,
-                env=os.environ | settings,
-                stderr=log,
-            )
-            stack.callback(end, process)
-        address = f"http://127.0.0.1:{settings['FALCONER_PORT']}"
-        wait_until_healthy(address, folder)
-        yield address
+    """Run `falconer serve` with these variables; yield the address."""
+    port = str(free_port())
+    settings = {"FALCONER_PORT": port, "FALCONER_STATE_DIR": str(folder)} | variables
+    with (folder / "serve.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "falconer", "serve"],
+            cwd=ROOT,
+            env=os.environ | settings,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_until_healthy(address, folder)
+            yield address
+        finally:
+            end(process)
 
 
 def wait_until_healthy(address: str, folder: Path) -> None:
@@ -68,7 +67,7 @@ def wait_until_healthy(address: str, folder: Path) -> None:
     while True:
         with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=START_S):
             return
-        logs = "\n".join(log.read_text() for log in folder.glob("*.log"))
+        logs = "\n".join(log.read_text() for log in folder.rglob("*.log"))
         assert time.monotonic() < deadline, logs
         time.sleep(0.1)
 

@@ -17,6 +17,7 @@ from api.app import create_app
 from api.settings import ApiSettings
 from serve.settings import ServeSettings
 from shared.process.settings import ProcessSettings
+from tests.clients.stock import CALLS
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +157,20 @@ def bound(limit: float | None) -> str:
     return "" if limit is None or abs(limit) >= NO_LIMIT else f"{limit:,g}"
 
 
+def clients_table() -> str:
+    """Return one row per method of each client, with the ways in which tests call it."""
+    ways: dict[tuple[str, str], list[str]] = {}
+    for call in CALLS:
+        ways.setdefault((call.client, call.method), []).append(call.way)
+    rows = [
+        f"| {client} | {method} | {'; '.join(called)} |"
+        for (client, method), called in ways.items()
+    ]
+    return "\n".join(["", "| client | call | works |", "| --- | --- | --- |", *rows, "", ""])
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "clients": clients_table,
     "settings serve": lambda: settings_table(ServeSettings),
     "settings api": lambda: settings_table(ApiSettings),
     "settings worker": lambda: settings_table(WorkerSettings),
