@@ -128,6 +128,25 @@ def test_a_cancelled_job_raises_its_error_and_can_be_retried(url: str, connect: 
     retried.cancel()
 
 
+def test_an_ended_job_is_continued_forked_and_replayed(url: str, connect: Connect) -> None:
+    seeded = {"seed": 3, "max_new_tokens": 8, "eos_token_id": None, "return_token_ids": True}
+    client = connect(url)
+    job = client.submit(PROMPT, generate_kwargs=seeded)
+    tokens = job.wait().sequences[0].token_ids
+    assert job.continue_(2).wait().sequences[0].token_ids[:8] == tokens
+    fork = job.fork(4, {"seed": 4})
+    assert fork.wait().sequences[0].token_ids[:4] == tokens[:4]
+    assert fork.info.origin == {"kind": "fork", "job_id": job.id}
+    replay = job.replay()
+    replay.wait()
+    assert replay.info.replay.identical
+    assert replay.info.replay.source == replay.info.replay.replay
+    taken = client.submit(PROMPT, generate_kwargs=seeded, reuse="finished")
+    assert taken.wait().sequences[0].token_ids == tokens
+    with pytest.raises(InvalidRequest, match="at: must be less than"):
+        job.fork(8)
+
+
 def test_a_wait_ends_with_its_timeout_and_the_job_continues(url: str, connect: Connect) -> None:
     job = connect(url).submit(PROMPT, **ENDLESS)
     with pytest.raises(WaitTimeout) as caught:

@@ -6,7 +6,6 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.protocol import ChatJob
 from tests.api.job_events import claim_job
 from tests.fakes_api import FakeService
 
@@ -26,12 +25,6 @@ async def ended(service: FakeService, **fields: Any) -> str:
     job_id: str = (await post(service, **fields)).json()["id"]
     await service.http.get(f"/jobs/{job_id}", params={"wait": 30})
     return job_id
-
-
-async def last_job(service: FakeService) -> ChatJob:
-    count = len(service.worker.seen)
-    await service.until(lambda: len(service.worker.seen) >= count)
-    return service.worker.seen[-1]
 
 
 async def test_a_request_joins_a_job_that_waits_or_runs(service: FakeService) -> None:
