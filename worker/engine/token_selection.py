@@ -85,7 +85,7 @@ def select_tokens(
     logits = _score_prompts(logits, plan)
     selections: dict[SequenceGroup, GroupSelection] = {}
     single = plan.sampled_chunks
-    if any(isinstance(states.get(group), BeamState) for group in plan.sampled_groups):
+    if any(chunk.group.num_rows > 1 for chunk in single):
         logits, single = _propose(logits, plan, states, selections)
     sampled = _sampled(logits, single)
     if not selections:

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,7 @@ class PackedStep:
             past_lens=starts.astype(np.int32),
             cu_seqlens_q=np.arange(len(chunks) + 1, dtype=np.int32),
             block_indices=_joined(tables),
-            block_begins=_cumulative(np.array([len(table) for table in tables], dtype=np.int32)),
+            block_begins=_cumulative(starts // block_size + 1),
             adapters=[chunk.sequence.request.adapter for chunk in chunks],
         )
 
@@ -160,5 +160,7 @@ def _joined(tables: "list[array[int]]") -> Int32s:
     return np.frombuffer(bytearray().join(tables), dtype=np.int32)
 
 
-def _cumulative(lengths: Int32s) -> Int32s:
-    return np.array([0, *accumulate(lengths.tolist())], dtype=np.int32)
+def _cumulative(lengths: Int32s | Int64s) -> Int32s:
+    bounds = np.zeros(len(lengths) + 1, dtype=np.int32)
+    lengths.cumsum(out=bounds[1:])
+    return bounds

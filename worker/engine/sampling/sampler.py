@@ -29,7 +29,7 @@ from worker.engine.sampling.sampled_token import (
     take_rows,
     to_lists,
 )
-from worker.engine.sampling.sorting import argmax
+from worker.engine.sampling.sorting import best_columns
 from worker.engine.sampling.tiled_scores import TiledScores
 from worker.model.device_map import upload
 
@@ -90,11 +90,10 @@ def sample_tokens(
 
 def _take_best(logits: torch.Tensor) -> list[SampledToken | SamplingFailure]:
     """Return the best token of each row, for greedy rows whose parameters change no score."""
-    columns = argmax(logits)
-    best = logits.gather(-1, columns[:, None])[:, 0]
-    valid: list[int] = columns.where(best < torch.inf, -1).tolist()  # one copy from the device
+    best, token_ids = to_lists(best_columns(logits))
     failure = SamplingFailure(INVALID_LOGITS, FailureCause.MODEL)
-    return [failure if column < 0 else SampledToken(column) for column in valid]
+    pairs = zip(token_ids, best, strict=True)
+    return [SampledToken(token) if score < torch.inf else failure for token, score in pairs]
 
 
 class RawLogprobs:

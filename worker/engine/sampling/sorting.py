@@ -24,11 +24,14 @@ def kth_best(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     return ascending(scores).gather(-1, scores.shape[1] - counts)
 
 
-def argmax(scores: torch.Tensor) -> torch.Tensor:
-    """Return the first of the best columns of each row, int64 [n]; nan is the best of all."""
+def best_columns(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best score of each row and its first column, int64, [n] each; nan is the best."""
     if scores.device.type != "cpu":
-        return scores.argmax(dim=-1)
-    return torch.from_numpy(scores.numpy().argmax(axis=-1))
+        best, columns = scores.max(dim=-1)
+        return best, columns
+    values = scores.numpy()
+    found = values.argmax(axis=-1)
+    return torch.from_numpy(values[np.arange(len(found)), found]), torch.from_numpy(found)
 
 
 def below(values: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ class VisibleText:
         self._detokenizer = Detokenizer(token_bytes, context)
         self._included = StopStrings(token_bytes, included, context)
         self._hidden = StopSearch(hidden)
+        self._has_stop_strings = bool(params.stop_strings)
         self._stop_token_ids = frozenset(params.eos_token_ids)
         self._include_stop = params.include_stop
         self.is_stopped = False
@@ -31,8 +32,11 @@ class VisibleText:
         """Return the text that is certain by now; `is_stopped` says whether the sequence ends."""
         is_stop_token = token_id in self._stop_token_ids
         is_hidden = is_stop_token and not self._include_stop
-        text = self._hidden.push("" if is_hidden else self._detokenizer.push(token_id))
-        self.is_stopped = self._included.push(token_id) or self._hidden.is_found or is_stop_token
+        text = "" if is_hidden else self._detokenizer.push(token_id)
+        self.is_stopped = is_stop_token
+        if self._has_stop_strings:
+            text = self._hidden.push(text)
+            self.is_stopped |= self._included.push(token_id) or self._hidden.is_found
         return text
 
     def flush(self) -> str:

@@ -1,5 +1,7 @@
 """Sorting and searching columns against torch's own, ties and odd numbers included."""
 
+import math
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from worker.engine.sampling.sorting import (
     ascending,
     below,
+    best_columns,
     indices_of,
     kth_best,
     order_of_distances,
@@ -31,6 +34,18 @@ def matrices(values: st.SearchStrategy[float]) -> st.SearchStrategy[torch.Tensor
 @given(matrices(SCORES))
 def test_values_ascend_as_torch_sorts_them(scores: torch.Tensor) -> None:
     assert torch.equal(ascending(scores), scores.sort(dim=-1).values)
+
+
+@given(matrices(SCORES | st.just(torch.nan)))
+def test_the_best_column_is_the_first_that_no_other_exceeds(scores: torch.Tensor) -> None:
+    best, columns = best_columns(scores)
+    for row, score, column in zip(scores.tolist(), best.tolist(), columns.tolist(), strict=True):
+        invalid = [index for index, value in enumerate(row) if math.isnan(value)]
+        if invalid:
+            assert math.isnan(score)
+            assert column == invalid[0]
+        else:
+            assert (score, column) == (max(row), row.index(max(row)))
 
 
 @given(matrices(SCORES), st.data())
