@@ -23,7 +23,7 @@ IMAGE_BUILD ?= "$${CONTAINER:=$(CONTAINER_DEFAULT)}" build \
   $$(case "$$CONTAINER" in *podman) echo --format docker;; esac)
 build_args = $(foreach name,$(1),$(if $(call given,$(name)),--build-arg "$(name)=$$$(name)"))
 
-.PHONY: clients-test lm-eval-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-engine benchmarks lock clean help
+.PHONY: clients-test lm-eval-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-engine benchmarks gpu-day lock clean help
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -91,6 +91,9 @@ bench-engine: $(VENV)/.dev ## compare the engine with generate, OpenVINO GenAI a
 benchmarks: $(VENV)/.dev ## measure every figure of docs/benchmarks.md, 90 minutes: FULL_SIZE= (folder for falcon-7b's size, 13 GB)
 	$(BIN)/python -m bench.publish $(addprefix --measure ,engine sweep service serve bandwidth) \
 	  $(call option,FULL_SIZE,full-size)
+
+gpu-day: ## measure a GPU in 8 minutes with the shell's python3, which needs torch for CUDA, transformers and rich
+	python3 -m bench.gpu.day --out .falconer/gpu-day
 
 smoke-7b: $(VENV)/.serve ## serve falcon-7b's shape with random weights: 16 GiB of memory, 13 of disk; SMOKE_DIR=
 	$(BIN)/python -m bench.service.smoke "$${SMOKE_DIR:-.falconer/falcon-7b-random}"

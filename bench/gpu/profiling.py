@@ -1,7 +1,7 @@
 """Profile a decoding step: its kernels, and the share of time in which the device is idle."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -39,28 +39,37 @@ class Profile:
         return None if self.busy_s is None else 1 - self.busy_s / self.wall_s
 
 
-def profile_decoding(engine: Engine, scale: Scale, device: torch.device) -> Profile:
+def profile_decoding(
+    engine: Engine,
+    scale: Scale,
+    device: torch.device,
+    *,
+    num_rows: int | None = None,
+    params: SamplingParams | None = None,
+) -> Profile:
     """Profile steps in which all rows decode, sampling and text included.
+
+    `num_rows` is `scale.profiled_rows` if not given; `params` need no length.
 
     The profiler slows down the host but not the kernels, so wall time is measured without it.
     """
-    _start_decoding(engine, scale)
+    num_rows = num_rows or scale.profiled_rows
+    params = replace(params or SamplingParams(), max_new_tokens=scale.context)
+    _start_decoding(engine, num_rows, scale.context, params)
     wall_s = _time_steps(engine, device)
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as traced:
         _time_steps(engine, device)
-    for number in range(scale.profiled_rows):
+    for number in range(num_rows):
         engine.abort(str(number))
     return _read(traced, wall_s, on_gpu=on_gpu)
 
 
-def _start_decoding(engine: Engine, scale: Scale) -> None:
+def _start_decoding(engine: Engine, num_rows: int, context: int, params: SamplingParams) -> None:
     """Add prompts that differ in their first token, so that they share no blocks."""
-    num_rows = scale.profiled_rows
-    params = SamplingParams(max_new_tokens=scale.context)
     for number in range(num_rows):
         first = FIRST_WORD_ID + number
-        prompt_ids = list(range(first, first + scale.context))
+        prompt_ids = list(range(first, first + context))
         engine.add(Request(request_id=str(number), prompt_token_ids=prompt_ids, params=params))
     while not engine.last_step.num_rows == engine.last_step.num_tokens == num_rows:
         engine.step()

@@ -54,10 +54,10 @@ def measure_steps(like: str, scale: Scale, card: Card, device: torch.device) -> 
     for rows in scale.rows:
         step = packed_step([(scale.context - 1, 1)] * rows, config.vocab_size)
         cost = decode_cost(config, dtype, num_rows=rows, context=scale.context)
-        times.append(_time("decode", runner, step, cost, card, scale.repeats))
+        times.append(time_step("decode", runner, step, cost, card, scale.repeats))
     step = packed_step([(0, scale.chunk)], config.vocab_size)
     cost = prefill_cost(config, dtype, num_tokens=scale.chunk)
-    return [*times, _time("prefill", runner, step, cost, card, scale.repeats)]
+    return [*times, time_step("prefill", runner, step, cost, card, scale.repeats)]
 
 
 def random_network(
@@ -97,9 +97,11 @@ def packed_step(chunks: list[tuple[int, int]], vocab_size: int) -> PackedStep:
     )
 
 
-def _time(
+def time_step(
     kind: str, runner: ModelRunner, step: PackedStep, cost: StepCost, card: Card, repeats: int
 ) -> StepTime:
+    """Time a step and compare it with the floor of its cost."""
+
     def compute() -> None:
         runner.compute(step)
 

@@ -11,8 +11,12 @@ RATES = ("copied_bytes", "read_bytes", "flop")
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m bench.gpu` without the service's packages."""
-    code = "import tests.bench.gpu.bare_machine; from bench.gpu.__main__ import main; main()"
+    return run_module("bench.gpu.__main__", *flags)
+
+
+def run_module(module: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run the `main` of a module without the service's packages."""
+    code = f"import tests.bench.gpu.bare_machine; from {module} import main; main()"
     command = [sys.executable, "-c", code, *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # threads slow down shapes this small
     return subprocess.run(

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 
+from worker.model.device_map import upload
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.layers.attention import PagedAttention
 
@@ -57,17 +59,19 @@ class FlashAttention:
     def plan(
         cls, kv_cache: KVCache, metadata: AttentionMetadata, kernel: VarlenKernel
     ) -> "FlashAttention":
-        cu_seqlens_q = torch.tensor(metadata.cu_seqlens_q, dtype=torch.int32)
-        context_lens = torch.tensor(metadata.context_lens, dtype=torch.int32)
-        cu_seqlens_k = torch.nn.functional.pad(context_lens.cumsum(0, dtype=torch.int32), (1, 0))
-        device = metadata.block_tables.device
+        context_lens, bounds_q = np.array(metadata.context_lens), np.array(metadata.cu_seqlens_q)
+        bounds_k = np.concatenate([[0], context_lens.cumsum()])
+        cu_seqlens_q, cu_seqlens_k, lens, starts = upload(
+            [bounds_q.astype(np.int32), bounds_k.astype(np.int32), context_lens, bounds_k[:-1]],
+            metadata.block_tables.device,
+        )
         return cls(
             kv_cache=kv_cache,
             slot_mapping=metadata.slot_mapping,
-            context_slots=_context_slots(metadata, kv_cache.block_size),
-            cu_seqlens_q=cu_seqlens_q.to(device),
-            cu_seqlens_k=cu_seqlens_k.to(device),
-            max_q=int(cu_seqlens_q.diff().max()),
+            context_slots=_context_slots(metadata, lens, starts, kv_cache.block_size),
+            cu_seqlens_q=cu_seqlens_q,
+            cu_seqlens_k=cu_seqlens_k,
+            max_q=int(np.diff(bounds_q).max()),
             max_k=max(metadata.context_lens),
             kernel=kernel,
         )
@@ -124,15 +128,16 @@ def flash_kernel() -> VarlenKernel:
     return cast(VarlenKernel, kernel)  # it can also return a pair
 
 
-def _context_slots(metadata: AttentionMetadata, block_size: int) -> torch.Tensor:
+def _context_slots(
+    metadata: AttentionMetadata, context_lens: torch.Tensor, starts: torch.Tensor, block_size: int
+) -> torch.Tensor:
     """Return the slots of all positions, one sequence after the other.
 
+    `context_lens` and `starts`, where each sequence begins in the result, are int64 [num_seqs].
     Computed on the device with a known output size, so the host does not wait for it.
     """
     device, num_keys = metadata.block_tables.device, sum(metadata.context_lens)
-    context_lens = torch.tensor(metadata.context_lens).to(device)
     sequences = torch.repeat_interleave(context_lens, output_size=num_keys)
-    starts = context_lens.cumsum(0) - context_lens
     positions = torch.arange(num_keys, device=device) - starts[sequences]
     blocks = metadata.block_tables[sequences, positions // block_size]
     return blocks * block_size + positions % block_size

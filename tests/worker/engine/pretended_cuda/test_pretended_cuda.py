@@ -20,15 +20,14 @@ obstacle = why_unavailable()
 pytestmark = pytest.mark.skipif(obstacle is not None, reason=obstacle or "")
 
 MAX_LAUNCHES_PER_LAYER = 24
-MAX_LAUNCHES_OUTSIDE_LAYERS = 33
-MAX_PAGEABLE_COPIES = 4
+MAX_LAUNCHES_OUTSIDE_LAYERS = 27
 # Copies in and synchronizations of a step whose rows all decode.
 MAX_HOST_WORK = {
-    "greedy": (6, 1),
-    "top_k": (8, 2),
-    "top_k_top_p": (10, 3),
-    "logprobs": (6, 1),
-    "sampled_logprobs": (8, 2),
+    "greedy": (2, 1),
+    "top_k": (5, 2),
+    "top_k_top_p": (7, 3),
+    "logprobs": (3, 1),
+    "sampled_logprobs": (5, 2),
 }
 
 
@@ -64,7 +63,7 @@ def test_a_decode_step_rarely_waits_for_the_gpu(record: dict[str, Any], kind: st
     most_copies, most_syncs = MAX_HOST_WORK[kind]
     assert len(work.copies_in) <= most_copies, work.table()
     assert len(work.syncs) <= most_syncs, work.table()
-    assert sum(not copy.is_pinned for copy in work.copies_in) <= MAX_PAGEABLE_COPIES, work.table()
+    assert all(copy.is_pinned for copy in work.copies_in), work.table()
 
 
 def test_a_layer_launches_few_kernels(record: dict[str, Any]) -> None:
