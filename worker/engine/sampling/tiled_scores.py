@@ -85,9 +85,10 @@ def _pack(
     rows: torch.Tensor, token_ids: torch.Tensor, scores: torch.Tensor, num_rows: int
 ) -> Shortlist:
     """Arrange scores [k], sorted by row and token, in rows of equal width."""
-    counts = rows.bincount(minlength=num_rows)
+    # Not by bincount, whose size a GPU's host would wait for.
+    bounds = torch.searchsorted(rows, torch.arange(num_rows + 1, device=rows.device))
+    starts, counts = bounds[:-1], bounds.diff()
     width = -(-int(counts.max()) // _MIN_WIDTH) * _MIN_WIDTH or _MIN_WIDTH
-    starts = counts.cumsum(0) - counts
     columns = torch.arange(len(rows), device=rows.device) - starts[rows]
     shape = (num_rows, width)
     shortlist = Shortlist(scores.new_full(shape, -torch.inf), token_ids.new_zeros(shape))

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 PROJECT = Path(__file__).parents[4]
 HOPPER = (9, 0)
+OTHER_GPU = 1  # current in a thread unless the worker changes it
 
 # Operators that launch no kernel.
 _VIEWS = frozenset(
@@ -100,6 +101,7 @@ class _PretendedCuda(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.work = HostWork()
+        self.current_gpu = OTHER_GPU  # of the thread
         self._pinned: dict[int, torch.UntypedStorage] = {}  # by address, kept so that it stays
 
     def __torch_dispatch__(
@@ -126,10 +128,17 @@ class _PretendedCuda(TorchDispatchMode):
     def _pin(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         if name == "is_pinned":
             return self._is_pinned(args[0])
+        if self.current_gpu != CUDA.index:
+            raise RuntimeError(f"{name} would pin memory for a GPU that is not in use")
         result = args[0].clone() if name == "_pin_memory" else func(*args, **kwargs)
         storage = result.untyped_storage()
         self._pinned[storage.data_ptr()] = storage
         return result
+
+    def exchange(self, index: int) -> int:
+        """Make a GPU the current one; return the one before."""
+        self.current_gpu, before = index, self.current_gpu
+        return before
 
     def _is_pinned(self, tensor: torch.Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self._pinned
@@ -179,11 +188,10 @@ class _PretendedCuda(TorchDispatchMode):
             self.work.syncs.append((where, "copy out"))
 
     def _attend(self, args: Any) -> Any:
-        """Emulate torch's flash-attention operator, which fills a tensor of its own besides."""
+        """Emulate torch's flash-attention operator, which also fills a tensor of its own."""
         self.work.launches.append((_project_line(), "fill"))
         output = _attend(*(_values(arg) for arg in args))
-        log_sum_exp, random_state = torch.empty(1), torch.empty(2)
-        return tuple(map(_CudaTensor, (output, log_sum_exp, random_state)))
+        return tuple(map(_CudaTensor, (output, torch.empty(1), torch.empty(2))))
 
 
 def _compute(
@@ -280,12 +288,13 @@ def pretended_cuda() -> Iterator[_PretendedCuda]:
     capability = patch("torch.cuda.get_device_capability", lambda device=None: HOPPER)
     count = patch("torch.cuda.device_count", lambda: 1)
     memory = patch("torch.cuda.mem_get_info", lambda device=None: (2**30, 2**30))
-    exchange = patch("torch.cuda._exchange_device", lambda index: 0)
-    restore = patch("torch.cuda._maybe_exchange_device", lambda index: 0)
+    cuda = _PretendedCuda()
+    exchange = patch("torch.cuda._exchange_device", cuda.exchange)
+    restore = patch("torch.cuda._maybe_exchange_device", cuda.exchange)
     try:
         # From the first tensor on: views of tensors made outside inference mode are unsupported.
         with capability, count, memory, exchange, restore, torch.inference_mode():
-            with _PretendedCuda() as cuda:
+            with cuda:
                 yield cuda
     finally:
         torch._C._set_only_lift_cpu_tensors(False)

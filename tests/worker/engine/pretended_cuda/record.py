@@ -21,6 +21,7 @@ from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 RECORD = "record.json"
 NUM_ROWS = 8
 LAYERS = (2, 4)
+VOCAB_SIZE = 8192  # large enough that top_k 50 reads few columns, as with 65,024
 STEPS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "top_k": {"do_sample": True, "top_k": 50},
@@ -50,7 +51,10 @@ def decode_step(checkpoint: Path, params: dict[str, Any]) -> HostWork:
 def measure(folder: Path) -> dict[str, Any]:
     """Return the work of decode steps, by kind, and of deeper networks, by layers."""
     two, four = (
-        write_random_checkpoint(folder / f"layers-{n}", like="7b", num_layers=n) for n in LAYERS
+        write_random_checkpoint(
+            folder / f"layers-{n}", like="7b", num_layers=n, vocab_size=VOCAB_SIZE
+        )
+        for n in LAYERS
     )
     steps = {kind: decode_step(two, params) for kind, params in STEPS.items()}
     layers = dict(zip(LAYERS, (steps["greedy"], decode_step(four, {})), strict=True))

@@ -24,10 +24,10 @@ MAX_LAUNCHES_OUTSIDE_LAYERS = 27
 # Copies in and synchronizations of a step whose rows all decode.
 MAX_HOST_WORK = {
     "greedy": (2, 1),
-    "top_k": (5, 2),
-    "top_k_top_p": (7, 3),
+    "top_k": (7, 4),
+    "top_k_top_p": (9, 4),
     "logprobs": (3, 1),
-    "sampled_logprobs": (5, 2),
+    "sampled_logprobs": (7, 4),
 }
 
 

@@ -58,7 +58,7 @@ class TopP(Warper):
         removed = below(scores, last_kept)
         # Of the tokens that tie with the last kept one, the first may be removed as well.
         num_ties = num_removed - torch.searchsorted(ordered, last_kept)
-        if (num_ties > 0).any():
+        if scores.device.type != "cpu" or (num_ties > 0).any():  # a GPU would make the host wait
             is_tie = scores == last_kept
             removed |= is_tie & (is_tie.cumsum(dim=-1) <= num_ties)
         return _mask(scores, removed)
@@ -75,7 +75,7 @@ class MinP(Warper):
         share = per_row(scores, (s.params.min_p or 0.0 for s in sequences))
         floor = probabilities.amax(dim=-1, keepdim=True) * share
         removed, kept = below(probabilities, floor), _min_kept(scores, sequences)
-        if (most := int(kept.max())) > 1:  # the best is never below the floor
+        if (most := _most_kept(scores, sequences)) > 1:  # the best is never below the floor
             removed = _keep_first(removed, probabilities.topk(most, dim=-1).indices, kept)
         return _mask(scores, removed)
 
@@ -95,7 +95,8 @@ class TypicalP(Warper):
         cumulative = probabilities.gather(-1, order).cumsum(dim=-1)
         last_kept = torch.searchsorted(cumulative, mass).clamp_(max=scores.shape[1] - 1)
         removed = below(distance.gather(-1, order.gather(-1, last_kept)), distance)
-        return _mask(scores, _keep_first(removed, order, _min_kept(scores, sequences)))
+        first = order[:, : _most_kept(scores, sequences)]
+        return _mask(scores, _keep_first(removed, first, _min_kept(scores, sequences)))
 
 
 class EpsilonCutoff(Warper):
@@ -149,10 +150,14 @@ def _cut_below(
     return _mask(scores, is_rare.logical_and_(below(scores, worst_kept)))
 
 
-def _keep_first(removed: torch.Tensor, order: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Return `removed` [n, width] without the first `counts` [n, 1] columns of `order`."""
-    first = order[:, : int(counts.max())]
-    is_kept = torch.arange(first.shape[1], device=order.device) < counts
+def _most_kept(scores: torch.Tensor, sequences: SequenceViews) -> int:
+    """Return the most of `_min_kept`, of which the host knows without the device."""
+    return min(max(s.params.min_tokens_to_keep for s in sequences), scores.shape[1])
+
+
+def _keep_first(removed: torch.Tensor, first: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return `removed` [n, width] without the first `counts` [n, 1] of the columns `first`."""
+    is_kept = torch.arange(first.shape[1], device=first.device) < counts
     return removed.scatter(-1, first, removed.gather(-1, first) & ~is_kept)
 
 
