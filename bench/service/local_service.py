@@ -16,10 +16,11 @@ START_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class LocalService:
-    """Addresses of a running service."""
+    """Addresses of a running service, and the process of its api."""
 
     url: str
     redis_url: str
+    api_pid: int
 
 
 @contextmanager
@@ -34,6 +35,8 @@ def local_service(*, model: str = "tiny", workers: int = 1) -> Iterator[LocalSer
         supervisor = assemble(settings, state_dir, Screen(is_quiet=True))
         try:
             supervisor.start(START_TIMEOUT_S)
-            yield LocalService(supervisor.url, supervisor.api.env["FALCONER_REDIS_URL"])
+            api = supervisor.api
+            assert api.pid is not None, "a started process has an id"
+            yield LocalService(supervisor.url, api.env["FALCONER_REDIS_URL"], api.pid)
         finally:
             supervisor.stop()

@@ -1,15 +1,19 @@
 """`python -m bench.service.openai_overhead`: compare `/v1/chat/completions` with `/chat`.
 
-Sends the same conversations to both routes in turn, and states by how much the medians differ.
+Sends the same conversations to both routes in turn. The added latency is the median difference of
+the two calls of a pair, because the machine's speed drifts more than the routes differ. The added
+CPU time of the api hardly depends on what else runs on the machine.
 """
 
+import random
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -17,22 +21,26 @@ from bench.service.local_service import local_service
 from bench.service.overhead import PROMPTS, call
 from shared.errors import FalconerError
 
-ROUNDS = 7
-CALLS = 200  # of each route in a round
+ROUNDS = 6
+PAIRS = 150  # of calls in a round
+CALLS = 100  # of each route in a row, for the CPU time
 WARM_UP = 40
 NUM_NEW = 3  # tokens
+RESAMPLES = 1000  # of the pairs, for the interval
+CHAT, OPENAI = ROUTES = ("/chat", "/v1/chat/completions")
 
 
-@dataclass(frozen=True, slots=True)
-class Medians:
-    """Milliseconds of a call, by route."""
+@dataclass(slots=True)
+class Figures:
+    """Milliseconds of the calls, and of the api's CPU time."""
 
-    chat: float
-    openai: float
+    calls_ms: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in ROUTES})
+    cpu_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ROUTES, 0.0))
+    num_calls: int = 0  # of each route that `cpu_ms` sums up
 
-    @property
-    def added(self) -> float:
-        return self.openai - self.chat
+    def differences(self) -> list[float]:
+        pairs = zip(self.calls_ms[OPENAI], self.calls_ms[CHAT], strict=True)
+        return [openai - chat for openai, chat in pairs]
 
 
 def bodies(prompt: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -54,34 +62,67 @@ def timed_call(connection: HTTPConnection, path: str, body: dict[str, Any]) -> t
     return elapsed_ms, str(answer["choices"][0]["message"]["content"])
 
 
-def measure_round(connection: HTTPConnection, num_calls: int) -> Medians:
+def measure_pairs(connection: HTTPConnection, num_pairs: int, figures: Figures) -> None:
     """Send both requests in turn; the first of each pair alternates too."""
-    times: dict[str, list[float]] = {"/chat": [], "/v1/chat/completions": []}
-    for number in range(num_calls):
-        requests = list(zip(times, bodies(PROMPTS[number % len(PROMPTS)]), strict=True))
+    for number in range(num_pairs):
+        requests = list(zip(ROUTES, bodies(PROMPTS[number % len(PROMPTS)]), strict=True))
         texts = set()
         for path, body in requests if number % 2 else reversed(requests):
             elapsed_ms, text = timed_call(connection, path, body)
-            times[path].append(elapsed_ms)
+            figures.calls_ms[path].append(elapsed_ms)
             texts.add(text)
         if len(texts) != 1:
             raise FalconerError(f"the routes have different texts: {texts}")
-    return Medians(*(statistics.median(each) for each in times.values()))
+
+
+def measure_cpu(connection: HTTPConnection, api: psutil.Process, figures: Figures) -> None:
+    """Add the api's CPU time of as many calls of each route, one route after the other."""
+    for path, body in zip(ROUTES, bodies(PROMPTS[0]), strict=True):
+        before = cpu_s(api)
+        for _ in range(CALLS):
+            timed_call(connection, path, body)
+        figures.cpu_ms[path] += 1000 * (cpu_s(api) - before)
+    figures.num_calls += CALLS
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the median, from samples of the values."""
+    draw = random.Random(0)
+    medians = sorted(
+        statistics.median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES)
+    )
+    return medians[RESAMPLES // 40], medians[-RESAMPLES // 40]
+
+
+def show(figures: Figures) -> None:
+    table = Table("route", "p50, ms", "CPU of the api, ms", box=None)
+    for path in ROUTES:
+        latency = statistics.median(figures.calls_ms[path])
+        cpu = figures.cpu_ms[path] / figures.num_calls
+        table.add_row(path, f"{latency:.2f}", f"{cpu:.2f}")
+    Console().print(table)
+    added = figures.differences()
+    low, high = interval(added)
+    added_cpu = (figures.cpu_ms[OPENAI] - figures.cpu_ms[CHAT]) / figures.num_calls
+    print(f"added: p50 {statistics.median(added):.2f} ms ({low:.2f} to {high:.2f}),", end=" ")
+    print(f"CPU {added_cpu:.2f} ms")
 
 
 def main() -> None:
+    figures = Figures()
     with local_service() as service:
-        address = urlsplit(service.url)
+        address, api = urlsplit(service.url), psutil.Process(service.api_pid)
         connection = HTTPConnection(address.hostname or "", address.port)
-        measure_round(connection, WARM_UP)
-        rounds = [measure_round(connection, CALLS) for _ in range(ROUNDS)]
-    table = Table("round", "/chat, ms", "/v1/chat/completions, ms", "added, ms", title="Medians")
-    for number, medians in enumerate(rounds, 1):
-        row = (medians.chat, medians.openai, medians.added)
-        table.add_row(str(number), *(f"{value:.2f}" for value in row))
-    Console().print(table)
-    added = [medians.added for medians in rounds]
-    print(f"added: {statistics.median(added):.2f} ms ({min(added):.2f} to {max(added):.2f})")
+        measure_pairs(connection, WARM_UP, Figures())
+        for _ in range(ROUNDS):
+            measure_pairs(connection, PAIRS, figures)
+            measure_cpu(connection, api, figures)
+    show(figures)
 
 
 if __name__ == "__main__":
