@@ -21,6 +21,7 @@ from worker.engine import FailureCause, Output, Request, RequestFailed, StepRepo
 from worker.engine.grammar.grammars import Grammars
 from worker.generation import Generation
 
+GRAMMAR_FIELD = "generate_kwargs.structured_outputs"
 JOIN_TIMEOUT_S = 1.0
 MAX_UNDELIVERED_STEPS = 64
 
@@ -269,5 +270,7 @@ class EngineThread:
 
 
 def _to_error(failed: RequestFailed) -> JobError:
+    if failed.cause is FailureCause.GRAMMAR:
+        return JobError(message=failed.message, status_code=422, field=GRAMMAR_FIELD)
     status_code = 422 if failed.cause is FailureCause.PARAMETERS else 500
     return JobError(message=failed.message, status_code=status_code)

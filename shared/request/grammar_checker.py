@@ -112,14 +112,17 @@ class GrammarChecker:
         self._process = None
 
     def _start(self) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for its parent
-        )
+        try:
+            process = subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for its parent
+            )
+        except OSError as error:  # too many processes or files, or too little memory
+            raise _unavailable() from error
         self._end = finalize(self, _end, process)  # at the latest with this checker
         if _exchange(process, json.dumps(self._tokenizer.to_str())) is None:
             self._end()

@@ -14,7 +14,7 @@ from worker.engine import (
 )
 
 STEP_S = 0.0005
-FAILING, BANNING = 13, 14  # prompts that begin with these fail alone: the model, the parameters
+FAILING, BANNING, OFF_GRAMMAR = 13, 14, 15  # prompts that begin with these fail alone
 CRASHING = 66  # and these end the engine
 
 
@@ -79,6 +79,8 @@ class FakeEngine:
             return [RequestFailed(request_id, "its logits are invalid", FailureCause.MODEL)]
         if request.prompt_token_ids[0] == BANNING:
             return [RequestFailed(request_id, "every token is banned", FailureCause.PARAMETERS)]
+        if request.prompt_token_ids[0] == OFF_GRAMMAR:
+            return [RequestFailed(request_id, "its grammar is too slow", FailureCause.GRAMMAR)]
         done += 1
         is_last = done == request.params.max_new_tokens
         if not is_last:

@@ -51,6 +51,7 @@ class TokenOutput:
 class FailureCause(Enum):
     MODEL = auto()
     PARAMETERS = auto()  # the client can correct them
+    GRAMMAR = auto()  # the same of the grammar
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 
 import msgspec
 
@@ -23,6 +23,8 @@ from worker.jobs.job_follower import JobFollower
 from worker.jobs.token_log_writer import TokenLogWriter
 
 UseAdapter = Callable[[str | None], AbstractContextManager[str | None]]
+CHECKER_ATTEMPTS = 5  # before a job fails because no checker of grammars starts
+CHECKER_PAUSE_S = 1.0
 LOST_TOKENS = JobError(message="Redis lost the tokens of the job that this one continues")
 NO_STEPS = Batch(mean_rows=0.0, max_rows=0)  # an earlier attempt generated every token
 
@@ -93,13 +95,24 @@ class ChatTask:
         """Return the grammar, compiled for the engine; the api may have checked it."""
         if outputs is None:
             return None
-        to_grammar = self._encoder.grammars.to_grammar
         try:
-            grammar = await asyncio.to_thread(to_grammar, outputs, is_checked=self._is_checked(job))
+            grammar = await self._to_grammar(outputs, is_checked=self._is_checked(job))
             matcher = await self._engine_thread.compile_grammar(grammar)
         except ValueError as error:
             raise invalid_grammar(outputs, str(error)) from None
         return grammar, matcher
+
+    async def _to_grammar(self, outputs: StructuredOutputs, *, is_checked: bool) -> str:
+        """Return the grammar of llguidance. Raises ServiceUnavailable after CHECKER_ATTEMPTS.
+
+        The job was accepted, so a checker that cannot start now is tried again.
+        """
+        to_grammar = self._encoder.grammars.to_grammar
+        for _ in range(CHECKER_ATTEMPTS - 1):
+            with suppress(ServiceUnavailable):
+                return await asyncio.to_thread(to_grammar, outputs, is_checked=is_checked)
+            await asyncio.sleep(CHECKER_PAUSE_S)
+        return await asyncio.to_thread(to_grammar, outputs, is_checked=is_checked)
 
     async def _generate(
         self,

@@ -14,7 +14,7 @@ from shared.queue.token_log import TokenLog
 from shared.request.prompt import PromptEncoder
 from tests.echo_worker import letter_tokenizer
 from tests.factories import make_card, make_job
-from tests.worker.fake_engine import BANNING, FAILING, FakeEngine
+from tests.worker.fake_engine import BANNING, FAILING, OFF_GRAMMAR, FakeEngine
 from tests.worker.jobs.workers import eventually
 from worker.engine_thread import EngineThread
 from worker.jobs.active_job import ActiveJob
@@ -197,9 +197,11 @@ async def test_a_request_that_fails_in_the_engine_fails_with_status_500(task: Ch
     assert (outcome.error.status_code, outcome.status) == (500, JobStatus.FAILED)
 
 
-async def test_parameters_that_ban_every_token_fail_with_status_422(task: ChatTask) -> None:
-    outcome = await failed(task, activate(make_job(token_ids=[BANNING])))
-    assert (outcome.error.status_code, outcome.status) == (422, JobStatus.FAILED)
+@pytest.mark.parametrize("token_id", [BANNING, OFF_GRAMMAR])
+async def test_a_text_without_a_next_token_fails_with_422(task: ChatTask, token_id: int) -> None:
+    outcome = await failed(task, activate(make_job(token_ids=[token_id])))
+    field = "generate_kwargs.structured_outputs" if token_id == OFF_GRAMMAR else None
+    assert (outcome.error.status_code, outcome.error.field) == (422, field)
 
 
 async def test_a_streamed_job_logs_each_token(task: ChatTask, writer: RecordingWriter) -> None:

@@ -1,6 +1,8 @@
 """How a chat job ends whose grammar waits for the worker's checker."""
 
+import subprocess
 import threading
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,25 @@ async def test_a_job_expires_while_its_grammar_waits_for_the_checker(
         assert not may_answer.is_set()
     finally:
         may_answer.set()
+
+
+@pytest.mark.parametrize("num_failures", [2, 100])
+async def test_a_checker_that_does_not_start_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, num_failures: int
+) -> None:
+    """The grammar is invalid: a checker that starts refuses it."""
+    starts = iter(range(num_failures))
+    popen = subprocess.Popen
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        if next(starts, None) is not None:
+            raise BlockingIOError("too many processes")
+        return popen(*args, **kwargs)
+
+    monkeypatch.setattr("shared.request.grammar_checker.subprocess.Popen", start)
+    monkeypatch.setattr("worker.jobs.task.CHECKER_PAUSE_S", 0.0)
+    encoder = PromptEncoder(make_card(), letter_tokenizer().to_str().encode())
+    task = ChatTask(EngineThread(FakeEngine()), encoder, "card", RecordingWriter())
+    job = make_job(generate_kwargs={"structured_outputs": {"grammar": "root ::= ("}})
+    outcome = await failed(task, activate(job))
+    assert outcome.error.status_code == (400 if num_failures == 2 else 503)

@@ -45,7 +45,7 @@ class BeamState:
             s.constraint.failure(s.generated_token_ids) if s.constraint else None for s in sequences
         ]
         if failures[0] is not None and all(failures):
-            return SamplingFailure(failures[0], FailureCause.PARAMETERS)
+            return SamplingFailure(failures[0], FailureCause.GRAMMAR)
         return proposals or SamplingFailure(NOTHING_TO_SAMPLE, FailureCause.PARAMETERS)
 
     def advance(self, proposals: list[Candidates]) -> list[Successor]:

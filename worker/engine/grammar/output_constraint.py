@@ -17,7 +17,6 @@ Mask = NDArray[np.int32]  # [words]: bit i of word w allows token 32 * w + i
 MAX_CPU_S = 1.0  # that a request may spend on masks at once
 TOKEN_CPU_S = 0.002  # that each token gives back
 
-FIELD = "generate_kwargs.structured_outputs"
 TOO_SLOW = (
     f"the masks of its grammar take more than {MAX_CPU_S:g} s of a CPU and "
     f"{1000 * TOKEN_CPU_S:g} ms per token; make the grammar less ambiguous"
@@ -75,7 +74,7 @@ class OutputConstraint:
         """Return why no token may follow this text of a computed mask: it exceeds a limit."""
         error = self._errors.get(tuple(token_ids))
         reason = TOO_SLOW if self._budget.is_spent else error
-        return f"{FIELD}: the text cannot follow its grammar: {reason}" if reason else None
+        return f"the text cannot follow its grammar: {reason}" if reason else None
 
     def prepare(self, outputs: Sequence[list[int]]) -> None:
         """Compute the masks that follow these generated tokens, for calls of `mask`."""

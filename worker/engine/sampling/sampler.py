@@ -132,12 +132,17 @@ def _find_invalid(best: list[float], sequences: SequenceViews) -> dict[int, Samp
 def _find_dead_ends(best: list[float], sequences: SequenceViews) -> dict[int, SamplingFailure]:
     """Find rows in which the grammar and the bans leave no token, in greedy mode too."""
     return {
-        row: SamplingFailure(
-            constraint.failure(sequence.generated_token_ids) or OFF_GRAMMAR, FailureCause.PARAMETERS
-        )
+        row: _dead_end(constraint.failure(sequence.generated_token_ids))
         for row, (score, sequence) in enumerate(zip(best, sequences, strict=True))
         if (constraint := sequence.constraint) is not None and score == -torch.inf
     }
+
+
+def _dead_end(reason: str | None) -> SamplingFailure:
+    """Return the failure of a row: the grammar's own, or that of the bans together with it."""
+    if reason is not None:
+        return SamplingFailure(reason, FailureCause.GRAMMAR)
+    return SamplingFailure(OFF_GRAMMAR, FailureCause.PARAMETERS)
 
 
 def _process_in_place(scores: TiledScores, sequences: SequenceViews) -> TiledScores:

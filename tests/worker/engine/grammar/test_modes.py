@@ -109,8 +109,8 @@ def test_an_ambiguous_grammar_fails_its_request_alone(engine: Engine, num_beams:
     engine.add(neighbour)
     outputs = run_to_end(engine)
     failed = outputs[hostile.request_id][-1]
-    assert isinstance(failed, RequestFailed) and failed.cause is FailureCause.PARAMETERS
-    assert failed.message.startswith("generate_kwargs.structured_outputs: ")
+    assert isinstance(failed, RequestFailed) and failed.cause is FailureCause.GRAMMAR
+    assert failed.message.startswith("the text cannot follow its grammar: ")
     found = [output.token_id for output in tokens(outputs[neighbour.request_id])]
     assert [found] == alone[neighbour.request_id]
 
