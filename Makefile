@@ -23,7 +23,7 @@ IMAGE_BUILD ?= "$${CONTAINER:=$(CONTAINER_DEFAULT)}" build \
   $$(case "$$CONTAINER" in *podman) echo --format docker;; esac)
 build_args = $(foreach name,$(1),$(if $(call given,$(name)),--build-arg "$(name)=$$$(name)"))
 
-.PHONY: clients-test lm-eval-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-engine benchmarks gpu-day lock clean help
+.PHONY: clients-test lm-eval-test triton-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-engine benchmarks gpu-day lock clean help
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -63,6 +63,14 @@ lm-eval-test: $(VENV)/.dev .falconer/lm-eval/.done ## compare lm-eval over HTTP 
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(.falconer/lm-eval/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/falconer.pth"
 	.falconer/lm-eval/bin/python -m pip --disable-pip-version-check install --quiet 'lm-eval[api]==0.4.13'
+	@touch $@
+
+triton-test: $(VENV)/.dev .falconer/triton/.done ## run GPU kernels in Triton's interpreter and compile them, 2 minutes
+	PYTHONPATH=.falconer/triton $(BIN)/python -m pytest -n 2 tests/worker/model/layers/test_decode_kernels.py
+
+# Beside the environment: only torch's CUDA builds bring Triton, 600 MB of a compiler.
+.falconer/triton/.done: $(VENV)/.dev
+	$(PIP) install --quiet --no-deps --target .falconer/triton triton==3.9.0
 	@touch $@
 
 lint: $(VENV)/.dev ## check style and types

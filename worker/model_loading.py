@@ -7,7 +7,14 @@ import torch
 
 from shared.errors import SettingsError
 from shared.protocol import ModelCard
-from worker.engine import AdapterMode, Engine, EngineConfig, Executor, Quantization
+from worker.engine import (
+    AdapterMode,
+    AttentionKernels,
+    Engine,
+    EngineConfig,
+    Executor,
+    Quantization,
+)
 from worker.engine.loading.adapters import look_for_adapters
 from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.checkpoint.tiny import bundled_checkpoint
@@ -52,6 +59,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             kv_dtype=settings.kv_dtype,
             device=device,
             executor=Executor(settings.executor),
+            attention=AttentionKernels(settings.attention),
             quantization=settings.quantization and Quantization(settings.quantization),
             num_threads=settings.threads,
             tensor_parallel=settings.tensor_parallel,

@@ -38,6 +38,10 @@ class WorkerSettings(ProcessSettings):
         "auto",
         description="torch, openvino (CPU) or auto (the fastest that fits).",
     )
+    attention: Literal["auto", "varlen", "reference"] = Field(
+        "auto",
+        description="On GPUs. varlen: without Triton kernels. reference: plain torch.",
+    )
     quantization: Literal["int8", "int8-weight-only", "fp8", "int4"] | None = Field(
         None,
         description="Smaller weights; see docs/guides/quantization.md.",

@@ -8,8 +8,11 @@ import pytest
 
 from shared.errors import SettingsError
 from shared.process.settings import load_settings
+from worker.engine import AttentionKernels, SamplingParams, generate
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.checkpoint.tiny import bundled_checkpoint
+from worker.model.kv_cache import AttentionMetadata, KVCache
+from worker.model.layers.cuda_attention import Attention, plan_attention
 from worker.model_loading import load_model
 from worker.settings import WorkerSettings
 
@@ -18,6 +21,21 @@ from worker.settings import WorkerSettings
 def test_prompt_lookup_is_off_by_default(flags: dict[str, Any], expected: int | None) -> None:
     settings = load_settings(WorkerSettings, {"device": "cpu", "executor": "torch", **flags})
     assert load_model(settings).engine.config.prompt_lookup_num_tokens == expected
+
+
+def test_every_step_has_the_attention_of_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = []
+
+    def plan(kv_cache: KVCache, metadata: AttentionMetadata, *rest: Any) -> Attention:
+        planned.append(metadata.kernels)
+        return plan_attention(kv_cache, metadata, *rest)
+
+    monkeypatch.setattr("worker.model.falcon.plan_attention", plan)
+    flags = {"device": "cpu", "executor": "torch", "attention": "varlen"}
+    engine = load_model(load_settings(WorkerSettings, flags)).engine
+    assert len(next(iter(generate(engine, ["The sun"], SamplingParams(max_new_tokens=3))))) == 1
+    assert len(planned) > 3
+    assert set(planned) == {AttentionKernels.VARLEN}
 
 
 def test_adapter_mode_serve_needs_a_folder() -> None:

@@ -36,6 +36,7 @@ def test_memory_is_a_size_in_any_unit() -> None:
         ("device", "tpu"),
         ("dtype", "int8"),
         ("quantization", "int3"),
+        ("attention", "flash"),
         ("worker_id", "two words"),
         ("worker_id", "with:colon"),
         ("log_level", "loud"),

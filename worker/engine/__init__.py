@@ -21,10 +21,12 @@ from worker.engine.outputs import (
 from worker.engine.request import Request
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.step_report import Phase, StepReport
+from worker.model.kv_cache import AttentionKernels
 from worker.model.layers.quantization import Quantization
 
 __all__ = [
     "AdapterMode",
+    "AttentionKernels",
     "Completion",
     "Engine",
     "EngineBroken",

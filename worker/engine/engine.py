@@ -38,6 +38,7 @@ from worker.engine.token_selection import GroupSelection, Sampled, select_tokens
 from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
+from worker.model.kv_cache import AttentionKernels
 from worker.model.layers.quantization import Quantization
 from worker.model.tokenizer.tokenizer_files import load_tokenizer
 
@@ -47,8 +48,7 @@ logger = logging.getLogger(__name__)
 class Engine:
     """Continuous batching of one model.
 
-    `add` and `abort` take effect with the next `step`, which alone returns results. A row is a
-    sequence.
+    `add` and `abort` act with the next `step`, which alone returns results. A row is a sequence.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Engine:
         kv_dtype: Literal["auto", "int8"] = "auto",
         device: str = "cpu",
         executor: Executor = Executor.AUTO,
+        attention: AttentionKernels = AttentionKernels.AUTO,
         quantization: Quantization | None = None,
         num_threads: int | None = None,
         tensor_parallel: int = 1,
@@ -106,6 +107,7 @@ class Engine:
             kv_dtype=kv_dtype,
             device=device,
             executor=executor,
+            attention=attention,
             quantization=quantization,
             num_threads=num_threads,
             tensor_parallel=tensor_parallel,
@@ -170,15 +172,13 @@ class Engine:
         if request.request_id in self._groups:
             raise ValueError(f"request id {request.request_id} is in use")
         check_request(request, self.model_config, self.adapters)
-        states = create_groups(
-            request, self._arrivals, self._token_bytes, self.grammars, self.config
-        )
-        if not states:
+        new = create_groups(request, self._arrivals, self._token_bytes, self.grammars, self.config)
+        if not new:
             raise ValueError(f"request {request.request_id} is complete: nothing is left to do")
-        self.scheduler.check_fits(next(iter(states)))
-        self._states |= states
-        self._groups[request.request_id] = list(states)
-        for group in states:
+        self.scheduler.check_fits(next(iter(new)))
+        self._states |= new
+        self._groups[request.request_id] = list(new)
+        for group in new:
             self.scheduler.add_group(group)
 
     def abort(self, request_id: str) -> None:

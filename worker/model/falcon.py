@@ -14,7 +14,7 @@ from torch.nn import LayerNorm
 from worker.model.config import BlockStyle, ModelConfig
 from worker.model.errors import CheckpointError
 from worker.model.kv_cache import AttentionMetadata, KVCache
-from worker.model.layers.flash_attention import plan_attention
+from worker.model.layers.cuda_attention import plan_attention
 from worker.model.layers.rotary import RotaryEmbedding, alibi_slopes, apply_rotary
 from worker.model.lora import AdapterTokens, LayerUpdates
 from worker.model.tensor_parallel import TensorParallel
@@ -159,6 +159,7 @@ class FalconModel(nn.Module):
 
     def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
+        self.group = config.num_heads_per_kv_head
         self.word_embeddings = FalconEmbedding(config.vocab_size, config.hidden_size)
         self.h = nn.ModuleList(
             FalconDecoderLayer(config, parallel) for _ in range(config.num_layers)
@@ -187,7 +188,7 @@ class FalconModel(nn.Module):
             if rotary is not None:
                 rotary = rotary[0].to(device), rotary[1].to(device)
             slopes = None if self.alibi_slopes is None else self.alibi_slopes.to(device)
-            attention = plan_attention(kv_cache, metadata.to(device), slopes)
+            attention = plan_attention(kv_cache, metadata.to(device), slopes, self.group)
             for slot, (index, layer) in enumerate(islice(layers, kv_cache.num_layers)):
                 updates = adapters.in_layer(index)
                 hidden_states = layer(hidden_states, rotary, partial(attention, slot), updates)

@@ -6,8 +6,21 @@ PagedAttention (Kwon et al. 2023, vLLM).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import accumulate
 
+import numpy as np
 import torch
+
+from worker.model.device_map import upload
+
+
+class AttentionKernels(StrEnum):
+    """Kernels of attention on a GPU; each takes the next where it does not apply."""
+
+    AUTO = "auto"  # Triton for sequences with one new token, VARLEN for others
+    VARLEN = "varlen"  # torch's flash attention
+    REFERENCE = "reference"  # plain torch
 
 
 @dataclass(slots=True)
@@ -23,6 +36,19 @@ class AttentionMetadata:
     context_lens: list[int]  # [num_seqs], with this step's tokens
     slot_mapping: torch.Tensor  # int64 [num_tokens]
     block_tables: torch.Tensor  # int64 [num_seqs, max_blocks]; rows padded with any valid block
+    kernels: AttentionKernels = AttentionKernels.AUTO
+
+    def select(self, seqs: list[int]) -> "AttentionMetadata":
+        """Return the metadata of some sequences, for attention to keys that are cached."""
+        bounds = self.cu_seqlens_q
+        [index] = upload([np.array(seqs)], self.block_tables.device)
+        lengths = [bounds[seq + 1] - bounds[seq] for seq in seqs]
+        return replace(
+            self,
+            cu_seqlens_q=[0, *accumulate(lengths)],
+            context_lens=[self.context_lens[seq] for seq in seqs],
+            block_tables=self.block_tables.index_select(0, index),
+        )
 
     def to(self, device: torch.device) -> "AttentionMetadata":
         return replace(

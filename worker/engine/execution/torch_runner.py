@@ -15,7 +15,7 @@ from worker.engine.execution.packed_batch import PackedStep, warm_up_steps
 from worker.engine.scheduling.step_plan import BlockCopy, StepPlan
 from worker.model.device_map import current_device, upload
 from worker.model.falcon import FalconForCausalLM
-from worker.model.kv_cache import AttentionMetadata, KVCache
+from worker.model.kv_cache import AttentionKernels, AttentionMetadata, KVCache
 from worker.model.lora import AdapterTokens, ServedAdapter
 
 
@@ -40,12 +40,14 @@ class ModelRunner:
         model: FalconForCausalLM,
         kv_caches: Sequence[KVCache],
         adapters: dict[str, ServedAdapter] | None = None,
+        attention: AttentionKernels = AttentionKernels.AUTO,
     ) -> None:
         self.num_blocks = kv_caches[0].num_blocks
         self.block_size = kv_caches[0].block_size
         self.kv_caches = kv_caches
         self.model = model
         self.adapters = {} if adapters is None else adapters
+        self._attention = attention
         self._device = model.device
 
     @classmethod
@@ -56,6 +58,7 @@ class ModelRunner:
         num_blocks: int,
         block_size: int,
         adapters: dict[str, ServedAdapter] | None = None,
+        attention: AttentionKernels = AttentionKernels.AUTO,
     ) -> "ModelRunner":
         """Allocate the caches in the dtype of the layers and on their devices."""
         kv_caches = [
@@ -70,7 +73,7 @@ class ModelRunner:
             )
             for device, layers in groupby(model.layer_devices)
         ]
-        return cls(model, kv_caches, adapters)
+        return cls(model, kv_caches, adapters, attention)
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
         step = PackedStep.of(plan, self.block_size)
@@ -124,6 +127,7 @@ class ModelRunner:
                 context_lens=step.context_lens.tolist(),
                 slot_mapping=slot_mapping,
                 block_tables=tables,
+                kernels=self._attention,
             ),
             adapters=AdapterTokens(list(zip(adapters, adapted, strict=True))),
         )

@@ -7,6 +7,7 @@ from worker.engine.config import EngineConfig
 from worker.engine.execution.executor import Executor
 from worker.engine.loading.adapters import AdapterMode
 from worker.model.device_map import DeviceMap
+from worker.model.kv_cache import AttentionKernels
 from worker.model.layers.quantization import Quantization
 
 
@@ -23,6 +24,7 @@ class LoadOptions:
     kv_dtype: Literal["auto", "int8"] = "auto"
     device: str = "cpu"  # cpu, cuda or cuda:N
     executor: Executor = Executor.AUTO
+    attention: AttentionKernels = AttentionKernels.AUTO  # on a GPU
     quantization: Quantization | None = None
     num_threads: int | None = None  # of a step on a CPU; None: all, or one for a small model
     tensor_parallel: int = 1  # number of processes, each with its part on a device of its own

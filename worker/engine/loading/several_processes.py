@@ -89,6 +89,7 @@ class PartLoader:
             num_blocks=num_blocks,
             block_size=self.options.config.block_size,
             adapters=adapters,
+            attention=self.options.attention,
         )
 
 

@@ -127,7 +127,13 @@ def load_torch(
     """Allocate the KV cache of a network that is on its device; return a runner for both."""
     num_threads = _choose_num_threads(options, model.config)
     block_size = options.config.block_size
-    make_runner = partial(ModelRunner.with_cache, model, block_size=block_size, adapters=adapters)
+    make_runner = partial(
+        ModelRunner.with_cache,
+        model,
+        block_size=block_size,
+        adapters=adapters,
+        attention=options.attention,
+    )
     if model.device.type == "cpu":
         report.num_threads = num_threads
     loaded = _start(

@@ -50,6 +50,10 @@ class PagedAttention:
         Returns [num_tokens, num_heads, head_dim].
         """
         self.kv_cache.write(layer, key, value, self.slot_mapping)
+        return self.attend(layer, query)
+
+    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
+        """Attend to all cached keys; this step's are among them."""
         output = torch.empty_like(query)
         for group in self.groups:
             keys = self.kv_cache.keys[layer][group.slots]

@@ -1,7 +1,4 @@
-"""Attention on a GPU by torch's flash-attention kernel, over packed queries and gathered keys.
-
-`plan_attention` takes the plain reference where the kernel does not apply.
-"""
+"""Attention on a GPU by torch's flash-attention kernel, over packed queries and gathered keys."""
 
 import inspect
 from dataclasses import dataclass
@@ -13,11 +10,9 @@ import torch
 
 from worker.model.device_map import upload
 from worker.model.kv_cache import AttentionMetadata, KVCache
-from worker.model.layers.attention import PagedAttention
 
 _HALF_PRECISION = (torch.float16, torch.bfloat16)
 _HEAD_DIM_MULTIPLE, _MAX_HEAD_DIM = 8, 256  # of flash-attention 2 (Dao 2023)
-_AMPERE = (8, 0)  # the oldest GPUs that it supports
 _SEES_ALL, _SEES_PAST = (-1, -1), (-1, 0)  # windows of keys left and right of a query; -1: no end
 
 
@@ -44,10 +39,12 @@ class VarlenKernel(Protocol):
 
 @dataclass(slots=True)
 class FlashAttention:
-    """Attention of one forward pass: planned once, called by every layer."""
+    """Attention of one forward pass: planned once, called by every layer.
+
+    Sequences with one query are planned apart from others: see `attend`.
+    """
 
     kv_cache: KVCache
-    slot_mapping: torch.Tensor
     context_slots: torch.Tensor  # int64 [sum of contexts]: slots of all keys in the cache
     cu_seqlens_q: torch.Tensor
     cu_seqlens_k: torch.Tensor
@@ -67,7 +64,6 @@ class FlashAttention:
         )
         return cls(
             kv_cache=kv_cache,
-            slot_mapping=metadata.slot_mapping,
             context_slots=_context_slots(metadata, lens, starts, kv_cache.block_size),
             cu_seqlens_q=cu_seqlens_q,
             cu_seqlens_k=cu_seqlens_k,
@@ -76,15 +72,12 @@ class FlashAttention:
             kernel=kernel,
         )
 
-    def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-    ) -> torch.Tensor:
+    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
         """Attend as `PagedAttention` does, with half-precision products and float32 sums.
 
         A single query is the last token of its sequence and sees every key. Without a window, the
         kernel lets query heads share the keys of a KV head (falcon-7b has 71 per KV head).
         """
-        self.kv_cache.write(layer, key, value, self.slot_mapping)
         return self.kernel(
             query,
             self.kv_cache.keys[layer].index_select(0, self.context_slots),
@@ -95,21 +88,6 @@ class FlashAttention:
             self.max_k,
             window_size=_SEES_ALL if self.max_q == 1 else _SEES_PAST,
         )
-
-
-Attention = PagedAttention | FlashAttention
-
-
-def plan_attention(
-    kv_cache: KVCache, metadata: AttentionMetadata, alibi_slopes: torch.Tensor | None
-) -> Attention:
-    """Plan the fastest attention that model and device support, for one forward pass."""
-    *_, head_dim = kv_cache.keys.shape
-    device, dtype = kv_cache.keys.device, kv_cache.keys.dtype
-    is_new_enough = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _AMPERE
-    if is_new_enough and kernel_serves(dtype, head_dim, alibi=alibi_slopes is not None):
-        return FlashAttention.plan(kv_cache, metadata, flash_kernel())
-    return PagedAttention.plan(kv_cache, metadata, alibi_slopes)
 
 
 def kernel_serves(dtype: torch.dtype, head_dim: int, *, alibi: bool) -> bool:
