@@ -21,7 +21,6 @@ from worker.engine.loading.report import LoadReport
 from worker.model.checkpoint.shards import find_shards
 from worker.model.config import DTYPES
 
-MAX_ROWS = 64
 NUM_READERS = 16  # a single reader does not saturate a fast disk
 PART_BYTES = 2**23
 
@@ -77,7 +76,7 @@ def load_engine(checkpoint: Path, device: torch.device) -> Engine:
         dtype=next(name for name, known in DTYPES.items() if known is dtype),
         device=str(device),
         executor=Executor.TORCH,
-        config=EngineConfig(max_rows=MAX_ROWS, max_chunk_tokens=512),
+        config=EngineConfig.for_machine(str(device)),
     )
 
 

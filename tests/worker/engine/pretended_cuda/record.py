@@ -64,6 +64,23 @@ def measure(folder: Path) -> dict[str, Any]:
     }
 
 
+def refusals() -> dict[str, str]:
+    """Return the errors of what a GPU cannot do, by name; what was computed is absent."""
+    mistakes = {
+        "mix devices": lambda: torch.ones(2, device="cuda") + torch.ones(2),
+        "read as numpy": lambda: torch.ones(2, device="cuda").numpy(),
+        "pin for another GPU": lambda: torch.empty(2, pin_memory=True),
+    }
+    errors = {}
+    with pretended_cuda():
+        for name, make in mistakes.items():
+            try:
+                make()
+            except (RuntimeError, TypeError) as error:
+                errors[name] = str(error)
+    return errors
+
+
 def compare(folder: Path) -> dict[str, Any]:
     """Return the tokens of every style and dtype, on the CPU and on the pretended GPU."""
     tokens = {}
@@ -79,7 +96,7 @@ def compare(folder: Path) -> dict[str, Any]:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     load_guard(compile_guard(folder))
-    result = {**measure(folder), "tokens": compare(folder)}
+    result = {**measure(folder), "tokens": compare(folder), "refusals": refusals()}
     (folder / RECORD).write_text(json.dumps(result))
 
 

@@ -49,6 +49,10 @@ def to_work(fields: dict[str, Any]) -> HostWork:
     return work
 
 
+def test_the_pretended_gpu_refuses_what_a_gpu_cannot_do(record: dict[str, Any]) -> None:
+    assert set(record["refusals"]) == {"mix devices", "read as numpy", "pin for another GPU"}
+
+
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_gpu_gives_the_tokens_of_the_cpu(record: dict[str, Any], style: str, dtype: str) -> None:
