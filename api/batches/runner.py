@@ -88,7 +88,9 @@ class BatchRunner:
         except LeaseLost:
             bound.warning("lost the lease of a batch")
         except (ServiceUnavailable, *UNREACHABLE) as error:
-            bound.warning("a batch waits for Redis", error=str(error) or type(error).__name__)
+            bound.warning(
+                "a batch waits for Redis or its files", error=str(error) or type(error).__name__
+            )
         except Exception as error:  # isolates the batch
             bound.error("batch failed, will retry", exc_info=error)
         finally:

@@ -2,19 +2,27 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, TypeVar, cast
 
+import structlog
 from redis.asyncio import Redis
 
+from shared.errors import ServiceUnavailable
 from shared.queue.keys import FILE_TTL_S, Keys
 
 CHUNK_BYTES = 256 * 1024  # of each part of a file but the last one
 PAGE_BYTES = 1024 * 1024  # read from Redis at a time, about
 FIRST_PAGE = 4  # parts, before their size is known
 MAX_PAGE = 1000
+RETRY_AFTER_S = 10
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 class FileData(ABC):
@@ -95,13 +103,14 @@ class FolderFileData(FileData):
         return self._folder / file_id
 
     async def write(self, file_id: str, chunks: AsyncIterator[bytes]) -> int:
+        """Write a file. Raises ServiceUnavailable while the folder takes no files."""
         part = self._folder / f"{file_id}.part"
-        num_bytes, file = 0, await asyncio.to_thread(part.open, "wb")
+        num_bytes, file = 0, await on_disk(part.open, "wb", 0)
         try:
             async for chunk in chunks:
-                await asyncio.to_thread(file.write, chunk)
+                await on_disk(write_all, file, chunk)
                 num_bytes += len(chunk)
-            await asyncio.to_thread(_complete, file, self._path(file_id))
+            await on_disk(part.replace, self._path(file_id))
         finally:
             file.close()
             part.unlink(missing_ok=True)
@@ -124,10 +133,24 @@ class FolderFileData(FileData):
         await asyncio.to_thread(self._path(file_id).unlink, missing_ok=True)
 
 
-def _complete(file: BinaryIO, path: Path) -> None:
-    """Give a written file its name, by which it is whole."""
-    file.flush()
-    Path(file.name).replace(path)
+async def on_disk(function: Callable[..., T], *args: Any) -> T:
+    """Call a function that writes, in a thread. Raises ServiceUnavailable if it fails.
+
+    A full disk or an unreachable folder may recover: clients and batches try again.
+    """
+    try:
+        return await asyncio.to_thread(function, *args)
+    except OSError as error:
+        log.error("cannot write files", error=str(error))
+        reason = f"files cannot be written: {error.strerror}"
+        raise ServiceUnavailable(reason, retry_after_s=RETRY_AFTER_S) from error
+
+
+def write_all(file: FileIO, chunk: bytes) -> None:
+    """Write the whole chunk; an unbuffered file may take a part of it."""
+    view = memoryview(chunk)
+    while view:
+        view = view[file.write(view) :]
 
 
 async def equal_parts(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -6,9 +6,11 @@
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
+import pytest
 from openai.types import Batch
 
 from tests.integration.service import WAIT_S, ApiChild, WorkerChild, eventually
@@ -28,11 +30,17 @@ async def num_done(client: openai.AsyncOpenAI, batch_id: str) -> int:
     return 0 if counts is None else counts.completed
 
 
+@pytest.mark.parametrize("storage", ["redis", "folder"])
 async def test_every_line_has_one_answer_after_replica_and_worker_were_killed(
     start_api: Callable[..., ApiChild],
     start_worker: Callable[..., WorkerChild],
+    tmp_path: Path,
+    storage: str,
 ) -> None:
-    first, second, worker = start_api(), start_api(), start_worker(max_rows=8)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    flags = {"files_dir": folder} if storage == "folder" else {}
+    first, second, worker = start_api(**flags), start_api(**flags), start_worker(max_rows=8)
     await first.ready()
     async with first.sdk() as client:
         batch = await create_batch(client)
@@ -56,6 +64,9 @@ async def test_every_line_has_one_answer_after_replica_and_worker_were_killed(
         await eventually(has_ended, BATCH_WAIT_S)
         ended = await client.batches.retrieve(batch.id)
         await check_answers(client, ended)
+        stored = {path.name for path in folder.iterdir()}
+        expected = {ended.input_file_id, ended.output_file_id} if flags else set()
+        assert stored == expected
 
 
 def owner_first(batch_id: str, first: ApiChild, second: ApiChild) -> tuple[ApiChild, ApiChild]:
