@@ -53,8 +53,8 @@ lm-eval-test: $(VENV)/.dev .falconer/lm-eval/.done ## compare lm-eval over HTTP 
 	$(BIN)/python -m venv --clear .falconer/stock-clients
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(.falconer/stock-clients/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/falconer.pth"
-	.falconer/stock-clients/bin/python -m pip --disable-pip-version-check install --quiet -c requirements.lock \
-	  'langchain-openai==1.7.4' 'llm==0.36'
+	.falconer/stock-clients/bin/python -m pip --disable-pip-version-check install --quiet \
+	  "$$(grep '^openai==' requirements.lock)" 'langchain-openai==1.7.4' 'llm==0.36'
 	@touch $@
 
 # Its own environment, which finds torch and transformers in this one and installs neither.
