@@ -145,6 +145,9 @@ def guidellm_figures(report: dict[str, Any], shape: Shape) -> Figures:
         for name, figure in benchmark["metrics"].items()
         if isinstance(figure, dict) and "successful" in figure
     }
+    totals = benchmark["metrics"]["request_totals"]
+    if totals["successful"] != shape.requests:
+        raise FalconerError(f"guidellm had other requests than {shape.requests}: {totals}")
     check_tokens("guidellm", metrics["output_token_count"]["total_sum"], shape)
     return Figures(
         tokens_per_s=metrics["output_tokens_per_second"]["mean"],
