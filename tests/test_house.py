@@ -2,8 +2,10 @@
 
 import ast
 import re
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from types import UnionType
 
@@ -112,6 +114,22 @@ def is_documented(name: str, package: str) -> bool:
 def test_every_package_has_a_docstring() -> None:
     packages = [name for name in python_files() if name.endswith("__init__.py")]
     assert [name for name in packages if not ast.get_docstring(tree_of(name))] == []
+
+
+def test_a_built_distribution_contains_every_package() -> None:
+    """setuptools finds packages by the pattern of their names and by `__init__.py`."""
+    settings = tomllib.loads(text_of("pyproject.toml"))["tool"]["setuptools"]["packages"]["find"]
+    files = [
+        name for name in python_files() if not name.startswith(("deploy/", "tests/", "tools/"))
+    ]
+    folders = {str(PurePosixPath(name).parent) for name in files}
+    assert {f"{folder}/__init__.py" for folder in folders} <= set(files)
+    names = [folder.replace("/", ".") for folder in folders]
+    assert [name for name in names if not fnmatches(name, settings["include"])] == []
+
+
+def fnmatches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def test_a_functions_docstring_begins_with_a_verb() -> None:
