@@ -20,9 +20,9 @@ from api.http.paths import RoutePaths
 from api.jobs.admission import Admission
 from api.jobs.derived_jobs import DerivedJobs
 from api.jobs.job_client import JobClient
-from api.jobs.model_watcher import ModelWatcher
 from api.jobs.pending_cancellations import PendingCancellations
 from api.jobs.redis_services import Connect, RedisServices
+from api.jobs.served_models import ServedModels
 from api.jobs.tokenization import Tokenization
 from api.metrics import MeteredApp, Metrics
 from api.openapi import openapi_of
@@ -139,15 +139,15 @@ def methods_at(scope: Scope, routes: Iterable[BaseRoute]) -> set[str]:
 
 
 def make_services(settings: ApiSettings, connect: Connect) -> Services:
-    redis, metrics = RedisServices(settings, connect), Metrics()
-    models = ModelWatcher(redis.registry, redis.adapters)
+    redis, metrics = RedisServices(settings, connect), Metrics(has_models=bool(settings.models))
+    models = ServedModels(redis, settings.model_names, metrics)
     tokenization = Tokenization()
     admission = Admission(models, tokenization, settings.max_ttl_s)
     cancellations = PendingCancellations(redis.queue)
-    client = JobClient(redis, admission, cancellations, metrics, settings)
-    jobs = LineJobs(redis, client, models, metrics)
+    client = JobClient(redis, admission, cancellations, settings)
+    jobs = LineJobs(redis, client)
     batches = BatchRunner(redis, jobs, settings.max_body_bytes)
-    derived = DerivedJobs(redis, admission, cancellations, settings)
+    derived = DerivedJobs(redis, models, admission, cancellations, settings)
     return Services(
         settings,
         redis,

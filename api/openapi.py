@@ -127,6 +127,7 @@ ERRORS: Responses = {
     **UNAVAILABLE,
     504: schema_response("ErrorBody", "The wait timed out; the job with this `id` goes on."),
 }
+MODEL_ERRORS: Responses = {404: ERRORS[404], **PARAMETER_ERRORS}
 TOKENIZER_ERRORS: Responses = {status: ERRORS[status] for status in (400, 404, 413, 415, 422, 503)}
 OPENAI_UNAVAILABLE: Responses = {
     503: schema_response("OpenAIErrorBody", "Unavailable; retry after `Retry-After`."),

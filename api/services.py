@@ -8,9 +8,9 @@ from fastapi import Request
 from api.batches.runner import BatchRunner
 from api.jobs.derived_jobs import DerivedJobs
 from api.jobs.job_client import JobClient
-from api.jobs.model_watcher import ModelWatcher
 from api.jobs.pending_cancellations import PendingCancellations
 from api.jobs.redis_services import RedisServices
+from api.jobs.served_models import ServedModels
 from api.jobs.tokenization import Tokenization
 from api.metrics import Metrics
 from api.settings import ApiSettings
@@ -26,7 +26,7 @@ class Services:
 
     settings: ApiSettings
     redis: RedisServices
-    models: ModelWatcher
+    models: ServedModels
     tokenization: Tokenization
     cancellations: PendingCancellations
     metrics: Metrics

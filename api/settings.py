@@ -6,8 +6,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pydantic import DirectoryPath, Field, field_validator
 
 from shared.process.log_config import LogFormat, LogLevel
-from shared.process.settings import ProcessSettings
-from shared.queue.keys import JOB_TTL_S, MAX_QUEUE_NAME
+from shared.queue.keys import JOB_TTL_S
+from shared.registry.queue_settings import QueueSettings
 
 # An `Origin` header: scheme, host and port in lower case, no path.
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,]+")
@@ -18,16 +18,9 @@ DEFAULT_PORT = re.compile(r"(?<=^http)(://.*):80$|(?<=^https)(://.*):443$")  # b
 PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 
 
-class ApiSettings(ProcessSettings):
+class ApiSettings(QueueSettings):
     host: str = Field("127.0.0.1", description="Address.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="URL; see docs/guides/redis.md.")
-    queue: str = Field(
-        "falconer:queue",
-        min_length=1,
-        max_length=MAX_QUEUE_NAME,
-        description="Name of the queue.",
-    )
     max_body_bytes: int = Field(
         1_048_576, ge=1, le=2**30, description="Larger request bodies get 413."
     )

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,21 +19,24 @@ from shared.errors import SettingsError
 from shared.model_source import model_name
 from shared.process.allocator import HUGE_PAGES
 from shared.process.log_config import LogLevel, configure_logs
-from shared.queue.keys import Keys
+from shared.process.settings import load_settings
 from shared.redis.client import UNREACHABLE, connect
 from shared.redis.server_check import check_server
 from shared.registry.loading_model import announce_model
+from shared.registry.queue_settings import QueueSettings, split_names
 from worker.host_memory import free_memory
 
 REDIS_S = 3.0  # for the response of a Redis that the user runs
 DRAIN_S = 3  # grace period of api and workers; a shutdown takes at most five seconds
+GRACE = ["--grace-s", str(DRAIN_S)]
 
 
 def main(settings: ServeSettings) -> int:
     """Run until Ctrl-C. Raises SettingsError for problems that the user can fix."""
     configure_logs(LogLevel.ERROR)  # the children write logs; this process prints its screen
     screen = Screen()
-    check_model(settings.model)
+    for model in models_of(settings):
+        check_model(model)
     check_port(settings.host, settings.port)
     with state_folder(settings.state_dir) as state_dir:
         supervisor = assemble(settings, state_dir, screen)
@@ -54,11 +57,19 @@ def greet(screen: Screen, settings: ServeSettings, supervisor: Supervisor) -> No
     redis_line = "yours (redis-url)" if settings.redis_url else "embedded, append-only file"
     screen.ready(
         url=supervisor.url,
-        model=model_name(settings.model),
+        models=[model_name(model) for model in models_of(settings)],
         workers=settings.workers,
         redis=redis_line,
         state_dir=settings.state_dir,
     )
+
+
+def models_of(settings: ServeSettings) -> tuple[str, ...]:
+    """Return the folders and hub ids of all models, the first one first. Raises SettingsError."""
+    models = split_names(settings.model) or (settings.model,)
+    if len({model_name(model) for model in models}) < len(models):
+        raise SettingsError(f"--model = {settings.model!r}: must name models of different names")
+    return models
 
 
 def check_model(model: str) -> None:
@@ -111,30 +122,45 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
         screen.say(f"  starting Redis on 127.0.0.1:{server.port} and the api ...")
     else:
         check_redis(url)
+    models = models_of(settings)
     env = {**os.environ, "FALCONER_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}
+    if len(models) > 1:
+        env["FALCONER_MODELS"] = ",".join(map(model_name, models))
     # -P: no folder in the working directory can shadow a package.
     falconer = [sys.executable, "-P", "-m", "falconer"]
-    grace = ["--grace-s", str(DRAIN_S)]
-    api = ["api", "--host", settings.host, "--port", str(settings.port), *grace]
-    worker = ["worker", "--model", settings.model, *grace, *memory_share(settings.workers)]
-    worker_ids = new_worker_ids(settings.workers)
-    queue = os.environ.get("FALCONER_QUEUE", Keys().queue)
+    api = ["api", "--host", settings.host, "--port", str(settings.port), *GRACE]
     return Supervisor(
         redis=embedded,
         api=Child("api", [*falconer, *api], env, logs / "api.log"),
-        workers={
-            id_: Child(
-                f"worker {number}",
-                [*falconer, *worker, "--worker-id", id_],
-                {**HUGE_PAGES, **env},
-                logs / f"worker-{number}.log",
-            )
-            for number, id_ in enumerate(worker_ids, 1)
-        },
-        before_api=lambda: asyncio.run(announce_model(url, queue, settings.model)),
+        workers=make_workers(settings, falconer, env, logs),
+        before_api=lambda: announce_models(url, models, env),
         url=f"http://{url_host(settings.host)}:{settings.port}",
         screen=screen,
     )
+
+
+def make_workers(
+    settings: ServeSettings, falconer: list[str], env: dict[str, str], logs: Path
+) -> dict[str, Child]:
+    """Return the workers of all models by their ids, which are not started yet."""
+    models = models_of(settings) * settings.workers
+    share = memory_share(len(models))
+    ids = new_worker_ids(len(models))
+    return {
+        id_: Child(
+            f"worker {number}",
+            [*falconer, "worker", "--model", model, *GRACE, *share, "--worker-id", id_],
+            {**HUGE_PAGES, **env},
+            logs / f"worker-{number}.log",
+        )
+        for number, (id_, model) in enumerate(zip(ids, models, strict=True), 1)
+    }
+
+
+def announce_models(url: str, models: Iterable[str], env: Mapping[str, str]) -> None:
+    queues = load_settings(QueueSettings, {"models": env.get("FALCONER_MODELS")})
+    for model in models:
+        asyncio.run(announce_model(url, queues.keys_of(model_name(model)), model))
 
 
 def memory_share(num_workers: int) -> list[str]:

@@ -29,12 +29,15 @@ class Screen:
         except OSError:
             redirect_to_devnull(sys.stdout)
 
-    def ready(self, *, url: str, model: str, workers: int, redis: str, state_dir: Path) -> None:
+    def ready(
+        self, *, url: str, models: list[str], workers: int, redis: str, state_dir: Path
+    ) -> None:
+        workers_text = f"{workers} worker{'s' if workers > 1 else ''}"
         rows = [
             "",
             f"  Falconer is ready on {url}      (API reference: {url}/docs)",
             "",
-            f"  model   {model}, {workers} worker{'s' if workers > 1 else ''}",
+            *(f"  model   {model}, {workers_text}" for model in models),
             f"  redis   {redis}",
             f"  logs    {state_dir / 'logs'}",
             f"  state   {state_dir}",

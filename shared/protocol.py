@@ -192,6 +192,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     retried_as: str | None = None  # the job that retries this one
     metadata: dict[str, str] | None = None  # of the client
     origin: Origin | None = None
+    model: str | None = None  # of its queue; None for the first model of the service
     outcome: Outcome | None = None  # a listing leaves out results
 
     @property

@@ -33,17 +33,17 @@ from tests.factories import make_worker_info
 async def keep_reporting(service: "FakeService") -> None:
     while True:
         await asyncio.sleep(WORKER_TTL_S / 3)
-        await service.services.redis.registry.report(service.info)
+        await service.services.redis.models[0].registry.report(service.info)
 
 
 async def serve_adapters(service: "FakeService") -> None:
     """Report that the worker serves each new set of adapters that are loaded at run time."""
     while True:
-        generation = (await service.services.redis.adapters.read()).generation
+        generation = (await service.services.redis.models[0].adapters.read()).generation
         service.info = msgspec.structs.replace(
             service.info, loads_adapters=True, adapter_generation=generation
         )
-        await service.services.redis.registry.report(service.info)
+        await service.services.redis.models[0].registry.report(service.info)
         await asyncio.sleep(0.02)
 
 
@@ -91,7 +91,7 @@ class FakeService:
         card_hash = await registry.publish_card(letter_card(), letter_tokenizer().to_str().encode())
         self.info = make_worker_info("echo", card_hash=card_hash)
         await registry.report(self.info)
-        await self.services.models.refresh()
+        await self.services.models.first.watcher.refresh()
         self.tasks.append(asyncio.create_task(self.worker.run()))
         self.tasks.append(asyncio.create_task(keep_reporting(self)))
 

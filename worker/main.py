@@ -8,6 +8,7 @@ import socket
 
 import structlog
 
+from shared.model_source import model_name
 from shared.process.asyncio_tasks import cancel_all
 from shared.process.log_config import configure_logs
 from shared.process.signals import end_at_once_on_signals, stop_signals
@@ -33,7 +34,8 @@ def main(settings: WorkerSettings) -> int:
         # A bad URL or an occupied port must show before minutes of loading.
         connect(settings.redis_url, name="check")
         listener = listen_for_probes(settings)
-        asyncio.run(announce_model(settings.redis_url, settings.queue, settings.model))
+        keys = settings.keys_of(model_name(settings.model))
+        asyncio.run(announce_model(settings.redis_url, keys, settings.model))
         log.info("loading model", model=settings.model)
         model = load_model(settings)
         log.info("model loaded", **model.engine.load_report.to_log())

@@ -67,7 +67,8 @@ class WorkerProcess:
         self._model = model
         self._stopping = asyncio.Event()
         self._clients: list[ArqRedis] = []
-        self._assemble(Keys(settings.queue), hash_card(model.card, model.tokenizer_json))
+        card_hash = hash_card(model.card, model.tokenizer_json)
+        self._assemble(settings.keys_of(model.card.name), card_hash)
 
     def _assemble(self, keys: Keys, card_hash: str) -> None:
         settings, model = self._settings, self._model

@@ -5,20 +5,12 @@ from typing import Literal
 from pydantic import ByteSize, Field
 
 from shared.process.log_config import LogFormat, LogLevel
-from shared.process.settings import ProcessSettings
-from shared.queue.keys import MAX_QUEUE_NAME
+from shared.registry.queue_settings import QueueSettings
 
 WORKER_ID_PATTERN = r"^[^\s:]{1,64}$"  # part of Redis keys and of a lease's owner
 
 
-class WorkerSettings(ProcessSettings):
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="URL; see docs/guides/redis.md.")
-    queue: str = Field(
-        "falconer:queue",
-        min_length=1,
-        max_length=MAX_QUEUE_NAME,
-        description="Name of the queue.",
-    )
+class WorkerSettings(QueueSettings):
     model: str = Field("tiny", description="Folder, hub id, or `tiny` (bundled).")
     chat_template: str | None = Field(
         None,

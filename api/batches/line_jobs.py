@@ -15,9 +15,8 @@ from api.http.disconnect import ClientConnection
 from api.http.errors import parameter_error
 from api.jobs.job_client import JobClient
 from api.jobs.job_handle import JobHandle
-from api.jobs.model_watcher import ModelWatcher
 from api.jobs.redis_services import RedisServices, redis_timeout
-from api.metrics import Metrics
+from api.jobs.served_models import ServedModel
 from api.openai.batches.lines import (
     ENDPOINTS,
     LineResponse,
@@ -51,6 +50,7 @@ class SubmittedLine:
     custom_id: str
     spec: BatchSpec
     body: OpenAIRequest
+    model: ServedModel
     handles: list[JobHandle] = field(default_factory=list)
     created: int = field(default_factory=lambda: int(time.time()))
     stack: ExitStack = field(default_factory=ExitStack)
@@ -63,13 +63,9 @@ class SubmittedLine:
 class LineJobs:
     """Submit lines of batches and answer them."""
 
-    def __init__(
-        self, redis: RedisServices, client: JobClient, models: ModelWatcher, metrics: Metrics
-    ) -> None:
+    def __init__(self, redis: RedisServices, client: JobClient) -> None:
         self._redis = redis
         self._client = client
-        self._models = models
-        self._metrics = metrics
         self._line_ended = asyncio.Event()
         self._connection = ClientConnection(_never, asyncio.Event())
 
@@ -83,18 +79,20 @@ class LineJobs:
         """
         body = self._body_of(line, spec)
         try:
-            jobs = [
+            admitted = [
                 await self._client.admit(request, self._connection, stream=True)
                 for request in body.jobs()
             ]
         except ClientError as error:
             error.field = body.field_name(error.field)
             raise
-        submitted = SubmittedLine(number, line.custom_id, spec, body.for_answer())
+        model = admitted[0].model
+        submitted = SubmittedLine(number, line.custom_id, spec, body.for_answer(), model)
         with ExitStack() as stack:
-            for index, job in enumerate(jobs):
+            for index, one in enumerate(admitted):
                 own_id = job_id_of(spec.id, number, index)
-                handle = await self._enqueue(msgspec.structs.replace(job, id=own_id), seconds_left)
+                job = msgspec.structs.replace(one.job, id=own_id)
+                handle = await self._enqueue(one.model, job, seconds_left)
                 submitted.handles.append(stack.enter_context(handle))
             submitted.stack = stack.pop_all()
         return submitted
@@ -109,9 +107,11 @@ class LineJobs:
         body.check_line()
         return body
 
-    async def _enqueue(self, job: ChatJob, seconds_left: Callable[[], float]) -> JobHandle:
-        """Return the handle of the job, once the lane has a place for it."""
-        handle = JobHandle(self._redis, job.id, self._metrics)
+    async def _enqueue(
+        self, model: ServedModel, job: ChatJob, seconds_left: Callable[[], float]
+    ) -> JobHandle:
+        """Return the handle of the job, once the lane of its model has a place for it."""
+        handle = JobHandle(self._redis, job.id, model.metrics)
         try:
             while True:
                 self._line_ended.clear()
@@ -124,7 +124,7 @@ class LineJobs:
                 )
                 async with redis_timeout():
                     replica_id = self._redis.replica_id
-                    verdict = await self._redis.lane.enqueue(timed, reply_to=replica_id)
+                    verdict = await model.redis.lane.enqueue(timed, reply_to=replica_id)
                     if verdict is Verdict.KNOWN:  # another replica submitted it
                         handle.record = await self._redis.queue.watch(job.id, replica_id)
                 if verdict is not Verdict.FULL:
@@ -152,7 +152,7 @@ class LineJobs:
 
     def _answered(self, line: SubmittedLine, ended: list[Succeeded]) -> LineResult:
         _, view = ENDPOINTS[line.spec.endpoint]
-        model = self._models.current
+        model = line.model.watcher.current
         head = AnswerHead(
             line.job_ids,
             line.created,

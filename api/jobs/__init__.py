@@ -2,6 +2,7 @@
 
 Routes import `JobHandle` from `job_handle` and `redis_timeout` from `redis_services`. They get the
 `JobClient` of `job_client` and the `DerivedJobs` of `derived_jobs` from `api.services`, which also
-has the `tokenization` of long texts and runs the tasks of `model_watcher` and
-`pending_cancellations`. `api.app` assembles these and `admission`.
+has the `tokenization` of long texts and runs the tasks of `served_models` and
+`pending_cancellations`.
+`api.app` assembles these and `admission`.
 """

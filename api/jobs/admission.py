@@ -3,14 +3,15 @@
 import secrets
 import uuid
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
 
 from api.http.disconnect import ClientConnection
-from api.jobs.model_watcher import CheckedModel, ModelWatcher
 from api.jobs.redis_services import redis_timeout
 from api.jobs.reuse import check_reuse
+from api.jobs.served_models import CheckedModel, ModelWatcher, ServedModel, ServedModels
 from api.jobs.tokenization import Tokenization
 from api.schemas import ChatRequest
 from shared.errors import (
@@ -35,22 +36,31 @@ PROMPT_FIELDS = {
 }
 
 
-class Admission:
-    """Check requests against the registered model; without a model, the worker checks the job."""
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A checked request, and the model whose queue gets its job."""
 
-    def __init__(self, models: ModelWatcher, tokenization: Tokenization, max_ttl_s: int) -> None:
+    job: ChatJob
+    model: ServedModel
+
+
+class Admission:
+    """Check requests against the registered card of their model; without it, workers check them."""
+
+    def __init__(self, models: ServedModels, tokenization: Tokenization, max_ttl_s: int) -> None:
         self._models = models
         self._tokenization = tokenization
         self._max_ttl_s = max_ttl_s
 
     async def admit(
         self, request: ChatRequest, client: ClientConnection, *, stream: bool
-    ) -> ChatJob:
+    ) -> Admitted:
         """Return a job with an id and a seed. Raises a ClientError that names field and limit.
 
         A long text waits for its turn, and then raises ServiceUnavailable, ClientDisconnected and
         ServerStopping too.
         """
+        model = await self._models.find(request.model)
         self._check_ttl(request.ttl_s)
         kwargs = request.generate_kwargs
         check_reuse(request.reuse, kwargs)
@@ -79,16 +89,18 @@ class Admission:
             metadata=request.metadata,
         )
         check_prompt(job)
-        return await self._checked(job, kwargs, client)
+        return Admitted(await self._checked(model.watcher, job, kwargs, client), model)
 
-    async def admit_again(self, job: ChatJob, client: ClientConnection) -> ChatJob:
+    async def admit_again(
+        self, model: ServedModel, job: ChatJob, client: ClientConnection
+    ) -> ChatJob:
         """Check a job that was made from an ended one, with its tokens and with new parameters.
 
         Raises as `admit`, and Conflict if another model is registered. That model may run a replay
         from the first token on.
         """
         kwargs = check_kwargs(job)
-        checked = await self._checked(job, kwargs, client)
+        checked = await self._checked(model.watcher, job, kwargs, client)
         if job.replay is not None and not job.inherited_deltas:
             return checked
         if checked.card_hash != job.card_hash:
@@ -104,29 +116,29 @@ class Admission:
             raise InvalidParameter(reason, field="ttl_s")
 
     async def _checked(
-        self, job: ChatJob, kwargs: GenerateKwargs, client: ClientConnection
+        self, watcher: ModelWatcher, job: ChatJob, kwargs: GenerateKwargs, client: ClientConnection
     ) -> ChatJob:
         """Return the job with token ids and length; unchanged if no model is registered.
 
         Before a refusal, check the job against the newest model, which may have changed.
         """
-        model = self._models.current
+        model = watcher.current
         if model is None:
             return job
         try:
             return await self._tokenized(model, job, kwargs, client)
         except ClientError:
-            newest = await self._newest_model()
+            newest = await self._newest_card(watcher)
             if newest is model:
                 raise
         return job if newest is None else await self._tokenized(newest, job, kwargs, client)
 
-    async def _newest_model(self) -> CheckedModel | None:
+    async def _newest_card(self, watcher: ModelWatcher) -> CheckedModel | None:
         """Return the registered model; during an outage of Redis, the last one."""
         with suppress(ServiceUnavailable):
             async with redis_timeout():
-                await self._models.refresh()
-        return self._models.current
+                await watcher.refresh()
+        return watcher.current
 
     async def _tokenized(
         self, model: CheckedModel, job: ChatJob, kwargs: GenerateKwargs, client: ClientConnection

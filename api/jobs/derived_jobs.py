@@ -10,6 +10,7 @@ from api.jobs.pending_cancellations import (
     unanswered_enqueue,
 )
 from api.jobs.redis_services import REDIS_TIMEOUT_S, RedisServices, redis_timeout
+from api.jobs.served_models import ServedModel, ServedModels
 from api.settings import ApiSettings
 from shared.errors import Conflict, ServiceUnavailable
 from shared.protocol import ChatJob, Delta, JobRecord, JobStatus, Succeeded
@@ -28,11 +29,13 @@ class DerivedJobs:
     def __init__(
         self,
         redis: RedisServices,
+        models: ServedModels,
         admission: Admission,
         cancellations: PendingCancellations,
         settings: ApiSettings,
     ) -> None:
         self._redis = redis
+        self._models = models
         self._admission = admission
         self._cancellations = cancellations
         self._max_queued = settings.max_queued
@@ -42,20 +45,20 @@ class DerivedJobs:
         self, job_id: str, max_new_tokens: int, client: ClientConnection
     ) -> JobRecord:
         """Enqueue the job's request with so many more tokens."""
-        ended, outcome = await self._ended(job_id)
-        return await self._submit(continued(ended, outcome, max_new_tokens), client)
+        model, ended, outcome = await self._ended(job_id)
+        return await self._submit(model, continued(ended, outcome, max_new_tokens), client)
 
     async def fork(
         self, job_id: str, at: int, kwargs: GenerateKwargs, client: ClientConnection
     ) -> JobRecord:
         """Enqueue another ending of the job, from its token `at` on."""
-        ended, outcome = await self._ended(job_id)
-        return await self._submit(forked(ended, outcome, at, kwargs), client)
+        model, ended, outcome = await self._ended(job_id)
+        return await self._submit(model, forked(ended, outcome, at, kwargs), client)
 
     async def replay(self, job_id: str, client: ClientConnection) -> JobRecord:
         """Enqueue the job's request again, to compare the tokens."""
-        ended, outcome = await self._ended(job_id)
-        return await self._submit(replayed(ended, outcome, await self._log(job_id)), client)
+        model, ended, outcome = await self._ended(job_id)
+        return await self._submit(model, replayed(ended, outcome, await self._log(job_id)), client)
 
     async def _log(self, job_id: str) -> list[Delta]:
         async with redis_timeout():
@@ -65,22 +68,24 @@ class DerivedJobs:
                 deltas = deltas + page
         return deltas
 
-    async def _submit(self, derived: Derived, client: ClientConnection) -> JobRecord:
+    async def _submit(
+        self, model: ServedModel, derived: Derived, client: ClientConnection
+    ) -> JobRecord:
         job, source = derived
-        job = await self._admission.admit_again(job, client)
-        await self._check_adapter(job)
-        return record_of(await self._enqueue(job, source), source)
+        job = await self._admission.admit_again(model, job, client)
+        await self._check_adapter(model, job)
+        return record_of(await self._enqueue(model, job, source), source)
 
-    async def _check_adapter(self, job: ChatJob) -> None:
+    async def _check_adapter(self, model: ServedModel, job: ChatJob) -> None:
         """Raise Conflict if the adapter was loaded again since; its worker checks that too."""
         if job.adapter is None or job.adapter_version is None:
             return
         async with redis_timeout():
-            loaded = (await self._redis.adapters.read()).find(job.adapter)
+            loaded = (await model.redis.adapters.read()).find(job.adapter)
         if job.adapter_version != (loaded.version if loaded else job.adapter):
             raise Conflict("it was loaded again since the job ran", field="adapter")
 
-    async def _ended(self, job_id: str) -> tuple[ChatJob, Succeeded]:
+    async def _ended(self, job_id: str) -> tuple[ServedModel, ChatJob, Succeeded]:
         async with redis_timeout():
             record = await self._redis.queue.record(job_id)
             job = await self._redis.queue.ended_job(job_id)
@@ -91,12 +96,14 @@ class DerivedJobs:
             raise Conflict(f"status must be {JobStatus.SUCCEEDED}, not {record.status}{advice}")
         if job is None:
             raise without_tokens(record.outcome)
-        return job, record.outcome
+        if (model := self._models.of_job(record.model)) is None:
+            raise Conflict(f"the model {record.model} is not served any more")
+        return model, job, record.outcome
 
-    async def _enqueue(self, job: ChatJob, source: Source) -> Enqueued:
+    async def _enqueue(self, model: ServedModel, job: ChatJob, source: Source) -> Enqueued:
         try:
             async with redis_timeout():
-                return await self._redis.queue.enqueue(
+                return await model.redis.queue.enqueue(
                     job,
                     reply_to=None,
                     priority=job.priority,

@@ -7,7 +7,7 @@ import msgspec
 import structlog
 
 from api.http.disconnect import ClientConnection
-from api.jobs.admission import Admission
+from api.jobs.admission import Admission, Admitted
 from api.jobs.job_handle import JobHandle
 from api.jobs.pending_cancellations import (
     PendingCancellations,
@@ -17,7 +17,6 @@ from api.jobs.pending_cancellations import (
 )
 from api.jobs.redis_services import REDIS_TIMEOUT_S, RedisServices, redis_timeout
 from api.jobs.reuse import ReusableJobs
-from api.metrics import Metrics
 from api.schemas import ChatRequest
 from api.settings import ApiSettings
 from shared.errors import ClientError, NotFound, ServiceUnavailable
@@ -40,20 +39,18 @@ class JobClient:
         redis: RedisServices,
         admission: Admission,
         cancellations: PendingCancellations,
-        metrics: Metrics,
         settings: ApiSettings,
     ) -> None:
         self._redis = redis
         self._admission = admission
         self._cancellations = cancellations
         self._reusable = ReusableJobs(redis)
-        self._metrics = metrics
         self._max_queued = settings.max_queued
         self._max_queued_tokens = settings.max_queued_tokens
 
     async def admit(
         self, request: ChatRequest, client: ClientConnection, *, stream: bool
-    ) -> ChatJob:
+    ) -> Admitted:
         """Check a request; return its job, which is not enqueued. Raises what `submit` raises."""
         return await self._admission.admit(request, client, stream=stream)
 
@@ -65,34 +62,34 @@ class JobClient:
         wants_events: bool,
         stream: bool = False,
         idempotency_key: str | None = None,
-        job: ChatJob | None = None,
+        admitted: Admitted | None = None,
         response: bytes = b"",
     ) -> JobHandle:
         """Check and enqueue a request; return the handle of its job, or of an earlier one's job.
 
-        `job` is what `admit` returned for the request, if it was called. `response` is stored with
-        the job, for the method of that name. The handle receives events only if it `wants_events`.
-        Raises a ClientError, ClientDisconnected or ServerStopping before the enqueue. After a
+        `admitted` is what `admit` returned, if called. `response` is stored with the job. Raises a
+        ClientError, ClientDisconnected or ServerStopping before the enqueue. After a
         ServiceUnavailable, an accepted job is cancelled, unless an idempotency key can find it.
         """
         key = digest_key(request, idempotency_key)
         try:
-            job = job or await self.admit(request, client, stream=stream)
+            admitted = admitted or await self.admit(request, client, stream=stream)
         except ClientError:
             if (earlier := await self._find(key)) is None:
                 raise
             return earlier
-        job, source, reused = await self._reusable.join(request.reuse, job)
-        handle = JobHandle(self._redis, job.id, self._metrics)  # before the first event
+        model = admitted.model
+        job, source, reused = await self._reusable.join(request.reuse, admitted.job)
+        handle = JobHandle(self._redis, job.id, model.metrics)  # before the first event
         try:
-            enqueued = await self._enqueue(job, key, response, source, wants_events=wants_events)
+            queued = await self._enqueue(Admitted(job, model), key, response, source, wants_events)
         except BaseException:
             handle.close()
             raise
-        if enqueued.replayed:
+        if queued.replayed:
             handle.close()
-            return await self.follow(enqueued.job_id)
-        handle.accepted(record_of(enqueued, source), job.deadline_s, reused)
+            return await self.follow(queued.job_id)
+        handle.accepted(record_of(queued, source, model=model.redis.name), job.deadline_s, reused)
         await self._reusable.share(request.reuse, job)
         if request.generate_kwargs.return_token_ids:
             handle.prompt_token_ids = job.token_ids
@@ -118,9 +115,10 @@ class JobClient:
 
         Raises what `admit` raises. The error of a full queue is part of the estimate.
         """
-        job = await self.admit(request, client, stream=request.stream)
+        admitted = await self.admit(request, client, stream=request.stream)
+        job = admitted.job
         async with redis_timeout():
-            return job, await self._redis.queue.estimate(
+            return job, await admitted.model.redis.queue.estimate(
                 job, max_queued=self._max_queued, max_queued_tokens=self._max_queued_tokens
             )
 
@@ -136,17 +134,17 @@ class JobClient:
 
     async def _enqueue(
         self,
-        job: ChatJob,
+        admitted: Admitted,
         key: IdempotencyKey | None,
         response: bytes,
         source: Source | None,
-        *,
         wants_events: bool,
     ) -> Enqueued:
         """Enqueue the job; cancel it if it may have arrived and no client can find it."""
+        job = admitted.job
         try:
             async with redis_timeout():
-                return await self._redis.queue.enqueue(
+                return await admitted.model.redis.queue.enqueue(
                     job,
                     reply_to=self._redis.replica_id if wants_events else None,
                     priority=job.priority,
@@ -273,7 +271,11 @@ def digest_key(request: ChatRequest, idempotency_key: str | None) -> Idempotency
 
 
 def record_of(
-    enqueued: Enqueued, source: Source | None = None, *, retry_of: str | None = None
+    enqueued: Enqueued,
+    source: Source | None = None,
+    *,
+    retry_of: str | None = None,
+    model: str | None = None,
 ) -> JobRecord:
     """Return the record of a job that has just been accepted."""
     return JobRecord(
@@ -285,4 +287,5 @@ def record_of(
         lacks_worker=not enqueued.estimate.has_worker,
         retry_of=retry_of,
         origin=source.origin if source else None,
+        model=model,
     )

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 
 from api.jobs.redis_services import RedisServices, redis_timeout
-from api.metrics import Metrics
+from api.metrics import ModelMetrics
 from shared.errors import ServiceUnavailable
 from shared.protocol import (
     Delta,
@@ -34,7 +34,9 @@ DEADLINE_MARGIN_S = 0.05  # so long after its deadline, a job has expired by the
 class JobHandle:
     """Receive the events of a job from its creation until `close`."""
 
-    def __init__(self, redis: RedisServices, job_id: str, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, redis: RedisServices, job_id: str, metrics: ModelMetrics | None = None
+    ) -> None:
         """Receive the events, and count them in `metrics`.
 
         Only the request that submits the job passes `metrics`, so that each job counts once.

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -38,6 +39,27 @@ class Connect(Protocol):
     def __call__(self, url: str, *, name: str, block_s: float = 0.0) -> Redis: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ModelServices:
+    """The queue of one model, and its workers."""
+
+    name: str | None  # in the records of its jobs; None for the first model
+    queue: JobQueue
+    lane: BatchLane
+    registry: Registry
+    adapters: AdapterRegistry
+
+    @classmethod
+    def connected(cls, redis: Redis, keys: Keys) -> "ModelServices":
+        return cls(
+            keys.model or None,
+            JobQueue(redis, keys),
+            BatchLane(redis, keys),
+            Registry(redis, keys),
+            AdapterRegistry(redis, keys),
+        )
+
+
 class RedisServices:
     """The services of one api replica, on two clients. Nothing is sent before the first use."""
 
@@ -48,12 +70,10 @@ class RedisServices:
         self._blocking_redis = connect(
             settings.redis_url, name="falconer-api-replies", block_s=BLOCK_S
         )
-        self.queue = JobQueue(self._redis, keys)
-        self.registry = Registry(self._redis, keys)
-        self.adapters = AdapterRegistry(self._redis, keys)
+        self.models = [ModelServices.connected(self._redis, one) for one in settings.all_keys]
+        self.queue = self.models[0].queue  # finds jobs of every model by their ids
         self.token_log = TokenLog(self._redis, keys)
         self.responses = ResponseStore(self._redis, keys)
-        self.lane = BatchLane(self._redis, keys)
         self.files = FileStore(self._redis, keys, settings.files_dir)
         self.batches = BatchStore(self._redis, keys)
         self.replies = ReplyStream(self._blocking_redis, keys, self.replica_id)

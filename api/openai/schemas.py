@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 from pydantic import Field
 
+from api.schemas import MAX_ADAPTER_NAME, MAX_MODEL_NAME
 from shared.errors import (
     BadRequest,
     ClientError,
@@ -16,7 +17,6 @@ from shared.errors import (
 )
 from shared.request.base_model import OptionalFieldsModel
 
-MAX_ADAPTER_NAME = 255  # characters; the name of a folder
 MAX_PATH = 4096  # characters
 CODES: dict[type[FalconerError], str] = {
     BadRequest: "invalid_value",
@@ -32,11 +32,11 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     object: Literal["model"] = "model"
-    created: int  # when a worker first registered the model, in Unix seconds
+    created: int  # when a worker first registered the model, in Unix seconds; 0 before
     owned_by: str = "falconer"
     root: str  # the model, also for an adapter
     parent: str | None  # the model of an adapter; None for the model itself
-    max_model_len: int  # the model's context
+    max_model_len: int | None  # the model's context; None until a worker has registered it
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +55,9 @@ class LoadAdapterRequest(OptionalFieldsModel):
     lora_path: str = Field(
         min_length=1, max_length=MAX_PATH, description="Folder below --runtime-adapters-dir."
     )
+    model: str | None = Field(
+        default=None, max_length=MAX_MODEL_NAME, description="Name of its model, with several."
+    )
     load_inplace: bool = Field(default=False, description="Replace an adapter of this name.")
 
 
@@ -63,6 +66,9 @@ class UnloadAdapterRequest(OptionalFieldsModel):
 
     lora_name: str = Field(
         min_length=1, max_length=MAX_ADAPTER_NAME, description="Name of a loaded adapter."
+    )
+    model: str | None = Field(
+        default=None, max_length=MAX_MODEL_NAME, description="Name of its model, with several."
     )
 
 

@@ -1,5 +1,7 @@
 """Routes for operators: health, probes, metrics and workers."""
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -7,7 +9,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from api.http.errors import json_response
 from api.http.headers import prefers
 from api.jobs.redis_services import RETRY_AFTER_S, redis_timeout
-from api.openapi import BROKEN, TEXT, UNAVAILABLE, object_response
+from api.jobs.served_models import ServedModel
+from api.openapi import BROKEN, MODEL_ERRORS, TEXT, UNAVAILABLE, object_response
+from api.routes.tokenizer import ModelName
 from api.schemas import ErrorBody
 from api.services import Services, services_of
 from api.system_info import system_info
@@ -23,17 +27,19 @@ async def root() -> Response:
     return json_response({"message": "Server is running"})
 
 
-@router.get("/health", summary="Health", responses={200: object_response(), **UNAVAILABLE})
-@router.get("/healthz", summary="Health", responses={200: object_response(), **UNAVAILABLE})
-async def health(request: Request) -> Response:
+@router.get("/health", summary="Health", responses={200: object_response(), **MODEL_ERRORS})
+@router.get("/healthz", summary="Health", responses={200: object_response(), **MODEL_ERRORS})
+async def health(request: Request, model: ModelName = None) -> Response:
     """Return 200 when Redis answers and a live worker has loaded the model.
 
     From then on, requests are checked against that model.
     """
-    services = services_of(request)
+    served = await services_of(request).models.find(model)
     async with redis_timeout():
-        workers = await services.redis.registry.workers()
-        await services.models.refresh()
+        workers = await served.redis.registry.workers()
+        await served.watcher.refresh()
+    if served.watcher.current is not None:
+        served.watcher.current.encoder.check_model(model)
     if not workers:
         retry_after = {"Retry-After": str(RETRY_AFTER_S)}
         return json_response(ErrorBody("Model not initialized"), 503, retry_after)
@@ -62,10 +68,11 @@ async def ready(request: Request) -> Response:
 
 @router.get("/workers", summary="Live workers", responses={200: object_response(), **UNAVAILABLE})
 async def workers(request: Request) -> Response:
-    """List the live workers, with their load and speed."""
+    """List the live workers of all models, with their load and speed."""
+    services = services_of(request)
     async with redis_timeout():
-        live = await services_of(request).redis.registry.workers()
-    return json_response({"workers": live})
+        live = [await model.redis.registry.workers() for model in services.models.all]
+    return json_response({"workers": [worker for of_model in live for worker in of_model]})
 
 
 @router.get("/metrics", summary="Metrics", responses={200: TEXT})
@@ -82,11 +89,15 @@ async def refresh_gauges(services: Services) -> None:
     """Read the gauges from Redis. While it is unreachable they keep their last values."""
     try:
         async with redis_timeout(SCRAPE_TIMEOUT_S):
-            depth = await services.redis.queue.depth()
-            totals = await services.redis.queue.totals()
-            live = await services.redis.registry.workers()
+            await asyncio.gather(*(refresh_model(model) for model in services.models.all))
     except ServiceUnavailable:
         services.metrics.redis_up.set(0)
         return
     services.metrics.redis_up.set(1)
-    services.metrics.record_service(depth, totals, len(live))
+
+
+async def refresh_model(model: ServedModel) -> None:
+    depth = await model.redis.queue.depth()
+    totals = await model.redis.queue.totals()
+    live = await model.redis.registry.workers()
+    model.metrics.record_service(depth, totals, len(live))

@@ -1,8 +1,9 @@
 """vLLM's routes of the tokenizer, and the version. The api answers them without a worker."""
 
 from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from api.http.body import read_request
@@ -20,13 +21,14 @@ from api.openai.tokenizer import (
 )
 from api.openapi import (
     DETOKENIZED,
+    MODEL_ERRORS,
     TOKENIZER_ERRORS,
     TOKENIZER_INFO,
     TOKENS,
-    UNAVAILABLE,
     VERSION,
     request_body,
 )
+from api.schemas import MAX_MODEL_NAME
 from api.services import Services, services_of
 from shared.errors import InvalidParameter, ServiceUnavailable
 from shared.request.prompt import PromptEncoder
@@ -35,6 +37,11 @@ from shared.version import falconer_version
 CHARS_PER_TOKEN = 4  # of a typical text, to decide about a thread
 
 router = APIRouter()
+
+ModelName = Annotated[
+    str | None,
+    Query(max_length=MAX_MODEL_NAME, description="Name of a model. Unset: the first one."),
+]
 
 
 @router.post(
@@ -49,8 +56,7 @@ async def tokenize(request: Request) -> Response:
     max_bytes = services.settings.max_body_bytes
     body = await read_request(request, TokenizeRequest, max_bytes, services.stopping)
     body.check()
-    encoder = await current_encoder(services)
-    encoder.check_model(body.model)
+    encoder = await current_encoder(services, body.model)
     text, add_special = body.prompt or "", body.messages is None
     if body.messages is not None:
         text = encoder.render(
@@ -87,8 +93,7 @@ async def detokenize(request: Request) -> Response:
     services = services_of(request)
     max_bytes = services.settings.max_body_bytes
     body = await read_request(request, DetokenizeRequest, max_bytes, services.stopping)
-    encoder = await current_encoder(services)
-    encoder.check_model(body.model)
+    encoder = await current_encoder(services, body.model)
     for token_id in body.tokens:
         if encoder.tokenizer.id_to_token(token_id) is None:
             raise InvalidParameter(f"the tokenizer has no token {token_id}", field="tokens")
@@ -100,10 +105,10 @@ async def detokenize(request: Request) -> Response:
     )
 
 
-@router.get("/tokenizer_info", summary="Tokenizer", responses={200: TOKENIZER_INFO, **UNAVAILABLE})
-async def tokenizer_info(request: Request) -> Response:
+@router.get("/tokenizer_info", summary="Tokenizer", responses={200: TOKENIZER_INFO, **MODEL_ERRORS})
+async def tokenizer_info(request: Request, model: ModelName = None) -> Response:
     """Return the special tokens and the chat template."""
-    encoder = await current_encoder(services_of(request))
+    encoder = await current_encoder(services_of(request), model)
     card, token_of = encoder.card, encoder.tokenizer.id_to_token
     return json_response(
         TokenizerInfo(
@@ -122,14 +127,19 @@ async def version() -> Response:
     return json_response(Version(falconer_version()))
 
 
-async def current_encoder(services: Services) -> PromptEncoder:
-    """Return tokenizer and chat template of the registered model. Raises ServiceUnavailable."""
-    if services.models.current is None:
+async def current_encoder(services: Services, name: str | None) -> PromptEncoder:
+    """Return tokenizer and chat template of the model that a request names.
+
+    Raises ModelNotFound, and ServiceUnavailable until a worker has registered the model.
+    """
+    watcher = (await services.models.find(name)).watcher
+    if watcher.current is None:
         async with redis_timeout():
-            await services.models.refresh()
-    model = services.models.current
+            await watcher.refresh()
+    model = watcher.current
     if model is None:
         raise ServiceUnavailable(
             "no worker has registered a readable model yet", retry_after_s=RETRY_AFTER_S
         )
+    model.encoder.check_model(name)
     return model.encoder

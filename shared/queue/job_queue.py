@@ -56,7 +56,7 @@ NO_LIMIT = 2**53
 
 
 class JobQueue:
-    """One queue in one Redis."""
+    """The queue of one model. Jobs of every model of the service are found by their ids."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._keys = keys
@@ -193,7 +193,7 @@ class JobQueue:
         return decode_trail(values)
 
     async def purge(self) -> AsyncIterator[int]:
-        """Cancel all jobs that wait now; yield the number of cancelled jobs of each batch."""
+        """Cancel the jobs of all models that wait now; yield the number of each batch."""
         until_ms, ends = b"", list[str | bytes]()
         while True:
             cancelled, until_ms, waiting = await self._scripts.run(

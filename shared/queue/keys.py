@@ -1,8 +1,9 @@
 """Every Redis key, its fields and its TTL.
 
 The keys of the queue, and of a job, its attempt, its lease and its result, are arq's, so that
-arq's tools can read them. All others start with the name of the queue: several queues can share a
-Redis.
+arq's tools can read them. All others start with the name of the service: several services can share
+a Redis. A service has a queue for each of its models; the jobs, files and batches of all of them
+have the same keys, so that each is found by its id alone.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ MODEL_CARD_TTL_S = 30 * 24 * 3600  # refreshed while a worker serves the model
 DEAD_LETTERS_MAX = 1000  # ids of the latest dead letters
 UNKNOWN_RETRY_AFTER_S = 10  # Retry-After without a claim rate: no worker, or no backlog yet
 TRAIL_MAX_BYTES = 4096  # of the trail of a job: the latest 60 lines or more
-MAX_QUEUE_NAME = 128  # characters of the queue's name, which most keys begin with
+MAX_QUEUE_NAME = 128  # characters of the service's name, which most keys begin with
 BATCH_LANE_MAX = 64  # jobs of batches that wait: a claim takes from here
 FILE_TTL_S = 7 * 24 * 3600  # of a file without `expires_after`, and of an ended batch
 MAX_FILE_TTL_S = 30 * 24 * 3600
@@ -64,6 +65,7 @@ RECORD_FIELDS = (
     "retried_as",
     "metadata",
     "origin",
+    "model",
 )
 
 # Fields of the hash `Keys.batch`; `batch_state.lua` and docs/reference/redis-keys.md describe them.
@@ -111,9 +113,15 @@ BACKLOG_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Key names of one queue; `queue` is the name of arq's sorted set."""
+    """Key names of one model's queue, and of what it shares with other models of the service."""
 
-    queue: str = "falconer:queue"
+    service: str = "falconer:queue"
+    model: str = ""  # of a service with several models: any but the first
+
+    @property
+    def queue(self) -> str:
+        """Return the key of arq's sorted set: the waiting and the running jobs of the model."""
+        return f"{self.service}:model:{self.model}" if self.model else self.service
 
     def arq_job(self, job_id: str) -> str:
         return job_key_prefix + job_id
@@ -140,7 +148,7 @@ class Keys:
     @property
     def batches(self) -> str:
         """Return the key of a sorted set: ids of batches, which order by creation."""
-        return f"{self.queue}:batches"
+        return f"{self.service}:batches"
 
     @property
     def active_batches(self) -> str:
@@ -148,55 +156,55 @@ class Keys:
 
         Times are Unix ms; 0 without a lease.
         """
-        return f"{self.queue}:active-batches"
+        return f"{self.service}:active-batches"
 
     def batch(self, batch_id: str) -> str:
         """Return the key of a hash: a batch and its progress, see `batch_state.lua`."""
-        return f"{self.queue}:batch:{batch_id}"
+        return f"{self.service}:batch:{batch_id}"
 
     def batch_lines(self, batch_id: str) -> str:
         """Return the key of a bitmap: the lines of a batch that have a result."""
-        return f"{self.queue}:batch-lines:{batch_id}"
+        return f"{self.service}:batch-lines:{batch_id}"
 
     @property
     def files(self) -> str:
         """Return the key of a sorted set: ids of files, which order by creation."""
-        return f"{self.queue}:files"
+        return f"{self.service}:files"
 
     def file(self, file_id: str) -> str:
         """Return the key of a StoredFile."""
-        return f"{self.queue}:file:{file_id}"
+        return f"{self.service}:file:{file_id}"
 
     def file_data(self, file_id: str) -> str:
         """Return the key of a list: the parts of a file, or the results of a running batch."""
-        return f"{self.queue}:file-data:{file_id}"
+        return f"{self.service}:file-data:{file_id}"
 
     def record(self, job_id: str) -> str:
         """Return the key of a hash: the job and its state, in the fields of `job_state.lua`."""
-        return f"{self.queue}:record:{job_id}"
+        return f"{self.service}:record:{job_id}"
 
     def token_log(self, job_id: str) -> str:
         """Return the key of a list: the deltas of a streamed job, in order."""
-        return f"{self.queue}:token-log:{job_id}"
+        return f"{self.service}:token-log:{job_id}"
 
     def reusable(self, digest: str) -> str:
         """Return the key of the id of the latest job of a request that shares its tokens."""
-        return f"{self.queue}:reusable:{digest}"
+        return f"{self.service}:reusable:{digest}"
 
     def retry_payload(self, job_id: str) -> str:
         """Return the key of the payload of an ended job, for a retry or for a job made from it."""
-        return f"{self.queue}:retry-payload:{job_id}"
+        return f"{self.service}:retry-payload:{job_id}"
 
     def response(self, job_id: str) -> str:
         """Return the key of the request of a response, as `/v1/responses` stores it."""
-        return f"{self.queue}:response:{job_id}"
+        return f"{self.service}:response:{job_id}"
 
     def idempotency(self, digest: str) -> str:
         """Return the key of the id of the job that an Idempotency-Key created.
 
         The digest of the request's body follows the id, after a space.
         """
-        return f"{self.queue}:idempotency:{digest}"
+        return f"{self.service}:idempotency:{digest}"
 
     @property
     def wake(self) -> str:
@@ -205,11 +213,11 @@ class Keys:
 
     def control(self, worker_id: str) -> str:
         """Return the key of a list: the ids of jobs that a worker must cancel."""
-        return f"{self.queue}:control:{worker_id}"
+        return f"{self.service}:control:{worker_id}"
 
     def replies(self, replica_id: str) -> str:
         """Return the key of the stream of events for one api replica."""
-        return f"{self.queue}:replies:{replica_id}"
+        return f"{self.service}:replies:{replica_id}"
 
     @property
     def workers(self) -> str:
@@ -218,7 +226,7 @@ class Keys:
 
     def worker(self, worker_id: str) -> str:
         """Return the key of the WorkerInfo of the last heartbeat."""
-        return f"{self.queue}:worker:{worker_id}"
+        return f"{self.service}:worker:{worker_id}"
 
     @property
     def current_model(self) -> str:
@@ -234,11 +242,11 @@ class Keys:
         return f"{self.queue}:loading"
 
     def model_card(self, card_hash: str) -> str:
-        return f"{self.queue}:model-card:{card_hash}"
+        return f"{self.service}:model-card:{card_hash}"
 
     def model_created(self, card_hash: str) -> str:
         """Return the key of the Unix ms at which a worker first registered the card."""
-        return f"{self.queue}:model-created:{card_hash}"
+        return f"{self.service}:model-created:{card_hash}"
 
     @property
     def adapters(self) -> str:
@@ -248,7 +256,7 @@ class Keys:
     @property
     def job_index(self) -> str:
         """Return the key of a sorted set: all jobs by status and creation."""
-        return f"{self.queue}:job-index"
+        return f"{self.service}:job-index"
 
     @property
     def alone_worker(self) -> str:
@@ -268,4 +276,4 @@ class Keys:
     @property
     def dead_letters(self) -> str:
         """Return the key of a list: ids of the latest dead letters, the newest first."""
-        return f"{self.queue}:dead-letters"
+        return f"{self.service}:dead-letters"

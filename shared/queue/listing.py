@@ -64,7 +64,7 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
         return None
     fields, estimate, result = reply
     status, created_ms, started_ms, finished_ms, worker, attempts = fields[:6]
-    retry_of, retried_as, metadata, origin = fields[6:]
+    retry_of, retried_as, metadata, origin, model = fields[6:]
     queued: QueueEstimate | None = decode_estimate(estimate) if estimate else None
     return JobRecord(
         id=job_id,
@@ -81,6 +81,7 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
         retried_as=retried_as.decode() if retried_as else None,
         metadata=decode_metadata(metadata) if metadata else None,
         origin=_decode_origin(origin),
+        model=model.decode() if model else None,
         outcome=decode_result(result).outcome if result else None,
     )
 

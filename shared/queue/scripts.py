@@ -6,6 +6,7 @@ key names from job ids, so one Redis must serve the queue; a Redis Cluster canno
 
 import json
 import time
+from collections.abc import Iterator
 from enum import StrEnum
 from importlib.resources import files
 from typing import Any
@@ -130,21 +131,14 @@ def _source(name: str) -> str:
 
 
 def _constants(keys: Keys) -> str:
+    of_model = _keys_of_model(keys)
     values = _limits() | {
-        "QUEUE": keys.queue,
-        "WAKE": keys.wake,
-        "WORKERS": keys.workers,
+        **of_model,
+        "MODEL": keys.model,
         "DEAD_LETTERS": keys.dead_letters,
-        "TOTALS": keys.totals,
         "JOB_INDEX": keys.job_index,
-        "ALONE_WORKER": keys.alone_worker,
-        "BACKLOG": keys.backlog,
-        "BATCH_LANE": keys.batch_lane,
         "BATCHES": keys.batches,
         "ACTIVE_BATCHES": keys.active_batches,
-        "CURRENT_MODEL": keys.current_model,
-        "ADAPTERS": keys.adapters,
-        "LOADING": keys.loading,
         # Prefixes: an id follows.
         "RECORD": keys.record(""),
         "BATCH": keys.batch(""),
@@ -164,10 +158,42 @@ def _constants(keys: Keys) -> str:
         "MODEL_CARD": keys.model_card(""),
         "MODEL_CREATED": keys.model_created(""),
     }
-    return "".join(
-        f"local {name} = {json.dumps(value, ensure_ascii=False)}\n"
-        for name, value in values.items()
-    )
+    lines = [f"local {name} = {_literal(value)}\n" for name, value in values.items()]
+    return "".join([*lines, *_use_model(keys, of_model)])
+
+
+def _keys_of_model(keys: Keys) -> dict[str, str]:
+    """Return the keys that each model of a service has for itself."""
+    return {
+        "QUEUE": keys.queue,
+        "WAKE": keys.wake,
+        "WORKERS": keys.workers,
+        "TOTALS": keys.totals,
+        "ALONE_WORKER": keys.alone_worker,
+        "BACKLOG": keys.backlog,
+        "BATCH_LANE": keys.batch_lane,
+        "CURRENT_MODEL": keys.current_model,
+        "ADAPTERS": keys.adapters,
+        "LOADING": keys.loading,
+    }
+
+
+def _use_model(keys: Keys, of_model: dict[str, str]) -> Iterator[str]:
+    """Yield a function after which a script uses the keys of a model.
+
+    Its argument is the field `model` of a record, '' or false for the service's first model.
+    """
+    first, other = Keys(keys.service).queue, Keys(keys.service, "*").queue.removesuffix("*")
+    yield "local function use_model(model)\n"
+    yield "MODEL = model or ''\n"
+    yield f"local queue = MODEL == '' and {_literal(first)} or {_literal(other)} .. MODEL\n"
+    for name, key in of_model.items():
+        yield f"{name} = queue .. {_literal(key.removeprefix(keys.queue))}\n"
+    yield "end\n"
+
+
+def _literal(value: str | int) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _limits() -> dict[str, str | int]:

@@ -17,12 +17,12 @@ ANNOUNCE_S = 2.0  # then loading starts without the announcement
 log = structlog.get_logger(__name__)
 
 
-async def announce_model(redis_url: str, queue: str, model: str) -> None:
+async def announce_model(redis_url: str, keys: Keys, model: str) -> None:
     """Announce `model`, as the settings name it; log a warning if Redis does not answer in time."""
     client = connect(redis_url, name="falconer-announcement")
     try:
         async with asyncio.timeout(ANNOUNCE_S):
-            announce = partial(_announce, Registry(client, Keys(queue)), source_digest(model))
+            announce = partial(_announce, Registry(client, keys), source_digest(model))
             await retry_until_reachable(announce, log, "the model announcement waits for Redis")
     except TimeoutError:
         log.warning("the model was not announced: Redis did not answer in time")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-OVERLAYS = ("cpu-demo", "falcon-7b", "falcon-40b", "keda", "monitoring")
+OVERLAYS = ("cpu-demo", "falcon-7b", "falcon-40b", "keda", "monitoring", "two-models")
 RENDER_TIMEOUT_S = 60
 
 Object = dict[str, Any]
@@ -58,6 +58,15 @@ def pods(overlay: str) -> Iterator[tuple[str, Object]]:
     """Yield name and pod spec of every Deployment and StatefulSet."""
     for owner in of_kind(overlay, "Deployment", "StatefulSet"):
         yield owner["metadata"]["name"], owner["spec"]["template"]["spec"]
+
+
+def worker_deployments(overlay: str) -> list[Object]:
+    """Return a Deployment for each model."""
+    return [
+        one
+        for one in of_kind(overlay, "Deployment")
+        if one["metadata"]["labels"]["app.kubernetes.io/component"] == "worker"
+    ]
 
 
 def containers(pod: Object) -> list[Object]:

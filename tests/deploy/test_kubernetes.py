@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from api.app import create_app
 from api.settings import ApiSettings
+from shared.model_source import model_name
 from shared.process.settings import ENV_PREFIX, ProcessSettings
 from shared.queue.keys import Keys
 from tests.deploy.manifests import (
@@ -24,6 +25,7 @@ from tests.deploy.manifests import (
     of_kind,
     pods,
     render,
+    worker_deployments,
 )
 from worker.health.metrics import WorkerMetrics
 from worker.health.probes import Probes
@@ -35,18 +37,25 @@ PORTS = {"api": "FALCONER_PORT", "worker": "FALCONER_METRICS_PORT"}
 LONGEST_LOAD_S = 30 * 60
 
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+scaled_overlays = pytest.mark.parametrize("overlay", ["keda", "two-models"])
 every_process = pytest.mark.parametrize("process", SETTINGS)
 
 
 def settings_of(overlay: str, process: str) -> ProcessSettings:
     """Return a process's settings from its variables. Raises for an invalid value."""
     variables = environment(overlay, container(overlay, process))
+    return settings_from(variables, SETTINGS[process])
+
+
+def settings_from(
+    variables: dict[str, str | None], settings_class: type[ProcessSettings]
+) -> ProcessSettings:
     given: dict[str, Any] = {
         name.removeprefix(ENV_PREFIX).lower(): value
         for name, value in variables.items()
         if name.startswith(ENV_PREFIX) and value is not None
     }
-    return SETTINGS[process](**given)
+    return settings_class(**given)
 
 
 async def always() -> bool:
@@ -77,7 +86,7 @@ def test_keda_objects_are_valid_by_keda_s_schema(kind: str, schema: str) -> None
     if not path.exists():
         pytest.skip("KEDA's schemas are not here")
     (version,) = yaml.safe_load(path.read_text())["spec"]["versions"]
-    scaled = of_kind("keda", kind)
+    scaled = [*of_kind("keda", kind), *of_kind("two-models", kind)]
     assert scaled
     for rendered in scaled:
         jsonschema.validate(
@@ -214,24 +223,61 @@ def test_services_and_budgets_select_pods(overlay: str) -> None:
         assert any(selector.items() <= pod.items() for pod in labels), selector
 
 
-def test_workers_are_scaled_by_the_key_of_the_queue() -> None:
-    (scaled,) = of_kind("keda", "ScaledObject")
-    (trigger,) = scaled["spec"]["triggers"]
-    variables = environment("keda", container("keda", "worker"))
-    assert trigger["type"] == "redis"
-    assert trigger["metadata"]["listName"] == Keys(str(variables["FALCONER_QUEUE"])).queue
-    assert scaled["spec"]["scaleTargetRef"]["name"] == "worker"
-    assert trigger["authenticationRef"]["name"] in {
-        one["metadata"]["name"] for one in of_kind("keda", "TriggerAuthentication")
+@scaled_overlays
+def test_the_workers_of_each_model_are_scaled_by_its_queue_and_its_batch_lane(overlay: str) -> None:
+    scaled = {
+        one["spec"]["scaleTargetRef"]["name"]: one["spec"]["triggers"]
+        for one in of_kind(overlay, "ScaledObject")
     }
+    authentications = of_kind(overlay, "TriggerAuthentication")
+    for name, keys in keys_of_workers(overlay).items():
+        triggers = scaled.pop(name)
+        assert [one["type"] for one in triggers] == ["redis", "redis"]
+        assert [one["metadata"]["listName"] for one in triggers] == [keys.queue, keys.batch_lane]
+        assert {one["authenticationRef"]["name"] for one in triggers} == {
+            one["metadata"]["name"] for one in authentications
+        }
+    assert not scaled
 
 
-def test_workers_are_kept_longer_than_a_model_loads() -> None:
-    (scaled,) = of_kind("keda", "ScaledObject")
-    behavior = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-    assert scaled["spec"]["minReplicaCount"] == 0
-    assert scaled["spec"]["cooldownPeriod"] > LONGEST_LOAD_S
-    assert behavior["scaleDown"]["stabilizationWindowSeconds"] > LONGEST_LOAD_S
+def keys_of_workers(overlay: str) -> dict[str, Keys]:
+    """Return the keys that the workers of each Deployment use, by its name."""
+    keys = {}
+    for deployment in worker_deployments(overlay):
+        [one] = deployment["spec"]["template"]["spec"]["containers"]
+        settings = settings_from(environment(overlay, one), WorkerSettings)
+        assert isinstance(settings, WorkerSettings)
+        keys[deployment["metadata"]["name"]] = settings.keys_of(model_name(settings.model))
+    return keys
+
+
+def test_the_api_knows_each_model_and_each_has_a_queue() -> None:
+    settings = settings_of("two-models", "api")
+    assert isinstance(settings, ApiSettings)
+    assert {*settings.all_keys} == {*keys_of_workers("two-models").values()}
+    assert len(settings.all_keys) == 2
+
+
+@every_overlay
+def test_no_pod_belongs_to_two_deployments_or_budgets(overlay: str) -> None:
+    owners = of_kind(overlay, "Deployment", "PodDisruptionBudget")
+    for deployment in of_kind(overlay, "Deployment"):
+        labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+        kinds = [
+            owner["kind"]
+            for owner in owners
+            if owner["spec"]["selector"]["matchLabels"].items() <= labels
+        ]
+        assert len(kinds) == len({*kinds})
+
+
+@scaled_overlays
+def test_workers_are_kept_longer_than_a_model_loads(overlay: str) -> None:
+    for scaled in of_kind(overlay, "ScaledObject"):
+        behavior = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        assert scaled["spec"]["minReplicaCount"] == 0
+        assert scaled["spec"]["cooldownPeriod"] > LONGEST_LOAD_S
+        assert behavior["scaleDown"]["stabilizationWindowSeconds"] > LONGEST_LOAD_S
 
 
 def test_every_overlay_is_tested() -> None:

@@ -100,9 +100,9 @@ def worker_container(path: Path) -> dict[str, Any]:
 
 
 def overlay_workers() -> list[Path]:
-    """Return the worker of the base, with the bundled model, and the workers of the overlays."""
+    """Return the worker of the base, with the bundled model, and the workers of the components."""
     k8s = ROOT / "deploy" / "k8s"
-    return [k8s / "base" / "worker.yaml", *sorted(k8s.glob("overlays/*/worker.yaml"))]
+    return [k8s / "base/worker/worker.yaml", *sorted(k8s.glob("components/falcon-*/worker.yaml"))]
 
 
 def needed_by(container: dict[str, Any]) -> HostForecast:
@@ -125,7 +125,7 @@ def parse_memory(quantity: str) -> int:
 def test_an_overlay_requests_the_memory_of_its_worker(path: Path) -> None:
     container = worker_container(path)
     forecast = needed_by(container)
-    process = PROCESS_BYTES + (0 if path.parent.name == "base" else CUDA_PROCESS_BYTES)
+    process = PROCESS_BYTES + (0 if path.parent.name == "worker" else CUDA_PROCESS_BYTES)
     request = parse_memory(container["resources"]["requests"]["memory"])
     limit = parse_memory(container["resources"]["limits"]["memory"])
     assert process + forecast.needed_bytes <= request <= limit
@@ -133,5 +133,5 @@ def test_an_overlay_requests_the_memory_of_its_worker(path: Path) -> None:
 
 
 def test_every_overlay_with_a_model_is_tested() -> None:
-    assert {path.parent.name for path in overlay_workers()} - {"base"} <= set(OVERLAYS)
+    assert {path.parent.name for path in overlay_workers()} - {"worker"} <= set(OVERLAYS)
     assert len(overlay_workers()) == 3

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -26,15 +26,17 @@ from api.http.errors import (
     stopping_message,
 )
 from api.http.paths import job_path
+from api.jobs.admission import Admitted
 from api.jobs.job_handle import JobHandle
 from api.jobs.redis_services import redis_timeout
+from api.jobs.served_models import CheckedModel
 from api.openai.request import OpenAIRequest
 from api.openai.view import AnswerHead, MakeView, T
 from api.routes.responses import REUSE
 from api.schemas import ChatRequest
 from api.services import Services
 from shared.errors import ClientError, ServiceUnavailable
-from shared.protocol import ChatJob, Failed, Outcome, Succeeded
+from shared.protocol import Failed, Outcome, Succeeded
 
 M = TypeVar("M", bound=BaseModel)
 NO_RETRY = {"x-should-retry": "false"}  # the SDKs retry 5xx, which would make another job
@@ -61,21 +63,26 @@ class RequestJobs:
         return [handle.job_id for handle in self.handles]
 
     async def head(self) -> AnswerHead:
-        """Return the jobs and the present model, which a first worker may just have registered."""
-        models = self.services.models
-        if models.current is None:
-            try:
-                async with redis_timeout():
-                    await models.refresh()
-            except ServiceUnavailable:
-                pass  # answer without the model
-        model = models.current
+        """Return the jobs and their model, which a first worker may just have registered."""
+        model = await self._model()
         return AnswerHead(
             self.job_ids,
             self.created,
             None if model is None else model.card_hash,
             None if model is None else model.encoder,
         )
+
+    async def _model(self) -> CheckedModel | None:
+        record = self.handles[0].record
+        assert record is not None, "a submitted job has a record"
+        model = self.services.models.of_job(record.model)
+        if model is None:  # it is not served any more
+            return None
+        if model.watcher.current is None:
+            with suppress(ServiceUnavailable):  # answer without the model
+                async with redis_timeout():
+                    await model.watcher.refresh()
+        return model.watcher.current
 
     async def outcomes(self, timeout_s: float) -> list[Outcome] | None:
         """Return how the jobs ended, up to the first that failed; None after `timeout_s`."""
@@ -154,27 +161,27 @@ async def _submit_each(
     jobs: RequestJobs, body: OpenAIRequest, connection: ClientConnection, key: str | None
 ) -> None:
     client, requests, stream = jobs.services.client, body.jobs(), body.stream
-    admitted: list[ChatJob | None] = [None]
+    admitted: list[Admitted | None] = [None]
     if len(requests) > 1:
         admitted = [
             await _admit_unless_known(jobs, one, connection, stream, key and f"{key}:{index}")
             for index, one in enumerate(requests)
         ]
-    for index, (one, job) in enumerate(zip(requests, admitted, strict=True)):
+    for index, (one, checked) in enumerate(zip(requests, admitted, strict=True)):
         handle = await client.submit(
             one,
             connection,
             wants_events=True,
             stream=stream,
             idempotency_key=key and f"{key}:{index}",
-            job=job,
+            admitted=checked,
         )
         jobs.handles.append(handle)
 
 
 async def _admit_unless_known(
     jobs: RequestJobs, one: ChatRequest, connection: ClientConnection, stream: bool, key: str | None
-) -> ChatJob | None:
+) -> Admitted | None:
     """Return the checked job of one prompt.
 
     Return None if the prompt is refused but has a job already: the model has changed since.

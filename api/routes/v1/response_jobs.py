@@ -60,7 +60,8 @@ async def submit_response(
 
 
 def shape_of(services: Services, body: ResponseRequest) -> ResponseShape:
-    model = services.models.current
+    served = services.models.known(body.model)
+    model = None if served is None else served.watcher.current
     name = body.model or ("" if model is None else model.encoder.card.name)
     return ResponseShape.of(body, name, None if model is None else model.card_hash)
 
@@ -89,10 +90,9 @@ async def count_tokens(
 
     Raises ServiceUnavailable until a first worker has registered a model.
     """
-    encoder = await current_encoder(services)
+    encoder = await current_encoder(services, body.model)
     messages = tuple(message.to_message() for message in body.job(earlier).messages or ())
     try:
-        encoder.check_model(body.model)
         text = encoder.render(messages, continue_final=False)
     except ClientError as error:
         error.field = body.field_name(error.field)

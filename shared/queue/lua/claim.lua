@@ -103,6 +103,7 @@ local function claim_job(id, is_expired, from_batches)
   end
   if not payload then -- the record may be new
     redis.call('HSET', RECORD .. id, 'created_ms', created_ms)
+    write_model(id)
     redis.call('PEXPIRE', RECORD .. id, UNFINISHED_JOB_TTL_MS)
     has_lost_records = has_lost_records or not is_expired and not from_batches
   end

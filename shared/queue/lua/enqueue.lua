@@ -17,6 +17,9 @@ local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
 local key_digest, body_digest, retry_of = ARGV[12], ARGV[13], ARGV[14]
 local origin, log_of, num_deltas = ARGV[15], ARGV[16], tonumber(ARGV[17])
 local response, metadata, accept_before_ms = ARGV[18], ARGV[19], tonumber(ARGV[20])
+if retry_of ~= '' then
+  use_model(redis.call('HGET', RECORD .. retry_of, 'model'))
+end
 local backlog = read_backlog()
 
 local function reply(verdict, job_id, created_ms)
@@ -46,8 +49,11 @@ if key_digest ~= '' then
   local known = redis.call('GET', IDEMPOTENCY .. key_digest)
   if known then
     local job_id, digest = string.match(known, '^(%S+) (%S+)$')
-    known_since = redis.call('HGET', RECORD .. job_id, 'created_ms')
+    local model
+    known_since, model = unpack(redis.call('HMGET', RECORD .. job_id, 'created_ms', 'model'))
     if known_since then
+      use_model(model)
+      backlog = read_backlog()
       return reply(digest == body_digest and 'replayed' or 'conflict', job_id, known_since)
     end
   end
@@ -81,6 +87,7 @@ redis.call('HSET', RECORD .. id,
   'payload', payload, 'status', 'queued', 'created_ms', ms(NOW),
   'deadline_ms', ms(NOW + deadline_ms), 'ttl_ms', ttl_ms, 'cost_rows', rows, 'cost_tokens', tokens,
   'queue_score', score, 'subscribers', subscriber)
+write_model(id)
 if metadata ~= '' then
   redis.call('HSET', RECORD .. id, 'metadata', metadata)
 end

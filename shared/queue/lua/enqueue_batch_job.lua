@@ -15,6 +15,7 @@ redis.call('HSET', RECORD .. id,
   'payload', payload, 'status', 'queued', 'created_ms', ms(NOW),
   'deadline_ms', ms(NOW + deadline_ms), 'ttl_ms', ttl_ms, 'cost_rows', rows, 'cost_tokens', tokens,
   'queue_score', score, 'lane', 'batch', 'subscribers', subscriber)
+write_model(id)
 redis.call('PEXPIRE', RECORD .. id, UNFINISHED_JOB_TTL_MS)
 redis.call('SET', ARQ_JOB .. id, arq_job, 'PX', UNFINISHED_JOB_TTL_MS)
 redis.call('HINCRBY', TOTALS, 'queued', 1)

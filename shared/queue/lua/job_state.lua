@@ -17,6 +17,7 @@
 --   retry_of, retried_as: id of the job that this job retries; id of its own retry.
 --   metadata: pairs of the client in msgpack; absent without any.
 --   origin: how the job was made from another one, a space, the id of that job.
+--   model: the model whose queue has the job; absent for the first model of the service.
 
 local function lease_score(lease_ms)
   return LEASE_SCORE_BASE + math.floor(NOW) + tonumber(lease_ms)
@@ -44,6 +45,13 @@ local function remove_from_lane(id, lane, tokens)
     redis.call('ZREM', BATCH_LANE, id)
   else
     subtract_from_backlog(tokens)
+  end
+end
+
+-- The record names the model of this script, so that scripts for any model find the job's queue.
+local function write_model(id)
+  if MODEL ~= '' then
+    redis.call('HSET', RECORD .. id, 'model', MODEL)
   end
 end
 
@@ -131,9 +139,14 @@ local function finish(id, status, attempts, result, events)
   end
 end
 
--- Ends a job without a valid lease: it waits, or its worker died. Returns whether there was one.
+-- Ends a job of any model without a valid lease: it waits, or its worker died. Returns whether there was one.
 local function finish_unowned(id, status, result, events)
-  local current, attempts = unpack(redis.call('HMGET', RECORD .. id, 'status', 'attempts'))
+  local current, attempts, model =
+    unpack(redis.call('HMGET', RECORD .. id, 'status', 'attempts', 'model'))
+  if not current then
+    return false
+  end
+  use_model(model)
   local score = tonumber(redis.call('ZSCORE', QUEUE, id) or 0)
   if current == 'queued' or current == 'running' and score <= lease_score(0) then
     finish(id, status, tonumber(attempts or 0) + has_started(id), result, events)
@@ -155,11 +168,12 @@ end
 local function read_record(id, is_brief)
   local fields = redis.call('HMGET', RECORD .. id,
     'status', 'created_ms', 'started_ms', 'finished_ms', 'worker', 'attempts', 'retry_of',
-    'retried_as', 'metadata', 'origin')
+    'retried_as', 'metadata', 'origin', 'model')
   local status = fields[1]
   if not status then
     return false
   elseif is_live(status) then
+    use_model(fields[11])
     fields[6] = tonumber(fields[6] or 0) + has_started(id)
     return {fields, status == 'queued' and estimate(id, read_backlog()), false}
   elseif is_brief and status == 'succeeded' then

@@ -167,7 +167,7 @@ async def test_a_batch_takes_no_place_in_the_queue() -> None:
     async with fake_service(ApiSettings(max_queued=1), with_worker=False) as service:
         async with sdk_of(service) as client:
             await create(client, hellos(200))
-            lane = service.services.redis.lane
+            lane = service.services.redis.models[0].lane
             for _ in range(3000):
                 if await lane.num_waiting() == 64:
                     break

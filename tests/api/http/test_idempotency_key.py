@@ -26,7 +26,7 @@ async def replace_the_model(service: FakeService) -> None:
     card = msgspec.structs.replace(letter_card(), context_length=8, adapters=())
     registry = Registry(service.redis, service.keys)
     await registry.publish_card(card, letter_tokenizer().to_str().encode())
-    await service.services.models.refresh()
+    await service.services.models.first.watcher.refresh()
 
 
 async def test_a_repeated_request_returns_its_job_after_a_change_of_the_model(

@@ -20,7 +20,7 @@ class SlowTokenizer:
     """Blocks on long texts until `go_on` is set."""
 
     def __init__(self, service: FakeService, patch: pytest.MonkeyPatch) -> None:
-        model = service.services.models.current
+        model = service.services.models.first.watcher.current
         assert model is not None
         self.go_on = threading.Event()
         self.started: list[ChatJob] = []

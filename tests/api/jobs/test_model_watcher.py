@@ -17,7 +17,8 @@ from tests.fakes_api import FakeService, fake_service
 async def test_a_card_of_a_later_version_keeps_the_last_model(
     watching: FakeService,
 ) -> None:
-    models, known = watching.services.models, watching.services.models.current
+    models = watching.services.models.first.watcher
+    known = models.current
     with capture_logs() as logs:
         unreadable = msgspec.msgpack.encode(["of another version"])
         await watching.redis.set(watching.keys.model_card("new"), unreadable)
@@ -45,7 +46,7 @@ def card(name: str, context: int) -> ModelCard:
 @pytest.fixture
 async def service(workerless: FakeService, monkeypatch: pytest.MonkeyPatch) -> FakeService:
     """Return an api with a model of 100 tokens context, which it does not poll."""
-    monkeypatch.setattr("api.jobs.model_watcher.POLL_S", 3600)
+    monkeypatch.setattr("api.jobs.served_models.POLL_S", 3600)
     await serve(workerless, card("small", 100))
     assert (await workerless.http.get("/health")).status_code == 200
     return workerless

@@ -159,7 +159,7 @@ async def test_a_key_finds_the_jobs_of_every_prompt_after_a_change_of_the_model(
     other = structs.replace(letter_card(), name="other")
     tokenizer_json = letter_tokenizer().to_str().encode()
     await Registry(service.redis, service.keys).publish_card(other, tokenizer_json)
-    await service.services.models.refresh()
+    await service.services.models.first.watcher.refresh()
     repeated = await service.http.post(TEXT, json=body, headers=headers)
     assert (repeated.status_code, repeated.json()["job_ids"]) == (200, first["job_ids"])
     assert (await service.http.post(TEXT, json=body)).status_code == 404

@@ -141,7 +141,7 @@ async def test_an_unexpected_error_below_v1_has_openais_error_form(
     async def fail() -> None:
         raise AssertionError("secret")
 
-    monkeypatch.setattr(service.services.redis.registry, "current_card", fail)
+    monkeypatch.setattr(service.services.redis.models[0].registry, "current_card", fail)
     response = await service.http.get("/v1/models")
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "server_error"

@@ -55,7 +55,7 @@ async def test_the_job_carries_token_ids_and_lengths_of_the_registered_model(
 ) -> None:
     await service.http.post("/chat", json={"prompt": "abc", "generate_kwargs": {"top_k": None}})
     job = service.worker.seen[0]
-    registered = await service.services.redis.registry.current_card()
+    registered = await service.services.redis.models[0].registry.current_card()
     assert registered is not None
     assert job.card_hash == registered.hash
     assert len(job.token_ids or ()) == 3

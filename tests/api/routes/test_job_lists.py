@@ -149,7 +149,7 @@ async def test_too_many_waiting_tokens_are_a_429_that_names_the_limit() -> None:
     async with fake_service(settings, with_worker=False) as service:
         tokenizer = letter_tokenizer().to_str().encode()
         await Registry(service.redis, service.keys).publish_card(letter_card(), tokenizer)
-        await service.services.models.refresh()
+        await service.services.models.first.watcher.refresh()
         await backlog(service, jobs=2)  # of 5 + 50 tokens each
         response = await post(service, generate_kwargs={"max_new_tokens": 500})
         assert response.status_code == 429

@@ -139,8 +139,9 @@ class Observer:
         assert self.batch_fields == set(BATCH_FIELDS)
 
     def _matches(self, pattern: str, key: str) -> bool:
-        pattern = re.escape(pattern.replace("<queue>", self._keys.queue))
-        return re.fullmatch(re.sub("<[a-z_]+>", "[^:]+", pattern), key) is not None
+        pattern = re.sub("<(?!queue)[a-z_]+>", "[^:]+", re.escape(pattern))
+        queue = re.escape(self._keys.service) + "(:model:[^:]+)?"
+        return re.fullmatch(pattern.replace("<queue>", queue), key) is not None
 
     async def _fields(self, key: str) -> set[str]:
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -194,6 +195,8 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
 async def run_batches(redis: Redis, keys: Keys, observer: Observer) -> None:
     """Run one batch to each of its possible ends."""
     files, store = FileStore(redis, keys), BatchStore(redis, keys)
+    of_another_model = BatchLane(redis, Keys(keys.service, "other"))
+    await of_another_model.enqueue(make_job(), reply_to="api")
     await BatchLane(redis, keys).enqueue(make_job(), reply_to="api")
     file = await files.create(one_line(), lambda: FileProperties("in.jsonl", "batch", 60))
     for last in (BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, None):

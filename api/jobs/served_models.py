@@ -1,4 +1,4 @@
-"""Follow which model the workers serve, with its tokenizer and its limits."""
+"""The models of the service: find that of a request, and follow the cards of all of them."""
 
 import asyncio
 from contextlib import suppress
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from shared.errors import BrokenChatTemplate
+from api.jobs.redis_services import ModelServices, RedisServices, redis_timeout
+from api.metrics import Metrics, ModelMetrics
+from shared.errors import BrokenChatTemplate, ModelNotFound, ServiceUnavailable
 from shared.redis.client import UNREACHABLE
 from shared.registry.adapter_registry import AdapterRegistry
 from shared.registry.worker_registry import RegisteredCard, Registry
 from shared.request.prompt import PromptEncoder
 
+MAX_SHOWN = 40  # characters of a name in an error message
 POLL_S = 1.0
 
 log = structlog.get_logger(__name__)
@@ -95,3 +98,76 @@ class ModelWatcher:
             return None
         log.info("model registered", model=registered.card.name, card=registered.hash[:12])
         return CheckedModel(registered, encoder)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model of the service, with its queue and its card."""
+
+    name: str | None  # in `--models`; None without the setting
+    redis: ModelServices
+    watcher: ModelWatcher
+    metrics: ModelMetrics
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names that requests may give: of the model, then of its adapters."""
+        current = self.watcher.current
+        known = () if current is None else (current.encoder.card.name, *current.encoder.adapters)
+        return tuple(dict.fromkeys((self.name, *known) if self.name else known))
+
+
+class ServedModels:
+    """All models of the service; the first gets the requests that name none."""
+
+    def __init__(self, redis: RedisServices, names: tuple[str, ...], metrics: Metrics) -> None:
+        self.all = [
+            ServedModel(
+                name,
+                services,
+                ModelWatcher(services.registry, services.adapters),
+                metrics.of_model(name),
+            )
+            for name, services in zip(names or (None,), redis.models, strict=True)
+        ]
+        self.first = self.all[0]
+        self._by_name = {model.name: model for model in self.all}
+
+    async def run(self) -> None:
+        """Follow the cards of all models until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for model in self.all:
+                tasks.create_task(model.watcher.run())
+
+    async def find(self, name: str | None) -> ServedModel:
+        """Return the model that a request names by its own name or that of an adapter.
+
+        The only model gets every request, and checks the name later. Raises ModelNotFound with the
+        names that there are now.
+        """
+        model = self.known(name)
+        if model is None:
+            await self._refresh()  # an adapter may just have been loaded
+            model = self.known(name)
+        if model is None:
+            names = ", ".join(dict.fromkeys(name for model in self.all for name in model.names))
+            shown = (name or "")[:MAX_SHOWN]
+            raise ModelNotFound(f"no model {shown!r}; there are: {names}", field="model")
+        return model
+
+    def known(self, name: str | None) -> ServedModel | None:
+        """Return the model of a request, as far as this replica knows; None for no model."""
+        if name is None or self.first.name is None:
+            return self.first
+        by_adapter = (model for model in self.all if name in model.names)
+        return self._by_name.get(name) or next(by_adapter, None)
+
+    def of_job(self, name: str | None) -> ServedModel | None:
+        """Return the model of a job by the field of its record; None if it is served no more."""
+        return self.first if name is None else self._by_name.get(name)
+
+    async def _refresh(self) -> None:
+        """Read the newest cards and adapters; an outage of Redis changes nothing."""
+        with suppress(ServiceUnavailable):
+            async with redis_timeout():
+                await asyncio.gather(*(model.watcher.refresh() for model in self.all))
