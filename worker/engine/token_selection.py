@@ -83,24 +83,16 @@ def select_tokens(
     row for the sequence and one for each draft. The contents of `logits` are lost.
     """
     logits = _score_prompts(logits, plan)
+    if not any(chunk.group.num_rows > 1 for chunk in plan.sampled_chunks):
+        return [*_sampled(logits, plan.sampled_chunks)]
+    return _select_with_searches(logits, plan, states)
+
+
+def _select_with_searches(
+    logits: torch.Tensor, plan: StepPlan, states: Mapping[SequenceGroup, GroupState]
+) -> list[GroupSelection]:
+    """Select as `select_tokens` does, for a plan with beam searches."""
     selections: dict[SequenceGroup, GroupSelection] = {}
-    single = plan.sampled_chunks
-    if any(chunk.group.num_rows > 1 for chunk in single):
-        logits, single = _propose(logits, plan, states, selections)
-    sampled = _sampled(logits, single)
-    if not selections:
-        return [*sampled]
-    selections.update(zip((chunk.group for chunk in single), sampled, strict=True))
-    return [selections[group] for group in plan.sampled_groups]
-
-
-def _propose(
-    logits: torch.Tensor,
-    plan: StepPlan,
-    states: Mapping[SequenceGroup, GroupState],
-    selections: dict[SequenceGroup, GroupSelection],
-) -> tuple[torch.Tensor, list[Chunk]]:
-    """Select the candidates of beam searches; return logits and chunks of the other groups."""
     single: list[Chunk] = []
     rows: list[int] = []
     row = 0
@@ -113,7 +105,10 @@ def _propose(
             single += members
             rows += range(row, end)
         row = end
-    return logits[torch.tensor(rows, dtype=torch.int64, device=logits.device)], single
+    index = torch.tensor(rows, dtype=torch.int64, device=logits.device)
+    sampled = _sampled(logits[index], single)
+    selections.update(zip((chunk.group for chunk in single), sampled, strict=True))
+    return [selections[group] for group in plan.sampled_groups]
 
 
 def _sampled(

@@ -100,7 +100,7 @@ class Scheduler:
         """
         for token_id in token_ids:
             sequence.append(token_id)
-        if len(token_ids) > 1:
+        if len(token_ids) > 1:  # accepted drafts, which this step has computed
             sequence.num_computed_tokens = sequence.num_tokens - 1
             self.block_manager.cache_full_blocks(sequence)
             sequence.mark_cached_valid()
