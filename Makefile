@@ -23,7 +23,7 @@ IMAGE_BUILD ?= "$${CONTAINER:=$(CONTAINER_DEFAULT)}" build \
   $$(case "$$CONTAINER" in *podman) echo --format docker;; esac)
 build_args = $(foreach name,$(1),$(if $(call given,$(name)),--build-arg "$(name)=$$$(name)"))
 
-.PHONY: clients-test lm-eval-test triton-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-engine benchmarks gpu-day lock clean help
+.PHONY: clients-test lm-eval-test triton-test docs images images-test serve smoke-7b setup test lint format chaos bench bench-batch bench-engine benchmarks gpu-day lock clean help
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -91,6 +91,9 @@ chaos: $(VENV)/.dev ## inject faults into a service under load: SEED=, JOBS=, FA
 
 bench: $(VENV)/.dev ## measure added latency, batching and Redis cost of the service
 	$(BIN)/python -m bench.service.overhead
+
+bench-batch: $(VENV)/.dev ## measure the latency of requests next to a batch, 4 minutes
+	$(BIN)/python -m bench.service.batch_lane
 
 bench-engine: $(VENV)/.dev ## compare the engine with generate, OpenVINO GenAI and vLLM, 30 minutes; PEERS=no: without the last two
 	$(BIN)/python -m bench.peers.compare $(if $(filter no,$(PEERS)),--side falconer --side generate) \
