@@ -124,6 +124,7 @@ local function finish(id, status, attempts, result, events)
   end
   redis.call('HSET', record, 'status', status, 'attempts', attempts,
     'created_ms', created_ms, 'finished_ms', ms(NOW))
+  write_model(id) -- Redis may have lost the record
   redis.call('HDEL', record, 'payload', 'cancel_result', 'cancel_events')
   redis.call('PEXPIRE', record, math.max(ttl_ms, MIN_RECORD_TTL_MS))
   redis.call('PEXPIRE', RESPONSE .. id, ttl_ms)

@@ -16,6 +16,7 @@ local function restore_claim(id, fencing_token)
   redis.call('HSET', record, 'status', 'running', 'worker', worker,
     'fencing_token', fencing_token, 'created_ms', created_ms,
     'trail', extended_trail(trail, 'restored', attempts or 0, worker))
+  write_model(id)
   redis.call('PEXPIRE', record, UNFINISHED_JOB_TTL_MS)
   index_job(id, 'running', created_ms)
 end

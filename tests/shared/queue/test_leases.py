@@ -75,6 +75,25 @@ async def test_a_job_that_redis_lost_ends_if_its_worker_dies(queue: JobQueue, re
     assert record is not None and record.status is JobStatus.FAILED
 
 
+async def test_a_job_of_another_model_that_redis_lost_keeps_its_model(
+    queue: JobQueue, redis: Redis
+) -> None:
+    beta = JobQueue(redis, Keys(model="beta"))
+    for renews in (True, False):
+        job = await enqueue(beta)
+        claimed = await claim_one(beta)
+        await redis.flushall()
+        if renews:
+            await beta.renew("w1", {job.id: claimed.fencing_token}, lease_ms=LEASE_MS)
+            record = await queue.cancel(job.id)  # the api cancels a job of any model by its id
+            assert record is not None
+            assert (record.status, record.model) == (JobStatus.RUNNING, "beta")
+        assert await finish(beta, claimed)
+        record = await queue.record(job.id)
+        assert record is not None
+        assert (record.status, record.model) == (JobStatus.SUCCEEDED, "beta")
+
+
 async def test_a_renewal_does_not_restore_an_older_fencing_token(queue: JobQueue) -> None:
     job = await enqueue(queue)
     frozen = await claim_one(queue, "w1", ms=EXPIRED_AT_ONCE_MS)
