@@ -83,6 +83,7 @@ class JobClient:
         handle = JobHandle(self._redis, job.id, model.metrics)  # before the first event
         try:
             queued = await self._enqueue(Admitted(job, model), key, response, source, wants_events)
+            await self._reusable.share(request.reuse, job, queued)
         except BaseException:
             handle.close()
             raise
@@ -90,7 +91,6 @@ class JobClient:
             handle.close()
             return await self.follow(queued.job_id)
         handle.accepted(record_of(queued, source, model=model.redis.name), job.deadline_s, reused)
-        await self._reusable.share(request.reuse, job)
         if request.generate_kwargs.return_token_ids:
             handle.prompt_token_ids = job.token_ids
         return handle

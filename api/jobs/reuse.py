@@ -15,7 +15,7 @@ from api.schemas import Reuse
 from shared.errors import InvalidParameter, ServiceUnavailable
 from shared.origin import OriginKind
 from shared.protocol import ChatJob, JobStatus
-from shared.queue.enqueued import Source
+from shared.queue.enqueued import Enqueued, Source
 from shared.request.parameters import GenerateKwargs
 
 # What else decides about the tokens is in `card_hash`, `adapter`, `token_ids` and the lengths.
@@ -74,12 +74,14 @@ class ReusableJobs:
         joined = msgspec.structs.replace(job, joined_to=record.id)
         return joined, source, "finished" if is_finished else "running"
 
-    async def share(self, reuse: Reuse, job: ChatJob) -> None:
-        """Let later requests take the tokens of a job that takes none itself.
+    async def share(self, reuse: Reuse, job: ChatJob, enqueued: Enqueued) -> None:
+        """Let later requests take the tokens of a new job that takes none itself.
 
         Without Redis they generate their own.
         """
-        digest = None if reuse == "never" or job.joined_to else request_digest(job)
+        if reuse == "never" or job.joined_to or enqueued.replayed:
+            return
+        digest = request_digest(job)
         if digest is not None:
             with suppress(ServiceUnavailable):
                 async with redis_timeout():

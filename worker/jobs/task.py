@@ -174,8 +174,14 @@ class ChatTask:
             return generation
 
     async def _follow(self, active: ActiveJob, generation: Generation, adapter: str | None) -> None:
-        """Take the tokens of the job that this one has joined, as far as there are any."""
+        """Take the tokens of the job that this one has joined, as far as there are any.
+
+        The order in which the tokens of several sequences alternate differs between runs: a later
+        attempt would continue at the wrong one.
+        """
         if self._follower is None or not self._is_checked(active.job) or generation.is_done:
+            return
+        if generation.num_tokens and len(generation.sequences) > 1:
             return
         async for deltas in self._follower.deltas(active, adapter, generation.num_tokens):
             request_id = _request_id(active)
