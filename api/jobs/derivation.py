@@ -18,6 +18,8 @@ from shared.request.prompt import check_kwargs
 # A new job, and its source.
 Derived = tuple[ChatJob, Source]
 
+LENGTHS = {"max_length", "max_new_tokens"}  # two names of one limit
+
 # Parameters that decide the text and the scores of the tokens that a fork keeps.
 OF_KEPT_TOKENS = (
     "num_beams",
@@ -78,12 +80,13 @@ def forked(job: ChatJob, outcome: Succeeded, at: int, given: GenerateKwargs) -> 
         reason = f"must be less than the number of the job's tokens, which is {count}, got {at}"
         raise InvalidParameter(reason, field="at")
     changes = given.model_dump(exclude_unset=True)
-    unseeded = {name: value for name, value in job.generate_kwargs.items() if name != "seed"}
-    fork = msgspec.structs.replace(job, generate_kwargs=unseeded | changes)
+    replaced = {"seed"} | (LENGTHS if LENGTHS & changes.keys() else set())
+    kept = {name: value for name, value in job.generate_kwargs.items() if name not in replaced}
+    fork = msgspec.structs.replace(job, generate_kwargs=kept | changes)
     kwargs = check_kwargs(fork)
     if at:
         _check_kept(check_kwargs(job), kwargs)
-    if {"max_length", "max_new_tokens"} & changes.keys():
+    if LENGTHS & changes.keys():
         length = wanted_new_tokens(len(job.token_ids or ()), kwargs)
     if at >= length:
         raise InvalidParameter(f"must be less than max_new_tokens, which is {length}", field="at")

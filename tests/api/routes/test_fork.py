@@ -59,6 +59,10 @@ async def test_a_new_length_counts_the_kept_tokens(service: FakeService) -> None
     response = await fork(service, job_id, 2, max_new_tokens=2)
     assert response.status_code == 422
     assert response.json()["detail"] == "at: must be less than max_new_tokens, which is 2"
+    assert (await fork(service, job_id, 2, max_length=40)).status_code == 202
+    await service.until(lambda: len(service.worker.seen) == 3)
+    with_max_length = service.worker.seen[2]
+    assert with_max_length.max_new_tokens == 40 - len(with_max_length.token_ids or ())
 
 
 @pytest.mark.parametrize("at", [3, 4, -1, "x", 1.5, None])
