@@ -54,8 +54,7 @@ class ApiRequest:
     read_timeout_s: float = ANSWER_S
     connect_timeout_s: float = CONNECT_S
     pause_s: float = 0.0  # before it is sent
-    is_poll: bool = False
-    turn_s: float | None = None  # by which a poll must have had its turn
+    turn_s: float | None = None  # by which a long poll must have had its turn
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -80,8 +79,13 @@ def job_path(job_id: str, suffix: str = "") -> str:
     return f"/jobs/{quote(job_id, safe='')}{suffix}"
 
 
-def poll(job_id: str, longest_s: float, pause_s: float, left_s: float) -> ApiRequest:
-    """Return the request for a job at its end, at the latest after the time left."""
+def poll(
+    job_id: str, longest_s: float, left_s: float, pause_s: float = 0.0, turn_s: float | None = None
+) -> ApiRequest:
+    """Return the request for a job at its end, at the latest after the time left.
+
+    A request with `turn_s` takes a turn; its answer is `httpx.PoolTimeout` if none came by then.
+    """
     pause_s = min(pause_s, left_s)
     left_s -= pause_s
     wait_s = min(longest_s, left_s)
@@ -92,8 +96,7 @@ def poll(job_id: str, longest_s: float, pause_s: float, left_s: float) -> ApiReq
         read_timeout_s=min(wait_s + LATE_S, left_s + MARGIN_S),
         connect_timeout_s=min(CONNECT_S, left_s + MARGIN_S),
         pause_s=pause_s,
-        is_poll=True,
-        turn_s=None if math.isinf(left_s) else left_s,
+        turn_s=None if turn_s is None else min(turn_s, left_s),
     )
 
 
@@ -206,7 +209,10 @@ class Calls:
             left_s = max(0.0, deadline - started)
             is_crowded = self._num_waiting > MAX_POLLS
             longest_s = CROWDED_POLL_S if is_crowded else LONG_POLL_S
-            answer = yield poll(job_id, longest_s, pause_s, left_s)
+            turn_s = CROWDED_POLL_S * self._num_waiting / MAX_POLLS
+            answer = yield poll(job_id, longest_s, left_s, pause_s, turn_s)
+            if isinstance(answer, httpx.PoolTimeout):  # earlier polls may last LONG_POLL_S
+                answer = yield poll(job_id, 0.0, max(0.0, deadline - time.monotonic()))
             now = time.monotonic()
             if isinstance(answer, httpx.Response) and answer.is_success:
                 job = decoded(answer.content, JobInfo)

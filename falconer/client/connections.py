@@ -103,7 +103,7 @@ class AsyncConnection:
         await asyncio.sleep(request.pause_s)
         async with AsyncExitStack() as stack:
             try:
-                if request.is_poll:
+                if request.turn_s is not None:
                     async with asyncio.timeout(request.turn_s):
                         await stack.enter_async_context(self._polls)
                 return await self.http.request(**request.arguments)
