@@ -116,7 +116,7 @@ def cancel_batches(
 
 
 def finish(client: "Client", running: "Batch", output: Path | None, errors: Path | None) -> None:
-    """Wait for a batch and write its files. Exits with a code unless every line has an answer."""
+    """Wait for a batch and write its files. Exits with a code unless it has all its answers."""
     paths = {
         "output": output or Path(f"{running.id}_output.jsonl"),
         "error": errors or Path(f"{running.id}_error.jsonl"),
@@ -135,7 +135,7 @@ def finish(client: "Client", running: "Batch", output: Path | None, errors: Path
         raise typer.Exit(INTERRUPTED) from None
     print_batch(info, as_json=False)
     counts = info.request_counts
-    if counts.completed < counts.total:
+    if info.status != "completed" or counts.completed < counts.total:
         raise typer.Exit(INCOMPLETE)
 
 

@@ -19,7 +19,15 @@ from falconer.client.batch_models import (
     endpoint_of,
     jsonl_file,
 )
-from falconer.client.calls import Answer, ApiRequest, Call, Calls
+from falconer.client.calls import (
+    ANSWER_S,
+    CONNECT_S,
+    MARGIN_S,
+    Answer,
+    ApiRequest,
+    Call,
+    Calls,
+)
 from falconer.client.errors import ApiError, InvalidRequest, WaitTimeout, decoded, error_of
 from falconer.client.retries import Attempts, Retries
 
@@ -130,8 +138,14 @@ class BatchCalls:
         pause_s, next_pause_s = 0.0, FIRST_PAUSE_S
         while True:
             left_s = max(0.0, deadline - time.monotonic())
+            pause_s = min(pause_s, left_s)
+            late_s = left_s - pause_s + MARGIN_S
             answer = yield ApiRequest(
-                method="GET", path=batch_path(batch_id), pause_s=min(pause_s, left_s)
+                method="GET",
+                path=batch_path(batch_id),
+                read_timeout_s=min(ANSWER_S, late_s),
+                connect_timeout_s=min(CONNECT_S, late_s),
+                pause_s=pause_s,
             )
             if isinstance(answer, httpx.Response) and answer.is_success:
                 batch = decoded(answer.content, BatchInfo)

@@ -1,18 +1,29 @@
 """How the calls and the event log of the client meet failures, without a service."""
 
 from itertools import repeat
+from typing import Any
 
 import httpx
 import pytest
 from httpx_sse import ServerSentEvent
 
 from falconer.client import JobInfo, NotFound, Retries, Unavailable, WaitTimeout
-from falconer.client.calls import Answer, Calls
+from falconer.client.batch_calls import BatchCalls
+from falconer.client.calls import Answer, ApiRequest, Call, Calls
 from falconer.client.event_log import EventLog
 from falconer.client.retries import Attempts
 
 CUT = httpx.RemoteProtocolError("the connection was cut")
 SILENT = httpx.ReadTimeout("no data")
+RUNNING_BATCH = {
+    "id": "1",
+    "status": "in_progress",
+    "endpoint": "/v1/completions",
+    "completion_window": "24h",
+    "input_file_id": "file-1",
+    "created_at": 1,
+    "expires_at": 2,
+}
 DELTA = '{"sequence": 0, "delta": "a"}'
 
 
@@ -115,10 +126,25 @@ def test_a_wait_without_answers_ends_soon_after_its_timeout(clock: Clock, timeou
     assert clock.now_s - started <= timeout_s + 1.0
 
 
+def longest_phase_s(request: ApiRequest) -> float:
+    return max(request.arguments["timeout"].as_dict().values())
+
+
 def test_each_phase_of_a_poll_ends_soon_after_the_timeout(clock: Clock) -> None:
     request = next(Calls(Retries()).wait("1", 1.0))
-    assert max(request.arguments["timeout"].as_dict().values()) <= 2.0
+    assert longest_phase_s(request) <= 2.0
     assert request.params == {"wait": "1.000"}
+
+
+def test_each_look_at_a_batch_ends_soon_after_the_timeout(clock: Clock) -> None:
+    call: Call[Any] = BatchCalls(Calls(Retries())).wait("1", 1.0)
+    assert longest_phase_s(next(call)) <= 2.0
+    clock.now_s += 0.5
+    second = call.send(httpx.Response(200, json=RUNNING_BATCH))
+    assert second.pause_s + longest_phase_s(second) <= 1.5
+    clock.now_s += 1.5
+    with pytest.raises(WaitTimeout):
+        call.send(SILENT)
 
 
 @pytest.mark.parametrize("answer", [CUT, httpx.Response(503)])
