@@ -110,10 +110,13 @@ class FolderFileData(FileData):
             async for chunk in chunks:
                 await on_disk(write_all, file, chunk)
                 num_bytes += len(chunk)
+            await on_disk(file.close)
             await on_disk(part.replace, self._path(file_id))
         finally:
-            file.close()
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                file.close()
+            with suppress(OSError):
+                part.unlink()
         return num_bytes
 
     async def read(self, file_id: str, offset: int = 0) -> AsyncIterator[bytes]:

@@ -27,7 +27,7 @@ from api.services import Services, services_of
 from shared.batches.batches import Batch, BatchSpec, new_spec_ids
 from shared.batches.files import INPUT, FileProperties, StoredFile
 from shared.batches.ids import PageRequest
-from shared.errors import Conflict, InvalidParameter, NotFound
+from shared.errors import Conflict, InvalidParameter, NotFound, QueueFull
 from shared.queue.enqueued import IdempotencyKey as KeyDigests
 from shared.queue.keys import FILE_TTL_S
 
@@ -78,9 +78,13 @@ async def create(request: Request, idempotency_key: IdempotencyKey = None) -> Re
             output_ttl_s=body.output_ttl_s,
         )
         await services.redis.files.keep_until(file, spec.expires_at + FILE_TTL_S)
-        batch_id = await services.redis.batches.create(spec, digest_key(body, idempotency_key))
-        if batch_id != spec.id and body.requests is not None:
-            await services.redis.files.delete(file.id)
+        try:
+            batch_id = await services.redis.batches.create(spec, digest_key(body, idempotency_key))
+        except (Conflict, QueueFull):
+            await discard(services, body, file)
+            raise
+        if batch_id != spec.id:
+            await discard(services, body, file)
     services.batches.wake()
     return json_response(BatchObject.of(await stored_batch(services, batch_id)))
 
@@ -104,6 +108,12 @@ async def input_file(services: Services, body: BatchRequest) -> StoredFile:
     if file.purpose != INPUT:
         raise InvalidParameter("must be a file of purpose batch", field="input_file_id")
     return file
+
+
+async def discard(services: Services, body: BatchRequest, file: StoredFile) -> None:
+    """Delete the file of a batch that was not created, unless a client uploaded it."""
+    if body.requests is not None:
+        await services.redis.files.delete(file.id)
 
 
 async def lines_of(requests: Iterable[InlineRequest], endpoint: str) -> AsyncIterator[bytes]:

@@ -6,7 +6,9 @@ local id, spec, ttl_ms, key_digest, body_digest = ARGV[1], ARGV[2], ARGV[3], ARG
 local known = key_digest ~= '' and redis.call('GET', IDEMPOTENCY .. key_digest)
 if known then
   local known_id, digest = string.match(known, '^(%S+) (%S+)$')
-  return digest == body_digest and known_id or 'conflict'
+  if redis.call('EXISTS', BATCH .. known_id) == 1 then
+    return digest == body_digest and known_id or 'conflict'
+  end
 end
 if redis.call('ZCARD', ACTIVE_BATCHES) >= ACTIVE_BATCHES_MAX then
   return 'full'

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from api.settings import ApiSettings
+from shared.queue.keys import ACTIVE_BATCHES_MAX
 from tests.fakes_api import FakeService, fake_service
 
 TEXT = "/v1/completions"
+REQUESTS = [{"custom_id": "a", "body": {"prompt": "hello", "max_tokens": 2}}]
 
 
 @pytest.mark.parametrize(
@@ -69,9 +71,12 @@ async def test_uploads_have_limits() -> None:
         assert len([name for name in names if b"file-data" in name]) == 1
 
 
+async def num_files(service: FakeService) -> int:
+    return len((await service.http.get("/v1/files?purpose=batch")).json()["data"])
+
+
 async def test_a_repeated_creation_with_its_key_finds_the_batch(service: FakeService) -> None:
-    requests = [{"custom_id": "a", "body": {"prompt": "hello", "max_tokens": 2}}]
-    body = {"requests": requests, "endpoint": TEXT}
+    body = {"requests": REQUESTS, "endpoint": TEXT}
 
     async def create_with(key: str, body: dict[str, Any]) -> Any:
         headers = {"Idempotency-Key": key}
@@ -79,10 +84,28 @@ async def test_a_repeated_creation_with_its_key_finds_the_batch(service: FakeSer
 
     first, again, other = [await create_with(key, body) for key in ("k", "k", "l")]
     assert first.json()["id"] == again.json()["id"] != other.json()["id"]
-    assert len((await service.http.get("/v1/files?purpose=batch")).json()["data"]) == 2
+    assert await num_files(service) == 2
     conflict = await create_with("k", body | {"completion_window": "2h"})
     assert conflict.status_code == 409
+    assert await num_files(service) == 2
     job = await service.http.post(
         "/jobs", json={"prompt": "hello"}, headers={"Idempotency-Key": "k"}
     )
     assert job.status_code == 202
+
+
+async def test_the_key_of_a_lost_batch_creates_another_one(service: FakeService) -> None:
+    body, headers = {"requests": REQUESTS, "endpoint": TEXT}, {"Idempotency-Key": "k"}
+    first = await service.http.post("/v1/batches", json=body, headers=headers)
+    await service.redis.delete(service.keys.batch(first.json()["id"]))
+    second = await service.http.post("/v1/batches", json=body, headers=headers)
+    assert second.status_code == 200
+    assert second.json()["id"] != first.json()["id"]
+
+
+async def test_a_refused_batch_keeps_no_file(service: FakeService) -> None:
+    others = {f"batch_{index}": float("inf") for index in range(ACTIVE_BATCHES_MAX)}
+    await service.redis.zadd(service.keys.active_batches, others)
+    body = {"requests": REQUESTS, "endpoint": TEXT}
+    assert (await service.http.post("/v1/batches", json=body)).status_code == 429
+    assert await num_files(service) == 0

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from api.settings import ApiSettings
+from shared.batches.file_data import FolderFileData
+from shared.errors import ServiceUnavailable
 from tests.fakes_api import FakeService, fake_service
 
 MIB = 2**20
@@ -77,3 +79,15 @@ async def test_a_folder_that_returns_takes_files_again(service: FakeService, fol
     assert (await upload(service, b"x")).status_code == 503
     os.mkdir(folder)
     assert (await upload(service, b"x")).status_code == 200
+
+
+async def test_a_folder_that_turns_into_a_file_is_unavailable(folder: Path) -> None:
+    """Deleting the unfinished file fails too, and does not replace the error."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"x"
+        shutil.rmtree(folder)
+        os.mknod(folder)
+
+    with pytest.raises(ServiceUnavailable, match="files cannot be written: Not a directory"):
+        await FolderFileData(folder).write("file-a", parts())
