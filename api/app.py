@@ -145,7 +145,7 @@ def make_services(settings: ApiSettings, connect: Connect) -> Services:
     admission = Admission(models, tokenization, settings.max_ttl_s)
     cancellations = PendingCancellations(redis.queue)
     client = JobClient(redis, admission, cancellations, settings)
-    jobs = LineJobs(redis, client)
+    jobs = LineJobs(redis, client, settings.model_names)
     batches = BatchRunner(redis, jobs, settings.max_body_bytes)
     derived = DerivedJobs(redis, models, admission, cancellations, settings)
     return Services(

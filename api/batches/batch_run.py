@@ -28,6 +28,7 @@ from api.batches.line_reader import (
     RawLine,
     check_lines,
     read_lines,
+    reader_of,
     request_of,
 )
 from api.openai.batches.lines import InvalidLine, NoResponse, result_line
@@ -47,6 +48,7 @@ from shared.redis.retry import retry_until_reachable
 
 WRITTEN_AT_ONCE = 100  # results
 WRITTEN_BYTES = 4 * 1024 * 1024  # of results at a time, about
+STALLED_S = 5.0  # without a new line or result
 WAIT_S = 0.5  # for a result, before the time and the status are looked at
 LOST_FILE = InvalidLine("input_file_deleted", "the input file was deleted before the batch ended")
 BROKEN = NoResponse(code="internal_error", message="internal error, see the log of the server")
@@ -71,17 +73,23 @@ class BatchRun:
         max_line_bytes: int,
     ) -> None:
         """Run with the files and jobs of this replica; each line under way takes one of `slots`."""
+        self.lease = lease
         self.status: BatchStatus | None = None  # as the latest renewal of the lease saw it
         self._store = store
         self._files = files
         self._jobs = jobs
-        self._lease = lease
         self._slots = slots
         self._max_line_bytes = max_line_bytes
         self._results: asyncio.Queue[LineResult] = asyncio.Queue()
         self._answers: set[asyncio.Task[None]] = set()
         self._submitted: dict[int, SubmittedLine] = {}
         self._expires = 0.0  # monotonic seconds
+        self._moved_at: float | None = None  # monotonic seconds; None while no lines are answered
+
+    @property
+    def is_stalled(self) -> bool:
+        """Return whether the batch waits: for a worker, or for a place in a full lane."""
+        return self._moved_at is not None and time.monotonic() - self._moved_at > STALLED_S
 
     async def run(self) -> None:
         """Continue the batch until it has ended. Raises LeaseLost, and the errors of Redis."""
@@ -92,7 +100,7 @@ class BatchRun:
             BatchStatus.CANCELLING: self._cancel,
         }
         while True:
-            batch = await self._store.get(self._lease.batch_id)
+            batch = await self._store.get(self.lease.batch_id)
             if batch is None or batch.status.is_final:
                 return
             self.status = batch.status
@@ -118,27 +126,28 @@ class BatchRun:
         status = BatchStatus.IN_PROGRESS
         if checked.errors:
             status, fields["errors"] = BatchStatus.FAILED, msgspec.json.encode(checked.errors)
-        await self._store.move(self._lease, status, [batch.status], **fields)
+        await self._store.move(self.lease, status, [batch.status], **fields)
 
     # -- in progress -----------------------------------------------------------------------------
 
     async def _process(self, batch: Batch) -> None:
         """Answer every line that has no result, until the batch expires or is cancelled."""
-        progress = await self._progress_of(batch)
-        submitting = asyncio.create_task(self._submit_lines(batch.spec, progress))
+        num_readers = len(self._jobs.models) + 1  # the last one submits lines that name adapters
+        progress = await self._progress_of(batch, num_readers)
+        readers = [
+            asyncio.create_task(self._submit_lines(batch.spec, progress, reader))
+            for reader in range(num_readers)
+        ]
+        self._moved_at = time.monotonic()
         try:
-            while not (submitting.done() and progress.is_idle):
+            while not (has_all := _all_done(readers) and progress.is_idle):
                 if self._seconds_left() <= 0 or self.status is BatchStatus.CANCELLING:
                     break
-                if submitting.done():
-                    submitting.result()  # raises its error
                 await self._write(batch.spec, await self._next_results(), progress)
-            has_all = submitting.done() and progress.is_idle
-            if submitting.done():
-                submitting.result()
         finally:
+            self._moved_at = None
             under_way = [*self._submitted.values()]
-            await cancel_all([submitting, *self._answers])
+            await cancel_all([*readers, *self._answers])
         if not has_all:
             for line in under_way:
                 await self._jobs.cancel(line)
@@ -155,24 +164,28 @@ class BatchRun:
                 return
             await self._fail_rest(batch, EXPIRED)
             fields = {"final": BatchStatus.EXPIRED}
-        await self._store.move(self._lease, BatchStatus.FINALIZING, [batch.status], **fields)
+        await self._store.move(self.lease, BatchStatus.FINALIZING, [batch.status], **fields)
 
-    async def _progress_of(self, batch: Batch) -> Progress:
+    async def _progress_of(self, batch: Batch, num_readers: int = 1) -> Progress:
         counts = batch.counts
         start = Place(counts.get("next_line", 0), counts.get("next_offset", 0))
-        return Progress(start, await self._store.lines_with_results(batch.spec.id))
+        with_results = await self._store.lines_with_results(batch.spec.id)
+        return Progress(start, with_results, num_readers)
 
-    async def _submit_lines(self, spec: BatchSpec, progress: Progress) -> None:
+    async def _submit_lines(self, spec: BatchSpec, progress: Progress, reader: int) -> None:
+        """Submit the lines of one model, so that a full lane delays no other model's lines."""
         async for raw in self._lines(spec, progress.next):
-            if progress.has_result(raw.place.line):
-                progress.skip(raw.end)
+            is_mine = reader_of(raw, spec.endpoint, self._jobs.models) == reader
+            if progress.has_result(raw.place.line) or not is_mine:
+                progress.skip(raw.end, reader)
                 continue
             await self._slots.acquire()
-            progress.begin(raw.place, raw.end)
+            progress.begin(raw.place, raw.end, reader)
             task = asyncio.create_task(self._answer(raw, spec, submitted := asyncio.Event()))
             self._answers.add(task)
             task.add_done_callback(self._forget)
             await submitted.wait()  # lines enter the lane one after the other
+            self._moved_at = time.monotonic()
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._answers.discard(task)
@@ -227,22 +240,22 @@ class BatchRun:
             return
         for one in results:
             progress.end(one.line)
-        status = await self._store.append(self._lease, spec, results, progress.reached)
+        status = await self._store.append(self.lease, spec, results, progress.reached)
         if status is None:
             raise LeaseLost
-        self.status = status
+        self.status, self._moved_at = status, time.monotonic()
 
     # -- the end ---------------------------------------------------------------------------------
 
     async def _cancel(self, batch: Batch) -> None:
         await self._fail_rest(batch, CANCELLED)
         await self._publish(batch.spec)
-        await self._store.move(self._lease, BatchStatus.CANCELLED, [batch.status])
+        await self._store.move(self.lease, BatchStatus.CANCELLED, [batch.status])
 
     async def _finalize(self, batch: Batch) -> None:
         await self._publish(batch.spec)
         final = batch.final or BatchStatus.COMPLETED
-        await self._store.move(self._lease, final, [batch.status])
+        await self._store.move(self.lease, final, [batch.status])
 
     async def _fail_rest(self, batch: Batch, reason: NoResponse) -> None:
         """Give every line without a result this error."""
@@ -260,7 +273,7 @@ class BatchRun:
         await self._append_all(batch.spec, results, progress.next)
 
     async def _append_all(self, spec: BatchSpec, results: list[LineResult], end: Place) -> None:
-        if results and await self._store.append(self._lease, spec, results, end) is None:
+        if results and await self._store.append(self.lease, spec, results, end) is None:
             raise LeaseLost
 
     async def _publish(self, spec: BatchSpec) -> None:
@@ -275,3 +288,11 @@ class BatchRun:
                     num_bytes=num_bytes,
                     ttl_s=spec.output_ttl_s,
                 )
+
+
+def _all_done(tasks: list[asyncio.Task[None]]) -> bool:
+    """Return whether all tasks have ended. Raises the error of a failed task."""
+    ended = [task for task in tasks if task.done()]
+    for task in ended:
+        task.result()
+    return len(ended) == len(tasks)

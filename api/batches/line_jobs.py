@@ -63,7 +63,9 @@ class SubmittedLine:
 class LineJobs:
     """Submit lines of batches and answer them."""
 
-    def __init__(self, redis: RedisServices, client: JobClient) -> None:
+    def __init__(self, redis: RedisServices, client: JobClient, models: tuple[str, ...]) -> None:
+        """Submit to the queues of these models; none if the service has one model of any name."""
+        self.models = models
         self._redis = redis
         self._client = client
         self._line_ended = asyncio.Event()

@@ -2,6 +2,7 @@
 
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -115,6 +116,20 @@ def request_of(raw: RawLine, endpoint: str) -> RequestLine:
     return parse_line(raw.data, endpoint)
 
 
+def reader_of(raw: RawLine, endpoint: str, models: tuple[str, ...]) -> int:
+    """Return the index of the line's model in `models`; their number for any other name.
+
+    A line without a name is the first model's.
+    """
+    name = None
+    if models:
+        with suppress(InvalidLine):
+            name = model_of(request_of(raw, endpoint))
+    if name is None:
+        return 0
+    return models.index(name) if name in models else len(models)
+
+
 async def check_lines(lines: AsyncIterator[RawLine], endpoint: str) -> Checked:
     """Check all lines of a file, without keeping them; of names it keeps digests."""
     checked, seen = Checked(), set[bytes]()
@@ -144,11 +159,14 @@ async def check_lines(lines: AsyncIterator[RawLine], endpoint: str) -> Checked:
 class Progress:
     """The lines of one batch; all lines before `reached` have a result."""
 
-    def __init__(self, start: Place, with_results: bytes) -> None:
-        """Begin at `start`; `with_results` is the bitmap of `BatchStore.lines_with_results`."""
-        self.next = start  # the first line that has not begun
+    def __init__(self, start: Place, with_results: bytes, num_readers: int = 1) -> None:
+        """Begin at `start`; `with_results` is the bitmap of `BatchStore.lines_with_results`.
+
+        Each reader goes through the whole file, and begins or skips every line.
+        """
+        self._next = [start] * num_readers
         self._with_results = with_results
-        self._under_way: dict[int, Place] = {}  # in the order of the file
+        self._under_way: dict[int, Place] = {}
 
     def has_result(self, line: int) -> bool:
         """Return whether the line had a result when this run began."""
@@ -157,14 +175,14 @@ class Progress:
             return False
         return bool(self._with_results[byte] & (0x80 >> bit))
 
-    def begin(self, place: Place, end: Place) -> None:
+    def begin(self, place: Place, end: Place, reader: int = 0) -> None:
         """Note that the line at `place` is under way; the next one begins at `end`."""
         self._under_way[place.line] = place
-        self.next = end
+        self._next[reader] = end
 
-    def skip(self, end: Place) -> None:
-        """Note that the line before `end` has a result already."""
-        self.next = end
+    def skip(self, end: Place, reader: int = 0) -> None:
+        """Note that the line before `end` has a result already, or is another reader's."""
+        self._next[reader] = end
 
     def end(self, line: int) -> None:
         """Note that the line's result is written."""
@@ -175,5 +193,14 @@ class Progress:
         return not self._under_way
 
     @property
+    def next(self) -> Place:
+        """Return the first line that a reader has not seen."""
+        return min(self._next, key=_line)
+
+    @property
     def reached(self) -> Place:
-        return next(iter(self._under_way.values()), self.next)
+        return min((*self._under_way.values(), *self._next), key=_line)
+
+
+def _line(place: Place) -> int:
+    return place.line

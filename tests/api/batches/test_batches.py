@@ -162,6 +162,28 @@ async def test_batches_are_listed_from_the_newest(
     assert [batch.id for batch in page.data] == made[:1] and not page.has_more
 
 
+async def test_a_model_without_workers_delays_no_line_of_another_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its lane fills up: other lines of the file continue, and so do later batches."""
+    monkeypatch.setattr("api.batches.batch_run.STALLED_S", 0.2)
+    waiting = [line(f"r{index}", {"model": "beta", "prompt": "hello"}) for index in range(70)]
+    answered = line("letters", {"model": "letters", "prompt": "hello", "max_tokens": 3})
+    async with fake_service(ApiSettings(models="letters,beta")) as service:
+        async with sdk_of(service) as client:
+            for _ in range(4):
+                await create(client, jsonl(waiting))
+            batch = await create(client, jsonl([*waiting, answered]))
+            for _ in range(1000):
+                batch = await client.batches.retrieve(batch.id)
+                counts = batch.request_counts
+                if counts is not None and counts.completed == 1:
+                    break
+                await asyncio.sleep(0.01)
+            assert counts is not None and (counts.total, counts.completed) == (71, 1)
+            assert batch.status == "in_progress"
+
+
 async def test_a_batch_takes_no_place_in_the_queue() -> None:
     """Its jobs wait in a lane: the queue's limit of one job still has a place."""
     async with fake_service(ApiSettings(max_queued=1), with_worker=False) as service:

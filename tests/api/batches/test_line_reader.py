@@ -57,3 +57,16 @@ def test_progress_reaches_the_first_line_without_a_result() -> None:
     assert progress.reached == Place(0, 0)
     progress.end(0)
     assert progress.reached == Place(3, 30) and progress.is_idle
+
+
+def test_progress_of_two_readers_reaches_the_first_line_of_the_slower_one() -> None:
+    progress = Progress(Place(), b"", num_readers=2)
+    progress.skip(Place(1, 10), reader=1)
+    progress.begin(Place(1, 10), Place(2, 20), reader=1)
+    progress.end(1)
+    assert (progress.next, progress.reached) == (Place(0, 0), Place(0, 0))
+    progress.begin(Place(0, 0), Place(1, 10), reader=0)
+    progress.skip(Place(2, 20), reader=0)
+    assert (progress.next, progress.reached) == (Place(2, 20), Place(0, 0))
+    progress.end(0)
+    assert progress.reached == Place(2, 20)
