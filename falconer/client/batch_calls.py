@@ -74,10 +74,17 @@ class BatchCalls:
         endpoint: str | None,
         window: str,
         metadata: Mapping[str, str] | None,
+        key: str | None,
     ) -> Call[dict[str, Any]]:
-        """Return the body of a creation, once its file is uploaded. Raises InvalidRequest."""
+        """Return the body of a creation, once its file is uploaded. Raises InvalidRequest.
+
+        A second upload gives the file another id, so a key finds a batch of a stored file only.
+        """
         if isinstance(source, FileInfo):
             stored = source
+        elif key is not None:
+            message = "idempotency_key: the source must be a stored file, see client.files.upload"
+            raise InvalidRequest(message, field="idempotency_key")
         else:
             name = source.name if isinstance(source, Path) else REQUESTS_NAME
             with jsonl_file(source, endpoint) as file:

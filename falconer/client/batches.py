@@ -109,8 +109,9 @@ class Batches:
 
         The endpoint is the `url` of the first request, else that of chats; a stored file needs it.
         An interrupt cancels the batch, unless the `idempotency_key` is yours.
+        An `idempotency_key` of yours needs a stored file.
         """
-        call = self._calls.body(source, endpoint, completion_window, metadata)
+        call = self._calls.body(source, endpoint, completion_window, metadata, idempotency_key)
         body = self._connection.run(call)
         key = new_key() if idempotency_key is None else idempotency_key
         try:
@@ -226,8 +227,9 @@ class AsyncBatches:
 
         The endpoint is the `url` of the first request, else that of chats; a stored file needs it.
         A cancelled task cancels the batch, unless the `idempotency_key` is yours.
+        An `idempotency_key` of yours needs a stored file.
         """
-        call = self._calls.body(source, endpoint, completion_window, metadata)
+        call = self._calls.body(source, endpoint, completion_window, metadata, idempotency_key)
         body = await self._connection.run(call)
         key = new_key() if idempotency_key is None else idempotency_key
         create = self._calls.create(body, key)

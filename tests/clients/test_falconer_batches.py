@@ -132,6 +132,15 @@ def test_the_same_key_finds_the_same_batch(url: str, connect: Connect, tmp_path:
         submit(completion_window="2h")
 
 
+def test_a_key_needs_a_stored_file(url: str, connect: Connect, tmp_path: Path) -> None:
+    """Another process could not upload the same file again: it would have another id."""
+    client = connect(url)
+    for source in (write(tmp_path / "in.jsonl", [request("one")]), [request("one")]):
+        with pytest.raises(InvalidRequest, match="must be a stored file") as caught:
+            client.batches.submit(source, idempotency_key=uuid.uuid4().hex)
+        assert caught.value.field == "idempotency_key"
+
+
 def test_a_refused_batch_names_its_field(url: str, connect: Connect) -> None:
     with pytest.raises(ApiError) as caught:
         connect(url).batches.submit([request("one")], endpoint="/v1/embeddings")
