@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from worker.engine import (
         AdapterMode,
+        AttentionKernels,
         Completion,
         Engine,
         EngineBroken,
@@ -62,6 +63,7 @@ __all__ = [
     "AsyncBatch",
     "AsyncClient",
     "AsyncJob",
+    "AttentionKernels",
     "Batch",
     "BatchFailed",
     "BatchInfo",
