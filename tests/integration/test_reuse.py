@@ -116,14 +116,14 @@ async def test_neither_cancellation_ends_the_other_job(
 async def test_the_death_of_the_worker_of_one_job_ends_no_other(
     service: Service, start_worker: StartWorker, client: Client
 ) -> None:
-    first_worker = start_worker()
-    await service.ready(first_worker)
+    first_worker, second_worker = start_worker(), start_worker(max_rows=1)  # one of two jobs
+    await service.ready(first_worker, second_worker)
     await client.api.ready("/health")
+    second_worker.freeze()  # does not claim
     first, _ = await client.submit("running")
     await client.events(first, 20)
-    second_worker = start_worker(max_rows=1)  # no capacity for both jobs
-    await service.ready(second_worker)
-    first_worker.freeze()  # does not claim
+    first_worker.freeze()
+    second_worker.thaw()
     joined, how = await client.submit("running")
     assert how == "running"
 

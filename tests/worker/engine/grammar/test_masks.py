@@ -109,7 +109,7 @@ def test_masks_end_with_the_budget_of_their_request() -> None:
         num_masks += 1
     assert 8 <= num_masks <= 12
     clock.step_s = 0.0
-    assert "structured_outputs" in (second.failure([]) or "")
+    assert "of a CPU" in (second.failure([]) or "")
     assert not allowed(first, []) and not allowed(second, [])
 
 
