@@ -117,9 +117,9 @@ def request_of(raw: RawLine, endpoint: str) -> RequestLine:
 
 
 def reader_of(raw: RawLine, endpoint: str, models: tuple[str, ...]) -> int:
-    """Return the index of the line's model in `models`; their number for any other name.
+    """Return the index of the reader that submits a line: that of its model in `models`.
 
-    A line without a name is the first model's.
+    Lines without a name go to the first reader, lines with another name to the last.
     """
     name = None
     if models:
@@ -181,7 +181,7 @@ class Progress:
         self._next[reader] = end
 
     def skip(self, end: Place, reader: int = 0) -> None:
-        """Note that the line before `end` has a result already, or is another reader's."""
+        """Note that the line before `end` has a result, or that another reader submits it."""
         self._next[reader] = end
 
     def end(self, line: int) -> None:
