@@ -25,8 +25,8 @@ WARM_UP_TOKENS = 4
 def measure_throughput(engine: Engine, scale: Scale) -> float:
     """Return output tokens per second of the engine with all requests added at the start."""
     vocab_size = engine.model_config.vocab_size
-    _replay(engine, warm_up_requests(vocab_size))
-    summary = _replay(engine, workload(vocab_size, scale)).summary()
+    replay_at_once(engine, warm_up_requests(vocab_size))
+    summary = replay_at_once(engine, workload(vocab_size, scale)).summary()
     if summary["failed"]:
         raise RuntimeError(f"{summary['failed']} requests of the workload failed")
     tokens_per_s: float = summary["tokens_per_s"]
@@ -65,7 +65,7 @@ def warm_up_requests(vocab_size: int) -> list[PeerRequest]:
     return [PeerRequest(item.prompt_ids or [], WARM_UP_TOKENS) for item in items]
 
 
-def _replay(engine: Engine, requests: list[PeerRequest]) -> Report:
+def replay_at_once(engine: Engine, requests: list[PeerRequest]) -> Report:
     """Run all requests at once."""
     own = [
         Request(

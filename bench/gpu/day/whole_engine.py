@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from bench.engine.replay import replay
 from bench.gpu.card import Card, synchronize
 from bench.gpu.day.schedule import Result
 from bench.gpu.floor import StepCost, decode_cost, prefill_cost
@@ -16,10 +15,10 @@ from bench.gpu.profiling import NUM_STEPS, Profile, profile_decoding
 from bench.gpu.scale import Scale, serving_dtype
 from bench.gpu.steps import BLOCK_SIZE, packed_step, random_network, time_step
 from bench.gpu.tables import profile_table, steps_table
-from bench.gpu.throughput import BATCH_SIZE, warm_up_requests, workload
+from bench.gpu.throughput import BATCH_SIZE, replay_at_once, warm_up_requests, workload
 from bench.peers.exchange import PeerRequest
 from bench.peers.transformers import generate_in_batches
-from worker.engine import Engine, EngineConfig, Request, SamplingParams
+from worker.engine import Engine, EngineConfig, SamplingParams
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.model.checkpoint.random_checkpoint import config_fields
 from worker.model.checkpoint.tiny import bundled_checkpoint
@@ -157,15 +156,7 @@ def free_memory() -> None:
 
 def _replay(engine: Engine, requests: list[PeerRequest]) -> int:
     """Run all requests at once; return their number of tokens."""
-    own = [
-        Request(
-            request_id=str(number),
-            prompt_token_ids=request.prompt_ids,
-            params=SamplingParams(max_new_tokens=request.num_new),
-        )
-        for number, request in enumerate(requests)
-    ]
-    summary = replay(engine, own, len(own)).summary()
+    summary = replay_at_once(engine, requests).summary()
     if summary["failed"]:
         raise RuntimeError(f"{summary['failed']} requests of the workload failed")
     return sum(request.num_new for request in requests)
