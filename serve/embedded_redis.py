@@ -7,11 +7,11 @@ import importlib.util
 import os
 import secrets
 import shutil
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import SettingsError
+from shared.process.sockets import free_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,3 @@ def find_redis_binary() -> str:
         "no valkey-server found, nor redis-server: install one (apt-get install redis-server) "
         "or point --redis-url at a running Redis"
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

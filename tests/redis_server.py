@@ -1,21 +1,20 @@
 """A real Redis for tests: a process of its own on a free loopback port."""
 
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from serve.embedded_redis import find_redis_binary
+from shared.process.sockets import free_port
 from tests.processes import end
 
 START_TIMEOUT_S = 30.0
-PORTS = range(20_000, 32_000)  # below the ports that Linux gives to outgoing connections
 
 
 class RedisServer:
@@ -104,15 +103,6 @@ def running_redis(directory: Path, **options: Any) -> Iterator[RedisServer]:
         yield server
     finally:
         server.stop()
-
-
-def free_port() -> int:
-    """Return a free port outside of the range for outgoing connections."""
-    for port in secrets.SystemRandom().sample(PORTS, 100):
-        with closing(socket.socket()) as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("a hundred ports are in use")
 
 
 def redis_binary() -> str:

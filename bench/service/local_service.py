@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.embedded_redis import free_port
 from serve.main import assemble
 from serve.screen import Screen
 from serve.settings import ServeSettings
+from shared.process.sockets import free_port
 
 START_TIMEOUT_S = 300.0
 

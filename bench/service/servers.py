@@ -15,8 +15,8 @@ import httpx
 from bench.peers.environments import VLLM, Environment
 from bench.process import environment
 from bench.service.routes import Completions, Route
-from serve.embedded_redis import free_port
 from shared.errors import FalconerError
+from shared.process.sockets import free_port
 
 START_TIMEOUT_S = 1800.0
 STOP_TIMEOUT_S = 30.0

@@ -24,8 +24,8 @@ from bench.report import Report
 from bench.service.servers import started, wait_until_healthy
 from bench.service.service_bench import ServiceBench
 from bench.workloads import WorkItem
-from serve.embedded_redis import free_port
 from shared.errors import FalconerError
+from shared.process.sockets import free_port
 from worker.host_memory import format_bytes
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 

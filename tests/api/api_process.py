@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Self
 
+from shared.process.sockets import free_port
 from tests.processes import PATIENCE_S, end
-from tests.redis_server import free_port
 
 RUN = "from falconer.__main__ import main; main()"
 

@@ -10,8 +10,8 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 
 from falconer import AsyncBatch, AsyncClient, AsyncJob, Client
+from shared.process.sockets import free_port
 from tests.chaos.harness.network_link import NetworkLink
-from tests.redis_server import free_port
 
 Connect = Callable[..., Any]  # opens a `Client` or a `Blocking`
 

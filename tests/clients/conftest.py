@@ -15,12 +15,12 @@ import openai
 import pytest
 
 from falconer import AsyncClient, Client
+from shared.process.sockets import free_port
 from tests.clients.both_clients import Connect, clients_of
 from tests.clients.calls import REQUEST
 from tests.clients.openai_client import WAIT_S
 from tests.clients.pages import PageServer, page_server
 from tests.processes import end
-from tests.redis_server import free_port
 
 ROOT = Path(__file__).parents[2]
 START_S = 180.0

@@ -18,9 +18,9 @@ from falconer import (
     Unavailable,
     WaitTimeout,
 )
+from shared.process.sockets import free_port
 from tests.clients.both_clients import Connect, link_that_cuts
 from tests.clients.calls import REQUEST
-from tests.redis_server import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.process.sockets import free_port
 from tests.deploy.compose import Compose
 from tests.integration.test_readme import ADDRESS, examples, parsed, run, with_jq
-from tests.redis_server import free_port
 
 WAIT_S = 180.0
 JOBS = 60

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from shared.process.asyncio_tasks import cancel_all
+from shared.process.sockets import free_port
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.reply_stream import BLOCK_S, ReplyStream
 from shared.redis.client import connect
 from shared.registry.worker_registry import Registry
 from tests.integration.service import ApiChild, Service, WorkerChild, launch
-from tests.redis_server import RedisServer, free_port, running_redis
+from tests.redis_server import RedisServer, running_redis
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from falconer import AsyncClient, Client, Retries, TooManyRequests, Unavailable
+from shared.process.sockets import free_port
 from shared.protocol import JobStatus
 from tests.integration.service import WAIT_S, ApiChild, Service, WorkerChild, eventually
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer
 from tests.terminal import PATIENCE_S, terminal
 
 pytestmark = pytest.mark.integration

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from shared.process.sockets import free_port
 from tests.integration.service import WAIT_S, ApiChild, Child, Service, WorkerChild, eventually
-from tests.redis_server import free_port
 
 pytestmark = pytest.mark.integration
 

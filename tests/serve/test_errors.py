@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.embedded_redis import free_port
 from serve.main import memory_share
+from shared.process.sockets import free_port
 from worker.host_memory import FreeMemory
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve.embedded_redis import free_port
+from shared.process.sockets import free_port
 from tests.processes import end
 
 PATIENCE_S = 120.0

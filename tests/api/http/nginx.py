@@ -8,8 +8,8 @@ from typing import Self
 
 import pytest
 
+from shared.process.sockets import free_port
 from tests.api.api_process import PATIENCE_S, eventually
-from tests.redis_server import free_port
 
 ROOT = Path(__file__).parents[3]
 BINARY = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")

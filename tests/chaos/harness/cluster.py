@@ -9,6 +9,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
+from shared.process.sockets import free_port
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.redis.client import connect
@@ -16,7 +17,7 @@ from shared.registry.worker_registry import Registry
 from tests.chaos.harness.network_link import NetworkLink
 from tests.chaos.harness.service_process import ServiceProcess
 from tests.chaos.scenarios.fault_schedule import Fleet
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer
 
 REGISTER_TIMEOUT_S = 60.0
 MAX_ATTEMPTS = 50  # a run may kill many workers of one job

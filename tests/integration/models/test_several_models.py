@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.process.sockets import free_port
 from tests.integration.service import WAIT_S, launch
 from tests.processes import end
-from tests.redis_server import free_port, running_redis
+from tests.redis_server import running_redis
 from tests.worker.peft_adapters import write_adapter
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
 
 from shared.process.asyncio_tasks import cancel_all
-from tests.redis_server import free_port
+from shared.process.sockets import free_port
 
 
 class Direction(Enum):

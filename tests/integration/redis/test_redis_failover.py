@@ -9,6 +9,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from shared.process.sockets import free_port
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.redis.client import connect
@@ -16,7 +17,7 @@ from tests.integration.load import Load
 from tests.integration.redis.proxy import RedisProxy
 from tests.integration.service import ApiChild, WorkerChild, eventually
 from tests.processes import end
-from tests.redis_server import RedisServer, free_port, redis_binary, running_redis
+from tests.redis_server import RedisServer, redis_binary, running_redis
 
 pytestmark = pytest.mark.integration
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from shared.process.sockets import free_port
 from shared.protocol import Succeeded
 from tests.integration.redis.proxy import RedisProxy
 from tests.integration.service import WAIT_S, Service, WorkerChild, eventually
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.integration
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.process.sockets import free_port
 from tests.processes import PATIENCE_S, end
-from tests.redis_server import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

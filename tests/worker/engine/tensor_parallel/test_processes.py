@@ -19,9 +19,10 @@ import pytest
 import torch
 from torch import distributed
 
+from shared.process.sockets import free_port
 from tests.worker.engine.tensor_parallel.children import WAIT_S, children_left
 from worker.engine.tensor_parallel import processes as module
-from worker.engine.tensor_parallel.processes import ProcessLost, RankProcesses, free_port
+from worker.engine.tensor_parallel.processes import ProcessLost, RankProcesses
 from worker.engine.tensor_parallel.rank_process import (
     HEARTBEAT,
     READY,
