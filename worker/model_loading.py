@@ -10,6 +10,7 @@ from shared.protocol import ModelCard
 from worker.engine import (
     AdapterMode,
     AttentionKernels,
+    CudaGraphs,
     Engine,
     EngineConfig,
     Executor,
@@ -49,26 +50,11 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     try:
         checkpoint = find_checkpoint(settings.model)
         prompt_files = read_prompt_files(checkpoint, settings.chat_template)
-        mode = AdapterMode(settings.adapter_mode)
         # List the folder before loading: adapters added meanwhile are not in the weights.
-        folders = look_for_adapters(settings.adapters_dir) if mode is AdapterMode.MERGE else []
+        is_merged = AdapterMode(settings.adapter_mode) is AdapterMode.MERGE
+        folders = look_for_adapters(settings.adapters_dir) if is_merged else []
         merged = describe_merged(folders)
-        engine = Engine.from_pretrained(
-            str(checkpoint),
-            dtype=settings.dtype,
-            kv_dtype=settings.kv_dtype,
-            device=device,
-            executor=Executor(settings.executor),
-            attention=AttentionKernels(settings.attention),
-            quantization=settings.quantization and Quantization(settings.quantization),
-            num_threads=settings.threads,
-            tensor_parallel=settings.tensor_parallel,
-            device_map=settings.device_map,
-            adapters_dir=settings.adapters_dir,
-            adapter_mode=mode,
-            memory=settings.memory,
-            config=_engine_config(settings, device),
-        )
+        engine = _load_engine(settings, checkpoint, device)
         card, tokenizer_json = describe_model(settings.model, prompt_files, engine, merged)
     except (CheckpointError, ImportError, ValueError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -76,6 +62,26 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
             f"cannot serve model {settings.model!r} on {device}: {reason}"
         ) from error
     return LoadedModel(engine, card, tokenizer_json, device)
+
+
+def _load_engine(settings: WorkerSettings, checkpoint: Path, device: str) -> Engine:
+    return Engine.from_pretrained(
+        str(checkpoint),
+        dtype=settings.dtype,
+        kv_dtype=settings.kv_dtype,
+        device=device,
+        executor=Executor(settings.executor),
+        attention=AttentionKernels(settings.attention),
+        cuda_graphs=CudaGraphs(settings.cuda_graphs),
+        quantization=settings.quantization and Quantization(settings.quantization),
+        num_threads=settings.threads,
+        tensor_parallel=settings.tensor_parallel,
+        device_map=settings.device_map,
+        adapters_dir=settings.adapters_dir,
+        adapter_mode=AdapterMode(settings.adapter_mode),
+        memory=settings.memory,
+        config=_engine_config(settings, device),
+    )
 
 
 def _check_adapters(settings: WorkerSettings) -> None:

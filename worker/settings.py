@@ -34,6 +34,10 @@ class WorkerSettings(QueueSettings):
         "auto",
         description="On GPUs. varlen: without Triton kernels. reference: plain torch.",
     )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto",
+        description="On GPUs. off: launch each kernel of a decoding step by the host.",
+    )
     quantization: Literal["int8", "int8-weight-only", "fp8", "int4"] | None = Field(
         None,
         description="Smaller weights; see docs/guides/quantization.md.",

@@ -6,6 +6,7 @@ benchmarks also use `loading` and `memory`.
 
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
+from worker.engine.execution.cuda_graphs import CudaGraphs
 from worker.engine.execution.executor import Executor
 from worker.engine.fault_isolation import EngineBroken
 from worker.engine.loading.adapters import AdapterMode
@@ -28,6 +29,7 @@ __all__ = [
     "AdapterMode",
     "AttentionKernels",
     "Completion",
+    "CudaGraphs",
     "Engine",
     "EngineBroken",
     "EngineConfig",

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from itertools import count
-from typing import Literal
+from typing import Unpack
 
 import torch
 from tokenizers import Tokenizer
@@ -15,13 +15,12 @@ from tokenizers import Tokenizer
 from worker.engine.beam.candidates import Candidates
 from worker.engine.beam.output import BeamState
 from worker.engine.config import EngineConfig
-from worker.engine.execution.executor import Executor
+from worker.engine.execution.static_decoding import StaticDecoder
 from worker.engine.execution.torch_runner import Runner
 from worker.engine.fault_isolation import probe_model, release_tensors
 from worker.engine.grammar.grammars import Grammars
 from worker.engine.loading import load_network
-from worker.engine.loading.adapters import AdapterMode
-from worker.engine.loading.options import LoadOptions
+from worker.engine.loading.options import LoadArguments, LoadOptions
 from worker.engine.loading.report import LoadReport
 from worker.engine.outputs import FailureCause, Output, RequestFailed
 from worker.engine.request import Request, check_request
@@ -37,9 +36,6 @@ from worker.engine.text.sequence_text import SequenceText
 from worker.engine.token_selection import GroupSelection, Sampled, select_tokens, to_outputs
 from worker.model.checkpoint.folder import resolve_checkpoint
 from worker.model.config import ModelConfig
-from worker.model.device_map import DeviceMap
-from worker.model.kv_cache import AttentionKernels
-from worker.model.layers.quantization import Quantization
 from worker.model.tokenizer.tokenizer_files import load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -59,12 +55,14 @@ class Engine:
         model_config: ModelConfig,
         config: EngineConfig,
         adapters: Collection[str] = (),
+        decoder: StaticDecoder | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.model_config = model_config
         self.config = config
         self.adapters = adapters
         self.runner = runner
+        self.decoder = decoder
         self.grammars = Grammars(tokenizer, model_config.vocab_size)
         self.scheduler = Scheduler(config, BlockManager(runner.num_blocks, config.block_size))
         self.last_step = StepReport()
@@ -81,45 +79,16 @@ class Engine:
         cls,
         source: str,
         *,
-        dtype: str | None = None,
-        kv_dtype: Literal["auto", "int8"] = "auto",
-        device: str = "cpu",
-        executor: Executor = Executor.AUTO,
-        attention: AttentionKernels = AttentionKernels.AUTO,
-        quantization: Quantization | None = None,
-        num_threads: int | None = None,
-        tensor_parallel: int = 1,
-        device_map: Literal["auto"] | DeviceMap | None = None,
-        adapters_dir: str | None = None,
-        adapter_mode: AdapterMode = AdapterMode.MERGE,
-        memory: int | None = None,
         config: EngineConfig | None = None,
+        **arguments: Unpack[LoadArguments],
     ) -> "Engine":
         """Load a model from a local folder or hub id; LoadOptions documents the other arguments.
 
         Raises CheckpointError; ValueError if the tokenizer, the device, the executor or the memory
         does not allow it; RuntimeError if another process failed to load its part.
         """
-        options = LoadOptions(
-            source,
-            config=config or EngineConfig.for_machine(device),
-            dtype=dtype,
-            kv_dtype=kv_dtype,
-            device=device,
-            executor=executor,
-            attention=attention,
-            quantization=quantization,
-            num_threads=num_threads,
-            tensor_parallel=tensor_parallel,
-            device_map=device_map,
-            adapters_dir=adapters_dir,
-            adapter_mode=adapter_mode,
-            memory=memory,
-        )
-        return cls._load(options)
-
-    @classmethod
-    def _load(cls, options: LoadOptions) -> "Engine":
+        config = config or EngineConfig.for_machine(arguments.get("device", "cpu"))
+        options = LoadOptions(source, config=config, **arguments)
         loaded = load_network(options)
         engine = cls(
             runner=loaded.runner,
@@ -127,6 +96,7 @@ class Engine:
             model_config=loaded.model_config,
             config=loaded.config,
             adapters=loaded.adapters,
+            decoder=loaded.decoder,
         )
         engine.num_torch_threads = loaded.num_torch_threads
         engine.load_report = loaded.report
@@ -212,9 +182,10 @@ class Engine:
 
     def _compute(self, plan: StepPlan) -> list[GroupSelection]:
         with self.last_step.timed(Phase.FORWARD), self.grammars.masking(plan.constrained_outputs):
-            logits = self.runner.forward(plan)
+            step = None if self.decoder is None else self.decoder.decode(plan)
+            logits = step.logits if step else self.runner.forward(plan)
         with self.last_step.timed(Phase.SAMPLE):
-            return select_tokens(logits, plan, self._states)
+            return select_tokens(logits, plan, self._states, step)
 
     def _run_in_halves(self, plan: StepPlan, error: Exception) -> list[Output]:
         """Repeat a failed step in halves, to find the group that fails alone and without drafts."""

@@ -8,6 +8,7 @@ import torch
 
 from worker.engine.beam.candidates import Candidates
 from worker.engine.beam.output import BeamState
+from worker.engine.execution.static_decoding import DecodedStep
 from worker.engine.outputs import TokenOutput
 from worker.engine.request_state import GroupState
 from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure, top_columns
@@ -73,15 +74,21 @@ def _record_scores(chunk: Chunk, logits: torch.Tensor) -> None:
 @torch.inference_mode()
 @_one_thread()
 def select_tokens(
-    logits: torch.Tensor, plan: StepPlan, states: Mapping[SequenceGroup, GroupState]
+    logits: torch.Tensor,
+    plan: StepPlan,
+    states: Mapping[SequenceGroup, GroupState],
+    step: DecodedStep | None = None,
 ) -> list[GroupSelection]:
     """Select how each of `plan.sampled_groups` continues, from float32 `logits` [n, vocab].
 
     Of a chunk that scores its prompt, the first `num_scored` rows go to `prompt_scores`.
 
     A beam search gets candidates. All other groups get tokens from one call of the sampler, with a
-    row for the sequence and one for each draft. The contents of `logits` are lost.
+    row for the sequence and one for each draft. The contents of `logits` are lost. In `step`, if it
+    is given, the device has sampled already.
     """
+    if step is not None:
+        return [t if isinstance(t, SamplingFailure) else (t,) for t in step.tokens()]
     logits = _score_prompts(logits, plan)
     if not any(chunk.group.num_rows > 1 for chunk in plan.sampled_chunks):
         return [*_sampled(logits, plan.sampled_chunks)]

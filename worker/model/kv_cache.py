@@ -37,6 +37,9 @@ class AttentionMetadata:
     slot_mapping: torch.Tensor  # int64 [num_tokens]
     block_tables: torch.Tensor  # int64 [num_seqs, max_blocks]; rows padded with any valid block
     kernels: AttentionKernels = AttentionKernels.AUTO
+    # int32 [num_seqs], the true context lengths on the device, for sequences with one new token.
+    # `context_lens` are then upper bounds, so that no shape depends on a length.
+    fixed_lens: torch.Tensor | None = None
 
     def select(self, seqs: list[int]) -> "AttentionMetadata":
         """Return the metadata of some sequences, for attention to keys that are cached."""
@@ -55,6 +58,7 @@ class AttentionMetadata:
             self,
             slot_mapping=self.slot_mapping.to(device),
             block_tables=self.block_tables.to(device),
+            fixed_lens=None if self.fixed_lens is None else self.fixed_lens.to(device),
         )
 
 

@@ -41,13 +41,15 @@ class ModelRunner:
         kv_caches: Sequence[KVCache],
         adapters: dict[str, ServedAdapter] | None = None,
         attention: AttentionKernels = AttentionKernels.AUTO,
+        num_padding_blocks: int = 0,
     ) -> None:
-        self.num_blocks = kv_caches[0].num_blocks
+        self.num_blocks = kv_caches[0].num_blocks - num_padding_blocks
         self.block_size = kv_caches[0].block_size
         self.kv_caches = kv_caches
         self.model = model
         self.adapters = {} if adapters is None else adapters
-        self._attention = attention
+        self.attention = attention
+        self.num_padding_blocks = num_padding_blocks
         self._device = model.device
 
     @classmethod
@@ -59,12 +61,16 @@ class ModelRunner:
         block_size: int,
         adapters: dict[str, ServedAdapter] | None = None,
         attention: AttentionKernels = AttentionKernels.AUTO,
+        num_padding_blocks: int = 0,
     ) -> "ModelRunner":
-        """Allocate the caches in the dtype of the layers and on their devices."""
+        """Allocate the caches in the dtype of the layers and on their devices.
+
+        No sequence holds the `num_padding_blocks` last blocks, which come on top of `num_blocks`.
+        """
         kv_caches = [
             KVCache(
                 num_layers=len(list(layers)),
-                num_blocks=num_blocks,
+                num_blocks=num_blocks + num_padding_blocks,
                 block_size=block_size,
                 num_kv_heads=model.num_kv_heads,
                 head_dim=model.config.head_dim,
@@ -73,7 +79,7 @@ class ModelRunner:
             )
             for device, layers in groupby(model.layer_devices)
         ]
-        return cls(model, kv_caches, adapters, attention)
+        return cls(model, kv_caches, adapters, attention, num_padding_blocks)
 
     def forward(self, plan: StepPlan) -> torch.Tensor:
         step = PackedStep.of(plan, self.block_size)
@@ -127,7 +133,7 @@ class ModelRunner:
                 context_lens=step.context_lens.tolist(),
                 slot_mapping=slot_mapping,
                 block_tables=tables,
-                kernels=self._attention,
+                kernels=self.attention,
             ),
             adapters=AdapterTokens(list(zip(adapters, adapted, strict=True))),
         )

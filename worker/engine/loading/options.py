@@ -1,9 +1,10 @@
 """The options for loading a network."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict
 
 from worker.engine.config import EngineConfig
+from worker.engine.execution.cuda_graphs import CudaGraphs
 from worker.engine.execution.executor import Executor
 from worker.engine.loading.adapters import AdapterMode
 from worker.model.device_map import DeviceMap
@@ -25,6 +26,7 @@ class LoadOptions:
     device: str = "cpu"  # cpu, cuda or cuda:N
     executor: Executor = Executor.AUTO
     attention: AttentionKernels = AttentionKernels.AUTO  # on a GPU
+    cuda_graphs: CudaGraphs = CudaGraphs.AUTO  # on a GPU
     quantization: Quantization | None = None
     num_threads: int | None = None  # of a step on a CPU; None: all, or one for a small model
     tensor_parallel: int = 1  # number of processes, each with its part on a device of its own
@@ -35,3 +37,21 @@ class LoadOptions:
     # Bytes of the host's memory that this process and its ranks may take; None: what is free. A
     # model that does not fit is refused before a weight is read.
     memory: int | None = None
+
+
+class LoadArguments(TypedDict, total=False):
+    """The fields of LoadOptions that `Engine.from_pretrained` takes by name."""
+
+    dtype: str | None
+    kv_dtype: Literal["auto", "int8"]
+    device: str
+    executor: Executor
+    attention: AttentionKernels
+    cuda_graphs: CudaGraphs
+    quantization: Quantization | None
+    num_threads: int | None
+    tensor_parallel: int
+    device_map: Literal["auto"] | DeviceMap | None
+    adapters_dir: str | None
+    adapter_mode: AdapterMode
+    memory: int | None

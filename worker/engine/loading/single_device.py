@@ -13,7 +13,9 @@ import torch
 
 from worker.cgroups import cpu_quota
 from worker.engine.config import EngineConfig
+from worker.engine.execution.cuda_graphs import capture_decoding
 from worker.engine.execution.executor import Executor
+from worker.engine.execution.static_decoding import StaticDecoder
 from worker.engine.execution.torch_runner import ModelRunner, Runner
 from worker.engine.loading.adapters import load_adapters, look_for_adapters
 from worker.engine.loading.calibration import MeasurableRunner, choose_limits, known_limits
@@ -60,6 +62,7 @@ class LoadedRunner:
     adapters: Collection[str] = ()  # names that requests may give; the runner's, if it changes them
     # The reason, once a process is lost.
     process_failure: Future[str] = field(default_factory=Future)
+    decoder: StaticDecoder | None = None  # of the runner
 
 
 def load_runner(options: LoadOptions) -> LoadedRunner:
@@ -133,6 +136,7 @@ def load_torch(
         block_size=block_size,
         adapters=adapters,
         attention=options.attention,
+        num_padding_blocks=_num_padding_blocks(model),
     )
     if model.device.type == "cpu":
         report.num_threads = num_threads
@@ -145,7 +149,15 @@ def load_torch(
         num_threads=num_threads,
         num_torch_threads=num_threads,
     )
-    return replace(loaded, adapters=adapters)
+    assert isinstance(loaded.runner, ModelRunner)
+    with report.timed(LoadPhase.WARM_UP):
+        decoder = capture_decoding(loaded.runner, loaded.config, options.cuda_graphs)
+    return replace(loaded, adapters=adapters, decoder=decoder)
+
+
+def _num_padding_blocks(model: FalconForCausalLM) -> int:
+    """Return 1 where decoding steps may be captured: their padding has a block of its own."""
+    return int(model.device.type == "cuda" and len(set(model.layer_devices)) == 1)
 
 
 def _start(

@@ -35,9 +35,12 @@ class PagedAttention:
         cls, kv_cache: KVCache, metadata: AttentionMetadata, alibi_slopes: torch.Tensor | None
     ) -> "PagedAttention":
         """Compute masks and slots; `alibi_slopes` come from `rotary.alibi_slopes`."""
-        groups = [
-            _plan_group(kv_cache, metadata, seqs, alibi_slopes) for seqs in _by_shape(metadata)
-        ]
+        if metadata.fixed_lens is not None:
+            groups = [_plan_fixed(kv_cache, metadata, metadata.fixed_lens, alibi_slopes)]
+        else:
+            groups = [
+                _plan_group(kv_cache, metadata, seqs, alibi_slopes) for seqs in _by_shape(metadata)
+            ]
         return cls(kv_cache, metadata.slot_mapping, groups)
 
     def __call__(
@@ -89,10 +92,49 @@ def _plan_group(
     alibi_slopes: torch.Tensor | None,
 ) -> _Group:
     device = metadata.block_tables.device
-    first_rows = torch.tensor([metadata.cu_seqlens_q[i] for i in seqs], device=device)
-    context_lens = torch.tensor([metadata.context_lens[i] for i in seqs], device=device)
-    new = torch.arange(_num_new_tokens(metadata, seqs[0]), device=device)
-    positions = torch.arange(max(metadata.context_lens[i] for i in seqs), device=device)
+    return _make_group(
+        kv_cache,
+        metadata.block_tables[seqs],
+        torch.tensor([metadata.cu_seqlens_q[i] for i in seqs], device=device),
+        torch.tensor([metadata.context_lens[i] for i in seqs], device=device),
+        alibi_slopes,
+        num_new=_num_new_tokens(metadata, seqs[0]),
+        max_context=max(metadata.context_lens[i] for i in seqs),
+    )
+
+
+def _plan_fixed(
+    kv_cache: KVCache,
+    metadata: AttentionMetadata,
+    context_lens: torch.Tensor,
+    alibi_slopes: torch.Tensor | None,
+) -> _Group:
+    """Plan all sequences, of one new token each, without a copy from the host."""
+    block_tables = metadata.block_tables
+    return _make_group(
+        kv_cache,
+        block_tables,
+        torch.arange(len(block_tables), device=block_tables.device),
+        context_lens.long(),
+        alibi_slopes,
+        num_new=1,
+        max_context=max(metadata.context_lens),
+    )
+
+
+def _make_group(
+    kv_cache: KVCache,
+    block_tables: torch.Tensor,
+    first_rows: torch.Tensor,
+    context_lens: torch.Tensor,
+    alibi_slopes: torch.Tensor | None,
+    *,
+    num_new: int,
+    max_context: int,
+) -> _Group:
+    device = block_tables.device
+    new = torch.arange(num_new, device=device)
+    positions = torch.arange(max_context, device=device)
     query_positions = (context_lens - len(new))[:, None] + new
 
     hidden = positions > query_positions[..., None]
@@ -102,7 +144,7 @@ def _plan_group(
         *_, num_kv_heads, head_dim = kv_cache.keys.shape
         alibi = alibi_bias(alibi_slopes, len(positions), head_dim, kv_cache.keys.dtype)
         bias = bias + alibi.float().view(num_kv_heads, -1, 1, len(positions))
-    slots = _slots(metadata.block_tables[seqs], kv_cache.block_size, positions, context_lens)
+    slots = _slots(block_tables, kv_cache.block_size, positions, context_lens)
     return _Group(rows=first_rows[:, None] + new, slots=slots, bias=bias)
 
 

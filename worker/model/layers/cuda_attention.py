@@ -113,7 +113,7 @@ def plan_parts(
             return FlashAttention.plan(kv_cache, own, varlen)
         return PagedAttention.plan(kv_cache, own, alibi_slopes)
 
-    if decode is None and varlen is None:
+    if decode is None and (varlen is None or metadata.fixed_lens is not None):
         return PagedAttention.plan(kv_cache, metadata, alibi_slopes)
     spans = list(pairwise(metadata.cu_seqlens_q))
     decoding = [seq for seq, (start, end) in enumerate(spans) if end - start == 1]

@@ -97,7 +97,8 @@ class DecodeAttention:
         """Plan for a step in which every sequence has one new token."""
         device, dtype = kv_cache.keys.device, kv_cache.keys.dtype
         head_dim, max_context = kv_cache.keys.shape[-1], max(metadata.context_lens)
-        [context_lens] = upload([np.array(metadata.context_lens, dtype=np.int32)], device)
+        if (context_lens := metadata.fixed_lens) is None:
+            [context_lens] = upload([np.array(metadata.context_lens, dtype=np.int32)], device)
         return cls(
             kv_cache=kv_cache,
             block_tables=metadata.block_tables,

@@ -5,21 +5,26 @@ Runs in a process of its own, which `load_guard` changes for good:
 """
 
 import json
+import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from tests.worker.engine.pretended_cuda.device import HostWork, pretended_cuda
 from tests.worker.engine.pretended_cuda.guard import compile_guard, load_guard
 from tests.worker.engine.pretended_cuda.traffic import DTYPES, STYLES, load, play_on
-from worker.engine import EngineConfig, Request, SamplingParams
+from worker.engine import Engine, EngineConfig, Request, SamplingParams
+from worker.engine.execution.static_decoding import Call, StaticDecoder
+from worker.engine.execution.torch_runner import ModelRunner
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
 RECORD = "record.json"
 NUM_ROWS = 8
+CONFIG = EngineConfig(max_rows=NUM_ROWS, num_blocks=64, max_chunk_tokens=64)
 LAYERS = (2, 4)
 VOCAB_SIZE = 8192  # large enough that top_k 50 reads few columns, as with 65,024
 STEPS: dict[str, dict[str, Any]] = {
@@ -29,23 +34,77 @@ STEPS: dict[str, dict[str, Any]] = {
     "logprobs": {"logprobs": True, "top_logprobs": 5},
     "sampled_logprobs": {"do_sample": True, "top_k": 50, "logprobs": True, "top_logprobs": 5},
 }
+STATIC_KINDS = ("greedy", "top_k", "top_k_top_p", "logprobs")
+
+
+class LogCapture(logging.Handler):
+    """The warnings of the package while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.warnings: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.warnings.append(record.getMessage())
+
+    def __enter__(self) -> "LogCapture":
+        logging.getLogger("worker").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("worker").removeHandler(self)
 
 
 def decode_step(checkpoint: Path, params: dict[str, Any]) -> HostWork:
     """Return the work of one step in which all rows decode."""
-    config = EngineConfig(max_rows=NUM_ROWS, num_blocks=64, max_chunk_tokens=64)
     with pretended_cuda() as cuda:
-        engine = load(checkpoint, "cuda", "bfloat16", config)
-        for i in range(NUM_ROWS):
-            own = SamplingParams(max_new_tokens=16, seed=i, **params)
-            engine.add(
-                Request(request_id=str(i), prompt_token_ids=[12 + i, 20, 30 + i], params=own)
-            )
-        while engine.last_step.num_tokens != NUM_ROWS:
-            engine.step()
+        engine = load(checkpoint, "cuda", "bfloat16", CONFIG)
+        start_decoding(engine, params)
         cuda.work = HostWork()
         engine.step()
         return cuda.work
+
+
+def start_decoding(engine: Engine, params: dict[str, Any]) -> None:
+    for i in range(NUM_ROWS):
+        own = SamplingParams(max_new_tokens=16, seed=i, **params)
+        engine.add(Request(request_id=str(i), prompt_token_ids=[12 + i, 20, 30 + i], params=own))
+    while engine.last_step.num_tokens != NUM_ROWS:
+        engine.step()
+
+
+def static_step(checkpoint: Path, params: dict[str, Any]) -> dict[str, Any]:
+    """Return the work of the host in a step of fixed shapes, and the work that a graph replays."""
+    with pretended_cuda() as cuda:
+        captured = HostWork()
+
+        def capture(call: Call) -> Call:
+            def replay() -> None:
+                host, cuda.work = cuda.work, captured
+                call()
+                cuda.work = host
+
+            return replay
+
+        engine = load(checkpoint, "cuda", "bfloat16", CONFIG)
+        assert isinstance(engine.runner, ModelRunner)
+        engine.decoder = StaticDecoder(engine.runner, NUM_ROWS)
+        list(engine.decoder.add_buckets(capture))
+        start_decoding(engine, params)
+        cuda.work = HostWork()
+        captured = HostWork()
+        engine.step()
+        return {"host": asdict(cuda.work), "captured": asdict(captured)}
+
+
+def failed_capture(checkpoint: Path) -> list[str]:
+    """Return the warnings of a worker that cannot capture a graph; its engine decodes."""
+    kernel = patch("worker.engine.execution.cuda_graphs.decode_kernel", lambda shape: shape)
+    with pretended_cuda(), kernel, LogCapture() as log:
+        engine = load(checkpoint, "cuda", "bfloat16", CONFIG)
+        start_decoding(engine, {})
+        assert engine.decoder is None
+        return log.warnings
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -58,7 +117,10 @@ def measure(folder: Path) -> dict[str, Any]:
     )
     steps = {kind: decode_step(two, params) for kind, params in STEPS.items()}
     layers = dict(zip(LAYERS, (steps["greedy"], decode_step(four, {})), strict=True))
+    static = {kind: static_step(two, STEPS[kind]) for kind in STATIC_KINDS}
     return {
+        "static": static,
+        "failed_capture": failed_capture(two),
         "steps": {kind: asdict(work) for kind, work in steps.items()},
         "layers": {count: asdict(work) for count, work in layers.items()},
     }

@@ -29,6 +29,8 @@ MAX_HOST_WORK = {
     "logprobs": (3, 1),
     "sampled_logprobs": (7, 4),
 }
+# The same of a step in fixed shapes. The host computes log-probabilities.
+MAX_STATIC_WORK = {"greedy": (1, 1), "top_k": (1, 1), "top_k_top_p": (1, 1), "logprobs": (2, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,27 @@ def test_a_layer_launches_few_kernels(record: dict[str, Any]) -> None:
     table = to_work(record["layers"][str(LAYERS[0])]).table()
     assert per_layer <= MAX_LAUNCHES_PER_LAYER, table
     assert few - LAYERS[0] * per_layer <= MAX_LAUNCHES_OUTSIDE_LAYERS, table
+
+
+@pytest.mark.parametrize("kind", MAX_STATIC_WORK)
+def test_a_step_of_fixed_shapes_copies_once_and_waits_once(
+    record: dict[str, Any], kind: str
+) -> None:
+    work = to_work(record["static"][kind]["host"])
+    most_copies, most_syncs = MAX_STATIC_WORK[kind]
+    assert len(work.copies_in) <= most_copies, work.table()
+    assert len(work.syncs) <= most_syncs, work.table()
+    assert all(copy.is_pinned for copy in work.copies_in), work.table()
+
+
+@pytest.mark.parametrize("kind", MAX_STATIC_WORK)
+def test_what_a_graph_captures_needs_nothing_of_the_host(record: dict[str, Any], kind: str) -> None:
+    work = to_work(record["static"][kind]["captured"])
+    assert work.launches
+    assert work.copies_in == [], work.table()
+    assert work.syncs == [], work.table()
+
+
+def test_without_a_capture_the_worker_warns_and_decodes_by_launches(record: dict[str, Any]) -> None:
+    [warning] = record["failed_capture"]
+    assert warning.startswith("decoding without CUDA graphs, slower: ")

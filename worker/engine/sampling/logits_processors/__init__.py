@@ -75,6 +75,7 @@ ROW_PROCESSORS: tuple[RowProcessor, ...] = (
     EtaCutoff(),
     Renormalize(),
 )
+PLAIN_PROCESSORS = frozenset(ROW_PROCESSORS[:3])  # temperature, top-k and top-p
 
 
 def make_pipeline(params: SamplingParams) -> LogitsPipeline:
@@ -83,12 +84,14 @@ def make_pipeline(params: SamplingParams) -> LogitsPipeline:
     candidates = [p for p in ROW_PROCESSORS if params.do_sample or not p.is_warper]
     row_processors = tuple(p for p in candidates if p.is_active(params))
     has_processors = bool(in_place_processors or row_processors)
+    is_plain = not in_place_processors and PLAIN_PROCESSORS.issuperset(row_processors)
     return LogitsPipeline(
         in_place_processors=in_place_processors,
         row_processors=row_processors,
         biased_sequences=biased_sequences(params),
         banned_sequences=banned_sequences(params),
         takes_best=not (params.do_sample or has_processors or params.wants_logprobs),
+        samples_plainly=params.do_sample and is_plain and not params.wants_logprobs,
     )
 
 

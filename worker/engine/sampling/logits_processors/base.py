@@ -94,6 +94,7 @@ class LogitsPipeline:
     biased_sequences: TokenSequenceIndex = field(default_factory=TokenSequenceIndex)
     banned_sequences: TokenSequenceIndex = field(default_factory=TokenSequenceIndex)
     takes_best: bool = False  # the best logit is the next token: no parameter asks for more
+    samples_plainly: bool = False  # by temperature, top-k and top-p alone
 
 
 @dataclass(frozen=True, slots=True)
