@@ -113,9 +113,10 @@ def limit_unread_time(listener: socket.socket, seconds: float = UNREAD_S) -> Non
 
 
 def main(settings: ApiSettings) -> int:
-    """Serve until a signal. Raises SettingsError for an address or URL that cannot be used."""
+    """Serve until a signal. Raises SettingsError for an address, URL or bucket of no use."""
     configure_logs(settings.log_level, settings.log_format)
     app = create_app(settings)
+    asyncio.run(app.state.services.redis.files.check())
     config = uvicorn.Config(
         asgi_app(app, settings),
         loop="uvloop",

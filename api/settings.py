@@ -1,9 +1,10 @@
 """Settings of the api process: each field is a flag and a FALCONER_ variable."""
 
 import re
+from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from pydantic import DirectoryPath, Field, field_validator
+from pydantic import DirectoryPath, Field, ValidationInfo, field_validator
 
 from shared.process.log_config import LogFormat, LogLevel
 from shared.queue.keys import JOB_TTL_S
@@ -11,6 +12,10 @@ from shared.registry.queue_settings import QueueSettings
 
 # An `Origin` header: scheme, host and port in lower case, no path.
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,]+")
+
+# A bucket's name as S3 allows it, and a path without empty or dot segments.
+BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*/?")
+ENDPOINT = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 
 DEFAULT_PORT = re.compile(r"(?<=^http)(://.*):80$|(?<=^https)(://.*):443$")  # browsers omit it
 
@@ -29,6 +34,13 @@ class ApiSettings(QueueSettings):
     )
     files_dir: DirectoryPath | None = Field(
         None, description="Folder for the files of batches, shared by all replicas; else Redis."
+    )
+    files_bucket: str | None = Field(
+        None,
+        description="Bucket for the files of batches instead: s3://BUCKET or s3://BUCKET/PATH.",
+    )
+    files_endpoint: str | None = Field(
+        None, description="URL of the bucket's service, if it is not AWS."
     )
     max_queued: int = Field(10_000, ge=1, description="Waiting jobs; above, 429.")
     max_queued_tokens: int = Field(
@@ -49,6 +61,28 @@ class ApiSettings(QueueSettings):
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error.")
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json.")
+
+    @field_validator("files_bucket")
+    @classmethod
+    def _check_bucket(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            if not BUCKET.fullmatch(value):
+                raise ValueError("must be s3://BUCKET or s3://BUCKET/PATH")
+            if info.data.get("files_dir") is not None:
+                raise ValueError("must not be set together with --files-dir")
+            if find_spec("obstore") is None:
+                raise ValueError("needs the extra s3: pip install 'falconer[s3]'")
+        return value
+
+    @field_validator("files_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            if not ENDPOINT.fullmatch(value):
+                raise ValueError("must be a URL such as https://minio.example.com:9000")
+            if info.data.get("files_bucket", "") is None:
+                raise ValueError("must be set together with --files-bucket")
+        return value
 
     @field_validator("cors_origins")
     @classmethod

@@ -8,7 +8,7 @@ RUN python -m venv --without-pip /opt/falconer
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 # Dependencies first, so that this layer changes only with the lock.
 COPY pyproject.toml requirements.lock deploy/requirements.py ./
-RUN python requirements.py api > wanted.txt \
+RUN python requirements.py api s3 > wanted.txt \
     && pip --python /opt/falconer/bin/python install -r wanted.txt -c requirements.lock
 COPY . .
 RUN pip --python /opt/falconer/bin/python install --no-deps .

@@ -122,7 +122,7 @@ class LineJobs:
                     job,
                     priority=BATCH_PRIORITY,
                     deadline_s=min(left_s, job.deadline_s or left_s),
-                    ttl_s=RESULT_TTL_S,
+                    ttl_s=max(job.ttl_s or 0, RESULT_TTL_S),  # another replica may need it
                 )
                 async with redis_timeout():
                     replica_id = self._redis.replica_id

@@ -35,7 +35,7 @@ class BatchRunner:
         self._slots = asyncio.Semaphore(MAX_LINES_UNDER_WAY)
         self._runs: dict[asyncio.Task[None], BatchRun] = {}
         self._woken = asyncio.Event()
-        self._cleaned_at = time.monotonic()
+        self._cleaned_at: float | None = None  # monotonic seconds
 
     def wake(self) -> None:
         """Look for a batch now."""
@@ -119,7 +119,12 @@ class BatchRunner:
             run.status, renewed_at = status, time.monotonic()
 
     async def _clean_up(self) -> None:
-        if time.monotonic() - self._cleaned_at >= CLEAN_UP_S:
-            self._cleaned_at = time.monotonic()
+        now = time.monotonic()
+        if self._cleaned_at is not None and now - self._cleaned_at < CLEAN_UP_S:
+            return
+        self._cleaned_at = now
+        await self._redis.batches.remove_expired()
+        try:
             await self._redis.files.remove_expired()
-            await self._redis.batches.remove_expired()
+        except ServiceUnavailable as error:
+            log.warning("expired files are not removed yet", error=error.message)

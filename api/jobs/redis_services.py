@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 
 from api.settings import ApiSettings
 from shared.batches.batches import BatchStore
+from shared.batches.file_data import FileData, FolderFileData
 from shared.batches.files import FileStore
 from shared.batches.lane import BatchLane
 from shared.errors import ServiceUnavailable
@@ -74,7 +75,7 @@ class RedisServices:
         self.queue = self.models[0].queue  # finds jobs of every model by their ids
         self.token_log = TokenLog(self._redis, keys)
         self.responses = ResponseStore(self._redis, keys)
-        self.files = FileStore(self._redis, keys, settings.files_dir)
+        self.files = FileStore(self._redis, keys, file_data(settings))
         self.batches = BatchStore(self._redis, keys)
         self.replies = ReplyStream(self._blocking_redis, keys, self.replica_id)
 
@@ -86,6 +87,15 @@ class RedisServices:
         for client in (self._redis, self._blocking_redis):
             with suppress(*UNREACHABLE):
                 await client.aclose()
+
+
+def file_data(settings: ApiSettings) -> FileData | None:
+    """Return where the contents of files are; None in Redis."""
+    if settings.files_bucket is not None:
+        from shared.batches.bucket_data import BucketFileData  # needs an optional extra
+
+        return BucketFileData(settings.files_bucket, settings.files_endpoint)
+    return None if settings.files_dir is None else FolderFileData(settings.files_dir)
 
 
 @asynccontextmanager

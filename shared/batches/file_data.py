@@ -1,9 +1,14 @@
-"""The contents of files: in Redis as lists of parts, or in a folder that all replicas share."""
+"""The contents of files: in Redis as lists of parts, or in a folder that all replicas share.
+
+`bucket_data` has those in a bucket.
+"""
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -19,6 +24,8 @@ PAGE_BYTES = 1024 * 1024  # read from Redis at a time, about
 FIRST_PAGE = 4  # parts, before their size is known
 MAX_PAGE = 1000
 RETRY_AFTER_S = 10
+UNFINISHED = "file-*.part"  # names in a folder
+ABANDONED_S = 3600  # without a write, after which no upload continues
 
 T = TypeVar("T")
 
@@ -27,6 +34,10 @@ log = structlog.get_logger(__name__)
 
 class FileData(ABC):
     """The contents of files by id."""
+
+    async def check(self) -> None:
+        """Check that files can be stored. Raises SettingsError."""
+        return
 
     @abstractmethod
     async def write(self, file_id: str, chunks: AsyncIterator[bytes]) -> int:
@@ -46,6 +57,10 @@ class FileData(ABC):
     @abstractmethod
     async def delete(self, file_id: str) -> None:
         """Delete the file; an unknown file is no error."""
+
+    async def remove_unfinished(self) -> int:
+        """Delete what uploads left whose replica died; return their number."""
+        return 0
 
 
 class RedisFileData(FileData):
@@ -133,7 +148,20 @@ class FolderFileData(FileData):
         """Do nothing: `FileStore.remove_expired` deletes a file after its entry has expired."""
 
     async def delete(self, file_id: str) -> None:
-        await asyncio.to_thread(self._path(file_id).unlink, missing_ok=True)
+        await on_disk(partial(self._path(file_id).unlink, missing_ok=True))
+
+    async def remove_unfinished(self) -> int:
+        return await asyncio.to_thread(self._remove_unfinished)
+
+    def _remove_unfinished(self) -> int:
+        """Delete old parts, as other replicas may write the others."""
+        num_removed = 0
+        for part in self._folder.glob(UNFINISHED):
+            with suppress(OSError):
+                if time.time() - part.stat().st_mtime > ABANDONED_S:
+                    part.unlink()
+                    num_removed += 1
+        return num_removed
 
 
 async def on_disk(function: Callable[..., T], *args: Any) -> T:

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 from redis.asyncio import Redis
 
-from shared.batches.file_data import FileData, FolderFileData, RedisFileData
+from shared.batches.file_data import FileData, RedisFileData
 from shared.batches.ids import PageRequest, new_id, page_of_ids
 from shared.queue.keys import Keys
 
@@ -39,13 +38,17 @@ class FileProperties:
 
 
 class FileStore:
-    """The files of one queue, the contents in Redis or in a folder."""
+    """The files of one queue, the contents in Redis unless `data` is given."""
 
-    def __init__(self, redis: Redis, keys: Keys, folder: Path | None = None) -> None:
+    def __init__(self, redis: Redis, keys: Keys, data: FileData | None = None) -> None:
         self._redis = redis
         self._keys = keys
         self._results = RedisFileData(redis, keys)  # of running batches
-        self._data: FileData = self._results if folder is None else FolderFileData(folder)
+        self._data = data or self._results
+
+    async def check(self) -> None:
+        """Check that files can be stored. Raises SettingsError."""
+        await self._data.check()
 
     async def create(
         self, chunks: AsyncIterator[bytes], about: Callable[[], FileProperties]
@@ -131,15 +134,14 @@ class FileStore:
         return self._data.read(file_id, offset)
 
     async def delete(self, file_id: str) -> None:
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(self._keys.file(file_id))
-            pipe.zrem(self._keys.files, file_id)
-            await pipe.execute()
+        """Delete a file; if its contents cannot be deleted now, `remove_expired` does it later."""
+        await self._redis.delete(self._keys.file(file_id))
         await self._data.delete(file_id)
+        await self._redis.zrem(self._keys.files, file_id)
 
     async def remove_expired(self) -> int:
-        """Delete what is left of files whose entry has expired; return their number."""
-        num_removed, after = 0, None
+        """Delete what is left of expired files and of unfinished uploads; return their number."""
+        num_removed, after = await self._data.remove_unfinished(), None
         while True:
             request = PageRequest(EXPIRED_AT_ONCE, after, oldest_first=True)
             ids = await page_of_ids(self._redis, self._keys.files, request)

@@ -3,16 +3,22 @@
 `FALCONER_TEST_BATCH_LINES=2000` makes the batch longer.
 """
 
+import asyncio
 import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai.types import Batch
 
+from shared.batches.file_data import ABANDONED_S
+from shared.process.asyncio_tasks import cancel_all
 from tests.integration.service import WAIT_S, ApiChild, WorkerChild, eventually
 
 LINES = int(os.environ.get("FALCONER_TEST_BATCH_LINES", "100"))
@@ -67,6 +73,47 @@ async def test_every_line_has_one_answer_after_replica_and_worker_were_killed(
         stored = {path.name for path in folder.iterdir()}
         expected = {ended.input_file_id, ended.output_file_id} if flags else set()
         assert stored == expected
+
+
+async def test_a_started_replica_removes_uploads_of_a_killed_one(
+    start_api: Callable[..., ApiChild], tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    first = start_api(files_dir=folder)
+    await first.ready("/livez")
+    upload = asyncio.create_task(upload_without_end(first.url))
+
+    async def num_parts_is(count: int) -> bool:
+        return len([*folder.glob("*.part")]) == count
+
+    await eventually(partial(num_parts_is, 1))
+    first.kill()
+    await cancel_all([upload])
+    [left] = folder.glob("*.part")
+    os.utime(left, (0, time.time() - 2 * ABANDONED_S))
+    (folder / "file-of-another-replica.part").touch()
+    (folder / "notes.part").touch()
+    os.utime(folder / "notes.part", (0, 0))
+    start_api(files_dir=folder)
+    await eventually(partial(num_parts_is, 2))
+    assert {path.name for path in folder.iterdir()} == {
+        "file-of-another-replica.part",
+        "notes.part",
+    }
+
+
+async def upload_without_end(url: str) -> None:
+    """Send a file whose last part never comes."""
+
+    async def body() -> AsyncIterator[bytes]:
+        head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="in.jsonl"'
+        yield head + b"\r\n\r\n" + bytes(100_000)
+        await asyncio.Event().wait()
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as http:
+        await http.post(f"{url}/v1/files", content=body(), headers=headers)
 
 
 def owner_first(batch_id: str, first: ApiChild, second: ApiChild) -> tuple[ApiChild, ApiChild]:

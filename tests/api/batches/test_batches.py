@@ -42,6 +42,22 @@ async def test_a_batch_answers_each_line_as_its_route(
     assert errors["fails"]["body"]["error"]["type"] == "server_error"
 
 
+async def test_a_line_decides_how_long_its_job_is_kept(
+    service: FakeService, sdk: openai.AsyncOpenAI
+) -> None:
+    """For an hour at least: another replica may still have to read the result."""
+    ttls = {"short": 1, "default": None, "long": 7200}
+    lines = [line(name, {"prompt": "hello", "ttl_s": ttl}) for name, ttl in ttls.items()]
+    batch = await ended(sdk, await create(sdk, jsonl([*lines, line("over", {"ttl_s": 10**6})])))
+    jobs = {
+        one["custom_id"]: one["response"]["request_id"]
+        for one in await lines_of(sdk, batch.output_file_id)
+    }
+    kept = {name: await service.redis.ttl(service.keys.record(id_)) for name, id_ in jobs.items()}
+    assert all(3000 < kept[name] <= 3600 for name in ("short", "default"))
+    assert 6600 < kept["long"] <= 7200
+
+
 async def test_a_batch_of_conversations(sdk: openai.AsyncOpenAI) -> None:
     body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
     batch = await ended(sdk, await create(sdk, jsonl([line("one", body, CHAT)]), CHAT))
