@@ -52,7 +52,8 @@ class Parts:
             Part("checks", 60, self.check),
             *(Part(f"steps of {like}", 40, partial(self.steps, like)) for like in MODELS),
             Part("products", 30, self.products),
-            Part("engine", 60, lambda: self.lab.decode()),
+            Part("graphs", 20, lambda: self.lab.graphs()),
+            Part("engine", 90, lambda: self.lab.decode()),
             Part("prefill", 20, lambda: self.lab.prefill()),
             Part("mixed workload", 100, lambda: self.lab.mixed_workload()),
         ]

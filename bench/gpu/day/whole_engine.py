@@ -3,12 +3,14 @@
 import gc
 import time
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import torch
 from rich.table import Table
 
 from bench.gpu.card import Card, synchronize
+from bench.gpu.day.graphs import capture_or_repeat, compare_tokens
 from bench.gpu.day.schedule import Result
 from bench.gpu.floor import StepCost, decode_cost, prefill_cost
 from bench.gpu.profiling import NUM_STEPS, Profile, profile_decoding
@@ -18,7 +20,7 @@ from bench.gpu.tables import profile_table, steps_table
 from bench.gpu.throughput import BATCH_SIZE, replay_at_once, warm_up_requests, workload
 from bench.peers.exchange import PeerRequest
 from bench.peers.transformers import generate_in_batches
-from worker.engine import Engine, EngineConfig, SamplingParams
+from worker.engine import CudaGraphs, Engine, EngineConfig, SamplingParams
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.model.checkpoint.random_checkpoint import config_fields
 from worker.model.checkpoint.tiny import bundled_checkpoint
@@ -44,7 +46,7 @@ class Lab:
         self._dtype = serving_dtype(device)
         self._model = random_network(self._config, self._dtype, device)
 
-    def engine(self, max_rows: int) -> Engine:
+    def engine(self, max_rows: int, graphs: CudaGraphs = CudaGraphs.AUTO) -> Engine:
         """Return an engine with room for `max_rows` sequences of twice the measured context."""
         per_row = -(-2 * (self._scale.context + 1) // BLOCK_SIZE)
         num_blocks = max(max_rows * per_row, -(-self._config.context_length // BLOCK_SIZE))
@@ -55,32 +57,50 @@ class Lab:
             max_step_tokens=max(2048, max_rows),
             max_chunk_tokens=512,
         )
-        runner = ModelRunner.with_cache(self._model, num_blocks=num_blocks, block_size=BLOCK_SIZE)
+        runner = ModelRunner.with_cache(
+            self._model, num_blocks=num_blocks, block_size=BLOCK_SIZE, num_padding_blocks=1
+        )
         runner.warm_up(config)
-        tokenizer = load_tokenizer(bundled_checkpoint())  # text costs the same time with any
-        return Engine(runner=runner, tokenizer=tokenizer, model_config=self._config, config=config)
+        return Engine(
+            runner=runner,
+            tokenizer=load_tokenizer(bundled_checkpoint()),  # text costs the same time with any
+            model_config=self._config,
+            config=config,
+            decoder=capture_or_repeat(runner, config, graphs),
+        )
 
     def decode(self) -> Result:
-        """Measure whole engine steps, and how long the device is idle in them."""
-        profiles: dict[tuple[int, str], Profile] = {}
-        for num_rows in sorted({min(64, max(self._scale.rows)), max(self._scale.rows)}):
-            engine = self.engine(num_rows)
+        """Measure whole engine steps, and how long the device is idle in them.
+
+        With CUDA graphs and with launches.
+        """
+        profiles: dict[tuple[int, str, str], Profile] = {}
+        counts = sorted({min(64, max(self._scale.rows)), max(self._scale.rows)})
+        for num_rows, graphs in product(counts, CudaGraphs):
+            engine = self.engine(num_rows, graphs)
+            way = "launches" if engine.decoder is None else "graph"
             for kind, params in KINDS.items():
-                profiles[num_rows, kind] = profile_decoding(
+                profiles[num_rows, kind, way] = profile_decoding(
                     engine, self._scale, self._device, num_rows=num_rows, params=params
                 )
             del engine
             free_memory()
-        table = Table("engine: rows", "parameters", "ms a step", "tokens/s", "idle", box=None)
+        table = Table("engine: rows", "parameters", "by", "ms a step", "tokens/s", "idle", box=None)
         figures = []
-        for (num_rows, kind), profile in profiles.items():
+        for (num_rows, kind, way), profile in profiles.items():
             step_s = profile.wall_s / NUM_STEPS
             idle = "unknown" if profile.idle_share is None else f"{profile.idle_share:.0%}"
             rate = num_rows / step_s
-            table.add_row(str(num_rows), kind, f"{1000 * step_s:.2f}", f"{rate:,.0f}", idle)
-            own = {"num_rows": num_rows, "kind": kind, "idle_share": profile.idle_share}
+            table.add_row(str(num_rows), kind, way, f"{1000 * step_s:.2f}", f"{rate:,.0f}", idle)
+            own = {"num_rows": num_rows, "kind": kind, "idle_share": profile.idle_share, "by": way}
             figures.append(own | asdict(profile))
         return Result(figures, [table, profile_table(next(iter(profiles.values())))])
+
+    def graphs(self) -> Result:
+        """Compare the tokens of steps in CUDA graphs with steps of launches."""
+        most = max(self._scale.rows)
+        captured, launched = self.engine(most), self.engine(most, CudaGraphs.OFF)
+        return compare_tokens(captured, launched, most)
 
     def prefill(self) -> Result:
         """Measure chunks of prompts, and a step of decoding rows with a chunk."""

@@ -26,6 +26,9 @@ def test_the_command_runs_every_part(tmp_path: Path) -> None:
     assert {product["name"] for product in parts["products"]["figures"]} > {"qkv", "head"}
     assert {step["kind"] for step in parts["prefill"]["figures"]} == {"prefill", "mixed"}
     assert all(profile["wall_s"] > 0 for profile in parts["engine"]["figures"])
+    assert {profile["by"] for profile in parts["engine"]["figures"]} == {"graph", "launches"}
+    for figure in parts["graphs"]["figures"]:  # on a CPU, padding changes no rounding that decides
+        assert (figure["greedy"], figure["top_k, top_p"]) == (1.0, 1.0)
     assert min(parts["mixed workload"]["figures"].values()) > 0
     tables = (tmp_path / TABLES).read_text()
     for heading in ("7b: rows", "40b: rows", "product", "tokens/s", "generate"):
