@@ -1,7 +1,6 @@
 """`falconer worker`: load a model, serve jobs until a signal, return an exit code."""
 
 import asyncio
-import gc
 import logging
 import os
 import socket
@@ -16,7 +15,7 @@ from shared.process.sockets import listen
 from shared.redis.client import connect
 from shared.registry.loading_model import announce_model
 from worker.jobs.redis_loops import EngineStuck
-from worker.model_loading import LoadedModel, load_model
+from worker.model_loading import LoadedModel, load_model, settle_garbage_collector
 from worker.process import EngineDied, WorkerProcess
 from worker.settings import WorkerSettings
 
@@ -39,7 +38,7 @@ def main(settings: WorkerSettings) -> int:
         log.info("loading model", model=settings.model)
         model = load_model(settings)
         log.info("model loaded", **model.engine.load_report.to_log())
-        gc.freeze()  # loaded objects live as long as the process: do not scan them again
+        settle_garbage_collector()
         asyncio.run(_run(settings, model, listener))
         return 0
     except (EngineStuck, EngineDied) as error:

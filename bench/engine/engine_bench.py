@@ -1,6 +1,5 @@
 """`falconer bench engine`: run a workload on the engine alone, without HTTP and Redis."""
 
-import gc
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from shared.request.parameters import GenerateKwargs
 from shared.request.prompt import PromptEncoder
 from worker.engine import Engine, Request
 from worker.jobs import conversion
-from worker.model_loading import load_model
+from worker.model_loading import load_model, settle_garbage_collector
 from worker.settings import WorkerSettings
 
 
@@ -50,7 +49,7 @@ class EngineBench:
         del flags["concurrency"]
         loaded = load_model(load_settings(WorkerSettings, flags))
         torch.set_num_threads(loaded.engine.num_torch_threads)
-        gc.freeze()  # as a worker does
+        settle_garbage_collector()  # as a worker does
         return loaded.engine, PromptEncoder(loaded.card, loaded.tokenizer_json)
 
 

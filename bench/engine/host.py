@@ -4,7 +4,6 @@
 logits of a small vocabulary, so that the bookkeeping of rows counts and not the arithmetic.
 """
 
-import gc
 import statistics
 import time
 from collections import defaultdict
@@ -22,6 +21,7 @@ from worker.engine.scheduling.step_plan import StepPlan
 from worker.model.checkpoint.tiny import bundled_checkpoint
 from worker.model.config import ModelConfig
 from worker.model.tokenizer.tokenizer_files import load_tokenizer
+from worker.model_loading import settle_garbage_collector
 
 ROWS = (1, 8, 64, 256)
 MODES: dict[str, dict[str, Any]] = {
@@ -79,8 +79,7 @@ def measure(num_rows: int, params: dict[str, Any], steps: int) -> dict[str, floa
     """Return the median milliseconds of a step on the host, and of its parts."""
     engine, runner = start(num_rows, params)
     seconds: defaultdict[str, list[float]] = defaultdict(list)
-    gc.collect()
-    gc.freeze()  # as a worker does
+    settle_garbage_collector()  # as a worker does
     for _ in range(steps):
         started = time.thread_time()
         engine.step()

@@ -1,6 +1,8 @@
 """Loading the model that the settings name."""
 
+import gc
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.checkpoint.tiny import bundled_checkpoint
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.layers.cuda_attention import Attention, plan_attention
-from worker.model_loading import load_model
+from worker.model_loading import load_model, settle_garbage_collector
 from worker.settings import WorkerSettings
 
 
@@ -21,6 +23,23 @@ from worker.settings import WorkerSettings
 def test_prompt_lookup_is_off_by_default(flags: dict[str, Any], expected: int | None) -> None:
     settings = load_settings(WorkerSettings, {"device": "cpu", "executor": "torch", **flags})
     assert load_model(settings).engine.config.prompt_lookup_num_tokens == expected
+
+
+@pytest.fixture
+def restored_collector() -> Iterator[None]:
+    thresholds = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+
+
+@pytest.mark.usefixtures("restored_collector")
+def test_the_objects_of_a_large_step_start_no_garbage_collection() -> None:
+    settle_garbage_collector()
+    before = [stats["collections"] for stats in gc.get_stats()]
+    step = [[row] for row in range(4 * 256)]
+    assert [stats["collections"] for stats in gc.get_stats()] == before
+    assert len(step) == 4 * 256
 
 
 def test_every_step_has_the_attention_of_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from worker.engine.beam.output import BeamState
 from worker.engine.config import EngineConfig
 from worker.engine.execution.static_decoding import StaticDecoder
 from worker.engine.execution.torch_runner import Runner
-from worker.engine.fault_isolation import probe_model, release_tensors
+from worker.engine.fault_isolation import message_of, probe_model, release_tensors
 from worker.engine.grammar.grammars import Grammars
 from worker.engine.loading import load_network
 from worker.engine.loading.options import LoadArguments, LoadOptions
@@ -25,7 +25,7 @@ from worker.engine.loading.report import LoadReport
 from worker.engine.outputs import FailureCause, Output, RequestFailed
 from worker.engine.request import Request, check_request
 from worker.engine.request_state import GroupState, create_groups
-from worker.engine.sampling.sampled_token import SamplingFailure
+from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure
 from worker.engine.scheduling.block_manager import BlockManager
 from worker.engine.scheduling.scheduler import Scheduler
 from worker.engine.scheduling.sequence_group import SequenceGroup
@@ -195,9 +195,7 @@ class Engine:
             return self._run(plan.without_drafts())
         [request_id] = [group.request_id for group in plan.groups]
         logger.error("request %s failed in a step", request_id, exc_info=error)
-        reason = next(iter(str(error).splitlines()), type(error).__name__)  # CUDA's are pages long
-        message = f"the model failed on this request: {reason}"
-        outputs = self._fail(request_id, message, FailureCause.MODEL)
+        outputs = self._fail(request_id, message_of(error), FailureCause.MODEL)
         probe_model(self._compute, self.scheduler.block_manager)
         return outputs
 
@@ -216,27 +214,29 @@ class Engine:
                 continue  # another sequence of the request failed in this step
             if isinstance(selection, SamplingFailure):
                 outputs += self._fail(group.request_id, selection.reason, selection.cause)
-            elif isinstance(selection, tuple):
-                assert isinstance(state, SequenceText)
-                outputs += self._extend(chunk, state, selection)
-            else:
-                assert isinstance(state, BeamState)
+            elif isinstance(state, BeamState):
+                assert isinstance(selection, list)
                 outputs += self._advance(group, state, selection)
+            elif isinstance(selection, SampledToken):
+                outputs.append(self._append(chunk, state, selection))
+            elif isinstance(selection, tuple):
+                outputs += self._extend(chunk, state, selection)
         return outputs
+
+    def _append(self, chunk: Chunk, text: SequenceText, token: SampledToken) -> Output:
+        chunk.sequence.append(token.token_id)
+        output = text.push(token.token_id, token.logprob, token.top_logprobs)
+        if output.finish_reason is not None:
+            self._finish(chunk.group)
+        return output
 
     def _extend(
         self, chunk: Chunk, text: SequenceText, sampled: tuple[Sampled, ...]
     ) -> Iterable[Output]:
         sequence, last = chunk.sequence, sampled[-1]
-        outputs = to_outputs(sampled, text)
+        outputs = to_outputs(chunk, sampled, text, self.last_step)
         self.scheduler.append_tokens(sequence, [output.token_id for output in outputs])
-        if chunk.drafts and sequence.proposer:
-            num_accepted = len(sampled) - 1
-            sequence.proposer.record(len(chunk.drafts), num_accepted, sequence.num_tokens)
-            self.last_step.num_drafts += len(chunk.drafts)
-            self.last_step.num_accepted_drafts += num_accepted
         if text.finish_reason is not None:
-            outputs[-1].predicted = sequence.proposer.predicted if sequence.proposer else None
             self._finish(chunk.group)
         elif isinstance(last, SamplingFailure):
             return [*outputs, *self._fail(sequence.request_id, last.reason, last.cause)]

@@ -41,6 +41,12 @@ def probe_model(compute: Callable[[StepPlan], object], block_manager: BlockManag
         block_manager.free(probe)
 
 
+def message_of(error: Exception) -> str:
+    """Return what the client of a request gets to know of the error that it causes."""
+    reason = next(iter(str(error).splitlines()), type(error).__name__)  # CUDA's are pages long
+    return f"the model failed on this request: {reason}"
+
+
 def release_tensors(error: BaseException) -> None:
     """Clear the frames of an error's traceback: their tensors take the memory of the next try.
 

@@ -1,6 +1,6 @@
 """Select how each group continues from a step's logits, and score the tokens of prompts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby, islice
 
@@ -15,12 +15,13 @@ from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure, 
 from worker.engine.sampling.sampler import sample_tokens
 from worker.engine.scheduling.sequence_group import SequenceGroup
 from worker.engine.scheduling.step_plan import Chunk, StepPlan
+from worker.engine.step_report import StepReport
 from worker.engine.text.sequence_text import SequenceText
 
 Sampled = SampledToken | SamplingFailure
-# Of a sequence: accepted drafts and the token after them; a failure stands for that token. Of a
-# beam search: its candidates. A failure alone: the group has no next token.
-GroupSelection = tuple[Sampled, ...] | list[Candidates] | SamplingFailure
+# Of a sequence: its token; with drafts those accepted and the token after them, or a failure in its
+# place. Of a beam search: its candidates. A failure alone: the group has no next token.
+GroupSelection = SampledToken | tuple[Sampled, ...] | list[Candidates] | SamplingFailure
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def select_tokens(
     is given, the device has sampled already.
     """
     if step is not None:
-        return [t if isinstance(t, SamplingFailure) else (t,) for t in step.tokens()]
+        return [*step.tokens()]
     logits = _score_prompts(logits, plan)
     if not any(chunk.group.num_rows > 1 for chunk in plan.sampled_chunks):
         return [*_sampled(logits, plan.sampled_chunks)]
@@ -118,13 +119,10 @@ def _select_with_searches(
     return [selections[group] for group in plan.sampled_groups]
 
 
-def _sampled(
-    logits: torch.Tensor, chunks: list[Chunk]
-) -> list[tuple[Sampled, ...] | SamplingFailure]:
+def _sampled(logits: torch.Tensor, chunks: list[Chunk]) -> Sequence[Sampled | tuple[Sampled, ...]]:
     """Return what follows each chunk of a group of one, from the `logits` of just these chunks."""
     if not any(chunk.drafts for chunk in chunks):
-        tokens = sample_tokens(logits, [chunk.sequence for chunk in chunks])
-        return [t if isinstance(t, SamplingFailure) else (t,) for t in tokens]
+        return sample_tokens(logits, [chunk.sequence for chunk in chunks])
     rows = iter(sample_tokens(logits, [s for chunk in chunks for s in chunk.sampled]))
     return [verify_drafts(tuple(islice(rows, chunk.num_sampled)), chunk.drafts) for chunk in chunks]
 
@@ -145,8 +143,14 @@ def verify_drafts(
     return sampled
 
 
-def to_outputs(sampled: tuple[Sampled, ...], text: SequenceText) -> list[TokenOutput]:
-    """Add the tokens to `text` until the sequence ends or a token failed; return their outputs."""
+def to_outputs(
+    chunk: Chunk, sampled: tuple[Sampled, ...], text: SequenceText, report: StepReport
+) -> list[TokenOutput]:
+    """Add tokens to `text` until the sequence ends or a token failed; return their outputs.
+
+    Records before that how many drafts of the chunk were accepted.
+    """
+    _record_drafts(chunk, len(sampled) - 1, report)
     outputs: list[TokenOutput] = []
     for token in sampled:
         if isinstance(token, SamplingFailure):
@@ -155,3 +159,11 @@ def to_outputs(sampled: tuple[Sampled, ...], text: SequenceText) -> list[TokenOu
         if text.finish_reason is not None:
             break
     return outputs
+
+
+def _record_drafts(chunk: Chunk, num_accepted: int, report: StepReport) -> None:
+    proposer, num_drafts = chunk.sequence.proposer, len(chunk.drafts)
+    if proposer is not None and num_drafts:
+        proposer.record(num_drafts, num_accepted, chunk.sequence.num_tokens + num_accepted + 1)
+        report.num_drafts += num_drafts
+        report.num_accepted_drafts += num_accepted

@@ -6,6 +6,9 @@ from tests.fakes import byte_tokenizer
 from tests.worker.engine.sampling.rows import make_sequence
 from worker.engine import FailureCause, FinishReason, SamplingParams
 from worker.engine.sampling.sampled_token import SampledToken, SamplingFailure
+from worker.engine.scheduling.sequence_group import SequenceGroup
+from worker.engine.scheduling.step_plan import Chunk
+from worker.engine.step_report import StepReport
 from worker.engine.text.detokenizer import TokenBytes
 from worker.engine.text.sequence_text import SequenceText
 from worker.engine.token_selection import Sampled, to_outputs, verify_drafts
@@ -49,6 +52,11 @@ def test_a_sequence_ends_among_accepted_drafts_too(
     params: SamplingParams, text: str, reason: FinishReason | None
 ) -> None:
     sequence = make_sequence([ord("x")], params)
-    outputs = to_outputs(sampled("abcd!"), SequenceText(sequence, TokenBytes(byte_tokenizer())))
+    outputs = to_outputs(
+        Chunk(SequenceGroup([sequence]), sequence, start=0, num_tokens=1),
+        sampled("abcd!"),
+        SequenceText(sequence, TokenBytes(byte_tokenizer())),
+        StepReport(),
+    )
     assert "".join(output.text for output in outputs) == text
     assert [output.finish_reason for output in outputs] == [*[None] * (len(text) - 1), reason]

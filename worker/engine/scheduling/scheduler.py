@@ -158,7 +158,7 @@ class Scheduler:
                     if last is group:
                         return
                 self._block_copies[sequence] = self.block_manager.allocate(sequence)
-            if sequence.num_uncomputed_tokens > 1:
+            if group.num_rows > 1 and sequence.num_uncomputed_tokens > 1:
                 return
 
     def _free(self, group: SequenceGroup) -> None:

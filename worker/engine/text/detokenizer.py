@@ -25,11 +25,11 @@ class TokenBytes:
         if kind != "ByteLevel":
             raise ValueError(f"the tokenizer's decoder must be ByteLevel, not {kind}")
         self._tokenizer = tokenizer
-        self._byte_of = {character: byte for byte, character in _byte_alphabet().items()}
+        self._to_bytes = _latin1_of_alphabet()
         self._added = tokenizer.get_added_tokens_decoder()
         self._special = {token_id for token_id, token in self._added.items() if token.special}
         self._known: dict[int, bytes] = {}
-        self._texts: dict[int, str | None] = {}
+        self.texts = _Texts(self)
 
     def bytes_of(self, token_id: int) -> bytes:
         """Return the bytes of a token, of a special one its name; b"" for an unknown id."""
@@ -41,24 +41,32 @@ class TokenBytes:
         """Return the bytes that the token adds to the text; special tokens add none."""
         return b"" if token_id in self._special else self.bytes_of(token_id)
 
-    def text_of(self, token_id: int) -> str | None:
-        """Return the text that the token adds if its bytes are whole characters, else None."""
-        if token_id not in self._texts:
-            try:
-                self._texts[token_id] = self.text_bytes_of(token_id).decode()
-            except UnicodeDecodeError:
-                self._texts[token_id] = None
-        return self._texts[token_id]
-
     def _look_up(self, token_id: int) -> bytes:
         if token_id in self._added:  # matched as text: its characters never stand for bytes
             return str(self._added[token_id].content).encode()
         token = self._tokenizer.id_to_token(token_id)
         if token is None:
             return b""
-        if all(character in self._byte_of for character in token):
-            return bytes(self._byte_of[character] for character in token)
-        return token.encode()
+        try:
+            return token.translate(self._to_bytes).encode("latin-1")
+        except UnicodeEncodeError:  # a character stands for no byte
+            return token.encode()
+
+
+class _Texts(dict[int, str | None]):
+    """The text that each token adds if its bytes are whole characters, else None."""
+
+    def __init__(self, token_bytes: TokenBytes) -> None:
+        super().__init__()
+        self._token_bytes = token_bytes
+
+    def __missing__(self, token_id: int) -> str | None:
+        try:
+            text: str | None = self._token_bytes.text_bytes_of(token_id).decode()
+        except UnicodeDecodeError:
+            text = None
+        self[token_id] = text
+        return text
 
 
 class Detokenizer:
@@ -70,6 +78,7 @@ class Detokenizer:
 
     def __init__(self, token_bytes: TokenBytes, context: Sequence[int]) -> None:
         self._token_bytes = token_bytes
+        self._texts = token_bytes.texts
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         # The context may end inside a character: the decoder must know its first bytes.
         self._decoder.decode(
@@ -79,7 +88,7 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str:
         """Return the text that is certain by now: "" while a character is incomplete."""
-        text = self._token_bytes.text_of(token_id)
+        text = self._texts[token_id]
         if text is None or self._is_inside_character:
             text = self._decoder.decode(self._token_bytes.text_bytes_of(token_id))
             self._is_inside_character = self._decoder.getstate()[0] != b""
@@ -137,3 +146,12 @@ def _byte_alphabet() -> dict[int, str]:
     others = (byte for byte in range(256) if byte not in printable)
     alphabet = {byte: chr(byte) for byte in printable}
     return alphabet | {byte: chr(0x100 + index) for index, byte in enumerate(others)}
+
+
+def _latin1_of_alphabet() -> dict[int, str]:
+    """Return a table for `str.translate` that maps characters of bytes to Latin-1.
+
+    Other characters become or stay such that Latin-1 lacks.
+    """
+    alphabet = {ord(character): chr(byte) for byte, character in _byte_alphabet().items()}
+    return dict.fromkeys(range(0x100), "\uffff") | alphabet

@@ -43,5 +43,8 @@ class SequenceText:
         output = TokenOutput(
             self._request_id, self._index, token_id, text, logprob, top_logprobs, self.finish_reason
         )
-        output.prompt, self._sequence.prompt_scores = self._sequence.prompt_scores, None
+        if self.finish_reason is not None and self._sequence.proposer is not None:
+            output.predicted = self._sequence.proposer.predicted
+        if self._sequence.prompt_scores is not None:
+            output.prompt, self._sequence.prompt_scores = self._sequence.prompt_scores, None
         return output
