@@ -131,6 +131,7 @@ def _engine_config(settings: WorkerSettings, device: str) -> EngineConfig:
         max_rows=settings.max_rows,
         max_step_tokens=settings.max_step_tokens,
         max_chunk_tokens=settings.max_chunk_tokens,
+        batch_share=settings.batch_share,
         num_blocks=None if kv_tokens is None else -(-kv_tokens // settings.block_size),
         block_size=settings.block_size,
         prompt_lookup_num_tokens=settings.prompt_lookup,

@@ -97,6 +97,12 @@ class WorkerSettings(QueueSettings):
         description="Prompt tokens with one generating sequence; each more adds one. "
         "Unset: chosen.",
     )
+    batch_share: float = Field(
+        0.05,
+        ge=0,
+        allow_inf_nan=False,
+        description="Time that batches may add to a step of other requests, as a share of it.",
+    )
     prompt_lookup: int | None = Field(
         None,
         ge=1,

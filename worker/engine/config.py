@@ -1,6 +1,7 @@
 """Limits of what one engine runs at once."""
 
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Any
 
 # Of the limits that the loader may lower. On a GPU, reading the weights takes as long as computing
@@ -24,6 +25,8 @@ class EngineConfig:
     # Tokens of prompts in a step while one sequence decodes: they take as long as that step alone.
     # Each further decoding sequence adds one token, and prompts from the third on add time.
     max_chunk_tokens: int = 16
+    # Time that requests of batches may add to a step of others, as a share of that step's time.
+    batch_share: float = 0.05
     # Draft tokens per sequence and step, for requests that do not say. None: no drafts.
     prompt_lookup_num_tokens: int | None = None
     max_drafting_tokens: int = 16  # drafts fill a step up to this many tokens, which are cheap
@@ -50,8 +53,10 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int) and value < 1:
+            if field.type is not float and isinstance(value, int) and value < 1:
                 raise ValueError(f"{field.name} must be at least 1, not {value}")
+        if not 0 <= self.batch_share < inf:
+            raise ValueError(f"batch_share must be at least 0 and finite, not {self.batch_share}")
         if self.max_step_tokens < self.max_rows:
             # Every running sequence gets at least its one token in every step.
             raise ValueError(

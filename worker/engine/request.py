@@ -36,6 +36,8 @@ class Request:
     # n-gram bans, seed positions), and are not emitted again.
     generated: tuple[tuple[int, ...], ...] = field(default=())
     priority: int = 0  # higher runs first; equal priorities in order of arrival
+    # Of a batch: runs after all others, and adds only `EngineConfig.batch_share` to their steps.
+    gives_way: bool = False
     adapter: str | None = None  # of the engine, by name; None: the model itself
     prediction: tuple[int, ...] = ()  # tokens to draft from, as from the prompt
     # Of `params.grammar`, by `Grammars.compile`. Without it, the engine's thread compiles.

@@ -115,9 +115,9 @@ class Sequence:
         return self.request.params
 
     @property
-    def rank(self) -> tuple[int, int]:
+    def rank(self) -> tuple[bool, int, int]:
         """Return the sort key: the smaller rank runs first."""
-        return (-self.request.priority, self.arrival)
+        return (self.request.gives_way, -self.request.priority, self.arrival)
 
     @property
     def num_tokens(self) -> int:

@@ -86,6 +86,7 @@ def to_request(
         params=params,
         generated=generated,
         priority=job.priority,
+        gives_way=job.gives_way,
         adapter=job.adapter,
         prediction=tuple(job.prediction_token_ids or ()),
         matcher=matcher,

@@ -28,6 +28,7 @@ class ScheduledRequest:
     prompt: tuple[int, ...]
     params: SamplingParams
     priority: int = 0
+    gives_way: bool = False
     arrives: int = 0  # before this step
     leaves: int | None = None  # aborted this many steps later
     adapter: str | None = None
@@ -105,6 +106,7 @@ def _add_or_abort(
                 prompt_token_ids=list(scheduled.prompt),
                 params=scheduled.params,
                 priority=scheduled.priority,
+                gives_way=scheduled.gives_way,
                 adapter=scheduled.adapter,
             )
         )

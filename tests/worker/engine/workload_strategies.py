@@ -49,7 +49,12 @@ def scheduled_requests(
     draw: st.DrawFn, params: Params, prompts: SearchStrategy[Prompt]
 ) -> ScheduledRequest:
     prompt = draw(prompts)
-    return ScheduledRequest(prompt, after(prompt, draw(params)), priority=draw(st.integers(-1, 1)))
+    return ScheduledRequest(
+        prompt,
+        after(prompt, draw(params)),
+        priority=draw(st.integers(-1, 1)),
+        gives_way=draw(st.booleans()),
+    )
 
 
 @st.composite
@@ -71,6 +76,7 @@ def _configs(draw: st.DrawFn, requests: list[ScheduledRequest]) -> EngineConfig:
         block_size=block_size,
         max_step_tokens=max_rows + draw(st.integers(0, 16)),
         max_chunk_tokens=draw(st.integers(1, 16)),
+        batch_share=draw(st.sampled_from([0.1, 0, 0.5, 10])),
     )
 
 

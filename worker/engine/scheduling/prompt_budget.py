@@ -27,7 +27,12 @@ class PromptWork:
     @property
     def token_cost(self) -> float:
         """Return the cost of its next token, with its attention to computed tokens."""
-        return 1 + self.num_computed / _CONTEXT_OF_DOUBLE_COST
+        return token_cost(self.num_computed)
+
+
+def token_cost(num_computed: int) -> float:
+    """Return the cost of a token after `num_computed` tokens."""
+    return 1 + num_computed / _CONTEXT_OF_DOUBLE_COST
 
 
 def prompt_cost_limit(*, num_decoding: int, num_prompts: int, max_chunk_tokens: int) -> float:

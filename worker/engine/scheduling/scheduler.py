@@ -4,14 +4,17 @@ Plain Python: no tensors, clock or I/O. Groups are ordered by priority, then by 
 priorities no group overtakes another, so every group that fits alone ends and nothing deadlocks. A
 lower priority waits while higher priorities fill the rows. Priority decides the order of admission
 and, when blocks run out, of preemption. It takes no row from a running group.
+A group of a batch pauses while others run, where it would make their steps too long.
 """
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import groupby
 from operator import attrgetter
 
 from worker.engine.config import EngineConfig
+from worker.engine.scheduling.batch_budget import BatchBudget, Work
 from worker.engine.scheduling.block_manager import BlockManager
 from worker.engine.scheduling.prefix_cache import BlockKey
 from worker.engine.scheduling.prompt_budget import (
@@ -40,7 +43,8 @@ class Scheduler:
         self._max_chunk_tokens = config.max_chunk_tokens
         self._max_drafting_tokens = min(config.max_drafting_tokens, config.max_step_tokens)
         self.block_manager = block_manager
-        self._block_copies: dict[Sequence, BlockCopy | None] = {}  # for the next step
+        self._batch_budget = BatchBudget(config.batch_share, config.max_chunk_tokens)
+        self._block_copies: dict[Sequence, BlockCopy] = {}  # to be made before the next chunk
         self.waiting: list[SequenceGroup] = []
         self.running: list[SequenceGroup] = []
         self.num_preemptions = 0
@@ -80,12 +84,14 @@ class Scheduler:
 
     def schedule(self) -> StepPlan:
         """Allocate blocks to running groups, admit what fits, and share the token budget."""
-        self._block_copies.clear()
         self._allocate_running()
         self._admit()
-        return self._share_budget().with_drafts(
+        work = list(self._next_work())
+        batch_work = [] if not work or work[0].group.gives_way else self._batch_work(work)
+        plan = self._share_budget(work[: len(work) - len(batch_work)]).with_drafts(
             max_tokens=self._max_drafting_tokens, block_size=self.block_manager.block_size
         )
+        return self._join(plan, batch_work) if batch_work else plan
 
     def record_computed(self, plan: StepPlan) -> None:
         """Record that the tokens of a plan are in the KV cache; its drafts do not count."""
@@ -157,12 +163,14 @@ class Scheduler:
                     self.preempt(last)
                     if last is group:
                         return
-                self._block_copies[sequence] = self.block_manager.allocate(sequence)
+                if block_copy := self.block_manager.allocate(sequence):
+                    self._block_copies[sequence] = block_copy
             if group.num_rows > 1 and sequence.num_uncomputed_tokens > 1:
                 return
 
     def _free(self, group: SequenceGroup) -> None:
         for sequence in group.sequences:
+            self._block_copies.pop(sequence, None)
             self.block_manager.free(sequence)
 
     def _admit(self) -> None:
@@ -192,7 +200,7 @@ class Scheduler:
         num_own = sum(self.block_manager.num_blocks_for(s.num_tokens) - num_shared for s in others)
         return self.block_manager.can_allocate(first, spare_blocks=num_running_rows + num_own)
 
-    def _next_work(self) -> Iterator[tuple[SequenceGroup, Sequence, int]]:
+    def _next_work(self) -> Iterator[Work]:
         """Yield the sequences that compute in this step, each with the most tokens it may.
 
         If several sequences would fill a block with the same tokens, only the first computes it.
@@ -203,19 +211,36 @@ class Scheduler:
             for sequence, num_wanted in group.next_work():
                 key = self.block_manager.next_shareable(sequence)
                 if key is None or key not in pending:
-                    yield group, sequence, num_wanted
+                    yield Work(group, sequence, num_wanted)
                 if key is not None:
                     pending.add(key)
 
-    def _share_budget(self) -> StepPlan:
+    def _batch_work(self, work: list[Work]) -> list[Work]:
+        """Return the work of batches, which comes last."""
+        return [one for one in work if one.group.gives_way] if work[-1].group.gives_way else []
+
+    def _join(self, plan: StepPlan, batch_work: list[Work]) -> StepPlan:
+        """Return the plan with as much of the batches' work as may join others, without drafts."""
+        by_group = [list(one) for _, one in groupby(batch_work, key=attrgetter("group"))]
+        max_tokens = self._max_step_tokens - plan.num_tokens
+        chosen = self._batch_budget.choose(plan, by_group, max_tokens=max_tokens)
+        chunks = (replace(self._chunk(one), num_tokens=one.num_wanted) for one in chosen)
+        return StepPlan((*plan.chunks, *chunks))
+
+    def _chunk(self, work: Work) -> Chunk:
+        """Return a chunk of one token, with the copy of a block that it needs."""
+        block_copy = self._block_copies.pop(work.sequence, None)
+        return Chunk(work.group, work.sequence, work.sequence.num_computed_tokens, 1, block_copy)
+
+    def _share_budget(self, work: Iterable[Work]) -> StepPlan:
         """Give one token to each sequence, so that all keep streaming; share the rest in order."""
         chunks: list[Chunk] = []
         prompts: dict[int, PromptWork] = {}  # by index of the chunk
-        for group, sequence, num_wanted in self._next_work():
-            start = sequence.num_computed_tokens
-            if num_wanted > 1:
-                prompts[len(chunks)] = PromptWork(start, num_wanted)
-            chunks.append(Chunk(group, sequence, start, 1, self._block_copies.get(sequence)))
+        for one in work:
+            if one.num_wanted > 1:
+                computed = one.sequence.num_computed_tokens
+                prompts[len(chunks)] = PromptWork(computed, one.num_wanted)
+            chunks.append(self._chunk(one))
         if prompts:
             for index, num_tokens in self._sizes_of(prompts, len(chunks) - len(prompts)):
                 chunks[index] = replace(chunks[index], num_tokens=num_tokens)

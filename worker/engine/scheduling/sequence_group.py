@@ -30,7 +30,11 @@ class SequenceGroup:
         return self.sequences[0].request_id
 
     @property
-    def rank(self) -> tuple[int, int]:
+    def gives_way(self) -> bool:
+        return self.sequences[0].request.gives_way
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
         """Return the sort key: the smaller rank runs first."""
         return self.sequences[0].rank
 

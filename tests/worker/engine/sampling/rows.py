@@ -15,6 +15,7 @@ def make_sequence(
     index: int = 0,
     arrival: int = 0,
     priority: int = 0,
+    gives_way: bool = False,
     adapter: str | None = None,
 ) -> Sequence:
     request = Request(
@@ -23,6 +24,7 @@ def make_sequence(
         params=params or SamplingParams(),
         generated=((),) * index + (generated,),
         priority=priority,
+        gives_way=gives_way,
         adapter=adapter,
     )
     proposer = PromptLookup.of(request.params, default=None)
