@@ -147,11 +147,8 @@ class ProcessesApart(LoadScopeScheduling):
     def _reschedule(self, node: WorkerController) -> None:
         """Assign units until the runner has more than two tests, as it holds back its last test.
 
-        xdist assigns a single unit to a replacement runner, which may be a single test. It also
-        assigns units to a replacement that has not collected its tests yet, and fails.
+        xdist assigns a single unit to a replacement runner, which may be a single test.
         """
-        if node not in self.registered_collections:
-            return
         num_units = len(self.workqueue) + 1
         while len(self.workqueue) < num_units:
             num_units = len(self.workqueue)

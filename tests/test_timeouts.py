@@ -66,30 +66,6 @@ def test_a_child(tmp_path_factory):
         child.communicate(b"end")
     assert child.returncode == 0
 """
-ENDS_ITS_RUNNER = """
-import os, pathlib, time
-import pytest
-
-FOLDER, RUNNER = pathlib.Path(__file__).parent, os.environ["PYTEST_XDIST_WORKER"]
-
-def wait_for(name):
-    for _ in range(6000):
-        if (FOLDER / name).exists():
-            return
-        time.sleep(0.01)
-
-(FOLDER / f"{RUNNER} collects").touch()
-wait_for({"gw2": "gw3 collects", "gw3": "gw2 runs"}.get(RUNNER, ""))
-
-def test_ends_with_the_other():
-    (FOLDER / f"{RUNNER} ends").touch()
-    wait_for({"gw0": "gw1 ends", "gw1": "gw0 ends"}[RUNNER])
-    os._exit(1)
-
-@pytest.mark.parametrize("number", range(4))
-def test_passes(number):
-    (FOLDER / f"{RUNNER} runs").touch()
-"""
 
 
 def pytest_command(directory: Path, *flags: str) -> list[str]:
@@ -124,15 +100,6 @@ def test_a_run_with_hung_tests_ends_and_names_them(tmp_path: Path) -> None:
     assert "the failure itself" in run.stdout, said
     assert re.search(r'test_2_hangs.py", line \d+ in test_a_call_that_holds', said), said
     assert re.search(r'test_2_hangs.py", line \d+ in hangs_after_its_test', said), said
-
-
-def test_a_run_continues_after_both_runners_ended_at_the_same_time(tmp_path: Path) -> None:
-    """The first replacement gets work while the second one collects its tests."""
-    for name in ("first", "second"):
-        (tmp_path / f"test_{name}.py").write_text(ENDS_ITS_RUNNER)
-    command = pytest_command(tmp_path, "-n", "2")
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert "2 failed, 8 passed" in run.stdout, run.stdout + run.stderr
 
 
 def test_a_run_that_takes_too_long_ends(tmp_path: Path) -> None:

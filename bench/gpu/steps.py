@@ -1,9 +1,12 @@
 """Measure forward passes of decoding and prefill on random weights, and compare with their floor.
 
-Runs the engine's `ModelRunner` on packed steps without a scheduler.
+Runs the engine's `ModelRunner` on packed steps without a scheduler: kind `decode` by launches, kind
+`graph` as the engine decodes on a GPU, with the best token of each row.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,9 @@ import torch
 
 from bench.gpu.card import Card, median_s
 from bench.gpu.floor import StepCost, decode_cost, prefill_cost
+from bench.gpu.graphs import capture_or_repeat
 from bench.gpu.scale import Scale, serving_dtype
+from worker.engine import EngineConfig
 from worker.engine.execution.packed_batch import PackedStep
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.model.checkpoint.weights import EMBEDDINGS, LM_HEAD
@@ -48,13 +53,21 @@ def measure_steps(like: str, scale: Scale, card: Card, device: torch.device) -> 
     model = random_network(config, dtype, device)
     longest = max(max(scale.rows) * scale.context, scale.chunk)
     runner = ModelRunner.with_cache(
-        model, num_blocks=-(-longest // BLOCK_SIZE) + max(scale.rows), block_size=BLOCK_SIZE
+        model,
+        num_blocks=-(-longest // BLOCK_SIZE) + max(scale.rows),
+        block_size=BLOCK_SIZE,
+        num_padding_blocks=1,
     )
+    most = max(scale.rows)
+    decoder = capture_or_repeat(runner, EngineConfig(max_rows=most, max_step_tokens=2 * most))
     times = []
     for rows in scale.rows:
         step = packed_step([(scale.context - 1, 1)] * rows, config.vocab_size)
         cost = decode_cost(config, dtype, num_rows=rows, context=scale.context)
         times.append(time_step("decode", runner, step, cost, card, scale.repeats))
+        if decoder is not None:
+            launch = partial(decoder.launch, sequences=[])
+            times.append(time_step("graph", runner, step, cost, card, scale.repeats, launch))
     step = packed_step([(0, scale.chunk)], config.vocab_size)
     cost = prefill_cost(config, dtype, num_tokens=scale.chunk)
     return [*times, time_step("prefill", runner, step, cost, card, scale.repeats)]
@@ -98,14 +111,17 @@ def packed_step(chunks: list[tuple[int, int]], vocab_size: int) -> PackedStep:
 
 
 def time_step(
-    kind: str, runner: ModelRunner, step: PackedStep, cost: StepCost, card: Card, repeats: int
+    kind: str,
+    runner: ModelRunner,
+    step: PackedStep,
+    cost: StepCost,
+    card: Card,
+    repeats: int,
+    compute: Callable[[PackedStep], object] | None = None,
 ) -> StepTime:
-    """Time a step and compare it with the floor of its cost."""
-
-    def compute() -> None:
-        runner.compute(step)
-
-    step_s = median_s(compute, runner.kv_caches[0].keys.device, repeats)
+    """Time a step of the runner, or of `compute`, and compare it with the floor of its cost."""
+    call = partial(compute or runner.compute, step)
+    step_s = median_s(call, runner.kv_caches[0].keys.device, repeats)
     return StepTime(
         kind=kind,
         num_rows=len(step.past_lens),

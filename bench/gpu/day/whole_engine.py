@@ -10,9 +10,9 @@ import torch
 from rich.table import Table
 
 from bench.gpu.card import Card, synchronize
-from bench.gpu.day.graphs import capture_or_repeat, compare_tokens
 from bench.gpu.day.schedule import Result
 from bench.gpu.floor import StepCost, decode_cost, prefill_cost
+from bench.gpu.graphs import capture_or_repeat, compare_tokens
 from bench.gpu.profiling import NUM_STEPS, Profile, profile_decoding
 from bench.gpu.scale import Scale, serving_dtype
 from bench.gpu.steps import BLOCK_SIZE, packed_step, random_network, time_step
@@ -100,7 +100,8 @@ class Lab:
         """Compare the tokens of steps in CUDA graphs with steps of launches."""
         most = max(self._scale.rows)
         captured, launched = self.engine(most), self.engine(most, CudaGraphs.OFF)
-        return compare_tokens(captured, launched, most)
+        figures, table = compare_tokens(captured, launched, most)
+        return Result(figures, [table])
 
     def prefill(self) -> Result:
         """Measure chunks of prompts, and a step of decoding rows with a chunk."""

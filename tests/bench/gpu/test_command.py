@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
+DECODED = [(kind, num_rows) for num_rows in (1, 4) for kind in ("decode", "graph")]
 RATES = ("copied_bytes", "read_bytes", "flop")
 
 
@@ -35,7 +36,7 @@ def test_the_command_runs_all_checks_and_measurements(tmp_path: Path) -> None:
     assert all(figures["card"][f"{what}_per_s"] > 0 for what in RATES)
     for like in ("7b", "40b"):
         kinds = [(time["kind"], time["num_rows"]) for time in figures["steps"][like]]
-        assert kinds == [("decode", 1), ("decode", 4), ("prefill", 1)]
+        assert kinds == [*DECODED, ("prefill", 1)]
         assert all(time["of_floor"] > 0 for time in figures["steps"][like])
     assert figures["throughput"]["falconer"] > 0 < figures["throughput"]["generate"]
     assert figures["profile"]["kernels"][0]["seconds"] > 0

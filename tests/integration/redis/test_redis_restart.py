@@ -51,7 +51,7 @@ async def test_a_restart_under_load_loses_no_accepted_job(
     assert_ended_at_first_attempt(ends, workers)
     assert {refusal.status for refusal in load.refusals} == {503}
     assert all(refusal.retry_after for refusal in load.refusals)
-    assert max(refusal.took_s for refusal in load.refusals) < 60  # 2 s on an idle machine
+    assert max(refusal.took_s for refusal in load.refusals) < 10  # 2 s on an idle machine
     await assert_all_ended_once(service, load)
     slowest_s = max(refusal.took_s for refusal in load.refusals)
     with capsys.disabled():

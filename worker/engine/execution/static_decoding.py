@@ -7,6 +7,7 @@ that no sequence holds. All buckets share their buffers, as in nano-vllm and vLL
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from worker.engine.execution.packed_batch import PackedStep
@@ -63,16 +64,14 @@ class StepInputs:
     def fill(self, step: PackedStep, *, block_size: int, padding_block: int) -> None:
         """Write a step of as many rows or fewer, on the host; the other rows become padding."""
         num_rows, tables = len(step.token_ids), step.block_tables()
-        own = self.block_tables.numpy()
-        own.fill(padding_block)
-        own[:num_rows, : tables.shape[1]] = tables
-        self.token_ids.numpy()[:num_rows] = step.token_ids
-        self.positions.numpy()[:num_rows] = step.positions
-        self.token_ids[num_rows:] = 0
-        self.positions[num_rows:] = 0
-        blocks = self.block_tables.gather(1, self.positions[:, None] // block_size)[:, 0]
-        self.slots.copy_(blocks * block_size + self.positions % block_size)
-        self.sampling.temperature.zero_()
+        token_ids, positions = self.token_ids.numpy(), self.positions.numpy()
+        own_tables, slots = self.block_tables.numpy(), self.slots.numpy()
+        token_ids[:num_rows], token_ids[num_rows:] = step.token_ids, 0
+        positions[:num_rows], positions[num_rows:] = step.positions, 0
+        own_tables.fill(padding_block)
+        own_tables[:num_rows, : tables.shape[1]] = tables
+        blocks = own_tables[np.arange(len(slots)), positions // block_size]
+        slots[:] = blocks * block_size + positions % block_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,18 +183,34 @@ class StaticDecoder:
 
         Prompts, drafts, beams and adapters do not fit the shapes.
         """
-        bucket = next((b for b in self._buckets if b.num_rows >= len(plan.chunks)), None)
-        if bucket is None or not plan.only_decodes or not all(map(_fits, plan.chunks)):
+        if not plan.only_decodes or not all(map(_fits, plan.chunks)):
+            return None
+        if len(plan.chunks) > self.max_rows:
             return None
         sequences = [chunk.sequence for chunk in plan.chunks]
-        samples = any(sequence.pipeline.samples_plainly for sequence in sequences)
         with current_device(self._device):
             self._kv_cache.copy_blocks(plan.block_copies)
-            self._upload(bucket, PackedStep.of(plan, self._runner.block_size), sequences)
+            bucket = self.launch(PackedStep.of(plan, self._runner.block_size), sequences)
+        return DecodedStep(sequences, bucket.logits[: len(sequences)], bucket.results)
+
+    @property
+    def max_rows(self) -> int:
+        return self._buckets[-1].num_rows if self._buckets else 0
+
+    @torch.inference_mode()
+    def launch(self, step: PackedStep, sequences: list[Sequence]) -> Bucket:
+        """Begin a step of one token for each of up to `max_rows` rows; return what it writes to.
+
+        Samples for the `sequences`, which may be absent.
+        """
+        bucket = next(b for b in self._buckets if b.num_rows >= len(step.token_ids))
+        with current_device(self._device):
+            samples = any(sequence.pipeline.samples_plainly for sequence in sequences)
+            self._upload(bucket, step, sequences if samples else [])
             bucket.decode()
             if samples:
                 bucket.sample()
-        return DecodedStep(sequences, bucket.logits[: len(sequences)], bucket.results)
+        return bucket
 
     def _upload(self, bucket: Bucket, step: PackedStep, sequences: list[Sequence]) -> None:
         """Copy the inputs of a step at once; torch keeps pinned memory until it is copied."""
@@ -203,5 +218,6 @@ class StaticDecoder:
         memory = torch.empty(bucket.memory.shape, dtype=torch.int64, pin_memory=pinned)
         inputs = StepInputs.of(memory, bucket.num_rows)
         inputs.fill(step, block_size=self._kv_cache.block_size, padding_block=self._padding_block)
-        inputs.sampling.fill(sequences)
+        if sequences:
+            inputs.sampling.fill(sequences)
         bucket.memory.copy_(memory, non_blocking=True)

@@ -25,7 +25,8 @@ class SamplingInputs:
     uniform: torch.Tensor  # float64 [rows] in [0, 1): decides
 
     def fill(self, sequences: SequenceViews) -> None:
-        """Write the parameters of rows on the host; other rows keep what they have."""
+        """Write the parameters of rows on the host. Other rows, and padding, are not sampled."""
+        self.temperature.zero_()
         sampled = [(row, s) for row, s in enumerate(sequences) if s.pipeline.samples_plainly]
         rows = [row for row, _ in sampled]
         params = [sequence.params for _, sequence in sampled]

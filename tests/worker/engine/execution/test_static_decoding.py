@@ -159,3 +159,13 @@ def test_a_row_with_invalid_logits_fails_alone(checkpoint: Path) -> None:
     expected = run_all(load(checkpoint), scheduled)
     assert texts([results[0], results[2]]) == texts([expected[0], expected[2]])
     assert 3 in decoder.decoded_rows
+
+
+def test_without_small_buckets_few_rows_are_padded_to_a_large_one(checkpoint: Path) -> None:
+    engine, _ = load_static(checkpoint)
+    assert isinstance(engine.runner, ModelRunner)
+    engine.decoder = decoder = CountingDecoder(engine.runner, MAX_ROWS)
+    assert next(decoder.add_buckets(run_eagerly)) == MAX_ROWS
+    scheduled = plain_requests(3)
+    assert texts(run_all(engine, scheduled)) == texts(run_all(load(checkpoint), scheduled))
+    assert {1, 2, 3} == {*decoder.decoded_rows}

@@ -69,6 +69,16 @@ def test_a_row_alone_equals_the_row_in_a_batch_bit_for_bit() -> None:
         assert torch.equal(alone[0], together[row])
 
 
+def test_room_for_longer_contexts_changes_no_bit() -> None:
+    torch.manual_seed(0)
+    kv_cache, metadata = a_batch([3, SPLIT, 300])
+    query, *_ = draw_heads(3, 6, kv_cache)
+    slopes = alibi_slopes(6)
+    contexts = attend(kv_cache, metadata, query, slopes)
+    roomy = attend(kv_cache, metadata, query, slopes, max_context=4 * SPLIT)
+    assert torch.equal(roomy, contexts)
+
+
 def test_a_row_without_keys_gets_zeros() -> None:
     kv_cache, metadata = a_batch([3, 65])
     query, *_ = draw_heads(2, 6, kv_cache)
@@ -104,8 +114,9 @@ def attend(
     metadata: AttentionMetadata,
     query: torch.Tensor,
     slopes: torch.Tensor | None,
+    max_context: int | None = None,
 ) -> torch.Tensor:
-    max_context = max(metadata.context_lens)
+    max_context = max_context or max(metadata.context_lens)
     return attend_decoding(
         query,
         kv_cache.keys[0],

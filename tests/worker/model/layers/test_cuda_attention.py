@@ -5,10 +5,12 @@ The kernels are emulated on the CPU; a test marked `gpu` calls them.
 
 import logging
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from tests.worker.model.layers.paged_heads import (
     CPU,
@@ -62,6 +64,29 @@ def test_the_kernels_are_given_what_makes_them_equal_the_reference(
         heads = draw_heads(metadata.cu_seqlens_q[-1], num_heads, kv_cache)
         torch.testing.assert_close(planned(layer, *heads), reference(layer, *heads))
     torch.testing.assert_close(other.keys, kv_cache.keys, equal_nan=True)
+
+
+@pytest.mark.parametrize("alibi", [True, False])
+@pytest.mark.parametrize("decode", [emulated_decode, None])
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), HEADS)
+def test_lengths_on_the_device_change_no_context(
+    num_heads: int, num_kv_heads: int, decode: DecodeKernel | None, *, alibi: bool
+) -> None:
+    torch.manual_seed(0)
+    kv_cache = make_cache(num_kv_heads, num_blocks=30)
+    metadata = lay_out([(5, 1), (4, 1), (17, 1)], kv_cache)
+    fixed = replace(
+        metadata,
+        context_lens=[40] * 3,
+        block_tables=pad(metadata.block_tables, (0, 5)),
+        fixed_lens=torch.tensor(metadata.context_lens, dtype=torch.int32),
+    )
+    slopes = alibi_slopes(num_heads) if alibi else None
+    other = copy_of(kv_cache, CPU, torch.float32)
+    reference = PagedAttention.plan(kv_cache, metadata, slopes)
+    planned = plan_parts(other, fixed, slopes, decode=decode, varlen=emulated_varlen)
+    heads = draw_heads(3, num_heads, kv_cache)
+    torch.testing.assert_close(planned(0, *heads), reference(0, *heads))
 
 
 def test_a_prompt_in_a_step_leaves_decoding_sequences_a_call_without_a_window() -> None:

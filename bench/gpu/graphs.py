@@ -1,8 +1,9 @@
 """Compare decoding in CUDA graphs with decoding by launches, on one network."""
 
+from typing import Any
+
 from rich.table import Table
 
-from bench.gpu.day.schedule import Result
 from bench.workloads import FIRST_WORD_ID
 from worker.engine import (
     CudaGraphs,
@@ -28,7 +29,7 @@ Tokens = dict[str, list[int]]  # by request
 
 
 def capture_or_repeat(
-    runner: ModelRunner, config: EngineConfig, graphs: CudaGraphs
+    runner: ModelRunner, config: EngineConfig, graphs: CudaGraphs = CudaGraphs.AUTO
 ) -> StaticDecoder | None:
     """Capture the decoding steps; a CPU repeats what a GPU would capture."""
     if runner.kv_caches[0].keys.is_cuda or graphs is CudaGraphs.OFF:
@@ -38,7 +39,9 @@ def capture_or_repeat(
     return decoder
 
 
-def compare_tokens(captured: Engine, launched: Engine, max_rows: int) -> Result:
+def compare_tokens(
+    captured: Engine, launched: Engine, max_rows: int
+) -> tuple[list[dict[str, Any]], Table]:
     """Return the share of equal tokens at each number of rows that a graph is captured for.
 
     Below 100 %, either the rounding of other products changed a near tie, or a graph is wrong: then
@@ -55,7 +58,7 @@ def compare_tokens(captured: Engine, launched: Engine, max_rows: int) -> Result:
         }
         table.add_row(f"{num_rows} rows", *(f"{share:.1%} equal" for share in shares.values()))
         figures.append({"num_rows": num_rows, "is_captured": captured.decoder is not None} | shares)
-    return Result(figures, [table])
+    return figures, table
 
 
 def decode(engine: Engine, num_rows: int, params: SamplingParams) -> Tokens:
