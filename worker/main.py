@@ -14,9 +14,10 @@ from shared.process.signals import end_at_once_on_signals, stop_signals
 from shared.process.sockets import listen
 from shared.redis.client import connect
 from shared.registry.loading_model import announce_model
+from worker.health.load_reporter import LoadReporter
 from worker.jobs.redis_loops import EngineStuck
 from worker.model_loading import LoadedModel, load_model, settle_garbage_collector
-from worker.process import EngineDied, WorkerProcess
+from worker.process import EngineDied, WorkerProcess, new_worker_id
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -36,7 +37,11 @@ def main(settings: WorkerSettings) -> int:
         keys = settings.keys_of(model_name(settings.model))
         asyncio.run(announce_model(settings.redis_url, keys, settings.model))
         log.info("loading model", model=settings.model)
-        model = load_model(settings)
+        worker_id = settings.worker_id or new_worker_id()
+        settings = settings.model_copy(update={"worker_id": worker_id})
+        name = model_name(settings.model)
+        with LoadReporter(settings.redis_url, keys, worker_id, name) as progress:
+            model = load_model(settings, progress)
         log.info("model loaded", **model.engine.load_report.to_log())
         settle_garbage_collector()
         asyncio.run(_run(settings, model, listener))

@@ -19,6 +19,7 @@ from worker.engine import (
 )
 from worker.engine.loading.adapters import look_for_adapters
 from worker.model.checkpoint.folder import resolve_checkpoint
+from worker.model.checkpoint.shards import ReadProgress
 from worker.model.checkpoint.tiny import bundled_checkpoint
 from worker.model.errors import CheckpointError
 from worker.model_card import describe_merged, describe_model, read_prompt_files
@@ -40,8 +41,10 @@ class LoadedModel:
     device: str
 
 
-def load_model(settings: WorkerSettings) -> LoadedModel:
+def load_model(settings: WorkerSettings, progress: ReadProgress | None = None) -> LoadedModel:
     """Load the model that the settings name. Raises SettingsError if it cannot be served.
+
+    `progress` counts the weights that are read.
 
     Loading uses one thread. OpenMP keeps a pool per calling thread, and a second pool makes both
     sleep between the parts of a step, which doubles its time. The engine's thread sets
@@ -57,7 +60,7 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
         is_merged = AdapterMode(settings.adapter_mode) is AdapterMode.MERGE
         folders = look_for_adapters(settings.adapters_dir) if is_merged else []
         merged = describe_merged(folders)
-        engine = _load_engine(settings, checkpoint, device)
+        engine = _load_engine(settings, checkpoint, device, progress or ReadProgress())
         card, tokenizer_json = describe_model(settings.model, prompt_files, engine, merged)
     except (CheckpointError, ImportError, ValueError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -67,7 +70,9 @@ def load_model(settings: WorkerSettings) -> LoadedModel:
     return LoadedModel(engine, card, tokenizer_json, device)
 
 
-def _load_engine(settings: WorkerSettings, checkpoint: Path, device: str) -> Engine:
+def _load_engine(
+    settings: WorkerSettings, checkpoint: Path, device: str, progress: ReadProgress
+) -> Engine:
     return Engine.from_pretrained(
         str(checkpoint),
         dtype=settings.dtype,
@@ -83,6 +88,7 @@ def _load_engine(settings: WorkerSettings, checkpoint: Path, device: str) -> Eng
         adapters_dir=settings.adapters_dir,
         adapter_mode=AdapterMode(settings.adapter_mode),
         memory=settings.memory,
+        progress=progress,
         config=_engine_config(settings, device),
     )
 

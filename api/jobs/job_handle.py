@@ -26,6 +26,7 @@ from shared.protocol import (
 )
 from shared.queue.token_log import PAGE
 from shared.redis.retry import backoff_delays
+from shared.registry.worker_registry import LoadingWorker
 
 POLL_S = 5.0  # without an event for so long, the record and the log are read
 DEADLINE_MARGIN_S = 0.05  # so long after its deadline, a job has expired by the clock of Redis too
@@ -44,8 +45,10 @@ class JobHandle:
         self.job_id = job_id
         self.record: JobRecord | None = None  # as last read while the job had not ended
         self.prompt_token_ids: list[int] | None = None  # of a job that this replica tokenized
+        self.loading: LoadingWorker | None = None  # the next worker, while the job lacks one
         self.reused: str | None = None  # whose tokens the job takes: `running` or `finished`
         self._queue = redis.queue
+        self._registries = {model.name: model.registry for model in redis.models}
         self._log = redis.token_log
         self._replica_id = redis.replica_id
         self._metrics = metrics
@@ -113,6 +116,15 @@ class JobHandle:
             if not isinstance(event, TokenDeltas):
                 yield event
                 return
+
+    async def watch_loading(self) -> None:
+        """Read how far the next worker is, if the job waits for a worker."""
+        record, self.loading = self.record, None
+        registry = None if record is None else self._registries.get(record.model)
+        if record is not None and record.lacks_worker and registry is not None:
+            with suppress(ServiceUnavailable):  # the job and the wait continue
+                async with redis_timeout():
+                    self.loading = next(iter(await registry.loading()), None)
 
     async def ended_before(self, index: int) -> bool:
         """Return whether the terminal event's index is below `index`. Raises ServiceUnavailable."""

@@ -68,11 +68,12 @@ async def ready(request: Request) -> Response:
 
 @router.get("/workers", summary="Live workers", responses={200: object_response(), **UNAVAILABLE})
 async def workers(request: Request) -> Response:
-    """List the live workers of all models, with their load and speed."""
-    services = services_of(request)
+    """List the live workers of all models with their load and speed, and the loading workers."""
+    registries = [model.redis.registry for model in services_of(request).models.all]
     async with redis_timeout():
-        live = [await model.redis.registry.workers() for model in services.models.all]
-    return json_response({"workers": [worker for of_model in live for worker in of_model]})
+        live = [worker for one in registries for worker in await one.workers()]
+        loading = [worker for one in registries for worker in await one.loading()]
+    return json_response({"workers": live, "loading": loading})
 
 
 @router.get("/metrics", summary="Metrics", responses={200: TEXT})

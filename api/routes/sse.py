@@ -15,7 +15,16 @@ from api.http.paths import job_path
 from api.jobs.job_client import JobClient
 from api.jobs.job_handle import JobHandle, num_deltas_of
 from shared.errors import HTTP_STATUS, ServiceUnavailable
-from shared.protocol import Delta, Failed, JobError, JobRecord, JobStatus, Outcome, TokenDeltas
+from shared.protocol import (
+    Delta,
+    Failed,
+    JobError,
+    JobRecord,
+    JobStatus,
+    Outcome,
+    TokenDeltas,
+)
+from shared.registry.worker_registry import LoadingWorker
 
 KEEP_ALIVE_S = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -85,7 +94,7 @@ class EventStream:
         While the job is queued, yield its changing place in the queue as events `status`.
         """
         sent_at, next_id = time.monotonic(), self._start
-        if must_wait(self._handle.record) and (status := self._new_status()):
+        if must_wait(self._handle.record) and (status := await self._new_status()):
             yield event(status, name=STATUS)
         async for news in self._handle.events(self._start):
             if isinstance(news, TokenDeltas):
@@ -95,7 +104,7 @@ class EventStream:
             elif news is not None:
                 event_id = max(next_id, num_deltas_of(news) or 0)
                 yield event(terminal_body(news), event_id)
-            elif status := self._new_status():
+            elif status := await self._new_status():
                 yield event(status, name=STATUS)
             elif time.monotonic() - sent_at < KEEP_ALIVE_S:
                 continue
@@ -103,9 +112,11 @@ class EventStream:
                 yield KEEP_ALIVE
             sent_at = time.monotonic()
 
-    def _new_status(self) -> dict[str, Any] | None:
+    async def _new_status(self) -> dict[str, Any] | None:
         """Return what the client must know of the waiting job; None without news."""
-        earlier, self._status = self._status, waiting_body(self._handle.record)
+        await self._handle.watch_loading()
+        earlier = self._status
+        self._status = waiting_body(self._handle.record, self._handle.loading)
         return None if self._status == earlier else self._status
 
     def shutdown_event(self) -> bytes:
@@ -133,7 +144,9 @@ def must_wait(record: JobRecord | None) -> bool:
     return record is not None and (record.lacks_worker or (record.position or 1) > 1)
 
 
-def waiting_body(record: JobRecord | None) -> dict[str, Any] | None:
+def waiting_body(
+    record: JobRecord | None, loading: LoadingWorker | None = None
+) -> dict[str, Any] | None:
     """Return the place of a queued job; None for other jobs.
 
     It has no field `status`, by which clients recognize the terminal event.
@@ -144,6 +157,17 @@ def waiting_body(record: JobRecord | None) -> dict[str, Any] | None:
         "position": record.position,
         "expected_start_s": record.expected_start_s,
         "waiting_for": "worker" if record.lacks_worker else None,
+        "loading": None if loading is None else loading_body(loading),
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def loading_body(loading: LoadingWorker) -> dict[str, Any]:
+    """Return how much of its weights a worker has read, of 1, and the seconds for the rest."""
+    body = {
+        "worker": loading.id,
+        "progress": round(loading.read_bytes / max(loading.total_bytes, 1), 3),
+        "eta_s": loading.eta_s,
     }
     return {name: value for name, value in body.items() if value is not None}
 

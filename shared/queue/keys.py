@@ -229,6 +229,15 @@ class Keys:
         return f"{self.service}:worker:{worker_id}"
 
     @property
+    def loading_workers(self) -> str:
+        """Return the key of a sorted set: ids of workers that load, all of score 0."""
+        return f"{self.queue}:loading-workers"
+
+    def loading_worker(self, worker_id: str) -> str:
+        """Return the key of the latest LoadingWorker."""
+        return f"{self.service}:loading-worker:{worker_id}"
+
+    @property
     def current_model(self) -> str:
         """Return the key of the digest of the model card that requests are checked against."""
         return f"{self.queue}:current-model"

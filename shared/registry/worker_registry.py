@@ -10,7 +10,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from shared.protocol import ModelCard, WorkerInfo, encode
-from shared.queue.keys import LOADING_TTL_S, Keys
+from shared.queue.keys import LOADING_TTL_S, WORKER_TTL_S, Keys
 from shared.queue.scripts import Script, Scripts
 
 
@@ -22,6 +22,17 @@ class RegisteredCard:
     card: ModelCard
     tokenizer_json: bytes
     created_ms: int  # when a worker first registered it; 0 from workers of an earlier version
+
+
+class LoadingWorker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that loads its model, as `GET /workers` lists it."""
+
+    id: str
+    model: str
+    started_ms: int
+    read_bytes: int = 0  # of the weights
+    total_bytes: int = 0  # 0 until the headers of the weights are read
+    eta_s: float | None = None  # until they are read, at the present rate
 
 
 def hash_card(card: ModelCard, tokenizer_json: bytes) -> str:
@@ -104,6 +115,29 @@ class Registry:
         data: bytes | None = await self._redis.get(self._keys.worker(worker_id))
         info = _decode_report(data) if data else None
         return None if info is None else info.card_hash
+
+    async def report_loading(self, worker: LoadingWorker) -> None:
+        """Show for a few seconds how far a worker has loaded its model."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(self._keys.loading_worker(worker.id), encode(worker), ex=WORKER_TTL_S)
+            pipe.zadd(self._keys.loading_workers, {worker.id: 0})
+            pipe.expire(self._keys.loading_workers, LOADING_TTL_S)
+            await pipe.execute()
+
+    async def remove_loading(self, worker_id: str) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrem(self._keys.loading_workers, worker_id)
+            pipe.delete(self._keys.loading_worker(worker_id))
+            await pipe.execute()
+
+    async def loading(self) -> list[LoadingWorker]:
+        """Return the loading workers; the first has read the largest part of its weights."""
+        ids = [id_.decode() for id_ in await self._redis.zrange(self._keys.loading_workers, 0, -1)]
+        if not ids:
+            return []
+        reports = await self._redis.mget([self._keys.loading_worker(id_) for id_ in ids])
+        found = [msgspec.msgpack.decode(data, type=LoadingWorker) for data in reports if data]
+        return sorted(found, key=lambda one: one.read_bytes / max(one.total_bytes, 1), reverse=True)
 
     async def workers(self) -> list[WorkerInfo]:
         """Return the live workers, ordered by id."""

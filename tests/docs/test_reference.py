@@ -13,6 +13,7 @@ from api.metrics import Metrics
 from falconer.cli import app
 from falconer.client import JobInfo, RequestFields
 from shared.protocol import WorkerInfo
+from shared.registry.worker_registry import LoadingWorker
 from tests.docs.tables import REFERENCE, ROOT, TABLES, openapi, pages, with_tables
 from worker.engine_thread import EngineStats
 from worker.health.metrics import WorkerMetrics
@@ -39,8 +40,8 @@ def documented_fields() -> dict[str, set[str]]:
 
 
 def fields_of(schema: str) -> set[str]:
-    if schema == "WorkerInfo":
-        return {field.name for field in msgspec.structs.fields(WorkerInfo)}
+    if schema in (structs := {"WorkerInfo": WorkerInfo, "LoadingWorker": LoadingWorker}):
+        return {field.name for field in msgspec.structs.fields(structs[schema])}
     return set(openapi()["components"]["schemas"][schema]["properties"])
 
 

@@ -12,6 +12,7 @@ from shared.errors import SettingsError
 from shared.process.settings import load_settings
 from worker.engine import AttentionKernels, SamplingParams, generate
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
+from worker.model.checkpoint.shards import ReadProgress
 from worker.model.checkpoint.tiny import bundled_checkpoint
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.layers.cuda_attention import Attention, plan_attention
@@ -40,6 +41,13 @@ def test_the_objects_of_a_large_step_start_no_garbage_collection() -> None:
     step = [[row] for row in range(4 * 256)]
     assert [stats["collections"] for stats in gc.get_stats()] == before
     assert len(step) == 4 * 256
+
+
+@pytest.mark.parametrize("flags", [{}, {"executor": "torch"}, {"quantization": "int8"}])
+def test_loading_counts_the_bytes_of_all_weights(flags: dict[str, Any]) -> None:
+    progress = ReadProgress()
+    load_model(load_settings(WorkerSettings, {"max_rows": 2, **flags}), progress)
+    assert 0 < progress.total <= progress.num_bytes <= 2 * progress.total
 
 
 def test_every_step_has_the_attention_of_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""Report how a worker is: `heartbeat` to the registry, `metrics` and `probes` over HTTP."""
+"""Report how a worker is: `heartbeat`, `load_reporter` to Redis, `metrics`, `probes` over HTTP."""

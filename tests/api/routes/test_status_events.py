@@ -3,7 +3,10 @@
 import asyncio
 
 import pytest
+from msgspec import to_builtins
+from msgspec.structs import replace
 
+from shared.registry.worker_registry import LoadingWorker
 from tests.api.job_events import events_of, submit, until_events_awaited
 from tests.fakes_api import FakeService
 
@@ -39,6 +42,27 @@ async def test_a_job_that_starts_at_once_has_no_status(service: FakeService) -> 
     response = await service.http.post("/chat", json=PROMPT | {"stream": True})
     assert events_of(response.text, "status") == []
     assert events_of(response.text)[-1]["status"] == "succeeded"
+
+
+async def test_a_stream_shows_how_far_a_worker_has_loaded(workerless: FakeService) -> None:
+    registry = workerless.services.redis.models[0].registry
+    loading = LoadingWorker(id="w1", model="m", started_ms=0)
+    job_id = await submit(workerless)
+    await registry.report_loading(loading)
+    following = asyncio.create_task(workerless.http.get(f"/jobs/{job_id}/events"))
+    await until_events_awaited(workerless, job_id)
+    half = replace(loading, read_bytes=50, total_bytes=100, eta_s=2.5)
+    await registry.report_loading(half)
+    listed = (await workerless.http.get("/workers")).json()
+    assert listed == {"workers": [], "loading": [to_builtins(half)]}
+    await asyncio.sleep(0.3)  # the report is read again meanwhile
+    await registry.remove_loading("w1")
+    await workerless.start_worker()
+    shown = [one.get("loading") for one in events_of((await following).text, "status")]
+    assert shown[:2] == [
+        {"worker": "w1", "progress": 0.0},
+        {"worker": "w1", "progress": 0.5, "eta_s": 2.5},
+    ]
 
 
 async def test_an_unchanged_place_is_sent_once(workerless: FakeService) -> None:

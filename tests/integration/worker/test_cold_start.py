@@ -28,5 +28,6 @@ async def test_jobs_wait_through_the_cold_start_of_a_worker(
             assert (await call).status_code == 200
             later = (await http.post("/jobs", json=BODY)).json()
             assert "waiting_for" not in later
+            assert (await http.get("/workers")).json()["loading"] == []
     finally:
         await asyncio.to_thread(api.stop)

@@ -40,7 +40,7 @@ from shared.queue.keys import (
 )
 from shared.queue.token_log import TokenLog
 from shared.registry.adapter_registry import AdapterRegistry, AdapterSet
-from shared.registry.worker_registry import Registry
+from shared.registry.worker_registry import LoadingWorker, Registry
 from tests.factories import make_card, make_job, make_worker_info
 
 ROOT = Path(__file__).parents[3]
@@ -150,14 +150,20 @@ class Observer:
         return {name.decode() for name in names}
 
 
+async def report_workers(registry: Registry) -> None:
+    """Report a live worker, and a loading worker."""
+    await registry.report_loading(LoadingWorker(id="w2", model="m", started_ms=0))
+    card_hash = await registry.publish_card(make_card(), b"{}")
+    await registry.report(make_worker_info("w1", card_hash=card_hash))
+
+
 async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
     """One job runs, streams, is cancelled, given up and retried; another one must run alone."""
     queue, registry, observer = JobQueue(redis, keys), Registry(redis, keys), Observer(redis, keys)
     await registry.announce("digest")
     await observer.look()
     await TokenLog(redis, keys).share("digest", "job")
-    card_hash = await registry.publish_card(make_card(), b"{}")
-    await registry.report(make_worker_info("w1", card_hash=card_hash))
+    await report_workers(registry)
     assert await AdapterRegistry(redis, keys).change(AdapterSet(), AdapterSet().without("ode"))
 
     first, second = make_job(stream=True, metadata={"run": "7"}), make_job()

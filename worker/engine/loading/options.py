@@ -7,6 +7,7 @@ from worker.engine.config import EngineConfig
 from worker.engine.execution.cuda_graphs import CudaGraphs
 from worker.engine.execution.executor import Executor
 from worker.engine.loading.adapters import AdapterMode
+from worker.model.checkpoint.shards import ReadProgress
 from worker.model.device_map import DeviceMap
 from worker.model.kv_cache import AttentionKernels
 from worker.model.layers.quantization import Quantization
@@ -37,6 +38,7 @@ class LoadOptions:
     # Bytes of the host's memory that this process and its ranks may take; None: what is free. A
     # model that does not fit is refused before a weight is read.
     memory: int | None = None
+    progress: ReadProgress = field(default_factory=ReadProgress)  # of reading the weights
 
 
 class LoadArguments(TypedDict, total=False):
@@ -55,3 +57,4 @@ class LoadArguments(TypedDict, total=False):
     adapters_dir: str | None
     adapter_mode: AdapterMode
     memory: int | None
+    progress: ReadProgress

@@ -46,7 +46,7 @@ def load_spread(options: LoadOptions) -> LoadedRunner:
     _check(options)
     folders = look_for_adapters(options.adapters_dir)
     report = LoadReport()
-    plan = plan_model(options.source, report)
+    plan = plan_model(options.source, report).following(options.progress)
     device_map = options.device_map
     if not isinstance(device_map, DeviceMap):
         device_map, num_blocks = _spread_over_gpus(plan, options)

@@ -58,7 +58,7 @@ class PartLoader:
         name = "cpu" if self.device_type == "cpu" else f"{self.device_type}:{parallel.rank}"
         device = parse_device(name)
         device_map = DeviceMap(device)
-        plan = plan_model(self.options.source, report)
+        plan = plan_model(self.options.source, report).following(self.options.progress)
         model, unread = read_model(plan, self.forecast.variant, report, device_map, parallel)
         mode = self.options.adapter_mode
         adapters = load_adapters(self.adapters, mode, model, device_map, unread, parallel)

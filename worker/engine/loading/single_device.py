@@ -74,7 +74,7 @@ def load_runner(options: LoadOptions) -> LoadedRunner:
     target, report = parse_device(options.device), LoadReport()
     device_map = DeviceMap(target)
     folders = look_for_adapters(options.adapters_dir)
-    plan = plan_model(options.source, report)
+    plan = plan_model(options.source, report).following(options.progress)
     if known := known_limits(options.config, plan.model.config, target):
         options = replace(options, config=known.config)
     report.forecast = forecast = choose_variant(plan, options, target, folders)

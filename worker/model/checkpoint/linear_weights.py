@@ -53,5 +53,6 @@ class LinearWeights:
         with open_shard(header.file) as shard:
             part = self._parallel.read(f"{name}.weight", shard.slice(header.stored_name))
             weight = part.to(self._dtype, copy=True)
+        self._plan.progress.num_bytes += header.num_bytes
         merge_into(weight, name, self._adapters)
         return weight

@@ -10,6 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -38,6 +39,14 @@ _DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+
+
+@dataclass(slots=True)
+class ReadProgress:
+    """Bytes of weights: read, and all that will be. Another thread may look at both."""
+
+    num_bytes: int = 0
+    total: int = 0  # 0 before the headers are read
 
 
 class Shard(Protocol):

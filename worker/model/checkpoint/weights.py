@@ -8,15 +8,22 @@ without `transformer.`. Files may also hold other heads and saved buffers.
 """
 
 import logging
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from worker.model.checkpoint.folder import resolve_checkpoint
-from worker.model.checkpoint.shards import find_shards, listed, open_shard, read_ahead
+from worker.model.checkpoint.shards import (
+    ReadProgress,
+    find_shards,
+    listed,
+    open_shard,
+    read_ahead,
+)
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
 from worker.model.errors import CheckpointError
@@ -46,6 +53,10 @@ class TensorHeader:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 @dataclass(frozen=True, slots=True)
 class LoadingPlan:
@@ -55,6 +66,12 @@ class LoadingPlan:
     headers: dict[str, TensorHeader]
     origins: dict[str, str]  # parameter → the stored tensor it takes
     notes: tuple[str, ...] = ()  # warnings for the operator
+    progress: ReadProgress = field(default_factory=ReadProgress, compare=False)
+
+    def following(self, progress: ReadProgress) -> "LoadingPlan":
+        """Return the same plan, which counts in `progress` what is read."""
+        progress.total = sum(self.headers[name].num_bytes for name in {*self.origins.values()})
+        return replace(self, progress=progress)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -256,6 +273,7 @@ def _read_tensors(
                     part = parallel.read(name, shard.slice(stored_name))
                     wanted_dtype = embeddings_dtype if name == origins[EMBEDDINGS] else dtype
                     stored[name] = _take(part, wanted_dtype, device_map.of_parameter(name))
+                    plan.progress.num_bytes += plan.headers[name].num_bytes
     return {name: stored[origin] for name, origin in origins.items()}
 
 
