@@ -66,7 +66,8 @@ lm-eval-test: $(VENV)/.dev .falconer/lm-eval/.done ## compare lm-eval over HTTP 
 	@touch $@
 
 triton-test: $(VENV)/.dev .falconer/triton/.done ## run GPU kernels in Triton's interpreter and compile them, 2 minutes
-	PYTHONPATH=.falconer/triton $(BIN)/python -m pytest -n 2 tests/worker/model/layers/test_decode_kernels.py
+	PYTHONPATH=.falconer/triton $(BIN)/python -m pytest -n 2 tests/worker/model/fused/test_fused_kernels.py \
+	  tests/worker/model/layers/test_decode_kernels.py tests/worker/model/layers/test_int8_kernels.py
 
 # Beside the environment: only torch's CUDA builds bring Triton, 600 MB of a compiler.
 .falconer/triton/.done: $(VENV)/.dev

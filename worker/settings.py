@@ -38,6 +38,10 @@ class WorkerSettings(QueueSettings):
         "auto",
         description="On GPUs. off: launch each kernel of a decoding step by the host.",
     )
+    layers: Literal["fused", "separate"] = Field(
+        "fused",
+        description="On GPUs. separate: plain torch but for attention, and no merged weights.",
+    )
     quantization: Literal["int8", "int8-weight-only", "fp8", "int4"] | None = Field(
         None,
         description="Smaller weights; see docs/guides/quantization.md.",

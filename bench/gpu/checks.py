@@ -14,6 +14,7 @@ from worker.engine.execution.torch_runner import ModelRunner
 from worker.engine.outputs import TokenOutput
 from worker.model.checkpoint.random_checkpoint import PUBLISHED_SIZES, write_random_checkpoint
 from worker.model.checkpoint.weights import load_model
+from worker.model.fused.fusing import DecoderLayers, fuse_layers
 
 VOCAB_SIZE = 4096  # a small vocabulary checks the head equally well
 PROMPT_LENGTHS = (1, 7, 33, 100)
@@ -111,6 +112,7 @@ def _own_logits(
 ) -> torch.Tensor:
     """Return the engine's logits of each prompt's last token, computed in one packed step."""
     model = load_model(str(path), dtype=dtype, device=device)
+    fuse_layers(model, DecoderLayers.FUSED)
     runner = ModelRunner.with_cache(model, num_blocks=64, block_size=BLOCK_SIZE)
     step = packed_step([(0, len(prompt)) for prompt in prompts], VOCAB_SIZE)
     step.token_ids[:] = [token_id for prompt in prompts for token_id in prompt]

@@ -22,6 +22,7 @@ from worker.engine.execution.torch_runner import ModelRunner
 from worker.model.checkpoint.weights import EMBEDDINGS, LM_HEAD
 from worker.model.config import ModelConfig
 from worker.model.falcon import FalconForCausalLM
+from worker.model.fused.fusing import DecoderLayers, fuse_layers
 
 BLOCK_SIZE = 32
 WEIGHT_STD = 0.02  # small enough that values stay finite over sixty layers
@@ -47,10 +48,16 @@ class StepTime:
         return asdict(self) | {"of_floor": self.of_floor}
 
 
-def measure_steps(like: str, scale: Scale, card: Card, device: torch.device) -> list[StepTime]:
+def measure_steps(
+    like: str,
+    scale: Scale,
+    card: Card,
+    device: torch.device,
+    layers: DecoderLayers = DecoderLayers.FUSED,
+) -> list[StepTime]:
     """Measure decoding at each number of rows, and one chunk of a prompt."""
     config, dtype = scale.model_config(like), serving_dtype(device)
-    model = random_network(config, dtype, device)
+    model = random_network(config, dtype, device, layers)
     longest = max(max(scale.rows) * scale.context, scale.chunk)
     runner = ModelRunner.with_cache(
         model,
@@ -74,7 +81,10 @@ def measure_steps(like: str, scale: Scale, card: Card, device: torch.device) -> 
 
 
 def random_network(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    layers: DecoderLayers = DecoderLayers.FUSED,
 ) -> FalconForCausalLM:
     """Return a network of the published shape, created on the device without a checkpoint."""
     with torch.device("meta"):
@@ -86,7 +96,10 @@ def random_network(
     if config.tie_word_embeddings:
         tensors[LM_HEAD] = tensors[EMBEDDINGS]
     model.load_state_dict(tensors, assign=True)
-    return model.to(device).eval().requires_grad_(False)
+    tensors.clear()  # else the parts of merged weights would stay in memory
+    model.to(device).eval().requires_grad_(False)
+    fuse_layers(model, layers)
+    return model
 
 
 def packed_step(chunks: list[tuple[int, int]], vocab_size: int) -> PackedStep:

@@ -9,24 +9,32 @@ from bench.gpu.checks import Check
 from bench.gpu.cold_start import ColdStart
 from bench.gpu.profiling import Profile
 from bench.gpu.steps import StepTime
+from worker.model.fused.fusing import DecoderLayers
 
 # What arithmetic predicts for an H200: milliseconds of an eager decoding step with 512 tokens of
-# context, by model and rows. From 4.3 TB/s and 790 TFLOP/s. Products below 60 MB reach 68 % of the
-# bandwidth, larger products 80 to 86 %. Small kernels take 2.5 us. No launch waits for the host.
+# context, by layers, model and rows. From 4.3 TB/s and 790 TFLOP/s. Products below 60 MB reach 68 %
+# of the bandwidth, larger products 80 to 86 %, merged products 88 %. Small kernels take 2.5 us. No
+# launch waits for the host.
 DECODE_MS = {
-    ("7b", 1): 5.9,
-    ("7b", 64): 6.5,
-    ("7b", 256): 10.4,
-    ("40b", 64): 30.4,
-    ("40b", 256): 55.9,
+    (DecoderLayers.FUSED, "7b", 1): 4.3,
+    (DecoderLayers.FUSED, "7b", 64): 4.4,
+    (DecoderLayers.FUSED, "7b", 256): 7.4,
+    (DecoderLayers.FUSED, "40b", 64): 24.3,
+    (DecoderLayers.FUSED, "40b", 256): 42.6,
+    (DecoderLayers.SEPARATE, "7b", 1): 5.7,
+    (DecoderLayers.SEPARATE, "7b", 64): 6.1,
+    (DecoderLayers.SEPARATE, "7b", 256): 9.6,
 }
-# The same in a CUDA graph, with attention that reads blocks in place.
+# The same in a CUDA graph, whose small kernels take 1.8 us.
 GRAPH_MS = {
-    ("7b", 1): 5.4,
-    ("7b", 64): 5.7,
-    ("7b", 256): 8.9,
-    ("40b", 64): 27.1,
-    ("40b", 256): 46.0,
+    (DecoderLayers.FUSED, "7b", 1): 4.2,
+    (DecoderLayers.FUSED, "7b", 64): 4.3,
+    (DecoderLayers.FUSED, "7b", 256): 7.2,
+    (DecoderLayers.FUSED, "40b", 64): 24.2,
+    (DecoderLayers.FUSED, "40b", 256): 42.3,
+    (DecoderLayers.SEPARATE, "7b", 1): 5.4,
+    (DecoderLayers.SEPARATE, "7b", 64): 5.7,
+    (DecoderLayers.SEPARATE, "7b", 256): 8.9,
 }
 # The share of the floor that the project aims at.
 AIMS = {("7b", 1): 0.75, ("7b", 8): 0.75, ("7b", 64): 0.75, ("7b", 256): 0.6, ("40b", 64): 0.75}
@@ -107,13 +115,14 @@ def profile_table(profile: Profile) -> Table:
     return table
 
 
-def compared_table(like: str, times: Iterable[StepTime]) -> Table:
+def compared_table(like: str, times: Iterable[StepTime], layers: DecoderLayers) -> Table:
     """Compare the decoding steps of a model with prediction and aim."""
-    table = Table(f"{like}: rows", "by", "ms", "predicted", "of floor", "aim", box=None)
+    columns = ("by", "ms", "predicted", "of floor", "aim")
+    table = Table(f"{like}, layers {layers}: rows", *columns, box=None)
     predictions = {"decode": DECODE_MS, "graph": GRAPH_MS}
     for time in times:
         if time.kind in predictions:
-            predicted = predictions[time.kind].get((like, time.num_rows))
+            predicted = predictions[time.kind].get((layers, like, time.num_rows))
             aim = AIMS.get((like, time.num_rows))
             table.add_row(
                 str(time.num_rows),

@@ -10,10 +10,11 @@ import pytest
 
 from shared.errors import SettingsError
 from shared.process.settings import load_settings
-from worker.engine import AttentionKernels, SamplingParams, generate
+from worker.engine import AttentionKernels, DecoderLayers, SamplingParams, generate
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 from worker.model.checkpoint.shards import ReadProgress
 from worker.model.checkpoint.tiny import bundled_checkpoint
+from worker.model.falcon import FalconForCausalLM
 from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.layers.cuda_attention import Attention, plan_attention
 from worker.model_loading import load_model, settle_garbage_collector
@@ -50,19 +51,24 @@ def test_loading_counts_the_bytes_of_all_weights(flags: dict[str, Any]) -> None:
     assert 0 < progress.total <= progress.num_bytes <= 2 * progress.total
 
 
-def test_every_step_has_the_attention_of_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = []
+def test_the_settings_choose_layers_and_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned, fused = [], []
 
     def plan(kv_cache: KVCache, metadata: AttentionMetadata, *rest: Any) -> Attention:
         planned.append(metadata.kernels)
         return plan_attention(kv_cache, metadata, *rest)
 
+    def fuse(model: FalconForCausalLM, layers: DecoderLayers) -> None:
+        fused.append(layers)
+
     monkeypatch.setattr("worker.model.falcon.plan_attention", plan)
-    flags = {"device": "cpu", "executor": "torch", "attention": "varlen"}
+    monkeypatch.setattr("worker.engine.loading.single_device.fuse_layers", fuse)
+    flags = {"device": "cpu", "executor": "torch", "attention": "varlen", "layers": "separate"}
     engine = load_model(load_settings(WorkerSettings, flags)).engine
     assert len(next(iter(generate(engine, ["The sun"], SamplingParams(max_new_tokens=3))))) == 1
     assert len(planned) > 3
     assert set(planned) == {AttentionKernels.VARLEN}
+    assert fused == [DecoderLayers.SEPARATE]
 
 
 def test_adapter_mode_serve_needs_a_folder() -> None:

@@ -22,6 +22,7 @@ from worker.engine.outputs import (
 from worker.engine.request import Request
 from worker.engine.sampling_params import SamplingParams
 from worker.engine.step_report import Phase, StepReport
+from worker.model.fused.fusing import DecoderLayers
 from worker.model.kv_cache import AttentionKernels
 from worker.model.layers.quantization import Quantization
 
@@ -30,6 +31,7 @@ __all__ = [
     "AttentionKernels",
     "Completion",
     "CudaGraphs",
+    "DecoderLayers",
     "Engine",
     "EngineBroken",
     "EngineConfig",

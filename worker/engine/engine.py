@@ -1,7 +1,4 @@
-"""The engine: takes requests, runs them together step by step, returns their tokens.
-
-Synchronous; one thread owns it. Connects scheduler, runner, sampler and text.
-"""
+"""The engine runs requests together, step by step: synchronous, owned by one thread."""
 
 import logging
 from collections.abc import Collection, Iterable

@@ -6,6 +6,7 @@ Modules have the names of the published checkpoints (Almazrouei et al. 2023).
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch.nn import LayerNorm
 from worker.model.config import BlockStyle, ModelConfig
 from worker.model.errors import CheckpointError
 from worker.model.kv_cache import AttentionMetadata, KVCache
-from worker.model.layers.cuda_attention import plan_attention
+from worker.model.layers.cuda_attention import Attention, plan_attention
 from worker.model.layers.rotary import RotaryEmbedding, alibi_slopes, apply_rotary
 from worker.model.lora import AdapterTokens, LayerUpdates
 from worker.model.tensor_parallel import TensorParallel
@@ -30,8 +31,11 @@ class FalconLinear(nn.Linear):
     """A linear layer that rounds the product before it adds the bias, as in training."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        output = input @ self.weight.T
+        output = self.multiply(input)
         return output if self.bias is None else output + self.bias
+
+    def multiply(self, input: torch.Tensor) -> torch.Tensor:
+        return input @ self.weight.T
 
 
 class FalconEmbedding(nn.Embedding):
@@ -48,10 +52,9 @@ class FalconAttention(nn.Module):
         super().__init__()
         self.config = config
         self.num_kv_heads = parallel.share(config.num_kv_heads)
-        num_heads = self.num_kv_heads * config.num_heads_per_kv_head
-        fused_size = (num_heads + 2 * self.num_kv_heads) * config.head_dim
-        self.query_key_value = FalconLinear(config.hidden_size, fused_size, bias=config.bias)
-        self.dense = FalconLinear(num_heads * config.head_dim, config.hidden_size, bias=config.bias)
+        heads_width, context_width = self.widths()
+        self.query_key_value = FalconLinear(config.hidden_size, heads_width, bias=config.bias)
+        self.dense = FalconLinear(context_width, config.hidden_size, bias=config.bias)
 
     def forward(
         self,
@@ -68,6 +71,11 @@ class FalconAttention(nn.Module):
         context = attention(query, key, value).flatten(1)
         return updates.add("dense", context, self.dense(context))
 
+    def widths(self) -> tuple[int, int]:
+        """Return the size of all heads of a token together, and that of its context."""
+        group, head_dim = self.config.num_heads_per_kv_head, self.config.head_dim
+        return self.num_kv_heads * (group + 2) * head_dim, self.num_kv_heads * group * head_dim
+
     def split_heads(self, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Split into query [num_tokens, num_heads, head_dim], key and value [num_tokens, kv, …].
 
@@ -82,7 +90,8 @@ class FalconAttention(nn.Module):
 class FalconMLP(nn.Module):
     def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
-        hidden, ffn = config.hidden_size, parallel.share(config.ffn_hidden_size)
+        hidden = config.hidden_size
+        self.width = ffn = parallel.share(config.ffn_hidden_size)
         self.dense_h_to_4h = FalconLinear(hidden, ffn, bias=config.bias)
         self.act = _activation(config.activation)
         self.dense_4h_to_h = FalconLinear(ffn, hidden, bias=config.bias)
@@ -120,6 +129,10 @@ class FalconDecoderLayer(nn.Module):
         for name in _layer_norm_names(config.block_style):
             self.add_module(name, LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon))
 
+    def norms(self) -> list[LayerNorm]:
+        """Return the norm before attention, then the one before the MLP if that is another."""
+        return [getattr(self, name) for name in _layer_norm_names(self.block_style)]
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -154,12 +167,27 @@ def _layer_norm_names(block_style: BlockStyle) -> tuple[str, ...]:
             return ("input_layernorm", "post_attention_layernorm")
 
 
+class FusedLayers(Protocol):
+    """All decoder layers of a network, in fewer operations, with the same weights."""
+
+    def run(
+        self,
+        layers: range,
+        hidden_states: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None,
+        attention: Attention,
+    ) -> torch.Tensor:
+        """Run the layers whose keys and values one cache holds."""
+        ...
+
+
 class FalconModel(nn.Module):
     alibi_slopes: torch.Tensor | None
 
     def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
         self.group = config.num_heads_per_kv_head
+        self.fused: FusedLayers | None = None  # set by `fuse_layers`
         self.word_embeddings = FalconEmbedding(config.vocab_size, config.hidden_size)
         self.h = nn.ModuleList(
             FalconDecoderLayer(config, parallel) for _ in range(config.num_layers)
@@ -189,7 +217,12 @@ class FalconModel(nn.Module):
                 rotary = rotary[0].to(device), rotary[1].to(device)
             slopes = None if self.alibi_slopes is None else self.alibi_slopes.to(device)
             attention = plan_attention(kv_cache, metadata.to(device), slopes, self.group)
-            for slot, (index, layer) in enumerate(islice(layers, kv_cache.num_layers)):
+            own = list(islice(layers, kv_cache.num_layers))
+            if self.fused is not None and not adapters.parts:
+                indices = range(own[0][0], own[-1][0] + 1)
+                hidden_states = self.fused.run(indices, hidden_states, rotary, attention)
+                continue
+            for slot, (index, layer) in enumerate(own):
                 updates = adapters.in_layer(index)
                 hidden_states = layer(hidden_states, rotary, partial(attention, slot), updates)
         normed: torch.Tensor = self.ln_f(hidden_states.to(embedded.device))

@@ -25,8 +25,10 @@ from bench.gpu.scale import PUBLISHED, SMALL, Scale
 from bench.gpu.steps import measure_steps
 from bench.gpu.tables import card_table, checks_table, compared_table, steps_table
 from worker.engine.loading.single_device import parse_device
+from worker.model.fused.fusing import DecoderLayers
 
 MODELS = ("7b", "40b")
+SEPARATE = DecoderLayers.SEPARATE
 
 
 class Parts:
@@ -51,6 +53,7 @@ class Parts:
             Part("card", 10, self.measure_card),
             Part("checks", 60, self.check),
             *(Part(f"steps of {like}", 40, partial(self.steps, like)) for like in MODELS),
+            Part("steps of 7b, layers separate", 20, partial(self.steps, "7b", SEPARATE)),
             Part("products", 30, self.products),
             Part("graphs", 20, lambda: self.lab.graphs()),
             Part("engine", 90, lambda: self.lab.decode()),
@@ -83,10 +86,10 @@ class Parts:
             raise RuntimeError(f"these checks failed: {failed} of {checks}")
         return Result([asdict(check) for check in checks], [checks_table(checks)])
 
-    def steps(self, like: str) -> Result:
-        times = measure_steps(like, self._scale, self.card, self._device)
+    def steps(self, like: str, layers: DecoderLayers = DecoderLayers.FUSED) -> Result:
+        times = measure_steps(like, self._scale, self.card, self._device, layers)
         free_memory()
-        tables = [steps_table(like, times), compared_table(like, times)]
+        tables = [steps_table(like, times), compared_table(like, times, layers)]
         return Result([time.to_json() for time in times], tables)
 
     def products(self) -> Result:

@@ -31,7 +31,7 @@ def test_the_command_runs_every_part(tmp_path: Path) -> None:
         assert (figure["greedy"], figure["top_k, top_p"]) == (1.0, 1.0)
     assert min(parts["mixed workload"]["figures"].values()) > 0
     tables = (tmp_path / TABLES).read_text()
-    for heading in ("7b: rows", "40b: rows", "product", "tokens/s", "generate"):
+    for heading in ("7b, layers separate", "40b, layers fused", "product", "tokens/s", "generate"):
         assert heading in tables
 
 

@@ -52,3 +52,11 @@ def pair(
     """Our network and the oracle on the same weights, float32, for every style."""
     path = checkpoint(request.param)
     return load_model(str(path), device=torch.device("cpu")), load_oracle(path)
+
+
+@pytest.fixture
+def compiler_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Let Triton compile into an empty folder, without a warning of Triton 3.9."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")
+    return tmp_path / "triton"

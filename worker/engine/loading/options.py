@@ -9,6 +9,7 @@ from worker.engine.execution.executor import Executor
 from worker.engine.loading.adapters import AdapterMode
 from worker.model.checkpoint.shards import ReadProgress
 from worker.model.device_map import DeviceMap
+from worker.model.fused.fusing import DecoderLayers
 from worker.model.kv_cache import AttentionKernels
 from worker.model.layers.quantization import Quantization
 
@@ -28,6 +29,7 @@ class LoadOptions:
     executor: Executor = Executor.AUTO
     attention: AttentionKernels = AttentionKernels.AUTO  # on a GPU
     cuda_graphs: CudaGraphs = CudaGraphs.AUTO  # on a GPU
+    layers: DecoderLayers = DecoderLayers.FUSED  # on a GPU
     quantization: Quantization | None = None
     num_threads: int | None = None  # of a step on a CPU; None: all, or one for a small model
     tensor_parallel: int = 1  # number of processes, each with its part on a device of its own
@@ -50,6 +52,7 @@ class LoadArguments(TypedDict, total=False):
     executor: Executor
     attention: AttentionKernels
     cuda_graphs: CudaGraphs
+    layers: DecoderLayers
     quantization: Quantization | None
     num_threads: int | None
     tensor_parallel: int

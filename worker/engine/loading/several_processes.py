@@ -32,6 +32,7 @@ from worker.engine.tensor_parallel.runner import DRIVER, TensorParallelRunner, r
 from worker.model.checkpoint.adapter_folders import AdapterFolder
 from worker.model.device_map import DeviceMap
 from worker.model.falcon import FalconForCausalLM
+from worker.model.fused.fusing import fuse_layers
 from worker.model.lora import ServedAdapter
 from worker.model.tensor_parallel import TensorParallel
 
@@ -64,6 +65,7 @@ class PartLoader:
         adapters = load_adapters(self.adapters, mode, model, device_map, unread, parallel)
         with report.timed(LoadPhase.PREPARE):
             prepare_model(model, unread, self.options.quantization, device)
+            fuse_layers(model, self.options.layers)
         if self.device_type == "cpu":
             keep_freed_memory()
         return model, adapters

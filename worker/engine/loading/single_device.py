@@ -1,7 +1,6 @@
 """Load a checkpoint onto one device: weights, KV cache and runner."""
 
 import ctypes
-import logging
 import math
 import platform
 from collections.abc import Callable, Collection
@@ -31,13 +30,12 @@ from worker.model.checkpoint.weights import LoadingPlan, load_weights, plan_load
 from worker.model.config import ModelConfig
 from worker.model.device_map import DeviceMap
 from worker.model.falcon import UNSPLIT, FalconForCausalLM
+from worker.model.fused.fusing import fuse_layers
 from worker.model.layers.packed_linear import PackedLinear, can_pack, replace_linears
 from worker.model.layers.quantization import Quantization
 from worker.model.lora import ServedAdapter
 from worker.model.quantized_linears import quantize_linears, quantized_weights, weight_bytes
 from worker.model.tensor_parallel import TensorParallel
-
-logger = logging.getLogger(__name__)
 
 # torch's own choice, read before a thread narrows it.
 _DEFAULT_NUM_THREADS = torch.get_num_threads()
@@ -128,6 +126,7 @@ def load_torch(
     report: LoadReport,
 ) -> LoadedRunner:
     """Allocate the KV cache of a network that is on its device; return a runner for both."""
+    fuse_layers(model, options.layers)
     num_threads = _choose_num_threads(options, model.config)
     block_size = options.config.block_size
     make_runner = partial(
@@ -211,11 +210,6 @@ def prepare_model(
     device: torch.device,
 ) -> None:
     """Move the model to `device`, read and quantize what is unread, and pack weights for a CPU."""
-    if quantization is Quantization.INT8_WEIGHT_ONLY and device.type == "cuda":
-        logger.warning(
-            "quantization int8-weight-only saves memory on a GPU and takes more time: each step "
-            "writes the weights out in the model's dtype; fp8 does not"
-        )
     if unread and quantization:
         quantize_linears(model, quantization, device, unread.read)
     model.to(device)

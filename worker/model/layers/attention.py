@@ -55,9 +55,11 @@ class PagedAttention:
         self.kv_cache.write(layer, key, value, self.slot_mapping)
         return self.attend(layer, query)
 
-    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
-        """Attend to all cached keys; this step's are among them."""
-        output = torch.empty_like(query)
+    def attend(
+        self, layer: int, query: torch.Tensor, output: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Attend to all cached keys, this step's among them; write to `output` if it is given."""
+        output = torch.empty_like(query) if output is None else output
         for group in self.groups:
             keys = self.kv_cache.keys[layer][group.slots]
             values = self.kv_cache.values[layer][group.slots]

@@ -31,9 +31,14 @@ _AMPERE = (8, 0)  # the oldest GPUs that the kernels support
 
 
 class CachedAttention(Protocol):
-    """Attention of some sequences to keys that are in the cache."""
+    """Attention of some sequences to keys that are in the cache.
 
-    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor: ...
+    The contexts are written to `output` if it is given; its rows need not be adjacent.
+    """
+
+    def attend(
+        self, layer: int, query: torch.Tensor, output: torch.Tensor | None = None
+    ) -> torch.Tensor: ...
 
 
 @dataclass(slots=True)
@@ -57,13 +62,19 @@ class CudaAttention:
     ) -> torch.Tensor:
         """Cache this step's keys and values, then attend to all that are cached."""
         self.kv_cache.write(layer, key, value, self.slot_mapping)
-        output = torch.empty_like(query)
+        return self.attend(layer, query)
+
+    def attend(
+        self, layer: int, query: torch.Tensor, output: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Attend to all cached keys, this step's among them; write to `output` if it is given."""
+        contexts = torch.empty_like(query) if output is None else output
         for part in self.parts:
             if part.rows is None:
-                return part.attention.attend(layer, query)
+                return part.attention.attend(layer, query, output)
             own = part.attention.attend(layer, query.index_select(0, part.rows))
-            output.index_copy_(0, part.rows, own)
-        return output
+            contexts.index_copy_(0, part.rows, own)
+        return contexts
 
 
 Attention = PagedAttention | CudaAttention

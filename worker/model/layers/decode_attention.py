@@ -40,6 +40,7 @@ class DecodeKernel(Protocol):
         block_tables: torch.Tensor,  # int64 [num_rows, max_blocks]
         context_lens: torch.Tensor,  # int32 [num_rows]; 0 gives zeros
         bias: torch.Tensor | None,  # [num_heads, max_context], by the position of the key
+        output: torch.Tensor | None = None,  # as `query`, for the result; rows need not be adjacent
         *,
         block_size: int,
         max_context: int,
@@ -67,11 +68,10 @@ class HeadShape:
     @property
     def fits(self) -> bool:
         """Return whether the kernels compile for it without spilled registers."""
-        is_power_of_2 = self.head_dim & (self.head_dim - 1) == 0
+        padded = max(_MIN_DIM, 1 << (self.head_dim - 1).bit_length())  # to a power of 2
         return (
-            is_power_of_2
-            and _MIN_DIM <= self.head_dim <= _MAX_HEAD_DIM.get(self.dtype, 0)
-            and self.group * self.head_dim <= _MAX_GROUP_SIZE[self.dtype]
+            padded <= _MAX_HEAD_DIM.get(self.dtype, 0)
+            and self.group * padded <= _MAX_GROUP_SIZE[self.dtype]
         )
 
 
@@ -108,7 +108,9 @@ class DecodeAttention:
             kernel=kernel,
         )
 
-    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
+    def attend(
+        self, layer: int, query: torch.Tensor, output: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Attend to the cached keys, with queries [num_seqs, num_heads, head_dim]."""
         with current_device(query.device):  # Triton launches kernels on the current GPU
             return self.kernel(
@@ -118,6 +120,7 @@ class DecodeAttention:
                 self.block_tables,
                 self.context_lens,
                 self.bias,
+                output,
                 block_size=self.kv_cache.block_size,
                 max_context=self.max_context,
             )

@@ -72,13 +72,15 @@ class FlashAttention:
             kernel=kernel,
         )
 
-    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
+    def attend(
+        self, layer: int, query: torch.Tensor, output: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Attend as `PagedAttention` does, with half-precision products and float32 sums.
 
         A single query is the last token of its sequence and sees every key. Without a window, the
         kernel lets query heads share the keys of a KV head (falcon-7b has 71 per KV head).
         """
-        return self.kernel(
+        contexts = self.kernel(
             query,
             self.kv_cache.keys[layer].index_select(0, self.context_slots),
             self.kv_cache.values[layer].index_select(0, self.context_slots),
@@ -88,6 +90,7 @@ class FlashAttention:
             self.max_k,
             window_size=_SEES_ALL if self.max_q == 1 else _SEES_PAST,
         )
+        return contexts if output is None else output.copy_(contexts)
 
 
 def kernel_serves(dtype: torch.dtype, head_dim: int, *, alibi: bool) -> bool:

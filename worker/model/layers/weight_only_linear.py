@@ -3,15 +3,22 @@
 Inference only.
 """
 
+import logging
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import nn
 
+from worker.model.device_map import current_device
 from worker.model.layers.quantization import quantize_rows
+
+logger = logging.getLogger(__name__)
 
 # torch's kernel reads this many numbers at once, from aligned addresses.
 _KERNEL_MULTIPLE = 16
+_HALF_PRECISION = (torch.float16, torch.bfloat16)
+_TOLERANCE = 2e-2  # of bfloat16
 
 
 class WeightOnlyLinear(nn.Module):
@@ -40,7 +47,15 @@ def _choose_product(weight: torch.Tensor) -> Product:
     """Choose the product of input [n, columns] and 8-bit weights [rows, columns] with scales."""
     if _has_kernel(weight):
         return _packed
-    return _scaled_first if weight.dtype == torch.float16 else _scaled_last
+    if weight.device.type == "cuda" and weight.dtype in _HALF_PRECISION:
+        product = triton_product(weight.device, weight.dtype)
+        if product is not None:
+            return product
+    return _plain_product(weight.dtype)
+
+
+def _plain_product(dtype: torch.dtype) -> Product:
+    return _scaled_first if dtype == torch.float16 else _scaled_last
 
 
 def _has_kernel(weight: torch.Tensor) -> bool:
@@ -66,3 +81,53 @@ def _scaled_last(input: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor)
 def _scaled_first(input: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Scale the weights first: float16 cannot hold sums of products with integers up to 127."""
     return input @ (weight.to(input.dtype) * scale[:, None]).T
+
+
+@cache
+def triton_product(device: torch.device, dtype: torch.dtype) -> Product | None:
+    """Return the product by a Triton kernel, compared with a plain one on this device.
+
+    None, with a warning in the log, where it cannot be used: no failure of a compiler may keep a
+    model from being served.
+    """
+    try:
+        from worker.model.layers.int8_kernels import MAX_ROWS, multiply_int8
+
+        error = _largest_error(multiply_int8, device, dtype)
+    except Exception as failure:  # of an import, a compiler, a driver
+        _warn(" ".join(f"{type(failure).__name__}: {failure}".split()))
+        return None
+    if not error <= _TOLERANCE:  # also nan
+        _warn(f"its result is wrong by {error}")
+        return None
+
+    plain = _plain_product(dtype)
+
+    def multiply(input: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        if len(input) > MAX_ROWS:
+            return plain(input, weight, scale)
+        with current_device(device):  # Triton launches kernels on the current GPU
+            return multiply_int8(input, weight, scale)
+
+    return multiply
+
+
+@torch.inference_mode()
+def _largest_error(product: Product, device: torch.device, dtype: torch.dtype) -> float:
+    """Return the largest difference to the plain product, of results around 1."""
+    generator = torch.Generator().manual_seed(0)
+    input = torch.randn(3, 320, generator=generator)
+    weight = torch.randint(-127, 128, (48, 320), generator=generator, dtype=torch.int8)
+    scale = torch.rand(48, generator=generator) / 1000
+    own = input.to(device, dtype), weight.to(device), scale.to(device, dtype)
+    with current_device(device):
+        expected, actual = _plain_product(dtype)(*own), product(*own)
+    return (actual.float() - expected.float()).abs().max().item()
+
+
+def _warn(reason: str) -> None:
+    logger.warning(
+        "int8-weight-only without a Triton kernel, slower than unquantized weights: %s; "
+        "fp8 is faster",
+        reason,
+    )

@@ -17,6 +17,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from tests.worker.engine.pretended_cuda.kernels import EMULATED, LAUNCHES, attend_varlen
+
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 PROJECT = Path(__file__).parents[4]
 HOPPER = (9, 0)
@@ -164,7 +166,7 @@ class _PretendedCuda(TorchDispatchMode):
         if name == "repeat_interleave" and kwargs.get("output_size") is None:
             self.work.syncs.append((where, name))
         if name not in _HOST_ONLY and name != "_local_scalar_dense":
-            self.work.launches.append((where, name))
+            self.work.launches += [(where, name)] * LAUNCHES.get(name, 1)
 
     def _count_copy(
         self,
@@ -190,7 +192,7 @@ class _PretendedCuda(TorchDispatchMode):
     def _attend(self, args: Any) -> Any:
         """Emulate torch's flash-attention operator, which also fills a tensor of its own."""
         self.work.launches.append((_project_line(), "fill"))
-        output = _attend(*(_values(arg) for arg in args))
+        output = attend_varlen(*(_values(arg) for arg in args))
         return tuple(map(_CudaTensor, (output, torch.empty(1), torch.empty(2))))
 
 
@@ -212,42 +214,6 @@ def _compute(
         return known[id(result)] if id(result) in known else _CudaTensor(result)
 
     return tree_map(wrap, func(*args, **kwargs))
-
-
-def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seq_q: torch.Tensor,
-    cu_seq_k: torch.Tensor,
-    max_q: int,
-    max_k: int,
-    is_causal: bool = False,
-    scale: float | None = None,
-    window_size: list[int] | None = None,
-    *_: object,
-) -> torch.Tensor:
-    """Emulate the operator behind `varlen_attn`: attend in each sequence, in float32.
-
-    With the roundings of `PagedAttention`, so that both give the same tokens. A window with right
-    end 0 hides the keys after a query.
-    """
-    output = torch.full_like(query, torch.nan)
-    group = query.shape[1] // key.shape[1]
-    is_causal = is_causal or (window_size is not None and window_size[1] == 0)
-    for sequence in range(len(cu_seq_q) - 1):
-        queries = slice(int(cu_seq_q[sequence]), int(cu_seq_q[sequence + 1]))
-        keys = slice(int(cu_seq_k[sequence]), int(cu_seq_k[sequence + 1]))
-        own = key[keys].float().repeat_interleave(group, 1)
-        scaled = query[queries].float() / query.shape[2] ** 0.5
-        scores = torch.einsum("qhd,khd->hqk", scaled, own)
-        if is_causal:
-            num_new, num_keys = scores.shape[1:]
-            hidden = torch.ones(num_new, num_keys).triu(num_keys - num_new + 1).bool()
-            scores = scores.masked_fill(hidden, -torch.inf)
-        own = value[keys].float().repeat_interleave(group, 1)
-        output[queries] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), own).to(query.dtype)
-    return output
 
 
 def _is_real(tensor: torch.Tensor) -> bool:
@@ -291,9 +257,10 @@ def pretended_cuda() -> Iterator[_PretendedCuda]:
     cuda = _PretendedCuda()
     exchange = patch("torch.cuda._exchange_device", cuda.exchange)
     restore = patch("torch.cuda._maybe_exchange_device", cuda.exchange)
+    kernels = patch.dict(sys.modules, EMULATED)
     try:
         # From the first tensor on: views of tensors made outside inference mode are unsupported.
-        with capability, count, memory, exchange, restore, torch.inference_mode():
+        with capability, count, memory, exchange, restore, kernels, torch.inference_mode():
             with cuda:
                 yield cuda
     finally:

@@ -10,13 +10,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
 from tests.worker.engine.pretended_cuda.device import HostWork, pretended_cuda
 from tests.worker.engine.pretended_cuda.guard import compile_guard, load_guard
-from tests.worker.engine.pretended_cuda.traffic import DTYPES, STYLES, load, play_on
+from tests.worker.engine.pretended_cuda.traffic import PLAYED, STYLES, load, play_on
 from worker.engine import Engine, EngineConfig, Request, SamplingParams
 from worker.engine.execution.static_decoding import Call, StaticDecoder
 from worker.engine.execution.torch_runner import ModelRunner
@@ -99,8 +98,7 @@ def static_step(checkpoint: Path, params: dict[str, Any]) -> dict[str, Any]:
 
 def failed_capture(checkpoint: Path) -> list[str]:
     """Return the warnings of a worker that cannot capture a graph; its engine decodes."""
-    kernel = patch("worker.engine.execution.cuda_graphs.decode_kernel", lambda shape: shape)
-    with pretended_cuda(), kernel, LogCapture() as log:
+    with pretended_cuda(), LogCapture() as log:
         engine = load(checkpoint, "cuda", "bfloat16", CONFIG)
         start_decoding(engine, {})
         assert engine.decoder is None
@@ -108,21 +106,25 @@ def failed_capture(checkpoint: Path) -> list[str]:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Return the work of decode steps, by kind, and of deeper networks, by layers."""
-    two, four = (
-        write_random_checkpoint(
-            folder / f"layers-{n}", like="7b", num_layers=n, vocab_size=VOCAB_SIZE
-        )
-        for n in LAYERS
-    )
-    steps = {kind: decode_step(two, params) for kind, params in STEPS.items()}
-    layers = dict(zip(LAYERS, (steps["greedy"], decode_step(four, {})), strict=True))
-    static = {kind: static_step(two, STEPS[kind]) for kind in STATIC_KINDS}
+    """Return the work of decode steps: by kind, and by style and number of layers."""
+    networks = {
+        style: {
+            n: write_random_checkpoint(
+                folder / f"{style}-{n}", like=style, num_layers=n, vocab_size=VOCAB_SIZE
+            )
+            for n in LAYERS
+        }
+        for style in STYLES
+    }
+    small = networks["7b"][LAYERS[0]]
     return {
-        "static": static,
-        "failed_capture": failed_capture(two),
-        "steps": {kind: asdict(work) for kind, work in steps.items()},
-        "layers": {count: asdict(work) for count, work in layers.items()},
+        "static": {kind: static_step(small, STEPS[kind]) for kind in STATIC_KINDS},
+        "failed_capture": failed_capture(small),
+        "steps": {kind: asdict(decode_step(small, params)) for kind, params in STEPS.items()},
+        "layers": {
+            style: {n: asdict(decode_step(network, {})) for n, network in by_depth.items()}
+            for style, by_depth in networks.items()
+        },
     }
 
 
@@ -144,13 +146,13 @@ def refusals() -> dict[str, str]:
 
 
 def compare(folder: Path) -> dict[str, Any]:
-    """Return the tokens of every style and dtype, on the CPU and on the pretended GPU."""
+    """Return the tokens of every style, layer and dtype, on the CPU and on the pretended GPU."""
     tokens = {}
     for style in STYLES:
         checkpoint = write_random_checkpoint(folder / style, like=style)
-        for dtype in DTYPES:
-            tokens[f"{style} {dtype}"] = {
-                device: play_on(checkpoint, device, dtype) for device in ("cpu", "cuda")
+        for layers, dtype in PLAYED:
+            tokens[f"{style} {layers} {dtype}"] = {
+                device: play_on(checkpoint, device, layers, dtype) for device in ("cpu", "cuda")
             }
     return tokens
 

@@ -1,19 +1,37 @@
 """Run requests of every kind of parameters through one engine, and record their tokens."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tests.worker.engine.pretended_cuda.device import pretended_cuda
-from worker.engine import Engine, EngineConfig, Executor, Request, RequestFailed, SamplingParams
+from worker.engine import (
+    DecoderLayers,
+    Engine,
+    EngineConfig,
+    Executor,
+    Request,
+    RequestFailed,
+    SamplingParams,
+)
+from worker.engine.execution.torch_runner import ModelRunner
+from worker.model.checkpoint.weights import load_model
+from worker.model.falcon import FalconDecoderLayer
+from worker.model.fused.fusing import fuse
+from worker.model.fused.interface import PlainKernels
+from worker.model.fused.layer import FusedNetwork
+from worker.model.tokenizer.tokenizer_files import load_tokenizer
 
 LIMITS = EngineConfig(
     max_rows=64, num_blocks=400, block_size=4, max_step_tokens=96, max_chunk_tokens=16
 )
 NUM_TOKENS = 6
 STYLES = ("7b", "40b", "11b", "rw")
-DTYPES = ("float32", "bfloat16")
+FUSED, SEPARATE = DecoderLayers.FUSED, DecoderLayers.SEPARATE
+# Layers on the GPU and their dtype. In float32 both kinds have the same roundings.
+PLAYED = ((FUSED, "float32"), (FUSED, "bfloat16"), (SEPARATE, "bfloat16"))
 
 KINDS: tuple[dict[str, Any], ...] = (
     {},
@@ -45,9 +63,41 @@ KINDS: tuple[dict[str, Any], ...] = (
 )
 
 
-def load(checkpoint: Path, device: str, dtype: str, config: EngineConfig = LIMITS) -> Engine:
+def load(
+    checkpoint: Path,
+    device: str,
+    dtype: str,
+    config: EngineConfig = LIMITS,
+    layers: DecoderLayers = FUSED,
+) -> Engine:
     return Engine.from_pretrained(
-        str(checkpoint), dtype=dtype, device=device, executor=Executor.TORCH, config=config
+        str(checkpoint),
+        dtype=dtype,
+        device=device,
+        executor=Executor.TORCH,
+        layers=layers,
+        config=config,
+    )
+
+
+def load_merged(checkpoint: Path) -> Engine:
+    """Return an engine on the CPU that rounds bfloat16 as merged products do."""
+    model = load_model(str(checkpoint), dtype=torch.bfloat16, device=torch.device("cpu"))
+    model.transformer.fused = FusedNetwork(
+        [
+            fuse(layer, PlainKernels())
+            for layer in model.transformer.h
+            if isinstance(layer, FalconDecoderLayer)
+        ]
+    )
+    assert LIMITS.num_blocks is not None
+    return Engine(
+        runner=ModelRunner.with_cache(
+            model, num_blocks=LIMITS.num_blocks, block_size=LIMITS.block_size
+        ),
+        tokenizer=load_tokenizer(checkpoint),
+        model_config=model.config,
+        config=LIMITS,
     )
 
 
@@ -73,6 +123,12 @@ def play(engine: Engine) -> dict[str, list[int]]:
     return tokens
 
 
-def play_on(checkpoint: Path, device: str, dtype: str) -> dict[str, list[int]]:
-    with pretended_cuda() if device == "cuda" else nullcontext():
-        return play(load(checkpoint, device, dtype))
+def play_on(
+    checkpoint: Path, device: str, layers: DecoderLayers, dtype: str
+) -> dict[str, list[int]]:
+    """Return the tokens of a GPU, or of a CPU with the same roundings."""
+    if device == "cuda":
+        with pretended_cuda():
+            return play(load(checkpoint, device, dtype, layers=layers))
+    is_merged = layers is FUSED and dtype == "bfloat16"
+    return play(load_merged(checkpoint) if is_merged else load(checkpoint, device, dtype))

@@ -13,6 +13,7 @@ from worker.model.kv_cache import AttentionMetadata, KVCache
 from worker.model.layers.attention import PagedAttention
 from worker.model.layers.cuda_attention import plan_parts
 from worker.model.layers.decode_kernels import SPLIT_KEYS, attend_decoding
+from worker.model.layers.int8_kernels import multiply_int8
 from worker.model.layers.rotary import alibi_bias, alibi_slopes
 
 SPLIT = SPLIT_KEYS.value
@@ -26,7 +27,7 @@ CONTEXTS = st.one_of(st.sampled_from([1, 63, 64, 65, SPLIT, SPLIT + 1]), st.inte
     contexts=st.lists(CONTEXTS, min_size=1, max_size=4),
     num_kv_heads=st.integers(1, 3),
     group=st.sampled_from([1, 2, 5, 16, 17]),
-    head_dim=st.sampled_from([16, 32]),
+    head_dim=st.sampled_from([8, 16, 24, 32]),
     block_size=st.sampled_from([1, 7, 16, 32, 300]),
     dtype=st.sampled_from([torch.float32, torch.float16]),
     alibi=st.booleans(),
@@ -127,3 +128,51 @@ def attend(
         block_size=kv_cache.block_size,
         max_context=max_context,
     )
+
+
+# Of results around 1. Sums are in float32, and rounded once.
+PRODUCT_TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-3}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    num_rows=st.integers(1, 70),
+    num_columns=st.integers(1, 600),
+    num_outputs=st.integers(1, 70),
+    padding=st.sampled_from([0, 24]),
+    dtype=st.sampled_from([torch.float32, torch.float16]),
+)
+@example(num_rows=65, num_columns=513, num_outputs=33, padding=7, dtype=torch.float16)
+def test_the_product_is_that_of_the_scaled_weights(
+    num_rows: int, num_columns: int, num_outputs: int, padding: int, dtype: torch.dtype
+) -> None:
+    input, weight, scale = draw_product(num_rows, num_columns + padding, num_outputs, dtype)
+    input, weight = input[:, :num_columns], weight[:, :num_columns].contiguous()
+    expected = input.double() @ (weight.double() * scale.double()[:, None]).T
+    error = (multiply_int8(input, weight, scale).double() - expected).abs()
+    assert (error <= PRODUCT_TOLERANCES[dtype] * (1 + expected.abs())).all()
+
+
+def test_a_row_multiplied_alone_equals_the_row_in_a_batch_bit_for_bit() -> None:
+    input, weight, scale = draw_product(16, 300, 40, torch.float16)
+    together = multiply_int8(input, weight, scale)
+    for row in range(16):
+        assert torch.equal(multiply_int8(input[row : row + 1], weight, scale)[0], together[row])
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter
+def test_nan_stays_in_its_row() -> None:
+    input, weight, scale = draw_product(3, 300, 40, torch.float16)
+    input[1] = torch.nan
+    product = multiply_int8(input, weight, scale)
+    assert product[1].isnan().all()
+    assert product[[0, 2]].isfinite().all()
+
+
+def draw_product(
+    num_rows: int, num_columns: int, num_outputs: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.randint(-127, 128, (num_outputs, num_columns), dtype=torch.int8)
+    scale = torch.rand(num_outputs) / 1000
+    return torch.randn(num_rows, num_columns).to(dtype), weight, scale.to(dtype)

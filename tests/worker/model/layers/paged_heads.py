@@ -116,6 +116,7 @@ def emulated_decode(
     block_tables: torch.Tensor,
     context_lens: torch.Tensor,
     bias: torch.Tensor | None,
+    output: torch.Tensor | None = None,
     *,
     block_size: int,
     max_context: int,
@@ -124,7 +125,8 @@ def emulated_decode(
     assert (block_tables.dtype, context_lens.dtype) == (torch.int64, torch.int32)
     assert len(query) == len(block_tables) == len(context_lens)
     assert max_context >= int(context_lens.max())
-    output = torch.full_like(query, torch.nan)
+    output = torch.empty_like(query) if output is None else output
+    output.fill_(torch.nan)
     for row, context in enumerate(context_lens.tolist()):
         positions = torch.arange(context)
         slots = block_tables[row, positions // block_size] * block_size + positions % block_size

@@ -128,8 +128,8 @@ def head_shape(block_size: int, **changes: object) -> HeadShape:
         ({"group": 1, "head_dim": 64}, True),
         ({"group": 71, "head_dim": 64}, False),  # spills registers in float32
         ({"dtype": torch.bfloat16, "group": 71, "head_dim": 128}, False),
-        ({"head_dim": 24}, False),
-        ({"head_dim": 8}, False),
+        ({"head_dim": 24}, True),  # padded
+        ({"head_dim": 8}, True),
         ({"dtype": torch.int8}, False),
     ],
 )
