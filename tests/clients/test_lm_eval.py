@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients.conftest import ROOT, running_service
 from tests.clients.openai_client import MODEL
+from tests.running_service import ROOT, running_service
 from worker.model.checkpoint.tiny import bundled_checkpoint
 
 PYTHON = ROOT / ".falconer" / "lm-eval" / "bin" / "python"

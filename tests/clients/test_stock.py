@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
-from tests.clients.conftest import ROOT
 from tests.clients.stock import CALLS, missing_program
 from tests.clients.stock.calls import Call, Target
+from tests.running_service import ROOT
 
 pytestmark = pytest.mark.integration
 

@@ -15,12 +15,20 @@ from shared.redis.client import connect
 from shared.registry.worker_registry import Registry
 from tests.integration.service import ApiChild, Service, WorkerChild, launch
 from tests.redis_server import RedisServer, running_redis
+from tests.running_service import running_service
 
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     with running_redis(tmp_path / "redis", append_only=True) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def module_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of a service for the tests of a module that only send requests."""
+    with running_service(tmp_path_factory.mktemp("service")) as address:
+        yield address
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """A continued job has the tokens, the text and the scores of the longer request."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.integration.event_reader import TIMEOUT_S
-from tests.integration.service import ApiChild, Service, WorkerChild
 
 pytestmark = pytest.mark.integration
 
@@ -65,49 +64,38 @@ def assert_equal(job: dict[str, Any], longer: dict[str, Any]) -> None:
         assert found == wanted
 
 
-async def test_a_continued_job_equals_the_longer_request(
-    service: Service,
-    start_worker: Callable[..., WorkerChild],
-    start_api: Callable[..., ApiChild],
-) -> None:
-    api, worker = start_api(), start_worker()
-    await service.ready(worker)
-    await api.ready("/health")
-    async with httpx.AsyncClient(base_url=api.url, trust_env=False, timeout=TIMEOUT_S) as http:
-        client = Client(http)
-        for name, kwargs in KWARGS.items():
-            short = await client.run(SHORT, kwargs)
-            middle = await client.continued(short, 1)
-            assert middle["origin"] == {"kind": "continue", "job_id": short["id"]}
-            last = await client.continued(middle, ADDED - 1)
-            longer = await client.run(SHORT + ADDED, kwargs | {"seed": short["result"]["seed"]})
-            assert last["result"]["sequences"][0]["token_count"] == SHORT + ADDED, name
-            assert_equal(last, longer)
+@pytest.fixture
+async def client(module_url: str) -> AsyncIterator[Client]:
+    async with httpx.AsyncClient(base_url=module_url, trust_env=False, timeout=TIMEOUT_S) as http:
+        yield Client(http)
 
 
-async def test_a_stop_string_may_begin_before_the_continuation(
-    service: Service,
-    start_worker: Callable[..., WorkerChild],
-    start_api: Callable[..., ApiChild],
-) -> None:
-    api, worker = start_api(), start_worker()
-    await service.ready(worker)
-    await api.ready("/health")
-    async with httpx.AsyncClient(base_url=api.url, trust_env=False, timeout=TIMEOUT_S) as http:
-        client = Client(http)
-        text = (await client.run(30, {"do_sample": False}))["result"]["Result"]
-        for included in (True, False):
-            kwargs = {
-                "do_sample": False,
-                "stop_strings": [text[30:40]],
-                "include_stop_str_in_output": included,
-            }
-            longer = await client.run(30, kwargs)
-            end = longer["result"]["sequences"][0]
-            assert end["finish_reason"] == "stop"
-            for short in range(1, end["token_count"]):
-                job = await client.continued(await client.run(short, kwargs), 30 - short)
-                assert_equal(job, longer)
-            response = await http.post(f"/jobs/{longer['id']}/continue", json={"max_new_tokens": 1})
-            assert response.status_code == 409
-            assert "the text is complete" in response.json()["detail"]
+async def test_a_continued_job_equals_the_longer_request(client: Client) -> None:
+    for name, kwargs in KWARGS.items():
+        short = await client.run(SHORT, kwargs)
+        middle = await client.continued(short, 1)
+        assert middle["origin"] == {"kind": "continue", "job_id": short["id"]}
+        last = await client.continued(middle, ADDED - 1)
+        longer = await client.run(SHORT + ADDED, kwargs | {"seed": short["result"]["seed"]})
+        assert last["result"]["sequences"][0]["token_count"] == SHORT + ADDED, name
+        assert_equal(last, longer)
+
+
+async def test_a_stop_string_may_begin_before_the_continuation(client: Client) -> None:
+    text = (await client.run(30, {"do_sample": False}))["result"]["Result"]
+    for included in (True, False):
+        kwargs = {
+            "do_sample": False,
+            "stop_strings": [text[30:40]],
+            "include_stop_str_in_output": included,
+        }
+        longer = await client.run(30, kwargs)
+        end = longer["result"]["sequences"][0]
+        assert end["finish_reason"] == "stop"
+        for short in range(1, end["token_count"]):
+            job = await client.continued(await client.run(short, kwargs), 30 - short)
+            assert_equal(job, longer)
+        path = f"/jobs/{longer['id']}/continue"
+        response = await client.http.post(path, json={"max_new_tokens": 1})
+        assert response.status_code == 409
+        assert "the text is complete" in response.json()["detail"]

@@ -1,13 +1,12 @@
 """A forked job equals a request with its parameters that generates the kept tokens itself."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.integration.event_reader import TIMEOUT_S
-from tests.integration.service import ApiChild, Service, WorkerChild
 from tests.integration.test_continue import PROMPT, Client, assert_equal
 
 pytestmark = pytest.mark.integration
@@ -18,13 +17,8 @@ SEVEN = {"seed": 7, "top_k": 50, "temperature": 1.3}
 
 
 @pytest.fixture
-async def client(
-    service: Service, start_worker: Callable[..., WorkerChild], start_api: Callable[..., ApiChild]
-) -> AsyncIterator[Client]:
-    api, worker = start_api(), start_worker()
-    await service.ready(worker)
-    await api.ready("/health")
-    async with httpx.AsyncClient(base_url=api.url, trust_env=False, timeout=TIMEOUT_S) as http:
+async def client(module_url: str) -> AsyncIterator[Client]:
+    async with httpx.AsyncClient(base_url=module_url, trust_env=False, timeout=TIMEOUT_S) as http:
         yield Client(http)
 
 
