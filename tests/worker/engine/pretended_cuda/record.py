@@ -15,9 +15,16 @@ import torch
 
 from tests.worker.engine.pretended_cuda.device import HostWork, pretended_cuda
 from tests.worker.engine.pretended_cuda.guard import compile_guard, load_guard
-from tests.worker.engine.pretended_cuda.traffic import PLAYED, STYLES, load, play_on
+from tests.worker.engine.pretended_cuda.traffic import (
+    FUSED,
+    PLAYED,
+    STYLES,
+    load,
+    play,
+    play_on,
+)
 from worker.engine import Engine, EngineConfig, Request, SamplingParams
-from worker.engine.execution.static_decoding import Call, StaticDecoder
+from worker.engine.execution.static_decoding import Call, StaticDecoder, run_eagerly
 from worker.engine.execution.torch_runner import ModelRunner
 from worker.model.checkpoint.random_checkpoint import write_random_checkpoint
 
@@ -33,6 +40,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "logprobs": {"logprobs": True, "top_logprobs": 5},
     "sampled_logprobs": {"do_sample": True, "top_k": 50, "logprobs": True, "top_logprobs": 5},
 }
+STATIC_DTYPE = "float32"  # padding and room for longer contexts may change a rounding
 STATIC_KINDS = ("greedy", "top_k", "top_k_top_p", "logprobs")
 
 
@@ -96,6 +104,16 @@ def static_step(checkpoint: Path, params: dict[str, Any]) -> dict[str, Any]:
         return {"host": asdict(cuda.work), "captured": asdict(captured)}
 
 
+def static_tokens(checkpoint: Path) -> dict[str, list[int]]:
+    """Return the tokens of all kinds of parameters where steps that fit have fixed shapes."""
+    with pretended_cuda():
+        engine = load(checkpoint, "cuda", STATIC_DTYPE)
+        assert isinstance(engine.runner, ModelRunner)
+        engine.decoder = StaticDecoder(engine.runner, engine.config.max_rows)
+        list(engine.decoder.add_buckets(run_eagerly))
+        return play(engine)
+
+
 def failed_capture(checkpoint: Path) -> list[str]:
     """Return the warnings of a worker that cannot capture a graph; its engine decodes."""
     with pretended_cuda(), LogCapture() as log:
@@ -154,6 +172,7 @@ def compare(folder: Path) -> dict[str, Any]:
             tokens[f"{style} {layers} {dtype}"] = {
                 device: play_on(checkpoint, device, layers, dtype) for device in ("cpu", "cuda")
             }
+        tokens[f"{style} {FUSED} {STATIC_DTYPE}"]["static"] = static_tokens(checkpoint)
     return tokens
 
 

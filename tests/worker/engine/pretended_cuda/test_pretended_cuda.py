@@ -13,8 +13,8 @@ import pytest
 
 from tests.worker.engine.pretended_cuda.device import PROJECT, Copy, HostWork
 from tests.worker.engine.pretended_cuda.guard import why_unavailable
-from tests.worker.engine.pretended_cuda.record import LAYERS, RECORD
-from tests.worker.engine.pretended_cuda.traffic import KINDS, PLAYED, STYLES
+from tests.worker.engine.pretended_cuda.record import LAYERS, RECORD, STATIC_DTYPE
+from tests.worker.engine.pretended_cuda.traffic import FUSED, KINDS, PLAYED, STYLES
 
 obstacle = why_unavailable()
 pytestmark = pytest.mark.skipif(obstacle is not None, reason=obstacle or "")
@@ -63,6 +63,14 @@ def test_a_gpu_gives_the_tokens_of_the_cpu(
     tokens = record["tokens"][f"{style} {layers} {dtype}"]
     assert len(tokens["cpu"]) >= len(KINDS)
     assert tokens["cuda"] == tokens["cpu"]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_steps_of_fixed_shapes_give_the_tokens_of_the_cpu(
+    record: dict[str, Any], style: str
+) -> None:
+    tokens = record["tokens"][f"{style} {FUSED} {STATIC_DTYPE}"]
+    assert tokens["static"] == tokens["cpu"]
 
 
 @pytest.mark.parametrize("kind", MAX_HOST_WORK)
