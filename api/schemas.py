@@ -153,6 +153,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     run_ms: int | None
     attempts: int
     worker: str | None
+    model: str | msgspec.UnsetType = msgspec.UNSET  # of a service with several models
     position: int | msgspec.UnsetType = msgspec.UNSET
     expected_start_s: float | msgspec.UnsetType = msgspec.UNSET
     waiting_for: Literal["worker"] | msgspec.UnsetType = msgspec.UNSET
@@ -177,6 +178,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
             "run_ms": elapsed_ms(record.started_ms, record.finished_ms),
             "attempts": record.attempts,
             "worker": record.worker,
+            "model": or_unset(record.model),
             "position": or_unset(record.position),
             "expected_start_s": or_unset(record.expected_start_s),
             "waiting_for": "worker" if record.lacks_worker else msgspec.UNSET,

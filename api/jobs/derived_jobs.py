@@ -3,7 +3,7 @@
 from api.http.disconnect import ClientConnection
 from api.jobs.admission import Admission
 from api.jobs.derivation import Derived, continued, forked, replayed, without_tokens
-from api.jobs.job_client import record_of
+from api.jobs.job_client import digest_fields, record_of
 from api.jobs.pending_cancellations import (
     PendingCancellations,
     may_have_arrived,
@@ -13,8 +13,9 @@ from api.jobs.redis_services import REDIS_TIMEOUT_S, RedisServices, redis_timeou
 from api.jobs.served_models import ServedModel, ServedModels
 from api.settings import ApiSettings
 from shared.errors import Conflict, ServiceUnavailable
+from shared.origin import OriginKind
 from shared.protocol import ChatJob, Delta, JobRecord, JobStatus, Succeeded
-from shared.queue.enqueued import Enqueued, Source, no_such_job
+from shared.queue.enqueued import Enqueued, IdempotencyKey, Source, no_such_job
 from shared.queue.token_log import PAGE
 from shared.request.parameters import GenerateKwargs
 
@@ -22,8 +23,9 @@ from shared.request.parameters import GenerateKwargs
 class DerivedJobs:
     """Continue, fork and replay ended jobs.
 
-    Each of these methods returns the record of the new job. It raises NotFound, Conflict if the job
-    does not allow it, what `admit` raises, and ServiceUnavailable without Redis.
+    Each of these methods returns the record of the new job, or of the job that the same call with
+    the same `idempotency_key` made. It raises NotFound, Conflict if the job does not allow it, what
+    `admit` raises, and ServiceUnavailable without Redis.
     """
 
     def __init__(
@@ -42,23 +44,53 @@ class DerivedJobs:
         self._max_queued_tokens = settings.max_queued_tokens
 
     async def continue_job(
-        self, job_id: str, max_new_tokens: int, client: ClientConnection
+        self,
+        job_id: str,
+        max_new_tokens: int,
+        client: ClientConnection,
+        idempotency_key: str | None = None,
     ) -> JobRecord:
         """Enqueue the job's request with so many more tokens."""
+        key = digest_fields((OriginKind.CONTINUE, job_id, max_new_tokens), idempotency_key)
+        if (known := await self._find(key)) is not None:
+            return known
         model, ended, outcome = await self._ended(job_id)
-        return await self._submit(model, continued(ended, outcome, max_new_tokens), client)
+        return await self._submit(model, continued(ended, outcome, max_new_tokens), client, key)
 
     async def fork(
-        self, job_id: str, at: int, kwargs: GenerateKwargs, client: ClientConnection
+        self,
+        job_id: str,
+        at: int,
+        kwargs: GenerateKwargs,
+        client: ClientConnection,
+        idempotency_key: str | None = None,
     ) -> JobRecord:
         """Enqueue another ending of the job, from its token `at` on."""
+        changes = kwargs.model_dump(exclude_unset=True)
+        key = digest_fields((OriginKind.FORK, job_id, at, changes), idempotency_key)
+        if (known := await self._find(key)) is not None:
+            return known
         model, ended, outcome = await self._ended(job_id)
-        return await self._submit(model, forked(ended, outcome, at, kwargs), client)
+        return await self._submit(model, forked(ended, outcome, at, kwargs), client, key)
 
-    async def replay(self, job_id: str, client: ClientConnection) -> JobRecord:
+    async def replay(
+        self, job_id: str, client: ClientConnection, idempotency_key: str | None = None
+    ) -> JobRecord:
         """Enqueue the job's request again, to compare the tokens."""
+        key = digest_fields((OriginKind.REPLAY, job_id), idempotency_key)
+        if (known := await self._find(key)) is not None:
+            return known
         model, ended, outcome = await self._ended(job_id)
-        return await self._submit(model, replayed(ended, outcome, await self._log(job_id)), client)
+        derived = replayed(ended, outcome, await self._log(job_id))
+        return await self._submit(model, derived, client, key)
+
+    async def _find(self, key: IdempotencyKey | None) -> JobRecord | None:
+        """Return the record of the job that the same call made, also after the old one expired."""
+        if key is None:
+            return None
+        async with redis_timeout():
+            job_id = await self._redis.queue.find_by_key(key)
+            return None if job_id is None else await self._redis.queue.record(job_id)
 
     async def _log(self, job_id: str) -> list[Delta]:
         async with redis_timeout():
@@ -69,12 +101,19 @@ class DerivedJobs:
         return deltas
 
     async def _submit(
-        self, model: ServedModel, derived: Derived, client: ClientConnection
+        self,
+        model: ServedModel,
+        derived: Derived,
+        client: ClientConnection,
+        key: IdempotencyKey | None,
     ) -> JobRecord:
         job, source = derived
         job = await self._admission.admit_again(model, job, client)
         await self._check_adapter(model, job)
-        return record_of(await self._enqueue(model, job, source), source)
+        queued = await self._enqueue(model, job, source, key)
+        if queued.replayed and (known := await self._find(key)) is not None:
+            return known
+        return record_of(queued, source, model=model.redis.name)
 
     async def _check_adapter(self, model: ServedModel, job: ChatJob) -> None:
         """Raise Conflict if the adapter was loaded again since; its worker checks that too."""
@@ -100,7 +139,9 @@ class DerivedJobs:
             raise Conflict(f"the model {record.model} is not served any more")
         return model, job, record.outcome
 
-    async def _enqueue(self, model: ServedModel, job: ChatJob, source: Source) -> Enqueued:
+    async def _enqueue(
+        self, model: ServedModel, job: ChatJob, source: Source, key: IdempotencyKey | None
+    ) -> Enqueued:
         try:
             async with redis_timeout():
                 return await model.redis.queue.enqueue(
@@ -109,11 +150,13 @@ class DerivedJobs:
                     priority=job.priority,
                     max_queued=self._max_queued,
                     max_queued_tokens=self._max_queued_tokens,
+                    idempotency_key=key,
                     source=source,
                     within_s=REDIS_TIMEOUT_S,
                 )
         except ServiceUnavailable as error:
             if not may_have_arrived(error):
                 raise
-            self._cancellations.add(job.id)
-            raise unanswered_enqueue(job.id, has_key=False) from error
+            if key is None:
+                self._cancellations.add(job.id)
+            raise unanswered_enqueue(job.id, has_key=key is not None) from error

@@ -261,9 +261,15 @@ def digest_key(request: ChatRequest, idempotency_key: str | None) -> Idempotency
 
     `metadata` is left out: it changes nothing that the job computes.
     """
+    return digest_fields(
+        request.model_dump(exclude_unset=True, exclude={"metadata"}), idempotency_key
+    )
+
+
+def digest_fields(fields: object, idempotency_key: str | None) -> IdempotencyKey | None:
+    """Digest the key and what its request asks for; None without a key."""
     if idempotency_key is None:
         return None
-    fields = request.model_dump(exclude_unset=True, exclude={"metadata"})
     body = msgspec.json.encode(fields, order="deterministic")
     return IdempotencyKey(
         sha256(idempotency_key.encode()).hexdigest(), body_digest=sha256(body).hexdigest()

@@ -5,6 +5,7 @@ from fastapi.responses import Response
 
 from api.http.body import read_request
 from api.http.disconnect import ClientConnection
+from api.http.headers import IdempotencyKey
 from api.http.paths import JobId
 from api.openapi import ACCEPTED, ERRORS, Responses, request_body
 from api.routes.responses import accepted
@@ -26,7 +27,9 @@ router = APIRouter()
     responses=RESPONSES,
     openapi_extra=request_body("ContinueRequest"),
 )
-async def continue_job(request: Request, job_id: JobId) -> Response:
+async def continue_job(
+    request: Request, job_id: JobId, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Generate more tokens after the tokens of a job that succeeded, as a new job.
 
     Its result is that of the same request with so many more tokens. `origin` names the old job.
@@ -36,7 +39,9 @@ async def continue_job(request: Request, job_id: JobId) -> Response:
         request, ContinueRequest, services.settings.max_body_bytes, services.stopping
     )
     client = ClientConnection(request.receive, services.stopping)
-    record = await services.derived.continue_job(job_id, body.max_new_tokens, client)
+    record = await services.derived.continue_job(
+        job_id, body.max_new_tokens, client, idempotency_key
+    )
     return accepted(request, record)
 
 
@@ -47,7 +52,9 @@ async def continue_job(request: Request, job_id: JobId) -> Response:
     responses=RESPONSES,
     openapi_extra=request_body("ForkRequest"),
 )
-async def fork_job(request: Request, job_id: JobId) -> Response:
+async def fork_job(
+    request: Request, job_id: JobId, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Generate another ending of a job that succeeded, as a new job.
 
     It keeps the first `at` tokens. `generate_kwargs` changes parameters of the tokens that follow.
@@ -57,7 +64,9 @@ async def fork_job(request: Request, job_id: JobId) -> Response:
         request, ForkRequest, services.settings.max_body_bytes, services.stopping
     )
     client = ClientConnection(request.receive, services.stopping)
-    record = await services.derived.fork(job_id, body.at, body.generate_kwargs, client)
+    record = await services.derived.fork(
+        job_id, body.at, body.generate_kwargs, client, idempotency_key
+    )
     return accepted(request, record)
 
 
@@ -67,7 +76,9 @@ async def fork_job(request: Request, job_id: JobId) -> Response:
     summary="Replay a job",
     responses={202: ACCEPTED, **{code: RESPONSES[code] for code in (400, 404, 409, 422, 429, 503)}},
 )
-async def replay_job(request: Request, job_id: JobId) -> Response:
+async def replay_job(
+    request: Request, job_id: JobId, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Run a job that succeeded again, with its seed, as a new job.
 
     At its end `replay` says whether all tokens are identical, or names the first other token, with
@@ -75,4 +86,5 @@ async def replay_job(request: Request, job_id: JobId) -> Response:
     """
     services = services_of(request)
     client = ClientConnection(request.receive, services.stopping)
-    return accepted(request, await services.derived.replay(job_id, client))
+    record = await services.derived.replay(job_id, client, idempotency_key)
+    return accepted(request, record)

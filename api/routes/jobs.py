@@ -23,7 +23,15 @@ from api.openapi import (
     request_body,
 )
 from api.routes.responses import CANCEL_WAIT_S, accepted, record_when_ended, with_reuse
-from api.schemas import JobList, JobSummary, JobView, Purged, Trail, TrailEvent
+from api.schemas import (
+    MAX_MODEL_NAME,
+    JobList,
+    JobSummary,
+    JobView,
+    Purged,
+    Trail,
+    TrailEvent,
+)
 from api.services import services_of
 from shared.protocol import JobStatus
 from shared.queue.listing import CURSOR_PATTERN, Cursor
@@ -46,6 +54,10 @@ WaitSeconds = Annotated[
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of jobs on the page.")]
 CursorText = Annotated[
     str | None, Query(pattern=CURSOR_PATTERN, description="The `cursor` of the page before.")
+]
+ModelName = Annotated[
+    str | None,
+    Query(max_length=MAX_MODEL_NAME, description="Only jobs of this model."),
 ]
 Status = Annotated[JobStatus | None, Query(description="Only jobs in this status.")]
 
@@ -72,9 +84,15 @@ async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> Re
         return with_reuse(accepted(request, handle.record), handle)
 
 
-@router.get("/jobs", summary="List jobs", responses={200: JOBS, **PARAMETER_ERRORS})
+@router.get(
+    "/jobs", summary="List jobs", responses={200: JOBS, 404: ERRORS[404], **PARAMETER_ERRORS}
+)
 async def list_jobs(
-    request: Request, status: Status = None, limit: Limit = 50, cursor: CursorText = None
+    request: Request,
+    status: Status = None,
+    model: ModelName = None,
+    limit: Limit = 50,
+    cursor: CursorText = None,
 ) -> Response:
     """List jobs without their results, the newest first.
 
@@ -82,10 +100,16 @@ async def list_jobs(
     running job, and the latest 10,000 jobs of each other status whose results are kept.
     """
     after = None if cursor is None else Cursor.parse(cursor)
-    page = await services_of(request).client.page(status, limit, after)
+    services = services_of(request)
+    wanted = None if model is None else await services.models.find(model)
+    page = await services.client.page(status, limit, after)
     return json_response(
         JobList(
-            jobs=[JobSummary.of(record) for record in page.records],
+            jobs=[
+                JobSummary.of(record)
+                for record in page.records
+                if wanted is None or services.models.of_job(record.model) is wanted
+            ],
             cursor=None if page.cursor is None else str(page.cursor),
         )
     )

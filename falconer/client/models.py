@@ -48,6 +48,7 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_ms: int | None = None
     attempts: int = 0
     worker: str | None = None
+    model: str | None = None  # of a service with several models
     position: int | None = None
     expected_start_s: float | None = None
     waiting_for: str | None = None

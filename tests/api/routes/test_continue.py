@@ -87,3 +87,30 @@ async def test_a_job_whose_worker_chose_the_length_is_a_conflict(workerless: Fak
     response = await post(workerless, job_id)
     assert response.status_code == 409
     assert "registered its model" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "other_body"),
+    [
+        ("continue", {"max_new_tokens": 2}, {"max_new_tokens": 3}),
+        ("fork", {"at": 1}, {"at": 1, "generate_kwargs": {"seed": 9}}),
+        ("replay", None, None),
+    ],
+)
+async def test_the_same_idempotency_key_finds_the_new_job_also_without_the_old_one(
+    service: FakeService, route: str, body: Any, other_body: Any
+) -> None:
+    old_id = await run_job(service, **WORDS)
+    path, headers = f"/jobs/{old_id}/{route}", {"Idempotency-Key": f"key of {route}"}
+    first = await service.http.post(path, json=body, headers=headers)
+    assert first.status_code == 202, first.text
+    again = await service.http.post(path, json=body, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+    if other_body is not None:
+        conflict = await service.http.post(path, json=other_body, headers=headers)
+        assert (conflict.status_code, "Idempotency-Key" in conflict.text) == (409, True)
+    await service.services.client.delete(old_id)
+    late = await service.http.post(path, json=body, headers=headers)
+    assert late.json()["id"] == first.json()["id"]
+    without_key = await service.http.post(path, json=body)
+    assert without_key.status_code == 404

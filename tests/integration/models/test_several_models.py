@@ -229,6 +229,11 @@ def test_another_replica_streams_continues_and_lists_the_jobs_of_any_model(
     assert (whole["worker"], whole["result"]["usage"]["completion_tokens"]) == ("beta", 7)
     listed = models.other.get("/jobs", params={"limit": 2}).json()["jobs"]
     assert [job["id"] for job in listed] == [longer["id"], first["id"]]
+    assert {job["model"] for job in [first, longer, whole, *listed]} == {"beta"}
+    of_beta = models.other.get("/jobs", params={"model": "beta"}).json()["jobs"]
+    of_alpha = models.other.get("/jobs", params={"model": "alpha"}).json()["jobs"]
+    assert {job["model"] for job in of_beta} == {"beta"}
+    assert first["id"] not in {job["id"] for job in of_alpha}
 
     response = models.post("/v1/responses", input="Hi", model="beta", background=True)
     eventually(lambda: models.job(response["id"])["status"] == "succeeded")
