@@ -6,7 +6,7 @@ from collections.abc import Callable
 import httpx
 
 from tests.api.api_process import ApiProcess
-from tests.integration.service import WAIT_S, WorkerChild
+from tests.integration.service import WAIT_S, WorkerChild, eventually
 from tests.redis_server import RedisServer
 
 BODY = {"prompt": "Once upon a time", "generate_kwargs": {"max_new_tokens": 4}}
@@ -28,6 +28,10 @@ async def test_jobs_wait_through_the_cold_start_of_a_worker(
             assert (await call).status_code == 200
             later = (await http.post("/jobs", json=BODY)).json()
             assert "waiting_for" not in later
-            assert (await http.get("/workers")).json()["loading"] == []
+
+            async def none_loads() -> bool:
+                return (await http.get("/workers")).json()["loading"] == []
+
+            await eventually(none_loads)
     finally:
         await asyncio.to_thread(api.stop)
