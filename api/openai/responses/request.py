@@ -216,6 +216,10 @@ class ResponseRequest(OpenAIRequest):
         super().check_line()
         if self.background:
             raise InvalidParameter("must be false in a batch", field="background")
+        if self.store and self._is_set("store"):
+            raise InvalidParameter(
+                "must be false in a batch: its output has the response", field="store"
+            )
         if self.previous_response_id is not None:
             reason = "must not be given in a batch; send the conversation as input"
             raise InvalidParameter(reason, field="previous_response_id")

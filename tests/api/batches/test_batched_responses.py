@@ -12,7 +12,11 @@ from tests.fakes_api import FakeService
 async def test_a_batch_of_responses(service: FakeService, sdk: openai.AsyncOpenAI) -> None:
     request: dict[str, Any] = {"input": "hello", "instructions": "be brief"}
     body = request | {"seed": 1}
-    extra = {"background": {"background": True}, "turn": {"previous_response_id": "resp_0"}}
+    extra = {
+        "background": {"background": True},
+        "turn": {"previous_response_id": "resp_0"},
+        "stored": {"store": True},
+    }
     lines = [line("good", body, RESPONSES)]
     lines += [line(name, body | fields, RESPONSES) for name, fields in extra.items()]
     batch = await ended(sdk, await create(sdk, jsonl(lines), RESPONSES))
@@ -27,4 +31,5 @@ async def test_a_batch_of_responses(service: FakeService, sdk: openai.AsyncOpenA
     assert {name: one["body"]["error"]["param"] for name, one in errors.items()} == {
         "background": "background",
         "turn": "previous_response_id",
+        "stored": "store",
     }
