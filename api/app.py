@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Scope
 
+from api.authentication import authenticate
 from api.batches.line_jobs import LineJobs
 from api.batches.runner import BatchRunner
 from api.http.body import BodyLength
@@ -30,6 +31,7 @@ from api.routes import chat, derived, estimate, events, jobs, ops, tokenizer
 from api.routes.v1 import adapters, batches, completions, files, models, responses
 from api.services import Services
 from api.settings import ApiSettings
+from shared.access.key_file import WatchedKeys
 from shared.redis.client import connect as connect_redis
 from shared.version import falconer_version
 
@@ -41,6 +43,7 @@ CORS_HEADERS = (
     "X-Request-Id",
     "X-Should-Retry",
     "Falconer-Reuse",
+    "WWW-Authenticate",
 )
 
 ROUTERS = [
@@ -71,6 +74,7 @@ def create_app(settings: ApiSettings, connect: Connect = connect_redis) -> FastA
         version=falconer_version(),
         description="Falcon language models behind a queue.",
         lifespan=lifespan,
+        dependencies=[Depends(authenticate)],
         redirect_slashes=False,  # 404 for an unknown path, not 307
     )
     app.state.services = services
@@ -158,6 +162,7 @@ def make_services(settings: ApiSettings, connect: Connect) -> Services:
         client,
         derived,
         batches,
+        None if settings.keys_file is None else WatchedKeys(settings.keys_file),
     )
 
 

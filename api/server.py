@@ -15,6 +15,7 @@ from api.app import asgi_app, create_app
 from api.http.connection_limits import LimitedHttpProtocol
 from api.services import Services
 from api.settings import ApiSettings
+from shared.access.settings import is_loopback
 from shared.process.asyncio_tasks import cancel_all
 from shared.process.log_config import configure_logs
 from shared.process.signals import stop_signals
@@ -131,6 +132,8 @@ def main(settings: ApiSettings) -> int:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.grace_s) + 1,
     )
+    if settings.keys_file is None and not is_loopback(settings.host):
+        log.warning("serving without API keys: every client is an admin", host=settings.host)
     with listen(settings.host, settings.port) as listener:
         limit_unread_time(listener)
         server = ApiServer(config, app.state.services)

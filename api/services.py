@@ -14,6 +14,8 @@ from api.jobs.served_models import ServedModels
 from api.jobs.tokenization import Tokenization
 from api.metrics import Metrics
 from api.settings import ApiSettings
+from shared.access.api_keys import Caller
+from shared.access.key_file import WatchedKeys
 from shared.process.asyncio_tasks import cancel_all, wait_at_most
 
 CANCELLATIONS_TIMEOUT_S = 1.0  # to send them, if Redis answers by then
@@ -33,6 +35,7 @@ class Services:
     client: JobClient
     derived: DerivedJobs
     batches: BatchRunner
+    keys: WatchedKeys | None = None  # None: every client is an admin
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # open requests must end
     tasks: list[asyncio.Task[None]] = field(default_factory=list)  # run until `stop`
 
@@ -43,6 +46,8 @@ class Services:
             asyncio.create_task(self.cancellations.run(), name="cancellations"),
             asyncio.create_task(self.batches.run(), name="batches"),
         ]
+        if self.keys is not None:
+            self.tasks.append(asyncio.create_task(self.keys.run(), name="keys"))
 
     async def stop(self) -> None:
         await wait_at_most(CANCELLATIONS_TIMEOUT_S, self.cancellations.wait_until_sent())
@@ -56,7 +61,16 @@ class Services:
         return [task.get_name() for task in self.tasks if task.done()]
 
 
-def services_of(request: Request) -> Services:
+def app_services(request: Request) -> Services:
+    """Return the services of the process, for all callers."""
     services = request.app.state.services
     assert isinstance(services, Services)
     return services
+
+
+def set_caller(request: Request, caller: Caller) -> None:
+    request.state.caller = caller
+
+
+def services_of(request: Request) -> Services:
+    return app_services(request)

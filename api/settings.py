@@ -6,6 +6,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from pydantic import DirectoryPath, Field, ValidationInfo, field_validator
 
+from shared.access.settings import AccessSettings
 from shared.process.log_config import LogFormat, LogLevel
 from shared.queue.keys import JOB_TTL_S
 from shared.registry.queue_settings import QueueSettings
@@ -23,7 +24,7 @@ DEFAULT_PORT = re.compile(r"(?<=^http)(://.*):80$|(?<=^https)(://.*):443$")  # b
 PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 
 
-class ApiSettings(QueueSettings):
+class ApiSettings(AccessSettings, QueueSettings):
     host: str = Field("127.0.0.1", description="Address.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
     max_body_bytes: int = Field(

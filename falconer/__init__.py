@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from falconer.client import (
+        AccessDenied,
         ApiError,
         AsyncBatch,
         AsyncClient,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from worker.model.checkpoint.tiny import bundled_checkpoint
 
 __all__ = [
+    "AccessDenied",
     "AdapterMode",
     "ApiError",
     "AsyncBatch",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from falconer.client_cli import AsJson, Url, connect, print_json, show
+from falconer.client_cli import ApiKey, AsJson, Url, connect, print_json, show
 from shared.errors import FalconerError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ Errors = Annotated[
 def run_batch(
     file: Source,
     url: Url = None,
+    api_key: ApiKey = None,
     endpoint: Endpoint = None,
     window: Window = "24h",
     output: Output = None,
@@ -48,7 +49,7 @@ def run_batch(
 ) -> None:
     """Submit a file, wait, and write its answers and errors. An interrupt leaves the batch."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         submitted = client.batches.submit(file, endpoint=endpoint, completion_window=window)
         finish(client, submitted, output, errors)
 
@@ -57,12 +58,13 @@ def run_batch(
 def submit_batch(
     file: Source,
     url: Url = None,
+    api_key: ApiKey = None,
     endpoint: Endpoint = None,
     window: Window = "24h",
     as_json: AsJson = False,
 ) -> None:
     """Submit a file, and print the id of its batch for `falconer batch wait`."""
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         info = client.batches.submit(file, endpoint=endpoint, completion_window=window).info
     if as_json:
         print_json(info)
@@ -72,30 +74,37 @@ def submit_batch(
 
 @batch.command("wait")
 def wait_for_batch(
-    batch_id: BatchId, url: Url = None, output: Output = None, errors: Errors = None
+    batch_id: BatchId,
+    url: Url = None,
+    api_key: ApiKey = None,
+    output: Output = None,
+    errors: Errors = None,
 ) -> None:
     """Wait for a batch, and write its answers and errors."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         finish(client, client.batches.get(batch_id), output, errors)
 
 
 @batch.command("list")
 def list_batches(
     url: Url = None,
+    api_key: ApiKey = None,
     limit: Annotated[int, typer.Option(min=1, help="Most batches to list.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List batches, the newest first."""
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         for info in client.batches.list(limit=limit):
             print_batch(info, as_json)
 
 
 @batch.command("show")
-def show_batch(batch_id: BatchId, url: Url = None, as_json: AsJson = False) -> None:
+def show_batch(
+    batch_id: BatchId, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
     """Show the state of a batch, and why its file was refused."""
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         info = client.batches.get(batch_id).info
     print_batch(info, as_json)
     if not as_json and info.errors is not None:
@@ -107,10 +116,11 @@ def show_batch(batch_id: BatchId, url: Url = None, as_json: AsJson = False) -> N
 def cancel_batches(
     batch_ids: Annotated[list[str], typer.Argument(help="Ids of batches.", show_default=False)],
     url: Url = None,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Cancel batches. They keep their results so far."""
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         for batch_id in batch_ids:
             print_batch(client.batches.get(batch_id).cancel(), as_json)
 

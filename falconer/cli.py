@@ -1,4 +1,5 @@
-"""Define the commands: `falconer serve | api | worker | chat | jobs | batch | bench | model`.
+"""Define the commands: `falconer serve | api | worker | chat | jobs | batch | keys | bench
+| model`.
 
 Each process takes one flag per field of its settings class. A command imports what it needs when
 it runs, so that `falconer api` never imports torch.
@@ -13,7 +14,7 @@ import typer
 from api.settings import ApiSettings
 from bench.report import check_output, finish_bench
 from bench.workloads import read_workload
-from falconer import batch_cli, client_cli
+from falconer import batch_cli, client_cli, keys_cli
 from serve.settings import ServeSettings
 from shared.errors import FalconerError
 from shared.process.cli_options import SettingsCommand
@@ -68,6 +69,7 @@ app.command("worker", help="Run a worker, which claims jobs and runs the model."
 app.command("chat")(client_cli.chat)
 app.add_typer(client_cli.jobs, name="jobs")
 app.add_typer(batch_cli.batch, name="batch")
+app.add_typer(keys_cli.keys, name="keys")
 
 
 @bench.command("engine", help="Measure the engine alone on a workload.")

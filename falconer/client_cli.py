@@ -25,14 +25,18 @@ Url = Annotated[
     str | None,
     typer.Option(help="Address of the service \\[FALCONER_URL, default http://127.0.0.1:8000]."),
 ]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(help="API key; the process list shows it, the variable FALCONER_API_KEY not."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[str, typer.Argument(help="Id of the job.", show_default=False)]
 
 
-def connect(url: str | None) -> "Client":
+def connect(url: str | None, api_key: str | None) -> "Client":
     from falconer.client import Client
 
-    return Client(url)
+    return Client(url, api_key=api_key)
 
 
 def chat(
@@ -40,6 +44,7 @@ def chat(
         str | None, typer.Argument(help="Message; else stdin, or a conversation on a terminal.")
     ] = None,
     url: Url = None,
+    api_key: ApiKey = None,
     system: Annotated[str | None, typer.Option(help="Message of the system, first.")] = None,
     model: Annotated[str | None, typer.Option(help="Served model or adapter.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer.")] = None,
@@ -57,7 +62,7 @@ def chat(
         "do_sample": not greedy,
     }
     kwargs = {name: value for name, value in options.items() if value is not None}
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         conversation = Conversation(client, system, model, kwargs)
         if prompt is None and sys.stdin.isatty():
             converse(conversation)
@@ -125,20 +130,23 @@ def converse(conversation: Conversation) -> None:
 @jobs.command("list")
 def list_jobs(
     url: Url = None,
+    api_key: ApiKey = None,
     status: Annotated[JobStatus | None, typer.Option(help="Only jobs in this status.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, the newest first."""
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         for info in client.jobs(status, limit=limit):
             print_job(info, as_json)
 
 
 @jobs.command("show")
-def show_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
+def show_job(
+    job_id: JobId, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
     """Show the state of a job, and its result."""
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         info = client.job(job_id).info
     if as_json:
         print_json(info)
@@ -153,9 +161,11 @@ def show_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
 
 
 @jobs.command("follow")
-def follow_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
+def follow_job(
+    job_id: JobId, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
     """Print the text of a job from its start to its end."""
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         job = client.job(job_id)
         if as_json:
             for delta in job.stream():
@@ -169,18 +179,21 @@ def follow_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
 def cancel_jobs(
     job_ids: Annotated[list[str], typer.Argument(help="Ids of jobs.", show_default=False)],
     url: Url = None,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Cancel queued or running jobs."""
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         for job_id in job_ids:
             print_job(client.job(job_id).cancel(), as_json)
 
 
 @jobs.command("retry")
-def retry_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
+def retry_job(
+    job_id: JobId, url: Url = None, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
     """Run a job that failed, expired or was cancelled again, as a new job."""
-    with connect(url) as client:
+    with connect(url, api_key) as client:
         print_job(client.job(job_id).retry().info, as_json)
 
 

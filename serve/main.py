@@ -128,7 +128,7 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
         env["FALCONER_MODELS"] = ",".join(map(model_name, models))
     # -P: no folder in the working directory can shadow a package.
     falconer = [sys.executable, "-P", "-m", "falconer"]
-    api = ["api", "--host", settings.host, "--port", str(settings.port), *GRACE]
+    api = ["api", "--host", settings.host, "--port", str(settings.port), *GRACE, *access(settings)]
     return Supervisor(
         redis=embedded,
         api=Child("api", [*falconer, *api], env, logs / "api.log"),
@@ -137,6 +137,12 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
         url=f"http://{url_host(settings.host)}:{settings.port}",
         screen=screen,
     )
+
+
+def access(settings: ServeSettings) -> list[str]:
+    """Return the flags of the api that decide about access."""
+    keys = ["--keys-file", str(settings.keys_file)] if settings.keys_file else []
+    return [*keys, *["--insecure"] * settings.insecure]
 
 
 def make_workers(

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from shared.process.settings import ProcessSettings
+from shared.access.settings import AccessSettings
 
 
-class ServeSettings(ProcessSettings):
+class ServeSettings(AccessSettings):
     host: str = Field("127.0.0.1", description="Address of the api.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the api.")
     model: str = Field(

@@ -10,6 +10,8 @@
     ├── ClientError             the client can correct it; carries `field` if one is at fault
     │   ├── BadRequest            400  a value that cannot be served (no prompt, too long)
     │   ├── InvalidParameter      422  a parameter outside its range, or unknown
+    │   ├── Unauthorized          401  no valid API key; carries `headers`
+    │   ├── Forbidden             403  the API key is no admin's; carries `headers`
     │   ├── NotFound              404  no such job
     │   ├── ModelNotFound         404  no such model or adapter
     │   ├── Conflict              409  idempotency key used with another body; nothing to retry
@@ -62,6 +64,18 @@ class BadRequest(ClientError):
 
 
 class InvalidParameter(ClientError):
+    pass
+
+
+class Unauthorized(ClientError):
+    """Error with `headers` of the response, which name the scheme."""
+
+    def __init__(self, message: str, *, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.headers = headers
+
+
+class Forbidden(Unauthorized):
     pass
 
 
@@ -118,6 +132,8 @@ class WaitTimeout(FalconerError):
 HTTP_STATUS: dict[type[FalconerError], int] = {
     BadRequest: 400,
     InvalidParameter: 422,
+    Unauthorized: 401,
+    Forbidden: 403,
     NotFound: 404,
     ModelNotFound: 404,
     Conflict: 409,

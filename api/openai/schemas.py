@@ -10,9 +10,11 @@ from shared.errors import (
     BadRequest,
     ClientError,
     FalconerError,
+    Forbidden,
     InvalidParameter,
     ModelNotFound,
     QueueFull,
+    Unauthorized,
     WaitTooLong,
 )
 from shared.request.base_model import OptionalFieldsModel
@@ -21,6 +23,8 @@ MAX_PATH = 4096  # characters
 CODES: dict[type[FalconerError], str] = {
     BadRequest: "invalid_value",
     InvalidParameter: "invalid_value",
+    Unauthorized: "invalid_api_key",
+    Forbidden: "insufficient_permissions",
     ModelNotFound: "model_not_found",
     QueueFull: "rate_limit_exceeded",
     WaitTooLong: "rate_limit_exceeded",

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -16,6 +17,12 @@ from bench.workloads import WorkItem
 from shared.errors import FalconerError
 
 END_OF_STREAM = "[DONE]"  # of OpenAI's routes
+
+
+def key_headers() -> dict[str, str]:
+    """Return the header with the API key of the environment, if there is one."""
+    key = os.environ.get("FALCONER_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,11 @@ class ServiceBench:
     async def _run(self, items: list[WorkItem]) -> Report:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         async with httpx.AsyncClient(
-            base_url=self.url, timeout=self.timeout_s, limits=limits, trust_env=False
+            base_url=self.url,
+            timeout=self.timeout_s,
+            limits=limits,
+            headers=key_headers(),
+            trust_env=False,
         ) as client:
             started = time.perf_counter()
             calls = [call async for call in self._launch(client, items)]

@@ -8,6 +8,7 @@ from falconer.client.async_client import AsyncClient, AsyncJob
 from falconer.client.batch_models import BatchInfo, BatchResult, FileInfo
 from falconer.client.batches import AsyncBatch, Batch
 from falconer.client.errors import (
+    AccessDenied,
     ApiError,
     BatchFailed,
     Conflict,
@@ -23,6 +24,7 @@ from falconer.client.retries import Retries
 from falconer.client.sync_client import Client, Job
 
 __all__ = [
+    "AccessDenied",
     "ApiError",
     "AsyncBatch",
     "AsyncClient",

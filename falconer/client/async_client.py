@@ -13,6 +13,7 @@ from falconer.client.calls import (
     Calls,
     checked_url,
     default_url,
+    headers_with,
     job_body,
     new_key,
     result_of,
@@ -88,19 +89,23 @@ class AsyncJob(JobHandle):
 class AsyncClient:
     """An asynchronous client of one service, for any number of tasks.
 
-    `url` defaults to the variable FALCONER_URL, else http://127.0.0.1:8000. `files` and `batches`
-    have the calls of their names. Raises InvalidRequest for a `url` without http:// or https://.
+    `url` defaults to the variable FALCONER_URL, else http://127.0.0.1:8000, and `api_key` to
+    FALCONER_API_KEY. `files` and `batches` have the calls of their names. Raises InvalidRequest for
+    a `url` without http:// or https://, and for a key that no header can have.
     """
 
     def __init__(
         self,
         url: str | None = None,
         *,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         retries: Retries = DEFAULT_RETRIES,
     ) -> None:
         self._http = httpx.AsyncClient(
-            base_url=checked_url(url or default_url()), headers=headers, limits=LIMITS
+            base_url=checked_url(url or default_url()),
+            headers=headers_with(api_key, headers),
+            limits=LIMITS,
         )
         self._connection = AsyncConnection(self._http, Calls(retries))
         self.files = AsyncFiles(self._connection)

@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "FALCONER_URL"
+KEY_VARIABLE = "FALCONER_API_KEY"
 ANSWER_S = 30.0  # until the answer to a request that waits for no job
 CONNECT_S = 10.0
 LATE_S = 10.0  # by which the answer to a poll may come after its time
@@ -120,6 +121,19 @@ def result_of(job: JobInfo) -> ChatResult:
 
 def default_url() -> str:
     return os.environ.get(URL_VARIABLE) or DEFAULT_URL
+
+
+def headers_with(api_key: str | None, headers: Mapping[str, str] | None) -> httpx.Headers:
+    """Return the headers of every request; an `Authorization` among them replaces the key.
+
+    Raises InvalidRequest for a key that no header can carry.
+    """
+    key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
+    if key and not (key.isascii() and key.isprintable()):
+        raise InvalidRequest("api_key: must be printable ASCII", field="api_key")
+    merged = httpx.Headers({"Authorization": f"Bearer {key}"} if key else {})
+    merged.update(headers)
+    return merged
 
 
 def checked_url(url: str) -> httpx.URL:

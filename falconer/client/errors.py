@@ -3,6 +3,7 @@
 FalconerError
 └── ApiError               any other status, or a response that is not Falconer's
     ├── InvalidRequest     400, 413, 415, 422: `field` must change
+    ├── AccessDenied       401, 403: no valid API key, or not that of an admin
     ├── NotFound           404: no such job, model or adapter
     ├── Conflict           409: key used with another body; nothing to retry
     ├── TooManyRequests    429: the queue is full; `retry_after` seconds help
@@ -58,6 +59,10 @@ class InvalidRequest(ApiError):
     pass
 
 
+class AccessDenied(ApiError):
+    pass
+
+
 class NotFound(ApiError):
     pass
 
@@ -106,6 +111,8 @@ class BatchFailed(ApiError):
 VERBS = {"cancelled": "was cancelled"}
 BY_STATUS: dict[int, type[ApiError]] = {
     400: InvalidRequest,
+    401: AccessDenied,
+    403: AccessDenied,
     404: NotFound,
     409: Conflict,
     413: InvalidRequest,

@@ -28,21 +28,23 @@ class SettingsCommand(Generic[S]):
         self.__signature__ = Signature([_parameter(name, field) for name, field in fields])
         self.__annotations__: dict[str, Any] = {}  # typer before 0.29 demands the attribute
 
-    def __call__(self, **flags: str | None) -> None:
+    def __call__(self, **flags: str | bool | None) -> None:
         raise typer.Exit(self._run(load_settings(self._settings_class, flags)))
 
 
 def _parameter(name: str, field: FieldInfo) -> Parameter:
     default = field.get_default(call_default_factory=False)
-    variable = f"{ENV_PREFIX}{name.upper()}" + ("" if default is None else f", default {default}")
+    has_default = default is not None and default is not False
+    variable = f"{ENV_PREFIX}{name.upper()}" + (f", default {default}" if has_default else "")
     option = typer.Option(
         None,
         "--" + name.replace("_", "-"),
         help=f"{field.description} \\[{variable}]",
-        metavar=_metavar(field.annotation),
+        metavar=None if field.annotation is bool else _metavar(field.annotation),
         show_default=False,
     )
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=option, annotation=str | None)
+    kind = bool if field.annotation is bool else str  # a bool is a flag without a value
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
 
 
 def _metavar(annotation: Any) -> str:

@@ -39,7 +39,7 @@ def settings_table(settings_class: type[ProcessSettings]) -> str:
     rows = []
     for name, field in settings_class.model_fields.items():
         flag = "--" + name.replace("_", "-")
-        default = "" if field.default is None else f" {field.default}"
+        default = "" if field.default in (None, False) else f" {field.default}"
         rows.append((f"`{flag}{default}`", field.description or ""))
     return listed(rows)
 
