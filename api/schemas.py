@@ -160,6 +160,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     retry_of: str | msgspec.UnsetType = msgspec.UNSET
     retried_as: str | msgspec.UnsetType = msgspec.UNSET
     origin: Origin | msgspec.UnsetType = msgspec.UNSET
+    owner: str | msgspec.UnsetType = msgspec.UNSET  # name of the API key
     error: JobError | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
@@ -185,6 +186,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
             "retry_of": or_unset(record.retry_of),
             "retried_as": or_unset(record.retried_as),
             "origin": or_unset(record.origin),
+            "owner": or_unset(record.owner),
             "error": or_unset(record.error),
         }
 

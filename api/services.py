@@ -1,7 +1,7 @@
 """The services that the routes share: one instance per process, found through the request."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastapi import Request
 
@@ -36,6 +36,7 @@ class Services:
     derived: DerivedJobs
     batches: BatchRunner
     keys: WatchedKeys | None = None  # None: every client is an admin
+    caller: Caller = field(default_factory=Caller)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # open requests must end
     tasks: list[asyncio.Task[None]] = field(default_factory=list)  # run until `stop`
 
@@ -55,6 +56,16 @@ class Services:
         await wait_at_most(RELEASE_TIMEOUT_S, self.batches.stop())
         await self.redis.close()
 
+    def of(self, caller: Caller) -> "Services":
+        """Return the services as the caller may use them: with its jobs, files and batches."""
+        return replace(
+            self,
+            redis=self.redis.seen_by(caller),
+            client=self.client.of(caller),
+            derived=self.derived.of(caller),
+            caller=caller,
+        )
+
     @property
     def dead_tasks(self) -> list[str]:
         """Return the names of tasks that ended before `stop`."""
@@ -73,4 +84,6 @@ def set_caller(request: Request, caller: Caller) -> None:
 
 
 def services_of(request: Request) -> Services:
-    return app_services(request)
+    """Return the services for the caller of the request."""
+    services, caller = app_services(request), request.state.caller
+    return services if caller == services.caller else services.of(caller)

@@ -76,6 +76,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     inherited_deltas: int = 0  # of an earlier job's token log, with which its own begins
     adapter_version: str | None = None  # of these deltas
     replay: ReplayedRun | None = None  # to compare the tokens with
+    owner: str | None = None  # name of the API key that submitted it
     joined_to: str | None = None  # a job of the same request, whose tokens it takes if it can
 
     @property
@@ -193,6 +194,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None  # of the client
     origin: Origin | None = None
     model: str | None = None  # of its queue; None for the first model of the service
+    owner: str | None = None  # name of the API key that submitted it
     outcome: Outcome | None = None  # a listing leaves out results
 
     @property

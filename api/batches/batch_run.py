@@ -287,6 +287,7 @@ class BatchRun:
                     filename=f"{spec.id}_{kind}.jsonl",
                     num_bytes=num_bytes,
                     ttl_s=spec.output_ttl_s,
+                    owner=spec.owner,
                 )
 
 

@@ -93,7 +93,7 @@ class LineJobs:
         with ExitStack() as stack:
             for index, one in enumerate(admitted):
                 own_id = job_id_of(spec.id, number, index)
-                job = msgspec.structs.replace(one.job, id=own_id)
+                job = msgspec.structs.replace(one.job, id=own_id, owner=spec.owner)
                 handle = await self._enqueue(one.model, job, seconds_left)
                 submitted.handles.append(stack.enter_context(handle))
             submitted.stack = stack.pop_all()

@@ -53,9 +53,14 @@ class Admission:
         self._max_ttl_s = max_ttl_s
 
     async def admit(
-        self, request: ChatRequest, client: ClientConnection, *, stream: bool
+        self,
+        request: ChatRequest,
+        client: ClientConnection,
+        *,
+        stream: bool,
+        owner: str | None = None,
     ) -> Admitted:
-        """Return a job with an id and a seed. Raises a ClientError that names field and limit.
+        """Return a job of the owner, with an id and a seed. Raises a ClientError.
 
         A long text waits for its turn, and then raises ServiceUnavailable, ClientDisconnected and
         ServerStopping too.
@@ -64,30 +69,7 @@ class Admission:
         self._check_ttl(request.ttl_s)
         kwargs = request.generate_kwargs
         check_reuse(request.reuse, kwargs)
-        job = ChatJob(
-            version=protocol_version(request),
-            id=uuid.uuid4().hex,
-            prompt=None if request.messages else request.prompt,
-            prompt_token_ids=request.prompt_token_ids,
-            messages=_to_messages(request),
-            model=request.model,
-            add_special_tokens=request.add_special_tokens,
-            continue_final_message=request.continue_final_message,
-            prediction=request.prediction,
-            fill_context=request.fill_context,
-            prefix=request.prefix,
-            handle_long_generation=request.handle_long_generation,
-            generate_kwargs=kwargs.model_dump(exclude_unset=True),
-            seed=secrets.randbits(32) if kwargs.seed is None else kwargs.seed,
-            return_full_text=request.return_full_text,
-            clean_up_tokenization_spaces=request.clean_up_tokenization_spaces,
-            stream=stream or request.reuse != "never",  # others need the token log
-            deadline_s=request.deadline_s,
-            ttl_s=request.ttl_s,
-            priority=request.priority,
-            adapter=request.adapter,
-            metadata=request.metadata,
-        )
+        job = _new_job(request, stream=stream, owner=owner)
         check_prompt(job)
         return Admitted(await self._checked(model.watcher, job, kwargs, client), model)
 
@@ -160,6 +142,36 @@ def protocol_version(request: ChatRequest) -> int:
     if PROMPT_FIELDS & request.model_fields_set:
         return PROMPTS_SINCE
     return 1 if request.adapter is None else ADAPTERS_SINCE
+
+
+def _new_job(request: ChatRequest, *, stream: bool, owner: str | None) -> ChatJob:
+    """Return the job of a request, not yet checked against a model."""
+    kwargs = request.generate_kwargs
+    return ChatJob(
+        version=protocol_version(request),
+        id=uuid.uuid4().hex,
+        prompt=None if request.messages else request.prompt,
+        prompt_token_ids=request.prompt_token_ids,
+        messages=_to_messages(request),
+        model=request.model,
+        add_special_tokens=request.add_special_tokens,
+        continue_final_message=request.continue_final_message,
+        prediction=request.prediction,
+        fill_context=request.fill_context,
+        prefix=request.prefix,
+        handle_long_generation=request.handle_long_generation,
+        generate_kwargs=kwargs.model_dump(exclude_unset=True),
+        seed=secrets.randbits(32) if kwargs.seed is None else kwargs.seed,
+        return_full_text=request.return_full_text,
+        clean_up_tokenization_spaces=request.clean_up_tokenization_spaces,
+        stream=stream or request.reuse != "never",  # others need the token log
+        deadline_s=request.deadline_s,
+        ttl_s=request.ttl_s,
+        priority=request.priority,
+        adapter=request.adapter,
+        metadata=request.metadata,
+        owner=owner,
+    )
 
 
 def _to_messages(request: ChatRequest) -> tuple[Message, ...] | None:

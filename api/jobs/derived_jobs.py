@@ -1,9 +1,14 @@
 """Make new jobs from the tokens of jobs that succeeded."""
 
+import copy
+
+import msgspec
+
 from api.http.disconnect import ClientConnection
 from api.jobs.admission import Admission
 from api.jobs.derivation import Derived, continued, forked, replayed, without_tokens
-from api.jobs.job_client import digest_fields, record_of
+from api.jobs.idempotency import digest_fields
+from api.jobs.job_client import record_of
 from api.jobs.pending_cancellations import (
     PendingCancellations,
     may_have_arrived,
@@ -12,6 +17,7 @@ from api.jobs.pending_cancellations import (
 from api.jobs.redis_services import REDIS_TIMEOUT_S, RedisServices, redis_timeout
 from api.jobs.served_models import ServedModel, ServedModels
 from api.settings import ApiSettings
+from shared.access.api_keys import Caller
 from shared.errors import Conflict, ServiceUnavailable
 from shared.origin import OriginKind
 from shared.protocol import ChatJob, Delta, JobRecord, JobStatus, Succeeded
@@ -37,11 +43,19 @@ class DerivedJobs:
         settings: ApiSettings,
     ) -> None:
         self._redis = redis
+        self._queue = redis.queue  # as the caller sees it
+        self._caller = Caller()
         self._models = models
         self._admission = admission
         self._cancellations = cancellations
         self._max_queued = settings.max_queued
         self._max_queued_tokens = settings.max_queued_tokens
+
+    def of(self, caller: Caller) -> "DerivedJobs":
+        """Return the same for one caller, whose jobs it finds and makes."""
+        view = copy.copy(self)
+        view._caller, view._queue = caller, self._redis.queue.seen_by(caller.sees)
+        return view
 
     async def continue_job(
         self,
@@ -51,7 +65,9 @@ class DerivedJobs:
         idempotency_key: str | None = None,
     ) -> JobRecord:
         """Enqueue the job's request with so many more tokens."""
-        key = digest_fields((OriginKind.CONTINUE, job_id, max_new_tokens), idempotency_key)
+        key = digest_fields(
+            (OriginKind.CONTINUE, job_id, max_new_tokens), idempotency_key, self._caller.name
+        )
         if (known := await self._find(key)) is not None:
             return known
         model, ended, outcome = await self._ended(job_id)
@@ -67,7 +83,9 @@ class DerivedJobs:
     ) -> JobRecord:
         """Enqueue another ending of the job, from its token `at` on."""
         changes = kwargs.model_dump(exclude_unset=True)
-        key = digest_fields((OriginKind.FORK, job_id, at, changes), idempotency_key)
+        key = digest_fields(
+            (OriginKind.FORK, job_id, at, changes), idempotency_key, self._caller.name
+        )
         if (known := await self._find(key)) is not None:
             return known
         model, ended, outcome = await self._ended(job_id)
@@ -77,7 +95,7 @@ class DerivedJobs:
         self, job_id: str, client: ClientConnection, idempotency_key: str | None = None
     ) -> JobRecord:
         """Enqueue the job's request again, to compare the tokens."""
-        key = digest_fields((OriginKind.REPLAY, job_id), idempotency_key)
+        key = digest_fields((OriginKind.REPLAY, job_id), idempotency_key, self._caller.name)
         if (known := await self._find(key)) is not None:
             return known
         model, ended, outcome = await self._ended(job_id)
@@ -89,8 +107,8 @@ class DerivedJobs:
         if key is None:
             return None
         async with redis_timeout():
-            job_id = await self._redis.queue.find_by_key(key)
-            return None if job_id is None else await self._redis.queue.record(job_id)
+            job_id = await self._queue.find_by_key(key)
+            return None if job_id is None else await self._queue.record(job_id)
 
     async def _log(self, job_id: str) -> list[Delta]:
         async with redis_timeout():
@@ -108,12 +126,13 @@ class DerivedJobs:
         key: IdempotencyKey | None,
     ) -> JobRecord:
         job, source = derived
-        job = await self._admission.admit_again(model, job, client)
+        owned = msgspec.structs.replace(job, owner=self._caller.name)
+        job = await self._admission.admit_again(model, owned, client)
         await self._check_adapter(model, job)
         queued = await self._enqueue(model, job, source, key)
         if queued.replayed and (known := await self._find(key)) is not None:
             return known
-        return record_of(queued, source, model=model.redis.name)
+        return record_of(queued, source, model=model.redis.name, owner=job.owner)
 
     async def _check_adapter(self, model: ServedModel, job: ChatJob) -> None:
         """Raise Conflict if the adapter was loaded again since; its worker checks that too."""
@@ -126,8 +145,8 @@ class DerivedJobs:
 
     async def _ended(self, job_id: str) -> tuple[ServedModel, ChatJob, Succeeded]:
         async with redis_timeout():
-            record = await self._redis.queue.record(job_id)
-            job = await self._redis.queue.ended_job(job_id)
+            record = await self._queue.record(job_id)
+            job = await self._queue.ended_job(job_id)
         if record is None:
             raise no_such_job(job_id)
         if not isinstance(record.outcome, Succeeded):

@@ -1,13 +1,13 @@
 """The operations on jobs that all routes share: submit, follow, list, cancel and retry."""
 
+import copy
 from contextlib import suppress
-from hashlib import sha256
 
-import msgspec
 import structlog
 
 from api.http.disconnect import ClientConnection
 from api.jobs.admission import Admission, Admitted
+from api.jobs.idempotency import digest_key
 from api.jobs.job_handle import JobHandle
 from api.jobs.pending_cancellations import (
     PendingCancellations,
@@ -19,6 +19,7 @@ from api.jobs.redis_services import REDIS_TIMEOUT_S, RedisServices, redis_timeou
 from api.jobs.reuse import ReusableJobs
 from api.schemas import ChatRequest
 from api.settings import ApiSettings
+from shared.access.api_keys import Caller
 from shared.errors import ClientError, NotFound, ServiceUnavailable
 from shared.protocol import ChatJob, JobRecord, JobStatus
 from shared.queue.backlog import JobEstimate
@@ -42,17 +43,26 @@ class JobClient:
         settings: ApiSettings,
     ) -> None:
         self._redis = redis
+        self._queue = redis.queue  # as the caller sees it
+        self._caller = Caller()
         self._admission = admission
         self._cancellations = cancellations
         self._reusable = ReusableJobs(redis)
         self._max_queued = settings.max_queued
         self._max_queued_tokens = settings.max_queued_tokens
 
+    def of(self, caller: Caller) -> "JobClient":
+        """Return the client of one caller: it finds and submits the jobs of this caller."""
+        view = copy.copy(self)
+        view._caller, view._queue = caller, self._redis.queue.seen_by(caller.sees)
+        return view
+
     async def admit(
         self, request: ChatRequest, client: ClientConnection, *, stream: bool
     ) -> Admitted:
         """Check a request; return its job, which is not enqueued. Raises what `submit` raises."""
-        return await self._admission.admit(request, client, stream=stream)
+        owner = self._caller.name
+        return await self._admission.admit(request, client, stream=stream, owner=owner)
 
     async def submit(
         self,
@@ -67,11 +77,10 @@ class JobClient:
     ) -> JobHandle:
         """Check and enqueue a request; return the handle of its job, or of an earlier one's job.
 
-        `admitted` is what `admit` returned, if called. `response` is stored with the job. Raises a
-        ClientError, ClientDisconnected or ServerStopping before the enqueue. After a
-        ServiceUnavailable, an accepted job is cancelled, unless an idempotency key can find it.
+        `admitted` is what `admit` returned, `response` is stored. Raises as `admit` before the
+        enqueue. After a ServiceUnavailable, an accepted job is cancelled unless a key can find it.
         """
-        key = digest_key(request, idempotency_key)
+        key = digest_key(request, idempotency_key, self._caller.name)
         try:
             admitted = admitted or await self.admit(request, client, stream=stream)
         except ClientError:
@@ -90,7 +99,8 @@ class JobClient:
         if queued.replayed:
             handle.close()
             return await self.follow(queued.job_id)
-        handle.accepted(record_of(queued, source, model=model.redis.name), job.deadline_s, reused)
+        record = record_of(queued, source, model=model.redis.name, owner=job.owner)
+        handle.accepted(record, job.deadline_s, reused)
         if request.generate_kwargs.return_token_ids:
             handle.prompt_token_ids = job.token_ids
         return handle
@@ -103,7 +113,7 @@ class JobClient:
 
     async def is_known(self, request: ChatRequest, idempotency_key: str | None) -> bool:
         """Return whether a job of this request and key exists. Raises ServiceUnavailable."""
-        earlier = await self._find(digest_key(request, idempotency_key))
+        earlier = await self._find(digest_key(request, idempotency_key, self._caller.name))
         if earlier is not None:
             earlier.close()
         return earlier is not None
@@ -127,7 +137,7 @@ class JobClient:
         if key is None:
             return None
         async with redis_timeout():
-            job_id = await self._redis.queue.find_by_key(key)
+            job_id = await self._queue.find_by_key(key)
         with suppress(NotFound):
             return None if job_id is None else await self.follow(job_id)
         return None
@@ -165,7 +175,7 @@ class JobClient:
         handle = JobHandle(self._redis, job_id)
         try:
             async with redis_timeout():
-                handle.record = await self._redis.queue.watch(job_id, self._redis.replica_id)
+                handle.record = await self._queue.watch(job_id, self._redis.replica_id)
             if handle.record is None:
                 raise no_such_job(job_id)
         except BaseException:
@@ -176,7 +186,7 @@ class JobClient:
     async def record(self, job_id: str) -> JobRecord:
         """Return the current record of a job. Raises NotFound."""
         async with redis_timeout():
-            record = await self._redis.queue.record(job_id)
+            record = await self._queue.record(job_id)
         if record is None:
             raise no_such_job(job_id)
         return record
@@ -184,7 +194,7 @@ class JobClient:
     async def trail(self, job_id: str) -> list[TrailEntry]:
         """Return the events of a job in order. Raises NotFound."""
         async with redis_timeout():
-            trail = await self._redis.queue.trail(job_id)
+            trail = await self._queue.trail(job_id)
         if trail is None:
             raise no_such_job(job_id)
         return trail
@@ -192,7 +202,7 @@ class JobClient:
     async def cancel(self, job_id: str) -> JobRecord:
         """Cancel a queued or running job; return its current record. Raises NotFound."""
         async with redis_timeout():
-            record = await self._redis.queue.cancel(job_id)
+            record = await self._queue.cancel(job_id)
         if record is None:
             raise no_such_job(job_id)
         return record
@@ -200,13 +210,13 @@ class JobClient:
     async def response(self, job_id: str) -> bytes | None:
         """Return what `submit` stored with the job; None without it, or after it has expired."""
         async with redis_timeout():
-            return await self._redis.responses.get(job_id)
+            return await self._queue.response(job_id)
 
     async def delete(self, job_id: str) -> None:
         """Cancel a job, and delete its result, tokens and stored response. Raises NotFound."""
         await self.cancel(job_id)
         async with redis_timeout():
-            await self._redis.responses.delete(job_id)
+            await self._queue.delete(job_id)
 
     async def retry(self, job_id: str) -> JobRecord:
         """Retry a job that failed, expired or was cancelled; return the record of the new job.
@@ -216,7 +226,7 @@ class JobClient:
         """
         try:
             async with redis_timeout():
-                enqueued = await self._redis.queue.retry(
+                enqueued = await self._queue.retry(
                     job_id,
                     max_queued=self._max_queued,
                     max_queued_tokens=self._max_queued_tokens,
@@ -234,11 +244,11 @@ class JobClient:
         """Return a page of the jobs in one status, or in any; the newest first."""
         statuses = JobStatus if status is None else [status]
         async with redis_timeout():
-            return await self._redis.queue.page(statuses, limit=limit, after=after)
+            return await self._queue.page(statuses, limit=limit, after=after)
 
     async def purge(self) -> int:
         """Cancel all queued jobs; return their number."""
-        batches, num_cancelled = self._redis.queue.purge(), 0
+        batches, num_cancelled = self._queue.purge(), 0
         while True:
             async with redis_timeout():
                 cancelled = await anext(batches, None)
@@ -256,32 +266,13 @@ class JobClient:
             log.info("abandoned job not found", job_id=job_id, error=error.message)
 
 
-def digest_key(request: ChatRequest, idempotency_key: str | None) -> IdempotencyKey | None:
-    """Digest the key and the fields of the request; their order and spelling do not matter.
-
-    `metadata` is left out: it changes nothing that the job computes.
-    """
-    return digest_fields(
-        request.model_dump(exclude_unset=True, exclude={"metadata"}), idempotency_key
-    )
-
-
-def digest_fields(fields: object, idempotency_key: str | None) -> IdempotencyKey | None:
-    """Digest the key and what its request asks for; None without a key."""
-    if idempotency_key is None:
-        return None
-    body = msgspec.json.encode(fields, order="deterministic")
-    return IdempotencyKey(
-        sha256(idempotency_key.encode()).hexdigest(), body_digest=sha256(body).hexdigest()
-    )
-
-
 def record_of(
     enqueued: Enqueued,
     source: Source | None = None,
     *,
     retry_of: str | None = None,
     model: str | None = None,
+    owner: str | None = None,
 ) -> JobRecord:
     """Return the record of a job that has just been accepted."""
     return JobRecord(
@@ -294,4 +285,5 @@ def record_of(
         retry_of=retry_of,
         origin=source.origin if source else None,
         model=model,
+        owner=owner,
     )

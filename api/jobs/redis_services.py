@@ -1,6 +1,7 @@
 """The services in Redis that the api uses: queue, model registry, token logs and reply stream."""
 
 import asyncio
+import copy
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from api.settings import ApiSettings
+from shared.access.api_keys import Caller
 from shared.batches.batches import BatchStore
 from shared.batches.file_data import FileData, FolderFileData
 from shared.batches.files import FileStore
@@ -20,7 +22,6 @@ from shared.errors import ServiceUnavailable
 from shared.queue.job_queue import JobQueue
 from shared.queue.keys import Keys
 from shared.queue.reply_stream import BLOCK_S, ReplyStream
-from shared.queue.response_store import ResponseStore
 from shared.queue.token_log import TokenLog
 from shared.redis.client import UNREACHABLE
 from shared.registry.adapter_registry import AdapterRegistry
@@ -74,10 +75,17 @@ class RedisServices:
         self.models = [ModelServices.connected(self._redis, one) for one in settings.all_keys]
         self.queue = self.models[0].queue  # finds jobs of every model by their ids
         self.token_log = TokenLog(self._redis, keys)
-        self.responses = ResponseStore(self._redis, keys)
         self.files = FileStore(self._redis, keys, file_data(settings))
         self.batches = BatchStore(self._redis, keys)
         self.replies = ReplyStream(self._blocking_redis, keys, self.replica_id)
+
+    def seen_by(self, caller: Caller) -> "RedisServices":
+        """Return a view that finds the jobs, files and batches of the caller."""
+        view = copy.copy(self)
+        view.queue = self.queue.seen_by(caller.sees)
+        view.files = self.files.seen_by(caller)
+        view.batches = self.batches.seen_by(caller.sees)
+        return view
 
     async def ping(self) -> None:
         await self._redis.ping()

@@ -35,12 +35,14 @@ def check_reuse(reuse: Reuse, kwargs: GenerateKwargs) -> None:
 
 
 def request_digest(job: ChatJob) -> str | None:
-    """Digest what decides about the tokens of a job; None while no model is registered."""
+    """Digest the owner and what decides about the tokens; None while no model is registered."""
     if job.token_ids is None:
         return None
     kwargs = {name: value for name, value in job.generate_kwargs.items() if name not in LEFT_OUT}
     seed = job.seed if kwargs.get("do_sample", True) else None
     parts = [job.card_hash, job.adapter, job.token_ids, job.max_new_tokens, seed, kwargs]
+    if job.owner is not None:
+        parts.append(job.owner)  # whose own jobs share tokens
     return sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 

@@ -55,6 +55,7 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_of: str | None = None
     retried_as: str | None = None
     origin: Mapping[str, str] | None = None  # `kind` and `job_id`, if made from another job
+    owner: str | None = None  # name of the API key that submitted it
     metadata: Mapping[str, str] | None = None
     error: JobError | None = None
     batch: Batch | None = None

@@ -1,5 +1,6 @@
 """Batches in Redis: their state, and the lease by which one replica at a time runs each of them."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,7 @@ class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     expires_at: int
     output_ttl_s: int
+    owner: str | None = None  # name of the API key that created it
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,17 @@ class BatchStore:
 
     redis: Redis
     keys: Keys
+    owner: str | None = None  # of the batches that are found; None: of all owners
     _scripts: Scripts = field(init=False)
 
     def __post_init__(self) -> None:
         self._scripts = Scripts(self.redis, self.keys)
+
+    def seen_by(self, owner: str | None) -> "BatchStore":
+        """Return a view that finds the batches of this owner only; None: of all owners."""
+        view = copy.copy(self)
+        view.owner = owner
+        return view
 
     # -- for clients -----------------------------------------------------------------------------
 
@@ -100,7 +109,7 @@ class BatchStore:
         ttl_s = spec.expires_at - spec.created_at + FILE_TTL_S
         packed = msgspec.msgpack.encode(spec)
         key = key or IdempotencyKey("", "")
-        args = (spec.id, packed, 1000 * ttl_s, key.digest, key.body_digest)
+        args = (spec.id, packed, 1000 * ttl_s, key.digest, key.body_digest, spec.owner or "")
         verdict: bytes = await self._scripts.run(Script.CREATE_BATCH, *args)
         if verdict == b"conflict":
             raise Conflict("Idempotency-Key was already used with a different request body")
@@ -113,7 +122,7 @@ class BatchStore:
 
     async def get(self, batch_id: str) -> Batch | None:
         [batch] = await self._read([batch_id])
-        return batch
+        return None if batch is None or self.owner not in (None, batch.spec.owner) else batch
 
     async def _read(self, ids: Iterable[str]) -> list[Batch | None]:
         async with self.redis.pipeline(transaction=False) as pipe:
@@ -125,11 +134,15 @@ class BatchStore:
         """Return a page of batches, and whether further batches follow."""
         found: list[Batch] = []
         after = request.after
+        key = self.keys.batches if self.owner is None else self.keys.batches_of(self.owner)
         while True:
             part = PageRequest(READ_AT_ONCE, after, request.oldest_first)
-            ids = await page_of_ids(self.redis, self.keys.batches, part)
-            batches = await self._read(ids) if ids else []
-            found += [batch for batch in batches if batch is not None]
+            ids = await page_of_ids(self.redis, key, part)
+            for batch_id, batch in zip(ids, await self._read(ids) if ids else [], strict=True):
+                if batch is not None:
+                    found.append(batch)
+                elif self.owner is not None:
+                    await self.redis.zrem(key, batch_id)  # it has expired
             if len(found) > request.limit or len(ids) < READ_AT_ONCE:
                 return found[: request.limit], len(found) > request.limit
             after = ids[-1]

@@ -46,6 +46,7 @@ class BatchLane:
             round(1000 * deadline_s),
             1000 * (job.ttl_s or RESULT_TTL_S),
             reply_to,
+            job.owner or "",
         )
         return Verdict(verdict.decode())
 

@@ -4,22 +4,19 @@ Errors of Redis pass through.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
-from redis.asyncio import Redis
 
 from shared.errors import ClientError, Conflict, NotFound
 from shared.protocol import (
     ChatJob,
-    JobRecord,
     JobStatus,
     Outcome,
-    decode_job,
     encode,
     encode_events,
 )
-from shared.queue.arq_format import pack_cancelled, pack_expired, pack_job, pack_result
+from shared.queue.arq_format import pack_job, pack_result
 from shared.queue.backlog import Depth, JobEstimate, decode_job_estimate
 from shared.queue.claims import (
     Claim,
@@ -39,29 +36,16 @@ from shared.queue.enqueued import (
     no_such_job,
     times_ms,
 )
-from shared.queue.keys import JOB_TTL_S, PRIORITY_WINDOW_MS, Keys
-from shared.queue.listing import (
-    TRAIL_FIELDS,
-    Cursor,
-    JobPage,
-    TrailEntry,
-    decode_page,
-    decode_record,
-    decode_trail,
-)
-from shared.queue.scripts import Script, Scripts
+from shared.queue.job_records import JobRecords
+from shared.queue.keys import JOB_TTL_S, PRIORITY_WINDOW_MS
+from shared.queue.scripts import Script
 
-PURGED_AT_ONCE = 100  # jobs; Redis runs no other command meanwhile
 NO_LIMIT = 2**53
+NO_KEY = IdempotencyKey("", "")
 
 
-class JobQueue:
+class JobQueue(JobRecords):
     """The queue of one model. Jobs of every model of the service are found by their ids."""
-
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._keys = keys
-        self._redis = redis
-        self._scripts = Scripts(redis, keys)
 
     async def enqueue(
         self,
@@ -82,7 +66,7 @@ class JobQueue:
         start of PRIORITY_WINDOW_MS. Raises QueueFull, WaitTooLong, Conflict for a key with another
         body, NotFound without the job of `source`, and TimeoutError later than `within_s` from now.
         """
-        key = idempotency_key or IdempotencyKey("", "")
+        key = idempotency_key or NO_KEY
         reply = await self._scripts.run_within(
             within_s,
             Script.ENQUEUE,
@@ -96,11 +80,11 @@ class JobQueue:
             reply_to or "",
             max_queued,
             max_queued_tokens,
-            key.digest,
-            key.body_digest,
+            *(key.digest, key.body_digest),
             *(source.script_args() if source else NO_SOURCE_ARGS),
             response,
             encode(job.metadata) if job.metadata else "",
+            job.owner or "",
         )
         return decode_enqueued(reply, source, max_queued, max_queued_tokens)
 
@@ -155,11 +139,6 @@ class JobQueue:
         except NotFound:
             raise await self._nothing_to_retry(job_id) from None
 
-    async def ended_job(self, job_id: str) -> ChatJob | None:
-        """Return an ended job that can be retried, or that has a token log; None for others."""
-        payload: bytes | None = await self._redis.get(self._keys.retry_payload(job_id))
-        return None if payload is None else decode_job(payload)
-
     async def _nothing_to_retry(self, job_id: str) -> ClientError:
         record = await self.record(job_id)
         if record is None:
@@ -167,51 +146,6 @@ class JobQueue:
         is_failure = record.status.is_terminal and record.status is not JobStatus.SUCCEEDED
         reason = "its data is gone" if is_failure else f"it is {record.status}"
         return Conflict(f"the job cannot be retried: {reason}")
-
-    async def record(self, job_id: str) -> JobRecord | None:
-        return await self.watch(job_id, "")
-
-    async def watch(self, job_id: str, replica_id: str) -> JobRecord | None:
-        """Return the record, None if unknown; subscribe the replica to the job's events.
-
-        A job without a worker expires here if its deadline has passed.
-        """
-        expired = pack_expired(job_id, self._keys.queue)
-        reply = await self._scripts.run(Script.WATCH, job_id, replica_id, *expired)
-        return decode_record(job_id, reply)
-
-    async def cancel(self, job_id: str) -> JobRecord | None:
-        """Cancel a job, if need be by its worker; return the record as of now, None if unknown."""
-        end = pack_cancelled(job_id, self._keys.queue)
-        return decode_record(job_id, await self._scripts.run(Script.CANCEL, job_id, *end))
-
-    async def trail(self, job_id: str) -> list[TrailEntry] | None:
-        """Return the events of a job in order, None if its record is unknown or has expired."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hmget(self._keys.record(job_id), TRAIL_FIELDS)
-            (values,) = await pipe.execute()
-        return decode_trail(values)
-
-    async def purge(self) -> AsyncIterator[int]:
-        """Cancel the jobs of all models that wait now; yield the number of each batch."""
-        until_ms, ends = b"", list[str | bytes]()
-        while True:
-            cancelled, until_ms, waiting = await self._scripts.run(
-                Script.PURGE, PURGED_AT_ONCE, until_ms, *ends
-            )
-            yield cancelled
-            if not waiting:
-                return
-            ids = [id_.decode() for id_ in waiting]
-            packed = [(id_, *pack_cancelled(id_, self._keys.queue)) for id_ in ids]
-            ends = [part for end in packed for part in end]
-
-    async def page(
-        self, statuses: Iterable[JobStatus], *, limit: int, after: Cursor | None = None
-    ) -> JobPage:
-        """Return jobs in these statuses, the newest first; at most LISTED_MAX finished jobs."""
-        seen = ("", "") if after is None else (after.created_ms, after.job_id)
-        return decode_page(await self._scripts.run(Script.LIST_JOBS, limit, *seen, *statuses))
 
     async def depth(self) -> Depth:
         waiting, running = await self._scripts.run(Script.DEPTH)

@@ -33,6 +33,8 @@ FILE_TTL_S = 7 * 24 * 3600  # of a file without `expires_after`, and of an ended
 MAX_FILE_TTL_S = 30 * 24 * 3600
 BATCH_MAX_S = 30 * 24 * 3600  # the longest completion window
 ACTIVE_BATCHES_MAX = 1000  # batches that have not ended; further batches are refused
+OWNER_INDEX_TTL_S = 32 * 24 * 3600  # longer than any record, or any file
+OWNER_BATCHES_TTL_S = BATCH_MAX_S + FILE_TTL_S
 LISTED_MAX = 10_000  # finished jobs of each status in a listing: the latest
 
 # Score of a leased job: this, plus the end of its lease. Waiting jobs have lower scores: Unix ms up
@@ -66,6 +68,7 @@ RECORD_FIELDS = (
     "metadata",
     "origin",
     "model",
+    "owner",
 )
 
 # Fields of the hash `Keys.batch`; `batch_state.lua` and docs/reference/redis-keys.md describe them.
@@ -158,6 +161,9 @@ class Keys:
         """
         return f"{self.service}:active-batches"
 
+    def batches_of(self, owner: str) -> str:
+        return f"{self.service}:batches-of:{owner}"
+
     def batch(self, batch_id: str) -> str:
         """Return the key of a hash: a batch and its progress, see `batch_state.lua`."""
         return f"{self.service}:batch:{batch_id}"
@@ -170,6 +176,9 @@ class Keys:
     def files(self) -> str:
         """Return the key of a sorted set: ids of files, which order by creation."""
         return f"{self.service}:files"
+
+    def files_of(self, owner: str) -> str:
+        return f"{self.service}:files-of:{owner}"
 
     def file(self, file_id: str) -> str:
         """Return the key of a StoredFile."""
@@ -266,6 +275,9 @@ class Keys:
     def job_index(self) -> str:
         """Return the key of a sorted set: all jobs by status and creation."""
         return f"{self.service}:job-index"
+
+    def jobs_of(self, owner: str) -> str:
+        return f"{self.service}:jobs-of:{owner}"
 
     @property
     def alone_worker(self) -> str:

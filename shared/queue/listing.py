@@ -22,6 +22,7 @@ TRAIL_FIELDS = [
     "attempts",
     "worker",
     "subscribers",
+    "owner",
 ]
 
 
@@ -64,7 +65,7 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
         return None
     fields, estimate, result = reply
     status, created_ms, started_ms, finished_ms, worker, attempts = fields[:6]
-    retry_of, retried_as, metadata, origin, model = fields[6:]
+    retry_of, retried_as, metadata, origin, model, owner = fields[6:]
     queued: QueueEstimate | None = decode_estimate(estimate) if estimate else None
     return JobRecord(
         id=job_id,
@@ -82,6 +83,7 @@ def decode_record(job_id: str, reply: list[Any] | None) -> JobRecord | None:
         metadata=decode_metadata(metadata) if metadata else None,
         origin=_decode_origin(origin),
         model=model.decode() if model else None,
+        owner=owner.decode() if owner else None,
         outcome=decode_result(result).outcome if result else None,
     )
 
@@ -104,12 +106,12 @@ class TrailEntry:
     replicas: tuple[str, ...] = ()  # api replicas that were sent the terminal event
 
 
-def decode_trail(values: Sequence[bytes | None]) -> list[TrailEntry] | None:
-    """Decode the values of TRAIL_FIELDS; None without such a job."""
-    created_ms, status, trail, finished_ms, attempts, worker, subscribers = (
+def decode_trail(values: Sequence[bytes | None], owner: str = "") -> list[TrailEntry] | None:
+    """Decode the values of TRAIL_FIELDS; None without such a job of the owner, if one is given."""
+    created_ms, status, trail, finished_ms, attempts, worker, subscribers, owned_by = (
         value and value.decode() for value in values
     )
-    if not created_ms or not status:
+    if not created_ms or not status or (owner and owner != owned_by):
         return None
     entries = [TrailEntry(int(created_ms), JobStatus.QUEUED, 0)]
     entries += [_decode_line(line) for line in (trail or "").splitlines()]

@@ -141,6 +141,8 @@ def _constants(keys: Keys) -> str:
         "ACTIVE_BATCHES": keys.active_batches,
         # Prefixes: an id follows.
         "RECORD": keys.record(""),
+        "OWNER_JOBS": keys.jobs_of(""),
+        "OWNER_BATCHES": keys.batches_of(""),
         "BATCH": keys.batch(""),
         "BATCH_LINES": keys.batch_lines(""),
         "FILE_DATA": keys.file_data(""),
@@ -214,4 +216,6 @@ def _limits() -> dict[str, str | int]:
         "BATCH_LANE_MAX": constants.BATCH_LANE_MAX,
         "ACTIVE_BATCHES_MAX": constants.ACTIVE_BATCHES_MAX,
         "FILE_TTL_MS": constants.FILE_TTL_S * 1000,
+        "OWNER_INDEX_TTL_MS": constants.OWNER_INDEX_TTL_S * 1000,
+        "OWNER_BATCHES_TTL_MS": constants.OWNER_BATCHES_TTL_S * 1000,
     }

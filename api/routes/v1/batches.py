@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from api.http.errors import json_response
 from api.http.headers import IdempotencyKey
+from api.jobs.idempotency import owned_key
 from api.jobs.redis_services import redis_timeout
 from api.openai.batches.objects import BatchObject, BatchPage
 from api.openai.batches.request import BatchRequest, InlineRequest
@@ -76,10 +77,12 @@ async def create(request: Request, idempotency_key: IdempotencyKey = None) -> Re
             created_at=int(seconds),
             expires_at=int(seconds) + body.window_s,
             output_ttl_s=body.output_ttl_s,
+            owner=services.caller.name,
         )
         await services.redis.files.keep_until(file, spec.expires_at + FILE_TTL_S)
         try:
-            batch_id = await services.redis.batches.create(spec, digest_key(body, idempotency_key))
+            key = digest_key(body, idempotency_key, spec.owner)
+            batch_id = await services.redis.batches.create(spec, key)
         except (Conflict, QueueFull):
             await discard(services, body, file)
             raise
@@ -89,12 +92,14 @@ async def create(request: Request, idempotency_key: IdempotencyKey = None) -> Re
     return json_response(BatchObject.of(await stored_batch(services, batch_id)))
 
 
-def digest_key(body: BatchRequest, idempotency_key: str | None) -> KeyDigests | None:
-    """Digest the key, apart from the keys of jobs, and the fields of the body."""
+def digest_key(
+    body: BatchRequest, idempotency_key: str | None, owner: str | None
+) -> KeyDigests | None:
+    """Digest the key, apart from the keys of jobs and of other owners, and the fields."""
     if idempotency_key is None:
         return None
     fields = msgspec.json.encode(body.model_dump(exclude_unset=True), order="deterministic")
-    key = f"/v1/batches\n{idempotency_key}"  # no header has a line break
+    key = f"/v1/batches\n{owned_key(idempotency_key, owner)}"
     return KeyDigests(sha256(key.encode()).hexdigest(), sha256(fields).hexdigest())
 
 

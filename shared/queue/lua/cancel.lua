@@ -1,7 +1,10 @@
 -- Cancel a job. One without a valid lease ends here; a running job is ended by its worker.
--- ARGV: id, result in arq's form, events for the subscribers
--- Returns the record as of now, see read_record.
-local id, result, events = ARGV[1], ARGV[2], ARGV[3]
+-- ARGV: id, owner that must be the job's or '', result in arq's form, events for the subscribers
+-- Returns the record as of now, see read_record; false if the owner may not see it.
+local id, owner, result, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if not is_visible(id, owner) then
+  return false
+end
 local status, worker, attempts, trail =
   unpack(redis.call('HMGET', RECORD .. id, 'status', 'worker', 'attempts', 'trail'))
 

@@ -8,7 +8,7 @@
 --       id of the job to retry or ''; field `origin` of the record or '';
 --       id of the job whose token log is copied or '', number of deltas to copy;
 --       request of a response or '', metadata of the client or '';
---       time in ms from which on the job is not accepted.
+--       owner or ''; time in ms from which on the job is not accepted.
 -- Returns {'accepted', 'replayed' or 'conflict', id, created_ms, estimate}, again when it is sent twice;
 -- {'late', time in ms}; {'unknown'} if the earlier job has expired; or a refusal, see backlog.lua.
 local id, payload, arq_job, rows, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -16,7 +16,7 @@ local head_start_ms, deadline_ms, ttl_ms, subscriber = ARGV[6], ARGV[7], ARGV[8]
 local max_jobs, max_tokens = tonumber(ARGV[10]), tonumber(ARGV[11])
 local key_digest, body_digest, retry_of = ARGV[12], ARGV[13], ARGV[14]
 local origin, log_of, num_deltas = ARGV[15], ARGV[16], tonumber(ARGV[17])
-local response, metadata, accept_before_ms = ARGV[18], ARGV[19], tonumber(ARGV[20])
+local response, metadata, owner, accept_before_ms = ARGV[18], ARGV[19], ARGV[20], tonumber(ARGV[21])
 if retry_of ~= '' then
   use_model(redis.call('HGET', RECORD .. retry_of, 'model'))
 end
@@ -88,6 +88,7 @@ redis.call('HSET', RECORD .. id,
   'deadline_ms', ms(NOW + deadline_ms), 'ttl_ms', ttl_ms, 'cost_rows', rows, 'cost_tokens', tokens,
   'queue_score', score, 'subscribers', subscriber)
 write_model(id)
+write_owner(id, owner)
 if metadata ~= '' then
   redis.call('HSET', RECORD .. id, 'metadata', metadata)
 end

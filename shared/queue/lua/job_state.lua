@@ -18,6 +18,7 @@
 --   metadata: pairs of the client in msgpack; absent without any.
 --   origin: how the job was made from another one, a space, the id of that job.
 --   model: the model whose queue has the job; absent for the first model of the service.
+--   owner: the name of the API key that submitted it; absent without keys.
 
 local function lease_score(lease_ms)
   return LEASE_SCORE_BASE + math.floor(NOW) + tonumber(lease_ms)
@@ -53,6 +54,18 @@ local function write_model(id)
   if MODEL ~= '' then
     redis.call('HSET', RECORD .. id, 'model', MODEL)
   end
+end
+
+-- The submitting key owns the job from its acceptance on.
+local function write_owner(id, owner)
+  if owner ~= '' then
+    redis.call('HSET', RECORD .. id, 'owner', owner)
+  end
+end
+
+-- Returns whether an owner may see the job; '' sees the jobs of all owners.
+local function is_visible(id, owner)
+  return owner == '' or redis.call('HGET', RECORD .. id, 'owner') == owner
 end
 
 local function is_live(status)
@@ -169,7 +182,7 @@ end
 local function read_record(id, is_brief)
   local fields = redis.call('HMGET', RECORD .. id,
     'status', 'created_ms', 'started_ms', 'finished_ms', 'worker', 'attempts', 'retry_of',
-    'retried_as', 'metadata', 'origin', 'model')
+    'retried_as', 'metadata', 'origin', 'model', 'owner')
   local status = fields[1]
   if not status then
     return false

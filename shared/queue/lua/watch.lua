@@ -1,8 +1,12 @@
 -- Read the record of a job, and subscribe an api replica to its events. A job without a valid lease
 -- ends here if it was cancelled or its deadline has passed, so that it ends without any worker.
--- ARGV: id, replica or '', result in arq's form if it expires, events for the subscribers
--- Returns the record as of now, see read_record.
-local id, replica, result, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- ARGV: id, owner that must be the job's or '', replica or '', result in arq's form if it expires, events for
+-- the subscribers
+-- Returns the record as of now, see read_record; false if the owner may not see it.
+local id, owner, replica, result, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+if not is_visible(id, owner) then
+  return false
+end
 local status, subscribers, deadline_ms =
   unpack(redis.call('HMGET', RECORD .. id, 'status', 'subscribers', 'deadline_ms'))
 

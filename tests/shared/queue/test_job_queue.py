@@ -15,7 +15,8 @@ from shared.protocol import (
 from shared.queue.arq_format import deserialize
 from shared.queue.backlog import Depth
 from shared.queue.claims import StartResult
-from shared.queue.job_queue import PURGED_AT_ONCE, JobQueue
+from shared.queue.job_queue import JobQueue
+from shared.queue.job_records import PURGED_AT_ONCE
 from shared.queue.keys import Keys
 from tests.factories import make_job, make_succeeded
 from tests.shared.queue.jobs import (

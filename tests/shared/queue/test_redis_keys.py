@@ -166,7 +166,7 @@ async def test_redis_holds_what_the_page_says(redis: Redis, keys: Keys) -> None:
     await report_workers(registry)
     assert await AdapterRegistry(redis, keys).change(AdapterSet(), AdapterSet().without("ode"))
 
-    first, second = make_job(stream=True, metadata={"run": "7"}), make_job()
+    first, second = make_job(stream=True, metadata={"run": "7"}, owner="alice"), make_job()
     key = IdempotencyKey("digest", body_digest="body")
     await queue.enqueue(first, reply_to="api", max_queued=9, idempotency_key=key, response=b"{}")
     source = Source("ended", OriginKind.CONTINUE, num_deltas=0)
@@ -222,7 +222,9 @@ async def run_batches(redis: Redis, keys: Keys, observer: Observer) -> None:
         else:
             status = BatchStatus.FINALIZING
             assert await store.move(lease, status, [BatchStatus.IN_PROGRESS], final=last)
-        await files.publish_results(spec.output_file_id, filename="o", num_bytes=3, ttl_s=60)
+        await files.publish_results(
+            spec.output_file_id, filename="o", num_bytes=3, ttl_s=60, owner=spec.owner
+        )
         assert await store.move(lease, last, [status])
         await observer.look()
 
@@ -241,4 +243,5 @@ def make_spec(file_id: str) -> BatchSpec:
         created_at=0,
         expires_at=3600,
         output_ttl_s=60,
+        owner="alice",
     )

@@ -2,73 +2,19 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from fastapi.routing import APIRoute
 
-from api.app import all_routes
 from api.authentication import ADMIN_ROUTES, OPEN_PATHS
 from api.settings import ApiSettings
-from shared.access.api_keys import ApiKey, Role, digest_of, new_secret
+from shared.access.api_keys import ApiKey, digest_of, new_secret
 from shared.access.key_file import WatchedKeys, change_keys, read_keys
 from shared.errors import SettingsError
 from shared.process.settings import load_settings
+from tests.api.access.callers import Callers, Headers, bearer, routes_of, secret_of
 from tests.api.api_process import run_to_its_end
 from tests.fakes_api import FakeService, fake_service
-
-Headers = dict[str, str]
-
-
-class Keys(NamedTuple):
-    """A file of keys, and the headers that carry three keys."""
-
-    file: Path
-    user: Headers
-    admin: Headers
-    expired: Headers
-
-
-def bearer(secret: str) -> Headers:
-    return {"Authorization": f"Bearer {secret}"}
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> Keys:
-    file = tmp_path / "keys.json"
-    secrets = [new_secret() for _ in range(3)]
-    user, admin, expired = (digest_of(secret) for secret in secrets)
-    past = datetime.now(UTC) - timedelta(seconds=1)
-    change_keys(
-        file,
-        lambda _: [
-            ApiKey(name="alice", sha256=user),
-            ApiKey(name="root", sha256=admin, role=Role.ADMIN),
-            ApiKey(name="old", sha256=expired, role=Role.ADMIN, expires_at=past),
-        ],
-    )
-    return Keys(file, *(bearer(secret) for secret in secrets))
-
-
-@pytest.fixture
-async def guarded(keys: Keys) -> AsyncIterator[FakeService]:
-    async with fake_service(settings=ApiSettings(keys_file=keys.file)) as service:
-        yield service
-
-
-def routes_of(service: FakeService) -> list[tuple[str, str]]:
-    """Return method and path of every route of the interface."""
-    found = {
-        (method, route.path)
-        for route in all_routes(service.app)
-        if isinstance(route, APIRoute)
-        for method in route.methods or ()
-    }
-    assert len(found) > 50
-    return sorted(found)
 
 
 def is_open(path: str) -> bool:
@@ -78,7 +24,7 @@ def is_open(path: str) -> bool:
 # -- routes ---------------------------------------------------------------------------
 
 
-async def test_every_route_but_the_probes_needs_a_key(guarded: FakeService, keys: Keys) -> None:
+async def test_every_route_but_the_probes_needs_a_key(guarded: FakeService, keys: Callers) -> None:
     for method, path in routes_of(guarded):
         for headers in ({}, bearer("fal_guess"), keys.expired):
             response = await guarded.http.request(method, path, headers=headers)
@@ -87,10 +33,10 @@ async def test_every_route_but_the_probes_needs_a_key(guarded: FakeService, keys
                 assert response.headers["WWW-Authenticate"].startswith("Bearer ")
 
 
-async def test_routes_of_admins_are_closed_to_users(guarded: FakeService, keys: Keys) -> None:
+async def test_routes_of_admins_are_closed_to_users(guarded: FakeService, keys: Callers) -> None:
     closed = set()
     for method, path in routes_of(guarded):
-        response = await guarded.http.request(method, path, headers=keys.user)
+        response = await guarded.http.request(method, path, headers=keys.alice)
         if response.status_code == 403:
             closed.add(f"{method} {path}")
     assert closed == ADMIN_ROUTES | {"HEAD /metrics", "HEAD /workers"}
@@ -101,29 +47,29 @@ async def test_routes_of_admins_are_closed_to_users(guarded: FakeService, keys: 
     "path", ["/metrics%0A", "/metrics/", "/./metrics", "/%6detrics", "//metrics"]
 )
 async def test_no_spelling_of_a_path_avoids_the_check(
-    guarded: FakeService, keys: Keys, path: str
+    guarded: FakeService, keys: Callers, path: str
 ) -> None:
     assert (await guarded.http.get(f"http://api{path}")).status_code in (401, 404)
-    allowed = await guarded.http.get(f"http://api{path}", headers=keys.user)
+    allowed = await guarded.http.get(f"http://api{path}", headers=keys.alice)
     assert allowed.status_code in (403, 404)
 
 
-async def test_each_interface_has_its_own_error(guarded: FakeService, keys: Keys) -> None:
+async def test_each_interface_has_its_own_error(guarded: FakeService, keys: Callers) -> None:
     ours = await guarded.http.post("/chat", json={"prompt": "hello"})
     assert "API key is required" in ours.json()["detail"]
     openai = await guarded.http.post("/v1/chat/completions", headers=bearer("sk-wrong"))
     error = openai.json()["error"]
     assert (error["code"], error["param"]) == ("invalid_api_key", None)
     assert "sk-wrong" not in openai.text
-    refused = await guarded.http.post("/v1/load_lora_adapter", headers=keys.user)
+    refused = await guarded.http.post("/v1/load_lora_adapter", headers=keys.alice)
     assert refused.json()["error"]["code"] == "insufficient_permissions"
 
 
 # -- headers --------------------------------------------------------------------------
 
 
-async def test_a_key_may_be_in_either_header(guarded: FakeService, keys: Keys) -> None:
-    secret = keys.user["Authorization"].split()[1]
+async def test_a_key_may_be_in_either_header(guarded: FakeService, keys: Callers) -> None:
+    secret = secret_of(keys.alice)
     for headers in (
         {"X-API-Key": secret},
         {"authorization": f"bearer  {secret}"},
@@ -134,10 +80,10 @@ async def test_a_key_may_be_in_either_header(guarded: FakeService, keys: Keys) -
 
 
 async def test_two_different_keys_in_a_request_are_refused(
-    guarded: FakeService, keys: Keys
+    guarded: FakeService, keys: Callers
 ) -> None:
-    """A proxy may have checked the one that the api would ignore."""
-    user, admin = (one["Authorization"] for one in (keys.user, keys.admin))
+    """A proxy may have checked a key that the api would ignore."""
+    user, admin = (one["Authorization"] for one in (keys.alice, keys.admin))
     for headers in (
         [("Authorization", user), ("Authorization", admin)],
         [("Authorization", user), ("X-API-Key", admin.split()[1])],
@@ -165,16 +111,16 @@ async def until_status(service: FakeService, headers: Headers, status: int) -> N
     raise AssertionError(f"the key never got a {status}")
 
 
-async def test_a_change_of_the_file_needs_no_restart(guarded: FakeService, keys: Keys) -> None:
+async def test_a_change_of_the_file_needs_no_restart(guarded: FakeService, keys: Callers) -> None:
     secret = new_secret()
     change_keys(keys.file, lambda _: [ApiKey(name="bob", sha256=digest_of(secret))])
     await until_status(guarded, bearer(secret), 200)
-    assert (await guarded.http.get("/jobs", headers=keys.user)).status_code == 401
+    assert (await guarded.http.get("/jobs", headers=keys.alice)).status_code == 401
 
 
 @pytest.mark.parametrize("broken", [b"", b'{"keys": [{"name": "x"}]}', b"\xff", None])
 async def test_a_broken_file_leaves_the_last_keys_in_force(
-    keys: Keys, broken: bytes | None, capsys: pytest.CaptureFixture[str]
+    keys: Callers, broken: bytes | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with fake_service(settings=ApiSettings(keys_file=keys.file)) as service:
         watched = service.services.keys
@@ -185,11 +131,11 @@ async def test_a_broken_file_leaves_the_last_keys_in_force(
             keys.file.write_bytes(broken)
         for _ in range(3):
             watched.refresh()
-        assert (await service.http.get("/jobs", headers=keys.user)).status_code == 200
+        assert (await service.http.get("/jobs", headers=keys.alice)).status_code == 200
     assert capsys.readouterr().out.count("keeping the last valid keys") == 1
 
 
-def test_a_replaced_link_counts_as_a_change(keys: Keys, tmp_path: Path) -> None:
+def test_a_replaced_link_counts_as_a_change(keys: Callers, tmp_path: Path) -> None:
     """As Kubernetes replaces the files of a Secret."""
     link, other = tmp_path / "link.json", tmp_path / "other.json"
     link.symlink_to(keys.file)
@@ -232,7 +178,7 @@ def test_without_keys_the_api_serves_loopback(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "::", "10.0.0.1", "falconer.example", "::ffff:10.0.0.1"]
 )
-def test_without_keys_another_address_must_be_allowed(host: str, keys: Keys) -> None:
+def test_without_keys_another_address_must_be_allowed(host: str, keys: Callers) -> None:
     with pytest.raises(SettingsError, match=r"--keys-file .* or --insecure"):
         load_settings(ApiSettings, {"host": host})
     for flags in ({"insecure": True}, {"keys_file": str(keys.file)}):
