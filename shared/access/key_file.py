@@ -38,23 +38,29 @@ def read_keys(path: Path) -> list[ApiKey]:
         raise SettingsError(f"cannot read the keys in {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"the keys in {path} are not valid: {error}") from error
+    check_keys(path, keys)
+    return keys
+
+
+def check_keys(path: Path, keys: list[ApiKey]) -> None:
+    """Raise SettingsError for keys that no file may hold together."""
     for what, values in (
         ("name", [key.name for key in keys]),
-        ("sha256", [k.sha256 for k in keys]),
+        ("sha256", [key.sha256 for key in keys]),
     ):
         if len(set(values)) < len(values):
             raise SettingsError(f"the keys in {path} are not valid: each {what} must occur once")
     if len(keys) > MAX_KEYS:
         raise SettingsError(f"the keys in {path} must be at most {MAX_KEYS}, got {len(keys)}")
-    return keys
 
 
 def change_keys(path: Path, change: Callable[[list[ApiKey]], list[ApiKey]]) -> None:
     """Replace the file as a whole, by one process at a time. Raises SettingsError."""
     try:
         with _locked(path.parent):
-            keys = read_keys(path) if path.exists() else []
-            _write(path, msgspec.json.encode(KeyFileContent(change(keys))))
+            keys = change(read_keys(path) if path.exists() else [])
+            check_keys(path, keys)
+            _write(path, msgspec.json.encode(KeyFileContent(keys)))
     except OSError as error:
         raise SettingsError(f"cannot write the keys to {path}: {error.strerror}") from error
 

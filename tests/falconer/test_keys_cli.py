@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from falconer import cli
-from shared.access.api_keys import KeyRing, Role
-from shared.access.key_file import read_keys
+from shared.access.api_keys import ApiKey, KeyRing, Role, digest_of
+from shared.access.key_file import MAX_KEYS, change_keys, read_keys
 from shared.errors import FalconerError
 
 
@@ -56,6 +56,17 @@ def test_an_error_changes_nothing(words: list[str], reason: str, tmp_path: Path)
     with pytest.raises(FalconerError, match=reason):
         run(*words, file=file)
     assert file.read_bytes() == before
+
+
+def test_a_key_too_many_is_refused_so_that_the_file_stays_valid(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    full = [ApiKey(name=f"key-{n}", sha256=digest_of(str(n))) for n in range(MAX_KEYS)]
+    change_keys(file, lambda _: full)
+    with pytest.raises(FalconerError, match="must be at most 1000, got 1001"):
+        run("create", "alice", file=file)
+    run("revoke", "key-0", file=file)
+    run("create", "alice", file=file)
+    assert len(read_keys(file)) == MAX_KEYS
 
 
 def test_commands_need_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
