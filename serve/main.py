@@ -24,6 +24,7 @@ from shared.redis.client import UNREACHABLE, connect
 from shared.redis.server_check import check_server
 from shared.registry.loading_model import announce_model
 from shared.registry.queue_settings import QueueSettings, split_names
+from shared.registry.worker_registry import Registry
 from worker.host_memory import free_memory
 
 REDIS_S = 3.0  # for the response of a Redis that the user runs
@@ -61,6 +62,7 @@ def greet(screen: Screen, settings: ServeSettings, supervisor: Supervisor) -> No
         workers=settings.workers,
         redis=redis_line,
         state_dir=settings.state_dir,
+        needs_key=settings.keys_file is not None,
     )
 
 
@@ -134,6 +136,7 @@ def assemble(settings: ServeSettings, state_dir: Path, screen: Screen) -> Superv
         api=Child("api", [*falconer, *api], env, logs / "api.log"),
         workers=make_workers(settings, falconer, env, logs),
         before_api=lambda: announce_models(url, models, env),
+        live_workers=lambda: asyncio.run(live_workers(url, queues_of(env))),
         url=f"http://{url_host(settings.host)}:{settings.port}",
         screen=screen,
     )
@@ -164,9 +167,26 @@ def make_workers(
 
 
 def announce_models(url: str, models: Iterable[str], env: Mapping[str, str]) -> None:
-    queues = load_settings(QueueSettings, {"models": env.get("FALCONER_MODELS")})
+    queues = queues_of(env)
     for model in models:
         asyncio.run(announce_model(url, queues.keys_of(model_name(model)), model))
+
+
+def queues_of(env: Mapping[str, str]) -> QueueSettings:
+    return load_settings(QueueSettings, {"models": env.get("FALCONER_MODELS")})
+
+
+async def live_workers(url: str, queues: QueueSettings) -> set[str]:
+    """Return the ids of the live workers of all models; none while Redis is unreachable."""
+    client = connect(url, name="falconer-serve")
+    try:
+        async with asyncio.timeout(REDIS_S):
+            registries = [Registry(client, keys) for keys in queues.all_keys]
+            return {worker.id for one in registries for worker in await one.workers()}
+    except UNREACHABLE:
+        return set()
+    finally:
+        await client.aclose()
 
 
 def memory_share(num_workers: int) -> list[str]:

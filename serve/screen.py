@@ -30,7 +30,14 @@ class Screen:
             redirect_to_devnull(sys.stdout)
 
     def ready(
-        self, *, url: str, models: list[str], workers: int, redis: str, state_dir: Path
+        self,
+        *,
+        url: str,
+        models: list[str],
+        workers: int,
+        redis: str,
+        state_dir: Path,
+        needs_key: bool,
     ) -> None:
         workers_text = f"{workers} worker{'s' if workers > 1 else ''}"
         rows = [
@@ -44,7 +51,7 @@ class Screen:
             "",
             "  Try it from another terminal:",
             "",
-            *(f"  {line}" for line in curl_lines(url)),
+            *(f"  {line}" for line in curl_lines(url, needs_key)),
             "",
             f"  The last one answers at once; its result is at {url}/jobs/<id>?wait=10",
             "",
@@ -54,12 +61,11 @@ class Screen:
         self.say("\n".join(rows))
 
 
-def curl_lines(url: str) -> list[str]:
+def curl_lines(url: str, needs_key: bool) -> list[str]:
     """Return three commands: a prompt, a conversation, and a job to poll."""
-    lines = [
-        f"curl -s {url}/chat -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
-        for body in EXAMPLES
-    ]
-    job = json.dumps({"prompt": "The lighthouse keeper"})
-    lines.append(f"curl -s {url}/jobs -H 'Content-Type: application/json' -d '{job}'")
-    return lines
+    headers = "-H 'Content-Type: application/json'"
+    if needs_key:
+        headers += ' -H "Authorization: Bearer $FALCONER_API_KEY"'
+    job = {"prompt": "The lighthouse keeper"}
+    calls = [*(("/chat", body) for body in EXAMPLES), ("/jobs", job)]
+    return [f"curl -s {url}{path} {headers} -d '{json.dumps(body)}'" for path, body in calls]

@@ -4,7 +4,6 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import Any
 
 import httpx
 
@@ -27,6 +26,7 @@ class Supervisor:
         api: Child,
         workers: dict[str, Child],  # by worker id
         before_api: Callable[[], None],
+        live_workers: Callable[[], set[str]],  # ids that Redis lists
         url: str,
         screen: Screen,
     ) -> None:
@@ -34,6 +34,7 @@ class Supervisor:
         self.api = api
         self.workers = workers
         self.before_api = before_api
+        self.live_workers = live_workers
         self.url = url
         self.screen = screen
         self.is_stopping = False
@@ -54,7 +55,7 @@ class Supervisor:
         self.is_stopping = True
 
     def start(self, timeout_s: float) -> None:
-        """Start every child, and wait until the api responds and lists every worker.
+        """Start every child, and wait until the api responds and every worker is live.
 
         Raises SettingsError with the last log line of a child that exits before that.
         """
@@ -65,7 +66,7 @@ class Supervisor:
             child.start()
         self._wait_until("the api", self._api_responds, deadline)
         self.screen.say("  api is up; loading the model ...")
-        self._wait_until("the workers", self._workers_are_listed, deadline)
+        self._wait_until("the workers", self._workers_are_live, deadline)
 
     def _wait_until(self, name: str, is_ready: Callable[[], bool], deadline: float) -> None:
         while not self.is_stopping:
@@ -84,21 +85,18 @@ class Supervisor:
                 raise SettingsError(f"{child.name} {child.death}: {child.last_line()}")
 
     def _api_responds(self) -> bool:
-        return self._get("/livez") is not None
-
-    def _workers_are_listed(self) -> bool:
-        """Compare ids: workers of an earlier run may still be listed for some seconds."""
-        body = self._get("/workers")
-        listed = {worker["id"] for worker in body["workers"]} if body else set()
-        return self.workers.keys() <= listed
-
-    def _get(self, path: str) -> dict[str, Any] | None:
-        """Return the JSON body of a 200 response, else None."""
         try:
-            response = httpx.get(self.url + path, timeout=2, trust_env=False)
+            response = httpx.get(f"{self.url}/livez", timeout=2, trust_env=False)
         except httpx.HTTPError:
-            return None
-        return response.json() if response.status_code == 200 else None
+            return False
+        return response.status_code == 200
+
+    def _workers_are_live(self) -> bool:
+        """Compare ids: workers of an earlier run may still be listed for some seconds.
+
+        Redis knows them without an API key.
+        """
+        return self.workers.keys() <= self.live_workers()
 
     def run(self) -> None:
         """Restart children that exit, until a signal stops the service."""

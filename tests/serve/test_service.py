@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from shared.access.api_keys import ApiKey, digest_of, new_secret
+from shared.access.key_file import change_keys
 from shared.process.sockets import free_port
 from tests.processes import end
 
@@ -99,13 +101,20 @@ def background_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         yield service
 
 
-def test_the_printed_address_works_and_ctrl_c_drains(service: Service) -> None:
-    service.wait_for(r"Falconer is ready on http://127\.0\.0\.1:\d+")
-    assert service.output.read_text().count("curl -s") == 3
-    assert service.chat("Once upon a time").startswith("Once upon a time")
-    service.process.send_signal(signal.SIGINT)
-    assert service.process.wait(PATIENCE_S) == 0
-    assert "Stopped." in service.output.read_text()
+def test_the_printed_address_works_and_ctrl_c_drains(tmp_path: Path) -> None:
+    """With API keys, of which the service itself needs none."""
+    file, secret = tmp_path / "keys.json", new_secret()
+    change_keys(file, lambda _: [ApiKey(name="alice", sha256=digest_of(secret))])
+    with running(tmp_path, FALCONER_KEYS_FILE=str(file)) as service:
+        service.wait_for(r"Falconer is ready on http://127\.0\.0\.1:\d+")
+        assert service.output.read_text().count("curl -s") == 3
+        assert service.output.read_text().count("Bearer $FALCONER_API_KEY") == 3
+        assert service.client.post("/chat", json={"prompt": "hi"}).status_code == 401
+        service.client.headers["Authorization"] = f"Bearer {secret}"
+        assert service.chat("Once upon a time").startswith("Once upon a time")
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(PATIENCE_S) == 0
+        assert "Stopped." in service.output.read_text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker through /proc")
