@@ -157,8 +157,10 @@ EVENT_STREAM: dict[str, Any] = {  # of OpenAPI 3.2, as FastAPI writes it in 3.1 
         "required": ["data"],
         "properties": {
             "event": {
-                "const": "status",
-                "description": "In events about the place of a queued job, which have no `id`.",
+                "enum": ["message", "status"],
+                "default": "message",  # of server-sent events without a name
+                "description": "`status` in events about the place of a queued job, which have no "
+                "`id`.",
             },
             "id": {"type": "string", "description": "For `Last-Event-ID`."},
             "data": {

@@ -60,6 +60,12 @@ def batch_id(http: httpx.Client) -> str:
     return str(created(http, "/v1/batches", json=LINES)["id"])
 
 
+def running_batch_id(http: httpx.Client) -> str:
+    """Return a batch that has lines left when the next request comes."""
+    lines = [{"custom_id": str(n), "body": {"prompt": "hello"}} for n in range(2000)]
+    return str(created(http, "/v1/batches", json=LINES | {"requests": lines})["id"])
+
+
 def model_id(http: httpx.Client) -> str:
     return str(http.get("/v1/models").json()["data"][0]["id"])
 
@@ -86,7 +92,10 @@ BODIES: dict[str, Body] = {
     "POST /detokenize": {"tokens": [1, 2]},
 }
 LOAD, UNLOAD = "POST /v1/load_lora_adapter", "POST /v1/unload_lora_adapter"
-RETRY = "POST /jobs/{job_id}/retry"
+OWN_IDS: dict[str, Make] = {
+    "POST /jobs/{job_id}/retry": failed_job,
+    "POST /v1/batches/{batch_id}/cancel": running_batch_id,
+}
 
 
 @dataclass
@@ -107,8 +116,7 @@ class Reach:
         if is_kept:
             return
         for name in case.path_parameters or {}:
-            make = failed_job if label == RETRY else IDS[name]
-            case.path_parameters[name] = make(self.http)
+            case.path_parameters[name] = OWN_IDS.get(label, IDS[name])(self.http)
         if label in (LOAD, UNLOAD):
             self.name_an_adapter(case, f"tale-{draw.getrandbits(64):x}")
         if label in BODIES and isinstance(case.body, dict):
