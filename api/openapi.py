@@ -157,10 +157,8 @@ EVENT_STREAM: dict[str, Any] = {  # of OpenAPI 3.2, as FastAPI writes it in 3.1 
         "required": ["data"],
         "properties": {
             "event": {
-                "enum": ["message", "status"],
-                "default": "message",  # of server-sent events without a name
-                "description": "`status` in events about the place of a queued job, which have no "
-                "`id`.",
+                "enum": ["message", "status"],  # message: an event without a name
+                "description": "`status` in events about a queued job, which have no `id`.",
             },
             "id": {"type": "string", "description": "For `Last-Event-ID`."},
             "data": {

@@ -4,6 +4,7 @@ The routes come from the application: a new route with an id in its path fails h
 of ids knows it.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -210,6 +211,8 @@ async def test_the_lines_and_files_of_a_batch_belong_to_its_key(
         batch = await ok(await guarded.http.get(path, headers=keys.alice))
         if batch["status"] == "completed":
             break
+        await asyncio.sleep(0.02)
+    assert batch["status"] == "completed", batch
     answers = f"/v1/files/{batch['output_file_id']}/content"
     assert (await guarded.http.get(answers, headers=keys.bob)).status_code == 404
     assert b'"custom_id":"a"' in (await guarded.http.get(answers, headers=keys.alice)).content

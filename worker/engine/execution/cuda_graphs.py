@@ -74,10 +74,10 @@ def capture_decoding(
         try:
             return _capture(runner, config)
         except Exception as failure:  # of a kernel, a library, a driver
-            torch.cuda.empty_cache()
             reason = " ".join(f"{type(failure).__name__}: {failure}".split())
             logger.warning("decoding without CUDA graphs, slower: %s", reason)
-            return None
+        torch.cuda.empty_cache()  # the frames of the failure no longer hold its memory
+        return None
 
 
 def _obstacle(runner: ModelRunner, wanted: CudaGraphs) -> str | None:
