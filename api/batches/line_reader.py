@@ -181,7 +181,7 @@ class Progress:
         self._next[reader] = end
 
     def skip(self, end: Place, reader: int = 0) -> None:
-        """Note that the line before `end` has a result, or that another reader submits it."""
+        """Continue at `end`: the line before it has a result, or another reader submits it."""
         self._next[reader] = end
 
     def end(self, line: int) -> None:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from shared.access.api_keys import Caller
 from shared.batches.file_data import FileData, RedisFileData
 from shared.batches.ids import PageRequest, new_id, page_of_ids
-from shared.queue.keys import OWNER_INDEX_TTL_S, Keys
+from shared.queue.keys import OWNER_BATCHES_TTL_S, Keys
 
 PREFIX = "file-"
 INPUT, OUTPUT = "batch", "batch_output"  # purposes
@@ -106,7 +106,7 @@ class FileStore:
             pipe.zadd(self._keys.files, {file_id: 0})
             if owner is not None:
                 pipe.zadd(self._keys.files_of(owner), {file_id: 0})
-                pipe.expire(self._keys.files_of(owner), OWNER_INDEX_TTL_S)
+                pipe.expire(self._keys.files_of(owner), OWNER_BATCHES_TTL_S)
             await pipe.execute()
         return file
 
@@ -118,6 +118,8 @@ class FileStore:
             await self._redis.set(
                 self._keys.file(file.id), msgspec.msgpack.encode(kept), ex=ttl_s, xx=True
             )
+            if file.owner is not None:
+                await self._redis.expire(self._keys.files_of(file.owner), OWNER_BATCHES_TTL_S)
             await self._data.keep(file.id, ttl_s)
 
     async def get(self, file_id: str) -> StoredFile | None:
@@ -159,9 +161,12 @@ class FileStore:
 
     async def delete(self, file_id: str) -> None:
         """Delete a file; if its contents cannot be deleted now, `remove_expired` does it later."""
+        [file] = await self._entries([file_id])
         await self._redis.delete(self._keys.file(file_id))
         await self._data.delete(file_id)
         await self._redis.zrem(self._keys.files, file_id)
+        if file is not None and file.owner is not None:
+            await self._redis.zrem(self._keys.files_of(file.owner), file_id)
 
     async def remove_expired(self) -> int:
         """Delete what is left of expired files and of unfinished uploads; return their number."""

@@ -33,8 +33,8 @@ FILE_TTL_S = 7 * 24 * 3600  # of a file without `expires_after`, and of an ended
 MAX_FILE_TTL_S = 30 * 24 * 3600
 BATCH_MAX_S = 30 * 24 * 3600  # the longest completion window
 ACTIVE_BATCHES_MAX = 1000  # batches that have not ended; further batches are refused
-OWNER_INDEX_TTL_S = 32 * 24 * 3600  # longer than any record, or any file
-OWNER_BATCHES_TTL_S = BATCH_MAX_S + FILE_TTL_S
+OWNER_INDEX_TTL_S = 32 * 24 * 3600  # longer than any record
+OWNER_BATCHES_TTL_S = BATCH_MAX_S + FILE_TTL_S  # of files too: of an input, with its batch
 LISTED_MAX = 10_000  # finished jobs of each status in a listing: the latest
 
 # Score of a leased job: this, plus the end of its lease. Waiting jobs have lower scores: Unix ms up

@@ -14,6 +14,7 @@ import pytest
 
 from api.settings import ApiSettings
 from shared.protocol import JobStatus
+from shared.queue.keys import Keys
 from tests.api.access.callers import Callers, Headers, routes_of, secret_of
 from tests.fakes_api import FakeService, fake_service
 
@@ -218,6 +219,20 @@ async def test_the_lines_and_files_of_a_batch_belong_to_its_key(
     assert b'"custom_id":"a"' in (await guarded.http.get(answers, headers=keys.alice)).content
     owners = {job.owner for job in guarded.worker.seen}
     assert owners == {"alice"}
+
+
+async def test_the_list_of_an_owner_keeps_the_input_of_a_batch_and_no_deleted_file(
+    guarded: FakeService, keys: Callers, of_alice: dict[str, str]
+) -> None:
+    file_id, files_of_alice = of_alice["file_id"], Keys().files_of("alice")
+    await guarded.redis.expire(files_of_alice, 60)
+    batch = {"input_file_id": file_id, "endpoint": "/v1/completions", "completion_window": "30d"}
+    kept = await ok(await guarded.http.post("/v1/batches", json=batch, headers=keys.alice))
+    seconds, _ = await guarded.redis.time()
+    assert await guarded.redis.ttl(files_of_alice) >= kept["expires_at"] - seconds
+    assert await guarded.redis.zscore(files_of_alice, file_id) is not None
+    await ok(await guarded.http.delete(f"/v1/files/{file_id}", headers=keys.alice))
+    assert await guarded.redis.zscore(files_of_alice, file_id) is None
 
 
 async def test_no_key_is_in_redis_in_the_metrics_or_in_the_log(
